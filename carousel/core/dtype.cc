@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/dtype.h"
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+struct DTypeRow {
+  DType dtype;
+  const char* name;
+  size_t size_bytes;
+};
+constexpr DTypeRow kDTypes[] = {
+    {DType::kF32, "F32", 4}, {DType::kF16, "F16", 2},   {DType::kBF16, "BF16", 2}, {DType::kF64, "F64", 8},
+    {DType::kI64, "I64", 8}, {DType::kI32, "I32", 4},   {DType::kI16, "I16", 2},   {DType::kI8, "I8", 1},
+    {DType::kU8, "U8", 1},   {DType::kBool, "BOOL", 1},
+};
+const DTypeRow& row(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
+
+}  // namespace
+
+size_t dtype_size(DType dtype) { return row(dtype).size_bytes; }
+std::string_view dtype_name(DType dtype) { return row(dtype).name; }
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF64;
+}
+
+bool parse_dtype(std::string_view name, DType* dtype) {
+  for (const DTypeRow& candidate : kDTypes) {
+    if (name == candidate.name) {
+      *dtype = candidate.dtype;
+      return true;
+    }
+  }
+  return false;
+}
+
+float to_float(F16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t exponent = (value.bits >> 10) & 0x1Fu;
+  const uint32_t mantissa = value.bits & 0x3FFu;
+  if (exponent == 31) return bits_to_float(sign | 0x7F800000u | (mantissa << 13));
+  if (exponent != 0) return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  const float magnitude = static_cast<float>(mantissa) * bits_to_float(0x33800000u);  // subnormal: mantissa * 2^-24
+  return bits_to_float(sign | float_to_bits(magnitude));
+}
+
+BF16 to_bf16(float value) {
+  const uint32_t bits = float_to_bits(value);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+F16 to_f16(float value) {
+  const uint32_t bits = float_to_bits(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return {static_cast<uint16_t>(sign | 0x7E00u)};
+  if (magnitude >= 0x477FF000u) return {static_cast<uint16_t>(sign | 0x7C00u)};  // rounds to 65536 or more
+  if (magnitude < 0x38800000u) {                                                 // subnormal or zero
+    // Adding 0.5 aligns the value's 2^-24 unit with the last mantissa bit; the hardware rounds to nearest even.
+    const float shifted = bits_to_float(magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (float_to_bits(shifted) - 0x3F000000u))};
+  }
+  const uint32_t rounded = magnitude + 0xFFFu + ((magnitude >> 13) & 1u);
+  return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
+}
+
+namespace {
+
+template <class T, class Convert>
+void convert_all(const void* source, float* out, size_t count, Convert convert) {
+  for (size_t i = 0; i < count; ++i) {
+    T value;  // the source may be a mapped file: no alignment is promised
+    std::memcpy(&value, static_cast<const char*>(source) + i * sizeof(T), sizeof(T));
+    out[i] = convert(value);
+  }
+}
+
+}  // namespace
+
+void widen(const void* source, DType dtype, float* out, size_t count) {
+  switch (dtype) {
+    case DType::kF32:
+      std::memcpy(out, source, count * sizeof(float));
+      return;
+    case DType::kF16:
+      return convert_all<F16>(source, out, count, [](F16 v) { return to_float(v); });
+    case DType::kBF16:
+      return convert_all<BF16>(source, out, count, [](BF16 v) { return to_float(v); });
+    case DType::kF64:
+      return convert_all<double>(source, out, count, [](double v) { return static_cast<float>(v); });
+    default:
+      fail(ErrorKind::kShape, "widen: got dtype {}, expected a float type", dtype_name(dtype));
+  }
+}
+
+void narrow(const float* source, DType dtype, void* out, size_t count) {
+  switch (dtype) {
+    case DType::kF32:
+      std::memcpy(out, source, count * sizeof(float));
+      return;
+    case DType::kF16:
+      for (size_t i = 0; i < count; ++i) static_cast<F16*>(out)[i] = to_f16(source[i]);
+      return;
+    case DType::kBF16:
+      for (size_t i = 0; i < count; ++i) static_cast<BF16*>(out)[i] = to_bf16(source[i]);
+      return;
+    default:
+      fail(ErrorKind::kShape, "narrow: got dtype {}, expected f32, f16 or bf16", dtype_name(dtype));
+  }
+}
+
+}  // namespace carousel

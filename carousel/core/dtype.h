@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Element types: their sizes, safetensors names, and exact scalar conversions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace carousel {
+
+enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
+
+size_t dtype_size(DType dtype);                         // bytes per element
+std::string_view dtype_name(DType dtype);               // as safetensors spells it: "F32", "BF16", ...
+bool parse_dtype(std::string_view name, DType* dtype);  // false: unknown name
+bool is_float(DType dtype);
+
+struct BF16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float to_float(BF16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
+float to_float(F16 value);
+BF16 to_bf16(float value);  // round to nearest, ties to even; NaN stays NaN
+F16 to_f16(float value);    // round to nearest, ties to even; overflow gives infinity
+
+/// Widens `count` elements of a float type (f32, f16, bf16, f64) to f32.
+void widen(const void* source, DType dtype, float* out, size_t count);
+/// Rounds `count` f32 values to `dtype` (f32, f16, bf16).
+void narrow(const float* source, DType dtype, void* out, size_t count);
+
+}  // namespace carousel

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Errors and assertions. Input (files, flags, shapes from a caller) throws Error; a broken invariant aborts.
+// A message reads "where: what, got, expected": lower case, no full stop, names quoted, numbers exact.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace carousel {
+
+enum class ErrorKind {
+  kInput,      // a file, config or text that cannot be used
+  kShape,      // a tensor or argument of the wrong shape or dtype
+  kState,      // a saved state that does not fit this model, or is damaged
+  kUsage,      // a command line that does not parse (exit status 2)
+  kIo,         // the operating system refused a read or write
+  kDevice,     // a device that is missing or failed
+  kCancelled,  // the caller asked to stop
+};
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  ErrorKind kind() const { return kind_; }
+
+ private:
+  ErrorKind kind_;
+};
+
+/// Throws Error(kind, formatted message).
+template <class... Args>
+[[noreturn]] void fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
+}
+
+[[noreturn]] void assert_failed(const char* condition, const char* file, int line);
+
+}  // namespace carousel
+
+// A bug, not bad input: on in all builds. CAROUSEL_DASSERT is for inner loops, on in debug builds only.
+#define CAROUSEL_ASSERT(condition) \
+  ((condition) ? static_cast<void>(0) : ::carousel::assert_failed(#condition, __FILE__, __LINE__))
+#ifdef NDEBUG
+#define CAROUSEL_DASSERT(condition) static_cast<void>(0)
+#else
+#define CAROUSEL_DASSERT(condition) CAROUSEL_ASSERT(condition)
+#endif

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/json.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+// Builds the value as nlohmann's own DOM builder does, but refuses depth beyond the limit and duplicate keys.
+class BoundedBuilder {
+ public:
+  BoundedBuilder(const std::string& where, int max_depth) : where_(where), max_depth_(max_depth) {}
+
+  bool null() { return put(nullptr); }
+  bool boolean(bool value) { return put(value); }
+  bool number_integer(Json::number_integer_t value) { return put(value); }
+  bool number_unsigned(Json::number_unsigned_t value) { return put(value); }
+  bool number_float(Json::number_float_t value, const std::string&) { return put(value); }
+  bool string(std::string& value) { return put(std::move(value)); }
+  bool binary(Json::binary_t&) { return false; }
+  bool start_object(size_t) { return open(Json::object()); }
+  bool start_array(size_t) { return open(Json::array()); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+  bool key(std::string& name) {
+    Json& object = *stack_.back();
+    if (object.contains(name)) fail(ErrorKind::kInput, "{}: key \"{}\" appears twice in one object", where_, name);
+    slot_ = &object[name];
+    return true;
+  }
+  bool parse_error(size_t position, const std::string&, const Json::exception& error) {
+    std::string reason = error.what();
+    if (const size_t colon = reason.rfind("; expected"); colon != std::string::npos) reason.resize(colon);
+    if (const size_t bracket = reason.find("] "); bracket != std::string::npos) reason.erase(0, bracket + 2);
+    if (reason.size() > 200) reason.resize(200);
+    for (char& c : reason) c = static_cast<unsigned char>(c) < 32 ? ' ' : c;
+    fail(ErrorKind::kInput, "{}: not valid JSON at byte {}: {}", where_, position, reason);
+  }
+
+  Json root;
+
+ private:
+  bool put(Json value) {
+    place(std::move(value));
+    return true;
+  }
+  Json* place(Json value) {
+    if (stack_.empty()) {
+      root = std::move(value);
+      return &root;
+    }
+    Json& parent = *stack_.back();
+    if (parent.is_array()) {
+      parent.push_back(std::move(value));
+      return &parent.back();
+    }
+    *slot_ = std::move(value);
+    return slot_;
+  }
+  bool open(Json empty) {
+    if (static_cast<int>(stack_.size()) >= max_depth_) {
+      fail(ErrorKind::kInput, "{}: JSON nests deeper than {} levels", where_, max_depth_);
+    }
+    stack_.push_back(place(std::move(empty)));
+    return true;
+  }
+  bool close() {
+    Json& closed = *stack_.back();
+    stack_.pop_back();
+    if (closed.is_object() && closed.size() == 1 && closed.contains("__float__")) {
+      const Json name = closed["__float__"];
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      if (name == "Infinity") closed = kInfinity;
+      if (name == "-Infinity") closed = -kInfinity;
+      if (name == "NaN") closed = std::numeric_limits<double>::quiet_NaN();
+    }
+    return true;
+  }
+
+  const std::string& where_;
+  int max_depth_;
+  std::vector<Json*> stack_;
+  Json* slot_ = nullptr;
+};
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where, const JsonLimits& limits) {
+  if (text.size() > limits.max_bytes) {
+    fail(ErrorKind::kInput, "{}: JSON of {} bytes, expected at most {}", where, text.size(), limits.max_bytes);
+  }
+  BoundedBuilder builder(where, limits.max_depth);
+  Json::sax_parse(text.begin(), text.end(), &builder);
+  return std::move(builder.root);
+}
+
+Json read_json_file(const std::string& path, const JsonLimits& limits) {
+  return parse_json(read_text_file(path, limits.max_bytes), path, limits);
+}
+
+std::string read_text_file(const std::string& path, size_t max_bytes) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
+  std::string text;
+  char buffer[1 << 16];
+  while (const size_t count = std::fread(buffer, 1, sizeof buffer, file.get())) {
+    text.append(buffer, count);
+    if (text.size() > max_bytes) fail(ErrorKind::kInput, "{}: larger than {} bytes", path, max_bytes);
+  }
+  if (std::ferror(file.get())) fail(ErrorKind::kIo, "{}: cannot read: {}", path, std::strerror(errno));
+  return text;
+}
+
+std::string brief(const Json& value) {
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  return text;
+}
+
+Fields::Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+  if (!object_.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", where_, brief(object_));
+}
+
+bool Fields::has(const char* key) const {
+  const auto it = object_.find(key);
+  return it != object_.end() && !it->is_null();
+}
+
+const Json* Fields::find(const char* key) {
+  if (std::find(known_.begin(), known_.end(), key) == known_.end()) known_.emplace_back(key);
+  return has(key) ? &*object_.find(key) : nullptr;
+}
+
+void Fields::wrong(const char* key, const Json& got, const std::string& expected) const {
+  fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {}", where_, key, brief(got), expected);
+}
+void Fields::missing(const char* key) const {
+  fail(ErrorKind::kInput, "{}: \"{}\" is missing and has no default", where_, key);
+}
+
+int64_t Fields::integer(const char* key, int64_t min, int64_t max, std::optional<int64_t> fallback) {
+  const Json* value = find(key);
+  if (value == nullptr) {
+    if (!fallback) missing(key);
+    return *fallback;
+  }
+  const bool fits = value->is_number_integer() &&
+                    !(value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
+  if (!fits || value->get<int64_t>() < min || value->get<int64_t>() > max) {
+    wrong(key, *value, fmt::format("an integer from {} to {}", min, max));
+  }
+  return value->get<int64_t>();
+}
+
+double Fields::number(const char* key, double min, double max, std::optional<double> fallback) {
+  const Json* value = find(key);
+  if (value == nullptr) {
+    if (!fallback) missing(key);
+    return *fallback;
+  }
+  const bool fits = value->is_number() && std::isfinite(value->get<double>());
+  if (!fits || value->get<double>() < min || value->get<double>() > max) {
+    wrong(key, *value, fmt::format("a number from {:g} to {:g}", min, max));
+  }
+  return value->get<double>();
+}
+
+bool Fields::boolean(const char* key, std::optional<bool> fallback) {
+  const Json* value = find(key);
+  if (value == nullptr) {
+    if (!fallback) missing(key);
+    return *fallback;
+  }
+  if (!value->is_boolean()) wrong(key, *value, "true or false");
+  return value->get<bool>();
+}
+
+std::string Fields::string(const char* key, std::optional<std::string> fallback) {
+  const Json* value = find(key);
+  if (value == nullptr) {
+    if (!fallback) missing(key);
+    return *fallback;
+  }
+  if (!value->is_string()) wrong(key, *value, "a string");
+  return value->get<std::string>();
+}
+
+std::string Fields::choice(const char* key, const std::vector<std::string>& choices,
+                           std::optional<std::string> fallback) {
+  const std::string value = string(key, std::move(fallback));
+  if (std::find(choices.begin(), choices.end(), value) == choices.end()) {
+    wrong(key, value, fmt::format("one of: {}", fmt::join(choices, ", ")));
+  }
+  return value;
+}
+
+std::vector<std::string> Fields::strings(const char* key, size_t max_count) {
+  std::vector<std::string> out;
+  const Json* value = find(key);
+  if (value == nullptr) return out;
+  if (!value->is_array() || value->size() > max_count) {
+    wrong(key, *value, fmt::format("a list of at most {} strings", max_count));
+  }
+  for (const Json& item : *value) {
+    if (!item.is_string()) wrong(key, item, "a string in the list");
+    out.push_back(item.get<std::string>());
+  }
+  return out;
+}
+
+std::vector<int64_t> Fields::integers(const char* key, int64_t min, int64_t max, size_t max_count) {
+  std::vector<int64_t> out;
+  const Json* value = find(key);
+  if (value == nullptr) return out;
+  if (!value->is_array() || value->size() > max_count) {
+    wrong(key, *value, fmt::format("a list of at most {} integers", max_count));
+  }
+  for (const Json& item : *value) {
+    const bool fits = item.is_number_integer() && !(item.is_number_unsigned() && item.get<uint64_t>() > INT64_MAX);
+    if (!fits || item.get<int64_t>() < min || item.get<int64_t>() > max) {
+      wrong(key, item, fmt::format("integers from {} to {} in the list", min, max));
+    }
+    out.push_back(item.get<int64_t>());
+  }
+  return out;
+}
+
+Json Fields::object(const char* key) {
+  const Json* value = find(key);
+  if (value == nullptr) return Json::object();
+  if (!value->is_object()) wrong(key, *value, "an object");
+  return *value;
+}
+
+const Json* Fields::raw(const char* key) { return find(key); }
+
+void Fields::ignore(std::initializer_list<const char*> keys) {
+  for (const char* key : keys) find(key);
+}
+
+void Fields::finish() const {
+  for (const auto& [key, value] : object_.items()) {
+    if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
+    std::vector<std::string> sorted = known_;
+    std::sort(sorted.begin(), sorted.end());
+    fail(ErrorKind::kInput, "{}: unknown key \"{}\"; known keys: {}", where_, key, fmt::join(sorted, ", "));
+  }
+}
+
+}  // namespace carousel

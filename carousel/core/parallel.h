@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thread pool. A region's result never depends on how its work was divided: callers split only what is independent.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace carousel {
+
+/// Threads that spin briefly for the next region and then sleep. One region runs at a time; a second caller waits.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // counting the caller; at least 1
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  int threads() const { return threads_; }
+
+  using Task = void (*)(void* context, int64_t index);
+  /// Calls task(context, i) once for every i in [0, count), on any thread; returns when all are done.
+  /// Tasks must not throw and must not call run on the same pool. Indices are claimed one by one.
+  void run(int64_t count, Task task, void* context);
+
+ private:
+  struct Shared;
+  int threads_;
+  std::unique_ptr<Shared> shared_;
+};
+
+int physical_cores();  // cores this process may run on, hyperthreads counted once
+
+/// pool.run for a callable f(int64_t index). No allocation.
+template <class F>
+void parallel_for(ThreadPool& pool, int64_t count, F&& f) {
+  pool.run(
+      count, [](void* context, int64_t index) { (*static_cast<F*>(context))(index); },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+}  // namespace carousel

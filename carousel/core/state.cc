@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/state.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <unordered_map>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+constexpr size_t kEntryAlignment = 64;
+
+int64_t pages_for(int64_t rows) { return (rows + kPageRows - 1) / kPageRows; }
+
+size_t spec_bytes(const StateSpec& spec) { return static_cast<size_t>(spec.shape.count()) * dtype_size(spec.dtype); }
+
+bool all_finite(const float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(values[i])) return false;
+  }
+  return true;
+}
+
+std::shared_ptr<Storage> copy_of(const Storage& source) {
+  auto copy = std::make_shared<Storage>(source.device(), source.size_bytes());
+  std::memcpy(copy->bytes(), source.bytes(), source.size_bytes());
+  return copy;
+}
+
+Shape paged_shape(int64_t pages, const Shape& page) {
+  Shape shape{pages};
+  for (int i = 0; i < page.rank(); ++i) shape.push_back(page[i]);
+  return shape;
+}
+
+}  // namespace
+
+size_t StateLayout::add(const std::string& prefix, const std::vector<StateSpec>& specs) {
+  const size_t first = entries_.size();
+  for (const StateSpec& spec : specs) {
+    CAROUSEL_ASSERT(spec.dtype == DType::kF32);
+    Entry entry{prefix + "." + spec.name, spec, 0, 0};
+    if (spec.per_token) {
+      entry.index = paged_count_++;
+      page_bytes_ += spec_bytes(spec);
+    } else {
+      entry.offset_bytes = fixed_bytes_;
+      fixed_bytes_ += (spec_bytes(spec) + kEntryAlignment - 1) / kEntryAlignment * kEntryAlignment;
+    }
+    entries_.push_back(std::move(entry));
+  }
+  return first;
+}
+
+size_t StateLayout::bytes_at(int64_t pos) const {
+  return fixed_bytes_ + static_cast<size_t>(pages_for(pos)) * page_bytes_;
+}
+
+size_t State::bytes() const {
+  size_t total = fixed_ ? fixed_->size_bytes() : 0;
+  for (const auto& list : pages_) {
+    for (const auto& page : list) total += page->size_bytes();
+  }
+  return total;
+}
+
+NamedTensors State::tensors(const StateLayout& layout) const {
+  NamedTensors out;
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    const StateSpec& spec = entry.spec;
+    if (!spec.per_token) {
+      Tensor tensor =
+          fixed_ ? Tensor(fixed_, entry.offset_bytes, spec.shape, spec.dtype) : Tensor(spec.shape, spec.dtype);
+      out.push_back({entry.name, tensor});
+      continue;
+    }
+    const int64_t pages = pages_for(pos_);
+    Tensor tensor(paged_shape(pages, spec.shape), spec.dtype);
+    const size_t page_bytes = spec_bytes(spec);
+    for (int64_t p = 0; p < pages; ++p) {
+      std::memcpy(static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(p) * page_bytes,
+                  pages_[entry.index][static_cast<size_t>(p)]->bytes(), page_bytes);
+    }
+    out.push_back({entry.name, tensor});
+  }
+  return out;
+}
+
+State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& layout) {
+  if (pos < 0) fail(ErrorKind::kState, "state: position is {}, expected 0 or more", pos);
+  std::unordered_map<std::string, const Tensor*> by_name;
+  for (const NamedTensor& named : tensors) by_name[named.name] = &named.tensor;
+  if (by_name.size() != tensors.size()) fail(ErrorKind::kState, "state: a tensor name appears twice");
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    const auto it = by_name.find(entry.name);
+    if (it == by_name.end()) fail(ErrorKind::kState, "state: tensor \"{}\" is missing", entry.name);
+    const Tensor& tensor = *it->second;
+    const Shape expected = entry.spec.per_token ? paged_shape(pages_for(pos), entry.spec.shape) : entry.spec.shape;
+    if (!(tensor.shape() == expected) || tensor.dtype() != entry.spec.dtype) {
+      fail(ErrorKind::kState, "state: \"{}\" is {} {}, expected {} {} at position {}", entry.name,
+           dtype_name(tensor.dtype()), tensor.shape().str(), dtype_name(entry.spec.dtype), expected.str(), pos);
+    }
+    if (!all_finite(tensor.f32(), tensor.count())) {
+      fail(ErrorKind::kState, "state: \"{}\" holds a value that is not finite", entry.name);
+    }
+  }
+  if (tensors.size() != layout.entries().size()) {
+    fail(ErrorKind::kState, "state: got {} tensors, expected {}", tensors.size(), layout.entries().size());
+  }
+
+  State state;
+  state.pos_ = pos;
+  if (layout.fixed_bytes() > 0) state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
+  state.pages_.resize(layout.paged_count());
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    const Tensor& tensor = *by_name[entry.name];
+    const size_t size_bytes = spec_bytes(entry.spec);
+    if (!entry.spec.per_token) {
+      std::memcpy(state.fixed_->bytes() + entry.offset_bytes, tensor.raw(), size_bytes);
+      continue;
+    }
+    for (int64_t p = 0; p < tensor.dim(0); ++p) {
+      auto page = std::make_shared<Storage>(Device::kCpu, size_bytes);
+      std::memcpy(page->bytes(), static_cast<const std::byte*>(tensor.raw()) + static_cast<size_t>(p) * size_bytes,
+                  size_bytes);
+      state.pages_[entry.index].push_back(std::move(page));
+    }
+  }
+  return state;
+}
+
+float* LayerStates::fixed(int64_t s, size_t spec) const {
+  const StateLayout::Entry& entry = batch_->layout_->entries()[first_entry_ + spec];
+  CAROUSEL_DASSERT(!entry.spec.per_token);
+  return reinterpret_cast<float*>(batch_->states_[static_cast<size_t>(s)]->fixed_->bytes() + entry.offset_bytes);
+}
+
+std::span<float* const> LayerStates::pages(int64_t s, size_t spec) const {
+  const StateLayout::Entry& entry = batch_->layout_->entries()[first_entry_ + spec];
+  CAROUSEL_DASSERT(entry.spec.per_token);
+  return batch_->page_table_[static_cast<size_t>(s) * batch_->layout_->paged_count() + entry.index];
+}
+
+void StateBatch::bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths) {
+  CAROUSEL_ASSERT(states.size() == lengths.size());
+  layout_ = &layout;
+  states_.assign(states.begin(), states.end());
+  const size_t paged = layout.paged_count();
+  if (page_table_.size() < states.size() * paged) page_table_.resize(states.size() * paged);
+  for (size_t s = 0; s < states.size(); ++s) {
+    State& state = *states[s];
+    if (lengths[s] == 0 && state.fixed_ == nullptr && layout.fixed_bytes() > 0) {
+      state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
+    }
+    if (lengths[s] > 0 && layout.fixed_bytes() > 0) {
+      if (state.fixed_ == nullptr) {
+        state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
+      } else if (state.fixed_.use_count() > 1) {
+        state.fixed_ = copy_of(*state.fixed_);
+      }
+    }
+    state.pages_.resize(paged);
+    const auto first_written = static_cast<size_t>(state.pos_ / kPageRows);
+    const auto needed = static_cast<size_t>(pages_for(state.pos_ + lengths[s]));
+    for (const StateLayout::Entry& entry : layout.entries()) {
+      if (!entry.spec.per_token) continue;
+      auto& list = state.pages_[entry.index];
+      while (list.size() < needed) list.push_back(std::make_shared<Storage>(Device::kCpu, spec_bytes(entry.spec)));
+      for (size_t p = first_written; lengths[s] > 0 && p < needed; ++p) {
+        if (list[p].use_count() > 1) list[p] = copy_of(*list[p]);
+      }
+      auto& table = page_table_[s * paged + entry.index];
+      table.resize(list.size());
+      for (size_t p = 0; p < list.size(); ++p) table[p] = reinterpret_cast<float*>(list[p]->bytes());
+    }
+  }
+}
+
+void StateBatch::unbind() {
+  layout_ = nullptr;
+  states_.clear();
+}
+
+void StateBatch::advance(std::span<const int64_t> lengths) {
+  for (size_t s = 0; s < states_.size(); ++s) states_[s]->pos_ += lengths[s];
+}
+
+}  // namespace carousel

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/tensor.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+constexpr size_t kHugeBytes = size_t{4} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 64;
+
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+Shape::Shape(std::initializer_list<int64_t> dims) {
+  for (const int64_t dim : dims) push_back(dim);
+}
+Shape::Shape(const std::vector<int64_t>& dims) {
+  for (const int64_t dim : dims) push_back(dim);
+}
+
+void Shape::push_back(int64_t dim) {
+  if (rank_ == kMaxRank) fail(ErrorKind::kShape, "shape: got more than {} dimensions", kMaxRank);
+  dims_[static_cast<size_t>(rank_++)] = dim;
+}
+
+int64_t Shape::count() const {
+  int64_t count = 1;
+  for (int i = 0; i < rank_; ++i) {
+    if ((*this)[i] < 0 || __builtin_mul_overflow(count, (*this)[i], &count)) {
+      fail(ErrorKind::kShape, "shape: {} has no valid element count", str());
+    }
+  }
+  return count;
+}
+
+std::string Shape::str() const {
+  std::string text = "[";
+  for (int i = 0; i < rank_; ++i) text += fmt::format("{}{}", i ? ", " : "", (*this)[i]);
+  return text + "]";
+}
+
+bool Shape::operator==(const Shape& other) const {
+  if (rank_ != other.rank_) return false;
+  for (int i = 0; i < rank_; ++i) {
+    if ((*this)[i] != other[i]) return false;
+  }
+  return true;
+}
+
+Storage::Storage(Device device, size_t size_bytes) : device_(device), size_bytes_(size_bytes) {
+  if (device == Device::kMeta || size_bytes == 0) return;
+  if (size_bytes >= kHugeBytes) {
+    size_bytes_ = round_up(size_bytes, kHugePage);
+    void* pages = ::mmap(nullptr, size_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+    ::madvise(pages, size_bytes_, MADV_HUGEPAGE);
+    bytes_ = static_cast<std::byte*>(pages);
+    return;
+  }
+  bytes_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, round_up(size_bytes, kAlignment)));
+  if (bytes_ == nullptr) fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+  std::memset(bytes_, 0, size_bytes);
+}
+
+Storage::~Storage() {
+  if (bytes_ == nullptr) return;
+  if (size_bytes_ >= kHugeBytes) {
+    ::munmap(bytes_, size_bytes_);
+  } else {
+    std::free(bytes_);
+  }
+}
+
+Tensor::Tensor(Shape shape, DType dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {
+  size_t size_bytes = 0;
+  if (__builtin_mul_overflow(static_cast<size_t>(shape.count()), dtype_size(dtype), &size_bytes)) {
+    fail(ErrorKind::kShape, "tensor: {} of {} overflows", shape.str(), dtype_name(dtype));
+  }
+  auto storage = std::make_shared<Storage>(device, size_bytes);
+  bytes_ = storage->bytes();
+  keep_ = std::move(storage);
+}
+
+Tensor::Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype)
+    : shape_(shape), dtype_(dtype), device_(storage->device()) {
+  CAROUSEL_ASSERT(offset_bytes + size_bytes() <= storage->size_bytes());
+  if (storage->bytes() != nullptr) bytes_ = storage->bytes() + offset_bytes;
+  keep_ = std::move(storage);
+}
+
+Tensor Tensor::over(std::shared_ptr<const void> keep, const void* bytes, Shape shape, DType dtype) {
+  Tensor view;
+  view.keep_ = std::move(keep);
+  view.bytes_ = static_cast<std::byte*>(const_cast<void*>(bytes));
+  view.shape_ = shape;
+  view.dtype_ = dtype;
+  return view;
+}
+
+float* Tensor::f32() const {
+  CAROUSEL_ASSERT(dtype_ == DType::kF32);
+  return reinterpret_cast<float*>(bytes_);
+}
+int32_t* Tensor::i32() const {
+  CAROUSEL_ASSERT(dtype_ == DType::kI32);
+  return reinterpret_cast<int32_t*>(bytes_);
+}
+int64_t* Tensor::i64() const {
+  CAROUSEL_ASSERT(dtype_ == DType::kI64);
+  return reinterpret_cast<int64_t*>(bytes_);
+}
+
+Tensor Tensor::rows(int64_t begin, int64_t end) const {
+  CAROUSEL_ASSERT(shape_.rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0]);
+  Shape shape{end - begin};
+  for (int i = 1; i < shape_.rank(); ++i) shape.push_back(shape_[i]);
+  Tensor view = *this;
+  view.shape_ = shape;
+  const size_t row_bytes = shape_[0] == 0 ? 0 : size_bytes() / static_cast<size_t>(shape_[0]);
+  if (bytes_ != nullptr) view.bytes_ = bytes_ + static_cast<size_t>(begin) * row_bytes;
+  return view;
+}
+
+Tensor Tensor::reshape(Shape shape) const {
+  CAROUSEL_ASSERT(shape.count() == count());
+  Tensor view = *this;
+  view.shape_ = shape;
+  return view;
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy(shape_, dtype_, device_);
+  if (copy.bytes_ != nullptr) std::memcpy(copy.bytes_, bytes_, size_bytes());
+  return copy;
+}
+
+Tensor Tensor::to_f32() const {
+  Tensor copy(shape_, DType::kF32, device_);
+  if (copy.bytes_ != nullptr) widen(bytes_, dtype_, copy.f32(), static_cast<size_t>(count()));
+  return copy;
+}
+
+Tensor Arena::empty(Shape shape, DType dtype) {
+  const size_t size_bytes = static_cast<size_t>(shape.count()) * dtype_size(dtype);
+  std::shared_ptr<Storage>* best = nullptr;
+  for (std::shared_ptr<Storage>& block : blocks_) {
+    if (block.use_count() > 1 || block->size_bytes() < size_bytes) continue;
+    if (best == nullptr || block->size_bytes() < (*best)->size_bytes()) best = &block;
+  }
+  if (best == nullptr) {
+    // Rounded up so that neighbouring sizes share a block.
+    const size_t unit = size_bytes < (size_t{1} << 16) ? 1024 : size_t{1} << 16;
+    blocks_.push_back(std::make_shared<Storage>(device_, round_up(size_bytes + 1, unit)));
+    best = &blocks_.back();
+  }
+  return Tensor(*best, 0, shape, dtype);
+}
+
+Tensor Arena::zeros(Shape shape, DType dtype) {
+  Tensor tensor = empty(shape, dtype);
+  if (tensor.raw() != nullptr) std::memset(tensor.raw(), 0, tensor.size_bytes());
+  return tensor;
+}
+
+size_t Arena::size_bytes() const {
+  size_t total = 0;
+  for (const auto& block : blocks_) total += block->size_bytes();
+  return total;
+}
+
+void Arena::trim() {
+  std::erase_if(blocks_, [](const std::shared_ptr<Storage>& block) { return block.use_count() == 1; });
+}
+
+void check_shape(const char* where, const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  const Shape& got = tensor.shape();
+  bool same = got.rank() == static_cast<int>(expected.size());
+  std::string wanted;
+  int i = 0;
+  for (const int64_t dim : expected) {
+    same = same && (dim < 0 || got[i] == dim);
+    wanted += fmt::format("{}{}", i ? ", " : "", dim < 0 ? std::string("*") : std::to_string(dim));
+    ++i;
+  }
+  if (!same) fail(ErrorKind::kShape, "{}: {} is {}, expected [{}]", where, name, got.str(), wanted);
+}
+
+void check_dtype(const char* where, const char* name, const Tensor& tensor, DType expected) {
+  if (tensor.dtype() != expected) {
+    fail(ErrorKind::kShape, "{}: {} is {}, expected {}", where, name, dtype_name(tensor.dtype()), dtype_name(expected));
+  }
+}
+
+}  // namespace carousel

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// f32 vectors of the instruction set this translation unit is compiled for. Every *_cpu.cc is built once per set, in
+// namespace carousel::cpu::CAROUSEL_ISA (portable, avx2, avx512); kernel.h chooses among them at run time.
+// Those files use no inline code of the standard library beyond <cmath> scalars: an AVX-512 copy of a shared inline
+// function could be the one the linker keeps, and would then crash older machines. A test reads the symbol tables.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "carousel/core/dtype.h"
+
+#ifndef CAROUSEL_ISA
+#error "vec.h belongs in *_cpu.cc files, which the build compiles once per instruction set"
+#endif
+
+namespace carousel::cpu::CAROUSEL_ISA {
+
+// Arithmetic on Vec uses the compiler's operators: + - * / and unary -. No contraction: fma is written where meant.
+#if defined(__AVX512F__)
+using Vec = __m512;
+#elif defined(__AVX2__)
+using Vec = __m256;
+#else
+typedef float Vec __attribute__((vector_size(16)));
+#endif
+constexpr int64_t kLanes = static_cast<int64_t>(sizeof(Vec) / sizeof(float));
+
+typedef int32_t IntVec __attribute__((vector_size(sizeof(Vec))));
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+inline Vec set1(float x) { return Vec{} + x; }
+
+/// a * b + c, rounded once where the hardware can (AVX2 and up), twice in the portable build.
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+/// The scalar twin: the same rounding as one lane of fma(Vec).
+inline float fma1(float a, float b, float c) {
+#if defined(__AVX2__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+/// Lanes added pairwise in one fixed order.
+inline float sum(Vec v) {
+  float lane[kLanes];
+  std::memcpy(lane, &v, sizeof v);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
+  }
+  return lane[0];
+}
+inline float max_lane(Vec v) {
+  float lane[kLanes];
+  std::memcpy(lane, &v, sizeof v);
+  float best = lane[0];
+  for (int64_t i = 1; i < kLanes; ++i) best = lane[i] > best ? lane[i] : best;
+  return best;
+}
+
+/// Loads `count` < kLanes floats, the rest `fill`.
+inline Vec load_partial(const float* p, int64_t count, float fill = 0.0f) {
+  float lane[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) lane[i] = i < count ? p[i] : fill;
+  return load(lane);
+}
+inline void store_partial(float* p, Vec v, int64_t count) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lane[i];
+}
+
+/// e^x to within 1.5 ulp over the whole range; 0 below -104, infinity above 88.73; NaN stays NaN.
+/// x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; scaling by 2^k in two halves so that
+/// subnormal results and the largest finite ones come out right.
+inline Vec exp(Vec x) {
+  const Vec clamped = min(max(x, set1(-104.0f)), set1(89.0f));
+  const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = fma(clamped, set1(1.44269504088896341f), magic);
+  const Vec k = shifted - magic;
+  Vec r = fma(k, set1(-0.693359375f), clamped);
+  r = fma(k, set1(2.12194440e-4f), r);
+  Vec p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  IntVec shifted_bits;
+  std::memcpy(&shifted_bits, &shifted, sizeof shifted);
+  const IntVec exponent = shifted_bits - 0x4B400000;
+  const IntVec half = exponent >> 1;
+  const IntVec low_bits = (half + 127) << 23;
+  const IntVec high_bits = (exponent - half + 127) << 23;
+  Vec low, high;
+  std::memcpy(&low, &low_bits, sizeof low);
+  std::memcpy(&high, &high_bits, sizeof high);
+  const Vec result = p * low * high;
+  return x != x ? x : result;
+}
+
+inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an op may reach: the stream it runs on and the arena its results come from. Nothing is global.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "carousel/core/state.h"
+#include "carousel/core/stream.h"
+#include "carousel/core/tensor.h"
+
+namespace carousel {
+
+/// The ragged batch: rows of all sequences laid end to end. A sequence may have no row.
+struct Seqs {
+  std::vector<int64_t> offsets;  // [B+1] rows of sequence s: offsets[s] .. offsets[s+1]
+  std::vector<int64_t> pos;      // [B] position of each sequence's first row (rotary angle, chunk grid)
+
+  int64_t batch() const { return static_cast<int64_t>(pos.size()); }
+  int64_t rows() const { return offsets.empty() ? 0 : offsets.back(); }
+  int64_t length(int64_t s) const { return offsets[static_cast<size_t>(s) + 1] - offsets[static_cast<size_t>(s)]; }
+};
+
+struct Ctx {
+  const Stream& stream;
+  Arena& arena;
+};
+
+/// Columns of a row-major f32 matrix: row n starts at data + n * stride.
+struct View {
+  float* data = nullptr;
+  int64_t stride = 0;
+};
+inline View columns(const Tensor& matrix, int64_t first) { return {matrix.f32() + first, matrix.dim(1)}; }
+
+}  // namespace carousel

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// Elementwise gates.
+#pragma once
+
+#include "carousel/ops/ctx.h"
+#include "carousel/ops/kernel.h"
+
+namespace carousel::ops {
+
+/// SwiGLU (arXiv:2002.05202): silu(gate) * up.
+///   gate_up [N, 2F] f32, gate columns first; returns [N, F]
+Tensor swiglu(Ctx& ctx, const Tensor& gate_up);
+
+/// In place: x = cap * tanh(x / cap) on [N, D] f32.
+void soft_cap(Ctx& ctx, const Tensor& x, float cap);
+
+}  // namespace carousel::ops

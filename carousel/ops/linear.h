@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x W^T + b for one or several weights that read the same x.
+#pragma once
+
+#include <initializer_list>
+
+#include "carousel/ops/ctx.h"
+#include "carousel/ops/kernel.h"
+#include "carousel/ops/weight.h"
+
+namespace carousel::ops {
+
+/// Projections of x.
+///   x [N, K] f32; each weight [M_i, K] in kPanels layout
+///   returns [N, M_0 + M_1 + ...] f32, the outputs side by side
+/// Each output element is one chain of fused multiply-adds over k = 0, 1, ..., K-1 in f32, whatever N is, the bias
+/// added last: a row's result does not depend on the other rows, bit for bit. Throws kShape. N may be 0.
+Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
+
+}  // namespace carousel::ops

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// RMSNorm and LayerNorm: on the residual stream, and per head under an output gate.
+#pragma once
+
+#include <cstdint>
+
+#include "carousel/ops/ctx.h"
+#include "carousel/ops/kernel.h"
+
+namespace carousel::ops {
+
+struct Norm {
+  enum class Kind : uint8_t { kNone, kRms, kLayer };
+  Kind kind = Kind::kRms;
+  float eps = 1e-6f;
+  Tensor weight;  // [D] f32; empty: no scale
+  Tensor bias;    // [D] f32; empty: none
+};
+
+struct AddNorm {
+  Tensor sum;     // [N, D] x + y
+  Tensor normed;  // [N, D]
+};
+
+/// The residual add and the norm that follows it, in one pass.
+///   x, y [N, D] f32; y may be empty (nothing to add: sum is then x itself)
+///   rms: v / sqrt(mean(v^2) + eps) * weight (+ bias); layer: (v - mean) / sqrt(var + eps) * weight (+ bias), biased
+///   variance computed from the deviations; none: the sum itself
+/// Throws kShape. N may be 0.
+AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm);
+
+/// Norm over each of H heads, then the output gate: sigmoid(o_pre) * norm(h) (xLSTM-7B, arXiv:2503.13427, sec. 3.2).
+///   h [N, H*Dv] f32, o_pre [N, H*Dv] columns, norm.weight and bias [H*Dv] head-major
+///   returns [N, H*Dv]
+Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm);
+
+}  // namespace carousel::ops

@@ -2,8 +2,8 @@
 // Causal grouped-query attention over paged keys and values, with rotary positions and optional q/k norm.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

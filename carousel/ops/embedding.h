@@ -2,8 +2,8 @@
 // Row look-up in a table of token vectors.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 #include "carousel/ops/weight.h"
 
 namespace carousel::ops {

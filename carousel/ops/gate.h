@@ -2,8 +2,8 @@
 // Elementwise gates.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

@@ -4,8 +4,8 @@
 
 #include <initializer_list>
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 #include "carousel/ops/weight.h"
 
 namespace carousel::ops {

@@ -3,8 +3,8 @@
 // mlstm.cc picks step or chunk per piece of a sequence; mlstm_cpu.cc holds both kernels.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

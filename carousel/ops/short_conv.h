@@ -2,8 +2,8 @@
 // LFM2's gated short convolution: causal, depthwise, K taps, no activation.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

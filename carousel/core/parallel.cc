@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// One 64-bit gate holds the number of the region (high half) and how many workers are inside it (low half). A worker
+// enters by adding 1 and reads the number it entered in the same instruction; the caller closes the region and then
+// waits for the count to reach 0. A worker that slept through a region is therefore never waited for, and none can
+// touch a region that has ended.
+#include "carousel/core/parallel.h"
+
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <fstream>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+// A forward opens a region every few tens of microseconds; waking a sleeping thread costs as much.
+constexpr std::chrono::microseconds kSpin{50};
+constexpr int kPausesPerClockRead = 32;
+constexpr uint64_t kRegion = uint64_t{1} << 32;  // odd region numbers are open, even ones closed
+constexpr uint64_t kInsideMask = kRegion - 1;
+
+uint64_t region_of(uint64_t gate) { return gate / kRegion; }
+bool is_open(uint64_t gate) { return region_of(gate) % 2 == 1; }
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+/// Spins until done() or the time is up; returns done().
+template <class Done>
+bool spin_until(const Done& done) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPausesPerClockRead; ++i) {
+      if (done()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return done();
+}
+
+}  // namespace
+
+struct ThreadPool::Shared {
+  alignas(64) std::atomic<uint64_t> gate{0};
+  alignas(64) std::atomic<int64_t> next{0};  // first unclaimed index
+  alignas(64) int64_t count = 0;             // these three change only while the region is closed and empty
+  Task task = nullptr;
+  void* context = nullptr;
+
+  std::atomic<bool> stopping{false};
+  std::atomic<int> sleepers{0};
+  std::mutex sleep_mutex;
+  std::condition_variable wake;
+  std::mutex caller_mutex;
+  std::vector<std::thread> workers;
+
+  void claim_all() {
+    for (;;) {
+      const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= count) return;
+      task(context, index);
+    }
+  }
+
+  void work() {
+    uint64_t done_region = 0;
+    const auto has_news = [&] {
+      const uint64_t seen = gate.load();
+      return (is_open(seen) && region_of(seen) != done_region) || stopping.load();
+    };
+    for (;;) {
+      if (!spin_until(has_news)) sleep_until(has_news);
+      if (stopping.load()) return;
+      const uint64_t entered = gate.fetch_add(1);
+      if (is_open(entered)) {
+        claim_all();
+        done_region = region_of(entered);
+      }
+      gate.fetch_sub(1);
+    }
+  }
+
+  template <class Done>
+  void sleep_until(const Done& done) {
+    std::unique_lock lock(sleep_mutex);
+    sleepers.fetch_add(1);  // before done() is read: run() changes the gate first and reads `sleepers` after
+    wake.wait(lock, done);
+    sleepers.fetch_sub(1);
+  }
+
+  void wake_all() {
+    if (sleepers.load() == 0) return;
+    { const std::lock_guard lock(sleep_mutex); }  // whoever counted itself is inside wait() now
+    wake.notify_all();
+  }
+
+  void stop() {
+    stopping.store(true);
+    wake_all();
+    for (std::thread& worker : workers) worker.join();
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>()) {
+  if (threads < 1) fail(ErrorKind::kUsage, "threads: got {}, expected at least 1", threads);
+  try {
+    for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get()] { shared->work(); });
+  } catch (const std::exception& error) {
+    shared_->stop();
+    fail(ErrorKind::kUsage, "threads: the system refused to start {} threads: {}", threads, error.what());
+  }
+}
+
+ThreadPool::~ThreadPool() { shared_->stop(); }
+
+void ThreadPool::run(int64_t count, Task task, void* context) {
+  if (count <= 0) return;
+  Shared& shared = *shared_;
+  const std::lock_guard lock(shared.caller_mutex);
+  if (threads_ == 1 || count == 1) {
+    for (int64_t i = 0; i < count; ++i) task(context, i);
+    return;
+  }
+  shared.count = count;
+  shared.task = task;
+  shared.context = context;
+  shared.next.store(0, std::memory_order_relaxed);
+  shared.gate.fetch_add(kRegion);
+  shared.wake_all();
+  shared.claim_all();
+  shared.gate.fetch_add(kRegion);
+  const auto is_empty = [&] { return (shared.gate.load() & kInsideMask) == 0; };
+  if (spin_until(is_empty)) return;
+  while (!is_empty()) std::this_thread::yield();
+}
+
+int physical_cores() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
+    const unsigned count = std::thread::hardware_concurrency();
+    return count == 0 ? 1 : static_cast<int>(count);
+  }
+  std::set<std::string> cores;  // each core by the list of its hyperthreads
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string siblings;
+    if (!std::getline(file, siblings)) return CPU_COUNT(&allowed);
+    cores.insert(siblings);
+  }
+  return static_cast<int>(cores.size());
+}
+
+}  // namespace carousel

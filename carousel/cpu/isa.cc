@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// A set counts as runnable only with every feature its objects are compiled for (see add_isa in CMakeLists.txt), and
+// with the operating system saving its registers, which __builtin_cpu_supports checks.
+#include "carousel/cpu/isa.h"
+
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "carousel/core/error.h"
+
+namespace carousel::cpu {
+namespace {
+
+#if defined(__x86_64__)
+bool has_f16c() {  // clang 14 has no name for it
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+#endif
+
+}  // namespace
+
+std::vector<Isa> runnable_isas() {
+  std::vector<Isa> isas{Isa::kPortable};
+  if (has_avx2()) isas.push_back(Isa::kAvx2);
+  if (has_avx512()) isas.push_back(Isa::kAvx512);
+  return isas;
+}
+
+Isa best_isa() { return runnable_isas().back(); }
+
+std::string_view isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kPortable:
+      break;
+  }
+  return "portable";
+}
+
+Isa parse_isa(std::string_view name) {
+  std::string runnable;
+  for (const Isa isa : runnable_isas()) {
+    if (isa_name(isa) == name) return isa;
+    runnable += (runnable.empty() ? "" : ", ") + std::string(isa_name(isa));
+  }
+  fail(ErrorKind::kUsage, "instruction set: got \"{}\", expected one this machine runs: {}", name, runnable);
+}
+
+}  // namespace carousel::cpu

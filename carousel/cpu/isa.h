@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The instruction sets the kernels are built for, and which of them this machine can run.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "carousel/core/stream.h"
+
+namespace carousel::cpu {
+
+Isa best_isa();                        // the fastest this machine can run
+std::vector<Isa> runnable_isas();      // slowest first; never empty
+std::string_view isa_name(Isa isa);    // "portable", "avx2", "avx512"
+Isa parse_isa(std::string_view name);  // throws Error(kUsage): unknown, or not runnable here
+
+}  // namespace carousel::cpu

@@ -243,6 +243,12 @@ Json Fields::object(const char* key) {
 
 const Json* Fields::raw(const char* key) { return find(key); }
 
+const Json* Fields::present(const char* key) {
+  find(key);
+  const auto it = object_.find(key);
+  return it == object_.end() ? nullptr : &*it;
+}
+
 void Fields::ignore(std::initializer_list<const char*> keys) {
   for (const char* key : keys) find(key);
 }

@@ -44,6 +44,7 @@ class Fields {
   std::vector<int64_t> integers(const char* key, int64_t min, int64_t max, size_t max_count);
   Json object(const char* key);                          // absent: {}
   const Json* raw(const char* key);                      // nullptr when absent or null
+  const Json* present(const char* key);                  // nullptr when absent; null is a value ("no cap")
   void ignore(std::initializer_list<const char*> keys);  // known, without effect here
   void finish() const;
 

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864), as in Llama and LFM2.
+#include "carousel/ops/attention.h"
+
+#include <cmath>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/linear.h"
+
+namespace carousel::blocks {
+namespace {
+
+constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxHeadDim = 4096;
+
+// inv_freq[j] = theta^(-2j/d) in f32 as the reference computes it, then Llama 3's stretching of long wavelengths:
+// those beyond original/low are divided by `factor`, those within original/high kept, the rest interpolated.
+Tensor rotary_frequencies(Fields& options, int64_t head_dim) {
+  const double theta = options.number("rope_theta", 1e-3, 1e12, 10000.0);
+  const std::string type = options.choice("rope_type", {"default", "llama3"}, "default");
+  Tensor inv_freq(Shape{head_dim / 2}, DType::kF32);
+  for (int64_t j = 0; j < head_dim / 2; ++j) {
+    const float exponent = static_cast<float>(2 * j) / static_cast<float>(head_dim);
+    inv_freq.f32()[j] = 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
+  }
+  if (type == "default") return inv_freq;
+
+  const double factor = options.number("rope_factor", 1e-6, 1e6);
+  const double low = options.number("rope_low_freq_factor", 1e-6, 1e6);
+  const double high = options.number("rope_high_freq_factor", 1e-6, 1e6);
+  const auto original = static_cast<double>(options.integer("rope_original_max_position", 1, int64_t{1} << 40));
+  if (high <= low) {
+    fail(ErrorKind::kInput, "{}: rotary high_freq_factor {:g}, expected more than low_freq_factor {:g}",
+         options.where(), high, low);
+  }
+  for (int64_t j = 0; j < head_dim / 2; ++j) {
+    const double freq = inv_freq.f32()[j];
+    const double wavelength = 2 * M_PI / freq;
+    const double smooth = (original / wavelength - low) / (high - low);
+    double scaled = (1 - smooth) * freq / factor + smooth * freq;
+    if (wavelength > original / low) scaled = freq / factor;
+    if (wavelength < original / high) scaled = freq;
+    inv_freq.f32()[j] = static_cast<float>(scaled);
+  }
+  return inv_freq;
+}
+
+class Attention : public Block {
+ public:
+  Attention(const BlockConfig& config, Params p) {
+    Fields& options = config.options;
+    const int64_t hidden = config.hidden_size;
+    const std::string& where = options.where();
+    dims_.heads = options.integer("num_heads", 1, kMaxHeads, 8);
+    dims_.kv_heads = options.integer("num_kv_heads", 1, kMaxHeads, dims_.heads);
+    if (dims_.heads % dims_.kv_heads != 0) {
+      fail(ErrorKind::kInput, "{}: {} query heads, expected a multiple of the {} key heads", where, dims_.heads,
+           dims_.kv_heads);
+    }
+    if (!options.has("head_dim") && hidden % dims_.heads != 0) {
+      fail(ErrorKind::kInput, "{}: width {} does not divide into {} heads; set \"head_dim\"", where, hidden,
+           dims_.heads);
+    }
+    dims_.head_dim = options.integer("head_dim", 1, kMaxHeadDim, hidden / dims_.heads);
+    if (dims_.head_dim % 2 != 0) {
+      fail(ErrorKind::kInput, "{}: head_dim is {}, expected an even number (rotary pairs)", where, dims_.head_dim);
+    }
+    dims_.norm_eps = static_cast<float>(options.number("norm_eps", 0, 1, 1e-5));
+    dims_.inv_freq = rotary_frequencies(options, dims_.head_dim);
+    const bool bias = options.boolean("use_bias", false);
+    const bool qk_norm = options.boolean("qk_norm", false);
+
+    const int64_t q_dim = dims_.heads * dims_.head_dim;
+    const int64_t kv_dim = dims_.kv_heads * dims_.head_dim;
+    q_ = p.projection("q_proj", q_dim, hidden, Init::small(hidden), bias);
+    k_ = p.projection("k_proj", kv_dim, hidden, Init::small(hidden), bias);
+    v_ = p.projection("v_proj", kv_dim, hidden, Init::small(hidden), bias);
+    if (qk_norm) {
+      dims_.q_norm = p.tensor("q_norm.weight", Shape{dims_.head_dim}, Init::constant(1));
+      dims_.k_norm = p.tensor("k_norm.weight", Shape{dims_.head_dim}, Init::constant(1));
+    }
+    out_ = p.projection("out_proj", hidden, q_dim, Init::wang(hidden, config.num_layers), bias);
+  }
+
+  std::vector<StateSpec> state() const override {
+    return {{"k", DType::kF32, Shape{dims_.kv_heads, dims_.head_dim, kPageRows}, true},
+            {"v", DType::kF32, Shape{dims_.kv_heads, kPageRows, dims_.head_dim}, true}};
+  }
+
+  Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
+    const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});  // [N, (H + 2G) d]
+    const Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);
+    return ops::linear(ctx, mixed, {&out_});
+  }
+
+ private:
+  ops::AttentionDims dims_;
+  Weight q_;      // [H*d, D]
+  Weight k_, v_;  // [G*d, D]
+  Weight out_;    // [D, H*d]
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_attention(const BlockConfig& config, Params params) {
+  return std::make_unique<Attention>(config, std::move(params));
+}
+
+}  // namespace carousel::blocks

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gated feed-forward network: down(silu(gate(x)) * up(x)) (arXiv:2002.05202).
+#include <cmath>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/gate.h"
+#include "carousel/ops/linear.h"
+
+namespace carousel::blocks {
+namespace {
+
+constexpr int64_t kMaxWidth = int64_t{1} << 30;
+
+class Swiglu : public Block {
+ public:
+  Swiglu(const BlockConfig& config, Params p) {
+    const int64_t hidden = config.hidden_size;
+    const int64_t width = ffn_width(config);
+    const bool bias = config.options.boolean("use_bias", false);
+    gate_ = p.projection("gate", width, hidden, Init::small(hidden), bias);
+    up_ = p.projection("up", width, hidden, Init::small(hidden), bias);
+    down_ = p.projection("down", hidden, width, Init::wang(width, config.num_layers), bias);
+  }
+
+  Tensor forward(Ctx& ctx, const Tensor& x, const Seqs&, LayerStates) const override {
+    const Tensor gate_up = ops::linear(ctx, x, {&gate_, &up_});  // [N, 2F]
+    return ops::linear(ctx, ops::swiglu(ctx, gate_up), {&down_});
+  }
+
+ private:
+  // "intermediate_size", or xLSTM's floor((D * factor + R - 1) / R) * R in floating point, as the reference rounds it.
+  static int64_t ffn_width(const BlockConfig& config) {
+    Fields& options = config.options;
+    const double factor = options.number("proj_factor", 0, 1024, 2.667);
+    const int64_t multiple = options.integer("round_up_to_multiple_of", 1, 1 << 20, 64);
+    if (options.has("intermediate_size")) return options.integer("intermediate_size", 1, kMaxWidth);
+    options.ignore({"intermediate_size"});
+    const double rounded = (static_cast<double>(config.hidden_size) * factor + static_cast<double>(multiple - 1)) /
+                           static_cast<double>(multiple);
+    const int64_t width = static_cast<int64_t>(rounded) * multiple;
+    if (width < 1 || width > kMaxWidth) {
+      fail(ErrorKind::kInput, "{}: feed-forward width is {}, expected 1 to {}", options.where(), width, kMaxWidth);
+    }
+    return width;
+  }
+
+  Weight gate_, up_;  // [F, D]
+  Weight down_;       // [D, F]
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_swiglu(const BlockConfig& config, Params params) {
+  return std::make_unique<Swiglu>(config, std::move(params));
+}
+
+}  // namespace carousel::blocks

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of one model, however they are spread over files: one .safetensors, or a folder with model.safetensors,
+// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "carousel/formats/safetensors.h"
+
+namespace carousel::formats {
+
+class Checkpoint {
+ public:
+  /// Throws Error(kIo) or Error(kInput): no weights in the folder; an index that names files outside it, a shard that
+  /// is missing or lacks a tensor; a tensor in two files; a malformed file.
+  static Checkpoint open(const std::string& path);
+
+  const TensorEntry* find(std::string_view name) const;  // nullptr: no such tensor
+  std::vector<const TensorEntry*> entries() const;       // file after file, in the order of their bytes
+  const std::vector<std::string>& paths() const { return paths_; }
+  const Metadata& metadata() const { return files_.front().metadata(); }  // of the first file
+  size_t size_bytes() const;                                              // of all tensors
+
+ private:
+  void add(const std::string& path);
+  void open_indexed(const std::string& folder, const std::string& index_path);
+
+  std::vector<std::string> paths_;
+  std::vector<SafetensorsFile> files_;
+  std::unordered_map<std::string, std::pair<size_t, size_t>> by_name_;  // file, entry
+};
+
+/// The shard of every tensor by the text of an index file. Every shard is a plain file name: no folder, no "..".
+std::unordered_map<std::string, std::string> parse_index(std::string_view text, const std::string& where);
+
+}  // namespace carousel::formats

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/formats/safetensors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <tuple>
+
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+
+namespace carousel::formats {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
+
+constexpr size_t kLengthBytes = 8;
+constexpr size_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
+constexpr int kMaxDepth = 4;                     // header, tensor, list: three levels, and one to name what is wrong
+constexpr int64_t kMaxInt = std::numeric_limits<int64_t>::max();
+
+std::string_view header_of(std::span<const std::byte> bytes, const std::string& where) {
+  if (bytes.size() < kLengthBytes) {
+    fail(ErrorKind::kInput, "{}: {} bytes, too short for a safetensors file, expected at least 8", where, bytes.size());
+  }
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), kLengthBytes);
+  const size_t rest = bytes.size() - kLengthBytes;
+  if (length > kMaxHeaderBytes) {
+    fail(ErrorKind::kInput, "{}: header of {} bytes, expected at most {}: not a safetensors file", where, length,
+         kMaxHeaderBytes);
+  }
+  if (length > rest) {
+    fail(ErrorKind::kInput, "{}: header of {} bytes, but only {} follow: the file is truncated", where, length, rest);
+  }
+  const std::string_view header(reinterpret_cast<const char*>(bytes.data()) + kLengthBytes, length);
+  if (header.empty() || header.front() != '{') fail(ErrorKind::kInput, "{}: header does not start with {{", where);
+  return header;
+}
+
+Metadata metadata_of(const Json& object, const std::string& where) {
+  if (!object.is_object()) fail(ErrorKind::kInput, "{}: __metadata__ is {}, expected an object", where, brief(object));
+  Metadata metadata;
+  for (const auto& [key, value] : object.items()) {
+    if (!value.is_string()) {
+      fail(ErrorKind::kInput, "{}: __metadata__ \"{}\" is {}, expected a string", where, key, brief(value));
+    }
+    metadata[key] = value.get<std::string>();
+  }
+  return metadata;
+}
+
+// The tensor `name`, its bytes within `body` by its own offsets; how tensors lie to each other is checked later.
+TensorEntry entry_of(const std::string& name, const Json& object, std::span<const std::byte> body,
+                     const std::string& where) {
+  Fields fields(object, where + ": \"" + name + "\"");
+  TensorEntry entry;
+  entry.name = name;
+  const std::string dtype = fields.string("dtype");
+  if (!parse_dtype(dtype, &entry.dtype)) {
+    fail(ErrorKind::kInput,
+         "{}: dtype \"{}\" is not supported, expected one of: F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL",
+         fields.where(), dtype);
+  }
+  if (!fields.has("shape")) fail(ErrorKind::kInput, "{}: \"shape\" is missing", fields.where());
+  entry.shape = Shape(fields.integers("shape", 0, kMaxInt, Shape::kMaxRank));
+  size_t size_bytes = dtype_size(entry.dtype);
+  for (int i = 0; i < entry.shape.rank(); ++i) {
+    if (__builtin_mul_overflow(size_bytes, static_cast<size_t>(entry.shape[i]), &size_bytes) || size_bytes > kMaxInt) {
+      fail(ErrorKind::kInput, "{}: shape {} of {} overflows", fields.where(), entry.shape.str(), dtype);
+    }
+  }
+  const std::vector<int64_t> offsets = fields.integers("data_offsets", 0, kMaxInt, 2);
+  fields.finish();
+  if (offsets.size() != 2) {
+    fail(ErrorKind::kInput, "{}: {} data_offsets, expected [begin, end]", fields.where(), offsets.size());
+  }
+  const auto begin = static_cast<size_t>(offsets[0]);
+  const auto end = static_cast<size_t>(offsets[1]);
+  if (begin > end) fail(ErrorKind::kInput, "{}: data_offsets [{}, {}] are reversed", fields.where(), begin, end);
+  if (end > body.size()) {
+    fail(ErrorKind::kInput, "{}: data_offsets [{}, {}] end beyond the {} bytes of data: the file is truncated",
+         fields.where(), begin, end, body.size());
+  }
+  if (end - begin != size_bytes) {
+    fail(ErrorKind::kInput, "{}: data_offsets [{}, {}] hold {} bytes, expected {} for {} {}", fields.where(), begin,
+         end, end - begin, size_bytes, dtype, entry.shape.str());
+  }
+  entry.bytes = body.data() + begin;
+  entry.size_bytes = size_bytes;
+  return entry;
+}
+
+// The entries, sorted by place, cover `body` once from end to end.
+void check_cover(const std::vector<TensorEntry>& entries, std::span<const std::byte> body, const std::string& where) {
+  size_t covered = 0;
+  const TensorEntry* previous = nullptr;
+  for (const TensorEntry& entry : entries) {
+    const auto begin = static_cast<size_t>(entry.bytes - body.data());
+    if (begin < covered) {
+      fail(ErrorKind::kInput, "{}: \"{}\" begins at byte {} and overlaps \"{}\", which ends at {}", where, entry.name,
+           begin, previous->name, covered);
+    }
+    if (begin > covered) {
+      fail(ErrorKind::kInput, "{}: {} bytes before \"{}\" belong to no tensor", where, begin - covered, entry.name);
+    }
+    covered = begin + entry.size_bytes;
+    previous = &entry;
+  }
+  if (covered != body.size()) {
+    fail(ErrorKind::kInput, "{}: {} bytes after the last tensor belong to no tensor", where, body.size() - covered);
+  }
+}
+
+template <class Bits>
+std::optional<int64_t> first_with_exponent(const TensorEntry& entry, Bits exponent) {
+  for (size_t i = 0; i < entry.size_bytes / sizeof(Bits); ++i) {
+    Bits bits;
+    std::memcpy(&bits, entry.bytes + i * sizeof(Bits), sizeof(Bits));
+    if ((bits & exponent) == exponent) return static_cast<int64_t>(i);
+  }
+  return {};
+}
+
+}  // namespace
+
+Tensor TensorEntry::view() const {
+  if (reinterpret_cast<uintptr_t>(bytes) % dtype_size(dtype) != 0) return load();
+  return Tensor::over(file, bytes, shape, dtype);
+}
+
+Tensor TensorEntry::load() const {
+  Tensor copy(shape, dtype);
+  if (size_bytes > 0) std::memcpy(copy.raw(), bytes, size_bytes);
+  return copy;
+}
+
+void TensorEntry::prefetch() const {
+  if (file) file->prefetch(bytes, size_bytes);
+}
+void TensorEntry::release() const {
+  if (file) file->release(bytes, size_bytes);
+}
+
+std::optional<int64_t> TensorEntry::first_not_finite() const {
+  switch (dtype) {
+    case DType::kF32:
+      return first_with_exponent<uint32_t>(*this, 0x7F800000u);
+    case DType::kF16:
+      return first_with_exponent<uint16_t>(*this, 0x7C00u);
+    case DType::kBF16:
+      return first_with_exponent<uint16_t>(*this, 0x7F80u);
+    case DType::kF64:
+      return first_with_exponent<uint64_t>(*this, 0x7FF0000000000000u);
+    default:
+      return {};
+  }
+}
+
+SafetensorsFile SafetensorsFile::open(const std::string& path) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  SafetensorsFile result;
+  result.read(file->bytes(), path, file);
+  return result;
+}
+
+SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const std::string& where) {
+  SafetensorsFile result;
+  result.read(bytes, where, nullptr);
+  return result;
+}
+
+void SafetensorsFile::read(std::span<const std::byte> bytes, const std::string& where,
+                           std::shared_ptr<const MappedFile> file) {
+  const std::string_view text = header_of(bytes, where);
+  const std::span<const std::byte> body = bytes.subspan(kLengthBytes + text.size());
+  const Json header = parse_json(text, where, {kMaxHeaderBytes, kMaxDepth});
+  if (!header.is_object()) fail(ErrorKind::kInput, "{}: header is {}, expected an object", where, brief(header));
+  for (const auto& [name, object] : header.items()) {
+    if (name == "__metadata__") {
+      metadata_ = metadata_of(object, where);
+      continue;
+    }
+    entries_.push_back(entry_of(name, object, body, where));
+    entries_.back().file = file;
+  }
+  std::sort(entries_.begin(), entries_.end(), [](const TensorEntry& a, const TensorEntry& b) {
+    return std::tie(a.bytes, a.size_bytes, a.name) < std::tie(b.bytes, b.size_bytes, b.name);
+  });
+  check_cover(entries_, body, where);
+  for (size_t i = 0; i < entries_.size(); ++i) by_name_[entries_[i].name] = i;
+}
+
+const TensorEntry* SafetensorsFile::find(std::string_view name) const {
+  const auto it = by_name_.find(std::string(name));
+  return it == by_name_.end() ? nullptr : &entries_[it->second];
+}
+
+NamedTensors SafetensorsFile::load_all() const {
+  NamedTensors tensors;
+  for (const TensorEntry& entry : entries_) tensors.push_back({entry.name, entry.load()});
+  return tensors;
+}
+
+}  // namespace carousel::formats

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// safetensors: named tensors in one file. A little-endian header length (8 bytes), a JSON header {name: {dtype, shape,
+// data_offsets}}, then the bytes of the tensors without holes. Model weights, saved states and fixtures are all this.
+// Reading maps the file and checks everything before any tensor is handed out; checkpoint.h joins the shards of a
+// model.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "carousel/core/tensor.h"
+#include "carousel/formats/mapped_file.h"
+
+namespace carousel::formats {
+
+using Metadata = std::map<std::string, std::string>;
+
+/// One tensor of a file. `bytes` need not be aligned to the dtype: the header may have any length.
+struct TensorEntry {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  const std::byte* bytes = nullptr;
+  size_t size_bytes = 0;
+  std::shared_ptr<const MappedFile> file;  // null when parsed from memory
+
+  /// Without a copy where the bytes are aligned to the dtype, else as load(). Keeps the mapping alive.
+  Tensor view() const;
+  /// A copy in fresh, aligned storage.
+  Tensor load() const;
+  void prefetch() const;
+  /// Gives the mapped pages back; the bytes stay readable. For tensors that were repacked.
+  void release() const;
+  /// Index of the first NaN or infinity of a float tensor.
+  std::optional<int64_t> first_not_finite() const;
+};
+
+class SafetensorsFile {
+ public:
+  /// Throws Error(kIo) or, for a malformed file, Error(kInput) naming the file, the tensor, got and expected.
+  static SafetensorsFile open(const std::string& path);
+  /// The same for a file in memory, which must outlive the result and its views. `where` names it in messages.
+  static SafetensorsFile parse(std::span<const std::byte> bytes, const std::string& where);
+
+  const std::vector<TensorEntry>& entries() const { return entries_; }  // in the order of their bytes
+  const TensorEntry* find(std::string_view name) const;                 // nullptr: no such tensor
+  const Metadata& metadata() const { return metadata_; }
+  NamedTensors load_all() const;  // copies, in the order of entries()
+
+ private:
+  void read(std::span<const std::byte> bytes, const std::string& where, std::shared_ptr<const MappedFile> file);
+
+  std::vector<TensorEntry> entries_;
+  std::unordered_map<std::string, size_t> by_name_;  // index into entries_
+  Metadata metadata_;
+};
+
+/// What a file to be written will hold.
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+};
+
+/// Writes a file tensor by tensor, in any order, so that no second copy of a model is needed. The file appears under
+/// its name, complete and flushed to the disk, when finish() returns; before that, or on an error, nothing is at
+/// `path`.
+class SafetensorsWriter {
+ public:
+  /// Throws Error(kInput) for a repeated name or text that is not UTF-8, Error(kIo).
+  SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs, const Metadata& metadata = {});
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  /// Every spec exactly once; shape and dtype must be the announced ones.
+  void write(const std::string& name, const Tensor& tensor);
+  void finish();
+
+ private:
+  struct Place {
+    TensorSpec spec;
+    size_t offset_bytes = 0;  // from the start of the file
+    size_t size_bytes = 0;
+    bool written = false;
+  };
+  std::string lay_out(const std::vector<TensorSpec>& specs, const Metadata& metadata);
+  void put(const void* bytes, size_t size_bytes, size_t offset_bytes);
+
+  std::string path_;
+  std::string temporary_;
+  int fd_ = -1;
+  std::unordered_map<std::string, Place> places_;
+};
+
+/// Writes all of `tensors` at once, atomically.
+void write_safetensors(const std::string& path, const NamedTensors& tensors, const Metadata& metadata = {});
+
+}  // namespace carousel::formats

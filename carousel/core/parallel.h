@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
 namespace carousel {
 
@@ -33,7 +34,7 @@ int physical_cores();  // cores this process may run on, hyperthreads counted on
 template <class F>
 void parallel_for(ThreadPool& pool, int64_t count, F&& f) {
   pool.run(
-      count, [](void* context, int64_t index) { (*static_cast<F*>(context))(index); },
+      count, [](void* context, int64_t index) { (*static_cast<std::remove_reference_t<F>*>(context))(index); },
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 

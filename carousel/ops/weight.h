@@ -20,7 +20,7 @@ class Weight {
   static constexpr int64_t kPanelRows = 32;
 
   Weight() = default;
-  /// Fresh, zeroed; on kMeta nothing is allocated.
+  /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device = Device::kCpu);
 
   bool defined() const { return rows_ > 0; }
@@ -31,8 +31,11 @@ class Weight {
   Device device() const { return storage_.device(); }
   size_t size_bytes() const;  // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
+  /// Bytes of one panel in kPanels layout: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2].
+  static size_t panel_bytes(int64_t cols, DType dtype);
 
   /// Packs `count` row-major rows of this weight's dtype, starting at row `first`, split over the stream's threads.
+  /// The source may have any alignment.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major);
   /// The inverse, widened to f32: out [count, cols].
   void read_rows(int64_t first, int64_t count, float* out) const;

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packing a row-major matrix into panels is a transposition of cells: one element (f32, f16) or a pair of
+// neighbouring columns (bf16). It runs at the speed of memory in plain code, so there is one copy for every machine.
+#include "carousel/ops/weight.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+constexpr int64_t kPanelRows = Weight::kPanelRows;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+size_t checked_product(size_t a, size_t b) {
+  size_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) fail(ErrorKind::kShape, "weight: {} x {} bytes overflows", a, b);
+  return product;
+}
+
+size_t storage_bytes(int64_t rows, int64_t cols, DType dtype, Weight::Layout layout) {
+  if (layout == Weight::Layout::kRows) {
+    return checked_product(static_cast<size_t>(rows), checked_product(static_cast<size_t>(cols), dtype_size(dtype)));
+  }
+  return checked_product(static_cast<size_t>(ceil_div(rows, kPanelRows)), Weight::panel_bytes(cols, dtype));
+}
+
+/// Rows [begin, end) of one panel from row-major `rows` (of row `begin` on), `cells` cells of type Cell each, and
+/// rows row_bytes apart.
+template <class Cell>
+void pack_cells(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, size_t row_bytes, int64_t cells) {
+  constexpr int64_t kBlock = 64 / sizeof(Cell);  // one cache line of every row: 32 lines in, the block's lines out
+  for (int64_t first = 0; first < cells; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, cells);
+    for (int64_t r = begin; r < end; ++r) {
+      const std::byte* row = rows + static_cast<size_t>(r - begin) * row_bytes;
+      for (int64_t i = first; i < last; ++i) {
+        std::memcpy(panel + static_cast<size_t>(i * kPanelRows + r) * sizeof(Cell),
+                    row + static_cast<size_t>(i) * sizeof(Cell), sizeof(Cell));
+      }
+    }
+  }
+}
+
+void pack_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype) {
+  const size_t row_bytes = static_cast<size_t>(cols) * dtype_size(dtype);
+  if (dtype == DType::kF32) return pack_cells<uint32_t>(panel, begin, end, rows, row_bytes, cols);
+  if (dtype == DType::kF16) return pack_cells<uint16_t>(panel, begin, end, rows, row_bytes, cols);
+  pack_cells<uint32_t>(panel, begin, end, rows, row_bytes, cols / 2);
+  if (cols % 2 == 0) return;
+  for (int64_t r = begin; r < end; ++r) {  // the last column pairs with zero padding
+    std::memcpy(panel + static_cast<size_t>((cols / 2) * kPanelRows + r) * 4,
+                rows + static_cast<size_t>(r - begin + 1) * row_bytes - 2, 2);
+  }
+}
+
+/// Row r of a panel, widened. Columns are `step` bytes apart (bf16: pairs are).
+template <class Element>
+void unpack_row(const std::byte* panel, int64_t r, int64_t cols, float* out) {
+  for (int64_t k = 0; k < cols; ++k) {
+    Element element;
+    std::memcpy(&element, panel + static_cast<size_t>(k * kPanelRows + r) * sizeof element, sizeof element);
+    if constexpr (sizeof(Element) == sizeof(float)) {
+      out[k] = element;
+    } else {
+      out[k] = to_float(element);
+    }
+  }
+}
+
+void unpack_bf16_row(const std::byte* panel, int64_t r, int64_t cols, float* out) {
+  for (int64_t k = 0; k < cols; ++k) {
+    BF16 element;
+    std::memcpy(&element, panel + static_cast<size_t>(((k / 2) * kPanelRows + r) * 2 + k % 2) * 2, 2);
+    out[k] = to_float(element);
+  }
+}
+
+}  // namespace
+
+size_t Weight::panel_bytes(int64_t cols, DType dtype) {
+  const size_t padded = static_cast<size_t>(dtype == DType::kBF16 ? cols + cols % 2 : cols);
+  return checked_product(padded, static_cast<size_t>(kPanelRows) * dtype_size(dtype));
+}
+
+Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device)
+    : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout) {
+  if (rows < 1 || cols < 1)
+    fail(ErrorKind::kShape, "weight: got [{}, {}], expected at least one row and column", rows, cols);
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
+    fail(ErrorKind::kShape, "weight: got {}, expected F32, F16 or BF16", dtype_name(dtype));
+  }
+  // Half the address space: what is left out is refused before any signed arithmetic on it.
+  constexpr int64_t kMaxDim = INT64_MAX / 1024;
+  if (rows > kMaxDim || cols > kMaxDim) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
+  const size_t size_bytes = storage_bytes(rows, cols, dtype, layout);
+  if (size_bytes > static_cast<size_t>(INT64_MAX)) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
+  storage_ = Tensor(Shape{static_cast<int64_t>(size_bytes)}, DType::kU8, device);
+}
+
+size_t Weight::size_bytes() const {
+  if (!defined()) return 0;
+  return storage_.size_bytes() + (bias.defined() ? bias.size_bytes() : 0);
+}
+
+void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major) {
+  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
+  if (count == 0 || storage_.raw() == nullptr) return;
+  std::byte* const bytes = static_cast<std::byte*>(storage_.raw());
+  const std::byte* const source = static_cast<const std::byte*>(row_major);
+  const size_t row_bytes = static_cast<size_t>(cols_) * dtype_size(dtype_);
+  const int64_t first_panel = first / kPanelRows;
+  const int64_t panels = ceil_div(first + count, kPanelRows) - first_panel;
+  const auto write_panel = [&](int64_t i) {
+    const int64_t panel_row = (first_panel + i) * kPanelRows;
+    const int64_t begin = std::max(first, panel_row);
+    const int64_t end = std::min(first + count, panel_row + kPanelRows);
+    const std::byte* const rows = source + static_cast<size_t>(begin - first) * row_bytes;
+    if (layout_ == Layout::kRows) {
+      std::memcpy(bytes + static_cast<size_t>(begin) * row_bytes, rows, static_cast<size_t>(end - begin) * row_bytes);
+    } else {
+      pack_rows(bytes + static_cast<size_t>(first_panel + i) * panel_bytes(cols_, dtype_), begin - panel_row,
+                end - panel_row, rows, cols_, dtype_);
+    }
+  };
+  parallel_for(*stream.pool, panels, write_panel);
+}
+
+void Weight::read_rows(int64_t first, int64_t count, float* out) const {
+  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first && storage_.raw() != nullptr);
+  const std::byte* const bytes = static_cast<const std::byte*>(storage_.raw());
+  if (layout_ == Layout::kRows) {
+    widen(bytes + static_cast<size_t>(first * cols_) * dtype_size(dtype_), dtype_, out,
+          static_cast<size_t>(count * cols_));
+    return;
+  }
+  for (int64_t row = first; row < first + count; ++row, out += cols_) {
+    const std::byte* const panel = bytes + static_cast<size_t>(row / kPanelRows) * panel_bytes(cols_, dtype_);
+    const int64_t r = row % kPanelRows;
+    if (dtype_ == DType::kF32) {
+      unpack_row<float>(panel, r, cols_, out);
+    } else if (dtype_ == DType::kF16) {
+      unpack_row<F16>(panel, r, cols_, out);
+    } else {
+      unpack_bf16_row(panel, r, cols_, out);
+    }
+  }
+}
+
+}  // namespace carousel

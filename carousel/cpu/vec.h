@@ -96,16 +96,24 @@ inline float max_lane(Vec v) {
   return best;
 }
 
-/// Loads `count` < kLanes floats, the rest `fill`.
+/// Loads `count` < kLanes floats, the rest `fill`; memory beyond them is not touched.
 inline Vec load_partial(const float* p, int64_t count, float fill = 0.0f) {
+#if defined(__AVX512F__)
+  return _mm512_mask_loadu_ps(set1(fill), static_cast<__mmask16>((1u << count) - 1u), p);
+#else
   float lane[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) lane[i] = i < count ? p[i] : fill;
   return load(lane);
+#endif
 }
 inline void store_partial(float* p, Vec v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), v);
+#else
   float lane[kLanes];
   store(lane, v);
   for (int64_t i = 0; i < count; ++i) p[i] = lane[i];
+#endif
 }
 
 /// e^x to within 1.5 ulp over the whole range; 0 below -104, infinity above 88.73; NaN stays NaN.
@@ -137,6 +145,39 @@ inline Vec exp(Vec x) {
   std::memcpy(&high, &high_bits, sizeof high);
   const Vec result = p * low * high;
   return x != x ? x : result;
+}
+
+/// tanh x to within 4 ulp, signed zeros and NaN kept. With y = 2|x| it is (e^y - 1) / (e^y + 1), and
+/// e^y - 1 = 2^k (e^r - 1) + (2^k - 1) has no cancellation: e^r - 1 is summed from r up.
+inline Vec tanh(Vec x) {
+  const Vec magnitude = max(x, -x);
+  const Vec y = min(magnitude + magnitude, set1(20.0f));  // tanh 10 rounds to 1
+  const Vec magic = set1(12582912.0f);
+  const Vec shifted = fma(y, set1(1.44269504088896341f), magic);
+  const Vec k = shifted - magic;
+  Vec r = fma(k, set1(-0.693359375f), y);
+  r = fma(k, set1(2.12194440e-4f), r);
+  Vec p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p * r, r, r);
+  IntVec bits;
+  std::memcpy(&bits, &shifted, sizeof shifted);
+  bits = (bits - 0x4B400000 + 127) << 23;
+  Vec scale;
+  std::memcpy(&scale, &bits, sizeof bits);
+  const Vec e = fma(scale, p, scale - set1(1.0f));
+  const Vec result = e / (e + set1(2.0f));
+  IntVec x_bits, result_bits;
+  std::memcpy(&x_bits, &x, sizeof x);
+  std::memcpy(&result_bits, &result, sizeof result);
+  result_bits |= x_bits & static_cast<int32_t>(0x80000000u);
+  Vec with_sign;
+  std::memcpy(&with_sign, &result_bits, sizeof x);
+  return x != x ? x : with_sign;
 }
 
 inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }

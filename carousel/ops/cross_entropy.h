@@ -12,4 +12,13 @@ namespace carousel::ops {
 /// Throws kShape, kInput (a target out of range). N may be 0.
 Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Tensor& targets);
 
+struct CrossEntropyArgs {
+  const float* logits;     // [N, V]
+  const int32_t* targets;  // [N], each in [0, V)
+  float* nll;              // [N]
+  int64_t rows, vocab;     // N, V
+};
+
 }  // namespace carousel::ops
+
+KERNEL(cross_entropy, ops::CrossEntropyArgs);

@@ -34,4 +34,29 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm);
 ///   returns [N, H*Dv]
 Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm);
 
+struct AddNormArgs {
+  const float* x;       // [N, D]
+  const float* y;       // [N, D] or null
+  float* sum;           // [N, D]; x itself where y is null
+  float* normed;        // [N, D]
+  const float* weight;  // [D] or null
+  const float* bias;    // [D] or null
+  int64_t rows, width;  // N, D
+  Norm::Kind kind;
+  float eps;
+};
+struct GatedHeadNormArgs {
+  const float* h;       // [N, H*Dv]
+  View o_pre;           // [N, H*Dv] columns
+  float* out;           // [N, H*Dv]
+  const float* weight;  // [H*Dv] or null
+  const float* bias;    // [H*Dv] or null
+  int64_t rows, heads, dv;
+  Norm::Kind kind;
+  float eps;
+};
+
 }  // namespace carousel::ops
+
+KERNEL(add_norm, ops::AddNormArgs);
+KERNEL(gated_head_norm, ops::GatedHeadNormArgs);

@@ -14,4 +14,20 @@ namespace carousel::ops {
 Tensor short_conv(Ctx& ctx, const Tensor& bcx, const Tensor& taps, const Tensor& bias, const Seqs& seqs,
                   LayerStates states);
 
+struct ShortConvSequence {
+  int64_t first_row, rows;
+  float* u;  // [K-1, D] state, or null: zeros, nothing kept
+};
+struct ShortConvArgs {
+  const float* bcx;   // [N, 3D]
+  const float* taps;  // [K, D]
+  const float* bias;  // [D] or null
+  float* out;         // [N, D]
+  int64_t taps_count, width;
+  const ShortConvSequence* sequences;  // [B]
+  int64_t batch;
+};
+
 }  // namespace carousel::ops
+
+KERNEL(short_conv, ops::ShortConvArgs);

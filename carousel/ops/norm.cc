@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/ops/norm.h"
+
+namespace carousel::ops {
+namespace {
+
+const float* parameter(const char* where, const char* name, const Tensor& tensor, int64_t width) {
+  if (!tensor.defined()) return nullptr;
+  check_shape(where, name, tensor, {width});
+  check_dtype(where, name, tensor, DType::kF32);
+  return tensor.f32();
+}
+
+}  // namespace
+
+AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
+  constexpr const char* kWhere = "ops::add_norm";
+  check_shape(kWhere, "x", x, {-1, -1});
+  check_dtype(kWhere, "x", x, DType::kF32);
+  const int64_t rows = x.dim(0), width = x.dim(1);
+  if (y.defined()) {
+    check_shape(kWhere, "y", y, {rows, width});
+    check_dtype(kWhere, "y", y, DType::kF32);
+  }
+  const float* weight = parameter(kWhere, "weight", norm.weight, width);
+  const float* bias = parameter(kWhere, "bias", norm.bias, width);
+
+  AddNorm out;
+  out.sum = y.defined() ? ctx.arena.empty({rows, width}) : x;
+  if (norm.kind == Norm::Kind::kNone) {
+    out.normed = out.sum;
+    if (!y.defined()) return out;
+  } else {
+    out.normed = ctx.arena.empty({rows, width});
+  }
+  if (rows == 0 || width == 0) return out;
+  kernels::add_norm(ctx.stream, {x.f32(), y.defined() ? y.f32() : nullptr, out.sum.f32(), out.normed.f32(), weight,
+                                 bias, rows, width, norm.kind, norm.eps});
+  return out;
+}
+
+Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm) {
+  constexpr const char* kWhere = "ops::gated_head_norm";
+  check_shape(kWhere, "h", h, {-1, -1});
+  check_dtype(kWhere, "h", h, DType::kF32);
+  const int64_t rows = h.dim(0), width = h.dim(1);
+  if (heads <= 0 || width % heads != 0) {
+    fail(ErrorKind::kShape, "{}: h is {}, expected a last dimension that is a multiple of {} heads", kWhere,
+         h.shape().str(), heads);
+  }
+  if (o_pre.stride < width) {
+    fail(ErrorKind::kShape, "{}: o_pre has row stride {}, expected at least {}", kWhere, o_pre.stride, width);
+  }
+  const float* weight = parameter(kWhere, "weight", norm.weight, width);
+  const float* bias = parameter(kWhere, "bias", norm.bias, width);
+  Tensor out = ctx.arena.empty({rows, width});
+  if (rows == 0 || width == 0) return out;
+  kernels::gated_head_norm(ctx.stream,
+                           {h.f32(), o_pre, out.f32(), weight, bias, rows, heads, width / heads, norm.kind, norm.eps});
+  return out;
+}
+
+}  // namespace carousel::ops

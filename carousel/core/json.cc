@@ -3,10 +3,13 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -108,6 +111,10 @@ Json read_json_file(const std::string& path, const JsonLimits& limits) {
 }
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {
+  struct stat status {};
+  // Asked before opening: opening a pipe would wait for its writer.
+  if (::stat(path.c_str(), &status) != 0) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail(ErrorKind::kInput, "{}: not a regular file", path);
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
   std::string text;
@@ -253,9 +260,13 @@ void Fields::ignore(std::initializer_list<const char*> keys) {
   for (const char* key : keys) find(key);
 }
 
+bool Fields::knows(const std::string& key) const {
+  return std::find(known_.begin(), known_.end(), key) != known_.end();
+}
+
 void Fields::finish() const {
   for (const auto& [key, value] : object_.items()) {
-    if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
+    if (knows(key)) continue;
     std::vector<std::string> sorted = known_;
     std::sort(sorted.begin(), sorted.end());
     fail(ErrorKind::kInput, "{}: unknown key \"{}\"; known keys: {}", where_, key, fmt::join(sorted, ", "));

@@ -46,6 +46,7 @@ class Fields {
   const Json* raw(const char* key);                      // nullptr when absent or null
   const Json* present(const char* key);                  // nullptr when absent; null is a value ("no cap")
   void ignore(std::initializer_list<const char*> keys);  // known, without effect here
+  bool knows(const std::string& key) const;              // some getter asked for it
   void finish() const;
 
   const std::string& where() const { return where_; }

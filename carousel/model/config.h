@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The canonical description every family's config.json is translated to: dims and a flat list of residual sublayers.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "carousel/core/json.h"
+#include "carousel/core/tensor.h"
+#include "carousel/ops/norm.h"
+
+namespace carousel::model {
+
+struct NormConfig {
+  ops::Norm::Kind kind = ops::Norm::Kind::kRms;
+  double eps = 1e-6;
+  bool bias = false;
+};
+
+/// x = x + block(norm(x)).
+struct Sublayer {
+  int64_t layer = 0;  // index of the layer it is part of; names its state ("3.C")
+  std::string name;   // "layers.3.mlstm": prefix of its parameters; its norm is "<name>.norm"
+  std::string block;  // name in blocks::registry()
+  Json options;       // the block's options, canonical keys
+  NormConfig norm;
+};
+
+struct ModelConfig {
+  std::string model_type;  // the family that read it
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;  // D
+  int64_t num_layers = 0;
+  std::vector<Sublayer> sublayers;
+  NormConfig final_norm;
+  bool tie_word_embeddings = false;
+  double logit_soft_cap = 0;  // 0: none
+  std::vector<int64_t> eos_token_ids;
+  std::vector<std::string> warnings;  // what was read but has no effect, or looks wrong
+  Json source;                        // config.json as read
+};
+
+/// Shape of a tensor in the checkpoint the config came with, if it is there. An empty function: no checkpoint.
+using ShapeOf = std::function<std::optional<Shape>(const std::string& tensor)>;
+
+/// Translates config.json by its "model_type". Throws Error(kInput) naming the key, what was got and expected.
+ModelConfig parse_config(const Json& config, const std::string& where, const ShapeOf& shape_of = {});
+
+/// Bounds that keep every product of two dims far from overflow.
+constexpr int64_t kMaxDim = int64_t{1} << 24;
+constexpr int64_t kMaxLayers = 4096;
+
+}  // namespace carousel::model

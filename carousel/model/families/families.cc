@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of families, and the spelling they share.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/error.h"
+#include "carousel/model/families/family.h"
+
+namespace carousel::model {
+
+Family carousel_family();
+Family lfm2_family();
+Family llama_family();
+Family xlstm_family();
+
+namespace {
+
+std::array<Family, 4> families() { return {carousel_family(), lfm2_family(), llama_family(), xlstm_family()}; }
+
+// Layer types that are not simply the name of a block.
+struct LayerAlias {
+  const char* type;
+  const char* block;
+  const char* section;
+};
+constexpr LayerAlias kAliases[] = {
+    {"conv", "short_conv", "conv_config"},
+    {"full_attention", "attention", "attention_config"},
+};
+constexpr const char* kFfnBlock = "swiglu";
+constexpr const char* kFfnSection = "ffn_config";
+constexpr const char* kFfnOnly = "ffn_only";
+// Sections the config format reserves whether or not a block of this build reads them.
+constexpr const char* kSections[] = {"mlstm_config",     "slstm_config", "conv_config",
+                                     "attention_config", "ffn_config",   "ncps_config"};
+
+bool has_alias(const std::string& block) {
+  return std::any_of(std::begin(kAliases), std::end(kAliases),
+                     [&](const LayerAlias& alias) { return block == alias.block; });
+}
+
+struct LayerType {
+  std::string type, block, section;
+};
+
+std::vector<LayerType> layer_type_list() {
+  std::vector<LayerType> types;
+  for (const LayerAlias& alias : kAliases) types.push_back({alias.type, alias.block, alias.section});
+  for (const blocks::Entry& entry : blocks::registry()) {
+    const std::string name = entry.name;
+    if (name != kFfnBlock && !has_alias(name)) types.push_back({name, name, name + "_config"});
+  }
+  return types;
+}
+
+LayerType find_layer_type(const std::string& type, const std::string& where) {
+  std::vector<std::string> known{kFfnOnly};
+  for (const LayerType& candidate : layer_type_list()) {
+    if (type == candidate.type) return candidate;
+    known.push_back(candidate.type);
+  }
+  std::sort(known.begin(), known.end());
+  fail(ErrorKind::kInput, "{}: unknown layer type \"{}\"; known types: {}", where, type, fmt::join(known, ", "));
+}
+
+}  // namespace
+
+Family find_family(const std::string& model_type, const std::string& where) {
+  std::vector<std::string> known;
+  for (const Family& family : families()) {
+    if (model_type == family.model_type) return family;
+    known.emplace_back(family.model_type);
+  }
+  fail(ErrorKind::kInput, "{}: model_type \"{}\" is not supported; known types: {}", where, model_type,
+       fmt::join(known, ", "));
+}
+
+ModelConfig parse_config(const Json& config, const std::string& where, const ShapeOf& shape_of) {
+  if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", where, brief(config));
+  if (!config.contains("model_type")) fail(ErrorKind::kInput, "{}: \"model_type\" is missing", where);
+  if (!config["model_type"].is_string()) {
+    fail(ErrorKind::kInput, "{}: \"model_type\" is {}, expected a string", where, brief(config["model_type"]));
+  }
+  const auto model_type = config["model_type"].get<std::string>();
+  if (config.contains("quantization_config") && !config["quantization_config"].is_null()) {
+    fail(ErrorKind::kInput, "{}: \"quantization_config\" is set; weights in F32, F16 or BF16 are expected", where);
+  }
+  ModelConfig out = find_family(model_type, where).read(config, where, shape_of);
+  out.model_type = model_type;
+  out.source = config;
+  return out;
+}
+
+std::vector<std::string> section_names() {
+  std::vector<std::string> names(std::begin(kSections), std::end(kSections));
+  for (const LayerType& type : layer_type_list()) {
+    if (std::find(names.begin(), names.end(), type.section) == names.end()) names.push_back(type.section);
+  }
+  return names;
+}
+
+std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& where) {
+  std::vector<Sublayer> out;
+  for (size_t i = 0; i < plan.layer_types.size(); ++i) {
+    const std::string& type = plan.layer_types[i];
+    const std::string prefix = fmt::format("layers.{}.", i);
+    bool ffn = true;
+    if (type != kFfnOnly) {
+      const LayerType found = find_layer_type(type, where);
+      Json options = plan.section(found.section);
+      if (options.contains("ffn")) {
+        if (!options["ffn"].is_boolean()) {
+          fail(ErrorKind::kInput, "{}: \"{}\": \"ffn\" is {}, expected true or false", where, found.section,
+               brief(options["ffn"]));
+        }
+        ffn = options["ffn"].get<bool>();
+        options.erase("ffn");
+      }
+      out.push_back({static_cast<int64_t>(i), prefix + type, found.block, std::move(options), plan.norm});
+    }
+    if (ffn) {
+      out.push_back({static_cast<int64_t>(i), prefix + "ffn", kFfnBlock, plan.section(kFfnSection), plan.norm});
+    }
+  }
+  return out;
+}
+
+void accept_transformers_keys(Fields& fields, const Json& config, ModelConfig& out) {
+  static constexpr const char* kWithoutEffect[] = {"_name_or_path",
+                                                   "architectures",
+                                                   "attention_dropout",
+                                                   "attn_implementation",
+                                                   "auto_map",
+                                                   "bos_token_id",
+                                                   "chunk_size_feed_forward",
+                                                   "dtype",
+                                                   "finetuning_task",
+                                                   "id2label",
+                                                   "initializer_range",
+                                                   "is_decoder",
+                                                   "is_encoder_decoder",
+                                                   "label2id",
+                                                   "max_position_embeddings",
+                                                   "model_type",
+                                                   "output_attentions",
+                                                   "output_hidden_states",
+                                                   "pad_token_id",
+                                                   "prefix",
+                                                   "problem_type",
+                                                   "pruned_heads",
+                                                   "quantization_config",
+                                                   "return_dict",
+                                                   "task_specific_params",
+                                                   "tokenizer_class",
+                                                   "torch_dtype",
+                                                   "torchscript",
+                                                   "transformers_version",
+                                                   "use_cache",
+                                                   "use_bfloat16"};
+  for (const char* key : kWithoutEffect) fields.ignore({key});
+  for (const auto& [key, value] : config.items()) {
+    if (!fields.knows(key))
+      out.warnings.push_back(fmt::format("{}: \"{}\" is not a key known here; ignored", fields.where(), key));
+  }
+}
+
+std::vector<int64_t> read_eos(Fields& fields) {
+  const Json* value = fields.raw("eos_token_id");
+  if (value == nullptr) return {};
+  if (value->is_array()) return fields.integers("eos_token_id", 0, INT32_MAX, 1024);
+  return {fields.integer("eos_token_id", 0, INT32_MAX)};
+}
+
+void read_rope(Fields& fields, double default_theta, Json& options) {
+  const Json parameters = fields.object("rope_parameters");
+  const Json scaling = fields.object("rope_scaling");
+  const double theta = fields.number("rope_theta", 1e-3, 1e12, default_theta);
+  const bool v5 = !parameters.empty();
+  Fields rope(v5 ? parameters : scaling, fields.where() + (v5 ? ": \"rope_parameters\"" : ": \"rope_scaling\""));
+  options["rope_theta"] = rope.number("rope_theta", 1e-3, 1e12, theta);
+  const std::string type = rope.string("rope_type", rope.string("type", "default"));
+  if (type != "default" && type != "llama3") {
+    fail(ErrorKind::kInput, "{}: rope_type is \"{}\", expected one of: default, llama3", rope.where(), type);
+  }
+  if (rope.number("partial_rotary_factor", 0, 1, 1.0) != 1.0) {
+    fail(ErrorKind::kInput, "{}: \"partial_rotary_factor\" is not supported, expected 1", rope.where());
+  }
+  options["rope_type"] = type;
+  if (type == "llama3") {
+    options["rope_factor"] = rope.number("factor", 1e-6, 1e6);
+    options["rope_low_freq_factor"] = rope.number("low_freq_factor", 1e-6, 1e6);
+    options["rope_high_freq_factor"] = rope.number("high_freq_factor", 1e-6, 1e6);
+    options["rope_original_max_position"] = rope.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
+  }
+  rope.finish();
+}
+
+LayerName split_layer(const std::string& name) {
+  std::string rest = name;
+  if (!strip_prefix(rest, "layers.")) return {-1, name};
+  const size_t dot = rest.find('.');
+  return {std::stoll(rest.substr(0, dot)), rest.substr(dot + 1)};
+}
+
+bool strip_prefix(std::string& rest, const std::string& prefix) {
+  if (rest.compare(0, prefix.size(), prefix) != 0) return false;
+  rest.erase(0, prefix.size());
+  return true;
+}
+
+}  // namespace carousel::model

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// A family is spelling: how one kind of published checkpoint writes its config and names its tensors. It knows nothing
+// of mathematics. A new family is one file here and one line in families.cc.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "carousel/model/config.h"
+
+namespace carousel::model {
+
+/// Where a parameter lives in a file.
+struct TensorSource {
+  std::string file_name;
+  /// The parameter is the next rows of a tensor that holds several, in the order the block asks for them.
+  bool part = false;
+};
+
+struct Family {
+  const char* model_type;
+  ModelConfig (*read)(const Json& config, const std::string& where, const ShapeOf& shape_of);
+  /// The places the parameter `name` may be found in, best first; the first one is where it is written.
+  std::vector<TensorSource> (*sources)(const ModelConfig& config, const std::string& name);
+  /// A tensor some published files hold that has no effect.
+  bool (*ignorable)(const ModelConfig& config, const std::string& tensor);
+};
+
+Family find_family(const std::string& model_type, const std::string& where);
+
+// Shared spelling.
+
+/// Keys every transformers config may carry that change nothing here; warns of the other unknown ones.
+void accept_transformers_keys(Fields& fields, const Json& config, ModelConfig& out);
+std::vector<int64_t> read_eos(Fields& fields);
+/// "rope_parameters", "rope_scaling" or "rope_theta" to the attention block's options.
+void read_rope(Fields& fields, double default_theta, Json& options);
+
+/// Layers named by type: each is its mixer sublayer and then an FFN sublayer.
+struct LayerPlan {
+  std::vector<std::string> layer_types;
+  std::function<Json(const std::string& section)> section;  // options of "mlstm_config" and the like
+  NormConfig norm;
+};
+/// Throws Error(kInput) that lists the known types.
+std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& where);
+/// The config sections that may appear: "mlstm_config", "conv_config", ...
+std::vector<std::string> section_names();
+
+/// "layers.3.mlstm.q.weight" -> {3, "mlstm.q.weight"}; layer is -1 for names outside the layers.
+struct LayerName {
+  int64_t layer = -1;
+  std::string rest;
+};
+LayerName split_layer(const std::string& name);
+/// True, and `rest` cut to what follows, when it begins with `prefix`.
+bool strip_prefix(std::string& rest, const std::string& prefix);
+
+}  // namespace carousel::model

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// xLSTM-7B's kind (arXiv:2503.13427): transformers' "xlstm" config, its tensor names and those of the xlstm package,
+// with separate ("single") or concatenated ("fused") projections.
+#include <fmt/format.h>
+
+#include "carousel/core/error.h"
+#include "carousel/model/families/family.h"
+
+namespace carousel::model {
+namespace {
+
+void check_twin(const std::string& where, const char* a, int64_t value_a, const char* b, int64_t value_b) {
+  if (value_a != value_b) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} and \"{}\" is {}, expected the same number", where, a, value_a, b,
+         value_b);
+  }
+}
+
+// null is a value here: no cap. An absent key is the default.
+double read_cap(Fields& fields, const char* key, double fallback) {
+  const Json* value = fields.present(key);
+  return value != nullptr && value->is_null() ? 0.0 : fields.number(key, 0, 1e9, fallback);
+}
+
+void refuse_other_kernels(Fields& fields) {
+  for (const char* key : {"chunkwise_kernel", "sequence_kernel", "step_kernel"}) {
+    const std::string kernel = fields.string(key, "native");
+    if (kernel.find("siging") != std::string::npos) {
+      fail(ErrorKind::kInput,
+           "{}: \"{}\" is \"{}\": the sigmoid input gate (mLSTMsig) is not supported, expected an "
+           "exponential-gate kernel",
+           fields.where(), key, kernel);
+    }
+  }
+}
+
+// Fields that steer the reference's implementation and leave its result, up to rounding, alone.
+void read_runtime_fields(Fields& fields, ModelConfig& out) {
+  refuse_other_kernels(fields);
+  fields.choice("mode", {"inference", "train", "train_with_padding"}, "inference");
+  fields.integer("chunk_size", 1, kMaxDim, 64);
+  fields.integer("max_inference_chunksize", 1, INT64_MAX, 16384);
+  fields.boolean("return_last_states", true);
+  fields.boolean("norm_reduction_force_float32", true);
+  for (const char* key : {"autocast_kernel_dtype", "inference_state_dtype"}) {
+    const std::string dtype = fields.choice(key, {"float32", "bfloat16", "float16"}, "float32");
+    if (dtype != "float32" && std::string(key) == "inference_state_dtype") {
+      out.warnings.push_back(
+          fmt::format("{}: \"{}\" is \"{}\"; states are kept in float32", fields.where(), key, dtype));
+    }
+  }
+}
+
+ModelConfig read(const Json& config, const std::string& where, const ShapeOf& shape_of) {
+  Fields fields(config, where);
+  ModelConfig out;
+  out.vocab_size = fields.integer("vocab_size", 1, kMaxDim, 50304);
+  out.hidden_size = fields.integer("hidden_size", 1, kMaxDim, fields.integer("embedding_dim", 1, kMaxDim, 4096));
+  check_twin(where, "embedding_dim", fields.integer("embedding_dim", 1, kMaxDim, out.hidden_size), "hidden_size",
+             out.hidden_size);
+  out.num_layers = fields.integer("num_hidden_layers", 0, kMaxLayers, fields.integer("num_blocks", 0, kMaxLayers, 32));
+  check_twin(where, "num_blocks", fields.integer("num_blocks", 0, kMaxLayers, out.num_layers), "num_hidden_layers",
+             out.num_layers);
+  const bool bias = fields.boolean("use_bias", false);
+  const double eps = fields.number("norm_eps", 0, 1, 1e-6);
+  out.tie_word_embeddings = fields.boolean("tie_word_embeddings", false);
+  out.logit_soft_cap = read_cap(fields, "output_logit_soft_cap", 30.0);
+  out.eos_token_ids = read_eos(fields);
+  fields.choice("weight_mode", {"single", "fused"}, "single");
+  read_runtime_fields(fields, out);
+
+  // The package leaves the norm out when told to; transformers ignores the field and always has the tensor.
+  out.final_norm = {ops::Norm::Kind::kRms, eps, false};
+  const auto in_file = [&](const char* name) { return shape_of && shape_of(name).has_value(); };
+  const bool has_norm = in_file("backbone.out_norm.weight") || in_file("out_norm.weight");
+  if (!fields.boolean("add_out_norm", true) && !has_norm) out.final_norm.kind = ops::Norm::Kind::kNone;
+  out.final_norm.bias = in_file("backbone.out_norm.bias") || in_file("out_norm.bias");
+
+  Json mlstm{{"num_heads", fields.integer("num_heads", 1, kMaxDim, 8)},
+             {"qk_dim_factor", fields.number("qk_dim_factor", 0, 64, 0.5)},
+             {"v_dim_factor", fields.number("v_dim_factor", 0, 64, 1.0)},
+             {"use_bias", bias},
+             {"gate_soft_cap", read_cap(fields, "gate_soft_cap", 15.0)},
+             {"eps", fields.number("eps", 0, 1, 1e-6)},
+             {"norm_eps", eps}};
+  Json ffn{{"proj_factor", fields.number("ffn_proj_factor", 0, 1024, 2.667)},
+           {"round_up_to_multiple_of", fields.integer("ffn_round_up_to_multiple_of", 1, 1 << 20, 64)},
+           {"use_bias", bias}};
+  LayerPlan plan;
+  plan.norm = {ops::Norm::Kind::kRms, eps, bias};
+  plan.layer_types = fields.strings("layer_types", kMaxLayers);
+  if (!fields.has("layer_types")) plan.layer_types.assign(static_cast<size_t>(out.num_layers), "mlstm");
+  check_twin(where, "layer_types (its length)", static_cast<int64_t>(plan.layer_types.size()), "num_hidden_layers",
+             out.num_layers);
+  Json sections = Json::object();
+  for (const std::string& name : section_names()) sections[name] = fields.object(name.c_str());
+  sections["mlstm_config"].update(mlstm);
+  sections["ffn_config"].update(ffn);
+  plan.section = [&](const std::string& name) { return sections[name]; };
+  out.sublayers = expand_layers(plan, where);
+  accept_transformers_keys(fields, config, out);
+  return out;
+}
+
+// The part of a name after the layer, in the files' spelling; fused: the tensor that holds it among others.
+struct Spelling {
+  const char* name;
+  const char* single;
+  const char* fused;  // nullptr: the same in both modes
+};
+constexpr Spelling kSpellings[] = {
+    {"mlstm.norm.", "norm_mlstm.", nullptr},
+    {"mlstm.q.", "mlstm_layer.q.", "mlstm_layer.qkv_opreact."},
+    {"mlstm.k.", "mlstm_layer.k.", "mlstm_layer.qkv_opreact."},
+    {"mlstm.v.", "mlstm_layer.v.", "mlstm_layer.qkv_opreact."},
+    {"mlstm.ogate.", "mlstm_layer.ogate_preact.", "mlstm_layer.qkv_opreact."},
+    {"mlstm.igate.", "mlstm_layer.igate_preact.", "mlstm_layer.ifgate_preact."},
+    {"mlstm.fgate.", "mlstm_layer.fgate_preact.", "mlstm_layer.ifgate_preact."},
+    {"mlstm.head_norm.", "mlstm_layer.multihead_norm.", nullptr},
+    {"mlstm.out.", "mlstm_layer.out_proj.", nullptr},
+    {"ffn.norm.", "norm_ffn.", nullptr},
+    {"ffn.gate.", "ffn.proj_up_gate.", "ffn.proj_up_gate_z."},
+    {"ffn.up.", "ffn.proj_up.", "ffn.proj_up_gate_z."},
+    {"ffn.down.", "ffn.proj_down.", nullptr},
+};
+
+std::vector<TensorSource> sources(const ModelConfig& config, const std::string& name) {
+  if (name == "embeddings.weight") return {{"backbone.embeddings.weight"}, {"embedding.weight"}};
+  if (name == "lm_head.weight") return {{name}};
+  const LayerName place = split_layer(name);
+  if (place.layer < 0) return {{"backbone." + name}, {name}};
+  const std::string block = fmt::format("backbone.blocks.{}.", place.layer);
+  for (const Spelling& spelling : kSpellings) {
+    std::string rest = place.rest;
+    if (!strip_prefix(rest, spelling.name)) continue;
+    std::vector<TensorSource> found{{block + spelling.single + rest}};
+    if (spelling.fused != nullptr) found.push_back({block + spelling.fused + rest, true});
+    if (found.size() == 2 && config.source.value("weight_mode", "single") == "fused") std::swap(found[0], found[1]);
+    return found;
+  }
+  return {{block + place.rest}};
+}
+
+bool ignorable(const ModelConfig& config, const std::string& tensor) {
+  return config.tie_word_embeddings && tensor == "lm_head.weight";
+}
+
+}  // namespace
+
+Family xlstm_family() { return {"xlstm", read, sources, ignorable}; }
+
+}  // namespace carousel::model

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/lm.h"
+
+#include "carousel/ops/embedding.h"
+#include "carousel/ops/gate.h"
+#include "carousel/ops/linear.h"
+
+namespace carousel::model {
+
+Lm::Lm(const ModelConfig& config, ParamSource& source, const std::string& where)
+    : vocab_size_(config.vocab_size),
+      tied_(config.tie_word_embeddings),
+      logit_soft_cap_(static_cast<float>(config.logit_soft_cap)),
+      embeddings_(Params(source, "")
+                      .table("embeddings", config.vocab_size, config.hidden_size,
+                             tied_ ? Weight::Layout::kPanels : Weight::Layout::kRows, Init::small(config.hidden_size))),
+      stack_(config, Params(source, ""), where) {
+  if (tied_) return;
+  head_ =
+      Params(source, "").projection("lm_head", config.vocab_size, config.hidden_size, Init::small(config.hidden_size));
+}
+
+Tensor Lm::forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const StateBatch* states) const {
+  return stack_.forward(ctx, ops::embedding(ctx, tokens, embeddings_), seqs, states);
+}
+
+Tensor Lm::logits(Ctx& ctx, const Tensor& hidden) const {
+  Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
+  if (logit_soft_cap_ > 0) ops::soft_cap(ctx, logits, logit_soft_cap_);
+  return logits;
+}
+
+}  // namespace carousel::model

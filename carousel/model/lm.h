@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// A language model: token table, stack, head. Immutable; memory is an argument, so one model serves many threads.
+#pragma once
+
+#include "carousel/model/stack.h"
+#include "carousel/ops/weight.h"
+
+namespace carousel::model {
+
+class Lm {
+ public:
+  /// Throws Error(kInput) from the config's options or the parameter source. `where` names the config in messages.
+  Lm(const ModelConfig& config, ParamSource& source, const std::string& where);
+
+  /// tokens [N] i32 of all sequences end to end -> hidden [N, D], final norm applied. Throws kInput for an id outside
+  /// the vocabulary, before any state is touched.
+  Tensor forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const StateBatch* states) const;
+  /// hidden [rows, D] -> logits [rows, V] f32, soft-capped where the model is.
+  Tensor logits(Ctx& ctx, const Tensor& hidden) const;
+
+  const StateLayout& state_layout() const { return stack_.state_layout(); }
+  int64_t vocab_size() const { return vocab_size_; }
+
+ private:
+  int64_t vocab_size_;
+  bool tied_;
+  float logit_soft_cap_;
+  Weight embeddings_;  // [V, D]; tied: packed, as it is the head too
+  Stack stack_;
+  Weight head_;  // [V, D]; empty when tied
+};
+
+}  // namespace carousel::model

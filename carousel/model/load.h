@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Path -> Model and back: a Hugging Face folder, or one .safetensors with its config.json beside it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "carousel/model/config.h"
+#include "carousel/model/lm.h"
+#include "carousel/text/tokenizer.h"
+
+namespace carousel::model {
+
+struct Model {
+  ModelConfig config;
+  std::unique_ptr<Lm> lm;
+  std::optional<text::Tokenizer> tokenizer;  // absent: no tokenizer.json and a vocabulary that is not bytes
+  std::string missing_tokenizer;             // then: what to tell who needs one
+  std::vector<int32_t> end_tokens;           // generation stops after any of these
+  std::string fingerprint;                   // of config and weights; saved states carry it
+  std::vector<std::string> warnings;
+
+  /// The tokenizer. Throws Error(kInput) saying what is missing.
+  const text::Tokenizer& text() const;
+};
+
+/// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it.
+Model load(const std::string& path, const Stream& stream);
+
+/// What a config describes, nothing allocated.
+struct ModelSize {
+  struct Part {
+    std::string name;  // "embeddings", "mlstm", "swiglu", ..., "norms", "lm_head"
+    int64_t parameters = 0;
+  };
+  std::vector<Part> parts;
+  int64_t parameters = 0;
+  StateLayout state_layout;
+};
+ModelSize measure(const ModelConfig& config, const std::string& where);
+
+/// The folder, config and weights a path means. Weights are absent for a config alone.
+struct ModelPath {
+  std::string folder;
+  std::string config;   // config.json
+  std::string weights;  // what Checkpoint::open takes; empty: none there
+};
+ModelPath resolve(const std::string& path);
+
+/// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
+/// `dtype`. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be written.
+void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out);
+
+}  // namespace carousel::model

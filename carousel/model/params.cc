@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/params.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "carousel/core/error.h"
+#include "carousel/core/rng.h"
+
+namespace carousel::model {
+namespace {
+
+// Bytes checked and packed before their pages are given back: small beside any model worth mapping, large beside a
+// task.
+constexpr int64_t kSliceBytes = int64_t{8} << 20;
+constexpr size_t kSampleBytes = 4096;
+constexpr size_t kSamples = 16;
+
+Shape without_ones(const Shape& shape) {
+  Shape out;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] != 1) out.push_back(shape[i]);
+  }
+  return out;
+}
+
+bool packable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
+
+// Index of the first value whose exponent bits are all ones (infinity or NaN), or -1.
+template <class Word>
+int64_t first_not_finite(const std::byte* bytes, int64_t count, Word exponent) {
+  constexpr int64_t kBlock = 512;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(count, begin + kBlock);
+    bool found = false;
+    for (int64_t i = begin; i < end; ++i) {
+      Word word;
+      std::memcpy(&word, bytes + static_cast<size_t>(i) * sizeof(Word), sizeof word);
+      found |= static_cast<Word>(word & exponent) == exponent;
+    }
+    if (!found) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      Word word;
+      std::memcpy(&word, bytes + static_cast<size_t>(i) * sizeof(Word), sizeof word);
+      if (static_cast<Word>(word & exponent) == exponent) return i;
+    }
+  }
+  return -1;
+}
+
+int64_t first_not_finite(const std::byte* bytes, int64_t count, DType dtype) {
+  if (dtype == DType::kF32) return first_not_finite<uint32_t>(bytes, count, 0x7F800000u);
+  if (dtype == DType::kF16) return first_not_finite<uint16_t>(bytes, count, uint16_t{0x7C00});
+  return first_not_finite<uint16_t>(bytes, count, uint16_t{0x7F80});
+}
+
+}  // namespace
+
+Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
+  records_.push_back({name, Shape{rows, cols}, init});
+  return Weight(rows, cols, dtype_, layout, Device::kMeta);
+}
+
+Tensor ParamList::tensor(const std::string& name, const Shape& shape, const Init& init) {
+  records_.push_back({name, shape, init});
+  return Tensor(shape, DType::kF32, Device::kMeta);
+}
+
+void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
+  Rng rng(seed, XXH3_64bits(record.name.data(), record.name.size()));
+  const int64_t count = record.shape.count();
+  const Init& init = record.init;
+  for (int64_t i = 0; i < count; ++i) {
+    double value = init.a;
+    if (init.kind == Init::Kind::kNormal) value = init.a * rng.normal();
+    if (init.kind == Init::Kind::kUniform) value = init.a * (2 * rng.uniform() - 1);
+    if (init.kind == Init::Kind::kLinspace && count > 1) {
+      value = init.a + (init.b - init.a) * static_cast<double>(i) / static_cast<double>(count - 1);
+    }
+    out[i] = static_cast<float>(value);
+  }
+}
+
+Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
+                           const Init& init) {
+  const Tensor values = tensor(name, Shape{rows, cols}, init);
+  Tensor narrowed(values.shape(), dtype_);
+  narrow(values.f32(), dtype_, narrowed.raw(), static_cast<size_t>(values.count()));
+  Weight weight(rows, cols, dtype_, layout);
+  weight.write_rows(stream_, 0, rows, narrowed.raw());
+  return weight;
+}
+
+Tensor DrawnParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
+  Tensor values(shape, DType::kF32);
+  draw_param({name, shape, init}, seed_, values.f32());
+  return values;
+}
+
+CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
+                                   const ModelConfig& config, std::string where)
+    : stream_(stream),
+      checkpoint_(checkpoint),
+      family_(family),
+      config_(config),
+      where_(std::move(where)),
+      hash_(XXH3_createState()) {
+  XXH3_64bits_reset(hash_);
+  const std::string dims = fmt::format("{} {} {}", config.hidden_size, config.num_layers, config.logit_soft_cap);
+  XXH3_64bits_update(hash_, dims.data(), dims.size());
+  for (const Sublayer& sublayer : config.sublayers) {
+    const std::string text = sublayer.name + sublayer.block + sublayer.options.dump();
+    XXH3_64bits_update(hash_, text.data(), text.size());
+  }
+}
+
+CheckpointParams::~CheckpointParams() { XXH3_freeState(hash_); }
+
+void CheckpointParams::missing(const std::string& name, const std::vector<TensorSource>& sources) const {
+  std::string names;
+  for (const TensorSource& source : sources)
+    names += fmt::format("{}\"{}\"", names.empty() ? "" : " or ", source.file_name);
+  fail(ErrorKind::kInput, "{}: tensor {} is missing (parameter {})", where_, names, name);
+}
+
+CheckpointParams::Part CheckpointParams::take(const std::string& name, const Shape& shape) {
+  const std::vector<TensorSource> sources = family_.sources(config_, name);
+  for (const TensorSource& source : sources) {
+    const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
+    if (entry == nullptr) continue;
+    const auto refuse = [&](const std::string& expected) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {}", where_, source.file_name, dtype_name(entry->dtype),
+           entry->shape.str(), expected);
+    };
+    if (!packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
+    int64_t& taken = rows_taken_[source.file_name];
+    if (!source.part) {
+      if (!(without_ones(entry->shape) == without_ones(shape))) refuse(shape.str());
+      taken = shape[0];
+      return {entry, entry->bytes};
+    }
+    const bool same_rows = entry->shape.rank() == shape.rank() && (shape.rank() == 1 || entry->shape[1] == shape[1]);
+    if (!same_rows || taken + shape[0] > entry->shape[0]) {
+      refuse(fmt::format("at least {} rows of {} (with {})", taken + shape[0], shape.str(), name));
+    }
+    const size_t row_bytes = entry->size_bytes / static_cast<size_t>(std::max<int64_t>(1, entry->shape[0]));
+    const Part part{entry, entry->bytes + static_cast<size_t>(taken) * row_bytes};
+    taken += shape[0];
+    return part;
+  }
+  missing(name, sources);
+}
+
+void CheckpointParams::check_finite(const std::string& file_name, const std::byte* bytes, DType dtype,
+                                    int64_t count) const {
+  constexpr int64_t kTask = 1 << 16;
+  std::atomic<int64_t> first{INT64_MAX};
+  const auto check = [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    const int64_t found =
+        first_not_finite(bytes + static_cast<size_t>(begin) * dtype_size(dtype), std::min(kTask, count - begin), dtype);
+    if (found < 0) return;
+    int64_t seen = first.load();
+    while (begin + found < seen && !first.compare_exchange_weak(seen, begin + found)) {
+    }
+  };
+  parallel_for(*stream_.pool, (count + kTask - 1) / kTask, check);
+  if (first.load() != INT64_MAX) {
+    fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite (NaN or infinity)", where_, file_name);
+  }
+}
+
+void CheckpointParams::sample(const std::string& name, const Part& part, const Shape& shape) {
+  const std::string header = fmt::format("{} {} {}", name, dtype_name(part.entry->dtype), shape.str());
+  XXH3_64bits_update(hash_, header.data(), header.size());
+  const size_t size_bytes = static_cast<size_t>(shape.count()) * dtype_size(part.entry->dtype);
+  if (size_bytes <= kSampleBytes * kSamples) {
+    XXH3_64bits_update(hash_, part.bytes, size_bytes);
+    return;
+  }
+  for (size_t i = 0; i < kSamples; ++i) {
+    const size_t offset = (size_bytes - kSampleBytes) / (kSamples - 1) * i;
+    XXH3_64bits_update(hash_, part.bytes + offset, kSampleBytes);
+  }
+}
+
+Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
+                                const Init&) {
+  const Part part = take(name, Shape{rows, cols});
+  const DType dtype = part.entry->dtype;
+  sample(name, part, Shape{rows, cols});
+  Weight weight(rows, cols, dtype, layout);
+  const auto row_bytes = static_cast<int64_t>(dtype_size(dtype)) * cols;
+  const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
+  const int64_t slice = panels * Weight::kPanelRows;
+  for (int64_t first = 0; first < rows; first += slice) {
+    const int64_t count = std::min(slice, rows - first);
+    const std::byte* bytes = part.bytes + static_cast<size_t>(first * row_bytes);
+    check_finite(part.entry->name, bytes, dtype, count * cols);
+    weight.write_rows(stream_, first, count, bytes);
+    if (part.entry->file) part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
+  }
+  return weight;
+}
+
+Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, const Init&) {
+  const Part part = take(name, shape);
+  sample(name, part, shape);
+  check_finite(part.entry->name, part.bytes, part.entry->dtype, shape.count());
+  Tensor values(shape, DType::kF32);
+  widen(part.bytes, part.entry->dtype, values.f32(), static_cast<size_t>(shape.count()));
+  return values;
+}
+
+void CheckpointParams::finish() const {
+  for (const formats::TensorEntry* entry : checkpoint_.entries()) {
+    const auto taken = rows_taken_.find(entry->name);
+    if (taken == rows_taken_.end()) {
+      if (family_.ignorable(config_, entry->name)) continue;
+      fail(ErrorKind::kInput, "{}: tensor \"{}\" {} belongs to no parameter of this config", where_, entry->name,
+           entry->shape.str());
+    }
+    if (entry->shape.rank() > 0 && taken->second != entry->shape[0] && without_ones(entry->shape).rank() > 0) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {} rows", where_, entry->name, entry->shape.str(),
+           taken->second);
+    }
+  }
+}
+
+uint64_t CheckpointParams::fingerprint() const { return XXH3_64bits_digest(hash_); }
+
+}  // namespace carousel::model

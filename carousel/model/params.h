@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where parameters come from: a checkpoint, a seed, or nowhere (shapes only).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "carousel/formats/checkpoint.h"
+#include "carousel/model/families/family.h"
+#include "carousel/ops/params.h"
+
+struct XXH3_state_s;
+
+namespace carousel::model {
+
+/// One parameter as a model's constructor asked for it.
+struct ParamRecord {
+  std::string name;  // canonical
+  Shape shape;
+  Init init;
+};
+
+/// Shapes only: building a model on it counts parameters, bytes and states with nothing allocated.
+class ParamList : public ParamSource {
+ public:
+  explicit ParamList(DType dtype = DType::kF32) : dtype_(dtype) {}
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+  const std::vector<ParamRecord>& records() const { return records_; }
+
+ private:
+  DType dtype_;
+  std::vector<ParamRecord> records_;
+};
+
+/// The values a fresh parameter starts from. They depend on seed and name alone.
+void draw_param(const ParamRecord& record, uint64_t seed, float* out);
+
+/// Fresh parameters, matrices held in `dtype`.
+class DrawnParams : public ParamSource {
+ public:
+  DrawnParams(const Stream& stream, uint64_t seed, DType dtype) : stream_(stream), seed_(seed), dtype_(dtype) {}
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+
+ private:
+  const Stream& stream_;
+  uint64_t seed_;
+  DType dtype_;
+};
+
+/// A published checkpoint, read through its family's spelling and packed in its own dtype. Mapped pages go back to the
+/// system as they are packed, so the peak is little more than the file.
+class CheckpointParams : public ParamSource {
+ public:
+  CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
+                   const ModelConfig& config, std::string where);
+  ~CheckpointParams() override;
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+
+  /// Throws Error(kInput) when the file holds a tensor, or rows of one, that no block asked for.
+  void finish() const;
+  /// Of names, shapes, dtypes and sampled bytes, in canonical order: tells models apart whatever their file layout.
+  uint64_t fingerprint() const;
+
+ private:
+  struct Part {
+    const formats::TensorEntry* entry;
+    const std::byte* bytes;  // first byte of the part
+  };
+  Part take(const std::string& name, const Shape& shape);
+  void check_finite(const std::string& file_name, const std::byte* bytes, DType dtype, int64_t count) const;
+  void sample(const std::string& name, const Part& part, const Shape& shape);
+  [[noreturn]] void missing(const std::string& name, const std::vector<TensorSource>& sources) const;
+
+  const Stream& stream_;
+  const formats::Checkpoint& checkpoint_;
+  Family family_;
+  const ModelConfig& config_;
+  std::string where_;
+  std::unordered_map<std::string, int64_t> rows_taken_;  // by file name
+  XXH3_state_s* hash_;
+};
+
+}  // namespace carousel::model

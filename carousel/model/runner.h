@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thread's way through a model: the arena, batch offsets and state table a forward needs, kept between calls so
+// that a steady decode loop allocates nothing. Holds no memory of any sequence: that is in the States it is given.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "carousel/model/lm.h"
+
+namespace carousel::model {
+
+/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit.
+constexpr int64_t kPrefillRows = 512;
+
+class Runner {
+ public:
+  /// Both must outlive the runner. Not for use by two threads at once.
+  Runner(const Lm& lm, const Stream& stream) : lm_(lm), stream_(stream) {}
+
+  /// The next lengths[s] tokens of every sequence s, laid end to end in `tokens`; every state moves on by its length.
+  /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed
+  /// then.
+  Tensor forward(std::span<const int32_t> tokens, std::span<State* const> states, std::span<const int64_t> lengths);
+  /// The same without memory: every sequence from the zero state, nothing kept.
+  Tensor forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
+
+  /// A prompt of any length into one state, slab by slab. `stop`, asked before every slab, ends it early. Returns the
+  /// hidden row [1, D] of the last token run; undefined when there was none.
+  Tensor prefill(std::span<const int32_t> tokens, State& state, const std::function<bool()>& stop = {});
+
+  /// hidden [rows, D] -> logits [rows, V] f32.
+  Tensor logits(const Tensor& hidden);
+
+  Arena& arena() { return arena_; }
+  const Stream& stream() const { return stream_; }
+  const Lm& lm() const { return lm_; }
+
+ private:
+  void lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
+
+  const Lm& lm_;
+  const Stream& stream_;
+  Arena arena_;
+  Seqs seqs_;
+  StateBatch states_;
+  Tensor tokens_;  // [N] i32
+};
+
+}  // namespace carousel::model

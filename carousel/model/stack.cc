@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/stack.h"
+
+#include <fmt/format.h>
+
+namespace carousel::model {
+namespace {
+
+ops::Norm make_norm(const NormConfig& config, Params p, int64_t hidden) {
+  ops::Norm norm;
+  norm.kind = config.kind;
+  norm.eps = static_cast<float>(config.eps);
+  if (config.kind == ops::Norm::Kind::kNone) return norm;
+  norm.weight = p.tensor("weight", Shape{hidden}, Init::constant(1));
+  if (config.bias) norm.bias = p.tensor("bias", Shape{hidden}, Init::constant(0));
+  return norm;
+}
+
+}  // namespace
+
+Stack::Stack(const ModelConfig& config, const Params& params, const std::string& where) {
+  for (const Sublayer& sublayer : config.sublayers) {
+    Fields options(sublayer.options, fmt::format("{}: {}", where, sublayer.name));
+    const blocks::Entry entry = blocks::find_block(sublayer.block, where);
+    const Params p = params.in(sublayer.name);
+    Residual residual;
+    residual.norm = make_norm(sublayer.norm, p.in("norm"), config.hidden_size);
+    residual.block = entry.make({config.hidden_size, config.num_layers, options}, p);
+    options.finish();
+    const std::vector<StateSpec> specs = residual.block->state();
+    residual.has_state = !specs.empty();
+    residual.first_state = layout_.add(std::to_string(sublayer.layer), specs);
+    residuals_.push_back(std::move(residual));
+  }
+  out_norm_ = make_norm(config.final_norm, params.in("out_norm"), config.hidden_size);
+}
+
+Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const {
+  Tensor y;  // branch output not yet added to x
+  for (const Residual& residual : residuals_) {
+    const ops::AddNorm in = ops::add_norm(ctx, x, y, residual.norm);  // x + y and its norm, one kernel
+    x = in.sum;
+    const bool keeps = states != nullptr && residual.has_state;
+    y = residual.block->forward(ctx, in.normed, seqs, keeps ? states->layer(residual.first_state) : LayerStates());
+  }
+  return ops::add_norm(ctx, x, y, out_norm_).normed;
+}
+
+}  // namespace carousel::model

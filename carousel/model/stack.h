@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The body of every model: residual sublayers, one after the other.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "carousel/blocks/block.h"
+#include "carousel/model/config.h"
+
+namespace carousel::model {
+
+class Stack {
+ public:
+  /// Throws Error(kInput) naming a sublayer's unknown block or option.
+  Stack(const ModelConfig& config, const Params& params, const std::string& where);
+
+  /// x [N, D] -> [N, D], final norm included. states: bound for this batch, or null (start from zero, keep nothing).
+  Tensor forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const;
+  const StateLayout& state_layout() const { return layout_; }
+
+ private:
+  struct Residual {
+    ops::Norm norm;
+    std::unique_ptr<blocks::Block> block;
+    size_t first_state = 0;  // entry of the layout
+    bool has_state = false;
+  };
+  std::vector<Residual> residuals_;
+  ops::Norm out_norm_;
+  StateLayout layout_;
+};
+
+}  // namespace carousel::model

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <unordered_map>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr size_t kEntryAlignment = 64;
 
-int64_t pages_for(int64_t rows) { return (rows + kPageRows - 1) / kPageRows; }
+int64_t pages_for(int64_t rows) { return rows / kPageRows + (rows % kPageRows != 0); }
 
 size_t spec_bytes(const StateSpec& spec) { return static_cast<size_t>(spec.shape.count()) * dtype_size(spec.dtype); }
 
@@ -93,8 +94,11 @@ NamedTensors State::tensors(const StateLayout& layout) const {
 State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& layout) {
   if (pos < 0) fail(ErrorKind::kState, "state: position is {}, expected 0 or more", pos);
   std::unordered_map<std::string, const Tensor*> by_name;
-  for (const NamedTensor& named : tensors) by_name[named.name] = &named.tensor;
-  if (by_name.size() != tensors.size()) fail(ErrorKind::kState, "state: a tensor name appears twice");
+  for (const NamedTensor& named : tensors) {
+    if (!by_name.emplace(named.name, &named.tensor).second) {
+      fail(ErrorKind::kState, "state: tensor \"{}\" appears twice", named.name);
+    }
+  }
   for (const StateLayout::Entry& entry : layout.entries()) {
     const auto it = by_name.find(entry.name);
     if (it == by_name.end()) fail(ErrorKind::kState, "state: tensor \"{}\" is missing", entry.name);
@@ -108,8 +112,11 @@ State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& l
       fail(ErrorKind::kState, "state: \"{}\" holds a value that is not finite", entry.name);
     }
   }
-  if (tensors.size() != layout.entries().size()) {
-    fail(ErrorKind::kState, "state: got {} tensors, expected {}", tensors.size(), layout.entries().size());
+  for (const NamedTensor& named : tensors) {
+    const auto same_name = [&](const StateLayout::Entry& entry) { return entry.name == named.name; };
+    if (std::none_of(layout.entries().begin(), layout.entries().end(), same_name)) {
+      fail(ErrorKind::kState, "state: tensor \"{}\" belongs to no block of this model", named.name);
+    }
   }
 
   State state;

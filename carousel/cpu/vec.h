@@ -39,7 +39,7 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-inline Vec set1(float x) { return Vec{} + x; }
+inline Vec set1(float x) { return x - Vec{}; }  // minus zero changes no bit, so it costs nothing; plus zero would
 
 /// a * b + c, rounded once where the hardware can (AVX2 and up), twice in the portable build.
 inline Vec fma(Vec a, Vec b, Vec c) {

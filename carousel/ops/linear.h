@@ -17,4 +17,25 @@ namespace carousel::ops {
 /// added last: a row's result does not depend on the other rows, bit for bit. Throws kShape. N may be 0.
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
 
+/// One weight of the call.
+struct LinearPart {
+  const void* panels;  // Weight::storage, kPanels
+  const float* bias;   // [rows], or null
+  int64_t rows;        // M_i
+  int64_t first_col;   // of y
+  DType dtype;         // f32, f16 or bf16
+};
+
+struct LinearFwd {
+  const float* x;           // [N, K]
+  float* packed;            // [N * K] scratch for x in tile order; unused if N is 1
+  const LinearPart* parts;  // [part_count]
+  int64_t part_count;
+  int64_t N, K;
+  float* y;  // [N, y_stride]
+  int64_t y_stride;
+};
+
 }  // namespace carousel::ops
+
+KERNEL(linear_fwd, carousel::ops::LinearFwd);

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Objects compiled for AVX2 and AVX-512 may define no weak symbol outside their own namespace: the linker keeps one
+// copy of each, and an AVX-512 copy of a shared inline function would crash an older machine.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace carousel {
+namespace {
+
+/// Lines that `command` prints; empty if it fails.
+std::vector<std::string> lines_of(const std::string& command) {
+  std::vector<std::string> lines;
+  FILE* const pipe = ::popen(command.c_str(), "r");
+  if (pipe == nullptr) return lines;
+  std::string line;
+  for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) {
+    if (c == '\n') {
+      lines.push_back(line);
+      line.clear();
+    } else {
+      line += static_cast<char>(c);
+    }
+  }
+  return ::pclose(pipe) == 0 ? lines : std::vector<std::string>();
+}
+
+void expect_own_symbols(const std::string& isa) {
+  const std::filesystem::path folder =
+      std::filesystem::path(CAROUSEL_BINARY_DIR) / "CMakeFiles" / ("carousel_" + isa + ".dir");
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no objects for " << isa;
+  int objects = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.path().extension() != ".o") continue;
+    const std::vector<std::string> lines = lines_of("nm -C '" + entry.path().string() + "' 2>/dev/null");
+    if (lines.empty()) GTEST_SKIP() << "nm cannot read " << entry.path();
+    ++objects;
+    for (const std::string& line : lines) {
+      // "<16 digits or blanks> <type> <name>"; W, V and u are the types the linker merges.
+      if (line.size() < 20 || (line[17] != 'W' && line[17] != 'V' && line[17] != 'u') || line[0] == ' ') continue;
+      EXPECT_NE(line.find("carousel::cpu::" + isa + "::"), std::string::npos)
+          << entry.path().filename() << " shares " << line.substr(19);
+    }
+  }
+  EXPECT_GT(objects, 0);
+}
+
+bool plain_optimised_build() {
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+TEST(IsaSymbols, Avx2ObjectsShareNothing) {
+  if (!plain_optimised_build()) GTEST_SKIP() << "inline functions stay out of line in this build";
+  expect_own_symbols("avx2");
+}
+
+TEST(IsaSymbols, Avx512ObjectsShareNothing) {
+  if (!plain_optimised_build()) GTEST_SKIP() << "inline functions stay out of line in this build";
+  expect_own_symbols("avx512");
+}
+
+}  // namespace
+}  // namespace carousel

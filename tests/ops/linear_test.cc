@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops::linear against a product in f64 with its rounding bound, and its promise: a row's bits depend on nothing but
+// the row, whatever the batch, the threads or the other weights of the call.
+#include "carousel/ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "carousel/core/rng.h"
+#include "carousel/cpu/isa.h"
+
+namespace carousel {
+namespace {
+
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+std::vector<float> normals(int64_t count, uint64_t seed) {
+  Rng rng(seed);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = static_cast<float>(rng.normal());
+  return values;
+}
+
+Tensor tensor_of(const std::vector<float>& values, Shape shape) {
+  Tensor tensor(shape, DType::kF32);
+  std::memcpy(tensor.raw(), values.data(), values.size() * sizeof(float));
+  return tensor;
+}
+
+/// A weight and its exact values, row-major.
+struct Case {
+  Weight weight;              // [M, K]
+  std::vector<float> values;  // [M, K], after rounding to the weight's dtype
+};
+
+Case make_case(const Stream& stream, int64_t M, int64_t K, DType dtype, bool bias, uint64_t seed) {
+  Case c;
+  const std::vector<float> exact = normals(M * K, seed);
+  std::vector<std::byte> stored(exact.size() * dtype_size(dtype));
+  narrow(exact.data(), dtype, stored.data(), exact.size());
+  c.values.resize(exact.size());
+  widen(stored.data(), dtype, c.values.data(), exact.size());
+  c.weight = Weight(M, K, dtype, Weight::Layout::kPanels);
+  c.weight.write_rows(stream, 0, M, stored.data());
+  if (bias) c.weight.bias = tensor_of(normals(M, seed + 1), {M});
+  return c;
+}
+
+/// Every element of columns first_col.. of y against f64. A chain of K fused multiply-adds and one addition errs by at
+/// most (K + 1) half-ulps of the sum of magnitudes; the portable build rounds products too, hence 2 K + 1.
+void expect_product(const Tensor& y, int64_t first_col, const Tensor& x, const Case& c) {
+  const int64_t N = x.dim(0), K = x.dim(1), M = c.weight.rows();
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t m = 0; m < M; ++m) {
+      double sum = 0, magnitude = 0;
+      for (int64_t k = 0; k < K; ++k) {
+        const double term = double{x.f32()[n * K + k]} * double{c.values[static_cast<size_t>(m * K + k)]};
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      if (c.weight.bias.defined()) {
+        sum += double{c.weight.bias.f32()[m]};
+        magnitude += std::abs(double{c.weight.bias.f32()[m]});
+      }
+      const double bound = (2.0 * static_cast<double>(K) + 1) * 0x1p-24 * magnitude;
+      ASSERT_NEAR(double{y.f32()[n * y.dim(1) + first_col + m]}, sum, bound) << "n " << n << " m " << m;
+    }
+  }
+}
+
+bool same_bits(const float* a, const float* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
+}
+
+TEST(Linear, AgreesWithF64) {
+  ThreadPool pool(3);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    for (const DType dtype : kDTypes) {
+      for (const int64_t K : {1, 2, 3, 17, 255, 256, 515}) {
+        for (const int64_t M : {1, 5, 32, 33, 100}) {
+          const Case c = make_case(stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
+          for (const int64_t N : {1, 2, 3, 7, 13, 64, 100}) {
+            SCOPED_TRACE(::testing::Message()
+                         << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
+            const Tensor x = tensor_of(normals(N * K, 7), {N, K});
+            const Tensor y = ops::linear(ctx, x, {&c.weight});
+            ASSERT_EQ(y.shape(), (Shape{N, M}));
+            ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, x, c));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, WeightsOfOneCallStandSideBySide) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    const int64_t K = 67;
+    const Case a = make_case(stream, 40, K, DType::kBF16, true, 1);
+    const Case b = make_case(stream, 3, K, DType::kF32, false, 2);
+    const Case c = make_case(stream, 65, K, DType::kF16, true, 3);
+    for (const int64_t N : {1, 2, 30, 200}) {
+      const Tensor x = tensor_of(normals(N * K, 4), {N, K});
+      const Tensor y = ops::linear(ctx, x, {&a.weight, &b.weight, &c.weight});
+      ASSERT_EQ(y.shape(), (Shape{N, 108}));
+      ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, x, a));
+      ASSERT_NO_FATAL_FAILURE(expect_product(y, 40, x, b));
+      ASSERT_NO_FATAL_FAILURE(expect_product(y, 43, x, c));
+    }
+  }
+}
+
+// 1100 rows cross the slabs of x, 600 columns those of k.
+TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
+  ThreadPool pool(4);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    for (const DType dtype : kDTypes) {
+      for (const int64_t K : {3, 255, 600}) {
+        const int64_t M = 100;
+        const Case c = make_case(stream, M, K, dtype, true, 11);
+        const Tensor x = tensor_of(normals(1100 * K, 12), {1100, K});
+        const Tensor all = ops::linear(ctx, x, {&c.weight});
+        for (const int64_t n : {0, 1, 5, 511, 512, 1099}) {
+          const Tensor alone = ops::linear(ctx, x.rows(n, n + 1), {&c.weight});
+          EXPECT_TRUE(same_bits(alone.f32(), all.f32() + n * M, M)) << cpu::isa_name(isa) << " K " << K << " n " << n;
+        }
+        for (const int64_t N : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 64, 65, 100, 513}) {
+          const Tensor some = ops::linear(ctx, x.rows(17, 17 + N), {&c.weight});
+          EXPECT_TRUE(same_bits(some.f32(), all.f32() + 17 * M, N * M))
+              << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " N " << N;
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, ThreadsChangeNoBit) {
+  ThreadPool one(1), two(2), four(4);
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const int64_t N : {1, 7, 100}) {
+      const int64_t K = 300, M = 517;
+      Arena arena;
+      const Stream stream{Device::kCpu, isa, &one};
+      Ctx ctx{stream, arena};
+      const Case c = make_case(stream, M, K, DType::kBF16, true, 21);
+      const Tensor x = tensor_of(normals(N * K, 22), {N, K});
+      const Tensor y = ops::linear(ctx, x, {&c.weight});
+      for (ThreadPool* pool : {&two, &four}) {
+        const Stream other{Device::kCpu, isa, pool};
+        Ctx other_ctx{other, arena};
+        const Tensor z = ops::linear(other_ctx, x, {&c.weight});
+        EXPECT_TRUE(same_bits(y.f32(), z.f32(), N * M));
+      }
+    }
+  }
+}
+
+TEST(Linear, NeighboursCannotReachARow) {
+  ThreadPool pool(2);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    const int64_t N = 13, K = 33, M = 35;  // odd K: the padding column of bf16; odd M: the padding rows of a panel
+    const Case c = make_case(stream, M, K, DType::kBF16, false, 31);
+    std::vector<float> values = normals(N * K, 32);
+    for (int64_t k = 0; k < K; ++k) values[static_cast<size_t>(4 * K + k)] = nan;
+    const Tensor y = ops::linear(ctx, tensor_of(values, {N, K}), {&c.weight});
+    for (int64_t i = 0; i < N * M; ++i) EXPECT_EQ(std::isnan(y.f32()[i]), i / M == 4);
+  }
+}
+
+TEST(Linear, SpecialWeightsWidenExactly) {
+  ThreadPool pool(1);
+  const float inf = std::numeric_limits<float>::infinity();
+  const float values[] = {0x1p-24f, -0x1p-24f, 0x1.8p-15f, 65504.0f, inf, -inf, -0.0f, 1.0f};
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    uint16_t halves[8];
+    narrow(values, DType::kF16, halves, 8);
+    Weight weight(8, 1, DType::kF16, Weight::Layout::kPanels);
+    weight.write_rows(stream, 0, 8, halves);
+    const Tensor y = ops::linear(ctx, tensor_of({1.0f}, {1, 1}), {&weight});
+    for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(y.f32()[i], values[i]) << cpu::isa_name(isa) << " " << i;
+  }
+}
+
+TEST(Linear, SteadyStateAllocatesNothing) {
+  ThreadPool pool(2);
+  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  Arena arena;
+  Ctx ctx{stream, arena};
+  const Case c = make_case(stream, 64, 64, DType::kF32, false, 41);
+  const Tensor x = tensor_of(normals(8 * 64, 42), {8, 64});
+  ops::linear(ctx, x, {&c.weight});
+  const size_t size_bytes = arena.size_bytes();
+  for (int i = 0; i < 10; ++i) ops::linear(ctx, x, {&c.weight});
+  EXPECT_EQ(arena.size_bytes(), size_bytes);
+}
+
+TEST(Linear, RefusesWrongShapes) {
+  ThreadPool pool(1);
+  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  Arena arena;
+  Ctx ctx{stream, arena};
+  const Weight weight(8, 16, DType::kF32, Weight::Layout::kPanels);
+  const Weight rows(8, 16, DType::kF32, Weight::Layout::kRows);
+  const Weight empty;
+  const Tensor x({2, 16}, DType::kF32);
+  EXPECT_THROW(ops::linear(ctx, Tensor({2, 15}, DType::kF32), {&weight}), Error);
+  EXPECT_THROW(ops::linear(ctx, Tensor({32}, DType::kF32), {&weight}), Error);
+  EXPECT_THROW(ops::linear(ctx, Tensor({2, 16}, DType::kI32), {&weight}), Error);
+  EXPECT_THROW(ops::linear(ctx, x, {&rows}), Error);
+  EXPECT_THROW(ops::linear(ctx, x, {&empty}), Error);
+  EXPECT_THROW(ops::linear(ctx, x, {}), Error);
+  EXPECT_EQ(ops::linear(ctx, Tensor({0, 16}, DType::kF32), {&weight}).shape(), (Shape{0, 8}));
+}
+
+}  // namespace
+}  // namespace carousel

@@ -13,7 +13,7 @@ struct AttentionDims {
   int64_t head_dim = 0;   // d
   Tensor q_norm, k_norm;  // [d] f32 RMSNorm weights applied per head before the rotation, or both empty
   float norm_eps = 1e-5f;
-  Tensor inv_freq;  // [d/2] f32 rotary frequencies (half-split pairing j, j + d/2)
+  Tensor inv_freq;  // [d/2] f32 rotary frequencies (half-split pairing j, j + d/2), or empty: no rotation
 };
 
 /// softmax(q k^T / sqrt(d)) v, causal, in f32; one pass over the pages with a running maximum.
@@ -24,4 +24,36 @@ struct AttentionDims {
 /// Without states every sequence must start at position 0. N may be 0.
 Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states);
 
+/// Query rows one task takes through the pages together.
+constexpr int64_t kAttentionRows = 48;
+
+struct AttentionSequence {
+  int64_t first_row, rows;
+  int64_t pos;              // of the first row
+  float* const* k_pages;    // [pages] of [G, d, kPageRows]
+  float* const* v_pages;    // [pages] of [G, kPageRows, d]
+  int64_t first_page_item;  // pages written by the sequences before this one
+  int64_t first_block;      // blocks of kAttentionRows query rows (of one key head) of the sequences before this one
+};
+struct AttentionArgs {
+  const float* qkv;       // [N, (H + 2G) d]
+  float* out;             // [N, H*d]
+  const float* q_norm;    // [d] or null
+  const float* k_norm;    // [d] or null
+  const float* inv_freq;  // [d/2] or null
+  float* cos_sin;         // [N, d] to be filled: cosines, then sines, of each row's angles
+  float norm_eps;
+  int64_t heads, kv_heads, head_dim;
+  const AttentionSequence* sequences;  // [B]
+  int64_t batch, page_items, blocks;   // totals over the batch
+  float* scratch;                      // [threads, scratch_floats], 64-byte aligned
+  int64_t scratch_floats;              // multiple of 16
+};
+/// Floats of scratch memory one thread needs: queries, outputs and scores of its rows.
+constexpr int64_t attention_scratch_floats(int64_t head_dim) {
+  return kAttentionRows * (2 * ((head_dim + 15) / 16 * 16) + kPageRows);
+}
+
 }  // namespace carousel::ops
+
+KERNEL(attention, ops::AttentionArgs);

@@ -30,4 +30,29 @@ constexpr int64_t kMlstmChunk = 64;
 Tensor mlstm(Ctx& ctx, View q, View k, View v, View i_pre, View f_pre, const MlstmDims& dims, const Seqs& seqs,
              LayerStates states);
 
+struct MlstmSequence {
+  int64_t first_row, rows;
+  int64_t pos;    // of the first row
+  float* c;       // [H, Dk, Dv]
+  float* n;       // [H, Dk]
+  float* m;       // [H]
+  float* n_next;  // [H, Dk] and
+  float* m_next;  // [H]: where several tasks share a head, its new n and m wait here until all have read the old ones
+};
+struct MlstmArgs {
+  View q, k, v, i_pre, f_pre;
+  float* out;  // [N, H*Dv]
+  MlstmDims dims;
+  const MlstmSequence* sequences;  // [B]
+  int64_t batch;
+  float* scratch;          // [threads, scratch_floats], 64-byte aligned
+  int64_t scratch_floats;  // multiple of 16
+};
+/// Floats of scratch memory one thread needs.
+constexpr int64_t mlstm_scratch_floats(int64_t dk, int64_t dv) {
+  return (kMlstmChunk * (2 * (dk + 16) + (dv + 64) + kMlstmChunk) + dk + 64 + 15) / 16 * 16;
+}
+
 }  // namespace carousel::ops
+
+KERNEL(mlstm, ops::MlstmArgs);

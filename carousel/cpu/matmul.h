@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Register tiles for products of in-cache f32 matrices: out[i][j] += sum_k a[i][k] b[k][j], lanes along j.
+// An output element is one chain of multiply-adds over k in order, whichever tile it falls in.
+#pragma once
+
+#include "carousel/cpu/vec.h"
+
+#define CAROUSEL_INLINE __attribute__((always_inline)) inline
+
+namespace carousel::cpu::CAROUSEL_ISA {
+
+// Accumulators fill the registers (32 with AVX-512, else 16) but for one row of b and a broadcast.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 8;
+constexpr int kTileVecs = 3;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int kTileVecs = 2;
+#else
+constexpr int kTileRows = 4;
+constexpr int kTileVecs = 2;
+#endif
+
+/// R rows of V vectors. With kPartial (V = 1 only) just the first `lanes` lanes exist in memory.
+template <int R, int V>
+struct Tile {
+  Vec acc[R][V];
+};
+
+template <bool kPartial>
+CAROUSEL_INLINE Vec load_lanes(const float* p, int64_t lanes) {
+  return kPartial ? load_partial(p, lanes) : load(p);
+}
+template <bool kPartial>
+CAROUSEL_INLINE void store_lanes(float* p, Vec v, int64_t lanes) {
+  if (kPartial) {
+    store_partial(p, v, lanes);
+  } else {
+    store(p, v);
+  }
+}
+
+/// tile += a b over `count` terms: a(i, k) = a[i * a_row + k * a_k], b(k, j) = b[k * b_row + j].
+template <bool kPartial, int R, int V>
+CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_row, int64_t a_k, const float* b,
+                                  int64_t b_row, int64_t count, int64_t lanes) {
+  for (int64_t k = 0; k < count; ++k) {
+    Vec b_k[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) b_k[v] = load_lanes<kPartial>(b + k * b_row + v * kLanes, lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec a_rk = set1(a[r * a_row + k * a_k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) tile.acc[r][v] = fma(a_rk, b_k[v], tile.acc[r][v]);
+    }
+  }
+}
+
+/// Calls body<R>(i) over tiles of rows of [0, rows).
+template <class Body>
+CAROUSEL_INLINE void for_row_tiles(int64_t rows, Body&& body) {
+  int64_t i = 0;
+  for (; i + kTileRows <= rows; i += kTileRows) body.template operator()<kTileRows>(i);
+  for (; i + 4 <= rows; i += 4) body.template operator()<4>(i);
+  for (; i + 2 <= rows; i += 2) body.template operator()<2>(i);
+  if (i < rows) body.template operator()<1>(i);
+}
+
+/// Calls body<V, kPartial>(j, lanes) over tiles of columns of [0, columns), at most kMax vectors wide.
+template <int kMax, class Body>
+CAROUSEL_INLINE void for_column_tiles(int64_t columns, Body&& body) {
+  int64_t j = 0;
+  for (; j + kMax * kLanes <= columns; j += kMax * kLanes) body.template operator()<kMax, false>(j, kLanes);
+  for (; j + kLanes <= columns; j += kLanes) body.template operator()<1, false>(j, kLanes);
+  if (j < columns) body.template operator()<1, true>(j, columns - j);
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

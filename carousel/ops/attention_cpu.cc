@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on CPUs: new keys and values are written to their pages, then blocks of query rows pass over the pages with
+// a running maximum (arXiv:1805.02867). Every row meets the same pages with the same operations in the same order,
+// alone or in a block: decoding and prefill give the same bits.
+#include "carousel/ops/attention.h"
+
+#include "carousel/cpu/divide.h"
+#include "carousel/cpu/matmul.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kPage = kPageRows;
+constexpr int64_t kRows = ops::kAttentionRows;
+
+inline float square_sum(const float* x, int64_t count) {
+  Vec acc = {};
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) acc = fma(load(x + j), load(x + j), acc);
+  if (j < count) {
+    const Vec v = load_partial(x + j, count - j);
+    acc = fma(v, v, acc);
+  }
+  return sum(acc);
+}
+
+/// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
+void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, int64_t row, float scale, float* out,
+             int64_t stride) {
+  const int64_t d = args.head_dim, half = d / 2;
+  float r = 1.0f;
+  if (norm != nullptr) r = 1.0f / std::sqrt(square_sum(x, d) / static_cast<float>(d) + args.norm_eps);
+  const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
+  if (args.cos_sin == nullptr) {
+    for (int64_t j = 0; j < d; ++j) out[j * stride] = normed(j) * scale;
+    return;
+  }
+  const float* cosine = args.cos_sin + row * d;  // [d/2]
+  const float* sine = cosine + half;             // [d/2]
+  for (int64_t j = 0; j < half; ++j) {
+    const float a = normed(j), b = normed(j + half);
+    out[j * stride] = (a * cosine[j] - b * sine[j]) * scale;
+    out[(j + half) * stride] = (b * cosine[j] + a * sine[j]) * scale;
+  }
+}
+
+/// Keys and values of one row into its pages, and its rotary angles into the table.
+void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq, int64_t t) {
+  const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
+  for (int64_t j = 0; j < d / 2 && args.cos_sin != nullptr; ++j) {
+    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
+    const double angle = static_cast<float>(pos) * args.inv_freq[j];
+    args.cos_sin[row * d + j] = static_cast<float>(std::cos(angle));
+    args.cos_sin[row * d + d / 2 + j] = static_cast<float>(std::sin(angle));
+  }
+  const float* k = args.qkv + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
+  const float* v = k + args.kv_heads * d;                                                   // [G, d]
+  float* k_page = seq.k_pages[pos / kPage] + pos % kPage;      // [G, d] at this row, kPage apart
+  float* v_page = seq.v_pages[pos / kPage] + pos % kPage * d;  // [G, kPage, d] at this row
+  for (int64_t g = 0; g < args.kv_heads; ++g) {
+    prepare(args, k + g * d, args.k_norm, row, 1.0f, k_page + g * d * kPage, kPage);
+    std::memcpy(v_page + g * kPage * d, v + g * d, sizeof(float) * static_cast<size_t>(d));
+  }
+}
+
+/// Item `item` of the batch is the part of one page that one sequence writes: no two items share a cache line.
+void write_page(const ops::AttentionArgs& args, int64_t item) {
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_page_item > item || args.sequences[s].rows == 0) --s;
+  const ops::AttentionSequence& seq = args.sequences[s];
+  const int64_t page = seq.pos / kPage + item - seq.first_page_item;
+  const int64_t begin = page * kPage > seq.pos ? page * kPage - seq.pos : 0;
+  const int64_t end = (page + 1) * kPage - seq.pos;
+  for (int64_t t = begin; t < (end < seq.rows ? end : seq.rows); ++t) write_row(args, seq, t);
+}
+
+/// A block of query rows of one key head: row r is query head r % rep of time first_time + r / rep.
+struct Block {
+  const ops::AttentionArgs* args;
+  const ops::AttentionSequence* seq;
+  int64_t g, rep;
+  int64_t first_row, rows;  // among the T * rep query rows of (sequence, g)
+  int64_t stride;           // of q and o
+  float* q;                 // [kRows, stride] prepared and scaled by d^-1/2
+  float* o;                 // [kRows, stride] unnormalised outputs
+  float* p;                 // [kRows, kPage] scores, then their exponentials
+  float max[kRows], total[kRows], rescale[kRows];
+  int64_t visible[kRows];  // keys of the current page that row r may see
+
+  int64_t time(int64_t r) const { return (first_row + r) / rep; }
+  int64_t row(int64_t r) const { return seq->first_row + time(r); }
+  int64_t head(int64_t r) const { return g * rep + (first_row + r) % rep; }
+};
+
+void start_block(Block* block) {
+  const ops::AttentionArgs& args = *block->args;
+  const int64_t d = args.head_dim;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  for (int64_t r = 0; r < block->rows; ++r) {
+    const float* q = args.qkv + block->row(r) * (args.heads + 2 * args.kv_heads) * d + block->head(r) * d;  // [d]
+    prepare(args, q, args.q_norm, block->row(r), scale, block->q + r * block->stride, 1);
+    std::memset(block->o + r * block->stride, 0, sizeof(float) * static_cast<size_t>(d));
+    block->max[r] = -INFINITY;
+    block->total[r] = 0.0f;
+  }
+}
+
+/// p = q k^T for the columns of the page that some row sees.
+void page_scores(const Block& block, const float* k_page) {
+  const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
+  for_column_tiles<2>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    if (j >= columns) return;
+    for_row_tiles(block.rows, [&]<int R>(int64_t r) {
+      Tile<R, V> tile = {};
+      multiply_add<kPartial>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes);
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) store(block.p + (r + i) * kPage + j + v * kLanes, tile.acc[i][v]);
+      }
+    });
+  });
+}
+
+/// One row's exponentials of this page under its new maximum.
+void page_softmax(Block* block, int64_t r) {
+  float* p = block->p + r * kPage;  // [kPage]
+  const int64_t visible = block->visible[r];
+  block->rescale[r] = 1.0f;
+  if (visible == 0) return;
+  const Vec lowest = set1(-INFINITY);
+  Vec best = lowest;
+  for (int64_t j = 0; j < visible; j += kLanes) {
+    best = max(best, j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY));
+  }
+  const float page_max = max_lane(best);
+  const float new_max = page_max > block->max[r] ? page_max : block->max[r];
+  Vec total = {};
+  for (int64_t j = 0; j < visible; j += kLanes) {
+    const Vec s = j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY);
+    const Vec e = exp(s - set1(new_max));  // 0 in lanes that are not visible
+    store(p + j, e);
+    total = total + e;
+  }
+  block->rescale[r] = std::exp(block->max[r] - new_max);
+  block->total[r] = fma1(block->total[r], block->rescale[r], sum(total));
+  block->max[r] = new_max;
+}
+
+/// o = rescale * o + p v over the keys each row sees. Rows of a tile share the keys its first row sees; the rest of
+/// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile.
+void page_values(const Block& block, const float* v_page) {
+  const int64_t d = block.args->head_dim;
+  for_column_tiles<kTileVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    for_row_tiles(block.rows, [&]<int R>(int64_t r) {
+      const int64_t common = block.visible[r];
+      float* o = block.o + r * block.stride + j;
+      Tile<R, V> tile;
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) {
+          tile.acc[i][v] = set1(block.rescale[r + i]) * load_lanes<kPartial>(o + i * block.stride + v * kLanes, lanes);
+        }
+      }
+      multiply_add<kPartial>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes);
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o + i * block.stride + v * kLanes, tile.acc[i][v], lanes);
+      }
+      for (int64_t i = 1; i < R; ++i) {
+        const int64_t rest = block.visible[r + i] - common;
+        if (rest == 0) continue;
+        float* o_i = o + i * block.stride;
+        Tile<1, V> one;
+        for (int v = 0; v < V; ++v) one.acc[0][v] = load_lanes<kPartial>(o_i + v * kLanes, lanes);
+        multiply_add<kPartial>(one, block.p + (r + i) * kPage + common, 0, 1, v_page + common * d + j, d, rest, lanes);
+        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o_i + v * kLanes, one.acc[0][v], lanes);
+      }
+    });
+  });
+}
+
+void finish_block(const Block& block) {
+  const int64_t d = block.args->head_dim;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    float* out = block.args->out + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
+    const float* o = block.o + r * block.stride;                                              // [d]
+    for (int64_t j = 0; j < d; ++j) out[j] = o[j] / block.total[r];
+  }
+}
+
+void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+  // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
+  const int64_t index = args.blocks - 1 - item / args.kv_heads;
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_block > index || args.sequences[s].rows == 0) --s;
+  Block block;
+  block.args = &args;
+  block.seq = &args.sequences[s];
+  block.g = item % args.kv_heads;
+  block.rep = args.heads / args.kv_heads;
+  block.first_row = (index - block.seq->first_block) * kRows;
+  const int64_t rest = block.seq->rows * block.rep - block.first_row;
+  block.rows = rest < kRows ? rest : kRows;
+  block.stride = (args.head_dim + 15) / 16 * 16;
+  block.q = args.scratch + worker * args.scratch_floats;
+  block.o = block.q + kRows * block.stride;
+  block.p = block.o + kRows * block.stride;
+  start_block(&block);
+  const int64_t last_key = block.seq->pos + block.time(block.rows - 1);
+  for (int64_t page = 0; page <= last_key / kPage; ++page) {
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const int64_t visible = block.seq->pos + block.time(r) + 1 - page * kPage;
+      block.visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
+    }
+    page_scores(block, block.seq->k_pages[page] + block.g * args.head_dim * kPage);
+    for (int64_t r = 0; r < block.rows; ++r) page_softmax(&block, r);
+    page_values(block, block.seq->v_pages[page] + block.g * kPage * args.head_dim);
+  }
+  finish_block(block);
+}
+
+}  // namespace
+
+void attention(const Stream& stream, const ops::AttentionArgs& args) {
+  const int64_t d = args.head_dim;
+  int64_t rows = 0, keys = 0;
+  for (int64_t s = 0; s < args.batch; ++s) {
+    rows += args.sequences[s].rows;
+    keys += args.sequences[s].rows * (args.sequences[s].pos + args.sequences[s].rows);
+  }
+  const int64_t write_work = rows * d * (args.kv_heads * 8 + 50) / args.page_items;  // 50: a cosine and a sine
+  parallel_ranges(stream, args.page_items, write_work, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) write_page(args, item);
+  });
+  parallel_workers(stream, args.blocks * args.kv_heads, keys * args.heads * d * 4,
+                   [&](int64_t worker, int64_t item) { attend(args, worker, item); });
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

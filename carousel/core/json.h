@@ -28,6 +28,9 @@ Json read_json_file(const std::string& path, const JsonLimits& limits = {});
 /// Reads a whole regular file. Throws Error(kIo) naming the path; Error(kInput) beyond max_bytes.
 std::string read_text_file(const std::string& path, size_t max_bytes);
 
+/// Writes `text` under `path`, whole or not at all (a temporary file, then a rename). Throws Error(kIo).
+void write_text_file(const std::string& path, std::string_view text);
+
 /// Checked reading of one JSON object. Every getter marks its key as known; a key that is absent or null gives the
 /// default (or, without one, an error). finish() refuses keys nobody asked for and lists the known ones.
 class Fields {

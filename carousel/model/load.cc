@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/load.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "carousel/core/error.h"
+#include "carousel/formats/checkpoint.h"
+#include "carousel/model/families/family.h"
+#include "carousel/model/params.h"
+
+namespace carousel::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+// Texts of special tokens that end a text in the published vocabularies.
+constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"};
+
+Json read_config(const std::string& path) { return read_json_file(path, {kMaxConfigBytes, 64}); }
+
+std::vector<int64_t> generation_eos(const std::string& folder) {
+  const std::string path = folder + "/generation_config.json";
+  if (!fs::exists(path)) return {};
+  Fields fields(read_config(path), path);
+  return read_eos(fields);
+}
+
+// The end ids of config.json and generation_config.json, if the tokenizer agrees that they are special: xLSTM-7B's
+// config names an ordinary word. Tokens that end texts by their spelling are added, as chat models stop at several.
+std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder) {
+  std::vector<int64_t> ids = model.config.eos_token_ids;
+  const std::vector<int64_t> more = generation_eos(folder);
+  ids.insert(ids.end(), more.begin(), more.end());
+  std::vector<int32_t> ends;
+  const auto add = [&](int64_t id) {
+    const auto token = static_cast<int32_t>(id);
+    if (id >= model.config.vocab_size || std::find(ends.begin(), ends.end(), token) != ends.end()) return;
+    ends.push_back(token);
+  };
+  for (const int64_t id : ids) {
+    if (!model.tokenizer || model.tokenizer->is_special(static_cast<int32_t>(id))) {
+      add(id);
+    } else {
+      model.warnings.push_back(
+          fmt::format("{}: eos_token_id {} is an ordinary token of the tokenizer; not taken as the end", folder, id));
+    }
+  }
+  if (!model.tokenizer) return ends;
+  for (const char* text : kEndTexts) {
+    const std::optional<int32_t> id = model.tokenizer->id_of(text);
+    if (id && model.tokenizer->is_special(*id)) add(*id);
+  }
+  return ends;
+}
+
+void load_tokenizer(Model& model, const std::string& folder) {
+  const std::string path = folder + "/tokenizer.json";
+  if (fs::exists(path)) {
+    model.tokenizer = text::Tokenizer::from_file(path);
+    if (model.tokenizer->vocab_size() > model.config.vocab_size) {
+      model.warnings.push_back(fmt::format("{}: the tokenizer has {} ids, the model {}; ids beyond are refused", path,
+                                           model.tokenizer->vocab_size(), model.config.vocab_size));
+    }
+    return;
+  }
+  if (model.config.vocab_size == 256) {
+    model.tokenizer = text::Tokenizer::bytes();
+    return;
+  }
+  model.missing_tokenizer =
+      fmt::format("{}: no tokenizer.json, and the vocabulary is {}, expected 256 to work on bytes", folder,
+                  model.config.vocab_size);
+}
+
+ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
+  ShapeOf shape_of;
+  if (checkpoint != nullptr) {
+    shape_of = [checkpoint](const std::string& name) -> std::optional<Shape> {
+      const formats::TensorEntry* entry = checkpoint->find(name);
+      return entry == nullptr ? std::nullopt : std::optional<Shape>(entry->shape);
+    };
+  }
+  return parse_config(read_config(place.config), place.config, shape_of);
+}
+
+// The parameters one tensor of the file holds, in order: several where projections are stored fused.
+struct FileTensor {
+  formats::TensorSpec spec;
+  std::vector<ParamRecord> records;
+};
+
+std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vector<ParamRecord>& records, DType dtype) {
+  const Family family = find_family(config.model_type, "init");
+  std::vector<FileTensor> out;
+  for (const ParamRecord& record : records) {
+    const std::string name = family.sources(config, record.name).front().file_name;
+    const auto same = std::find_if(out.begin(), out.end(), [&](const FileTensor& t) { return t.spec.name == name; });
+    if (same == out.end()) {
+      out.push_back({{name, dtype, record.shape}, {record}});
+      continue;
+    }
+    std::vector<int64_t> dims;
+    for (int i = 0; i < record.shape.rank(); ++i) dims.push_back(same->spec.shape[i]);
+    dims[0] += record.shape[0];
+    same->spec.shape = Shape(dims);
+    same->records.push_back(record);
+  }
+  return out;
+}
+
+const char* torch_name(DType dtype) {
+  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+}
+
+}  // namespace
+
+const text::Tokenizer& Model::text() const {
+  if (!tokenizer) fail(ErrorKind::kInput, "{}", missing_tokenizer);
+  return *tokenizer;
+}
+
+ModelPath resolve(const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) fail(ErrorKind::kIo, "{}: no such file or folder", path);
+  ModelPath place;
+  const fs::path given(path);
+  if (fs::is_directory(given, ignored)) {
+    place.folder = path;
+    for (const auto& item : fs::directory_iterator(given, ignored)) {
+      const std::string name = item.path().filename().string();
+      const bool weights = name.ends_with(".safetensors") || name == "model.safetensors.index.json";
+      if (weights) place.weights = path;
+    }
+  } else {
+    place.folder = given.has_parent_path() ? given.parent_path().string() : ".";
+    if (given.extension() == ".safetensors") {
+      place.weights = path;
+    } else if (given.extension() == ".json") {
+      place.config = path;
+      return place;
+    } else {
+      fail(ErrorKind::kInput, "{}: expected a model folder, a .safetensors file or a config.json", path);
+    }
+  }
+  place.config = place.folder + "/config.json";
+  if (!fs::exists(place.config, ignored)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
+  return place;
+}
+
+Model load(const std::string& path, const Stream& stream) {
+  const ModelPath place = resolve(path);
+  if (place.weights.empty()) {
+    fail(ErrorKind::kInput, "{}: no weights (model.safetensors or model.safetensors.index.json)", place.folder);
+  }
+  const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
+  Model model;
+  model.config = read_model_config(place, &checkpoint);
+  model.warnings = model.config.warnings;
+  CheckpointParams params(stream, checkpoint, find_family(model.config.model_type, place.config), model.config,
+                          place.weights);
+  model.lm = std::make_unique<Lm>(model.config, params, place.config);
+  params.finish();
+  model.fingerprint = fmt::format("{:016x}", params.fingerprint());
+  load_tokenizer(model, place.folder);
+  model.end_tokens = find_end_tokens(model, place.folder);
+  return model;
+}
+
+ModelSize measure(const ModelConfig& config, const std::string& where) {
+  ParamList list;
+  const Lm lm(config, list, where);
+  ModelSize size;
+  for (const ParamRecord& record : list.records()) {
+    const LayerName place = split_layer(record.name);
+    std::string part = place.rest.substr(0, place.rest.find('.'));
+    if (part == "out_norm" || place.rest.find(".norm.") != std::string::npos) part = "norms";
+    auto found = std::find_if(size.parts.begin(), size.parts.end(),
+                              [&](const ModelSize::Part& candidate) { return candidate.name == part; });
+    if (found == size.parts.end()) found = size.parts.insert(size.parts.end(), {part, 0});
+    found->parameters += record.shape.count();
+    size.parameters += record.shape.count();
+  }
+  size.state_layout = lm.state_layout();
+  return size;
+}
+
+void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out) {
+  const ModelPath place = resolve(config_path);
+  const ModelConfig config = read_model_config(place, nullptr);
+  ParamList list;
+  const Lm shapes(config, list, place.config);
+
+  std::error_code error;
+  if (fs::exists(out) && (!fs::is_directory(out) || !fs::is_empty(out))) {
+    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", out);
+  }
+  if (fs::create_directories(out, error); error) fail(ErrorKind::kIo, "{}: cannot create: {}", out, error.message());
+  std::vector<formats::TensorSpec> specs;
+  const std::vector<FileTensor> tensors = file_tensors(config, list.records(), dtype);
+  for (const FileTensor& tensor : tensors) specs.push_back(tensor.spec);
+  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
+  for (const FileTensor& tensor : tensors) {
+    Tensor values(tensor.spec.shape, DType::kF32);
+    int64_t offset = 0;
+    for (const ParamRecord& record : tensor.records) {
+      draw_param(record, seed, values.f32() + offset);
+      offset += record.shape.count();
+    }
+    Tensor narrowed(tensor.spec.shape, dtype);
+    narrow(values.f32(), dtype, narrowed.raw(), static_cast<size_t>(values.count()));
+    writer.write(tensor.spec.name, narrowed);
+  }
+  writer.finish();
+
+  Json source = config.source;
+  source["torch_dtype"] = torch_name(dtype);
+  write_text_file(out + "/config.json", source.dump(2) + "\n");
+  const std::string tokenizer = place.folder + "/tokenizer.json";
+  if (fs::exists(tokenizer)) fs::copy_file(tokenizer, out + "/tokenizer.json", error);
+  if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", tokenizer, out, error.message());
+}
+
+}  // namespace carousel::model

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options with a range, refused in one voice: `--window: got "hot", expected an integer from 1 to 1048576`. The help
+// shows the default, which is the variable's value when the option is declared.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace carousel::cli {
+
+/// The variable must outlive the parse. A bad value throws Error(kUsage) while parsing.
+CLI::Option* add_integer(CLI::App& app, const std::string& names, int64_t& value, int64_t min, int64_t max,
+                         const std::string& help);
+CLI::Option* add_choice(CLI::App& app, const std::string& names, std::string& value,
+                        const std::vector<std::string>& choices, const std::string& help);
+/// Comma-separated integers.
+CLI::Option* add_integers(CLI::App& app, const std::string& names, std::vector<int64_t>& values, int64_t min,
+                          int64_t max, const std::string& help);
+
+/// Throws Error(kUsage) unless `text` is an integer in [min, max]. `option` begins the message.
+int64_t parse_integer(const std::string& option, const std::string& text, int64_t min, int64_t max);
+
+}  // namespace carousel::cli

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loops bounds.cc times, one copy per instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "carousel/cpu/kernel.h"
+
+namespace carousel::cpu {
+
+struct BoundsMemory {
+  float* x;        // [count]
+  int64_t count;   // a multiple of 256 * tasks
+  int64_t tasks;   // contiguous pieces the threads claim
+  float* results;  // [tasks], so that nothing is optimised away
+};
+
+struct BoundsCompute {
+  int64_t iterations;
+  int64_t tasks;
+  float* results;    // [tasks]
+  int64_t* n_flops;  // of one task; 0: this set has no such instruction
+};
+
+}  // namespace carousel::cpu
+
+KERNEL(bounds_read, carousel::cpu::BoundsMemory);
+KERNEL(bounds_scale, carousel::cpu::BoundsMemory);
+KERNEL(bounds_f32, carousel::cpu::BoundsCompute);
+KERNEL(bounds_bf16, carousel::cpu::BoundsCompute);

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The measured bounds are rates, so a test can only ask that they are there and of a possible size.
+#include "carousel/cpu/bounds.h"
+
+#include <gtest/gtest.h>
+
+#include "carousel/cpu/isa.h"
+
+namespace carousel {
+namespace {
+
+TEST(Bounds, AreMeasuredOnEverySet) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    const cpu::Bounds bounds = cpu::measure_bounds(stream, 1, size_t{8} << 20);
+    EXPECT_GT(bounds.read_gb_per_s, 0.01);
+    EXPECT_LT(bounds.read_gb_per_s, 1e5);
+    EXPECT_GT(bounds.scale_gb_per_s, 0.01);
+    EXPECT_LT(bounds.scale_gb_per_s, 1e5);
+    EXPECT_GT(bounds.f32_gflop_per_s, 0.01);
+    EXPECT_LT(bounds.f32_gflop_per_s, 1e5);
+    EXPECT_EQ(bounds.bf16_gflop_per_s > 0, isa == Isa::kAvx512);
+  }
+}
+
+}  // namespace
+}  // namespace carousel

@@ -101,6 +101,10 @@ Json parse_json(std::string_view text, const std::string& where, const JsonLimit
   if (text.size() > limits.max_bytes) {
     fail(ErrorKind::kInput, "{}: JSON of {} bytes, expected at most {}", where, text.size(), limits.max_bytes);
   }
+  // nlohmann-json takes a zero byte for the end of the text, and would pass over whatever follows it.
+  if (const size_t zero = text.find('\0'); zero != text.npos) {
+    fail(ErrorKind::kInput, "{}: not valid JSON at byte {}: a zero byte", where, zero + 1);
+  }
   BoundedBuilder builder(where, limits.max_depth);
   Json::sax_parse(text.begin(), text.end(), &builder);
   return std::move(builder.root);

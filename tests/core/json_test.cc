@@ -49,6 +49,10 @@ TEST(Json, SyntaxErrorsNameTheByte) {
   }
 }
 
+TEST(Json, AZeroByteIsNotTheEnd) {
+  EXPECT_EQ(refusal(std::string("{}\0garbage", 10)), "x.json: not valid JSON at byte 3: a zero byte");
+}
+
 TEST(Json, MessagesStayShortAndOnOneLine) {
   for (const std::string& text : {"\"" + std::string(5000, 'a'), std::string("[\n\n\x01"), std::string(100, '\xff')}) {
     EXPECT_LT(refusal(text).size(), 300u);

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# The short way to everything; each target is a few commands one may also type. `make` lists them.
+SHELL := /bin/bash
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+SOURCES = $(shell git ls-files --cached --others --exclude-standard 'carousel/*.h' 'carousel/*.cc' 'tests/*.h' 'tests/*.cc')
+
+.DEFAULT_GOAL := help
+.PHONY: help deps dev-deps build demo test bench check check-format check-sanitize check-threads fuzz format clean
+
+help:  ## list the targets
+	@echo "carousel: recurrent and hybrid sequence models on the CPU"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18 | sed 's/^/  make /'
+
+deps:  ## install the packages the build needs (Debian, Ubuntu); does nothing when they are there
+	@tools/install_deps.sh
+
+dev-deps:  ## also clang, clang-format and the sanitizer runtimes, for `make check`
+	@tools/install_deps.sh --dev
+
+build: deps  ## build the release: build/release/carousel
+	@test -f build/release/build.ninja || cmake --preset release
+	@cmake --build --preset release -j $(JOBS) --target carousel_cli
+
+demo: build  ## build, then stream a story from the bundled 8.5M-parameter xLSTM
+	@echo "== carousel generate models/stories-xlstm -p \"Once upon a time\" -n 200 --seed 1"
+	@build/release/carousel generate models/stories-xlstm -p "Once upon a time" -n 200 --seed 1
+
+test: deps  ## build everything and run all tests
+	@test -f build/release/build.ninja || cmake --preset release
+	@cmake --build --preset release -j $(JOBS)
+	@ctest --preset release -j $(JOBS) --progress
+
+bench: build  ## measure the machine's bounds, then the bundled model
+	@build/release/carousel bench --bounds
+	@build/release/carousel bench models/stories-xlstm -p 512 -n 64
+
+check: check-format check-sanitize check-threads fuzz  ## formatting, sanitizers and a minute of every fuzz target
+
+check-format:  ## fail on a source that clang-format would change
+	@clang-format --dry-run --Werror $(SOURCES)
+
+check-sanitize: dev-deps  ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	@test -f build/sanitize/build.ninja || cmake --preset sanitize
+	@cmake --build --preset sanitize -j $(JOBS)
+	@ctest --preset sanitize -j $(JOBS) --progress
+
+check-threads: deps  ## the thread pool's tests under ThreadSanitizer
+	@test -f build/tsan/build.ninja || cmake --preset tsan
+	@cmake --build --preset tsan -j $(JOBS) --target carousel_thread_tests
+	@ctest --preset tsan
+
+fuzz: dev-deps  ## run every fuzz target for FUZZ_SECONDS (60)
+	@tools/fuzz.sh $(FUZZ_SECONDS)
+
+format: dev-deps  ## clang-format all sources in place
+	@clang-format -i $(SOURCES)
+
+clean:  ## remove everything built
+	rm -rf build

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what the build needs, on Debian 12 or Ubuntu 24.04, and nothing when it is there already.
+#   tools/install_deps.sh         compiler, build tools and libraries
+#   tools/install_deps.sh --dev   also clang, clang-format and the sanitizer runtimes
+set -euo pipefail
+
+packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
+          libutf8proc-dev libxxhash-dev libgtest-dev)
+dev=no
+case "${1:-}" in
+  "") ;;
+  --dev) dev=yes; packages+=(clang clang-format) ;;
+  *) echo "install_deps.sh: got \"$1\", expected --dev or nothing" >&2; exit 2 ;;
+esac
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "install_deps.sh: no dpkg here; make sure that these are installed: ${packages[*]}" >&2
+  exit 0
+fi
+
+is_installed() {
+  [[ "$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null)" == "install ok installed" ]]
+}
+
+updated=no
+install_missing() {
+  local missing=() package
+  for package in "$@"; do
+    is_installed "$package" || missing+=("$package")
+  done
+  ((${#missing[@]})) || return 0
+  local as_root=()
+  if ((EUID != 0)); then
+    if ! command -v sudo >/dev/null; then
+      echo "install_deps.sh: missing ${missing[*]}; install them as root" >&2
+      exit 1
+    fi
+    as_root=(sudo)
+  fi
+  echo "== installing ${missing[*]}"
+  if [[ $updated == no ]]; then
+    "${as_root[@]}" apt-get update -q
+    updated=yes
+  fi
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+install_missing "${packages[@]}"
+if [[ $dev == yes ]]; then
+  # The runtimes come in a package named after clang's version: 14 on Debian 12, 18 on Ubuntu 24.04.
+  version="$(clang -dumpversion | cut -d. -f1)"
+  runtimes="$(clang -print-file-name=libclang_rt.fuzzer-x86_64.a)"
+  resources="$(clang -print-resource-dir)"
+  if [[ ! -e $runtimes && ! -e $resources/lib/linux/libclang_rt.fuzzer-x86_64.a ]]; then
+    install_missing "libclang-rt-$version-dev"
+  fi
+fi

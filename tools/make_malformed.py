@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the malformed files of tests/fixtures/malformed and the seeds of tests/fuzz/corpus.
+
+Each sub-folder belongs to one loader; expected.json gives, file by file, what its one error message must contain.
+Loaders of other engineers' files (config/, tokenizer/, state/) keep their own expected.json; this script leaves them.
+"""
+import json
+import pathlib
+import shutil
+import struct
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MALFORMED = ROOT / "tests" / "fixtures" / "malformed"
+CORPUS = ROOT / "tests" / "fuzz" / "corpus"
+
+
+def raw(header, body=b""):
+    """A file whose header is this text, whatever it is."""
+    text = header if isinstance(header, bytes) else header.encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def tensor(dtype="F32", shape=(2,), offsets=(0, 8), **more):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets), **more}
+
+
+def st(body=b"", **tensors):
+    return raw(json.dumps(tensors), body)
+
+
+def without(key):
+    return {k: v for k, v in tensor().items() if k != key}
+
+
+F32x2 = bytes(8)
+SAFETENSORS = {
+    # the header
+    "empty": (b"", "0 bytes, too short for a safetensors file, expected at least 8"),
+    "seven_bytes": (bytes(7), "7 bytes, too short for a safetensors file"),
+    "header_length_zero": (bytes(8), "header does not start with {"),
+    "header_length_huge": (struct.pack("<Q", 2**64 - 1) + b"{}", "header of 18446744073709551615 bytes, expected at most"),
+    "header_length_wraps": (struct.pack("<Q", 2**64 - 8) + b"{}", "header of 18446744073709551608 bytes, expected at most"),
+    "header_length_over_limit": (struct.pack("<Q", 100_000_001) + b"{}", "header of 100000001 bytes, expected at most 100000000"),
+    "header_beyond_file": (struct.pack("<Q", 3) + b"{}", "header of 3 bytes, but only 2 follow: the file is truncated"),
+    "header_not_an_object": (raw("[]"), "header does not start with {"),
+    "header_not_json": (raw("{\"a\": "), "not valid JSON at byte 7"),
+    "header_not_utf8": (raw(b"{\"\xff\": 1}"), "not valid JSON at byte 3"),
+    "header_trailing_text": (raw("{}{}"), "not valid JSON at byte 3"),
+    "header_nul_padding": (raw(b"{}\0\0"), "not valid JSON at byte 3"),
+    "header_nests_deep": (raw("{\"a\":" + "[" * 5000), "JSON nests deeper than 4 levels"),
+    "metadata_not_an_object": (raw('{"__metadata__": 3}'), "__metadata__ is 3, expected an object"),
+    "metadata_not_text": (raw('{"__metadata__": {"pos": 3}}'), '__metadata__ "pos" is 3, expected a string'),
+    "pickle": (b"\x80\x02}q\x00X\x01\x00\x00\x00a", "bytes, expected at most 100000000: not a safetensors file"),
+    # one tensor
+    "tensor_not_an_object": (raw('{"w": 1}'), '"w": got 1, expected an object'),
+    "tensor_twice": (raw('{"w": %s, "w": %s}' % ((json.dumps(tensor()),) * 2), F32x2), 'key "w" appears twice in one object'),
+    "dtype_missing": (st(F32x2, w=without("dtype")), '"w": "dtype" is missing'),
+    "dtype_unknown": (st(F32x2, w=tensor("F31")), '"w": dtype "F31" is not supported, expected one of: F32, F16, BF16'),
+    "dtype_f8": (st(bytes(2), w=tensor("F8_E4M3", (2,), (0, 2))), '"w": dtype "F8_E4M3" is not supported'),
+    "dtype_number": (st(F32x2, w=tensor(4)), '"w": "dtype" is 4, expected a string'),
+    "shape_missing": (st(F32x2, w=without("shape")), '"w": "shape" is missing'),
+    "shape_negative": (st(F32x2, w=tensor(shape=(-2,))), '"w": "shape" is -2, expected integers from 0'),
+    "shape_fraction": (st(F32x2, w=tensor(shape=(2.5,))), '"w": "shape" is 2.5, expected integers from 0'),
+    "shape_text": (st(F32x2, w=tensor(shape=("2",))), '"w": "shape" is "2", expected integers from 0'),
+    "shape_not_a_list": (st(F32x2, w={**tensor(), "shape": 2}), '"w": "shape" is 2, expected a list of at most 6'),
+    "shape_of_rank_7": (st(F32x2, w=tensor(shape=(1,) * 6 + (2,))), '"w": "shape" is [1,1,1,1,1,1,2], expected a list of at most 6'),
+    "shape_over_int64": (st(F32x2, w=tensor(shape=(2**63,))), '"w": "shape" is 9223372036854775808, expected integers'),
+    "shape_overflows": (st(F32x2, w=tensor(shape=(2**62, 4))), '"w": shape [4611686018427387904, 4] of F32 overflows'),
+    "shape_wraps_to_size": (st(F32x2, w=tensor(shape=(2**32, 2**32, 2))), '"w": shape [4294967296, 4294967296, 2] of F32 overflows'),
+    "size_too_small": (st(bytes(4), w=tensor(offsets=(0, 4))), '"w": data_offsets [0, 4] hold 4 bytes, expected 8 for F32 [2]'),
+    "size_too_large": (st(bytes(12), w=tensor(offsets=(0, 12))), '"w": data_offsets [0, 12] hold 12 bytes, expected 8 for F32 [2]'),
+    "offsets_missing": (st(F32x2, w=without("data_offsets")), '"w": 0 data_offsets, expected [begin, end]'),
+    "offsets_three": (st(F32x2, w=tensor(offsets=(0, 8, 8))), '"w": "data_offsets" is [0,8,8], expected a list of at most 2'),
+    "offsets_reversed": (st(F32x2, w=tensor(offsets=(8, 0))), '"w": data_offsets [8, 0] are reversed'),
+    "offsets_negative": (st(F32x2, w=tensor(offsets=(-8, 0))), '"w": "data_offsets" is -8, expected integers from 0'),
+    "offsets_beyond_file": (st(F32x2, w=tensor(offsets=(8, 16))), '"w": data_offsets [8, 16] end beyond the 8 bytes of data'),
+    "offsets_huge": (st(F32x2, w=tensor(offsets=(2**63 - 8, 2**63 - 1))), "end beyond the 8 bytes of data: the file is truncated"),
+    "unknown_field": (st(F32x2, w=tensor(scale=2)), '"w": unknown key "scale"'),
+    # tensors among themselves
+    "tensors_overlap": (st(bytes(12), a=tensor(), b=tensor(offsets=(4, 12))), '"b" begins at byte 4 and overlaps "a", which ends at 8'),
+    "tensors_share": (st(F32x2, a=tensor(), b=tensor()), '"b" begins at byte 0 and overlaps "a", which ends at 8'),
+    "hole_first": (st(bytes(12), w=tensor(offsets=(4, 12))), '4 bytes before "w" belong to no tensor'),
+    "hole_between": (st(bytes(20), a=tensor(), b=tensor(offsets=(12, 20))), '4 bytes before "b" belong to no tensor'),
+    "bytes_after_the_last": (st(bytes(9), w=tensor()), "1 bytes after the last tensor belong to no tensor"),
+    "bytes_without_tensors": (raw("{}", b"x"), "1 bytes after the last tensor belong to no tensor"),
+}
+
+GOOD = st(F32x2, w=tensor())
+
+
+def index(**weight_map):
+    return json.dumps({"metadata": {}, "weight_map": weight_map})
+
+
+# Folders: the index and the shards beside it.
+INDEX = {
+    "no_weight_map": ({"index": "{}"}, '"weight_map" is missing'),
+    "weight_map_a_list": ({"index": '{"weight_map": []}'}, '"weight_map" is [], expected an object'),
+    "weight_map_empty": ({"index": index()}, '"weight_map" is {}, expected an object'),
+    "index_a_list": ({"index": "[1]"}, "got [1], expected an object"),
+    "index_not_json": ({"index": "{"}, "not valid JSON at byte 2"),
+    "index_empty": ({"index": ""}, "not valid JSON at byte 1"),
+    "index_nests_deep": ({"index": '{"a":' + "[" * 100}, "JSON nests deeper than 8 levels"),
+    "tensor_twice": ({"index": '{"weight_map": {"w": "a", "w": "b"}}'}, 'key "w" appears twice in one object'),
+    "shard_a_number": ({"index": index(w=3)}, '"w" is in 3, expected the name of a file in the same folder'),
+    "shard_empty": ({"index": index(w="")}, '"w" is in "", expected the name of a file in the same folder'),
+    "shard_above": ({"index": index(w="../a.safetensors")}, '"w" is in "../a.safetensors", expected the name of a file'),
+    "shard_dots": ({"index": index(w="..")}, '"w" is in "..", expected the name of a file'),
+    "shard_absolute": ({"index": index(w="/etc/passwd")}, '"w" is in "/etc/passwd", expected the name of a file'),
+    "shard_below": ({"index": index(w="x/a.safetensors")}, '"w" is in "x/a.safetensors", expected the name of a file'),
+    "shard_backslash": ({"index": index(w="..\\a")}, "expected the name of a file in the same folder"),
+    "shard_nul": ({"index": index(w="a.safetensors\0")}, "expected the name of a file in the same folder"),
+    "shard_missing": ({"index": index(w="a.safetensors")}, 'shard "a.safetensors" is not in the folder'),
+    "shard_malformed": ({"index": index(w="a.safetensors"), "a.safetensors": b"x"}, "1 bytes, too short for a safetensors file"),
+    "tensor_not_in_shard": ({"index": index(w="a.safetensors", v="a.safetensors"), "a.safetensors": GOOD},
+                            '"v" is not in "a.safetensors", where the index puts it'),
+    "tensor_in_other_shard": ({"index": index(w="b.safetensors", v="a.safetensors"), "a.safetensors": GOOD,
+                               "b.safetensors": st(F32x2, v=tensor())},
+                              '"v" is not in "a.safetensors", where the index puts it'),
+    "tensor_in_two_shards": ({"index": index(w="a.safetensors", v="b.safetensors"), "a.safetensors": GOOD,
+                              "b.safetensors": st(bytes(16), v=tensor(), w=tensor(offsets=(8, 16)))},
+                             '"w" is also in'),
+}
+
+JSON = {
+    "empty": ("", "not valid JSON at byte 1"),
+    "open_object": ('{"a": 1', "not valid JSON at byte 8"),
+    "trailing_comma": ('{"a": 1,}', "not valid JSON at byte 9"),
+    "trailing_text": ("{} x", "not valid JSON at byte 4"),
+    "two_values": ("1 2", "not valid JSON at byte 3"),
+    "key_twice": ('{"a": {"b": 1, "b": 2}}', 'key "b" appears twice in one object'),
+    "nests_deep": ("[" * 20000, "JSON nests deeper than 64 levels"),
+    "nests_deep_objects": ('{"a":' * 20000, "JSON nests deeper than 64 levels"),
+    "not_utf8": (b'"\xc3\x28"', "not valid JSON at byte"),
+    "lone_surrogate": ('"\\ud800"', "not valid JSON at byte"),
+    "number_overflow": ("1e999", "not valid JSON at byte"),
+    "nan": ("NaN", "not valid JSON at byte"),
+    "single_quotes": ("{'a': 1}", "not valid JSON at byte 2"),
+    "nul": (b"\0", "not valid JSON at byte 1"),
+    "utf16": ('{"a": 1}'.encode("utf-16"), "not valid JSON at byte"),
+    "control_character": ('"a\nb"', "not valid JSON at byte 3"),
+}
+
+
+def fresh(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def as_bytes(text):
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def write_files(folder, cases, suffix):
+    fresh(folder)
+    expected = {}
+    for name, (content, message) in cases.items():
+        (folder / (name + suffix)).write_bytes(as_bytes(content))
+        expected[name + suffix] = message
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
+
+
+def write_folders(folder, cases):
+    fresh(folder)
+    expected = {}
+    for name, (files, message) in cases.items():
+        (folder / name).mkdir()
+        for file, content in files.items():
+            target = "model.safetensors.index.json" if file == "index" else file
+            (folder / name / target).write_bytes(as_bytes(content))
+        expected[name] = message
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
+
+
+def write_seeds(target, seeds):
+    folder = fresh(CORPUS / target)
+    for name, content in seeds.items():
+        (folder / name).write_bytes(as_bytes(content))
+
+
+write_files(MALFORMED / "safetensors", SAFETENSORS, ".safetensors")
+write_folders(MALFORMED / "index", INDEX)
+write_files(MALFORMED / "json", JSON, ".json")
+
+write_seeds("safetensors", {
+    "one": GOOD,
+    "two": st(bytes(13), a=tensor(), b=tensor("BF16", (1, 2), (8, 12)), c=tensor("U8", (1,), (12, 13))),
+    "metadata": raw(json.dumps({"__metadata__": {"format": "pt"}, "w": tensor(shape=(0, 3), offsets=(0, 0))})),
+    "overlap": SAFETENSORS["tensors_overlap"][0],
+    "hole": SAFETENSORS["hole_between"][0],
+})
+write_seeds("json", {
+    "object": '{"a": [1, -2.5e3, true, false, null, "\\u00e9\\n"], "b": {"c": {}}}',
+    "float": '{"a": {"__float__": "-Infinity"}}',
+    "integer": '{"a": 18446744073709551615}',
+    "list": '{"a": ["x", "y"]}',
+})
+write_seeds("index", {
+    "two": index(w="a.safetensors", v="b.safetensors"),
+    "above": index(w="../a.safetensors"),
+})

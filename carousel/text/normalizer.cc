@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/text/normalizer.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "carousel/core/error.h"
+#include "carousel/text/unicode.h"
+
+namespace carousel::text {
+namespace {
+
+// In the order of Kind.
+constexpr std::array<const char*, 9> kKinds = {"NFC",     "NFD",     "NFKC",  "NFKD",        "Lowercase",
+                                               "Prepend", "Replace", "Strip", "StripAccents"};
+constexpr size_t kMaxSteps = 64;
+constexpr size_t kMaxGrowth = 64;  // times the text, plus
+constexpr size_t kMaxExtra = size_t{16} << 20;
+
+template <class Change>
+std::string map_characters(std::string_view text, Change&& change) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t pos = 0; pos < text.size();) {
+    const Decoded next = decode_utf8(text, pos);
+    change(out, next.code);
+    pos += next.size;
+  }
+  return out;
+}
+
+std::string_view strip(std::string_view text, bool left, bool right) {
+  while (left && !text.empty()) {
+    const Decoded first = decode_utf8(text, 0);
+    if (!is_space(first.code)) break;
+    text.remove_prefix(first.size);
+  }
+  while (right && !text.empty()) {
+    size_t pos = text.size() - 1;
+    while (pos > 0 && (static_cast<unsigned char>(text[pos]) & 0xC0) == 0x80) --pos;
+    if (!is_space(decode_utf8(text, pos).code)) break;
+    text = text.substr(0, pos);
+  }
+  return text;
+}
+
+}  // namespace
+
+Normalizer::Normalizer(const Json& json, const std::string& where) {
+  if (!json.is_null()) add(json, where, 0);
+}
+
+void Normalizer::add(const Json& json, const std::string& where, int depth) {
+  Fields fields(json, where);
+  const std::string type = fields.string("type");
+  if (type == "Sequence") {
+    const Json* list = fields.raw("normalizers");
+    if (list == nullptr || !list->is_array()) fail(ErrorKind::kInput, "{}: \"normalizers\" is not a list", where);
+    if (depth > 8) fail(ErrorKind::kInput, "{}: sequences nest deeper than 8 levels", where);
+    for (size_t i = 0; i < list->size(); ++i) add((*list)[i], fmt::format("{}[{}]", where, i), depth + 1);
+    return fields.finish();
+  }
+  const auto it = std::find(kKinds.begin(), kKinds.end(), type);
+  if (it == kKinds.end()) {
+    fail(ErrorKind::kInput, "{}: type \"{}\" is not supported; supported: Sequence, {}", where, type.substr(0, 60),
+         fmt::join(kKinds, ", "));
+  }
+  Step step{static_cast<Kind>(it - kKinds.begin()), "", {}, false, false};
+  if (step.kind == Kind::kPrepend) step.text = fields.string("prepend");
+  if (step.kind == Kind::kReplace) {
+    step.pattern = Pattern::from_json(fields.raw("pattern"), where);
+    step.text = fields.string("content");
+  }
+  if (step.kind == Kind::kStrip) {
+    step.left = fields.boolean("strip_left", true);
+    step.right = fields.boolean("strip_right", true);
+  }
+  fields.finish();
+  steps_.push_back(std::move(step));
+  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", where, kMaxSteps);
+}
+
+std::string Normalizer::apply(const Step& step, std::string_view text, size_t max_bytes) {
+  switch (step.kind) {
+    case Kind::kNfc:
+      return normalize(text, NormalForm::kNfc);
+    case Kind::kNfd:
+      return normalize(text, NormalForm::kNfd);
+    case Kind::kNfkc:
+      return normalize(text, NormalForm::kNfkc);
+    case Kind::kNfkd:
+      return normalize(text, NormalForm::kNfkd);
+    case Kind::kLowercase:
+      return map_characters(text, append_lower);
+    case Kind::kPrepend:
+      return text.empty() ? std::string() : step.text + std::string(text);
+    case Kind::kReplace:
+      return step.pattern->replace(text, step.text, max_bytes);
+    case Kind::kStrip:
+      return std::string(strip(text, step.left, step.right));
+    case Kind::kStripAccents:
+      return map_characters(text, [](std::string& out, char32_t code) {
+        if (!is_mark(code)) append_utf8(out, code);
+      });
+  }
+  return std::string(text);
+}
+
+std::string Normalizer::apply(std::string_view text) const {
+  const size_t max_bytes = text.size() * kMaxGrowth + kMaxExtra;
+  std::string out(text);
+  for (const Step& step : steps_) {
+    out = apply(step, out, max_bytes);
+    if (out.size() > max_bytes) {
+      fail(ErrorKind::kInput, "normalizer: {} bytes of text became {}, expected at most {}", text.size(), out.size(),
+           max_bytes);
+    }
+  }
+  return out;
+}
+
+}  // namespace carousel::text

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The "normalizer" of a tokenizer.json: what happens to text before it is split.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "carousel/core/json.h"
+#include "carousel/text/pattern.h"
+
+namespace carousel::text {
+
+class Normalizer {
+ public:
+  Normalizer() = default;  // changes nothing
+  /// From the file's value; null changes nothing. Throws Error(kInput), unsupported types by name.
+  Normalizer(const Json& json, const std::string& where);
+
+  bool empty() const { return steps_.empty(); }
+  /// `text` must be valid UTF-8.
+  std::string apply(std::string_view text) const;
+
+ private:
+  enum class Kind : uint8_t { kNfc, kNfd, kNfkc, kNfkd, kLowercase, kPrepend, kReplace, kStrip, kStripAccents };
+  struct Step {
+    Kind kind;
+    std::string text;                // of kPrepend; content of kReplace
+    std::optional<Pattern> pattern;  // of kReplace
+    bool left = false;               // of kStrip
+    bool right = false;
+  };
+  void add(const Json& json, const std::string& where, int depth);
+  static std::string apply(const Step& step, std::string_view text, size_t max_bytes);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace carousel::text

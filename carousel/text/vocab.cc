@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/text/vocab.h"
+
+#include <xxhash.h>
+
+#include <utility>
+
+#include "carousel/core/error.h"
+
+namespace carousel::text {
+namespace {
+
+uint32_t hash_of(std::string_view text) { return static_cast<uint32_t>(XXH3_64bits(text.data(), text.size())); }
+
+}  // namespace
+
+Vocab::Vocab(size_t count) {
+  size_t slots = 64;
+  while (slots < count * 2) slots *= 2;
+  slots_.resize(slots);
+  spans_.reserve(count);
+}
+
+size_t Vocab::slot_of(std::string_view text, uint32_t hash) const {
+  size_t i = hash & (slots_.size() - 1);
+  while (slots_[i].id != kNoToken) {
+    if (slots_[i].hash == hash && this->text(slots_[i].id) == text) return i;
+    i = (i + 1) & (slots_.size() - 1);
+  }
+  return i;
+}
+
+Vocab::Added Vocab::add(std::string_view text, int32_t id) {
+  CAROUSEL_ASSERT(id >= 0 && id <= kMaxTokenId && arena_.size() + text.size() < kHole);
+  if ((count_ + 1) * 2 > slots_.size()) grow();
+  const uint32_t hash = hash_of(text);
+  Slot& slot = slots_[slot_of(text, hash)];
+  if (slot.id != kNoToken) return slot.id == id ? Added::kNew : Added::kTextTaken;
+  if (has(id)) return Added::kIdTaken;
+  if (id >= id_end()) spans_.resize(static_cast<size_t>(id) + 1);
+  spans_[static_cast<size_t>(id)] = {static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(text.size())};
+  arena_.append(text);
+  slot = {hash, id};
+  ++count_;
+  return Added::kNew;
+}
+
+void Vocab::grow() {
+  const std::vector<Slot> old = std::exchange(slots_, std::vector<Slot>(slots_.size() * 2));
+  for (const Slot& slot : old) {
+    if (slot.id != kNoToken) slots_[slot_of(text(slot.id), slot.hash)] = slot;
+  }
+}
+
+int32_t Vocab::find(std::string_view text) const { return slots_[slot_of(text, hash_of(text))].id; }
+
+std::string_view Vocab::text(int64_t id) const {
+  if (!has(id)) return {};
+  const Span& span = spans_[static_cast<size_t>(id)];
+  return std::string_view(arena_).substr(span.begin, span.size);
+}
+
+}  // namespace carousel::text

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two-way map between token strings and ids. Strings lie end to end in one arena, found by an open-addressed table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace carousel::text {
+
+constexpr int32_t kNoToken = -1;
+constexpr int64_t kMaxTokenId = (int64_t{1} << 24) - 1;
+
+class Vocab {
+ public:
+  enum class Added : uint8_t { kNew, kTextTaken, kIdTaken };
+
+  /// Reserves for about `count` tokens.
+  explicit Vocab(size_t count = 0);
+  /// `id` in [0, kMaxTokenId]. Adding the same pair again is kNew; otherwise what stands in the way, nothing changed.
+  Added add(std::string_view text, int32_t id);
+
+  int32_t find(std::string_view text) const;  // kNoToken when absent
+  bool has(int64_t id) const { return id >= 0 && id < id_end() && spans_[static_cast<size_t>(id)].begin != kHole; }
+  std::string_view text(int64_t id) const;                                // empty for an id without a token
+  int64_t id_end() const { return static_cast<int64_t>(spans_.size()); }  // largest id + 1
+  size_t size() const { return count_; }
+
+ private:
+  static constexpr uint32_t kHole = UINT32_MAX;
+  struct Span {
+    uint32_t begin = kHole;
+    uint32_t size = 0;
+  };
+  struct Slot {
+    uint32_t hash = 0;
+    int32_t id = kNoToken;
+  };
+  void grow();
+  size_t slot_of(std::string_view text, uint32_t hash) const;
+
+  std::string arena_;
+  std::vector<Span> spans_;  // by id
+  std::vector<Slot> slots_;  // a power of two, at most half full
+  size_t count_ = 0;
+};
+
+}  // namespace carousel::text

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel tokenize: text to a JSON array of ids, and back.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+
+#include "carousel/cli/command.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/text/tokenizer.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+struct TokenizeOptions {
+  std::string path, text, file;
+  bool has_text = false;
+  bool decode = false;
+  bool no_special = false;
+};
+
+text::Tokenizer open_tokenizer(const std::string& path) {
+  if (!std::filesystem::is_directory(path)) return text::Tokenizer::from_file(path);
+  const std::string file = path + "/tokenizer.json";
+  if (std::filesystem::exists(file)) return text::Tokenizer::from_file(file);
+  const std::string config = path + "/config.json";
+  if (std::filesystem::exists(config)) {
+    const Json json = read_json_file(config);
+    if (json.is_object() && json.value("vocab_size", Json()) == 256) return text::Tokenizer::bytes();
+  }
+  fail(ErrorKind::kInput, "{}: no tokenizer.json, and no config.json with a vocab_size of 256 to work on bytes", path);
+}
+
+std::string read_stdin() {
+  std::string text;
+  char buffer[1 << 16];
+  for (;;) {
+    const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
+    if (count == 0) return text;
+    text.append(buffer, static_cast<size_t>(count));
+    if (text.size() > kMaxTextBytes)
+      fail(ErrorKind::kInput, "stdin: more than {} bytes, expected at most that", kMaxTextBytes);
+  }
+}
+
+std::vector<int32_t> parse_ids(const std::string& text, int64_t vocab_size) {
+  const Json json = parse_json(text, "ids", {kMaxTextBytes, 4});
+  if (!json.is_array()) fail(ErrorKind::kInput, "ids: got {}, expected a JSON array of ids", brief(json));
+  std::vector<int32_t> ids;
+  ids.reserve(json.size());
+  for (const Json& id : json) {
+    const bool valid = id.is_number_integer() && id >= 0 && id < vocab_size;
+    if (!valid) fail(ErrorKind::kInput, "ids: got {}, expected an integer from 0 to {}", brief(id), vocab_size - 1);
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+int run_tokenize(const TokenizeOptions& options) {
+  if (options.has_text && !options.file.empty())
+    fail(ErrorKind::kUsage, "tokenize: got both -p and -f, expected at most one");
+  const text::Tokenizer tokenizer = open_tokenizer(options.path);
+  const std::string text = options.has_text       ? options.text
+                           : options.file.empty() ? read_stdin()
+                                                  : read_text_file(options.file, kMaxTextBytes);
+  if (options.decode) {
+    const std::string out = tokenizer.decode(parse_ids(text, tokenizer.vocab_size()), options.no_special);
+    std::fwrite(out.data(), 1, out.size(), stdout);
+    return 0;
+  }
+  const std::vector<int32_t> ids = tokenizer.encode(text, !options.no_special, !options.no_special);
+  fmt::print("[{}]\n", fmt::join(ids, ", "));
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> setup_tokenize(CLI::App& app) {
+  const auto options = std::make_shared<TokenizeOptions>();
+  app.add_option("path", options->path, "Model folder or tokenizer.json")->required();
+  CLI::Option* text = app.add_option("-p,--prompt", options->text, "Text, or with --decode a JSON array of ids");
+  app.add_option("-f,--file", options->file, "File to read it from (default: stdin)");
+  app.add_flag("--decode", options->decode, "Ids to text");
+  app.add_flag("--no-special", options->no_special,
+               "Add no special tokens and read their spellings as plain text; with --decode leave them out");
+  return [options, text] {
+    options->has_text = text->count() > 0;
+    return run_tokenize(*options);
+  };
+}
+
+}  // namespace carousel::cli

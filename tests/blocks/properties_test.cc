@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every block owes by being registered: forks, saved states, cuts, batches and threads change no bit; any other
+// cut changes rounding only. A new block is tested here without an edit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/rng.h"
+#include "carousel/cpu/isa.h"
+#include "carousel/model/stack.h"
+
+namespace carousel {
+namespace {
+
+constexpr int64_t kWidth = 32;  // divides into the default 8 heads of every block
+
+// Values at a scale where every term matters; the blocks' own initialisations zero some gates.
+class RandomParams : public ParamSource {
+ public:
+  explicit RandomParams(const Stream& stream) : stream_(stream) {}
+  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init&) override {
+    const Tensor values = draw(Shape{rows, cols}, 0, 1 / std::sqrt(static_cast<double>(cols)));
+    Weight weight(rows, cols, DType::kF32, layout);
+    weight.write_rows(stream_, 0, rows, values.raw());
+    return weight;
+  }
+  Tensor tensor(const std::string& name, const Shape& shape, const Init&) override {
+    const bool scale = name.find("norm") != std::string::npos && name.ends_with("weight");
+    return draw(shape, scale ? 1 : 0, scale ? 0.3 : 0.7);
+  }
+
+ private:
+  Tensor draw(const Shape& shape, double mean, double deviation) {
+    Tensor values(shape, DType::kF32);
+    for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] = static_cast<float>(mean + deviation * rng_.normal());
+    return values;
+  }
+  const Stream& stream_;
+  Rng rng_{17};
+};
+
+struct Sequence {
+  Tensor x;  // [T, D], repeated when the sequence grows longer
+  State state;
+  std::vector<float> y;  // rows so far
+};
+
+class Subject {
+ public:
+  Subject(const std::string& block, Isa isa, int threads) : pool_(threads), stream_{Device::kCpu, isa, &pool_} {
+    model::ModelConfig config;
+    config.hidden_size = kWidth;
+    config.num_layers = 1;
+    std::vector<std::string> blocks{block};
+    if (block == "all") {
+      blocks.clear();
+      for (const blocks::Entry& entry : blocks::registry()) blocks.emplace_back(entry.name);
+    }
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      config.sublayers.push_back({static_cast<int64_t>(i), "layers." + std::to_string(i) + "." + blocks[i], blocks[i],
+                                  Json::object(), model::NormConfig{}});
+    }
+    RandomParams source(stream_);
+    stack_ = std::make_unique<model::Stack>(config, Params(source, ""), "test");
+  }
+
+  // The next lengths[s] rows of every sequence, as one ragged batch.
+  void run(const std::vector<Sequence*>& sequences, const std::vector<int64_t>& lengths) {
+    Seqs seqs;
+    seqs.offsets = {0};
+    std::vector<State*> states;
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      seqs.pos.push_back(sequences[s]->state.pos());
+      seqs.offsets.push_back(seqs.offsets.back() + lengths[s]);
+      states.push_back(&sequences[s]->state);
+    }
+    Tensor x = arena_.empty(Shape{seqs.rows(), kWidth});
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const Tensor& rows = sequences[s]->x;  // read round and round
+      for (int64_t i = 0; i < lengths[s]; ++i) {
+        const float* row = rows.f32() + (seqs.pos[s] + i) % rows.dim(0) * kWidth;
+        std::copy(row, row + kWidth, x.f32() + (seqs.offsets[s] + i) * kWidth);
+      }
+    }
+    Ctx ctx{stream_, arena_};
+    StateBatch batch;
+    batch.bind(layout(), states, lengths);
+    const Tensor y = stack_->forward(ctx, x, seqs, &batch);
+    batch.advance(lengths);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const float* rows = y.f32() + seqs.offsets[s] * kWidth;
+      sequences[s]->y.insert(sequences[s]->y.end(), rows, rows + lengths[s] * kWidth);
+    }
+  }
+
+  Sequence cut(const Tensor& x, const std::vector<int64_t>& pieces) {
+    Sequence sequence{x, {}, {}};
+    for (const int64_t piece : pieces) run({&sequence}, {piece});
+    return sequence;
+  }
+
+  const StateLayout& layout() const { return stack_->state_layout(); }
+  size_t arena_bytes() const { return arena_.size_bytes(); }
+
+ private:
+  ThreadPool pool_;
+  Stream stream_;
+  Arena arena_;
+  std::unique_ptr<model::Stack> stack_;
+};
+
+Tensor random_rows(int64_t rows, uint64_t seed) {
+  Rng rng(seed);
+  Tensor x(Shape{rows, kWidth}, DType::kF32);
+  for (int64_t i = 0; i < x.count(); ++i) x.f32()[i] = static_cast<float>(rng.normal());
+  return x;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+bool same_state(const Sequence& a, const Sequence& b, const StateLayout& layout) {
+  const NamedTensors left = a.state.tensors(layout);
+  const NamedTensors right = b.state.tensors(layout);
+  for (size_t i = 0; i < left.size(); ++i) {
+    const Tensor& x = left[i].tensor;
+    const Tensor& y = right[i].tensor;
+    if (!(x.shape() == y.shape()) || std::memcmp(x.raw(), y.raw(), x.size_bytes()) != 0) return false;
+  }
+  return a.state.pos() == b.state.pos();
+}
+
+double relative(const std::vector<float>& got, const std::vector<float>& expected) {
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += std::pow(static_cast<double>(got[i]) - expected[i], 2);
+    norm += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+std::vector<int64_t> pieces_of(int64_t total, int64_t piece) {
+  std::vector<int64_t> pieces;
+  for (int64_t done = 0; done < total; done += piece) pieces.push_back(std::min(piece, total - done));
+  return pieces;
+}
+
+struct Param {
+  std::string block;
+  Isa isa;
+};
+
+class BlockProperties : public testing::TestWithParam<Param> {
+ protected:
+  Subject subject{GetParam().block, GetParam().isa, 2};
+};
+
+TEST_P(BlockProperties, CutsAtMultiplesOfTheChunkChangeNoBit) {
+  const Tensor x = random_rows(225, 1);
+  const Sequence whole = subject.cut(x, {225});
+  for (const std::vector<int64_t>& pieces :
+       {std::vector<int64_t>{64, 161}, {128, 97}, {64, 64, 64, 33}, {192, 33}, {0, 64, 0, 128, 33, 0}}) {
+    const Sequence cut = subject.cut(x, pieces);
+    EXPECT_TRUE(same_bits(cut.y, whole.y));
+    EXPECT_TRUE(same_state(cut, whole, subject.layout()));
+  }
+}
+
+// 2e-5: the bound the project states for any cut; chunk and step round differently.
+TEST_P(BlockProperties, AnyOtherCutAgreesToRounding) {
+  const Tensor x = random_rows(150, 2);
+  const Sequence whole = subject.cut(x, {150});
+  for (const int64_t piece : {1, 2, 7, 63, 65}) {
+    const Sequence cut = subject.cut(x, pieces_of(150, piece));
+    EXPECT_LE(relative(cut.y, whole.y), 2e-5) << "pieces of " << piece;
+  }
+}
+
+TEST_P(BlockProperties, ForkEqualsColdAndLeavesTheParentAlone) {
+  const Tensor common = random_rows(170, 3);
+  Tensor other = common.clone();
+  for (int64_t i = 100 * kWidth; i < other.count(); ++i) other.f32()[i] = -other.f32()[i];
+
+  Sequence parent = subject.cut(common, {100});
+  Sequence fork = parent;  // the fork: a copy of the value
+  fork.x = other;
+  const Sequence untouched = parent;
+  subject.run({&fork}, {1});
+  subject.run({&fork}, {69});
+  EXPECT_TRUE(same_state(parent, untouched, subject.layout()));
+  subject.run({&parent}, {70});
+
+  const Sequence cold_fork = subject.cut(other, {100, 1, 69});
+  const Sequence cold_parent = subject.cut(common, {100, 70});
+  EXPECT_TRUE(same_bits(fork.y, cold_fork.y));
+  EXPECT_TRUE(same_state(fork, cold_fork, subject.layout()));
+  EXPECT_TRUE(same_bits(parent.y, cold_parent.y));
+  EXPECT_TRUE(same_state(parent, cold_parent, subject.layout()));
+}
+
+TEST_P(BlockProperties, RewindingToASnapshotRepeatsTheBits) {
+  const Tensor x = random_rows(140, 4);
+  Sequence sequence = subject.cut(x, {70});
+  const State snapshot = sequence.state;
+  subject.run({&sequence}, {70});
+  const std::vector<float> first(sequence.y.end() - 70 * kWidth, sequence.y.end());
+  sequence.state = snapshot;
+  subject.run({&sequence}, {70});
+  const std::vector<float> second(sequence.y.end() - 70 * kWidth, sequence.y.end());
+  EXPECT_TRUE(same_bits(first, second));
+}
+
+TEST_P(BlockProperties, SavedAndLoadedEqualsKept) {
+  const Tensor x = random_rows(140, 5);
+  Sequence kept = subject.cut(x, {77});
+  Sequence loaded = kept;
+  loaded.state = State::from(kept.state.tensors(subject.layout()), kept.state.pos(), subject.layout());
+  subject.run({&kept}, {63});
+  subject.run({&loaded}, {63});
+  EXPECT_TRUE(same_bits(kept.y, loaded.y));
+  EXPECT_TRUE(same_state(kept, loaded, subject.layout()));
+}
+
+TEST_P(BlockProperties, ASequenceAloneEqualsBatchedInAnyOrder) {
+  const std::vector<int64_t> first{0, 1, 5, 64, 70, 130};
+  const std::vector<int64_t> second{3, 1, 66, 1, 0, 20};
+  std::vector<Sequence> alone;
+  for (size_t s = 0; s < first.size(); ++s) {
+    alone.push_back(subject.cut(random_rows(first[s] + second[s], 50 + s), {first[s], second[s]}));
+  }
+  std::vector<size_t> order{0, 1, 2, 3, 4, 5};
+  for (int round = 0; round < 4; ++round) {
+    std::vector<Sequence> batched;
+    for (size_t s = 0; s < first.size(); ++s) batched.push_back({random_rows(first[s] + second[s], 50 + s), {}, {}});
+    for (const std::vector<int64_t>* lengths : {&first, &second}) {
+      std::vector<Sequence*> batch;
+      std::vector<int64_t> rows;
+      for (const size_t s : order) {
+        batch.push_back(&batched[s]);
+        rows.push_back((*lengths)[s]);
+      }
+      subject.run(batch, rows);
+      std::next_permutation(order.begin(), order.end());
+    }
+    std::rotate(order.begin(), order.begin() + 1 + round, order.end());
+    for (size_t s = 0; s < first.size(); ++s) {
+      EXPECT_TRUE(same_bits(batched[s].y, alone[s].y)) << "sequence " << s << ", round " << round;
+      EXPECT_TRUE(same_state(batched[s], alone[s], subject.layout())) << "sequence " << s;
+    }
+  }
+}
+
+TEST_P(BlockProperties, ThreadsChangeNoBit) {
+  const Tensor x = random_rows(140, 6);
+  const Sequence two = subject.cut(x, {131, 1, 8});
+  for (const int threads : {1, 3, 4}) {
+    Subject other(GetParam().block, GetParam().isa, threads);
+    const Sequence sequence = other.cut(x, {131, 1, 8});
+    EXPECT_TRUE(same_bits(sequence.y, two.y)) << threads << " threads";
+    EXPECT_TRUE(same_state(sequence, two, subject.layout()));
+  }
+}
+
+TEST_P(BlockProperties, NoRowsAndNoSequencesAreFine) {
+  Sequence empty{random_rows(0, 7), {}, {}};
+  subject.run({&empty}, {0});
+  subject.run({}, {});
+  EXPECT_EQ(empty.state.pos(), 0);
+  EXPECT_TRUE(empty.y.empty());
+}
+
+TEST_P(BlockProperties, ALongStreamStaysFiniteAndInConstantMemory) {
+  if (subject.layout().page_bytes() > 0) GTEST_SKIP() << "keys and values grow with the stream";
+  constexpr int64_t kRows = 200000;
+  const Tensor x = random_rows(512, 8);
+  State state;
+  size_t state_bytes = 0;
+  size_t arena_bytes = 0;
+  for (int64_t done = 0; done < kRows; done += 512) {
+    Sequence slab{x, std::move(state), {}};
+    subject.run({&slab}, {512});
+    state = std::move(slab.state);
+    if (done == 512) {
+      state_bytes = state.bytes();
+      arena_bytes = subject.arena_bytes();
+    }
+    ASSERT_TRUE(std::all_of(slab.y.begin(), slab.y.end(), [](float v) { return std::isfinite(v); })) << "at " << done;
+  }
+  EXPECT_GE(state.pos(), kRows);
+  EXPECT_EQ(state.bytes(), state_bytes);
+  EXPECT_EQ(subject.arena_bytes(), arena_bytes);
+}
+
+std::vector<Param> subjects() {
+  std::vector<Param> out;
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa});
+    out.push_back({"all", isa});
+  }
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, BlockProperties, testing::ValuesIn(subjects()), [](const auto& named) {
+  return named.param.block + "_" + std::string(cpu::isa_name(named.param.isa));
+});
+
+TEST(Registry, UnknownBlockListsTheKnownOnes) {
+  try {
+    blocks::find_block("gru", "config.json");
+    FAIL();
+  } catch (const std::exception& error) {
+    EXPECT_STREQ(error.what(),
+                 "config.json: unknown block \"gru\"; known blocks: attention, mlstm, short_conv, swiglu");
+  }
+}
+
+}  // namespace
+}  // namespace carousel

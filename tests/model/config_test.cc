@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every spelling of a config, and every refusal by name.
+#include "carousel/model/config.h"
+
+#include <gtest/gtest.h>
+
+#include "carousel/core/error.h"
+#include "carousel/model/load.h"
+
+namespace carousel::model {
+namespace {
+
+ModelConfig parse(const std::string& text, const ShapeOf& shape_of = {}) {
+  return parse_config(parse_json(text, "config.json"), "config.json", shape_of);
+}
+
+// What a config is refused with; building on shapes alone also checks the blocks' options.
+std::string refusal(const std::string& text) {
+  try {
+    measure(parse(text), "config.json");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+int64_t ffn_width(const std::string& text, const ShapeOf& shape_of = {}) {
+  for (const Sublayer& sublayer : parse(text, shape_of).sublayers) {
+    if (sublayer.block == "swiglu") return sublayer.options["intermediate_size"].get<int64_t>();
+  }
+  return -1;
+}
+
+std::vector<std::string> mixers(const ModelConfig& config) {
+  std::vector<std::string> names;
+  for (const Sublayer& sublayer : config.sublayers) {
+    if (sublayer.block != "swiglu") names.push_back(sublayer.block);
+  }
+  return names;
+}
+
+TEST(XlstmConfig, DefaultsAreXlstm7B) {
+  const ModelSize size = measure(parse(R"({"model_type": "xlstm"})"), "config.json");
+  EXPECT_EQ(size.parameters, 6865424896);                             // arXiv:2503.13427, app. A
+  EXPECT_EQ(size.state_layout.bytes_at(0), 33620224u * 4 + 32 * 32);  // C, n, m; each m of 8 floats padded to 64 bytes
+}
+
+TEST(XlstmConfig, CountsOfSmallShapes) {
+  const auto count = [](const char* fields) {
+    return measure(parse(std::string(R"({"model_type": "xlstm", )") + fields + "}"), "c").parameters;
+  };
+  EXPECT_EQ(count(R"("vocab_size": 2048, "hidden_size": 512, "num_blocks": 6, "num_heads": 4)"), 21399088);
+  EXPECT_EQ(count(R"("vocab_size": 512, "embedding_dim": 256, "num_hidden_layers": 2, "num_heads": 4)"), 1873680);
+  EXPECT_EQ(count(R"("hidden_size": 768, "num_hidden_layers": 12, "num_heads": 4)"), 162303840);
+  EXPECT_EQ(count(R"("hidden_size": 2560, "num_hidden_layers": 32, "num_heads": 5)"), 2780449600);
+}
+
+TEST(XlstmConfig, CapsMayBeNull) {
+  const ModelConfig config =
+      parse(R"({"model_type": "xlstm", "gate_soft_cap": null, "output_logit_soft_cap": null, "hidden_size": 64,
+                "num_hidden_layers": 1, "vocab_size": 16})");
+  EXPECT_EQ(config.logit_soft_cap, 0);
+  EXPECT_EQ(config.sublayers[0].options["gate_soft_cap"].get<double>(), 0);
+}
+
+TEST(XlstmConfig, OutNormFollowsTheFile) {
+  const char* text = R"({"model_type": "xlstm", "add_out_norm": false})";
+  EXPECT_EQ(parse(text).final_norm.kind, ops::Norm::Kind::kNone);
+  const ShapeOf has_norm = [](const std::string& name) {
+    return name == "backbone.out_norm.weight" ? std::optional<Shape>(Shape{4096}) : std::nullopt;
+  };
+  EXPECT_EQ(parse(text, has_norm).final_norm.kind, ops::Norm::Kind::kRms);
+}
+
+TEST(XlstmConfig, RefusesByName) {
+  EXPECT_EQ(refusal(R"({"model_type": "xlstm", "num_heads": 0})"),
+            "config.json: \"num_heads\" is 0, expected an integer from 1 to 16777216");
+  EXPECT_EQ(refusal(R"({"model_type": "xlstm", "num_heads": 7})"),
+            "config.json: layers.0.mlstm: 2048 query and 4096 value channels do not divide into \"num_heads\" 7");
+  EXPECT_EQ(refusal(R"({"model_type": "xlstm", "weight_mode": "both"})"),
+            "config.json: \"weight_mode\" is \"both\", expected one of: single, fused");
+  EXPECT_EQ(refusal(R"({"model_type": "xlstm", "hidden_size": 512, "embedding_dim": 256})"),
+            "config.json: \"embedding_dim\" is 256 and \"hidden_size\" is 512, expected the same number");
+  EXPECT_NE(
+      refusal(R"({"model_type": "xlstm", "chunkwise_kernel": "chunkwise--triton_xl_chunk_siging"})").find("mLSTMsig"),
+      std::string::npos);
+  EXPECT_EQ(refusal(R"({"model_type": "xlstm", "hidden_size": "wide"})"),
+            "config.json: \"hidden_size\" is \"wide\", expected an integer from 1 to 16777216");
+}
+
+TEST(XlstmConfig, TakesLayerTypes) {
+  const ModelConfig config =
+      parse(R"({"model_type": "xlstm", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 9,
+      "layer_types": ["mlstm", "conv", "ffn_only"], "conv_config": {"kernel_size": 4}})");
+  EXPECT_EQ(mixers(config), (std::vector<std::string>{"mlstm", "short_conv"}));
+  EXPECT_EQ(config.sublayers.size(), 5u);
+}
+
+// specs of the released models: parameters published to the unit.
+TEST(Lfm2Config, CountsOfTheReleasedSizes) {
+  const auto count = [](const char* fields) {
+    return measure(parse(std::string(R"({"model_type": "lfm2", "vocab_size": 65536, "num_key_value_heads": 8, )") +
+                         fields + "}"),
+                   "c")
+        .parameters;
+  };
+  EXPECT_EQ(count(R"("hidden_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "block_ff_dim": 6656,
+                     "full_attn_idxs": [2, 5, 8, 10, 12, 14])"),
+            354483968);
+  EXPECT_EQ(count(R"("hidden_size": 2048, "num_hidden_layers": 30, "num_attention_heads": 32, "block_ff_dim": 10752,
+                     "block_auto_adjust_ff_dim": false, "full_attn_idxs": [2, 5, 9, 13, 17, 21, 24, 27])"),
+            2569272320);
+}
+
+TEST(Lfm2Config, FfnWidthRules) {
+  const std::string head = R"({"model_type": "lfm2", "num_hidden_layers": 1, )";
+  EXPECT_EQ(ffn_width(head + R"("block_ff_dim": 6656})"), 4608);
+  EXPECT_EQ(ffn_width(head + R"("block_ff_dim": 10240})"), 6912);
+  EXPECT_EQ(ffn_width(head + R"("intermediate_size": 8192, "block_ff_dim": 12288})"), 8192);
+  EXPECT_EQ(ffn_width(head + R"("intermediate_size": 12288})"), 8192);
+  EXPECT_EQ(ffn_width(head + R"("block_ff_dim": 10752, "block_auto_adjust_ff_dim": false})"), 10752);
+  EXPECT_EQ(ffn_width(head + R"("block_ff_dim": 6656, "block_ffn_dim_multiplier": null})"), 4608);
+  const ShapeOf stored = [](const std::string& name) {
+    return name == "model.layers.0.feed_forward.w1.weight" ? std::optional<Shape>(Shape{8192, 2560}) : std::nullopt;
+  };
+  const std::string contradicting = head + R"("intermediate_size": 8192})";
+  EXPECT_EQ(ffn_width(contradicting, stored), 8192);
+  EXPECT_EQ(parse(contradicting, stored).warnings.size(), 1u);
+}
+
+TEST(Lfm2Config, LayersAndTyingInEverySpelling) {
+  const std::string head =
+      R"({"model_type": "lfm2", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, )";
+  const std::vector<std::string> conv_attention{"short_conv", "attention"};
+  EXPECT_EQ(mixers(parse(head + R"("full_attn_idxs": [1]})")), conv_attention);
+  EXPECT_EQ(mixers(parse(head + R"("layer_types": ["conv", "full_attention"], "full_attn_idxs": [0]})")),
+            conv_attention);
+  EXPECT_EQ(mixers(parse(head + R"("norm_eps": 1e-5})")), (std::vector<std::string>{"attention", "attention"}));
+  EXPECT_TRUE(parse(head + R"("norm_eps": 1e-5})").tie_word_embeddings);
+  EXPECT_FALSE(parse(head + R"("tie_embedding": false, "tie_word_embeddings": true})").tie_word_embeddings);
+  const auto theta = [](const ModelConfig& config) { return config.sublayers[0].options["rope_theta"].get<double>(); };
+  EXPECT_EQ(theta(parse(head + R"("norm_eps": 1e-5})")), 1e6);
+  EXPECT_EQ(theta(parse(head + R"("rope_theta": 1e7})")), 1e7);
+  EXPECT_EQ(theta(parse(head + R"("rope_theta": 1, "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}})")),
+            5e6);
+}
+
+TEST(Lfm2Config, RefusesByName) {
+  EXPECT_NE(
+      refusal(R"({"model_type": "lfm2", "architectures": ["Lfm2BidirectionalModel"]})").find("Lfm2BidirectionalModel"),
+      std::string::npos);
+  EXPECT_NE(refusal(R"({"model_type": "lfm2", "rope_parameters": {"rope_type": "yarn"}})").find("\"yarn\""),
+            std::string::npos);
+  EXPECT_NE(
+      refusal(R"({"model_type": "lfm2", "num_hidden_layers": 2, "layer_types": ["conv"]})").find("names 1 layers"),
+      std::string::npos);
+  EXPECT_NE(refusal(R"({"model_type": "lfm2", "num_hidden_layers": 2, "full_attn_idxs": [2]})").find("full_attn_idxs"),
+            std::string::npos);
+}
+
+TEST(CarouselConfig, MixesLayersWithAndWithoutFfn) {
+  const ModelConfig config = parse(R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32,
+      "layer_types": ["mlstm", "conv", "full_attention", "ffn_only"], "conv_config": {"ffn": false, "kernel_size": 4},
+      "slstm_config": {}, "ncps_config": {}, "ffn_config": {"intermediate_size": 48}})");
+  std::vector<std::string> names;
+  for (const Sublayer& sublayer : config.sublayers) names.push_back(sublayer.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"layers.0.mlstm", "layers.0.ffn", "layers.1.conv",
+                                             "layers.2.full_attention", "layers.2.ffn", "layers.3.ffn"}));
+  EXPECT_EQ(config.num_layers, 4);
+  EXPECT_GT(measure(config, "config.json").parameters, 0);
+}
+
+TEST(CarouselConfig, WithoutLayerTypesAllLayersAreMlstm) {
+  const ModelConfig config =
+      parse(R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3})");
+  EXPECT_EQ(mixers(config), (std::vector<std::string>{"mlstm", "mlstm", "mlstm"}));
+}
+
+TEST(CarouselConfig, UnknownTypesAndKeysListTheKnownOnes) {
+  const std::string head = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, )";
+  EXPECT_EQ(refusal(head + R"("layer_types": ["gru"]})"),
+            "config.json: unknown layer type \"gru\"; known types: conv, ffn_only, full_attention, mlstm");
+  EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "colour": 3})").find("unknown key \"colour\"; known keys: "),
+            std::string::npos);
+  EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "mlstm_config": {"num_head": 4}})")
+                .find("layers.0.mlstm: unknown key \"num_head\"; known keys: "),
+            std::string::npos);
+  EXPECT_NE(refusal(head + R"("num_hidden_layers": 2, "layer_types": ["mlstm"]})").find("names 1 layers"),
+            std::string::npos);
+  EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "mlstm_config": {"ffn": 1}})").find("expected true or false"),
+            std::string::npos);
+}
+
+TEST(Config, UnknownModelTypeListsTheKnownOnes) {
+  EXPECT_EQ(refusal(R"({"model_type": "gpt2"})"),
+            "config.json: model_type \"gpt2\" is not supported; known types: carousel, lfm2, llama, xlstm");
+  EXPECT_EQ(refusal(R"({"vocab_size": 2})"), "config.json: \"model_type\" is missing");
+  EXPECT_NE(refusal(R"({"model_type": "llama", "quantization_config": {}})").find("quantization_config"),
+            std::string::npos);
+}
+
+TEST(LlamaConfig, RefusesOtherActivationsAndScalings) {
+  EXPECT_NE(refusal(R"({"model_type": "llama", "hidden_act": "gelu"})").find("hidden_act"), std::string::npos);
+  EXPECT_NE(refusal(R"({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2}})").find("linear"),
+            std::string::npos);
+  EXPECT_NE(refusal(R"({"model_type": "llama", "num_key_value_heads": 5})").find("multiple"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace carousel::model

@@ -201,3 +201,29 @@ write_seeds("index", {
     "two": index(w="a.safetensors", v="b.safetensors"),
     "above": index(w="../a.safetensors"),
 })
+
+SMALL = {"model_type": "carousel", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 2}
+write_seeds("config", {
+    "carousel": json.dumps({**SMALL, "norm_eps": 1e-6, "tie_word_embeddings": False, "layer_types": ["mlstm", "full_attention"],
+                            "mlstm_config": {"num_heads": 2},
+                            "attention_config": {"num_heads": 2, "num_kv_heads": 1}}),
+    "conv": json.dumps({**SMALL, "layer_types": ["conv", "ffn_only"], "conv_config": {}, "ffn_config": {}}),
+    "xlstm": json.dumps({"model_type": "xlstm", "vocab_size": 256, "hidden_size": 32, "num_heads": 2, "num_hidden_layers": 2,
+                         "qk_dim_factor": 0.5, "v_dim_factor": 1.0, "gate_soft_cap": 15.0, "ffn_proj_factor": 2.667}),
+    "lfm2": json.dumps({"model_type": "lfm2", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2,
+                        "num_attention_heads": 2, "num_key_value_heads": 1, "conv_L_cache": 3, "block_ff_dim": 64,
+                        "full_attn_idxs": [1]}),
+    "llama": json.dumps({"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 1,
+                         "num_attention_heads": 2, "intermediate_size": 64, "rope_theta": 1e4}),
+})
+write_seeds("state", {
+    "zero": struct.pack("<q", 0) + raw("{}"),
+    "header": struct.pack("<q", 1) + raw(json.dumps({"__metadata__": {"format": "carousel.state", "version": "1",
+                                                                      "model": "0", "pos": "1", "checksum": "0"}})),
+    # What the small model of state_fuzz.cc remembers after one token.
+    "one": struct.pack("<q", 1) + st(bytes(4392), **{"0.C": tensor(shape=(2, 4, 8), offsets=(0, 256)),
+                                                     "0.n": tensor(shape=(2, 4), offsets=(256, 288)),
+                                                     "0.m": tensor(shape=(2,), offsets=(288, 296)),
+                                                     "1.k": tensor(shape=(1, 1, 8, 64), offsets=(296, 2344)),
+                                                     "1.v": tensor(shape=(1, 1, 64, 8), offsets=(2344, 4392))}),
+})

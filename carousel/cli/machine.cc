@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What commands share of the process: threads and instruction set, and Ctrl-C. The one flag a signal handler can reach
+// has to be global; it stays in this file.
+#include <unistd.h>
+#include <csignal>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/options.h"
+#include "carousel/cpu/isa.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kMaxThreads = 1024;
+constexpr int kInterruptedStatus = 130;
+
+volatile std::sig_atomic_t g_interrupted = 0;
+
+void on_signal(int) {
+  if (g_interrupted != 0) _exit(kInterruptedStatus);
+  g_interrupted = 1;
+}
+
+}  // namespace
+
+void Machine::add_options(CLI::App& app) {
+  CLI::Option* option = app.add_option("-t,--threads", [this](const CLI::results_t& results) {
+    threads = static_cast<int>(parse_integer("--threads", results.back(), 0, kMaxThreads));
+    return true;
+  });
+  option->description("Threads; 0: one per physical core")->type_name("INT")->default_str("0");
+  std::vector<std::string> names{"auto"};
+  for (const Isa known : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) names.emplace_back(cpu::isa_name(known));
+  add_choice(app, "--isa", isa, names, "Instruction set");
+}
+
+Stream Machine::stream() {
+  Stream stream;
+  stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
+  pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());
+  stream.pool = pool_.get();
+  return stream;
+}
+
+bool interrupted() { return g_interrupted != 0; }
+
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+}  // namespace carousel::cli

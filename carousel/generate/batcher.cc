@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/generate/batcher.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "carousel/core/error.h"
+#include "carousel/generate/stop.h"
+#include "carousel/text/tokenizer.h"
+
+namespace carousel::generate {
+namespace {
+
+// Rows one forward takes at most when several prompts wait: bounds its activations. Which tick reads a slab changes
+// nothing of the slab.
+constexpr int64_t kTickRows = 4 * model::kPrefillRows;
+
+void check_request(const Request& request, int64_t vocab_size) {
+  if (request.prompt.empty() && !request.logits.defined()) {
+    fail(ErrorKind::kInput, "generate: the prompt is empty, expected at least one token");
+  }
+  if (request.prompt.empty() && request.logits.count() != vocab_size) {
+    fail(ErrorKind::kInput, "generate: logits are {}, expected [{}]", request.logits.shape().str(), vocab_size);
+  }
+  if (static_cast<int64_t>(request.history.size()) != request.state.pos()) {
+    fail(ErrorKind::kInput, "generate: {} tokens of history, expected {}, the state's position", request.history.size(),
+         request.state.pos());
+  }
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= vocab_size) {
+      fail(ErrorKind::kInput, "generate: token {} of the prompt is outside the vocabulary of {}", token, vocab_size);
+    }
+  }
+  if (request.samples < 1) fail(ErrorKind::kInput, "generate: samples is {}, expected 1 or more", request.samples);
+  if (request.max_tokens < -1) {
+    fail(ErrorKind::kInput, "generate: max_tokens is {}, expected -1 or more", request.max_tokens);
+  }
+}
+
+}  // namespace
+
+std::string_view stop_reason_name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kEndToken:
+      return "end_token";
+    case StopReason::kStopString:
+      return "stop_string";
+    case StopReason::kLength:
+      return "length";
+    case StopReason::kCancelled:
+      return "cancelled";
+    case StopReason::kFailed:
+      break;
+  }
+  return "failed";
+}
+
+struct Batcher::Sequence {
+  Sequence(std::shared_ptr<const Request> r, Sampler s)
+      : request(std::move(r)), sampler(std::move(s)), scanner(request->stop) {}
+
+  std::span<const int32_t> rest() const {  // not yet run: what is left of the prompt, or the sampled token
+    if (read < request->prompt.size()) return std::span(request->prompt).subspan(read);
+    return pending ? std::span(&*pending, 1) : std::span<const int32_t>();
+  }
+  bool reading() const { return read < request->prompt.size(); }
+
+  std::shared_ptr<const Request> request;
+  int64_t sample = 0;
+  State state;
+  std::vector<int32_t> history;  // [state.pos()] with keep_state
+  Tensor logits;                 // [V] given with the request, for its first token
+  size_t read = 0;               // tokens of the prompt run
+  std::optional<int32_t> pending;
+  int64_t sampled = 0;
+  bool forked = false;
+  bool ending = false;  // nothing more is sampled; `pending` is still to be run into the state
+  bool done = false;
+  StopReason reason = StopReason::kLength;
+  std::string error;
+  Sampler sampler;
+  std::optional<text::StreamDecoder> decoder;
+  StopScanner scanner;
+  std::string text;               // of the last token
+  std::vector<TokenLogprob> top;  // of the last token
+};
+
+Batcher::Batcher(const model::Model& model, const Stream& stream) : model_(model), runner_(*model.lm, stream) {
+  if (!model.tokenizer) return;
+  sampleable_.resize(static_cast<size_t>(model.lm->vocab_size()));
+  for (size_t id = 0; id < sampleable_.size(); ++id) {
+    sampleable_[id] = !model.tokenizer->token_text(static_cast<int64_t>(id)).empty();
+  }
+}
+
+Batcher::~Batcher() = default;
+
+/// The text so far goes through the decoder, whose first token and split characters are special, and the penalties.
+void Batcher::prime(Sequence& sequence) const {
+  const Request& request = *sequence.request;
+  if (model_.tokenizer) sequence.decoder.emplace(*model_.tokenizer, true);
+  for (const auto* tokens : {&request.history, &request.prompt}) {
+    for (const int32_t token : *tokens) {
+      if (sequence.decoder) sequence.decoder->push(token);
+    }
+  }
+}
+
+void Batcher::submit(Request request) {
+  check_request(request, model_.lm->vocab_size());
+  Sampler sampler(request.sampler, model_.lm->vocab_size(), sampleable_, model_.end_tokens, request.seed, 0);
+  for (const int32_t token : request.history) sampler.accept(token);
+  for (const int32_t token : request.prompt) sampler.accept(token);
+  auto shared = std::make_shared<Request>(std::move(request));
+  auto sequence = std::make_unique<Sequence>(shared, std::move(sampler));
+  sequence->state = std::move(shared->state);
+  sequence->logits = std::move(shared->logits);
+  if (shared->keep_state) sequence->history = shared->history;
+  prime(*sequence);
+  born_.push_back(std::move(sequence));
+}
+
+/// Lays out the forward: single tokens first, then slabs of prompts in order of arrival while they fit.
+Batcher::Rows Batcher::gather() {
+  tokens_.clear();
+  states_.clear();
+  lengths_.clear();
+  batch_.clear();
+  due_.clear();
+  due_rows_.clear();
+  Rows rows;
+  for (const bool prompts : {false, true}) {
+    for (const auto& sequence : live_) {
+      const std::span<const int32_t> rest = sequence->rest();
+      if (rest.empty() || sequence->reading() != prompts) continue;
+      const auto left = static_cast<int64_t>(rest.size());
+      const int64_t slab = std::min(model::kPrefillRows - sequence->state.pos() % model::kPrefillRows, left);
+      const auto total = static_cast<int64_t>(tokens_.size());
+      if (prompts && rows.prompt > 0 && total + slab > kTickRows) continue;
+      tokens_.insert(tokens_.end(), rest.begin(), rest.begin() + slab);
+      states_.push_back(&sequence->state);
+      lengths_.push_back(slab);
+      batch_.push_back(sequence.get());
+      (prompts ? rows.prompt : rows.decode) += slab;
+      if (slab < left) continue;
+      due_.push_back(sequence.get());
+      due_rows_.push_back(total + slab - 1);
+    }
+  }
+  return rows;
+}
+
+/// hidden [N, D] -> logits [R, V] of the due rows.
+Tensor Batcher::due_logits(const Tensor& hidden) {
+  const auto count = static_cast<int64_t>(due_rows_.size());
+  if (count == hidden.dim(0)) return runner_.logits(hidden);
+  const Tensor rows = runner_.arena().empty(Shape{count, hidden.dim(1)});
+  const auto row_size = static_cast<size_t>(hidden.dim(1));
+  for (size_t r = 0; r < due_rows_.size(); ++r) {
+    std::memcpy(rows.f32() + r * row_size, hidden.f32() + static_cast<size_t>(due_rows_[r]) * row_size,
+                row_size * sizeof(float));
+  }
+  return runner_.logits(rows);
+}
+
+Batcher::Rows Batcher::tick() {
+  for (auto& sequence : born_) live_.push_back(std::move(sequence));
+  born_.clear();
+  sampled_ = 0;
+  Rows rows = gather();
+  Tensor logits;  // [R, V]
+  if (!tokens_.empty()) {
+    const Tensor hidden = runner_.forward(tokens_, states_, lengths_);
+    size_t begin = 0;
+    for (size_t b = 0; b < batch_.size(); ++b) {
+      Sequence& sequence = *batch_[b];
+      const auto length = static_cast<size_t>(lengths_[b]);
+      sequence.logits = Tensor();
+      const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(begin);
+      if (sequence.request->keep_state) {
+        sequence.history.insert(sequence.history.end(), first, first + static_cast<std::ptrdiff_t>(length));
+      }
+      if (sequence.reading()) {
+        sequence.read += length;
+      } else {
+        sequence.pending.reset();
+      }
+      begin += length;
+    }
+    if (!due_.empty()) logits = due_logits(hidden);
+  }
+  // Those that came with logits have nothing to run before their first token.
+  for (size_t i = 0, count = live_.size(); i < count; ++i) {
+    Sequence& sequence = *live_[i];
+    if (!sequence.logits.defined() || sequence.reading()) continue;
+    const Tensor given = sequence.logits;
+    sequence.logits = Tensor();
+    settle(sequence, given);
+  }
+  for (size_t r = 0; r < due_.size(); ++r) {
+    const auto row = static_cast<int64_t>(r);
+    settle(*due_[r], logits.rows(row, row + 1).reshape(Shape{logits.dim(1)}));
+  }
+  sweep();
+  rows.sampled = sampled_;
+  return rows;
+}
+
+/// What follows when a sequence's next logits [V] are there.
+void Batcher::settle(Sequence& sequence, const Tensor& logits) {
+  if (sequence.ending) return finish(sequence, logits);
+  if (!sequence.forked) {
+    sequence.forked = true;
+    if (sequence.request->samples > 1) fork(sequence, logits);
+  }
+  if (sequence.request->max_tokens == 0) return end(sequence, StopReason::kLength, logits);
+  const std::span<const float> row(logits.f32(), static_cast<size_t>(logits.count()));
+  int32_t token = 0;
+  try {
+    token = sequence.sampler.sample(row, sequence.state.pos());
+  } catch (const Error& error) {
+    sequence.error = error.what();
+    return end(sequence, StopReason::kFailed, logits);
+  }
+  ++sampled_;
+  ++sequence.sampled;
+  const auto& ends = model_.end_tokens;
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) return end(sequence, StopReason::kEndToken, logits);
+  sequence.sampler.accept(token);
+  sequence.pending = token;
+  if (emit(sequence, token, row)) end(sequence, sequence.reason, logits);
+}
+
+/// The other samples of a request: copies of the state its prompt left, each with a stream of random numbers of its
+/// own. They are sampled from the same logits, at once.
+void Batcher::fork(Sequence& first, const Tensor& logits) {
+  for (int64_t k = 1; k < first.request->samples; ++k) {
+    auto copy = std::make_unique<Sequence>(first.request, first.sampler);
+    copy->sampler.set_stream(static_cast<uint64_t>(k));
+    copy->sample = k;
+    copy->state = first.state;
+    copy->history = first.history;
+    copy->read = first.read;
+    copy->forked = true;
+    prime(*copy);
+    Sequence& sequence = *copy;
+    born_.push_back(std::move(copy));
+    settle(sequence, logits);
+  }
+}
+
+/// Reports a token; true: it was the last, and sequence.reason says why.
+bool Batcher::emit(Sequence& sequence, int32_t token, std::span<const float> logits) {
+  const Request& request = *sequence.request;
+  sequence.text.clear();
+  const bool stopped = sequence.decoder && sequence.scanner.feed(sequence.decoder->push(token), sequence.text);
+  Emitted emitted{sequence.sample, sequence.sampled - 1, token, sequence.text, 0, {}};
+  if (request.logprobs) {
+    emitted.logprob = logprob_of(logits, token);
+    top_logprobs(logits, request.top_logprobs, sequence.top);
+    emitted.top = sequence.top;
+  }
+  const bool go_on = !request.on_token || request.on_token(emitted);
+  if (stopped) {
+    sequence.reason = StopReason::kStopString;
+  } else if (!go_on) {
+    sequence.reason = StopReason::kCancelled;
+  } else if (sequence.sampled == request.max_tokens) {
+    sequence.reason = StopReason::kLength;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+/// No more sampling. A state that is to be kept first takes in the token not yet run.
+void Batcher::end(Sequence& sequence, StopReason reason, const Tensor& logits) {
+  sequence.reason = reason;
+  sequence.ending = true;
+  if (!sequence.request->keep_state || !sequence.pending) finish(sequence, logits);
+}
+
+void Batcher::finish(Sequence& sequence, const Tensor& logits) {
+  sequence.done = true;
+  Finished finished;
+  finished.sample = sequence.sample;
+  finished.reason = sequence.reason;
+  finished.error = sequence.error;
+  finished.prompt_tokens = static_cast<int64_t>(sequence.request->prompt.size());
+  finished.tokens = sequence.sampled;
+  sequence.text.clear();
+  if (sequence.decoder && sequence.sampled > 0 && sequence.reason != StopReason::kStopString) {
+    const bool stopped = sequence.scanner.feed(sequence.decoder->flush(), sequence.text);
+    if (!stopped) sequence.scanner.flush(sequence.text);
+  }
+  finished.text = sequence.text;
+  if (sequence.request->keep_state) {
+    finished.state = std::move(sequence.state);
+    finished.history = std::move(sequence.history);
+    if (logits.defined()) finished.logits = logits.clone();
+  }
+  if (sequence.request->on_finish) sequence.request->on_finish(finished);
+}
+
+void Batcher::sweep() {
+  const auto done = [](const std::unique_ptr<Sequence>& sequence) { return sequence->done; };
+  std::erase_if(live_, done);
+  std::erase_if(born_, done);
+}
+
+void Batcher::cancel() {
+  for (auto& sequence : born_) live_.push_back(std::move(sequence));
+  born_.clear();
+  for (size_t i = 0; i < live_.size(); ++i) {
+    if (!live_[i]->ending) end(*live_[i], StopReason::kCancelled, live_[i]->logits);
+  }
+  sweep();
+}
+
+void generate(const model::Model& model, const Stream& stream, Request request, const std::function<bool()>& stop) {
+  Batcher batcher(model, stream);
+  batcher.submit(std::move(request));
+  bool cancelled = false;
+  while (batcher.live() > 0) {
+    if (!cancelled && stop && stop()) {
+      cancelled = true;
+      batcher.cancel();
+    } else {
+      batcher.tick();
+    }
+  }
+}
+
+}  // namespace carousel::generate

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "carousel/core/error.h"
 
@@ -50,6 +51,24 @@ CLI::Option* add_integer(CLI::App& app, const std::string& names, int64_t& value
   const std::string name = last_name(names);
   return add_text(app, names, help, "INT", std::to_string(value),
                   [&value, name, min, max](const std::string& text) { value = parse_integer(name, text, min, max); });
+}
+
+double parse_number(const std::string& option, const std::string& text, double min, double max) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc() && stopped == end && std::isfinite(value) && value >= min && value <= max) return value;
+  std::string range;
+  if (std::isfinite(min))
+    range = std::isfinite(max) ? fmt::format(" from {} to {}", min, max) : fmt::format(" >= {}", min);
+  fail(ErrorKind::kUsage, "{}: got \"{}\", expected a number{}", option, text, range);
+}
+
+CLI::Option* add_number(CLI::App& app, const std::string& names, double& value, double min, double max,
+                        const std::string& help) {
+  const std::string name = last_name(names);
+  return add_text(app, names, help, "FLOAT", fmt::format("{}", value),
+                  [&value, name, min, max](const std::string& text) { value = parse_number(name, text, min, max); });
 }
 
 CLI::Option* add_choice(CLI::App& app, const std::string& names, std::string& value,

@@ -14,6 +14,9 @@ namespace carousel::cli {
 /// The variable must outlive the parse. A bad value throws Error(kUsage) while parsing.
 CLI::Option* add_integer(CLI::App& app, const std::string& names, int64_t& value, int64_t min, int64_t max,
                          const std::string& help);
+/// A finite number in [min, max]; an infinite max is no bound.
+CLI::Option* add_number(CLI::App& app, const std::string& names, double& value, double min, double max,
+                        const std::string& help);
 CLI::Option* add_choice(CLI::App& app, const std::string& names, std::string& value,
                         const std::vector<std::string>& choices, const std::string& help);
 /// Comma-separated integers.
@@ -22,5 +25,7 @@ CLI::Option* add_integers(CLI::App& app, const std::string& names, std::vector<i
 
 /// Throws Error(kUsage) unless `text` is an integer in [min, max]. `option` begins the message.
 int64_t parse_integer(const std::string& option, const std::string& text, int64_t min, int64_t max);
+/// The same for a finite number.
+double parse_number(const std::string& option, const std::string& text, double min, double max);
 
 }  // namespace carousel::cli

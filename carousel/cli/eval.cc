@@ -3,6 +3,7 @@
 // generate/evaluate.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <numbers>
@@ -68,7 +69,7 @@ Json eval_text(const EvalOptions& options, const model::Model& model, model::Run
   if (score.tokens == 0) return {{"file", options.text}, {"complete", false}, {"tokens", 0}};
   // A text cut short is measured against the bytes its tokens so far spell.
   const std::span<const int32_t> seen = std::span(ids).first(static_cast<size_t>(score.tokens) + 1);
-  const size_t bytes = score.complete ? text.size() : model.text().decode(seen, false).size();
+  const size_t bytes = score.complete ? text.size() : model.text().decode_bytes(seen).size();
   Json result = rates(score.nll, score.tokens, static_cast<int64_t>(bytes));
   result.update({{"file", options.text},
                  {"tokens", score.tokens},

@@ -4,7 +4,9 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <string>
 
@@ -76,7 +78,7 @@ int run_tokenize(const TokenizeOptions& options) {
     std::fwrite(out.data(), 1, out.size(), stdout);
     return 0;
   }
-  const std::vector<int32_t> ids = tokenizer.encode(text, !options.no_special, !options.no_special);
+  const std::vector<int32_t> ids = tokenizer.encode(text, !options.no_special, true);
   fmt::print("[{}]\n", fmt::join(ids, ", "));
   return 0;
 }
@@ -90,7 +92,7 @@ std::function<int()> setup_tokenize(CLI::App& app) {
   app.add_option("-f,--file", options->file, "File to read it from (default: stdin)");
   app.add_flag("--decode", options->decode, "Ids to text");
   app.add_flag("--no-special", options->no_special,
-               "Add no special tokens and read their spellings as plain text; with --decode leave them out");
+               "Put no bos or eos around the text; with --decode leave special tokens out");
   return [options, text] {
     options->has_text = text->count() > 0;
     return run_tokenize(*options);

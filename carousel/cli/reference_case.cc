@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/reference_case.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+#include "carousel/core/rng.h"
+#include "carousel/formats/safetensors.h"
+#include "carousel/generate/evaluate.h"
+#include "carousel/model/families/family.h"
+#include "carousel/model/load.h"
+
+namespace carousel::cli {
+namespace {
+
+// float32 throughout: independent implementations of one formula agree to 1e-7 .. 8e-6, another formula does not.
+constexpr double kTolerance = 2e-5;
+// Means over a whole text, which the reference computes in other window shapes and sums in other orders.
+constexpr double kMeanTolerance = 4e-4;
+constexpr uint64_t kPieceSeed = 1;
+constexpr uint32_t kLongestPiece = 24;
+constexpr const char* kMeanPrefix = "valid.mean_nll_";
+
+using Status = Comparison::Status;
+using Ids = std::vector<std::vector<int32_t>>;   // [B][T]
+using Plan = std::vector<std::vector<int64_t>>;  // [step][sequence]: how many tokens it takes in that step
+
+struct Way {
+  const char* name;
+  Plan plan;
+};
+
+struct Computed {
+  std::vector<float> logits;  // [B, T, V]
+  std::vector<State> states;  // [B]
+};
+
+// What the others are computed from.
+bool is_input(const std::string& name) {
+  return name == "ids" || name == "prompt" || name == "train.ids" || name == "valid.ids" || name.starts_with("ids.");
+}
+
+Plan random_pieces(int64_t batch, int64_t length) {
+  Rng rng(kPieceSeed);
+  std::vector<int64_t> left(static_cast<size_t>(batch), length);
+  Plan plan;
+  while (std::any_of(left.begin(), left.end(), [](int64_t n) { return n > 0; })) {
+    plan.emplace_back();
+    for (int64_t& n : left) {
+      const int64_t piece = std::min<int64_t>(n, rng.bits() % (kLongestPiece + 1));  // none at all, at times
+      plan.back().push_back(piece);
+      n -= piece;
+    }
+  }
+  return plan;
+}
+
+std::vector<Way> ways(int64_t batch, int64_t length) {
+  const auto all = static_cast<size_t>(batch);
+  return {{"in one piece", Plan(1, std::vector<int64_t>(all, length))},
+          {"in random pieces", random_pieces(batch, length)},
+          {"token by token", Plan(static_cast<size_t>(length), std::vector<int64_t>(all, 1))}};
+}
+
+Plan column(const Plan& plan, size_t s) {
+  Plan out;
+  for (const std::vector<int64_t>& step : plan) out.push_back({step[s]});
+  return out;
+}
+
+// Keeps the worst of what is folded into one comparison; a NaN stays.
+void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
+  double difference = 0, norm = 0, largest = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
+    difference += d * d;
+    norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
+    if (!(std::abs(d) <= largest)) largest = std::abs(d);
+  }
+  const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
+  if (out.status == Status::kSkip) out.status = Status::kOk;
+  if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
+  if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;
+  if (!(relative <= kTolerance) && out.status == Status::kOk) {
+    out.status = Status::kFail;
+    out.note = way;
+  }
+}
+
+class Case {
+ public:
+  Case(const std::string& folder, const Stream& stream)
+      : folder_(folder),
+        where_(folder + "/expected.safetensors"),
+        expected_(formats::SafetensorsFile::open(where_)),
+        model_(model::load(folder, stream)),
+        runner_(*model_.lm, stream) {}
+
+  std::vector<Comparison> compare();
+
+ private:
+  const formats::TensorEntry& entry(const std::string& name) const;
+  Ids read_ids(const std::string& name) const;
+  std::vector<float> read_floats(const std::string& name, int64_t count) const;
+  Comparison& result(const std::string& name);
+
+  Computed compute(const Ids& ids, const Plan& plan);
+  Computed compute_alone(const Ids& ids, const Plan& plan);
+  bool same_bits(const Computed& a, const Computed& b) const;
+  void compare_forward(const std::string& input, const std::string& suffix);
+  void compare_computed(const Computed& computed, const std::string& suffix, const std::string& way);
+  void compare_state(const Computed& computed, const std::string& name, const StateLayout::Entry& state,
+                     const std::string& way);
+  void compare_greedy(const std::string& name, const Ids& prompts);
+  void compare_loss();
+  void compare_mean(const std::string& name);
+
+  std::string folder_, where_;
+  formats::SafetensorsFile expected_;
+  model::Model model_;
+  model::Runner runner_;
+  std::map<std::string, Comparison> results_;
+};
+
+const formats::TensorEntry& Case::entry(const std::string& name) const {
+  const formats::TensorEntry* found = expected_.find(name);
+  if (found == nullptr) fail(ErrorKind::kInput, "{}: \"{}\" is missing", where_, name);
+  return *found;
+}
+
+// [B, T] or [n] integers, each a token of the model.
+Ids Case::read_ids(const std::string& name) const {
+  const formats::TensorEntry& source = entry(name);
+  const bool integers = source.dtype == DType::kI64 || source.dtype == DType::kI32;
+  const int rank = source.shape.rank();
+  if (!integers || rank < 1 || rank > 2 || source.shape.count() == 0) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected I64 or I32 [B, T]", where_, name, dtype_name(source.dtype),
+         source.shape.str());
+  }
+  const Tensor values = source.load();
+  Ids ids(static_cast<size_t>(rank == 2 ? source.shape[0] : 1));
+  const int64_t length = source.shape[-1];
+  for (int64_t i = 0; i < values.count(); ++i) {
+    const int64_t id = source.dtype == DType::kI64 ? values.i64()[i] : values.i32()[i];
+    if (id < 0 || id >= model_.config.vocab_size) {
+      fail(ErrorKind::kInput, "{}: \"{}\" holds {}, expected 0 to {} (vocab_size)", where_, name, id,
+           model_.config.vocab_size - 1);
+    }
+    ids[static_cast<size_t>(i / length)].push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+std::vector<float> Case::read_floats(const std::string& name, int64_t count) const {
+  const formats::TensorEntry& source = entry(name);
+  if (!is_float(source.dtype) || source.shape.count() != count) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {} floating-point numbers", where_, name,
+         dtype_name(source.dtype), source.shape.str(), count);
+  }
+  const Tensor values = source.load().to_f32();
+  return std::vector<float>(values.f32(), values.f32() + count);
+}
+
+Comparison& Case::result(const std::string& name) {
+  Comparison& comparison = results_[name];
+  comparison.name = name;
+  return comparison;
+}
+
+Computed Case::compute(const Ids& ids, const Plan& plan) {
+  const auto length = static_cast<int64_t>(ids.front().size());
+  const auto vocab = static_cast<size_t>(model_.config.vocab_size);
+  Computed out;
+  out.states.resize(ids.size());
+  out.logits.resize(ids.size() * ids.front().size() * vocab);
+  std::vector<State*> states;
+  for (State& state : out.states) states.push_back(&state);
+  for (const std::vector<int64_t>& lengths : plan) {
+    std::vector<int32_t> tokens;
+    std::vector<size_t> rows;  // of out.logits, for every row of this step
+    for (size_t s = 0; s < ids.size(); ++s) {
+      const int64_t pos = states[s]->pos();
+      for (int64_t t = pos; t < pos + lengths[s]; ++t) {
+        tokens.push_back(ids[s][static_cast<size_t>(t)]);
+        rows.push_back(s * static_cast<size_t>(length) + static_cast<size_t>(t));
+      }
+    }
+    const Tensor logits = runner_.logits(runner_.forward(tokens, states, lengths));  // [N, V]
+    for (size_t n = 0; n < rows.size(); ++n)
+      std::memcpy(&out.logits[rows[n] * vocab], logits.f32() + n * vocab, vocab * sizeof(float));
+  }
+  return out;
+}
+
+Computed Case::compute_alone(const Ids& ids, const Plan& plan) {
+  Computed out;
+  for (size_t s = 0; s < ids.size(); ++s) {
+    const Computed one = compute({ids[s]}, column(plan, s));
+    out.logits.insert(out.logits.end(), one.logits.begin(), one.logits.end());
+    out.states.push_back(one.states.front());
+  }
+  return out;
+}
+
+bool Case::same_bits(const Computed& a, const Computed& b) const {
+  if (std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) != 0) return false;
+  for (size_t s = 0; s < a.states.size(); ++s) {
+    const NamedTensors in_a = a.states[s].tensors(model_.lm->state_layout());
+    const NamedTensors in_b = b.states[s].tensors(model_.lm->state_layout());
+    for (size_t i = 0; i < in_a.size(); ++i) {
+      const size_t bytes = in_a[i].tensor.size_bytes();
+      if (bytes != in_b[i].tensor.size_bytes()) return false;
+      if (bytes > 0 && std::memcmp(in_a[i].tensor.raw(), in_b[i].tensor.raw(), bytes) != 0) return false;
+    }
+  }
+  return true;
+}
+
+void Case::compare_state(const Computed& computed, const std::string& name, const StateLayout::Entry& state,
+                         const std::string& way) {
+  if (state.spec.per_token) {
+    result(name).note = "keys and values are kept in pages of their own layout";
+    return;
+  }
+  const int64_t per_sequence = state.spec.shape.count();
+  const std::vector<float> want =
+      read_floats(name, per_sequence * static_cast<int64_t>(computed.states.size()));  // [B, ...]
+  std::vector<float> got;
+  for (const State& sequence : computed.states) {
+    for (const NamedTensor& named : sequence.tensors(model_.lm->state_layout())) {
+      if (named.name == state.name) got.insert(got.end(), named.tensor.f32(), named.tensor.f32() + per_sequence);
+    }
+  }
+  fold(result(name), got.data(), want.data(), want.size(), way);
+}
+
+void Case::compare_computed(const Computed& computed, const std::string& suffix, const std::string& way) {
+  for (const std::string& name : {"logits" + suffix, suffix.empty() ? std::string("logits.step") : std::string()}) {
+    if (name.empty() || expected_.find(name) == nullptr) continue;
+    const std::vector<float> want = read_floats(name, static_cast<int64_t>(computed.logits.size()));
+    fold(result(name), computed.logits.data(), want.data(), want.size(), way);
+  }
+  for (const StateLayout::Entry& state : model_.lm->state_layout().entries()) {
+    const std::string name = "state." + state.name + suffix;
+    if (expected_.find(name) != nullptr) compare_state(computed, name, state, way);
+  }
+}
+
+// Every way of cutting the sequences, together and each alone. What is batched beside it must not change one bit.
+void Case::compare_forward(const std::string& input, const std::string& suffix) {
+  const Ids ids = read_ids(input);
+  for (const Way& way : ways(static_cast<int64_t>(ids.size()), static_cast<int64_t>(ids.front().size()))) {
+    const Computed batched = compute(ids, way.plan);
+    compare_computed(batched, suffix, way.name);
+    if (ids.size() == 1) continue;
+    const Computed alone = compute_alone(ids, way.plan);
+    compare_computed(alone, suffix, fmt::format("{}, alone", way.name));
+    if (same_bits(batched, alone) || expected_.find("logits" + suffix) == nullptr) continue;
+    Comparison& comparison = result("logits" + suffix);
+    comparison.status = Status::kFail;
+    comparison.note = fmt::format("{}: batched and alone differ in bits", way.name);
+  }
+}
+
+// The tokens greedy decoding appends to a prompt, past any end token.
+void Case::compare_greedy(const std::string& name, const Ids& prompts) {
+  const Ids want = read_ids(name);
+  if (want.size() != prompts.size())
+    fail(ErrorKind::kInput, "{}: \"{}\" has {} rows, expected {}", where_, name, want.size(), prompts.size());
+  const auto vocab = static_cast<size_t>(model_.config.vocab_size);
+  Comparison& comparison = result(name);
+  comparison.status = Status::kOk;
+  for (size_t s = 0; s < prompts.size(); ++s) {
+    for (const Way& way : ways(1, static_cast<int64_t>(prompts[s].size()))) {
+      Computed run = compute({prompts[s]}, way.plan);
+      std::vector<float> last(run.logits.end() - static_cast<int64_t>(vocab), run.logits.end());  // [V]
+      State* const states[] = {&run.states.front()};
+      const int64_t lengths[] = {1};
+      double wrong = 0;
+      for (size_t t = 0; t < want[s].size(); ++t) {
+        const auto token = static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin());
+        if (token != want[s][t]) {
+          if (wrong == 0 && comparison.note.empty())
+            comparison.note = fmt::format("token {} is {}, expected {}: {}", t, token, want[s][t], way.name);
+          ++wrong;
+        }
+        const int32_t tokens[] = {want[s][t]};
+        const Tensor logits = runner_.logits(runner_.forward(tokens, states, lengths));
+        std::memcpy(last.data(), logits.f32(), vocab * sizeof(float));
+      }
+      comparison.relative = std::max(comparison.relative, wrong / static_cast<double>(want[s].size()));
+      comparison.largest = std::max(comparison.largest, wrong);
+    }
+  }
+  if (comparison.largest > 0) comparison.status = Status::kFail;
+}
+
+// Mean cross-entropy of train.ids [B, T + 1] over all positions.
+void Case::compare_loss() {
+  double sum = 0;
+  int64_t count = 0;
+  for (const std::vector<int32_t>& row : read_ids("train.ids")) {
+    const generate::TextScore score = generate::score_text(runner_, row, static_cast<int64_t>(row.size()));
+    sum += score.nll;
+    count += score.tokens;
+  }
+  if (count == 0) fail(ErrorKind::kInput, "{}: \"train.ids\" has no targets, expected [B, T + 1]", where_);
+  const auto got = static_cast<float>(sum / static_cast<double>(count));
+  fold(result("loss"), &got, read_floats("loss", 1).data(), 1, "forward only");
+}
+
+// Mean likelihood of valid.ids in windows of the length the name ends in.
+void Case::compare_mean(const std::string& name) {
+  const std::string digits = name.substr(std::string(kMeanPrefix).size());
+  int64_t window = 0;
+  const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), window);
+  if (parsed.ec != std::errc() || window < 1)
+    fail(ErrorKind::kInput, "{}: \"{}\" ends in no window length", where_, name);
+  const Ids ids = read_ids("valid.ids");
+  const float want = read_floats(name, 1).front();
+  Progress bar("tokens", static_cast<int64_t>(ids.front().size()));
+  const generate::TextScore score = generate::score_text(runner_, ids.front(), window, [&](int64_t done, int64_t) {
+    bar.update(done);
+    return true;
+  });
+  Comparison& comparison = result(name);
+  const double mean = score.nll / static_cast<double>(std::max<int64_t>(1, score.tokens));
+  comparison.largest = std::abs(mean - static_cast<double>(want));
+  comparison.relative = comparison.largest / std::abs(static_cast<double>(want));
+  comparison.status = comparison.relative <= kMeanTolerance ? Status::kOk : Status::kFail;
+  comparison.note = fmt::format("{:.6f} nats per token", mean);
+}
+
+std::vector<Comparison> Case::compare() {
+  for (const formats::TensorEntry& tensor : expected_.entries()) {
+    if (tensor.name == "ids" || tensor.name.starts_with("ids.")) compare_forward(tensor.name, tensor.name.substr(3));
+    if (tensor.name == "loss") compare_loss();
+    if (tensor.name == "greedy") compare_greedy("greedy", read_ids("prompt"));
+    if (tensor.name.starts_with(kMeanPrefix)) compare_mean(tensor.name);
+    if (tensor.name == "greedy_from_bos") {
+      Fields config(model_.config.source, folder_ + "/config.json");
+      const int64_t bos = config.integer("bos_token_id", 0, model_.config.vocab_size - 1);
+      compare_greedy(tensor.name, {{static_cast<int32_t>(bos)}});
+    }
+  }
+  const bool prompted = expected_.find("ids") == nullptr && expected_.find("prompt") != nullptr;
+  if (prompted && expected_.find("logits") != nullptr) compare_forward("prompt", "");
+
+  std::vector<Comparison> out;
+  for (const formats::TensorEntry& tensor : expected_.entries()) {
+    if (is_input(tensor.name)) continue;
+    Comparison& comparison = result(tensor.name);
+    const bool training = tensor.name.starts_with("grad.") || tensor.name.starts_with("adamw.");
+    if (comparison.status == Status::kSkip && comparison.note.empty())
+      comparison.note = training ? "this build does not train" : "nothing in this build computes it";
+    out.push_back(comparison);
+  }
+  return out;
+}
+
+// Why this build cannot run the model at all, or nothing.
+std::optional<std::string> unknown_model(const std::string& folder) {
+  const std::string path = folder + "/config.json";
+  const Json config = read_json_file(path);
+  if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", path, brief(config));
+  if (!config.contains("model_type") || !config["model_type"].is_string()) return "config.json names no model_type";
+  const std::string type = config["model_type"].get<std::string>();
+  try {
+    model::find_family(type, path);
+  } catch (const Error&) {
+    return fmt::format("this build has no model_type \"{}\"", type);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream) {
+  if (const std::optional<std::string> reason = unknown_model(folder)) {
+    const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
+    std::vector<Comparison> skipped;
+    for (const formats::TensorEntry& tensor : expected.entries()) {
+      if (!is_input(tensor.name)) skipped.push_back({tensor.name, Status::kSkip, 0, 0, *reason});
+    }
+    return skipped;
+  }
+  return Case(folder, stream).compare();
+}
+
+}  // namespace carousel::cli

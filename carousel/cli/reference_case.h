@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// A reference case: a model folder with expected.safetensors, what its public implementation computes
+// (docs/formats.md). Every expected tensor is computed here in as many ways as the engine knows and compared.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "carousel/core/stream.h"
+
+namespace carousel::cli {
+
+/// The outcome for one expected tensor.
+struct Comparison {
+  enum class Status { kOk, kFail, kSkip };
+  std::string name;
+  Status status = Status::kSkip;
+  double relative = 0;  // L2 of the difference over that of the expectation: the worst way of computing it
+  double largest = 0;   // largest absolute difference
+  std::string note;     // the reason of a skip, what went wrong in a failure
+};
+
+/// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream);
+
+}  // namespace carousel::cli

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel verify: does this build, on this machine, compute what a public implementation does? One line per tensor of
+// a reference case; the comparing is reference_case.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/reference_case.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+
+namespace carousel::cli {
+namespace {
+
+using Status = Comparison::Status;
+
+// Exit statuses, the worst of all cases counts.
+constexpr int kAgrees = 0;
+constexpr int kDiffers = 1;
+constexpr int kMalformed = 2;
+
+struct VerifyOptions {
+  std::vector<std::string> cases;
+  bool json = false;
+  bool strict = false;
+  Machine machine;
+};
+
+const char* status_name(Status status) {
+  return status == Status::kOk ? "ok" : status == Status::kFail ? "FAIL" : "skip";
+}
+
+// JSON has no NaN: null says that the number is not finite.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json to_json(const std::string& folder, const std::vector<Comparison>& comparisons, int status) {
+  Json tensors = Json::array();
+  for (const Comparison& comparison : comparisons) {
+    Json line = {{"name", comparison.name}, {"status", status_name(comparison.status)}};
+    if (comparison.status != Status::kSkip) {
+      line["relative_l2"] = number(comparison.relative);
+      line["max_abs"] = number(comparison.largest);
+    }
+    if (!comparison.note.empty()) line["note"] = comparison.note;
+    tensors.push_back(line);
+  }
+  return {{"case", folder}, {"status", status}, {"tensors", tensors}};
+}
+
+void print_lines(const std::string& folder, const std::vector<Comparison>& comparisons) {
+  size_t width = 12;
+  for (const Comparison& comparison : comparisons) width = std::max(width, comparison.name.size());
+  fmt::print("{}\n", folder);
+  size_t counts[3] = {0, 0, 0};
+  for (const Comparison& comparison : comparisons) {
+    ++counts[static_cast<size_t>(comparison.status)];
+    std::string numbers(20, ' ');
+    if (comparison.status != Status::kSkip)
+      numbers = fmt::format("{:.2e}  {:.2e}  ", comparison.relative, comparison.largest);
+    fmt::print("  {:<{}}  {:<20}{}{}{}\n", comparison.name, width, numbers, status_name(comparison.status),
+               comparison.note.empty() ? "" : "  ", comparison.note);
+  }
+  fmt::print("  {} ok, {} FAIL, {} skip\n", counts[0], counts[1], counts[2]);
+}
+
+int judge(const std::vector<Comparison>& comparisons, bool strict) {
+  const auto count = [&](Status status) {
+    return std::count_if(comparisons.begin(), comparisons.end(),
+                         [&](const Comparison& comparison) { return comparison.status == status; });
+  };
+  const bool skipped = strict && count(Status::kSkip) > 0;
+  return count(Status::kFail) > 0 || count(Status::kOk) == 0 || skipped ? kDiffers : kAgrees;
+}
+
+int run_verify(VerifyOptions& options) {
+  const Stream stream = options.machine.stream();
+  int worst = kAgrees;
+  Json results = Json::array();
+  for (const std::string& folder : options.cases) {
+    int status = kMalformed;
+    try {
+      const std::vector<Comparison> comparisons = compare_case(folder, stream);
+      status = judge(comparisons, options.strict);
+      if (options.json)
+        results.push_back(to_json(folder, comparisons, status));
+      else
+        print_lines(folder, comparisons);
+    } catch (const Error& error) {
+      fmt::print(stderr, "{}: not a case that can be compared: {}\n", folder, error.what());
+      if (options.json) results.push_back({{"case", folder}, {"status", status}, {"error", error.what()}});
+    }
+    std::fflush(stdout);
+    worst = std::max(worst, status);
+  }
+  if (options.json) fmt::print("{}\n", results.dump(2));
+  return worst;
+}
+
+}  // namespace
+
+std::function<int()> setup_verify(CLI::App& app) {
+  const auto options = std::make_shared<VerifyOptions>();
+  app.add_option("case", options->cases,
+                 "Folders with config.json, weights and expected.safetensors. Exit status: 0 all that was compared "
+                 "agrees, 1 something differs or nothing could be compared, 2 a case is malformed")
+      ->required();
+  app.add_flag("--json", options->json, "Results as JSON");
+  app.add_flag("--strict", options->strict, "Also fail where a tensor had to be skipped");
+  options->machine.add_options(app);
+  return [options] { return run_verify(*options); };
+}
+
+}  // namespace carousel::cli

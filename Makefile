@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
-SOURCES = $(shell git ls-files --cached --others --exclude-standard 'carousel/*.h' 'carousel/*.cc' 'tests/*.h' 'tests/*.cc')
+SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
 .PHONY: help deps dev-deps build demo test bench check check-format check-sanitize check-threads fuzz format clean

@@ -38,10 +38,17 @@ float scale_piece(float* x, int64_t count) {
   return x[0];
 }
 
-/// Chains of y = y * m + c; m and c are arguments, so that the compiler cannot know the fixed point.
+/// Chains from different values, or the compiler would see one chain twelve times and run it once.
+void start_chains(Vec (&y)[kChains], float scale) {
+#pragma GCC unroll 16
+  for (int j = 0; j < kChains; ++j) y[j] = set1(scale * static_cast<float>(j));
+}
+
+/// Chains of y = y * m + c.
 float f32_chains(int64_t iterations, float m, float c) {
   const Vec m_v = set1(m), c_v = set1(c);
-  Vec y[kChains] = {};
+  Vec y[kChains];
+  start_chains(y, c);
   for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 16
     for (int j = 0; j < kChains; ++j) y[j] = fma(y[j], m_v, c_v);
@@ -71,8 +78,10 @@ void bounds_f32(const Stream& stream, const BoundsCompute& a) {
 void bounds_bf16(const Stream& stream, const BoundsCompute& a) {
   *a.n_flops = a.iterations * kChains * kLanes * 4;
   parallel_for(*stream.pool, a.tasks, [&](int64_t i) {
-    const __m512bh b = reinterpret_cast<__m512bh>(set1(static_cast<float>(i)));
-    Vec y[kChains] = {};
+    const float value = static_cast<float>(i + 1);
+    const __m512bh b = reinterpret_cast<__m512bh>(set1(value));
+    Vec y[kChains];
+    start_chains(y, value);
     for (int64_t n = 0; n < a.iterations; ++n) {
 #pragma GCC unroll 16
       for (int j = 0; j < kChains; ++j) y[j] = _mm512_dpbf16_ps(y[j], b, b);

@@ -28,7 +28,7 @@ constexpr int tile_vecs(int rows) {
 }
 
 constexpr int64_t kSlabCols = 256;   // KC: 32 KiB of an f32 panel
-constexpr int64_t kSlabRows = 512;   // rows of x whose slab stays in the second-level cache
+constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second-level cache
 constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 constexpr int64_t kFewRows = 64;     // up to here weights are the traffic that counts: each panel is read through
 constexpr int64_t kTasksPerThread = 8;
@@ -83,12 +83,14 @@ struct F16Panel {
   }
 };
 
+/// Where a tile's sums come from and go to.
 struct TileOut {
-  float* y;           // [R, stride], at the tile's first column
-  int64_t stride;     // elements between rows
-  int64_t cols;       // that exist, from 1 to V * kLanes
-  const float* bias;  // [cols]; null: none, or more of k to come
-  bool go_on;         // start from y, not from 0
+  float* sums;       // [R, 32] between two pieces of k, at the tile's first column; null: k is whole
+  bool first, last;  // piece of k: start from 0; add the bias and store to y
+  float* y;          // [R, y_stride], at the tile's first column
+  int64_t y_stride;
+  int64_t cols;       // of y that exist, from 1 to V * kLanes
+  const float* bias;  // [cols], or null
 };
 
 /// acc[r][v] += x[k][r] * panel[k][v] for one column k.
@@ -123,48 +125,48 @@ inline void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
   }
 }
 
+/// The last piece of a tile: plus bias, to y. A tile wider than what is left of y goes there element by element.
+template <int R, int V>
+void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
+  constexpr int64_t kWidth = V * kLanes;
+  if (out.cols == kWidth) {
+    if (out.bias != nullptr) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Vec bias = load(out.bias + v * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) acc[r][v] += bias;
+      }
+    }
+    return store_tile(acc, out.y, out.y_stride);
+  }
+  float edge[R * kWidth];
+  store_tile(acc, edge, kWidth);
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t i = 0; i < out.cols; ++i) {
+      out.y[r * out.y_stride + i] = edge[r * kWidth + i] + (out.bias != nullptr ? out.bias[i] : -0.0f);
+    }
+  }
+}
+
 /// One tile over `count` columns of k.
 ///   x [count, R]   cells: the panel from its column k and the tile's first output row on
 template <class Panel, int R>
 void tile(const float* x, const char* cells, int64_t count, const TileOut& out) {
   constexpr int V = tile_vecs(R);
-  constexpr int64_t kWidth = V * kLanes;
-  constexpr int64_t kGroupBytes = kPanelRows * Panel::kCellBytes;
-  float edge[R * kWidth];  // stands in for y where the tile is wider than what is left of it
-  const bool whole = out.cols == kWidth;
-  float* const y = whole ? out.y : edge;
-  const int64_t stride = whole ? out.stride : kWidth;
-
   Vec acc[R][V] = {};
-  if (out.go_on) {
-    if (!whole) {
-      for (int64_t i = 0; i < R * kWidth; ++i) {
-        edge[i] = i % kWidth < out.cols ? out.y[i / kWidth * out.stride + i % kWidth] : 0.0f;
-      }
-    }
-    load_tile(acc, y, stride);
-  }
+  if (!out.first) load_tile(acc, out.sums, kPanelRows);
   for (; count >= Panel::kStep; count -= Panel::kStep) {
     step<Panel, 0>(acc, x, cells);
     if constexpr (Panel::kStep == 2) step<Panel, 1>(acc, x + R, cells);
     x += Panel::kStep * R;
-    cells += kGroupBytes;
+    cells += kPanelRows * Panel::kCellBytes;
   }
   if (Panel::kStep == 2 && count == 1) step<Panel, 0>(acc, x, cells);
-  if (out.bias != nullptr && whole) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const Vec bias = load(out.bias + v * kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) acc[r][v] += bias;
-    }
-  }
-  store_tile(acc, y, stride);
-  if (whole) return;
-  for (int64_t r = 0; r < R; ++r) {
-    for (int64_t i = 0; i < out.cols; ++i) {
-      out.y[r * out.stride + i] = edge[r * kWidth + i] + (out.bias != nullptr ? out.bias[i] : -0.0f);
-    }
+  if (out.last) {
+    finish_tile(acc, out);
+  } else {
+    store_tile(acc, out.sums, kPanelRows);
   }
 }
 
@@ -210,6 +212,7 @@ TileFn tile_of(DType dtype, int64_t rows) {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t element_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
 /// How a call is cut. Only the order of the work depends on it.
 struct Plan {
@@ -224,7 +227,7 @@ struct Plan {
 Plan plan_of(const LinearFwd& a, int threads) {
   Plan plan;
   plan.blocks = ceil_div(a.N, kMaxRows);
-  plan.slabs = ceil_div(a.N, kSlabRows);
+  plan.slabs = ceil_div(plan.blocks, kSlabRows / kMaxRows);
   plan.panels = 0;
   for (int64_t i = 0; i < a.part_count; ++i) plan.panels += ceil_div(a.parts[i].rows, kPanelRows);
   const int64_t enough_tasks = least(plan.panels, ceil_div(threads * kTasksPerThread, plan.slabs));
@@ -250,6 +253,11 @@ RowBlock row_block(const LinearFwd& a, const Plan& plan, int64_t b) {
   return {first, (b + 1) * a.N / plan.blocks - first};
 }
 
+/// Row blocks first_block to last_block.
+struct Slab {
+  int64_t first_block, last_block;
+};
+
 /// Columns begin to end of one row block, from rows to tile order.
 void pack_block(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
   const float* const x = a.x + block.first * a.K;
@@ -267,45 +275,62 @@ void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   });
 }
 
-/// Columns k to k + count of one panel, times row blocks begin to end.
-void multiply_panel(const LinearFwd& a, const Plan& plan, int64_t panel, int64_t k, int64_t count, int64_t begin,
-                    int64_t end) {
+/// One panel of the list, found in its part.
+struct Panel {
+  const LinearPart* part;
+  int64_t first_row;  // of the part
+  int64_t rows;       // up to 32
+  const char* cells;  // at k = 0
+};
+
+Panel panel_at(const LinearFwd& a, int64_t index) {
   const LinearPart* part = a.parts;
-  for (; panel >= ceil_div(part->rows, kPanelRows); ++part) panel -= ceil_div(part->rows, kPanelRows);
-  const int64_t element_bytes = part->dtype == DType::kF32 ? 4 : 2;
-  const int64_t cell_bytes = part->dtype == DType::kF16 ? 2 : 4;
-  const int64_t panel_cols = part->dtype == DType::kBF16 ? a.K + a.K % 2 : a.K;
-  const char* const cells =
-      static_cast<const char*>(part->panels) + (panel * panel_cols + k) * kPanelRows * element_bytes;
-  const int64_t panel_rows = least(part->rows - panel * kPanelRows, kPanelRows);
+  for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);
+  const int64_t first_row = index * kPanelRows;
+  const int64_t padded_cols = part->dtype == DType::kBF16 ? a.K + a.K % 2 : a.K;
+  const int64_t panel_bytes = padded_cols * kPanelRows * element_bytes(part->dtype);
+  return {part, first_row, least(part->rows - first_row, kPanelRows),
+          static_cast<const char*>(part->panels) + index * panel_bytes};
+}
+
+/// Columns k to k + count of one panel, times the slab's row blocks.
+///   sums [rows of the slab, 32] of this panel
+void multiply_panel(const LinearFwd& a, const Plan& plan, const Panel& panel, int64_t k, int64_t count,
+                    const Slab& slab, float* sums) {
+  const DType dtype = panel.part->dtype;
+  const int64_t cell_bytes = dtype == DType::kF16 ? 2 : 4;
+  const char* const cells = panel.cells + k * kPanelRows * element_bytes(dtype);
   const float* const x = a.N == 1 ? a.x : a.packed;
-  const bool last = k + count == a.K;
-  const int64_t width = tile_vecs(static_cast<int>(row_block(a, plan, begin).rows)) * kLanes;
-  for (int64_t col = 0; col < panel_rows; col += width) {
-    const int64_t out_row = panel * kPanelRows + col;
+  const RowBlock first = row_block(a, plan, slab.first_block);
+  const int64_t width = tile_vecs(static_cast<int>(first.rows)) * kLanes;
+  for (int64_t col = 0; col < panel.rows; col += width) {
     TileOut out;
-    out.stride = a.y_stride;
-    out.cols = least(panel_rows - col, width);
-    out.bias = last && part->bias != nullptr ? part->bias + out_row : nullptr;
-    out.go_on = k > 0;
-    for (int64_t b = begin; b < end; ++b) {
+    out.first = k == 0;
+    out.last = k + count == a.K;
+    out.y_stride = a.y_stride;
+    out.cols = least(panel.rows - col, width);
+    out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
+    for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
       const RowBlock block = row_block(a, plan, b);
-      out.y = a.y + block.first * a.y_stride + part->first_col + out_row;
-      tile_of(part->dtype, block.rows)(x + block.first * a.K + k * block.rows, cells + col * cell_bytes, count, out);
+      out.sums = sums + (block.first - first.first) * kPanelRows + col;
+      out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
+      tile_of(dtype, block.rows)(x + block.first * a.K + k * block.rows, cells + col * cell_bytes, count, out);
     }
   }
 }
 
-void run_task(const LinearFwd& a, const Plan& plan, int64_t slab, int64_t task) {
-  const int64_t first_block = slab * plan.blocks / plan.slabs;
-  const int64_t last_block = (slab + 1) * plan.blocks / plan.slabs;
+void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t task) {
+  float sums[kGroupPanels * (kSlabRows + kMaxRows) *
+             kPanelRows];  // in the second-level cache; y's rows may collide there
+  const Slab slab = {slab_index * plan.blocks / plan.slabs, (slab_index + 1) * plan.blocks / plan.slabs};
   const int64_t last_panel = (task + 1) * plan.panels / plan.panel_tasks;
   for (int64_t group = task * plan.panels / plan.panel_tasks; group < last_panel; group += plan.group_panels) {
     const int64_t group_end = least(group + plan.group_panels, last_panel);
     for (int64_t k = 0; k < a.K; k += plan.slab_cols) {
       const int64_t count = least(plan.slab_cols, a.K - k);
-      for (int64_t panel = group; panel < group_end; ++panel) {
-        multiply_panel(a, plan, panel, k, count, first_block, last_block);
+      for (int64_t index = group; index < group_end; ++index) {
+        float* const panel_sums = sums + (index - group) * (kSlabRows + kMaxRows) * kPanelRows;
+        multiply_panel(a, plan, panel_at(a, index), k, count, slab, panel_sums);
       }
     }
   }

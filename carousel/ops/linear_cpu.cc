@@ -56,7 +56,15 @@ struct BF16Panel {
   static Vec read(const char* cells) {
     IntVec pairs;
     std::memcpy(&pairs, cells, sizeof pairs);
-    return as_float(kHalf == 0 ? pairs << 16 : pairs & static_cast<int32_t>(0xFFFF0000));
+    if (kHalf == 0) return as_float(pairs << 16);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    // Two shifts, kept two: their mask would take the register a 6 x 2 tile has no more, and spill four sums.
+    pairs >>= 16;
+    asm("" : "+x"(pairs));
+    return as_float(pairs << 16);
+#else
+    return as_float(pairs & static_cast<int32_t>(0xFFFF0000));
+#endif
   }
 };
 
@@ -93,9 +101,12 @@ struct TileOut {
   const float* bias;  // [cols], or null
 };
 
+// The sums stay in registers only while no function takes their address: everything that names them is inlined.
+#define TILE_INLINE __attribute__((always_inline)) inline
+
 /// acc[r][v] += x[k][r] * panel[k][v] for one column k.
 template <class Panel, int kHalf, int R, int V>
-inline void step(Vec (&acc)[R][V], const float* x, const char* cells) {
+TILE_INLINE void step(Vec (&acc)[R][V], const float* x, const char* cells) {
   Vec w[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) w[v] = Panel::template read<kHalf>(cells + v * kLanes * Panel::kCellBytes);
@@ -108,7 +119,7 @@ inline void step(Vec (&acc)[R][V], const float* x, const char* cells) {
 }
 
 template <int R, int V>
-inline void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
+TILE_INLINE void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -117,7 +128,7 @@ inline void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
 }
 
 template <int R, int V>
-inline void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
+TILE_INLINE void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -127,7 +138,7 @@ inline void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
 
 /// The last piece of a tile: plus bias, to y. A tile wider than what is left of y goes there element by element.
 template <int R, int V>
-void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
+TILE_INLINE void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
   constexpr int64_t kWidth = V * kLanes;
   if (out.cols == kWidth) {
     if (out.bias != nullptr) {

@@ -65,8 +65,8 @@ def byte_model(extra=(), **options):
 
 
 def char_model(byte_fallback=True, **options):
-    merges = [(META, "h"), ("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), (META, "hello"), (META, "w"), ("o", "r"),
-              (META + "w", "or"), ("l", "d"), (META + "wor", "ld"), (META, META), (META + META, META + META), ("a", "a"),
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), (META, "hello"), ("o", "r"), ("w", "or"), ("l", "d"),
+              ("wor", "ld"), (META, "world"), (META, "h"), (META, META), (META + META, META + META), ("a", "a"),
               ("aa", "aa"), (META, "t"), ("e", "r"), ("日", "本")]
     symbols = ["<unk>", "<s>", "</s>"] + ([f"<0x{b:02X}>" for b in range(256)] if byte_fallback else [])
     symbols += [META] + list("abcdefghijklmnopqrstuvwxyzHW,.!'日本語é")

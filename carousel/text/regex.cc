@@ -18,9 +18,9 @@ namespace {
 constexpr size_t kMaxPattern = 32768;
 constexpr uint32_t kMatchLimit = 50'000'000;  // backtracking steps per start position
 constexpr uint32_t kDepthLimit = 1'000'000;
-constexpr uint32_t kHeapLimitKib = 256 * 1024;          // interpreter's backtracking memory, where there is no JIT
-constexpr size_t kJitStackBytes = size_t{16} << 20;     // reserved when the 32 KiB default does not do
-constexpr auto kSearchTime = std::chrono::seconds(20);  // fruitless search between two matches
+constexpr uint32_t kHeapLimitKib = 256 * 1024;         // interpreter's backtracking memory, where there is no JIT
+constexpr size_t kJitStackBytes = size_t{16} << 20;    // reserved when the 32 KiB default does not do
+constexpr auto kSearchTime = std::chrono::seconds(8);  // fruitless search between two matches
 
 [[noreturn]] void unsupported(const std::string& where, const std::string& pattern, const char* what) {
   fail(ErrorKind::kInput, "{}: regex \"{}\" uses {}, which is not supported", where, pattern.substr(0, 80), what);
@@ -133,12 +133,11 @@ class Matcher {
 
   /// The first match starting at or after `pos`.
   bool find(size_t pos, size_t* begin, size_t* end) {
-    // Start positions are tried in windows, so that a pattern that scans the text from each of them is noticed.
+    // Start positions are tried in windows that double, so that a pattern that scans the text from each is noticed.
     const auto started = std::chrono::steady_clock::now();
+    size_t window = std::clamp((size_t{1} << 20) / (text_.size() - pos + 1), size_t{1}, size_t{64});
     while (true) {
-      const size_t left = text_.size() - pos;
-      const size_t window = std::clamp((size_t{1} << 30) / (left + 1), size_t{64}, size_t{1} << 20);
-      const size_t last = left <= window ? text_.size() : character_start(pos + window);
+      const size_t last = text_.size() - pos <= window ? text_.size() : character_start(pos + window);
       if (attempt(pos, last)) {
         const PCRE2_SIZE* positions = pcre2_get_ovector_pointer(match_.get());
         *begin = positions[0];
@@ -148,7 +147,9 @@ class Matcher {
       }
       if (last == text_.size()) return false;
       pos = last;  // tried twice, which is harmless
-      if (std::chrono::steady_clock::now() - started > kSearchTime) give_up("takes too long");
+      const auto spent = std::chrono::steady_clock::now() - started;
+      if (spent > kSearchTime) give_up("takes too long");
+      if (spent < kSearchTime / 64) window *= 2;
     }
   }
 
@@ -212,6 +213,10 @@ Regex::Regex(const std::string& pattern, const std::string& where) {
     fail(ErrorKind::kInput, "{}: regex \"{}\" does not compile: {} (at byte {} of \"{}\")", where,
          pattern.substr(0, 80), reinterpret_cast<const char*>(reason), position, translated.substr(0, 80));
   }
+  uint32_t backreferences = 0;
+  pcre2_pattern_info(compiled->code.get(), PCRE2_INFO_BACKREFMAX, &backreferences);
+  // The one construct whose single step costs as much as the text is long, unseen by the match limit.
+  if (backreferences > 0) unsupported(where, pattern, "a back reference");
   // Without JIT (other machines, exotic patterns) pcre2_match interprets, under the same limits.
   pcre2_jit_compile(compiled->code.get(), PCRE2_JIT_COMPLETE);
   compiled_ = std::move(compiled);

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// One subcommand of the binary: a line in main.cc's table and a file of its own.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "carousel/core/stream.h"
+
+namespace carousel::cli {
+
+struct Command {
+  const char* name;
+  const char* summary;  // one line for --help
+  /// Declares the options on `app` and returns what runs once they are parsed; its result is the exit status.
+  std::function<int()> (*setup)(CLI::App& app);
+};
+
+std::function<int()> setup_bench(CLI::App& app);
+std::function<int()> setup_eval(CLI::App& app);
+std::function<int()> setup_generate(CLI::App& app);
+std::function<int()> setup_info(CLI::App& app);
+std::function<int()> setup_init(CLI::App& app);
+std::function<int()> setup_tokenize(CLI::App& app);
+std::function<int()> setup_verify(CLI::App& app);
+
+/// -t/--threads and --isa of every command that computes.
+struct Machine {
+  int threads = 0;  // 0: the physical cores
+  std::string isa = "auto";
+  void add_options(CLI::App& app);
+  /// Starts the threads. Throws Error(kUsage) for an instruction set this machine lacks.
+  Stream stream();
+
+ private:
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+/// True once Ctrl-C was pressed (or SIGTERM came). A second one ends the process at once.
+bool interrupted();
+void catch_interrupts();
+
+}  // namespace carousel::cli

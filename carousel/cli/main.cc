@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel: a table of commands, and the one place where an Error becomes a line on standard error and a status:
+// 1, 2 for a command line that does not parse, 130 when interrupted, 141 when nobody reads the output any more.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "carousel/cli/command.h"
+#include "carousel/core/error.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr const char* kVersion = "0.1.0";  // as in CMakeLists.txt
+constexpr int kUsageStatus = 2;
+constexpr int kInterruptedStatus = 130;
+constexpr int kBrokenPipeStatus = 141;
+
+constexpr Command kCommands[] = {
+    {"bench", "Measure prompt and decode speed, and the machine's own bounds", setup_bench},
+    {"eval", "Likelihood of a text, last-word accuracy", setup_eval},
+    {"generate", "Continue a prompt, streaming", setup_generate},
+    {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
+    {"init", "Make an initialised model from a config", setup_init},
+    {"tokenize", "Text to token ids and back", setup_tokenize},
+    {"verify", "Compare a model with a reference case", setup_verify},
+};
+
+std::string command_names() {
+  std::string names;
+  for (const Command& command : kCommands) names += (names.empty() ? "" : ", ") + std::string(command.name);
+  return names;
+}
+
+void print_help() {
+  std::string text =
+      "carousel: recurrent and hybrid sequence models on the CPU\n\nUsage: carousel COMMAND [OPTIONS]\n\n";
+  for (const Command& command : kCommands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+  text +=
+      "\n`carousel COMMAND --help` lists the options of a command; `carousel --version` says which carousel it is.\n";
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+/// "; did you mean ...?" when a known word is near.
+std::string suggestion(const std::string& word, const std::vector<std::string>& known) {
+  const auto nearer = [&](const auto& a, const auto& b) { return edit_distance(word, a) < edit_distance(word, b); };
+  const auto best = std::min_element(known.begin(), known.end(), nearer);
+  if (best == known.end() || edit_distance(word, *best) > std::max<size_t>(2, word.size() / 2)) return "";
+  return fmt::format("; did you mean \"{}\"?", *best);
+}
+
+/// Throws Error(kUsage) for the first argument no option took, unknown flags before stray words.
+void refuse_extras(const CLI::App& app) {
+  const std::vector<std::string> extras = app.remaining();
+  if (extras.empty()) return;
+  const auto is_flag = [](const std::string& word) { return word.size() > 1 && word[0] == '-'; };
+  const auto flag = std::find_if(extras.begin(), extras.end(), is_flag);
+  if (flag == extras.end()) {
+    fail(ErrorKind::kUsage, "{}: unexpected argument \"{}\"", app.get_name(), extras.front());
+  }
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) known.push_back("-" + name);
+  }
+  const std::string word = flag->substr(0, flag->find('='));
+  const std::string near = suggestion(word, known);
+  fail(ErrorKind::kUsage, "{}: unknown option \"{}\"{}", app.get_name(), word,
+       near.empty() ? fmt::format("; see {} --help", app.get_name()) : near);
+}
+
+int run_command(const Command& command, int argc, char** argv) {
+  CLI::App app(command.summary, std::string("carousel ") + command.name);
+  app.get_formatter()->column_width(36);
+  const std::function<int()> run = command.setup(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const std::string text = app.help();
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    refuse_extras(app);
+    fail(ErrorKind::kUsage, "{}: {}", app.get_name(), error.what());
+  }
+  return run();
+}
+
+int dispatch(int argc, char** argv) {
+  if (argc < 2) fail(ErrorKind::kUsage, "no command given, expected one of {}; see carousel --help", command_names());
+  const std::string word = argv[1];
+  if (word == "--help" || word == "-h" || word == "help") {
+    print_help();
+    return 0;
+  }
+  if (word == "--version") {
+    fmt::print("carousel {}\n", kVersion);
+    return 0;
+  }
+  std::vector<std::string> known{"--help", "--version"};
+  for (const Command& command : kCommands) {
+    if (word == command.name) return run_command(command, argc - 1, argv + 1);
+    known.emplace_back(command.name);
+  }
+  fail(ErrorKind::kUsage, "unknown command \"{}\", expected one of {}{}", word, command_names(),
+       suggestion(word, known));
+}
+
+/// Names from files and the command line may hold anything: one line, no control characters.
+void report(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  fmt::print(stderr, "carousel: error: {}\n", message);
+}
+
+int run_reporting(int argc, char** argv) {
+  try {
+    return dispatch(argc, argv);
+  } catch (const Error& error) {
+    report(error.what());
+    return error.kind() == ErrorKind::kUsage       ? kUsageStatus
+           : error.kind() == ErrorKind::kCancelled ? kInterruptedStatus
+                                                   : 1;
+  } catch (const std::bad_alloc&) {
+    report("out of memory");
+  } catch (const std::system_error& error) {
+    if (error.code() == std::error_code(EPIPE, std::system_category())) return kBrokenPipeStatus;
+    report(error.what());
+  } catch (const std::exception& error) {
+    report(error.what());
+  }
+  return 1;
+}
+
+int flush_output(int status) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  const int reason = errno;
+  if (reason == EPIPE || status == kBrokenPipeStatus) return kBrokenPipeStatus;
+  report(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
+  return status != 0 ? status : 1;
+}
+
+}  // namespace
+}  // namespace carousel::cli
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, so that a state can still be saved
+  return carousel::cli::flush_output(carousel::cli::run_reporting(argc, argv));
+}

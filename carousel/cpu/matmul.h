@@ -11,8 +11,8 @@ namespace carousel::cpu::CAROUSEL_ISA {
 
 // Accumulators fill the registers (32 with AVX-512, else 16) but for one row of b and a broadcast.
 #if defined(__AVX512F__)
-constexpr int kTileRows = 8;
-constexpr int kTileVecs = 3;
+constexpr int kTileRows = 12;
+constexpr int kTileVecs = 2;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = 2;
@@ -46,12 +46,12 @@ CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_ro
                                   int64_t b_row, int64_t count, int64_t lanes) {
   for (int64_t k = 0; k < count; ++k) {
     Vec b_k[V];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) b_k[v] = load_lanes<kPartial>(b + k * b_row + v * kLanes, lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const Vec a_rk = set1(a[r * a_row + k * a_k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int v = 0; v < V; ++v) tile.acc[r][v] = fma(a_rk, b_k[v], tile.acc[r][v]);
     }
   }

@@ -108,7 +108,7 @@ void start_block(Block* block) {
 /// p = q k^T for the columns of the page that some row sees.
 void page_scores(const Block& block, const float* k_page) {
   const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
-  for_column_tiles<2>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+  for_column_tiles<kTileVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     if (j >= columns) return;
     for_row_tiles(block.rows, [&]<int R>(int64_t r) {
       Tile<R, V> tile = {};

@@ -246,19 +246,16 @@ Packed pack(const Head& head, int64_t first_row, int64_t count) {
 
 /// s = q k^T where j <= t: whole tiles, those above the diagonal left out.
 void scores(const Packed& p, int64_t dk, int64_t count) {
-  for_column_tiles <
-      kTileVecs<2 ? 1 : 2>(
-          kL,
-          [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
-            for_row_tiles(count, [&]<int R>(int64_t t) {
-              if (j >= t + R) return;
-              Tile<R, V> tile = {};
-              multiply_add<kPartial>(tile, p.q + t * p.q_stride, p.q_stride, 1, p.k_t + j, kL, dk, lanes);
-              for (int r = 0; r < R; ++r) {
-                for (int v = 0; v < V; ++v) store(p.s + (t + r) * kL + j + v * kLanes, tile.acc[r][v]);
-              }
-            });
-          });
+  for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    for_row_tiles(count, [&]<int R>(int64_t t) {
+      if (j >= t + R) return;
+      Tile<R, V> tile = {};
+      multiply_add<kPartial>(tile, p.q + t * p.q_stride, p.q_stride, 1, p.k_t + j, kL, dk, lanes);
+      for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < V; ++v) store(p.s + (t + r) * kL + j + v * kLanes, tile.acc[r][v]);
+      }
+    });
+  });
 }
 
 /// Decays the scores, and leaves in norm[t] the denominator of row t.

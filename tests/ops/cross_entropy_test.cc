@@ -13,7 +13,7 @@ namespace {
 
 Tensor targets_of(const std::vector<int32_t>& ids) {
   Tensor targets({static_cast<int64_t>(ids.size())}, DType::kI32);
-  std::memcpy(targets.raw(), ids.data(), ids.size() * sizeof(int32_t));
+  if (!ids.empty()) std::memcpy(targets.raw(), ids.data(), ids.size() * sizeof(int32_t));
   return targets;
 }
 

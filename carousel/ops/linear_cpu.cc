@@ -32,6 +32,9 @@ constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second
 constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 constexpr int64_t kFewRows = 64;     // up to here weights are the traffic that counts: each panel is read through
 constexpr int64_t kTasksPerThread = 8;
+// How far ahead of the tile the panel is asked for: into the next piece of k while many rows are multiplied by this
+// one. 8 KiB gains 5 to 20% over none or 2 KiB; 16 KiB is no better.
+constexpr int64_t kPrefetchBytes = 8192;
 
 Vec as_float(IntVec bits) {
   Vec v;
@@ -168,6 +171,10 @@ void tile(const float* x, const char* cells, int64_t count, const TileOut& out) 
   Vec acc[R][V] = {};
   if (!out.first) load_tile(acc, out.sums, kPanelRows);
   for (; count >= Panel::kStep; count -= Panel::kStep) {
+#pragma GCC unroll 2
+    for (int64_t line = 0; line < kPanelRows * Panel::kCellBytes; line += 64) {
+      __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    }
     step<Panel, 0>(acc, x, cells);
     if constexpr (Panel::kStep == 2) step<Panel, 1>(acc, x + R, cells);
     x += Panel::kStep * R;

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel bench: prompt and decode speed as a table, beside what the machine could do at best at that moment. The
+// measuring is bench_runs; the bounds are cpu/bounds.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "carousel/cli/bench_runs.h"
+#include "carousel/cli/command.h"
+#include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/cpu/isa.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
+constexpr int64_t kMaxRounds = 1000;
+constexpr int kInterruptedStatus = 130;
+
+struct BenchOptions {
+  std::string model;
+  std::vector<int64_t> prompts{512};
+  std::vector<int64_t> decodes{64};
+  std::vector<int64_t> depths{0};
+  int64_t rounds = 5;
+  bool random = false;
+  std::string dtype = "auto";
+  bool bounds = false;
+  bool json = false;
+  Machine machine;
+};
+
+// What the table says of a model on every line.
+struct Label {
+  std::string model, backend;
+  int64_t bytes = 0, parameters = 0;
+  int threads = 0;
+};
+
+DType chosen_dtype(const std::string& name, const ModelFiles& files) {
+  if (name == "auto") return files.dtype_of("embeddings.weight");
+  return name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBF16;
+}
+
+std::string in_millions(int64_t count) {
+  const auto value = static_cast<double>(count);
+  return value >= 1e9 ? fmt::format("{:.2f} B", value * 1e-9) : fmt::format("{:.2f} M", value * 1e-6);
+}
+
+std::vector<BenchTest> plan(const BenchOptions& options) {
+  std::vector<BenchTest> tests;
+  for (const int64_t depth : options.depths) {
+    for (const int64_t tokens : options.prompts) {
+      if (tokens > 0) tests.push_back({false, tokens, depth});
+    }
+    for (const int64_t tokens : options.decodes) {
+      if (tokens > 0) tests.push_back({true, tokens, depth});
+    }
+  }
+  if (tests.empty()) fail(ErrorKind::kUsage, "bench: got no test, expected -p or -n above 0");
+  return tests;
+}
+
+std::string test_name(const BenchTest& test) {
+  const std::string name = fmt::format("{}{}", test.decode ? "tg" : "pp", test.tokens);
+  return test.depth == 0 ? name : fmt::format("{} @ d{}", name, test.depth);
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+double deviation(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  double sum = 0;
+  for (const double value : values) sum += (value - mean(values)) * (value - mean(values));
+  return std::sqrt(sum / static_cast<double>(values.size() - 1));
+}
+
+double percent(const BenchResult& result) { return result.bound > 0 ? 100 * result.achieved / result.bound : 0; }
+
+void print_table(const Label& label, const std::vector<BenchResult>& results) {
+  std::vector<std::vector<std::string>> rows = {
+      {"model", "size", "params", "backend", "threads", "test", "t/s", "achieved", "bound", "% of bound"}};
+  for (const BenchResult& result : results) {
+    const char* unit = result.test.decode ? "GB/s" : "GFLOP/s";
+    rows.push_back({label.model, in_binary_units(static_cast<double>(label.bytes)), in_millions(label.parameters),
+                    label.backend, std::to_string(label.threads), test_name(result.test),
+                    fmt::format("{:.2f} ± {:.2f}", mean(result.tokens_per_s), deviation(result.tokens_per_s)),
+                    fmt::format("{:.1f} {}", result.achieved, unit), fmt::format("{:.1f} {}", result.bound, unit),
+                    fmt::format("{:.1f}", percent(result))});
+  }
+  std::vector<size_t> widths(rows.front().size());
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (size_t r = 0; r < rows.size(); ++r) {
+    std::string line = "|", rule = "|";
+    for (size_t i = 0; i < widths.size(); ++i) {
+      line += i < 4 ? fmt::format(" {:<{}} |", rows[r][i], widths[i]) : fmt::format(" {:>{}} |", rows[r][i], widths[i]);
+      rule += " " + std::string(widths[i] - (i < 4 ? 0 : 1), '-') + (i < 4 ? " |" : ": |");
+    }
+    fmt::print("{}\n", line);
+    if (r == 0) fmt::print("{}\n", rule);
+  }
+}
+
+Json to_json(const Label& label, const std::vector<BenchResult>& results) {
+  Json lines = Json::array();
+  for (const BenchResult& result : results) {
+    lines.push_back({{"model", label.model},
+                     {"size_bytes", label.bytes},
+                     {"parameters", label.parameters},
+                     {"backend", label.backend},
+                     {"threads", label.threads},
+                     {"test", test_name(result.test)},
+                     {"tokens", result.test.tokens},
+                     {"depth", result.test.depth},
+                     {"tokens_per_s", mean(result.tokens_per_s)},
+                     {"tokens_per_s_deviation", deviation(result.tokens_per_s)},
+                     {"samples", result.tokens_per_s},
+                     {result.test.decode ? "gb_per_s" : "gflop_per_s", result.achieved},
+                     {"bound", result.bound},
+                     {"percent_of_bound", percent(result)}});
+  }
+  return lines;
+}
+
+Json to_json(const cpu::Bounds& bounds, const Stream& stream) {
+  return {{"read_gb_per_s", bounds.read_gb_per_s},     {"scale_gb_per_s", bounds.scale_gb_per_s},
+          {"f32_gflop_per_s", bounds.f32_gflop_per_s}, {"bf16_gflop_per_s", bounds.bf16_gflop_per_s},
+          {"isa", cpu::isa_name(stream.isa)},          {"threads", stream.pool->threads()}};
+}
+
+void print_bounds(const cpu::Bounds& bounds, const Stream& stream) {
+  fmt::print("bounds of {} threads, {}\n", stream.pool->threads(), cpu::isa_name(stream.isa));
+  fmt::print("  read memory      {:10.1f} GB/s\n", bounds.read_gb_per_s);
+  fmt::print("  scale in place   {:10.1f} GB/s read and written\n", bounds.scale_gb_per_s);
+  fmt::print("  f32 multiply-add {:10.1f} GFLOP/s\n", bounds.f32_gflop_per_s);
+  if (bounds.bf16_gflop_per_s > 0) fmt::print("  bf16 dot product {:10.1f} GFLOP/s\n", bounds.bf16_gflop_per_s);
+}
+
+// A busy machine explains a bad number.
+void print_load() {
+  double load[3] = {0, 0, 0};
+  if (getloadavg(load, 3) == 3) fmt::print(stderr, "load average: {:.2f} {:.2f} {:.2f}\n", load[0], load[1], load[2]);
+}
+
+Json bench_model(const BenchOptions& options, const Stream& stream) {
+  const std::vector<BenchTest> tests = plan(options);
+  const ModelFiles files = open_model_files(options.model);
+  const DType dtype = chosen_dtype(options.dtype, files);
+  if (!options.random && options.dtype != "auto")
+    fail(ErrorKind::kUsage, "--dtype: got {} for a model with weights, expected --random beside it", options.dtype);
+  model::Model loaded;
+  if (options.random)
+    loaded.lm = random_model(files, dtype, stream);
+  else
+    loaded = model::load(options.model, stream);
+  const ModelCost cost = options.random ? measure_cost(files, dtype) : measure_cost(files);
+  const int64_t parameters = model::measure(files.config, files.place.config).parameters;
+  Label label;
+  label.model = fmt::format("{} {}", files.config.model_type, dtype_name(dtype));
+  label.backend = fmt::format("CPU {}", cpu::isa_name(stream.isa));
+  label.bytes = cost.held_bytes;
+  label.parameters = parameters;
+  label.threads = stream.pool->threads();
+  const std::vector<BenchResult> results = run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
+  if (!options.json) print_table(label, results);
+  return to_json(label, results);
+}
+
+int run_command(BenchOptions& options) {
+  if (options.model.empty() && !options.bounds)
+    fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model or --bounds");
+  catch_interrupts();
+  const Stream stream = options.machine.stream();
+  print_load();
+  Json json = Json::object();
+  if (options.bounds) {
+    const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
+    if (!options.json) print_bounds(bounds, stream);
+    json["bounds"] = to_json(bounds, stream);
+  }
+  if (!options.model.empty()) json["tests"] = bench_model(options, stream);
+  if (options.json) fmt::print("{}\n", json.dump(2));
+  return interrupted() ? kInterruptedStatus : 0;
+}
+
+}  // namespace
+
+std::function<int()> setup_bench(CLI::App& app) {
+  const auto options = std::make_shared<BenchOptions>();
+  app.add_option("model", options->model, "Model folder or .safetensors; with --random, a config.json will do");
+  add_integers(app, "-p,--n-prompt", options->prompts, 0, kMaxTokens, "Prompt lengths; 0: no such test");
+  add_integers(app, "-n,--n-gen", options->decodes, 0, kMaxTokens, "Numbers of tokens to decode; 0: no such test");
+  add_integers(app, "-d,--n-depth", options->depths, 0, kMaxTokens, "Tokens a sequence has seen before a test");
+  add_integer(app, "-r,--repetitions", options->rounds, 1, kMaxRounds, "Rounds; each runs every test once");
+  app.add_flag("--bounds", options->bounds, "Print the machine's bounds (alone, without a model)");
+  app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
+  add_choice(app, "--dtype", options->dtype, {"auto", "f32", "bf16", "f16"}, "Type of --random weights");
+  app.add_flag("--json", options->json, "Results as JSON");
+  options->machine.add_options(app);
+  return [options] { return run_command(*options); };
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel info: what a model, a config or a saved state holds, read from headers and shapes alone.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/model_cost.h"
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/text/tokenizer.h"
+
+namespace carousel::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct InfoOptions {
+  std::string path;
+  bool json = false;
+};
+
+// "2 x (short_conv, swiglu), (attention, swiglu)": layers that follow each other and are alike are counted.
+std::string block_runs(const model::ModelConfig& config) {
+  std::vector<std::string> layers;
+  int64_t current = -1;
+  for (const model::Sublayer& sublayer : config.sublayers) {
+    if (sublayer.layer != current) layers.emplace_back();
+    current = sublayer.layer;
+    layers.back() += (layers.back().empty() ? "" : ", ") + sublayer.block;
+  }
+  std::string runs;
+  for (size_t begin = 0, end = 0; begin < layers.size(); begin = end) {
+    while (end < layers.size() && layers[end] == layers[begin]) ++end;
+    if (!runs.empty()) runs += ", ";
+    runs += end - begin > 1 ? fmt::format("{} x ({})", end - begin, layers[begin]) : "(" + layers[begin] + ")";
+  }
+  return runs;
+}
+
+Json dtype_counts(const formats::Checkpoint& checkpoint) {
+  Json counts = Json::object();
+  for (const formats::TensorEntry* entry : checkpoint.entries()) {
+    Json& count = counts[std::string(dtype_name(entry->dtype))];
+    count = (count.is_null() ? int64_t{0} : count.get<int64_t>()) + entry->shape.count();
+  }
+  return counts;
+}
+
+Json describe_tokenizer(const ModelFiles& files) {
+  const std::string path = files.place.folder + "/tokenizer.json";
+  const bool from_file = fs::exists(path);
+  if (!from_file && files.config.vocab_size != 256) return {};
+  const text::TokenizerSummary summary =
+      (from_file ? text::Tokenizer::from_file(path) : text::Tokenizer::bytes()).summary();
+  return {{"kind", summary.kind},     {"vocab_size", summary.vocab_size}, {"tokens", summary.tokens},
+          {"merges", summary.merges}, {"added", summary.added},           {"special", summary.special}};
+}
+
+Json describe_model(const std::string& path) {
+  const ModelFiles files = open_model_files(path);
+  const model::ModelConfig& config = files.config;
+  const model::ModelSize size = model::measure(config, files.place.config);
+  Json parts = Json::array();
+  for (const model::ModelSize::Part& part : size.parts)
+    parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
+  const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
+  Json out = {{"path", path},
+              {"model_type", config.model_type},
+              {"layers", config.num_layers},
+              {"blocks", block_runs(config)},
+              {"hidden_size", config.hidden_size},
+              {"vocab_size", config.vocab_size},
+              {"tie_word_embeddings", config.tie_word_embeddings},
+              {"parameters", size.parameters},
+              {"parts", parts},
+              {"bytes_in_memory", measure_cost(files).held_bytes},
+              {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
+              {"state_bytes", size.state_layout.fixed_bytes()},
+              {"state_bytes_per_token", row_bytes},
+              {"tokenizer", describe_tokenizer(files)},
+              {"warnings", config.warnings}};
+  if (files.checkpoint) {
+    out["bytes_on_disk"] = files.checkpoint->size_bytes();
+    out["files"] = files.checkpoint->paths().size();
+    out["dtypes"] = dtype_counts(*files.checkpoint);
+  }
+  return out;
+}
+
+// A saved state is told from weights by what its metadata says it is.
+bool is_saved_state(const std::string& path) {
+  if (!fs::is_regular_file(path) || fs::path(path).extension() == ".json") return false;
+  const formats::Metadata metadata = formats::SafetensorsFile::open(path).metadata();
+  const auto format = metadata.find("format");
+  return format != metadata.end() && format->second == "carousel.state";
+}
+
+Json describe_state(const std::string& path) {
+  const formats::SafetensorsFile file = formats::SafetensorsFile::open(path);
+  Json out = {{"path", path}, {"saved_state", true}};
+  for (const auto& [key, value] : file.metadata()) out["metadata"][key] = value;
+  size_t bytes = 0;
+  for (const formats::TensorEntry& entry : file.entries()) bytes += entry.size_bytes;
+  out["tensors"] = file.entries().size();
+  out["bytes"] = bytes;
+  return out;
+}
+
+void print_state(const Json& state) {
+  fmt::print("{}\n  saved state of a sequence, {} in {} tensors\n", state.at("path").get<std::string>(),
+             in_binary_units(state.at("bytes").get<double>()), state.at("tensors").get<size_t>());
+  for (const auto& [key, value] : state.at("metadata").items())
+    fmt::print("  {:<12} {}\n", key, value.get<std::string>());
+}
+
+void print_weights(const Json& model) {
+  const auto held = model.at("bytes_in_memory").get<int64_t>();
+  if (!model.contains("bytes_on_disk")) {
+    fmt::print("  weights      none here; {} ({} bytes) in memory as {}\n", in_binary_units(static_cast<double>(held)),
+               with_commas(held), model.at("dtype").get<std::string>());
+    return;
+  }
+  std::string dtypes;
+  for (const auto& [name, count] : model.at("dtypes").items())
+    dtypes += fmt::format("{}{} {}", dtypes.empty() ? "" : ", ", with_commas(count.get<int64_t>()), name);
+  const auto disk = model.at("bytes_on_disk").get<int64_t>();
+  fmt::print("  weights      {} ({} bytes) on disk, {} in memory\n", in_binary_units(static_cast<double>(disk)),
+             with_commas(disk), in_binary_units(static_cast<double>(held)));
+  fmt::print("  dtypes       {}\n", dtypes);
+}
+
+void print_tokenizer(const Json& tokenizer) {
+  if (tokenizer.is_null()) {
+    fmt::print("  tokenizer    none\n");
+    return;
+  }
+  fmt::print("  tokenizer    {}: {} tokens, {} merges, {} special\n", tokenizer.at("kind").get<std::string>(),
+             with_commas(tokenizer.at("tokens").get<int64_t>()), with_commas(tokenizer.at("merges").get<int64_t>()),
+             with_commas(tokenizer.at("special").get<int64_t>()));
+}
+
+void print_model(const Json& model) {
+  fmt::print("{}\n", model.at("path").get<std::string>());
+  fmt::print("  model type   {}\n", model.at("model_type").get<std::string>());
+  fmt::print("  layers       {}: {}\n", model.at("layers").get<int64_t>(), model.at("blocks").get<std::string>());
+  fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
+  fmt::print("  vocabulary   {}{}\n", with_commas(model.at("vocab_size").get<int64_t>()),
+             model.at("tie_word_embeddings").get<bool>() ? ", embeddings tied to the head" : "");
+  fmt::print("  parameters   {}\n", with_commas(model.at("parameters").get<int64_t>()));
+  for (const Json& part : model.at("parts"))
+    fmt::print("    {:<16} {:>15}\n", part.at("name").get<std::string>(),
+               with_commas(part.at("parameters").get<int64_t>()));
+  print_weights(model);
+  const auto fixed = model.at("state_bytes").get<int64_t>();
+  const double per_token = model.at("state_bytes_per_token").get<double>();
+  const std::string growth = in_binary_units(per_token) + fmt::format(" per token, in pages of {}", kPageRows);
+  const std::string whole =
+      fmt::format("{} ({} bytes) per sequence", in_binary_units(static_cast<double>(fixed)), with_commas(fixed));
+  fmt::print("  state        {}{}{}\n", fixed > 0 ? whole : "", fixed > 0 && per_token > 0 ? ", and " : "",
+             per_token > 0 ? growth : ", whatever its length");
+  print_tokenizer(model.at("tokenizer"));
+  for (const Json& warning : model.at("warnings")) fmt::print("  warning      {}\n", warning.get<std::string>());
+}
+
+int run_info(const InfoOptions& options) {
+  const bool state = is_saved_state(options.path);
+  const Json described = state ? describe_state(options.path) : describe_model(options.path);
+  if (options.json)
+    fmt::print("{}\n", described.dump(2));
+  else if (state)
+    print_state(described);
+  else
+    print_model(described);
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> setup_info(CLI::App& app) {
+  const auto options = std::make_shared<InfoOptions>();
+  app.add_option("path", options->path, "Model folder, .safetensors, config.json alone, or a saved state")->required();
+  app.add_flag("--json", options->json, "As JSON");
+  return [options] { return run_info(*options); };
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/model_cost.h"
+
+#include "carousel/model/families/family.h"
+#include "carousel/ops/params.h"
+
+namespace carousel::cli {
+namespace {
+
+// Hands out shapes only and counts what they would take.
+class CostSource : public ParamSource {
+ public:
+  CostSource(const ModelFiles& files, std::optional<DType> dtype) : files_(files), dtype_(dtype) {}
+
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init&) override {
+    const DType dtype = dtype_ ? *dtype_ : files_.dtype_of(name);
+    Weight weight(rows, cols, dtype, layout, Device::kMeta);
+    const auto bytes = static_cast<int64_t>(weight.size_bytes());
+    cost.held_bytes += bytes;
+    if (layout == Weight::Layout::kRows) {
+      cost.decode_bytes += cols * static_cast<int64_t>(dtype_size(dtype));
+      return weight;
+    }
+    cost.decode_bytes += bytes;
+    const bool head = name == "lm_head.weight" || name == "embeddings.weight";
+    (head ? cost.head_multiplies : cost.body_multiplies) += rows * cols;
+    return weight;
+  }
+
+  Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
+    const Tensor values(shape, DType::kF32, Device::kMeta);
+    cost.held_bytes += static_cast<int64_t>(values.size_bytes());
+    cost.decode_bytes += static_cast<int64_t>(values.size_bytes());
+    return values;
+  }
+
+  ModelCost cost;
+
+ private:
+  const ModelFiles& files_;
+  std::optional<DType> dtype_;
+};
+
+}  // namespace
+
+DType ModelFiles::dtype_of(const std::string& name) const {
+  if (checkpoint) {
+    for (const model::TensorSource& source :
+         model::find_family(config.model_type, place.config).sources(config, name)) {
+      const formats::TensorEntry* entry = checkpoint->find(source.file_name);
+      if (entry != nullptr && dtype_size(entry->dtype) <= 4 && is_float(entry->dtype)) return entry->dtype;
+    }
+  }
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (!config.source.contains(key)) continue;
+    if (config.source[key] == "bfloat16") return DType::kBF16;
+    if (config.source[key] == "float16") return DType::kF16;
+  }
+  return DType::kF32;
+}
+
+ModelFiles open_model_files(const std::string& path) {
+  ModelFiles files;
+  files.place = model::resolve(path);
+  if (!files.place.weights.empty()) files.checkpoint = formats::Checkpoint::open(files.place.weights);
+  model::ShapeOf shape_of;
+  if (files.checkpoint) {
+    const formats::Checkpoint& checkpoint = *files.checkpoint;
+    shape_of = [&checkpoint](const std::string& name) -> std::optional<Shape> {
+      const formats::TensorEntry* entry = checkpoint.find(name);
+      return entry == nullptr ? std::nullopt : std::optional<Shape>(entry->shape);
+    };
+  }
+  files.config = model::parse_config(read_json_file(files.place.config), files.place.config, shape_of);
+  return files;
+}
+
+ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype) {
+  CostSource source(files, dtype);
+  const model::Lm shapes(files.config, source, files.place.config);
+  return source.cost;
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model holds, and what a token costs it, counted from the shapes its constructor asks for: nothing is loaded.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "carousel/formats/checkpoint.h"
+#include "carousel/model/load.h"
+
+namespace carousel::cli {
+
+/// A path's config, and the headers of its weights if it has any.
+struct ModelFiles {
+  model::ModelPath place;
+  std::optional<formats::Checkpoint> checkpoint;
+  model::ModelConfig config;
+
+  /// Of the parameter `name` in the checkpoint; without one, of config.json ("torch_dtype"), F32 if it says nothing.
+  DType dtype_of(const std::string& name) const;
+};
+ModelFiles open_model_files(const std::string& path);
+
+struct ModelCost {
+  int64_t held_bytes = 0;       // weights in memory, as packed
+  int64_t decode_bytes = 0;     // weights read for one token: of a table that is only looked up, one row
+  int64_t body_multiplies = 0;  // multiply-adds of all projections but the head, per token
+  int64_t head_multiplies = 0;  // multiply-adds of the head, per row of logits
+};
+/// `dtype`: instead of the files' own.
+ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype = {});
+
+}  // namespace carousel::cli

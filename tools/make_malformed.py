@@ -143,6 +143,44 @@ JSON = {
 }
 
 
+def config(**changes):
+    base = {"model_type": "carousel", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 1,
+            "mlstm_config": {"num_heads": 2}}
+    return json.dumps({k: v for k, v in {**base, **changes}.items() if v is not ...})
+
+
+CONFIG = {
+    "a_list": ("[]", "got [], expected an object"),
+    "model_type_missing": (config(model_type=...), '"model_type" is missing'),
+    "model_type_a_number": (config(model_type=3), '"model_type" is 3, expected a string'),
+    "model_type_unknown": (config(model_type="gpt5"), 'model_type "gpt5" is not supported; known types: carousel, lfm2'),
+    "quantized": (config(quantization_config={"bits": 4}), '"quantization_config" is set'),
+    "vocab_size_missing": (config(vocab_size=...), '"vocab_size" is missing and has no default'),
+    "vocab_size_zero": (config(vocab_size=0), '"vocab_size" is 0, expected an integer from 1 to 16777216'),
+    "vocab_size_negative": (config(vocab_size=-1), '"vocab_size" is -1, expected an integer from 1'),
+    "hidden_size_huge": (config(hidden_size=2**62), '"hidden_size" is 4611686018427387904, expected an integer from 1'),
+    "hidden_size_over_int64": (config(hidden_size=2**64 - 1), '"hidden_size" is 18446744073709551615, expected an integer'),
+    "hidden_size_text": (config(hidden_size="16"), '"hidden_size" is "16", expected an integer'),
+    "hidden_size_fraction": (config(hidden_size=16.5), '"hidden_size" is 16.5, expected an integer'),
+    "layers_huge": (config(num_hidden_layers=10**9), '"num_hidden_layers" is 1000000000, expected an integer from 0 to 4096'),
+    "layer_types_too_short": (config(num_hidden_layers=2, layer_types=["mlstm"]),
+                              '"layer_types" names 1 layers, expected "num_hidden_layers" 2'),
+    "layer_types_unknown": (config(layer_types=["lstm"]), 'unknown layer type "lstm"; known types: '),
+    "layer_types_numbers": (config(layer_types=[1]), '"layer_types" is 1, expected a string in the list'),
+    "section_a_list": (config(mlstm_config=[]), '"mlstm_config" is [], expected an object'),
+    "section_key_unknown": (config(mlstm_config={"num_heads": 2, "heads": 2}), 'unknown key "heads"; known keys: '),
+    "key_unknown": (config(hidden=16), 'unknown key "hidden"; known keys: '),
+    "heads_zero": (config(mlstm_config={"num_heads": 0}), '"num_heads" is 0, expected an integer from 1'),
+    "heads_do_not_divide": (config(mlstm_config={"num_heads": 3}),
+                            '8 query and 16 value channels do not divide into "num_heads" 3'),
+    "norm_eps_nan": (config(norm_eps={"__float__": "NaN"}), '"norm_eps" is nan, expected a number from 0 to 1'),
+    "norm_eps_negative": (config(norm_eps=-1), '"norm_eps" is -1, expected a number from 0 to 1'),
+    "tie_a_number": (config(tie_word_embeddings=1), '"tie_word_embeddings" is 1, expected true or false'),
+    "ffn_a_number": (config(mlstm_config={"num_heads": 2, "ffn": 1}), '"ffn" is 1, expected true or false'),
+    "eos_negative": (config(eos_token_id=-1), '"eos_token_id" is -1, expected an integer from 0'),
+}
+
+
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -183,6 +221,7 @@ def write_seeds(target, seeds):
 write_files(MALFORMED / "safetensors", SAFETENSORS, ".safetensors")
 write_folders(MALFORMED / "index", INDEX)
 write_files(MALFORMED / "json", JSON, ".json")
+write_files(MALFORMED / "config", CONFIG, ".json")
 
 write_seeds("safetensors", {
     "one": GOOD,

@@ -145,6 +145,8 @@ void write_text_file(const std::string& path, std::string_view text) {
 }
 
 std::string brief(const Json& value) {
+  // dump() writes what JSON cannot hold as null.
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) return fmt::format("{}", value.get<double>());
   std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (text.size() > 60) text = text.substr(0, 57) + "...";
   return text;

@@ -174,6 +174,7 @@ TEST_F(FieldsTest, UnreadKeysListTheKnownOnes) {
 
 TEST(JsonBrief, ShortensAndSurvivesBadText) {
   EXPECT_EQ(brief(Json("x")), "\"x\"");
+  EXPECT_EQ(brief(Json(std::nan(""))), "nan");
   EXPECT_EQ(brief(Json(std::string(100, 'a'))).size(), 60u);
   EXPECT_FALSE(brief(Json("\xff")).empty());
 }

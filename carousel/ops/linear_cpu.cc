@@ -294,14 +294,14 @@ void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 }
 
 /// One panel of the list, found in its part.
-struct Panel {
+struct FoundPanel {
   const LinearPart* part;
   int64_t first_row;  // of the part
   int64_t rows;       // up to 32
   const char* cells;  // at k = 0
 };
 
-Panel panel_at(const LinearFwd& a, int64_t index) {
+FoundPanel panel_at(const LinearFwd& a, int64_t index) {
   const LinearPart* part = a.parts;
   for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);
   const int64_t first_row = index * kPanelRows;
@@ -313,7 +313,7 @@ Panel panel_at(const LinearFwd& a, int64_t index) {
 
 /// Columns k to k + count of one panel, times the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
-void multiply_panel(const LinearFwd& a, const Plan& plan, const Panel& panel, int64_t k, int64_t count,
+void multiply_panel(const LinearFwd& a, const Plan& plan, const FoundPanel& panel, int64_t k, int64_t count,
                     const Slab& slab, float* sums) {
   const DType dtype = panel.part->dtype;
   const int64_t cell_bytes = dtype == DType::kF16 ? 2 : 4;

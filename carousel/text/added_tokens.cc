@@ -106,7 +106,7 @@ void AddedTokens::split(std::string_view text, bool parse_special,
     if (!parse_special && token->special) continue;
     if (token->single_word && (word_before(text, begin) || word_after(text, end))) continue;
     if (token->lstrip) begin = skip_space_left(text, begin, std::min(done, begin));
-    if (token->rstrip) end = skip_space_right(text, end);
+    if (token->rstrip) end = skip_space_right(text, std::max(end, done));  // up to done is known to be space
     if (begin > done) segment(done, begin, nullptr);
     segment(begin, end, token);
     done = std::max(done, end);

@@ -29,24 +29,37 @@ size_t last_character(std::string_view text) {
 PairMap::PairMap(size_t count) {
   size_t slots = 16;
   while (slots < count * 2) slots *= 2;
-  slots_.resize(slots);
+  resize(slots);
+}
+
+void PairMap::resize(size_t slots) {
+  slots_.assign(slots, Slot());
+  count_ = 0;
   mask_ = slots - 1;
   shift_ = 64;
   for (size_t s = slots; s > 1; s /= 2) --shift_;
 }
 
 void PairMap::put(uint64_t pair, uint64_t value) {
+  if ((count_ + 1) * 2 > slots_.size()) {
+    const std::vector<Slot> old = std::move(slots_);
+    resize(old.size() * 2);
+    for (const Slot& slot : old) {
+      if (slot.pair != kAbsent) put(slot.pair, slot.value);
+    }
+  }
   size_t i = start(pair);
   while (slots_[i].pair != kAbsent && slots_[i].pair != pair) i = (i + 1) & mask_;
+  count_ += slots_[i].pair == kAbsent ? 1 : 0;
   slots_[i] = {pair, value};
 }
 
-Bpe::Bpe(Vocab vocab, BpeOptions options, size_t merges, const std::string& where)
+Bpe::Bpe(Vocab vocab, BpeOptions options, const std::string& where)
     : vocab_(std::move(vocab)),
       options_(std::move(options)),
       where_(where),
-      merges_(merges),
-      crossings_(options_.byte_level ? 0 : merges),
+      merges_(vocab_.size()),
+      crossings_(0),
       byte_ids_(256, kNoToken) {
   if (options_.unk_token) {
     unk_ = vocab_.find(*options_.unk_token);
@@ -68,7 +81,10 @@ void Bpe::add_merge(std::string_view a, std::string_view b) {
   const size_t prefix = options_.continuing_subword_prefix.size();
   const bool known = left != kNoToken && right != kNoToken && b.size() >= prefix;
   const std::string made = std::string(a).append(known ? b.substr(prefix) : b);
-  const int32_t id = known ? vocab_.find(made) : kNoToken;
+  // Most files give the tokens that merges make in the order of the merges: the next id is tried before a search.
+  const bool next = known && last_made_ != kNoToken && !made.empty() && vocab_.text(last_made_ + 1) == made;
+  const int32_t id = next ? last_made_ + 1 : known ? vocab_.find(made) : kNoToken;
+  last_made_ = id;
   if (id == kNoToken) {
     const std::string_view missing = left == kNoToken ? a : right == kNoToken ? b : made;
     fail(ErrorKind::kInput, "{}: merge {} (\"{}\", \"{}\"): \"{}\" is not in vocab", where_, merge_count_,

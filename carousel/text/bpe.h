@@ -43,15 +43,17 @@ class PairMap {
     uint64_t value = kAbsent;
   };
   size_t start(uint64_t pair) const { return static_cast<size_t>((pair * 0x9E3779B97F4A7C15u) >> shift_); }
-  std::vector<Slot> slots_;
+  void resize(size_t slots);
+  std::vector<Slot> slots_;  // a power of two, at most half full
+  size_t count_ = 0;
   size_t mask_ = 0;
   int shift_ = 0;
 };
 
 class Bpe {
  public:
-  /// `merges` is their number. Throws Error(kInput) when unk_token is no token.
-  Bpe(Vocab vocab, BpeOptions options, size_t merges, const std::string& where);
+  /// Throws Error(kInput) when unk_token is no token.
+  Bpe(Vocab vocab, BpeOptions options, const std::string& where);
   /// The next merge in order of rank. Throws Error(kInput) when a, b or what they make is no token.
   void add_merge(std::string_view a, std::string_view b);
   void finish();  // after the last merge
@@ -81,6 +83,7 @@ class Bpe {
   std::string where_;
   PairMap merges_;  // (left id, right id) -> rank << 32 | new id
   size_t merge_count_ = 0;
+  int32_t last_made_ = kNoToken;
   PairMap crossings_;              // (last character, first character) of the two sides of some merge
   std::vector<int32_t> byte_ids_;  // [256] of the byte alphabet (byte_level) or of <0xHH>; kNoToken: missing
   bool all_bytes_ = false;

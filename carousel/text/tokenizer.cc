@@ -133,7 +133,7 @@ Tokenizer Tokenizer::bytes() {
   auto impl = std::make_shared<Impl>();
   BpeOptions options;
   options.byte_level = true;
-  impl->file.bpe = std::make_unique<Bpe>(std::move(vocab), options, 0, "bytes");
+  impl->file.bpe = std::make_unique<Bpe>(std::move(vocab), options, "bytes");
   impl->file.pre_tokenizer =
       PreTokenizer(Json{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}, "bytes");
   impl->file.decoder = Decoder(Json{{"type", "ByteLevel"}}, "bytes");

@@ -26,24 +26,28 @@ struct Member {
 };
 using Members = std::map<std::string, Member>;
 
-Members members_of(std::string_view json, size_t begin, size_t end, const std::string& where) {
-  JsonScan scan(json, begin, end, where);
+// Takes the object that comes next. The value of the key "model" is taken apart the same way, into `model`, so that the
+// bulk of the file is stepped over once.
+Members take_members(JsonScan& scan, Members* model, const std::string& where) {
   Members members;
   scan.expect('{');
   bool more = !scan.take('}');
   while (more) {
-    std::string key(scan.string());
+    const std::string key(scan.string());
     scan.expect(':');
     scan.peek();
-    const size_t at = scan.position();
-    const std::string_view text = scan.skip();
-    if (!members.emplace(key, Member{text, at}).second) {
+    Member member{"", scan.position()};
+    if (model != nullptr && key == "model") {
+      *model = take_members(scan, nullptr, where);
+    } else {
+      member.text = scan.skip();
+    }
+    if (!members.emplace(key, member).second) {
       fail(ErrorKind::kInput, "{}: key \"{}\" appears twice in one object", where, key.substr(0, 60));
     }
     more = scan.take(',');
     if (!more) scan.expect('}');
   }
-  scan.finish();
   return members;
 }
 
@@ -127,19 +131,6 @@ void read_merge(JsonScan& scan, std::string& first, Bpe& bpe, const std::string&
   scan.expect(']');
 }
 
-size_t count_merges(Part part) {
-  JsonScan& scan = part.scan;
-  scan.expect('[');
-  size_t count = 0;
-  for (bool more = scan.peek() != ']'; more; more = scan.take(',')) {
-    scan.skip();
-    ++count;
-  }
-  scan.expect(']');
-  scan.finish();
-  return count;
-}
-
 void read_merges(Part part, Bpe& bpe, const std::string& where) {
   JsonScan& scan = part.scan;
   scan.expect('[');
@@ -177,16 +168,12 @@ BpeOptions read_options(const Members& model, const std::string& where) {
   return options;
 }
 
-std::unique_ptr<Bpe> read_model(std::string_view json, const Members& file, bool byte_level, const std::string& where) {
-  const auto it = file.find("model");
-  if (it == file.end()) fail(ErrorKind::kInput, "{}: \"model\" is missing", where);
-  const Members model = members_of(json, it->second.begin, it->second.begin + it->second.text.size(), where);
+std::unique_ptr<Bpe> read_model(std::string_view json, const Members& model, bool byte_level,
+                                const std::string& where) {
   BpeOptions options = read_options(model, where);
-  // Prefix and suffix are put to characters of the alphabet, so such words are spelled out, not kept as bytes.
   options.byte_level = byte_level;
   Vocab vocab = read_vocab(large_part(json, model, "vocab", where), where);
-  const size_t merges = count_merges(large_part(json, model, "merges", where));
-  auto bpe = std::make_unique<Bpe>(std::move(vocab), std::move(options), merges, where);
+  auto bpe = std::make_unique<Bpe>(std::move(vocab), std::move(options), where);
   read_merges(large_part(json, model, "merges", where), *bpe, where);
   return bpe;
 }
@@ -312,12 +299,16 @@ TokenizerFile read_tokenizer_file(std::string_view json, const std::string& wher
   if (const size_t valid = valid_prefix(json); valid < json.size()) {
     fail(ErrorKind::kInput, "{}: not valid UTF-8 at byte {}", where, valid);
   }
-  const Members members = members_of(json, 0, json.size(), where);
+  JsonScan scan(json, 0, json.size(), where);
+  Members model;
+  const Members members = take_members(scan, &model, where);
+  scan.finish();
+  if (members.count("model") == 0) fail(ErrorKind::kInput, "{}: \"model\" is missing", where);
   TokenizerFile file;
   file.normalizer = Normalizer(small_part(members, "normalizer", where), where + ": normalizer");
   file.pre_tokenizer = PreTokenizer(small_part(members, "pre_tokenizer", where), where + ": pre_tokenizer");
   file.decoder = Decoder(small_part(members, "decoder", where), where + ": decoder");
-  file.bpe = read_model(json, members, file.pre_tokenizer.byte_level(), where);
+  file.bpe = read_model(json, model, file.pre_tokenizer.byte_level(), where);
   file.added = read_added(small_part(members, "added_tokens", where), file.bpe->vocab(), where);
   read_post_processor(small_part(members, "post_processor", where), file, where + ": post_processor", 0);
   // Padding and truncation are the caller's business here; an engine that cut prompts unasked would be wrong.

@@ -24,7 +24,7 @@ Vocab::Vocab(size_t count) {
 size_t Vocab::slot_of(std::string_view text, uint32_t hash) const {
   size_t i = hash & (slots_.size() - 1);
   while (slots_[i].id != kNoToken) {
-    if (slots_[i].hash == hash && this->text(slots_[i].id) == text) return i;
+    if (slots_[i].hash == hash && this->text(slots_[i].span) == text) return i;
     i = (i + 1) & (slots_.size() - 1);
   }
   return i;
@@ -40,7 +40,7 @@ Vocab::Added Vocab::add(std::string_view text, int32_t id) {
   if (id >= id_end()) spans_.resize(static_cast<size_t>(id) + 1);
   spans_[static_cast<size_t>(id)] = {static_cast<uint32_t>(arena_.size()), static_cast<uint32_t>(text.size())};
   arena_.append(text);
-  slot = {hash, id};
+  slot = {hash, id, spans_[static_cast<size_t>(id)]};
   ++count_;
   return Added::kNew;
 }
@@ -48,7 +48,7 @@ Vocab::Added Vocab::add(std::string_view text, int32_t id) {
 void Vocab::grow() {
   const std::vector<Slot> old = std::exchange(slots_, std::vector<Slot>(slots_.size() * 2));
   for (const Slot& slot : old) {
-    if (slot.id != kNoToken) slots_[slot_of(text(slot.id), slot.hash)] = slot;
+    if (slot.id != kNoToken) slots_[slot_of(text(slot.span), slot.hash)] = slot;
   }
 }
 
@@ -56,8 +56,7 @@ int32_t Vocab::find(std::string_view text) const { return slots_[slot_of(text, h
 
 std::string_view Vocab::text(int64_t id) const {
   if (!has(id)) return {};
-  const Span& span = spans_[static_cast<size_t>(id)];
-  return std::string_view(arena_).substr(span.begin, span.size);
+  return text(spans_[static_cast<size_t>(id)]);
 }
 
 }  // namespace carousel::text

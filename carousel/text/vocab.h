@@ -34,10 +34,12 @@ class Vocab {
     uint32_t begin = kHole;
     uint32_t size = 0;
   };
-  struct Slot {
+  struct Slot {  // with the span, so that a lookup misses the cache twice, not three times
     uint32_t hash = 0;
     int32_t id = kNoToken;
+    Span span;
   };
+  std::string_view text(const Span& span) const { return {arena_.data() + span.begin, span.size}; }
   void grow();
   size_t slot_of(std::string_view text, uint32_t hash) const;
 

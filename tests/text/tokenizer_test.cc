@@ -219,6 +219,57 @@ TEST(Tokenizer, OneLongWordIsNotSlow) {
   }
 }
 
+// Strip at both ends of one fused text: what may be the last space is held until more text comes.
+TEST(StreamDecoder, HoldsTrailingTextThatStripMayTake) {
+  Json json = fixture("sentencepiece");
+  json["decoder"] = Json::parse(R"({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"},
+      {"type": "Strip", "content": "l", "start": 1, "stop": 2}]})");
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "strip");
+  StreamDecoder stream(tokenizer);
+  const int32_t l = *tokenizer.id_of("l");
+  const int32_t o = *tokenizer.id_of("o");
+  EXPECT_EQ(stream.push(l), "");
+  EXPECT_EQ(stream.push(o), "o");
+  EXPECT_EQ(stream.push(l), "");
+  EXPECT_EQ(stream.push(l), "");
+  EXPECT_EQ(stream.push(l), "l");
+  EXPECT_EQ(stream.push(o), "llo");
+  EXPECT_EQ(stream.push(l), "");
+  EXPECT_EQ(stream.flush(), "");
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{l, o, l, l, l, o, l}), "olllo");
+}
+
+// Added tokens that take the space around them, in nothing but space: each looks no further than the one before.
+TEST(Tokenizer, StrippingTokensInAMegabyteOfSpaceAreNotSlow) {
+  Json json = fixture("gpt2");
+  json["added_tokens"] = Json::parse(R"([{"id": 5000, "content": " ", "lstrip": true, "rstrip": true}])");
+  size_t count = 0;
+  EXPECT_LT(encode_seconds(Tokenizer::from_json(json.dump(), "t"), std::string(size_t{1} << 20, ' '), &count), 10);
+  EXPECT_EQ(count, size_t{1} << 20);
+}
+
+// 0.25 s is the aim for 10 MB; the bound leaves room for sanitizers and busy machines.
+TEST(Tokenizer, ALargeFileLoadsQuickly) {
+  std::string vocab = "\"a\": 0";
+  std::string merges;
+  std::string token = "a";
+  constexpr int kTokens = 300;
+  for (int i = 1; i < kTokens; ++i) {
+    merges += (i > 1 ? ",\n" : "") + std::string("\"") + token + " a\"";
+    token += "a";
+    vocab += ",\n\"" + token + "\": " + std::to_string(i);
+  }
+  for (int i = kTokens; vocab.size() < (size_t{10} << 20); ++i) {
+    vocab += ",\n\"token-" + std::to_string(i) + "\": " + std::to_string(i);
+  }
+  const std::string json = "{\"model\": {\"vocab\": {" + vocab + "}, \"merges\": [" + merges + "]}}";
+  const auto begin = std::chrono::steady_clock::now();
+  const Tokenizer tokenizer = Tokenizer::from_json(json, "t");
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 5);
+  EXPECT_EQ(tokenizer.encode(std::string(kTokens - 1, 'a')).size(),
+            149u);  // 148 pairs and, at the end, one of three
+}
+
 TEST(Tokenizer, EmptyTextAndTextOfOneSpecial) {
   EXPECT_TRUE(small("gpt2").encode("").empty());
   EXPECT_EQ(small("sentencepiece").encode("").size(), 1u);

@@ -41,10 +41,14 @@ CAROUSEL_INLINE void store_lanes(float* p, Vec v, int64_t lanes) {
 }
 
 /// tile += a b over `count` terms: a(i, k) = a[i * a_row + k * a_k], b(k, j) = b[k * b_row + j].
-template <bool kPartial, int R, int V>
+/// With kAhead it prefetches ahead(k, j) too, laid out as b is: the matrix that the next product will stream.
+template <bool kPartial, bool kAhead = false, int R, int V>
 CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_row, int64_t a_k, const float* b,
-                                  int64_t b_row, int64_t count, int64_t lanes) {
+                                  int64_t b_row, int64_t count, int64_t lanes, const float* ahead = nullptr) {
   for (int64_t k = 0; k < count; ++k) {
+    if (kAhead) {
+      for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(ahead + k * b_row + v);
+    }
     Vec b_k[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) b_k[v] = load_lanes<kPartial>(b + k * b_row + v * kLanes, lanes);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kPage = kPageRows;
 constexpr int64_t kRows = ops::kAttentionRows;
+// Tiles of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read.
+constexpr int kStreamingRows = 4;
 
 inline float square_sum(const float* x, int64_t count) {
   Vec acc = {};
@@ -106,13 +108,15 @@ void start_block(Block* block) {
 }
 
 /// p = q k^T for the columns of the page that some row sees.
-void page_scores(const Block& block, const float* k_page) {
+void page_scores(const Block& block, const float* k_page, const float* v_page) {
   const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
   for_column_tiles<kTileVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     if (j >= columns) return;
     for_row_tiles(block.rows, [&]<int R>(int64_t r) {
       Tile<R, V> tile = {};
-      multiply_add<kPartial>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes);
+      constexpr bool kAhead = R <= kStreamingRows;
+      multiply_add<kPartial, kAhead>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
+                                     v_page + j);
       for (int i = 0; i < R; ++i) {
         for (int v = 0; v < V; ++v) store(block.p + (r + i) * kPage + j + v * kLanes, tile.acc[i][v]);
       }
@@ -147,7 +151,7 @@ void page_softmax(Block* block, int64_t r) {
 
 /// o = rescale * o + p v over the keys each row sees. Rows of a tile share the keys its first row sees; the rest of
 /// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile.
-void page_values(const Block& block, const float* v_page) {
+void page_values(const Block& block, const float* v_page, const float* next_k_page) {
   const int64_t d = block.args->head_dim;
   for_column_tiles<kTileVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     for_row_tiles(block.rows, [&]<int R>(int64_t r) {
@@ -159,7 +163,9 @@ void page_values(const Block& block, const float* v_page) {
           tile.acc[i][v] = set1(block.rescale[r + i]) * load_lanes<kPartial>(o + i * block.stride + v * kLanes, lanes);
         }
       }
-      multiply_add<kPartial>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes);
+      constexpr bool kAhead = R <= kStreamingRows;
+      multiply_add<kPartial, kAhead>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes,
+                                     next_k_page + j);
       for (int i = 0; i < R; ++i) {
         for (int v = 0; v < V; ++v) store_lanes<kPartial>(o + i * block.stride + v * kLanes, tile.acc[i][v], lanes);
       }
@@ -209,9 +215,11 @@ void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
       const int64_t visible = block.seq->pos + block.time(r) + 1 - page * kPage;
       block.visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
     }
-    page_scores(block, block.seq->k_pages[page] + block.g * args.head_dim * kPage);
+    const int64_t slice = block.g * args.head_dim * kPage;  // of this key head, in a page of keys or values
+    const int64_t next = page < last_key / kPage ? page + 1 : page;
+    page_scores(block, block.seq->k_pages[page] + slice, block.seq->v_pages[page] + slice);
     for (int64_t r = 0; r < block.rows; ++r) page_softmax(&block, r);
-    page_values(block, block.seq->v_pages[page] + block.g * kPage * args.head_dim);
+    page_values(block, block.seq->v_pages[page] + slice, block.seq->k_pages[next] + slice);
   }
   finish_block(block);
 }

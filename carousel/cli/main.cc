@@ -74,13 +74,13 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
 }
 
 /// Throws Error(kUsage) for the first argument no option took, unknown flags before stray words.
-void refuse_extras(const CLI::App& app) {
+void refuse_extras(const CLI::App& app, const char* command) {
   const std::vector<std::string> extras = app.remaining();
   if (extras.empty()) return;
   const auto is_flag = [](const std::string& word) { return word.size() > 1 && word[0] == '-'; };
   const auto flag = std::find_if(extras.begin(), extras.end(), is_flag);
   if (flag == extras.end()) {
-    fail(ErrorKind::kUsage, "{}: unexpected argument \"{}\"", app.get_name(), extras.front());
+    fail(ErrorKind::kUsage, "{}: unexpected argument \"{}\"", command, extras.front());
   }
   std::vector<std::string> known;
   for (const CLI::Option* option : app.get_options()) {
@@ -89,7 +89,7 @@ void refuse_extras(const CLI::App& app) {
   }
   const std::string word = flag->substr(0, flag->find('='));
   const std::string near = suggestion(word, known);
-  fail(ErrorKind::kUsage, "{}: unknown option \"{}\"{}", app.get_name(), word,
+  fail(ErrorKind::kUsage, "{}: unknown option \"{}\"{}", command, word,
        near.empty() ? fmt::format("; see {} --help", app.get_name()) : near);
 }
 
@@ -104,8 +104,8 @@ int run_command(const Command& command, int argc, char** argv) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return 0;
   } catch (const CLI::ParseError& error) {
-    refuse_extras(app);
-    fail(ErrorKind::kUsage, "{}: {}", app.get_name(), error.what());
+    refuse_extras(app, command.name);
+    fail(ErrorKind::kUsage, "{}: {}", command.name, error.what());
   }
   return run();
 }
@@ -162,8 +162,9 @@ int flush_output(int status) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
   const int reason = errno;
   if (reason == EPIPE || status == kBrokenPipeStatus) return kBrokenPipeStatus;
+  if (status != 0) return status;  // reported already
   report(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
-  return status != 0 ? status : 1;
+  return 1;
 }
 
 }  // namespace

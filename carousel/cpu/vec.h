@@ -79,21 +79,43 @@ inline Vec min(Vec a, Vec b) {
 #endif
 }
 
-/// Lanes added pairwise in one fixed order.
+/// Lanes added pairwise in one fixed order: the upper half onto the lower, until one is left.
 inline float sum(Vec v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+#else
+  const __m256 eight = v;
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
   float lane[kLanes];
   std::memcpy(lane, &v, sizeof v);
   for (int64_t width = kLanes / 2; width > 0; width /= 2) {
     for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
   }
   return lane[0];
+#endif
 }
 inline float max_lane(Vec v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+#else
+  const __m256 eight = v;
+#endif
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
   float lane[kLanes];
   std::memcpy(lane, &v, sizeof v);
   float best = lane[0];
   for (int64_t i = 1; i < kLanes; ++i) best = lane[i] > best ? lane[i] : best;
   return best;
+#endif
 }
 
 /// Loads `count` < kLanes floats, the rest `fill`; memory beyond them is not touched.

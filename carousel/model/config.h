@@ -18,15 +18,18 @@ struct NormConfig {
   ops::Norm::Kind kind = ops::Norm::Kind::kRms;
   double eps = 1e-6;
   bool bias = false;
+  bool weight_around_zero = false;  // the file holds w, the norm multiplies by 1 + w
 };
 
-/// x = x + block(norm(x)).
+/// x = x + post_norm(block(norm(x))), or without the residual x = post_norm(block(norm(x))).
 struct Sublayer {
   int64_t layer = 0;  // index of the layer it is part of; names its state ("3.C")
   std::string name;   // "layers.3.mlstm": prefix of its parameters; its norm is "<name>.norm"
   std::string block;  // name in blocks::registry()
   Json options;       // the block's options, canonical keys
   NormConfig norm;
+  bool residual = true;
+  NormConfig post_norm{ops::Norm::Kind::kNone};  // its parameters are "<name>.post_norm"
 };
 
 struct ModelConfig {

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace carousel::model {
 namespace {
 
@@ -11,7 +13,10 @@ ops::Norm make_norm(const NormConfig& config, Params p, int64_t hidden) {
   norm.kind = config.kind;
   norm.eps = static_cast<float>(config.eps);
   if (config.kind == ops::Norm::Kind::kNone) return norm;
-  norm.weight = p.tensor("weight", Shape{hidden}, Init::constant(1));
+  norm.weight = p.tensor("weight", Shape{hidden}, Init::constant(config.weight_around_zero ? 0 : 1));
+  if (config.weight_around_zero && norm.weight.raw() != nullptr) {
+    for (int64_t i = 0; i < hidden; ++i) norm.weight.f32()[i] += 1.0f;
+  }
   if (config.bias) norm.bias = p.tensor("bias", Shape{hidden}, Init::constant(0));
   return norm;
 }
@@ -27,6 +32,8 @@ Stack::Stack(const ModelConfig& config, const Params& params, const std::string&
     residual.norm = make_norm(sublayer.norm, p.in("norm"), config.hidden_size);
     residual.block = entry.make({config.hidden_size, config.num_layers, options}, p);
     options.finish();
+    residual.adds = sublayer.residual;
+    residual.post_norm = make_norm(sublayer.post_norm, p.in("post_norm"), config.hidden_size);
     const std::vector<StateSpec> specs = residual.block->state();
     residual.has_state = !specs.empty();
     residual.first_state = layout_.add(std::to_string(sublayer.layer), specs);
@@ -42,6 +49,8 @@ Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* st
     x = in.sum;
     const bool keeps = states != nullptr && residual.has_state;
     y = residual.block->forward(ctx, in.normed, seqs, keeps ? states->layer(residual.first_state) : LayerStates());
+    if (residual.post_norm.kind != ops::Norm::Kind::kNone) y = ops::add_norm(ctx, y, {}, residual.post_norm).normed;
+    if (!residual.adds) x = std::exchange(y, Tensor());
   }
   return ops::add_norm(ctx, x, y, out_norm_).normed;
 }

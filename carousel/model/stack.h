@@ -22,6 +22,8 @@ class Stack {
  private:
   struct Residual {
     ops::Norm norm;
+    ops::Norm post_norm;
+    bool adds = true;  // x + block, or the block's output alone
     std::unique_ptr<blocks::Block> block;
     size_t first_state = 0;  // entry of the layout
     bool has_state = false;

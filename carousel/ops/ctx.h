@@ -15,6 +15,7 @@ namespace carousel {
 struct Seqs {
   std::vector<int64_t> offsets;  // [B+1] rows of sequence s: offsets[s] .. offsets[s+1]
   std::vector<int64_t> pos;      // [B] position of each sequence's first row (rotary angle, chunk grid)
+  Tensor dt;                     // [N] f32 time elapsed before each row (cfc, ltc), or empty: 1 everywhere
 
   int64_t batch() const { return static_cast<int64_t>(pos.size()); }
   int64_t rows() const { return offsets.empty() ? 0 : offsets.back(); }

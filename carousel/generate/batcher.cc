@@ -109,7 +109,8 @@ void Batcher::prime(Sequence& sequence) const {
 
 void Batcher::submit(Request request) {
   check_request(request, model_.lm->vocab_size());
-  Sampler sampler(request.sampler, model_.lm->vocab_size(), sampleable_, model_.end_tokens, request.seed, 0);
+  Sampler sampler(request.sampler, model_.lm->vocab_size(), sampleable_, model_.end_tokens, request.seed,
+                  request.stream);
   for (const int32_t token : request.history) sampler.accept(token);
   for (const int32_t token : request.prompt) sampler.accept(token);
   auto shared = std::make_shared<Request>(std::move(request));
@@ -237,7 +238,7 @@ void Batcher::settle(Sequence& sequence, const Tensor& logits) {
 void Batcher::fork(Sequence& first, const Tensor& logits) {
   for (int64_t k = 1; k < first.request->samples; ++k) {
     auto copy = std::make_unique<Sequence>(first.request, first.sampler);
-    copy->sampler.set_stream(static_cast<uint64_t>(k));
+    copy->sampler.set_stream(first.request->stream + static_cast<uint64_t>(k));
     copy->sample = k;
     copy->state = first.state;
     copy->history = first.history;

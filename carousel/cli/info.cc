@@ -81,7 +81,7 @@ Json describe_model(const std::string& path) {
               {"parts", parts},
               {"bytes_in_memory", measure_cost(files).held_bytes},
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
-              {"state_bytes", size.state_layout.fixed_bytes()},
+              {"state_bytes", fixed_state_bytes(size.state_layout)},
               {"state_bytes_per_token", row_bytes},
               {"tokenizer", describe_tokenizer(files)},
               {"warnings", config.warnings}};

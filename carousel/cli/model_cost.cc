@@ -81,4 +81,12 @@ ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype) {
   return source.cost;
 }
 
+int64_t fixed_state_bytes(const StateLayout& layout) {
+  int64_t bytes = 0;
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    if (!entry.spec.per_token) bytes += entry.spec.shape.count() * static_cast<int64_t>(dtype_size(entry.spec.dtype));
+  }
+  return bytes;
+}
+
 }  // namespace carousel::cli

@@ -31,4 +31,7 @@ struct ModelCost {
 /// `dtype`: instead of the files' own.
 ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype = {});
 
+/// Bytes of the tensors one sequence always has, alignment between them aside.
+int64_t fixed_state_bytes(const StateLayout& layout);
+
 }  // namespace carousel::cli

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/json.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+TEST(Bench, BoundsAlone) {
+  const Ran ran = run_carousel("bench --bounds -r 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json bounds = parse_json(ran.out, "bench").at("bounds");
+  EXPECT_GT(bounds.at("read_gb_per_s").get<double>(), 0);
+  EXPECT_GT(bounds.at("f32_gflop_per_s").get<double>(), 0);
+  EXPECT_NE(ran.err.find("load average"), std::string::npos) << ran.err;
+}
+
+TEST(Bench, TableHasALinePerTest) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed);
+  const Ran ran = run_carousel("bench " + folder + " -p 16,32 -n 4 -d 0,8 -r 2 -t 1");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  for (const char* test : {" pp16 |", " pp32 |", " tg4 |", " pp16 @ d8 |", " pp32 @ d8 |", " tg4 @ d8 |"})
+    EXPECT_NE(ran.out.find(test), std::string::npos) << test << "\n" << ran.out;
+  EXPECT_NE(ran.out.find("carousel F32"), std::string::npos) << ran.out;
+}
+
+TEST(Bench, CountsWhatATokenReads) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const Ran ran = run_carousel("bench " + folder + " -p 0 -n 4 -r 1 -t 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json test = parse_json(ran.out, "bench").at("tests").at(0);
+  EXPECT_EQ(test.at("test"), "tg4");
+  const double per_token = test.at("gb_per_s").get<double>() / test.at("tokens_per_s").get<double>() * 1e9;
+  // All weights but the table, one row of that, and the state in and out: 2 heads of C [8, 16], n [8] and m, 2 layers.
+  const double state = 2 * 2 * (8 * 16 + 8 + 1) * 4;
+  const double expected =
+      test.at("size_bytes").get<double>() - 256 * 32 * 4 + 32 * 4 + 2 * state;  // one sample: median is the mean
+  EXPECT_NEAR(per_token, expected, 1e-6 * expected);
+}
+
+TEST(Bench, RandomWeightsNeedNoCheckpoint) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", kTinyLfm2);
+  const std::string start = "bench " + (scratch / "config.json") + " -p 8 -n 2 -r 1 -t 1";
+  const Ran ran = run_carousel(start + " --random --dtype bf16");
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_NE(ran.out.find("lfm2 BF16"), std::string::npos) << ran.out;
+  EXPECT_EQ(run_carousel(start).status, 1) << "no weights";
+}
+
+TEST(Bench, BadOptionsAreNamed) {
+  EXPECT_EQ(run_carousel("bench").status, 2);
+  const Ran ran = run_carousel("bench --bounds -r none");
+  EXPECT_EQ(ran.status, 2);
+  EXPECT_NE(ran.err.find("--repetitions: got \"none\", expected an integer from 1 to 1000"), std::string::npos)
+      << ran.err;
+  const Ran list = run_carousel("bench --bounds -p 1,x");
+  EXPECT_EQ(list.status, 2);
+  EXPECT_NE(list.err.find("--n-prompt: got \"x\""), std::string::npos) << list.err;
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include "carousel/core/json.h"
+#include "carousel/model/saved_state.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+Json info_of_config(const std::string& config) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", config);
+  const Ran ran = run_carousel("info --json " + (scratch / "config.json"));
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  return ran.status == 0 ? parse_json(ran.out, "info") : Json::object();
+}
+
+TEST(Info, DefaultsOfXlstmAreTheSevenBillionModel) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", R"({"model_type": "xlstm"})");
+  const Ran ran = run_carousel("info " + (scratch / "config.json"));
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  for (const char* text : {"6,865,424,896", "128.25 MiB", "32 x (mlstm, swiglu)", "50,304"})
+    EXPECT_NE(ran.out.find(text), std::string::npos) << text << "\n" << ran.out;
+  // 32 layers of 8 heads: C [256, 512], n [256] and m, f32.
+  EXPECT_EQ(info_of_config(R"({"model_type": "xlstm"})").at("state_bytes"), 32 * 8 * (256 * 512 + 256 + 1) * 4);
+}
+
+// Published sizes of LFM2 350M, 700M, 1.2B and 2.6B.
+TEST(Info, ReleasedSizesOfLfm2) {
+  struct Size {
+    int64_t hidden, layers, heads, ff_dim;
+    const char* auto_adjust;
+    const char* attention;
+    int64_t parameters;
+  };
+  const char* const sixteen = "[2, 5, 8, 10, 12, 14]";
+  const Size sizes[] = {{1024, 16, 16, 6656, "true", sixteen, 354483968},
+                        {1536, 16, 24, 10240, "true", sixteen, 742489344},
+                        {2048, 16, 32, 12288, "true", sixteen, 1170340608},
+                        {2048, 30, 32, 10752, "false", "[2, 5, 9, 13, 17, 21, 24, 27]", 2569272320}};
+  for (const Size& size : sizes) {
+    const Json described = info_of_config(fmt::format(
+        R"({{"model_type": "lfm2", "vocab_size": 65536, "hidden_size": {}, "num_hidden_layers": {},
+             "num_attention_heads": {}, "num_key_value_heads": 8, "block_ff_dim": {},
+             "block_auto_adjust_ff_dim": {}, "full_attn_idxs": {}}})",
+        size.hidden, size.layers, size.heads, size.ff_dim, size.auto_adjust, size.attention));
+    EXPECT_EQ(described.at("parameters"), size.parameters);
+    int64_t sum = 0;
+    for (const Json& part : described.at("parts")) sum += part.at("parameters").get<int64_t>();
+    EXPECT_EQ(sum, size.parameters) << "the parts make up the whole";
+  }
+}
+
+TEST(Info, AttentionStateGrowsByToken) {
+  const Json described = info_of_config(kTinyLlama);
+  EXPECT_EQ(described.at("state_bytes"), 0);
+  // 2 layers of keys and values, 2 heads of 8 channels, f32.
+  EXPECT_EQ(described.at("state_bytes_per_token"), 2 * 2 * 2 * 8 * 4);
+  EXPECT_EQ(described.at("tokenizer").at("kind"), "bytes");
+}
+
+TEST(Info, FolderSaysWhatIsOnDiskAndInMemory) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm, "--dtype bf16");
+  const Ran ran = run_carousel("info --json " + folder);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json described = parse_json(ran.out, "info");
+  EXPECT_EQ(described.at("bytes_on_disk"), 2 * described.at("parameters").get<int64_t>());
+  EXPECT_EQ(described.at("dtypes").at("BF16"), described.at("parameters"));
+  EXPECT_GE(described.at("bytes_in_memory").get<int64_t>(), described.at("bytes_on_disk").get<int64_t>());
+  const Ran file = run_carousel("info " + folder + "/model.safetensors");
+  EXPECT_EQ(file.status, 0) << file.err;
+  EXPECT_NE(file.out.find("2 x (mlstm, swiglu)"), std::string::npos) << file.out;
+}
+
+TEST(Info, SavedStateIsDescribed) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const Library library(folder);
+  model::save_state(scratch / "saved.state", model::SavedState(), library.model);
+  const Ran ran = run_carousel("info " + (scratch / "saved.state"));
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  EXPECT_NE(ran.out.find("saved state"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find(library.model.fingerprint), std::string::npos) << ran.out;
+}
+
+TEST(Info, NamesWhatItCannotRead) {
+  const Scratch scratch;
+  EXPECT_EQ(run_carousel("info " + (scratch / "nowhere")).status, 1);
+  write_file(scratch / "config.json", R"({"model_type": "retnet"})");
+  const Ran ran = run_carousel("info " + (scratch / "config.json"));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("retnet"), std::string::npos) << ran.err;
+  EXPECT_EQ(run_carousel("info").status, 2);
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the built binary as a user would, in a folder of its own.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+namespace carousel::cli {
+
+inline std::string read_file(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(stream), {});
+}
+
+inline void write_file(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// A folder that goes with the object.
+class Scratch {
+ public:
+  Scratch() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "carousel_test_XXXXXX").string();
+    if (mkdtemp(pattern.data()) != nullptr) path_ = pattern;
+  }
+  ~Scratch() { std::filesystem::remove_all(path_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+struct Ran {
+  int status = -1;  // of exit, or -1 when a signal ended it
+  std::string out, err;
+};
+
+/// `arguments` is shell text: quote what needs it.
+inline Ran run_carousel(const std::string& arguments, const std::string& input = "") {
+  const Scratch scratch;
+  write_file(scratch / "in", input);
+  const std::string command = std::string(CAROUSEL_BINARY_DIR) + "/carousel " + arguments + " < " + (scratch / "in") +
+                              " > " + (scratch / "out") + " 2> " + (scratch / "err");
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};
+}
+
+/// A folder of reference data beside the sources; tests of it are skipped where it is absent.
+inline std::string shared(const std::string& name) { return CAROUSEL_SOURCE_DIR "/../shared/" + name; }
+inline bool is_absent(const std::string& path) { return !std::filesystem::exists(path); }
+
+}  // namespace carousel::cli

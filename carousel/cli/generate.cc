@@ -171,6 +171,7 @@ bool Run::on_token(const generate::Emitted& token) {
 void Run::on_finish(generate::Finished& finished, uint64_t seed) {
   if (finished.reason == generate::StopReason::kFailed) {
     error_ = finished.error;
+    if (!options_.json) output_.end_line();
     return;
   }
   if (options_.json) {
@@ -326,7 +327,8 @@ std::function<int()> setup_generate(CLI::App& app) {
   CLI::Option* prompt = app.add_option("-p,--prompt", options->prompt, "Text to continue (default: stdin)");
   app.add_option("-f,--file", options->file, "File with the text to continue; -: stdin");
   app.add_flag("--no-display-prompt", options->no_display_prompt, "Print the continuation alone");
-  add_integer(app, "-n,--n-predict,--predict", options->predict, -1, kMaxCount, "Tokens to generate; -1: until an end token");
+  add_integer(app, "-n,--n-predict,--predict", options->predict, -1, kMaxCount,
+              "Tokens to generate; -1: until an end token");
   add_integer(app, "-s,--seed", options->seed, -1, std::numeric_limits<int64_t>::max(), "Seed; -1: a random one");
   add_sampler_options(app, *options);
   CLI::Option* stop = app.add_option("--stop", options->stop, "Stop before this text; repeatable");

@@ -133,10 +133,18 @@ int32_t Sampler::greedy() const {
 void Sampler::order(size_t count) {
   count = std::min(count, candidates_.size());
   if (count <= ordered_) return;
-  const auto at = [&](size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
-  std::partial_sort(at(ordered_), at(count), candidates_.end(), [](const Candidate& a, const Candidate& b) {
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-  });
+  };
+  const auto begin = candidates_.begin() + static_cast<std::ptrdiff_t>(ordered_);
+  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+  constexpr size_t kHeapLimit = 1024;  // beyond it a heap is slower than selecting and then sorting
+  if (count - ordered_ <= kHeapLimit) {
+    std::partial_sort(begin, end, candidates_.end(), likelier);
+  } else {
+    if (end != candidates_.end()) std::nth_element(begin, end, candidates_.end(), likelier);
+    std::sort(begin, end, likelier);
+  }
   ordered_ = count;
 }
 

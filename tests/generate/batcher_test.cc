@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -301,6 +302,22 @@ TEST_F(Batching, AFailedSequenceLeavesTheOthersAlone) {
   EXPECT_EQ(a[0].reason, StopReason::kFailed);
   EXPECT_NE(a[0].error.find("no token is left"), std::string::npos);
   EXPECT_TRUE(b[0] == alone(ask(9, 2)));
+}
+
+TEST_F(Batching, IdsWithoutATokenAreNeverSampled) {
+  model_.config.vocab_size = 1000;  // padded: the tokenizer knows 256
+  model::DrawnParams params(stream_, 3, DType::kF32);
+  model_.lm = std::make_unique<model::Lm>(model_.config, params, "padded");
+  Request request = ask(3, 1);
+  request.sampler.temp = 50;
+  request.sampler.top_k = 0;
+  request.sampler.min_p = 0;
+  request.max_tokens = 50;
+  for (const int32_t id : alone(request).ids) EXPECT_LT(id, 256);
+  model_.tokenizer.reset();  // nothing is known of the ids: all may come, and there is no text
+  const Outcome free = alone(request);
+  EXPECT_GT(*std::max_element(free.ids.begin(), free.ids.end()), 255);
+  EXPECT_EQ(free.text, "");
 }
 
 TEST_F(Batching, BadRequestsAreRefused) {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The README's commands, executed: every "$ carousel ..." line of its console blocks runs in order and prints what
+// stands below it. Files the README puts in /tmp go to a folder of the test's own.
+#include <sstream>
+#include <vector>
+
+#include "run_command.h"
+
+namespace carousel::cli {
+namespace {
+
+struct Example {
+  std::string command;
+  std::string output;  // the lines below it; empty: not shown
+};
+
+std::vector<Example> examples(const std::string& readme) {
+  std::vector<Example> out;
+  std::istringstream lines(readme);
+  bool console = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("```")) {
+      console = line == "```console";
+    } else if (console && line.starts_with("$ ")) {
+      out.push_back({line.substr(2), ""});
+    } else if (console) {
+      out.back().output += line + "\n";
+    }
+  }
+  return out;
+}
+
+std::string replace_all(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
+TEST(Readme, CommandsRunAndPrintWhatItShows) {
+  const Scratch scratch;
+  const std::vector<Example> found = examples(read_file(CAROUSEL_SOURCE_DIR "/README.md"));
+  ASSERT_GE(found.size(), 8u);
+  for (const Example& example : found) {
+    ASSERT_TRUE(example.command.starts_with("carousel ")) << example.command;
+    const std::string command = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_BINARY_DIR ":$PATH && " +
+                                replace_all(example.command, "/tmp/", scratch / "") + " > " + (scratch / "out") +
+                                " 2> " + (scratch / "err");
+    EXPECT_EQ(std::system(command.c_str()), 0) << example.command << "\n" << read_file(scratch / "err");
+    if (!example.output.empty()) {
+      EXPECT_EQ(read_file(scratch / "out"), example.output) << example.command;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -204,4 +204,21 @@ inline Vec tanh(Vec x) {
 
 inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
 
+/// log(sigmoid(x)) = min(x, 0) - log(1 + y), y = e^-|x|: no overflow, and exact to 2 ulp of the larger term. With
+/// s = y / (2 + y) <= 1/3 the logarithm is 2 artanh(s), a series whose terms shrink by 9.
+inline Vec log_sigmoid(Vec x) {
+  const Vec y = exp(-max(x, -x));
+  const Vec s = y / (y + set1(2.0f));
+  const Vec s2 = s * s;
+  Vec p = set1(1.0f / 15);
+  p = fma(p, s2, set1(1.0f / 13));
+  p = fma(p, s2, set1(1.0f / 11));
+  p = fma(p, s2, set1(1.0f / 9));
+  p = fma(p, s2, set1(1.0f / 7));
+  p = fma(p, s2, set1(1.0f / 5));
+  p = fma(p, s2, set1(1.0f / 3));
+  const Vec half = fma(p * s2, s, s);
+  return min(x, Vec{}) - (half + half);
+}
+
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/ops/slstm.h"
+
+#include <algorithm>
+
+#include "carousel/core/error.h"
+
+namespace carousel::ops {
+namespace {
+
+constexpr const char* kWhere = "ops::slstm";
+
+void check_dims(const SlstmDims& dims) {
+  if (dims.heads < 1 || dims.dh < 1) {
+    fail(ErrorKind::kShape, "{}: heads {}, dh {}, expected at least 1 each", kWhere, dims.heads, dims.dh);
+  }
+}
+
+/// The sequences that have rows, longest first: at any time those still running are the first ones of their group.
+int64_t list_sequences(const Seqs& seqs, LayerStates states, size_t first, float* zeros, int64_t width,
+                       SlstmSequence* out) {
+  int64_t count = 0;
+  for (int64_t s = 0; s < seqs.batch(); ++s) {
+    if (seqs.length(s) == 0) continue;
+    SlstmSequence& seq = out[count++];
+    seq.first_row = seqs.offsets[static_cast<size_t>(s)];
+    seq.rows = seqs.length(s);
+    float* fresh = zeros == nullptr ? nullptr : zeros + s * 4 * width;
+    seq.y = states.empty() ? fresh : states.fixed(s, first);
+    seq.c = states.empty() ? fresh + width : states.fixed(s, first + 1);
+    seq.n = states.empty() ? fresh + 2 * width : states.fixed(s, first + 2);
+    seq.m = states.empty() ? fresh + 3 * width : states.fixed(s, first + 3);
+  }
+  std::sort(out, out + count, [](const SlstmSequence& a, const SlstmSequence& b) { return a.rows > b.rows; });
+  return count;
+}
+
+}  // namespace
+
+Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims) {
+  check_dims(dims);
+  const int64_t heads = dims.heads, dh = dims.dh, panels = slstm_panels(dims);
+  check_shape(kWhere, "recurrent", recurrent, {heads, dh, 4 * dh});
+  check_dtype(kWhere, "recurrent", recurrent, DType::kF32);
+  Tensor packed(Shape{heads, panels, dh, kSlstmPanel}, DType::kF32);
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t k = 0; k < dh; ++k) {
+      const float* row = recurrent.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
+      for (int64_t j = 0; j < 4 * dh; ++j) {
+        packed.f32()[((h * panels + j / kSlstmPanel) * dh + k) * kSlstmPanel + j % kSlstmPanel] = row[j];
+      }
+    }
+  }
+  return packed;
+}
+
+Tensor slstm(Ctx& ctx, const Tensor& wx, const Tensor& packed, const SlstmDims& dims, const Seqs& seqs,
+             LayerStates states, size_t first) {
+  check_dims(dims);
+  const int64_t rows = seqs.rows(), batch = seqs.batch(), width = dims.heads * dims.dh;
+  check_shape(kWhere, "wx", wx, {rows, 4 * width});
+  check_dtype(kWhere, "wx", wx, DType::kF32);
+  check_shape(kWhere, "packed", packed, {dims.heads, slstm_panels(dims), dims.dh, kSlstmPanel});
+  Tensor out = ctx.arena.empty({rows, width});
+  if (rows == 0) return out;
+
+  const Tensor zeros = states.empty() ? ctx.arena.zeros({batch, 4, width}) : Tensor();
+  const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(SlstmSequence))}, DType::kU8);
+  auto* sequences = static_cast<SlstmSequence*>(list.raw());
+  const int64_t active = list_sequences(seqs, states, first, zeros.defined() ? zeros.f32() : nullptr, width, sequences);
+  // As few groups as occupy the threads: the more sequences share a pass over R, the better.
+  const int64_t threads = ctx.stream.pool->threads();
+  const int64_t groups = std::min(active, (threads + dims.heads - 1) / dims.heads);
+  const int64_t floats = (slstm_scratch_floats(dims, (active + groups - 1) / groups) + 15) / 16 * 16;
+  const Tensor scratch = ctx.arena.empty({threads, floats});
+  kernels::slstm(ctx.stream, {wx.f32(), packed.f32(), out.f32(), dims, slstm_panels(dims), sequences, active, groups,
+                              scratch.f32(), floats});
+  return out;
+}
+
+}  // namespace carousel::ops

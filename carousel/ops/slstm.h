@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// sLSTM: exponential-gated scalar memory with a recurrent matrix per head (xLSTM, arXiv:2405.04517, sec. 2.2).
+// slstm.cc packs the recurrent matrices and groups the sequences; slstm_cpu.cc holds the recurrence.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/ctx.h"
+
+namespace carousel::ops {
+
+/// Columns of a panel of the recurrent matrix: enough independent sums for one row alone.
+constexpr int64_t kSlstmPanel = 64;
+
+struct SlstmDims {
+  int64_t heads = 0;
+  int64_t dh = 0;            // width of a head; D = H * dh
+  float f_gate_max = 1e30f;  // the forget gate's pre-activation is clamped from above to this
+};
+/// Panels of one head.
+constexpr int64_t slstm_panels(const SlstmDims& dims) { return (4 * dims.dh + kSlstmPanel - 1) / kSlstmPanel; }
+
+/// The recurrent matrices as the kernel streams them: column panels, zero-padded.
+///   recurrent [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o; returns [H, panels, dh, kSlstmPanel]
+Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims);
+
+/// The sLSTM cell over every sequence of the batch. Per step and element, with raw_g = wx_g + (R_g y_{t-1})_head:
+///   log_f = m + log sigmoid(min(raw_f, f_gate_max));  m' = raw_i where n is 0, else max(raw_i, log_f)
+///   i = min(1, e^(raw_i - m'))  f = min(1, e^(log_f - m'))
+///   c' = f c + i tanh(raw_z)  n' = f n + i  y' = sigmoid(raw_o) c' / n'
+///   wx [N, 4*D] f32, columns i, f, z, o of D = H*dh each, the biases included; packed: of pack_slstm_recurrent
+///   states per sequence, f32 [D], from index `first` of the block's on: y c n m; read, then replaced in place
+///   returns y [N, D]
+/// The zero test of n is per element. All heads and sequences advance together; a row's result depends on its own
+/// sequence only, and is the same bit for bit however the sequence was cut. N may be 0.
+Tensor slstm(Ctx& ctx, const Tensor& wx, const Tensor& packed, const SlstmDims& dims, const Seqs& seqs,
+             LayerStates states, size_t first = 0);
+
+struct SlstmSequence {
+  int64_t first_row, rows;
+  float *y, *c, *n, *m;  // [D] each
+};
+struct SlstmArgs {
+  const float* wx;      // [N, 4*D]
+  const float* packed;  // [H, panels, dh, kSlstmPanel]
+  float* out;           // [N, D]
+  SlstmDims dims;
+  int64_t panels;                  // of one head
+  const SlstmSequence* sequences;  // [batch], longest first, all with rows
+  int64_t batch;
+  int64_t groups;          // group g takes sequences g, g + groups, ...: any division gives the same bits
+  float* scratch;          // [threads, scratch_floats], 64-byte aligned
+  int64_t scratch_floats;  // multiple of 16
+};
+/// Floats of scratch memory one thread needs for `group` sequences: their y, and their products with R.
+constexpr int64_t slstm_scratch_floats(const SlstmDims& dims, int64_t group) {
+  return group * ((dims.dh + 15) / 16 * 16 + slstm_panels(dims) * kSlstmPanel);
+}
+
+}  // namespace carousel::ops
+
+KERNEL(slstm, ops::SlstmArgs);

@@ -192,7 +192,7 @@ int run_command(BenchOptions& options) {
     json["bounds"] = to_json(bounds, stream);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
-  if (options.json) fmt::print("{}\n", json.dump(2));
+  if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   return interrupted() ? kInterruptedStatus : 0;
 }
 

@@ -173,7 +173,7 @@ int run_eval(EvalOptions& options) {
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);
   if (!options.lambada.empty() && !interrupted()) results["lambada"] = eval_lambada(options, model, runner);
   if (options.json) {
-    fmt::print("{}\n", results.dump(2));
+    fmt::print("{}\n", results.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
     if (results.contains("text")) print_text(results["text"]);
     if (results.contains("lambada")) print_lambada(results["lambada"]);

@@ -172,7 +172,7 @@ int run_info(const InfoOptions& options) {
   const bool state = is_saved_state(options.path);
   const Json described = state ? describe_state(options.path) : describe_model(options.path);
   if (options.json)
-    fmt::print("{}\n", described.dump(2));
+    fmt::print("{}\n", described.dump(2, ' ', false, Json::error_handler_t::replace));
   else if (state)
     print_state(described);
   else

@@ -9,10 +9,11 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <span>
 
 #include "carousel/cli/progress.h"
+#include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
-#include "carousel/core/rng.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/families/family.h"
@@ -23,21 +24,13 @@ namespace {
 
 // float32 throughout: independent implementations of one formula agree to 1e-7 .. 8e-6, another formula does not.
 constexpr double kTolerance = 2e-5;
-constexpr uint64_t kPieceSeed = 1;
-constexpr uint32_t kLongestPiece = 24;
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
 
 using Status = Comparison::Status;
-using Ids = std::vector<std::vector<int32_t>>;   // [B][T]
-using Plan = std::vector<std::vector<int64_t>>;  // [step][sequence]: how many tokens it takes in that step
-
-struct Way {
-  const char* name;
-  Plan plan;
-};
+using Ids = std::vector<std::vector<int32_t>>;  // [B][T]
 
 struct Computed {
-  std::vector<float> logits;  // [B, T, V]
+  std::vector<float> logits;  // [B, T, V], or empty where none are expected
   std::vector<State> states;  // [B]
 };
 
@@ -46,32 +39,10 @@ bool is_input(const std::string& name) {
   return name == "ids" || name == "prompt" || name == "train.ids" || name == "valid.ids" || name.starts_with("ids.");
 }
 
-Plan random_pieces(int64_t batch, int64_t length) {
-  Rng rng(kPieceSeed);
-  std::vector<int64_t> left(static_cast<size_t>(batch), length);
-  Plan plan;
-  while (std::any_of(left.begin(), left.end(), [](int64_t n) { return n > 0; })) {
-    plan.emplace_back();
-    for (int64_t& n : left) {
-      const int64_t piece = std::min<int64_t>(n, rng.bits() % (kLongestPiece + 1));  // none at all, at times
-      plan.back().push_back(piece);
-      n -= piece;
-    }
-  }
-  return plan;
-}
-
-std::vector<Way> ways(int64_t batch, int64_t length) {
-  const auto all = static_cast<size_t>(batch);
-  return {{"in one piece", Plan(1, std::vector<int64_t>(all, length))},
-          {"in random pieces", random_pieces(batch, length)},
-          {"token by token", Plan(static_cast<size_t>(length), std::vector<int64_t>(all, 1))}};
-}
-
-Plan column(const Plan& plan, size_t s) {
-  Plan out;
-  for (const std::vector<int64_t>& step : plan) out.push_back({step[s]});
-  return out;
+// The step-by-step form of a reference is another way to the same numbers.
+std::vector<std::string> logits_names(const std::string& suffix) {
+  if (suffix.empty()) return {"logits", "logits.step"};
+  return {"logits" + suffix};
 }
 
 // Keeps the worst of what is folded into one comparison; a NaN stays.
@@ -110,8 +81,9 @@ class Case {
   std::vector<float> read_floats(const std::string& name, int64_t count) const;
   Comparison& result(const std::string& name);
 
-  Computed compute(const Ids& ids, const Plan& plan);
-  Computed compute_alone(const Ids& ids, const Plan& plan);
+  Computed compute(const Ids& ids, const Plan& plan, bool want_logits);
+  Computed compute_alone(const Ids& ids, const Plan& plan, bool want_logits);
+  std::vector<float> next_logits(std::span<const int32_t> tokens, State& state);
   bool same_bits(const Computed& a, const Computed& b) const;
   void compare_forward(const std::string& input, const std::string& suffix);
   void compare_computed(const Computed& computed, const std::string& suffix, const std::string& way);
@@ -173,12 +145,12 @@ Comparison& Case::result(const std::string& name) {
   return comparison;
 }
 
-Computed Case::compute(const Ids& ids, const Plan& plan) {
+Computed Case::compute(const Ids& ids, const Plan& plan, bool want_logits) {
   const auto length = static_cast<int64_t>(ids.front().size());
   const auto vocab = static_cast<size_t>(model_.config.vocab_size);
   Computed out;
   out.states.resize(ids.size());
-  out.logits.resize(ids.size() * ids.front().size() * vocab);
+  if (want_logits) out.logits.resize(ids.size() * ids.front().size() * vocab);
   std::vector<State*> states;
   for (State& state : out.states) states.push_back(&state);
   for (const std::vector<int64_t>& lengths : plan) {
@@ -191,17 +163,19 @@ Computed Case::compute(const Ids& ids, const Plan& plan) {
         rows.push_back(s * static_cast<size_t>(length) + static_cast<size_t>(t));
       }
     }
-    const Tensor logits = runner_.logits(runner_.forward(tokens, states, lengths));  // [N, V]
+    const Tensor hidden = runner_.forward(tokens, states, lengths);  // [N, D]
+    if (!want_logits) continue;
+    const Tensor logits = runner_.logits(hidden);  // [N, V]
     for (size_t n = 0; n < rows.size(); ++n)
       std::memcpy(&out.logits[rows[n] * vocab], logits.f32() + n * vocab, vocab * sizeof(float));
   }
   return out;
 }
 
-Computed Case::compute_alone(const Ids& ids, const Plan& plan) {
+Computed Case::compute_alone(const Ids& ids, const Plan& plan, bool want_logits) {
   Computed out;
   for (size_t s = 0; s < ids.size(); ++s) {
-    const Computed one = compute({ids[s]}, column(plan, s));
+    const Computed one = compute({ids[s]}, column(plan, s), want_logits);
     out.logits.insert(out.logits.end(), one.logits.begin(), one.logits.end());
     out.states.push_back(one.states.front());
   }
@@ -241,8 +215,8 @@ void Case::compare_state(const Computed& computed, const std::string& name, cons
 }
 
 void Case::compare_computed(const Computed& computed, const std::string& suffix, const std::string& way) {
-  for (const std::string& name : {"logits" + suffix, suffix.empty() ? std::string("logits.step") : std::string()}) {
-    if (name.empty() || expected_.find(name) == nullptr) continue;
+  for (const std::string& name : logits_names(suffix)) {
+    if (expected_.find(name) == nullptr) continue;
     const std::vector<float> want = read_floats(name, static_cast<int64_t>(computed.logits.size()));
     fold(result(name), computed.logits.data(), want.data(), want.size(), way);
   }
@@ -255,11 +229,19 @@ void Case::compare_computed(const Computed& computed, const std::string& suffix,
 // Every way of cutting the sequences, together and each alone. What is batched beside it must not change one bit.
 void Case::compare_forward(const std::string& input, const std::string& suffix) {
   const Ids ids = read_ids(input);
-  for (const Way& way : ways(static_cast<int64_t>(ids.size()), static_cast<int64_t>(ids.front().size()))) {
-    const Computed batched = compute(ids, way.plan);
+  const auto batch = static_cast<int64_t>(ids.size());
+  const auto length = static_cast<int64_t>(ids.front().size());
+  bool logits = false;
+  for (const std::string& name : logits_names(suffix)) {  // of the right size before that much is computed
+    if (expected_.find(name) == nullptr) continue;
+    read_floats(name, batch * length * model_.config.vocab_size);
+    logits = true;
+  }
+  for (const Way& way : ways(batch, length)) {
+    const Computed batched = compute(ids, way.plan, logits);
     compare_computed(batched, suffix, way.name);
     if (ids.size() == 1) continue;
-    const Computed alone = compute_alone(ids, way.plan);
+    const Computed alone = compute_alone(ids, way.plan, logits);
     compare_computed(alone, suffix, fmt::format("{}, alone", way.name));
     if (same_bits(batched, alone) || expected_.find("logits" + suffix) == nullptr) continue;
     Comparison& comparison = result("logits" + suffix);
@@ -268,20 +250,27 @@ void Case::compare_forward(const std::string& input, const std::string& suffix) 
   }
 }
 
+// Logits [V] after the last of `tokens`.
+std::vector<float> Case::next_logits(std::span<const int32_t> tokens, State& state) {
+  const Tensor logits = runner_.logits(runner_.prefill(tokens, state));
+  return std::vector<float>(logits.f32(), logits.f32() + logits.count());
+}
+
 // The tokens greedy decoding appends to a prompt, past any end token.
 void Case::compare_greedy(const std::string& name, const Ids& prompts) {
   const Ids want = read_ids(name);
   if (want.size() != prompts.size())
     fail(ErrorKind::kInput, "{}: \"{}\" has {} rows, expected {}", where_, name, want.size(), prompts.size());
-  const auto vocab = static_cast<size_t>(model_.config.vocab_size);
   Comparison& comparison = result(name);
   comparison.status = Status::kOk;
   for (size_t s = 0; s < prompts.size(); ++s) {
     for (const Way& way : ways(1, static_cast<int64_t>(prompts[s].size()))) {
-      Computed run = compute({prompts[s]}, way.plan);
-      std::vector<float> last(run.logits.end() - static_cast<int64_t>(vocab), run.logits.end());  // [V]
-      State* const states[] = {&run.states.front()};
-      const int64_t lengths[] = {1};
+      State state;
+      std::vector<float> last;  // [V]
+      for (const std::vector<int64_t>& step : way.plan) {
+        const auto begin = static_cast<size_t>(state.pos());
+        if (step[0] > 0) last = next_logits(std::span(prompts[s]).subspan(begin, static_cast<size_t>(step[0])), state);
+      }
       double wrong = 0;
       for (size_t t = 0; t < want[s].size(); ++t) {
         const auto token = static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin());
@@ -290,9 +279,7 @@ void Case::compare_greedy(const std::string& name, const Ids& prompts) {
             comparison.note = fmt::format("token {} is {}, expected {}: {}", t, token, want[s][t], way.name);
           ++wrong;
         }
-        const int32_t tokens[] = {want[s][t]};
-        const Tensor logits = runner_.logits(runner_.forward(tokens, states, lengths));
-        std::memcpy(last.data(), logits.f32(), vocab * sizeof(float));
+        last = next_logits({&want[s][t], 1}, state);
       }
       comparison.relative = std::max(comparison.relative, wrong / static_cast<double>(want[s].size()));
       comparison.largest = std::max(comparison.largest, wrong);

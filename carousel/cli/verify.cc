@@ -97,7 +97,7 @@ int run_verify(VerifyOptions& options) {
     std::fflush(stdout);
     worst = std::max(worst, status);
   }
-  if (options.json) fmt::print("{}\n", results.dump(2));
+  if (options.json) fmt::print("{}\n", results.dump(2, ' ', false, Json::error_handler_t::replace));
   return worst;
 }
 

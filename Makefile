@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
+CMAKE_FLAGS ?=
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ dev-deps:  ## also clang, clang-format and the sanitizer runtimes, for `make che
 	@tools/install_deps.sh --dev
 
 build: deps  ## build the release: build/release/carousel
-	@test -f build/release/build.ninja || cmake --preset release
+	@test -f build/release/build.ninja || cmake --preset release $(CMAKE_FLAGS)
 	@cmake --build --preset release -j $(JOBS) --target carousel_cli
 
 demo: build  ## build, then stream a story from the bundled 8.5M-parameter xLSTM
@@ -27,7 +28,7 @@ demo: build  ## build, then stream a story from the bundled 8.5M-parameter xLSTM
 	@build/release/carousel generate models/stories-xlstm -p "Once upon a time" -n 200 --seed 1
 
 test: deps  ## build everything and run all tests
-	@test -f build/release/build.ninja || cmake --preset release
+	@test -f build/release/build.ninja || cmake --preset release $(CMAKE_FLAGS)
 	@cmake --build --preset release -j $(JOBS)
 	@ctest --preset release -j $(JOBS) --progress
 
@@ -41,12 +42,12 @@ check-format:  ## fail on a source that clang-format would change
 	@clang-format --dry-run --Werror $(SOURCES)
 
 check-sanitize: dev-deps  ## the test suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	@test -f build/sanitize/build.ninja || cmake --preset sanitize
+	@test -f build/sanitize/build.ninja || cmake --preset sanitize $(CMAKE_FLAGS)
 	@cmake --build --preset sanitize -j $(JOBS)
 	@ctest --preset sanitize -j $(JOBS) --progress
 
 check-threads: deps  ## the thread pool's tests under ThreadSanitizer
-	@test -f build/tsan/build.ninja || cmake --preset tsan
+	@test -f build/tsan/build.ninja || cmake --preset tsan $(CMAKE_FLAGS)
 	@cmake --build --preset tsan -j $(JOBS) --target carousel_thread_tests
 	@ctest --preset tsan
 

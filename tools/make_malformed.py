@@ -180,6 +180,23 @@ CONFIG = {
     "eos_negative": (config(eos_token_id=-1), '"eos_token_id" is -1, expected an integer from 0'),
 }
 
+CSV = {
+    "empty": ("", "no rows"),
+    "blank_lines": ("\n\r\n   \n", "no rows"),
+    "header_alone": ("a,b\n", "no rows below the header"),
+    "row_too_short": ("a,b\n1,2\n3\n", ":3: 1 cells, expected 2 as in the first row"),
+    "row_too_long": ("a,b\n1,2,3\n", ":2: 3 cells, expected 2 as in the first row"),
+    "quote_open": ('a,b\n1,"2\n3,4\n', ":2: a quoted cell is never closed"),
+    "quote_then_text": ('a,b\n"1"x,2\n', ":2: text after a closing quote"),
+    "nul": (b"a,b\n1,\x002\n", ":2: a NUL byte, expected text"),
+    "too_wide": ("," * 65536, ":1: 65537 columns, expected at most 65536"),
+    "text_for_number": ("a,b\n1,2\n3,x\n", ':3: column 2 "b": got "x", expected a finite number or a missing value'),
+    "infinity": ("a\n1\ninf\n", ':3: column 1 "a": got "inf", expected a finite number'),
+    "overflow": ("1\n1e999\n", ':2: column 1: got "1e999", expected a finite number'),
+    "decimal_comma": ('a;b\n1,5;2\n', ':2: column 1 "a": got "1,5", expected a finite number'),
+    "hexadecimal": ("0x10\n", ':1: column 1: got "0x10", expected a finite number'),
+}
+
 
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
@@ -222,6 +239,7 @@ write_files(MALFORMED / "safetensors", SAFETENSORS, ".safetensors")
 write_folders(MALFORMED / "index", INDEX)
 write_files(MALFORMED / "json", JSON, ".json")
 write_files(MALFORMED / "config", CONFIG, ".json")
+write_files(MALFORMED / "csv", CSV, ".csv")
 
 write_seeds("safetensors", {
     "one": GOOD,
@@ -239,6 +257,11 @@ write_seeds("json", {
 write_seeds("index", {
     "two": index(w="a.safetensors", v="b.safetensors"),
     "above": index(w="../a.safetensors"),
+})
+write_seeds("csv", {
+    "wide": 'ds,"a ""b""",c\r\n2020-01-31,1.5,NaN\r\n2020-02-29,-2e3,\r\n',
+    "semicolon": "\ufeffid;y\n x ; +1\n\n",
+    "tab": '1\t"2\n3"\n',
 })
 
 SMALL = {"model_type": "carousel", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 2}

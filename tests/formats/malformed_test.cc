@@ -9,6 +9,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/checkpoint.h"
+#include "carousel/formats/csv.h"
 #include "carousel/formats/safetensors.h"
 
 namespace carousel::formats {
@@ -43,6 +44,15 @@ TEST(Malformed, Safetensors) {
 
 TEST(Malformed, Index) {
   check_folder("index", [](const std::string& path) { Checkpoint::open(path); });
+}
+
+TEST(Malformed, Csv) {
+  check_folder("csv", [](const std::string& path) {
+    const CsvTable table = CsvTable::open(path);
+    for (int64_t row = 0; row < table.rows(); ++row) {
+      for (int64_t column = 0; column < table.columns(); ++column) table.number(row, column);
+    }
+  });
 }
 
 TEST(Malformed, JsonText) {

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Comma-separated values (RFC 4180) as tables of text: quoted fields, CRLF, a byte order mark, and `;` or tab in place
+// of the comma (told by the first line). What a cell means is the caller's; numbers are read here, so that every
+// command reads them alike, whatever the locale.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace carousel::formats {
+
+struct CsvOptions {
+  enum class Header { kAuto, kYes, kNo };
+  Header header = Header::kAuto;  // kAuto: a first line with a cell that begins like neither a number nor a date
+  size_t max_bytes = size_t{1} << 30;
+  size_t max_columns = 65536;
+};
+
+class CsvTable {
+ public:
+  /// Throws Error(kIo), or Error(kInput) "path:line: what": text after a closing quote, an open quote, a row of another
+  /// width, a NUL byte, no rows at all, too large. Blank lines are skipped.
+  static CsvTable open(const std::string& path, const CsvOptions& options = {});
+  static CsvTable parse(std::string_view text, const std::string& where, const CsvOptions& options = {});
+
+  const std::vector<std::string>& header() const { return header_; }  // empty: there is none
+  int64_t rows() const { return static_cast<int64_t>(lines_.size()); }
+  int64_t columns() const { return columns_; }
+  std::string_view cell(int64_t row, int64_t column) const;  // without quotes; outer spaces only if quoted
+  int64_t line(int64_t row) const { return lines_[static_cast<size_t>(row)]; }  // in the file, from 1
+  std::optional<int64_t> find(std::string_view name) const;                     // column by its header
+  /// "path:line: column 3 \"OT\"" for messages.
+  std::string place(int64_t row, int64_t column) const;
+  /// NaN for a missing value. Throws Error(kInput) naming the place for infinities and for what is not a number.
+  double number(int64_t row, int64_t column) const;
+
+ private:
+  struct Cell {
+    size_t begin = 0;  // in text_
+    size_t size = 0;
+  };
+  void read(std::string_view text, const CsvOptions& options);
+  void end_row(int64_t line, bool quoted, const CsvOptions& options);
+  bool first_row_is_header() const;
+  void take_header();
+
+  std::string where_;
+  std::string text_;  // of all cells, end to end
+  std::vector<Cell> cells_;
+  std::vector<int64_t> lines_;
+  int64_t columns_ = 0;
+  std::vector<std::string> header_;
+};
+
+/// Empty, NA, N/A, NaN, null or None, in any case.
+bool csv_missing(std::string_view cell);
+/// A finite number ("+1.5", "-2e3"), or NaN for a missing value; nothing for anything else.
+std::optional<double> csv_number(std::string_view cell);
+/// The cell as it must be written: quoted when it holds a delimiter, a quote, a line break or outer spaces.
+std::string csv_quoted(std::string_view cell);
+
+}  // namespace carousel::formats

@@ -16,7 +16,9 @@ namespace {
 
 constexpr size_t kMaxPromptBytes = size_t{1} << 30;
 
-std::string read_stdin() {
+}  // namespace
+
+std::string read_stdin(size_t max_bytes) {
   std::string text;
   char buffer[1 << 16];
   for (;;) {
@@ -25,18 +27,16 @@ std::string read_stdin() {
     if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
     if (count == 0) return text;
     text.append(buffer, static_cast<size_t>(count));
-    if (text.size() > kMaxPromptBytes) {
-      fail(ErrorKind::kInput, "stdin: more than {} bytes, expected at most that", kMaxPromptBytes);
+    if (text.size() > max_bytes) {
+      fail(ErrorKind::kInput, "stdin: more than {} bytes, expected at most that", max_bytes);
     }
   }
 }
 
-}  // namespace
-
 Prompt read_prompt(const std::string& file, bool piped_too) {
   Prompt prompt;
   if (file == "-" || (file.empty() && piped_too && isatty(STDIN_FILENO) == 0)) {
-    prompt = {read_stdin(), "stdin"};
+    prompt = {read_stdin(kMaxPromptBytes), "stdin"};
   } else if (!file.empty()) {
     prompt = {read_text_file(file, kMaxPromptBytes), file};
   }

@@ -15,6 +15,8 @@ struct Prompt {
   std::string where;
 };
 
+/// All of stdin. Throws Error(kIo); kInput beyond max_bytes.
+std::string read_stdin(size_t max_bytes);
 /// The text of `file` ("-": stdin) without the newline at its end. Without a file: of stdin if `piped_too` and that is
 /// no terminal. Throws Error(kIo, kInput).
 Prompt read_prompt(const std::string& file, bool piped_too);

@@ -2,15 +2,13 @@
 // carousel tokenize: text to a JSON array of ids, and back.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <string>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/text/tokenizer.h"
@@ -39,20 +37,6 @@ text::Tokenizer open_tokenizer(const std::string& path) {
   fail(ErrorKind::kInput, "{}: no tokenizer.json, and no config.json with a vocab_size of 256 to work on bytes", path);
 }
 
-std::string read_stdin() {
-  std::string text;
-  char buffer[1 << 16];
-  for (;;) {
-    const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
-    if (count == 0) return text;
-    text.append(buffer, static_cast<size_t>(count));
-    if (text.size() > kMaxTextBytes)
-      fail(ErrorKind::kInput, "stdin: more than {} bytes, expected at most that", kMaxTextBytes);
-  }
-}
-
 std::vector<int32_t> parse_ids(const std::string& text, int64_t vocab_size) {
   const Json json = parse_json(text, "ids", {kMaxTextBytes, 4});
   if (!json.is_array()) fail(ErrorKind::kInput, "ids: got {}, expected a JSON array of ids", brief(json));
@@ -71,7 +55,7 @@ int run_tokenize(const TokenizeOptions& options) {
     fail(ErrorKind::kUsage, "tokenize: got both -p and -f, expected at most one");
   const text::Tokenizer tokenizer = open_tokenizer(options.path);
   const std::string text = options.has_text       ? options.text
-                           : options.file.empty() ? read_stdin()
+                           : options.file.empty() ? read_stdin(kMaxTextBytes)
                                                   : read_text_file(options.file, kMaxTextBytes);
   if (options.decode) {
     const std::string out = tokenizer.decode(parse_ids(text, tokenizer.vocab_size()), options.no_special);

@@ -2,7 +2,6 @@
 #include "carousel/text/decoder.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -10,13 +9,15 @@
 #include <utility>
 
 #include "carousel/core/error.h"
+#include "carousel/text/component.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::text {
 namespace {
 
 // In the order of Kind.
-constexpr std::array<const char*, 6> kKinds = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"};
+constexpr std::array<std::string_view, 6> kKinds = {"ByteLevel",    "Metaspace", "Replace",
+                                                    "ByteFallback", "Fuse",      "Strip"};
 constexpr size_t kMaxSteps = 64;
 constexpr size_t kMaxToken = size_t{64} << 20;  // bytes a Replace may make of one token
 
@@ -40,26 +41,12 @@ int byte_of_name(std::string_view token) {  // "<0x0A>" -> 10; -1: no such name
 Decoder::Decoder(const Json& json, const std::string& where) {
   if (json.is_null()) return;
   joined_ = true;
-  add(json, where, 0);
+  each_component(json, where, "decoders", kKinds, [this](size_t kind, Fields& fields) { add(kind, fields); });
 }
 
-void Decoder::add(const Json& json, const std::string& where, int depth) {
-  Fields fields(json, where);
-  const std::string type = fields.string("type");
-  if (type == "Sequence") {
-    const Json* list = fields.raw("decoders");
-    if (list == nullptr || !list->is_array()) fail(ErrorKind::kInput, "{}: \"decoders\" is not a list", where);
-    if (depth > 8) fail(ErrorKind::kInput, "{}: sequences nest deeper than 8 levels", where);
-    for (size_t i = 0; i < list->size(); ++i) add((*list)[i], fmt::format("{}[{}]", where, i), depth + 1);
-    return fields.finish();
-  }
-  const auto it = std::find(kKinds.begin(), kKinds.end(), type);
-  if (it == kKinds.end()) {
-    fail(ErrorKind::kInput, "{}: type \"{}\" is not supported; supported: Sequence, {}", where, type.substr(0, 60),
-         fmt::join(kKinds, ", "));
-  }
+void Decoder::add(size_t kind, Fields& fields) {
   Step step{};
-  step.kind = static_cast<Kind>(it - kKinds.begin());
+  step.kind = static_cast<Kind>(kind);
   if (step.kind == Kind::kByteLevel) fields.ignore({"add_prefix_space", "trim_offsets", "use_regex"});
   if (step.kind == Kind::kMetaspace) {
     step.content = one_character(fields, "replacement", "\xE2\x96\x81");
@@ -69,7 +56,7 @@ void Decoder::add(const Json& json, const std::string& where, int depth) {
     fields.ignore({"split", "str_rep"});
   }
   if (step.kind == Kind::kReplace) {
-    step.pattern = Pattern::from_json(fields.raw("pattern"), where);
+    step.pattern = Pattern::from_json(fields.raw("pattern"), fields.where());
     step.content = fields.string("content");
   }
   if (step.kind == Kind::kStrip) {
@@ -77,9 +64,8 @@ void Decoder::add(const Json& json, const std::string& where, int depth) {
     step.start = fields.integer("start", 0, 1000);
     step.stop = fields.integer("stop", 0, 1000);
   }
-  fields.finish();
   steps_.push_back(std::move(step));
-  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", where, kMaxSteps);
+  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", fields.where(), kMaxSteps);
 }
 
 void Decoder::Stream::push(std::string_view token, std::string& out) {

@@ -35,7 +35,7 @@ class Decoder {
     int64_t stop = 0;                // and off its end
     bool drop_first = false;         // of kMetaspace: the first token's spaces are dropped
   };
-  void add(const Json& json, const std::string& where, int depth);
+  void add(size_t kind, Fields& fields);
 
   std::vector<Step> steps_;
   bool joined_ = false;  // some decoder is given: tokens are joined without spaces

@@ -2,20 +2,20 @@
 #include "carousel/text/normalizer.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 
 #include "carousel/core/error.h"
+#include "carousel/text/component.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::text {
 namespace {
 
 // In the order of Kind.
-constexpr std::array<const char*, 9> kKinds = {"NFC",     "NFD",     "NFKC",  "NFKD",        "Lowercase",
-                                               "Prepend", "Replace", "Strip", "StripAccents"};
+constexpr std::array<std::string_view, 9> kKinds = {"NFC",     "NFD",     "NFKC",  "NFKD",        "Lowercase",
+                                                    "Prepend", "Replace", "Strip", "StripAccents"};
 constexpr size_t kMaxSteps = 64;
 constexpr size_t kMaxGrowth = 64;  // times the text, plus
 constexpr size_t kMaxExtra = size_t{16} << 20;
@@ -50,37 +50,23 @@ std::string_view strip(std::string_view text, bool left, bool right) {
 }  // namespace
 
 Normalizer::Normalizer(const Json& json, const std::string& where) {
-  if (!json.is_null()) add(json, where, 0);
+  if (!json.is_null())
+    each_component(json, where, "normalizers", kKinds, [this](size_t kind, Fields& fields) { add(kind, fields); });
 }
 
-void Normalizer::add(const Json& json, const std::string& where, int depth) {
-  Fields fields(json, where);
-  const std::string type = fields.string("type");
-  if (type == "Sequence") {
-    const Json* list = fields.raw("normalizers");
-    if (list == nullptr || !list->is_array()) fail(ErrorKind::kInput, "{}: \"normalizers\" is not a list", where);
-    if (depth > 8) fail(ErrorKind::kInput, "{}: sequences nest deeper than 8 levels", where);
-    for (size_t i = 0; i < list->size(); ++i) add((*list)[i], fmt::format("{}[{}]", where, i), depth + 1);
-    return fields.finish();
-  }
-  const auto it = std::find(kKinds.begin(), kKinds.end(), type);
-  if (it == kKinds.end()) {
-    fail(ErrorKind::kInput, "{}: type \"{}\" is not supported; supported: Sequence, {}", where, type.substr(0, 60),
-         fmt::join(kKinds, ", "));
-  }
-  Step step{static_cast<Kind>(it - kKinds.begin()), "", {}, false, false};
+void Normalizer::add(size_t kind, Fields& fields) {
+  Step step{static_cast<Kind>(kind), "", {}, false, false};
   if (step.kind == Kind::kPrepend) step.text = fields.string("prepend");
   if (step.kind == Kind::kReplace) {
-    step.pattern = Pattern::from_json(fields.raw("pattern"), where);
+    step.pattern = Pattern::from_json(fields.raw("pattern"), fields.where());
     step.text = fields.string("content");
   }
   if (step.kind == Kind::kStrip) {
     step.left = fields.boolean("strip_left", true);
     step.right = fields.boolean("strip_right", true);
   }
-  fields.finish();
   steps_.push_back(std::move(step));
-  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", where, kMaxSteps);
+  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", fields.where(), kMaxSteps);
 }
 
 std::string Normalizer::apply(const Step& step, std::string_view text, size_t max_bytes) {

@@ -32,7 +32,7 @@ class Normalizer {
     bool left = false;               // of kStrip
     bool right = false;
   };
-  void add(const Json& json, const std::string& where, int depth);
+  void add(size_t kind, Fields& fields);
   static std::string apply(const Step& step, std::string_view text, size_t max_bytes);
 
   std::vector<Step> steps_;

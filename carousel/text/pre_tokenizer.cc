@@ -2,21 +2,21 @@
 #include "carousel/text/pre_tokenizer.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <utility>
 
 #include "carousel/core/error.h"
+#include "carousel/text/component.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::text {
 namespace {
 
 // In the order of Kind.
-constexpr std::array<const char*, 7> kKinds = {"Split",           "ByteLevel", "Metaspace",  "Whitespace",
-                                               "WhitespaceSplit", "Digits",    "Punctuation"};
+constexpr std::array<std::string_view, 7> kKinds = {"Split",           "ByteLevel", "Metaspace",  "Whitespace",
+                                                    "WhitespaceSplit", "Digits",    "Punctuation"};
 constexpr size_t kMaxSteps = 64;
 
 // Radford et al. 2019, as published with GPT-2.
@@ -36,7 +36,8 @@ Kind read_choice(Fields& fields, const char* key, const std::vector<std::string>
 }  // namespace
 
 PreTokenizer::PreTokenizer(const Json& json, const std::string& where) {
-  if (!json.is_null()) add(json, where, 0);
+  if (!json.is_null())
+    each_component(json, where, "pretokenizers", kKinds, [this](size_t kind, Fields& fields) { add(kind, fields); });
   byte_level_ = !steps_.empty() && steps_.back().kind == Kind::kByteLevel;
   for (size_t i = 0; i + 1 < steps_.size(); ++i) {
     // A ByteLevel in the middle really rewrites; one at the end after it would write bytes of bytes.
@@ -44,24 +45,9 @@ PreTokenizer::PreTokenizer(const Json& json, const std::string& where) {
   }
 }
 
-void PreTokenizer::add(const Json& json, const std::string& where, int depth) {
-  Fields fields(json, where);
-  const std::string type = fields.string("type");
-  if (type == "Sequence") {
-    const Json* list = fields.raw("pretokenizers");
-    if (list == nullptr || !list->is_array()) fail(ErrorKind::kInput, "{}: \"pretokenizers\" is not a list", where);
-    if (depth > 8) fail(ErrorKind::kInput, "{}: sequences nest deeper than 8 levels", where);
-    for (size_t i = 0; i < list->size(); ++i) add((*list)[i], fmt::format("{}[{}]", where, i), depth + 1);
-    return fields.finish();
-  }
-  const auto it = std::find(kKinds.begin(), kKinds.end(), type);
-  if (it == kKinds.end()) {
-    fail(ErrorKind::kInput, "{}: type \"{}\" is not supported; supported: Sequence, {}", where, type.substr(0, 60),
-         fmt::join(kKinds, ", "));
-  }
-  steps_.push_back(make(static_cast<Kind>(it - kKinds.begin()), fields));
-  fields.finish();
-  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", where, kMaxSteps);
+void PreTokenizer::add(size_t kind, Fields& fields) {
+  steps_.push_back(make(static_cast<Kind>(kind), fields));
+  if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", fields.where(), kMaxSteps);
 }
 
 PreTokenizer::Step PreTokenizer::make(Kind kind, Fields& fields) {

@@ -59,7 +59,7 @@ class PreTokenizer {
     size_t begin, end;
     bool match;
   };
-  void add(const Json& json, const std::string& where, int depth);
+  void add(size_t kind, Fields& fields);
   static Step make(Kind kind, Fields& fields);
   static void run(const Step& step, std::string_view piece, bool at_start, Words& words);
   static void spans_of(const Step& step, std::string_view piece, std::vector<Span>& spans);

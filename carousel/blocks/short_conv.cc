@@ -20,11 +20,7 @@ class ShortConv : public Block {
     const Tensor conv = p.tensor("conv.weight", Shape{hidden_, 1, taps_count_}, conv_init);
     if (bias) conv_bias_ = p.tensor("conv.bias", Shape{hidden_}, conv_init);
     out_ = p.projection("out_proj", hidden_, hidden_, Init::wang(hidden_, config.num_layers), bias);
-    if (conv.raw() == nullptr) return;  // meta: nothing to transpose
-    taps_ = Tensor(Shape{taps_count_, hidden_}, DType::kF32);
-    for (int64_t d = 0; d < hidden_; ++d) {
-      for (int64_t k = 0; k < taps_count_; ++k) taps_.f32()[k * hidden_ + d] = conv.f32()[d * taps_count_ + k];
-    }
+    taps_ = ops::conv_taps(conv);
   }
 
   std::vector<StateSpec> state() const override {

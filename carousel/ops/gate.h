@@ -7,8 +7,12 @@
 
 namespace carousel::ops {
 
-/// SwiGLU (arXiv:2002.05202): silu(gate) * up.
+enum class Activation : uint8_t { kSilu, kGelu, kRelu, kRelu2, kSigmoid, kSelu };  // gelu by erf; relu2: its square
+
+/// Gated units (arXiv:2002.05202): activation(gate) * up.
 ///   gate_up [N, 2F] f32, gate columns first; returns [N, F]
+Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation);
+/// SwiGLU: silu(gate) * up.
 Tensor swiglu(Ctx& ctx, const Tensor& gate_up);
 
 /// In place: x = cap * tanh(x / cap) on [N, D] f32. cap > 0.
@@ -18,6 +22,7 @@ struct SwigluArgs {
   const float* gate_up;  // [N, 2F]
   float* out;            // [N, F]
   int64_t rows, width;   // N, F
+  Activation activation = Activation::kSilu;
 };
 struct SoftCapArgs {
   float* x;  // [count]

@@ -11,21 +11,85 @@ namespace {
 constexpr int64_t kWorkPerElement = 32;
 constexpr int64_t kBlock = 1024;  // elements per item: a row of logits is worth many threads
 
-inline Vec gated(Vec gate, Vec up) { return gate * sigmoid(gate) * up; }
+/// erf x to within 2e-7 of its value. Up to |x| = 1 the Taylor series, beyond it 1 - e^(-x^2) times a polynomial in
+/// 1 / (1 + p |x|) (Abramowitz and Stegun, 7.1.26).
+inline Vec erf(Vec x) {
+  const Vec magnitude = max(x, -x);
+  const Vec x2 = x * x;
+  Vec near = set1(-1.0f / 6894720);  // (-1)^n / (n! (2n + 1)), n = 9
+  near = fma(near, x2, set1(1.0f / 685440));
+  near = fma(near, x2, set1(-1.0f / 75600));
+  near = fma(near, x2, set1(1.0f / 9360));
+  near = fma(near, x2, set1(-1.0f / 1320));
+  near = fma(near, x2, set1(1.0f / 216));
+  near = fma(near, x2, set1(-1.0f / 42));
+  near = fma(near, x2, set1(0.1f));
+  near = fma(near, x2, set1(-1.0f / 3));
+  near = set1(1.12837916709551257f) * fma(near * x2, x, x);
+
+  const Vec t = set1(1.0f) / fma(set1(0.3275911f), magnitude, set1(1.0f));
+  Vec far = set1(1.061405429f);
+  far = fma(far, t, set1(-1.453152027f));
+  far = fma(far, t, set1(1.421413741f));
+  far = fma(far, t, set1(-0.284496736f));
+  far = fma(far, t, set1(0.254829592f));
+  far = set1(1.0f) - far * t * exp(-x2);
+  return magnitude < set1(1.0f) ? near : x < Vec{} ? -far : far;
+}
+
+template <ops::Activation kActivation>
+inline Vec activate(Vec x) {
+  const Vec zero = {}, one = set1(1.0f);
+  switch (kActivation) {
+    case ops::Activation::kSilu:
+      return x * sigmoid(x);
+    case ops::Activation::kGelu:
+      return set1(0.5f) * x * (one + erf(x * set1(0.707106781186547524f)));
+    case ops::Activation::kRelu:
+      return max(x, zero);
+    case ops::Activation::kRelu2:
+      return max(x, zero) * max(x, zero);
+    case ops::Activation::kSigmoid:
+      return sigmoid(x);
+    case ops::Activation::kSelu:
+      return set1(1.0507009873554805f) * (max(x, zero) + set1(1.6732632423543772f) * (exp(min(x, zero)) - one));
+  }
+}
+
+template <ops::Activation kActivation>
+void gate_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const float* gate = args.gate_up + n * 2 * args.width;  // [F]
+    const float* up = gate + args.width;                    // [F]
+    float* out = args.out + n * args.width;                 // [F]
+    int64_t j = 0;
+    for (; j + kLanes <= args.width; j += kLanes) {
+      store(out + j, activate<kActivation>(load(gate + j)) * load(up + j));
+    }
+    if (const int64_t rest = args.width - j; rest > 0) {
+      store_partial(out + j, activate<kActivation>(load_partial(gate + j, rest)) * load_partial(up + j, rest), rest);
+    }
+  }
+}
 
 }  // namespace
 
 void swiglu(const Stream& stream, const ops::SwigluArgs& args) {
+  using ops::Activation;
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      const float* gate = args.gate_up + n * 2 * args.width;  // [F]
-      const float* up = gate + args.width;                    // [F]
-      float* out = args.out + n * args.width;                 // [F]
-      int64_t j = 0;
-      for (; j + kLanes <= args.width; j += kLanes) store(out + j, gated(load(gate + j), load(up + j)));
-      if (const int64_t rest = args.width - j; rest > 0) {
-        store_partial(out + j, gated(load_partial(gate + j, rest), load_partial(up + j, rest)), rest);
-      }
+    switch (args.activation) {
+      case Activation::kSilu:
+        return gate_rows<Activation::kSilu>(args, begin, end);
+      case Activation::kGelu:
+        return gate_rows<Activation::kGelu>(args, begin, end);
+      case Activation::kRelu:
+        return gate_rows<Activation::kRelu>(args, begin, end);
+      case Activation::kRelu2:
+        return gate_rows<Activation::kRelu2>(args, begin, end);
+      case Activation::kSigmoid:
+        return gate_rows<Activation::kSigmoid>(args, begin, end);
+      case Activation::kSelu:
+        return gate_rows<Activation::kSelu>(args, begin, end);
     }
   });
 }

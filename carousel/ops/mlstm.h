@@ -14,6 +14,7 @@ struct MlstmDims {
   int64_t dv = 0;           // value width of a head
   float gate_soft_cap = 0;  // cap * tanh(x / cap) on both gate pre-activations; 0: none
   float eps = 1e-6f;        // added to the denominator
+  bool scale_keys = false;  // Dk^-1/2 goes to k, so C and n hold scaled keys (the 2024 xLSTM), not to q
 };
 
 /// Rows per chunk. The chunk grid starts at position 0 of the sequence, so cutting a sequence at multiples of it
@@ -24,9 +25,9 @@ constexpr int64_t kMlstmChunk = 64;
 ///   q, k [N, H*Dk]  v [N, H*Dv]  i_pre, f_pre [N, H]: f32 columns; gates before soft cap, exp and log-sigmoid
 ///   states per sequence, f32: 0: C [H, Dk, Dv]  1: n [H, Dk]  2: m [H]; read, then replaced in place
 ///   returns h [N, H*Dv]
-/// Scales q (not k) by Dk^-1/2, so C and n hold unscaled keys. m starts at 0, not -inf: eps is relative to e^m.
-/// A piece of one row runs the recurrent step, a longer one the chunkwise form; which one depends on the sequence's
-/// own rows and start position only. N may be 0.
+/// Scales q (not k) by Dk^-1/2, so C and n hold unscaled keys, unless told to scale keys. m starts at 0, not -inf: eps
+/// is relative to e^m. A piece of one row runs the recurrent step, a longer one the chunkwise form; which one depends
+/// on the sequence's own rows and start position only. N may be 0.
 Tensor mlstm(Ctx& ctx, View q, View k, View v, View i_pre, View f_pre, const MlstmDims& dims, const Seqs& seqs,
              LayerStates states);
 

@@ -69,6 +69,14 @@ inline float denominator(float q_dot_n, float m, float eps) {
   return (magnitude > floor ? magnitude : floor) + eps;
 }
 
+struct Scales {
+  float q, k;  // one is Dk^-1/2, the other 1, which changes no bit
+};
+inline Scales scales(const ops::MlstmDims& dims) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dims.dk));
+  return dims.scale_keys ? Scales{1.0f, scale} : Scales{scale, 1.0f};
+}
+
 // ---- one row -------------------------------------------------------------------------------------------------------
 
 struct StepRows {
@@ -76,7 +84,8 @@ struct StepRows {
   int64_t stride;
   const float* k;  // [R]
   const float* q;  // [R]
-  float f_act, i_act, q_scale;
+  float f_act, i_act;
+  Scales scales;
 };
 
 /// R rows of C' = f C + i k v^T, and h += q^T C' while they are in registers. The next R rows are prefetched in
@@ -86,8 +95,8 @@ CAROUSEL_INLINE void step_rows(const StepRows& rows, const float* v, float* h, i
   const Vec f_act = set1(rows.f_act);
   Vec i_k[R], q[R];
   for (int r = 0; r < R; ++r) {
-    i_k[r] = set1(rows.i_act * rows.k[r]);
-    q[r] = set1(rows.q_scale * rows.q[r]);
+    i_k[r] = set1(rows.i_act * (rows.scales.k * rows.k[r]));
+    q[r] = set1(rows.scales.q * rows.q[r]);
   }
   const float* ahead_row = rows.c + R * rows.stride;
   int64_t ahead = 0;
@@ -133,15 +142,15 @@ void step(Head* head, int64_t row) {
   const float decayed = gates.log_f[0] + head->m;
   const float m = decayed > gates.i[0] ? decayed : gates.i[0];
   const float f_act = std::exp(decayed - m), i_act = std::exp(gates.i[0] - m);
-  const float q_scale = 1.0f / std::sqrt(static_cast<float>(dk));
+  const Scales scale = scales(args.dims);
   const float* q = args.q.data + row * args.q.stride + head->h * dk;                       // [Dk]
   const float* k = args.k.data + row * args.k.stride + head->h * dk;                       // [Dk]
   const float* v = args.v.data + row * args.v.stride + head->h * dv + head->first_column;  // [width]
   float* out = args.out + row * args.dims.heads * dv + head->h * dv + head->first_column;  // [width]
 
-  for (int64_t d = 0; d < dk; ++d) head->n[d] = fma1(i_act, k[d], f_act * head->n[d]);
+  for (int64_t d = 0; d < dk; ++d) head->n[d] = fma1(i_act, scale.k * k[d], f_act * head->n[d]);
   for (int64_t j = 0; j < head->width; ++j) out[j] = 0.0f;
-  StepRows rows = {head->c, dv, k, q, f_act, i_act, q_scale};
+  StepRows rows = {head->c, dv, k, q, f_act, i_act, scale};
   int64_t d = 0;
   for (; d + 4 <= dk; d += 4) {
     step_rows<4>(rows, v, out, head->width);
@@ -155,7 +164,7 @@ void step(Head* head, int64_t row) {
     ++rows.k;
     ++rows.q;
   }
-  const float norm = denominator(q_scale * dot(q, head->n, dk), m, args.dims.eps);
+  const float norm = denominator(scale.q * dot(q, head->n, dk), m, args.dims.eps);
   for (int64_t j = 0; j < head->width; ++j) out[j] = out[j] / norm;
   head->m = m;
 }
@@ -212,8 +221,8 @@ void chunk_decays(const Gates& gates, int64_t count, float m_start, Decays* deca
 
 /// The matrices of one chunk, packed: rows that are a power of two apart would share cache sets.
 struct Packed {
-  float* q;    // [L, q_stride] scaled by Dk^-1/2
-  float* k_t;  // [Dk, L] keys transposed, zero beyond the chunk
+  float* q;    // [L, q_stride] scaled
+  float* k_t;  // [Dk, L] keys scaled and transposed, zero beyond the chunk
   float* v;    // [L, v_stride] this block's value columns
   float* s;    // [L, L] scores
   int64_t q_stride, v_stride;
@@ -229,13 +238,13 @@ Packed pack(const Head& head, int64_t first_row, int64_t count) {
   p.k_t = p.q + kL * p.q_stride;
   p.v = p.k_t + kL * p.q_stride;
   p.s = p.v + kL * p.v_stride;
-  const float q_scale = 1.0f / std::sqrt(static_cast<float>(dk));
+  const Scales scale = scales(args.dims);
   for (int64_t t = 0; t < count; ++t) {
     const float* q = args.q.data + (first_row + t) * args.q.stride + head.h * dk;                      // [Dk]
     const float* k = args.k.data + (first_row + t) * args.k.stride + head.h * dk;                      // [Dk]
     const float* v = args.v.data + (first_row + t) * args.v.stride + head.h * dv + head.first_column;  // [width]
-    for (int64_t d = 0; d < dk; ++d) p.q[t * p.q_stride + d] = q_scale * q[d];
-    for (int64_t d = 0; d < dk; ++d) p.k_t[d * kL + t] = k[d];
+    for (int64_t d = 0; d < dk; ++d) p.q[t * p.q_stride + d] = scale.q * q[d];
+    for (int64_t d = 0; d < dk; ++d) p.k_t[d * kL + t] = scale.k * k[d];
     std::memcpy(p.v + t * p.v_stride, v, sizeof(float) * static_cast<size_t>(head.width));
   }
   for (int64_t d = 0; d < dk && count < kL; ++d) {

@@ -39,8 +39,8 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
   return out;
 }
 
-Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm) {
-  constexpr const char* kWhere = "ops::gated_head_norm";
+Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, const HeadGate& gate) {
+  constexpr const char* kWhere = "ops::head_norm";
   check_shape(kWhere, "h", h, {-1, -1});
   check_dtype(kWhere, "h", h, DType::kF32);
   const int64_t rows = h.dim(0), width = h.dim(1);
@@ -48,16 +48,27 @@ Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, con
     fail(ErrorKind::kShape, "{}: h is {}, expected a last dimension that is a multiple of {} heads", kWhere,
          h.shape().str(), heads);
   }
-  if (o_pre.stride < width) {
-    fail(ErrorKind::kShape, "{}: o_pre has row stride {}, expected at least {}", kWhere, o_pre.stride, width);
+  const bool gated = gate.kind != HeadGate::Kind::kNone;
+  if (gated && gate.pre.stride < width) {
+    fail(ErrorKind::kShape, "{}: the gate has row stride {}, expected at least {}", kWhere, gate.pre.stride, width);
   }
+  const bool skips = gate.skip.data != nullptr;
+  if (skips && gate.skip.stride < width) {
+    fail(ErrorKind::kShape, "{}: skip has row stride {}, expected at least {}", kWhere, gate.skip.stride, width);
+  }
+  if (skips) check_shape(kWhere, "skip_weight", gate.skip_weight, {width});
+  const float* skip_weight = skips ? parameter(kWhere, "skip_weight", gate.skip_weight, width) : nullptr;
   const float* weight = parameter(kWhere, "weight", norm.weight, width);
   const float* bias = parameter(kWhere, "bias", norm.bias, width);
   Tensor out = ctx.arena.empty({rows, width});
   if (rows == 0 || width == 0) return out;
-  kernels::gated_head_norm(ctx.stream,
-                           {h.f32(), o_pre, out.f32(), weight, bias, rows, heads, width / heads, norm.kind, norm.eps});
+  kernels::head_norm(ctx.stream, {h.f32(), gate.pre, gate.skip, skip_weight, gate.kind, out.f32(), weight, bias, rows,
+                                  heads, width / heads, norm.kind, norm.eps});
   return out;
+}
+
+Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm) {
+  return head_norm(ctx, h, heads, norm, {HeadGate::Kind::kSigmoid, o_pre, {}, {}});
 }
 
 }  // namespace carousel::ops

@@ -34,6 +34,17 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm);
 ///   returns [N, H*Dv]
 Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm);
 
+/// What follows the norm of a head: out = (norm(h) + skip_weight * skip) * gate(pre). Views are [N, H*Dv] columns.
+struct HeadGate {
+  enum class Kind : uint8_t { kNone, kSigmoid, kSilu };
+  Kind kind = Kind::kNone;
+  View pre;            // before the gate's function; unused for kNone
+  View skip;           // null data: nothing is added
+  Tensor skip_weight;  // [H*Dv] f32
+};
+/// Norm over each of H heads, and a gate: the general form of gated_head_norm.
+Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, const HeadGate& gate);
+
 struct AddNormArgs {
   const float* x;       // [N, D]
   const float* y;       // [N, D] or null
@@ -45,9 +56,12 @@ struct AddNormArgs {
   Norm::Kind kind;
   float eps;
 };
-struct GatedHeadNormArgs {
-  const float* h;       // [N, H*Dv]
-  View o_pre;           // [N, H*Dv] columns
+struct HeadNormArgs {
+  const float* h;            // [N, H*Dv]
+  View pre;                  // [N, H*Dv] columns
+  View skip;                 // [N, H*Dv] columns, or null data
+  const float* skip_weight;  // [H*Dv]
+  HeadGate::Kind gate;
   float* out;           // [N, H*Dv]
   const float* weight;  // [H*Dv] or null
   const float* bias;    // [H*Dv] or null
@@ -59,4 +73,4 @@ struct GatedHeadNormArgs {
 }  // namespace carousel::ops
 
 KERNEL(add_norm, ops::AddNormArgs);
-KERNEL(gated_head_norm, ops::GatedHeadNormArgs);
+KERNEL(head_norm, ops::HeadNormArgs);

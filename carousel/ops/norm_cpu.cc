@@ -66,20 +66,33 @@ inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
   }
 }
 
-inline void gated_norm_head(const ops::GatedHeadNormArgs& args, int64_t n, int64_t h) {
+inline Vec gated(Vec normed, Vec pre, ops::HeadGate::Kind kind) {
+  if (kind == ops::HeadGate::Kind::kSigmoid) return sigmoid(pre) * normed;
+  return (pre * sigmoid(pre)) * normed;
+}
+
+inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
+
+inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
   const int64_t first = h * args.dv;
-  const float* x = args.h + n * args.heads * args.dv + first;            // [Dv]
-  const float* o_pre = args.o_pre.data + n * args.o_pre.stride + first;  // [Dv]
-  float* out = args.out + n * args.heads * args.dv + first;              // [Dv]
+  const float* x = args.h + n * args.heads * args.dv + first;  // [Dv]
+  float* out = args.out + n * args.heads * args.dv + first;    // [Dv]
   const Affine row = row_statistics(x, args.dv, args.kind, args.eps);
-  int64_t j = 0;
-  for (; j + kLanes <= args.dv; j += kLanes) {
-    const Vec normed = apply(load(x + j), row, args.weight, args.bias, first + j, kLanes);
-    store(out + j, sigmoid(load(o_pre + j)) * normed);
-  }
-  if (const int64_t rest = args.dv - j; rest > 0) {
-    const Vec normed = apply(load_partial(x + j, rest), row, args.weight, args.bias, first + j, rest);
-    store_partial(out + j, sigmoid(load_partial(o_pre + j, rest)) * normed, rest);
+  for (int64_t j = 0; j < args.dv; j += kLanes) {
+    const int64_t count = args.dv - j;
+    Vec v = apply(load_at(x + j, count), row, args.weight, args.bias, first + j, count);
+    if (args.skip.data != nullptr) {
+      const Vec skip = load_at(args.skip.data + n * args.skip.stride + first + j, count);
+      v = fma(load_at(args.skip_weight + first + j, count), skip, v);
+    }
+    if (args.gate != ops::HeadGate::Kind::kNone) {
+      v = gated(v, load_at(args.pre.data + n * args.pre.stride + first + j, count), args.gate);
+    }
+    if (count >= kLanes) {
+      store(out + j, v);
+    } else {
+      store_partial(out + j, v, count);
+    }
   }
 }
 
@@ -95,10 +108,10 @@ void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
   });
 }
 
-void gated_head_norm(const Stream& stream, const ops::GatedHeadNormArgs& args) {
+void head_norm(const Stream& stream, const ops::HeadNormArgs& args) {
   parallel_ranges(stream, args.rows, args.heads * args.dv * 4 * kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      for (int64_t h = 0; h < args.heads; ++h) gated_norm_head(args, n, h);
+      for (int64_t h = 0; h < args.heads; ++h) norm_head(args, n, h);
     }
   });
 }

@@ -14,18 +14,17 @@ inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? loa
 /// u of columns j.. at time t of a sequence; times before this piece are in the state, before the sequence zero.
 inline Vec gated_input(const ops::ShortConvArgs& args, const ops::ShortConvSequence& seq, int64_t t, int64_t j,
                        int64_t count) {
-  const int64_t width = args.width;
   if (t < 0) {
-    return seq.u == nullptr ? Vec{} : load_at(seq.u + (t + args.taps_count - 1) * width + j, count);
+    return seq.u == nullptr ? Vec{} : load_at(seq.u + (t + args.kept) * args.width + j, count);
   }
-  const float* row = args.bcx + (seq.first_row + t) * 3 * width + j;  // B, and X two widths on
-  return load_at(row, count) * load_at(row + 2 * width, count);
+  const int64_t n = seq.first_row + t;
+  const Vec x = load_at(args.x.data + n * args.x.stride + j, count);
+  return args.b.data == nullptr ? x : load_at(args.b.data + n * args.b.stride + j, count) * x;
 }
 
 void convolve_row(const ops::ShortConvArgs& args, const ops::ShortConvSequence& seq, int64_t t) {
   const int64_t n = seq.first_row + t, width = args.width;
-  const float* c = args.bcx + n * 3 * width + width;  // [D]
-  float* out = args.out + n * width;                  // [D]
+  float* out = args.out + n * width;  // [D]
   for (int64_t j = 0; j < width; j += kLanes) {
     const int64_t count = width - j;
     Vec acc = args.bias != nullptr ? load_at(args.bias + j, count) : Vec{};
@@ -33,19 +32,20 @@ void convolve_row(const ops::ShortConvArgs& args, const ops::ShortConvSequence& 
       const Vec u = gated_input(args, seq, t - (args.taps_count - 1) + k, j, count);
       acc = fma(load_at(args.taps + k * width + j, count), u, acc);
     }
-    const Vec result = load_at(c + j, count) * acc;
+    if (args.silu) acc = acc * sigmoid(acc);
+    if (args.c.data != nullptr) acc = load_at(args.c.data + n * args.c.stride + j, count) * acc;
     if (count >= kLanes) {
-      store(out + j, result);
+      store(out + j, acc);
     } else {
-      store_partial(out + j, result, count);
+      store_partial(out + j, acc, count);
     }
   }
 }
 
-/// In place, oldest first: row i takes time T-(K-1)+i, which an old row holds only further down.
+/// In place, oldest first: row i takes time T-kept+i, which an old row holds only further down.
 void keep_last_inputs(const ops::ShortConvArgs& args, const ops::ShortConvSequence& seq) {
-  for (int64_t i = 0; i < args.taps_count - 1; ++i) {
-    const int64_t t = seq.rows - (args.taps_count - 1) + i;
+  for (int64_t i = 0; i < args.kept; ++i) {
+    const int64_t t = seq.rows - args.kept + i;
     float* u = seq.u + i * args.width;  // [D]
     for (int64_t j = 0; j < args.width; j += kLanes) {
       const int64_t count = args.width - j;

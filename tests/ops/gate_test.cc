@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SwiGLU and the soft cap against f64; odd widths, extremes, threads.
+// Gated units and the soft cap against f64; odd widths, extremes, threads.
 #include "carousel/ops/gate.h"
 
 #include <gtest/gtest.h>
@@ -65,6 +65,43 @@ TEST(SoftCap, CapMustBePositive) {
   Machine machine;
   EXPECT_THROW(ops::soft_cap(machine.ctx, Tensor({1, 1}, DType::kF32), 0.0f), Error);
   EXPECT_THROW(ops::soft_cap(machine.ctx, Tensor({1, 1}, DType::kF32), std::nanf("")), Error);
+}
+
+TEST(GatedUnit, EveryActivationAgreesWithF64) {
+  using ops::Activation;
+  const auto exact = [](Activation activation, double x) {
+    switch (activation) {
+      case Activation::kSilu:
+        return x / (1 + std::exp(-x));
+      case Activation::kGelu:
+        return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kRelu:
+        return std::max(x, 0.0);
+      case Activation::kRelu2:
+        return std::max(x, 0.0) * std::max(x, 0.0);
+      case Activation::kSigmoid:
+        return 1 / (1 + std::exp(-x));
+      case Activation::kSelu:
+        return 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * std::expm1(x));
+    }
+    return 0.0;
+  };
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor x = random_tensor({5, 2 * 1001}, 3, 3.0f);
+    for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu, Activation::kRelu2,
+                                        Activation::kSigmoid, Activation::kSelu}) {
+      const Tensor y = ops::gated_unit(machine.ctx, x, activation);
+      for (int64_t n = 0; n < 5; ++n) {
+        for (int64_t j = 0; j < 1001; ++j) {
+          const double gate = x.f32()[n * 2002 + j], up = x.f32()[n * 2002 + 1001 + j];
+          // Absolute in units of the gate: 1 + erf cancels far below zero, as in float32 references.
+          const double tolerance = 1e-6 * std::max(1.0, std::abs(gate * gate)) * std::max(1e-3, std::abs(up));
+          ASSERT_NEAR(y.f32()[n * 1001 + j], exact(activation, gate) * up, tolerance) << gate;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

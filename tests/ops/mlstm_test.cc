@@ -367,5 +367,29 @@ TEST(Mlstm, WrongDimsAreRefused) {
   EXPECT_THROW(run(machine.ctx, in, dims_of(2, 17, 16), sequences({2}), {}), Error);
 }
 
+// With keys scaled instead of queries h is the same, and C and n hold keys Dk^-1/2 times as large.
+TEST(Mlstm, ScaledKeysGiveTheSameOutputsAndSmallerStates) {
+  const MlstmDims plain{2, 24, 40, 0, 1e-6f};
+  MlstmDims scaled = plain;
+  scaled.scale_keys = true;
+  const float factor = 1 / std::sqrt(24.0f);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Inputs in = random_inputs(130, plain, 9);
+    for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{130}, {64, 65, 66, 67, 68, 130}}) {
+      State a, b;
+      const Tensor h = in_pieces(machine.ctx, in, plain, &a, cuts);
+      const Tensor other = in_pieces(machine.ctx, in, scaled, &b, cuts);
+      EXPECT_LT(relative_error(other.f32(), std::vector<double>(h.f32(), h.f32() + h.count())), 3e-6);
+      const NamedTensors x = a.tensors(layout_of(plain)), y = b.tensors(layout_of(plain));
+      for (size_t i = 0; i < 2; ++i) {
+        std::vector<double> expected(x[i].tensor.f32(), x[i].tensor.f32() + x[i].tensor.count());
+        for (double& value : expected) value *= double{factor};
+        EXPECT_LT(relative_error(y[i].tensor.f32(), expected), 3e-6);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace carousel

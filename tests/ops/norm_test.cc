@@ -136,5 +136,35 @@ TEST(GatedHeadNorm, HeadsMustDivideTheWidth) {
   EXPECT_THROW(ops::gated_head_norm(machine.ctx, h, columns(h, 0), 0, {}), Error);
 }
 
+TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t dv : {3, 16, 33}) {
+      const int64_t heads = 2, width = heads * dv, rows = 20;
+      const Tensor h = random_tensor({rows, width}, 3), pre = random_tensor({rows, 2 * width}, 4, 3.0f);
+      const Tensor skip = random_tensor({rows, width + 1}, 5), skip_weight = random_tensor({width}, 6);
+      const Norm norm = make_norm(Norm::Kind::kLayer, width, true, false);
+      const ops::HeadGate gate = {ops::HeadGate::Kind::kSilu, columns(pre, width), columns(skip, 1), skip_weight};
+      const Tensor gated = ops::head_norm(machine.ctx, h, heads, norm, gate);
+      const Tensor plain = ops::head_norm(machine.ctx, h, heads, norm, {});
+      for (int64_t n = 0; n < rows; ++n) {
+        std::vector<double> expected;
+        for (int64_t head = 0; head < heads; ++head) {
+          const std::vector<double> y = normed(h.f32() + n * width + head * dv, dv, norm, head * dv);
+          expected.insert(expected.end(), y.begin(), y.end());
+        }
+        EXPECT_LT(relative_error(plain.f32() + n * width, expected), 3e-6);
+        for (int64_t j = 0; j < width; ++j) {
+          const double z = pre.f32()[n * 2 * width + width + j];
+          double& y = expected[static_cast<size_t>(j)];
+          y += double{skip_weight.f32()[j]} * double{skip.f32()[n * (width + 1) + 1 + j]};
+          y *= z / (1 + std::exp(-z));
+        }
+        EXPECT_LT(relative_error(gated.f32() + n * width, expected), 3e-6);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace carousel

@@ -112,5 +112,56 @@ TEST(ShortConv, WrongShapesAreRefused) {
   EXPECT_EQ(ops::short_conv(machine.ctx, Tensor({0, 24}, DType::kF32), conv.taps, {}, sequences({}), {}).dim(0), 0);
 }
 
+Tensor advance_silu(Ctx& ctx, View x, const Conv& conv, State* state, int64_t rows) {
+  StateLayout layout;
+  layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0), conv.taps.dim(1)}}});
+  StateBatch batch;
+  const std::vector<State*> states = {state};
+  const std::vector<int64_t> lengths = {rows};
+  batch.bind(layout, states, lengths);
+  const Tensor out = ops::silu_conv(ctx, x, conv.taps, conv.bias, sequences(lengths), batch.layer(0)).clone();
+  batch.advance(lengths);
+  return out;
+}
+
+// silu of the plain convolution; the state is the last K inputs, the current one among them.
+TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t width : {1, 16, 37}) {
+      for (const int64_t count : {1, 2, 4}) {
+        const Conv conv = make_conv(count, width, count != 2);
+        const Tensor x = random_tensor({30, width + 3}, 1);
+        State state;
+        std::vector<Tensor> parts;
+        int64_t begin = 0;
+        for (const int64_t cut : {1, 3, 4, 20, 30}) {
+          parts.push_back(advance_silu(machine.ctx, columns(x.rows(begin, cut), 3), conv, &state, cut - begin));
+          begin = cut;
+        }
+        const Tensor out = joined(parts);
+        EXPECT_TRUE(same_bits(
+            ops::silu_conv(machine.ctx, columns(x, 3), conv.taps, conv.bias, sequences({30}), {}).clone(), out));
+        std::vector<double> expected, kept;
+        for (int64_t t = 0; t < 30; ++t) {
+          for (int64_t j = 0; j < width; ++j) {
+            double sum = conv.bias.defined() ? double{conv.bias.f32()[j]} : 0.0;
+            for (int64_t k = 0; k < count; ++k) {
+              const int64_t u = t - (count - 1) + k;
+              if (u >= 0) sum += double{conv.taps.f32()[k * width + j]} * x.f32()[u * (width + 3) + 3 + j];
+            }
+            expected.push_back(sum / (1 + std::exp(-sum)));
+            if (t >= 30 - count) kept.push_back(x.f32()[t * (width + 3) + 3 + j]);
+          }
+        }
+        EXPECT_LT(relative_error(out.f32(), expected), 1e-6);
+        StateLayout layout;
+        layout.add("0", {{"u", DType::kF32, {count, width}}});
+        EXPECT_EQ(relative_error(state.tensors(layout)[0].tensor.f32(), kept), 0);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace carousel

@@ -10,6 +10,7 @@ namespace carousel::blocks {
 
 std::unique_ptr<Block> make_attention(const BlockConfig&, Params);
 std::unique_ptr<Block> make_mlstm(const BlockConfig&, Params);
+std::unique_ptr<Block> make_moe(const BlockConfig&, Params);
 std::unique_ptr<Block> make_short_conv(const BlockConfig&, Params);
 std::unique_ptr<Block> make_swiglu(const BlockConfig&, Params);
 
@@ -18,6 +19,7 @@ namespace {
 constexpr Entry kBlocks[] = {
     {"attention", make_attention, "causal grouped-query attention with rotary positions"},
     {"mlstm", make_mlstm, "xLSTM-7B's matrix-memory LSTM with per-head norm and output gate"},
+    {"moe", make_moe, "mixture of gated feed-forward networks with a sigmoid router"},
     {"short_conv", make_short_conv, "LFM2's gated short convolution"},
     {"swiglu", make_swiglu, "gated feed-forward network"},
 };

@@ -138,19 +138,22 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
            entry->shape.str(), expected);
     };
     if (!packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
-    int64_t& taken = rows_taken_[source.file_name];
+    int64_t& taken = taken_[source.file_name];
     if (!source.part) {
       if (!(without_ones(entry->shape) == without_ones(shape))) refuse(shape.str());
-      taken = shape[0];
+      taken = shape.count();
       return {entry, entry->bytes};
     }
-    const bool same_rows = entry->shape.rank() == shape.rank() && (shape.rank() == 1 || entry->shape[1] == shape[1]);
-    if (!same_rows || taken + shape[0] > entry->shape[0]) {
-      refuse(fmt::format("at least {} rows of {} (with {})", taken + shape[0], shape.str(), name));
+    const int rank = shape.rank() + (source.stacked > 0 ? 1 : 0);
+    const bool same_rows = entry->shape.rank() == rank && (shape.rank() == 1 || entry->shape[-1] == shape[-1]) &&
+                           (source.stacked == 0 || entry->shape[0] == source.stacked);
+    if (!same_rows || shape.count() > entry->shape.count() - taken) {
+      const std::string slices = source.stacked > 0 ? fmt::format("{} slices with ", source.stacked) : "";
+      const int64_t row = std::max<int64_t>(1, shape.count() / std::max<int64_t>(1, shape[0]));
+      refuse(fmt::format("{}at least {} rows of {} (with {})", slices, taken / row + shape[0], shape.str(), name));
     }
-    const size_t row_bytes = entry->size_bytes / static_cast<size_t>(std::max<int64_t>(1, entry->shape[0]));
-    const Part part{entry, entry->bytes + static_cast<size_t>(taken) * row_bytes};
-    taken += shape[0];
+    const Part part{entry, entry->bytes + static_cast<size_t>(taken) * dtype_size(entry->dtype)};
+    taken += shape.count();
     return part;
   }
   missing(name, sources);
@@ -219,15 +222,15 @@ Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, con
 
 void CheckpointParams::finish() const {
   for (const formats::TensorEntry* entry : checkpoint_.entries()) {
-    const auto taken = rows_taken_.find(entry->name);
-    if (taken == rows_taken_.end()) {
+    const auto taken = taken_.find(entry->name);
+    if (taken == taken_.end()) {
       if (family_.ignorable(config_, entry->name)) continue;
       fail(ErrorKind::kInput, "{}: tensor \"{}\" {} belongs to no parameter of this config", where_, entry->name,
            entry->shape.str());
     }
-    if (entry->shape.rank() > 0 && taken->second != entry->shape[0] && without_ones(entry->shape).rank() > 0) {
-      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {} rows", where_, entry->name, entry->shape.str(),
-           taken->second);
+    if (taken->second != entry->shape.count()) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, of which the config's parameters take {} elements", where_,
+           entry->name, entry->shape.str(), taken->second);
     }
   }
 }

@@ -81,7 +81,7 @@ class CheckpointParams : public ParamSource {
   Family family_;
   const ModelConfig& config_;
   std::string where_;
-  std::unordered_map<std::string, int64_t> rows_taken_;  // by file name
+  std::unordered_map<std::string, int64_t> taken_;  // elements, by file name
   XXH3_state_s* hash_;
 };
 

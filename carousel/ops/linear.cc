@@ -28,30 +28,57 @@ void check_weight(size_t index, const Weight* weight, int64_t K) {
   }
 }
 
-}  // namespace
+/// The parts of one call, laid side by side.
+struct Parts {
+  std::array<LinearPart, kMaxParts> list;
+  int64_t count = 0;
+  int64_t cols = 0;  // of y
+};
 
-Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights) {
+Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weights) {
   check_shape("ops::linear", "x", x, {-1, -1});
   check_dtype("ops::linear", "x", x, DType::kF32);
   if (weights.size() == 0 || weights.size() > kMaxParts) {
     fail(ErrorKind::kShape, "ops::linear: got {} weights, expected 1 to {}", weights.size(), kMaxParts);
   }
-  const int64_t N = x.dim(0), K = x.dim(1);
-  std::array<LinearPart, kMaxParts> parts;
-  size_t count = 0;
-  int64_t M = 0;
+  Parts parts;
   for (const Weight* weight : weights) {
-    check_weight(count, weight, K);
+    const auto index = static_cast<size_t>(parts.count++);
+    check_weight(index, weight, x.dim(1));
     const float* const bias = weight->bias.defined() ? weight->bias.f32() : nullptr;
-    parts[count++] = {weight->storage().raw(), bias, weight->rows(), M, weight->dtype()};
-    M += weight->rows();
+    parts.list[index] = {weight->storage().raw(), bias, weight->rows(), parts.cols, weight->dtype()};
+    parts.cols += weight->rows();
   }
-  const Tensor y = ctx.arena.empty({N, M});
+  return parts;
+}
+
+void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& y) {
+  kernels::linear_fwd(ctx.stream,
+                      {x.f32(), packed, parts.list.data(), parts.count, x.dim(0), x.dim(1), y.f32(), parts.cols});
+}
+
+}  // namespace
+
+Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights) {
+  const Parts parts = check_and_list(x, weights);
+  const int64_t N = x.dim(0);
+  const Tensor y = ctx.arena.empty({N, parts.cols});
   if (N == 0 || ctx.stream.device == Device::kMeta) return y;
-  const Tensor packed = N > 1 ? ctx.arena.empty({N, K}) : Tensor();
-  kernels::linear_fwd(ctx.stream, {x.f32(), N > 1 ? packed.f32() : nullptr, parts.data(), static_cast<int64_t>(count),
-                                   N, K, y.f32(), M});
+  const Tensor packed = N > 1 ? ctx.arena.empty({N, x.dim(1)}) : Tensor();
+  run(ctx, x, parts, N > 1 ? packed.f32() : nullptr, y);
   return y;
+}
+
+void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y,
+                 const Tensor& packed) {
+  const Parts parts = check_and_list(x, weights);
+  check_shape("ops::linear", "y", y, {x.dim(0), parts.cols});
+  check_dtype("ops::linear", "y", y, DType::kF32);
+  if (packed.count() < x.count()) {
+    fail(ErrorKind::kShape, "ops::linear: packed holds {} elements, expected {} for x {}", packed.count(), x.count(),
+         x.shape().str());
+  }
+  if (x.dim(0) > 0) run(ctx, x, parts, packed.f32(), y);
 }
 
 }  // namespace carousel::ops

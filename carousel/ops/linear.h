@@ -16,6 +16,10 @@ namespace carousel::ops {
 /// Each output element is one chain of fused multiply-adds over k = 0, 1, ..., K-1 in f32, whatever N is, the bias
 /// added last: a row's result does not depend on the other rows, bit for bit. Throws kShape. N may be 0.
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
+/// The same into y [N, M_0 + M_1 + ...], for callers whose N depends on values and must not decide what is allocated.
+///   packed: scratch of at least N * K f32
+void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y,
+                 const Tensor& packed);
 
 /// One weight of the call.
 struct LinearPart {

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "carousel/core/tensor.h"
 #include "carousel/ops/weight.h"
@@ -13,19 +15,31 @@ namespace carousel {
 
 /// How a fresh parameter is drawn.
 struct Init {
-  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace };
+  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace, kOrthogonal, kCopied };
   Kind kind = Kind::kConstant;
   double a = 0;  // constant: the value; normal: standard deviation; uniform: half width; linspace: first
-  double b = 0;  // linspace: last
+  double b = 0;  // linspace: last; uniform: centre
+  std::shared_ptr<const std::vector<float>> values;  // copied: these
+  // What else a source should know of the parameter.
+  double read_share = 1;  // of the rows, those computed with it: an expert is read by few
+  bool keep_f32 = false;  // written in f32 whatever the model's dtype
 
-  static Init constant(double value) { return {Kind::kConstant, value, 0}; }
-  static Init normal(double deviation) { return {Kind::kNormal, deviation, 0}; }
-  static Init uniform(double half_width) { return {Kind::kUniform, half_width, 0}; }
+  static Init constant(double value) { return {Kind::kConstant, value}; }
+  static Init normal(double deviation) { return {Kind::kNormal, deviation}; }
+  static Init uniform(double half_width) { return {Kind::kUniform, half_width}; }
   static Init linspace(double first, double last) { return {Kind::kLinspace, first, last}; }
+  /// Uniform over [low, high).
+  static Init range(double low, double high) { return {Kind::kUniform, (high - low) / 2, (high + low) / 2}; }
+  /// A matrix with orthonormal columns, or rows where those are fewer (Saxe et al., arXiv:1312.6120).
+  static Init orthogonal() { return {Kind::kOrthogonal}; }
+  static Init copied(std::vector<float> values);
   /// N(0, sqrt(2 / (5 D))): input projections and embeddings (Nguyen and Salazar, arXiv:1910.05895).
   static Init small(int64_t dim);
   /// N(0, 2 / (L sqrt(D))): projections into the residual stream (GPT-NeoX, arXiv:2204.06745).
   static Init wang(int64_t dim, int64_t layers);
+  /// The same draw for a parameter with this read_share, or with keep_f32.
+  Init read_by(double share) const;
+  Init kept_in_f32() const;
 };
 
 class ParamSource {

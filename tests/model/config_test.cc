@@ -178,8 +178,9 @@ TEST(CarouselConfig, WithoutLayerTypesAllLayersAreMlstm) {
 
 TEST(CarouselConfig, UnknownTypesAndKeysListTheKnownOnes) {
   const std::string head = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, )";
-  EXPECT_EQ(refusal(head + R"("layer_types": ["gru"]})"),
-            "config.json: unknown layer type \"gru\"; known types: conv, ffn_only, full_attention, mlstm");
+  const std::string unknown = refusal(head + R"("layer_types": ["gru"]})");
+  EXPECT_EQ(unknown.find("config.json: unknown layer type \"gru\"; known types: conv, ffn_only, "), 0u);
+  EXPECT_NE(unknown.find("mlstm, moe"), std::string::npos);
   EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "colour": 3})").find("unknown key \"colour\"; known keys: "),
             std::string::npos);
   EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "mlstm_config": {"num_head": 4}})")
@@ -192,8 +193,8 @@ TEST(CarouselConfig, UnknownTypesAndKeysListTheKnownOnes) {
 }
 
 TEST(Config, UnknownModelTypeListsTheKnownOnes) {
-  EXPECT_EQ(refusal(R"({"model_type": "gpt2"})"),
-            "config.json: model_type \"gpt2\" is not supported; known types: carousel, lfm2, llama, xlstm");
+  const std::string unknown = refusal(R"({"model_type": "gpt2"})");
+  EXPECT_EQ(unknown.find("config.json: model_type \"gpt2\" is not supported; known types: carousel, lfm2, "), 0u);
   EXPECT_EQ(refusal(R"({"vocab_size": 2})"), "config.json: \"model_type\" is missing");
   EXPECT_NE(refusal(R"({"model_type": "llama", "quantization_config": {}})").find("quantization_config"),
             std::string::npos);

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
@@ -14,12 +13,15 @@ namespace carousel::model {
 
 Family carousel_family();
 Family lfm2_family();
+Family lfm2_moe_family();
 Family llama_family();
 Family xlstm_family();
 
 namespace {
 
-std::array<Family, 4> families() { return {carousel_family(), lfm2_family(), llama_family(), xlstm_family()}; }
+std::vector<Family> families() {
+  return {carousel_family(), lfm2_family(), lfm2_moe_family(), llama_family(), xlstm_family()};
+}
 
 // Layer types that are not simply the name of a block.
 struct LayerAlias {
@@ -33,6 +35,8 @@ constexpr LayerAlias kAliases[] = {
 };
 constexpr const char* kFfnBlock = "swiglu";
 constexpr const char* kFfnSection = "ffn_config";
+constexpr const char* kMoeBlock = "moe";
+constexpr const char* kMoeSection = "moe_config";
 constexpr const char* kFfnOnly = "ffn_only";
 // Sections the config format reserves whether or not a block of this build reads them.
 constexpr const char* kSections[] = {"mlstm_config",     "slstm_config", "conv_config",
@@ -65,6 +69,19 @@ LayerType find_layer_type(const std::string& type, const std::string& where) {
   }
   std::sort(known.begin(), known.end());
   fail(ErrorKind::kInput, "{}: unknown layer type \"{}\"; known types: {}", where, type, fmt::join(known, ", "));
+}
+
+// The FFN of layer `index`: ffn_config's own, or from "num_dense_layers" on, where its "type" says "moe", moe_config's.
+Sublayer ffn_sublayer(const LayerPlan& plan, int64_t index, const std::string& where) {
+  Json dense = plan.section(kFfnSection);
+  Fields fields(dense, fmt::format("{}: \"{}\"", where, kFfnSection));
+  const bool experts = fields.choice("type", {kFfnBlock, kMoeBlock}, kFfnBlock) == kMoeBlock;
+  const int64_t dense_layers = experts ? fields.integer("num_dense_layers", 0, kMaxLayers, 0) : kMaxLayers;
+  dense.erase("type");
+  if (experts) dense.erase("num_dense_layers");
+  const bool chosen = index >= dense_layers;
+  return {index, fmt::format("layers.{}.ffn", index), chosen ? kMoeBlock : kFfnBlock,
+          chosen ? plan.section(kMoeSection) : dense, plan.norm};
 }
 
 }  // namespace
@@ -122,9 +139,7 @@ std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& wh
       }
       out.push_back({static_cast<int64_t>(i), prefix + type, found.block, std::move(options), plan.norm});
     }
-    if (ffn) {
-      out.push_back({static_cast<int64_t>(i), prefix + "ffn", kFfnBlock, plan.section(kFfnSection), plan.norm});
-    }
+    if (ffn) out.push_back(ffn_sublayer(plan, static_cast<int64_t>(i), where));
   }
   return out;
 }

@@ -15,6 +15,8 @@ struct TensorSource {
   std::string file_name;
   /// The parameter is the next rows of a tensor that holds several, in the order the block asks for them.
   bool part = false;
+  /// With part: the tensor stacks this many equal slices of such rows ([E, rows, cols]: experts); 0: it does not.
+  int64_t stacked = 0;
 };
 
 struct Family {

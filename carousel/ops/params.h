@@ -19,7 +19,7 @@ struct Init {
   Kind kind = Kind::kConstant;
   double a = 0;  // constant: the value; normal: standard deviation; uniform: half width; linspace: first
   double b = 0;  // linspace: last; uniform: centre
-  std::shared_ptr<const std::vector<float>> values;  // copied: these
+  std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these
   // What else a source should know of the parameter.
   double read_share = 1;  // of the rows, those computed with it: an expert is read by few
   bool keep_f32 = false;  // written in f32 whatever the model's dtype

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "carousel/core/json.h"
 #include "carousel/formats/safetensors.h"
@@ -253,9 +254,15 @@ TEST_F(GenerateCommand, HelpListsOptionsWithTheirDefaults) {
     EXPECT_NE(one.out.find("Usage: carousel "), std::string::npos) << one.out;
   }
   const std::string help = shell("\"$C\" generate --help").out;
-  for (const char* option : {"--temp FLOAT=0.8", "--top-k INT=40", "--top-p FLOAT=0.95", "--min-p FLOAT=0.05",
-                             "--repeat-last-n INT=64", "-n,--n-predict,--predict INT=-1", "--save-state"}) {
-    EXPECT_NE(help.find(option), std::string::npos) << option;
+  // The option parser's versions write a default as "=0.8" or as " [0.8]".
+  const std::pair<const char*, const char*> options[] = {
+      {"--temp FLOAT", "0.8"},        {"--top-k INT", "40"},         {"--top-p FLOAT", "0.95"},
+      {"--min-p FLOAT", "0.05"},      {"--repeat-last-n INT", "64"}, {"-n,--n-predict,--predict INT", "-1"},
+      {"--repeat-penalty FLOAT", "1"}};
+  for (const auto& [option, value] : options) {
+    const bool listed = help.find(std::string(option) + "=" + value) != std::string::npos ||
+                        help.find(std::string(option) + " [" + value + "]") != std::string::npos;
+    EXPECT_TRUE(listed) << option << " " << value;
   }
   EXPECT_EQ(shell("\"$C\" --version").out.rfind("carousel ", 0), 0u);
 }

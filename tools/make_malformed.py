@@ -10,6 +10,8 @@ import pathlib
 import shutil
 import struct
 
+from torch_file import op, pickled, tensor_of, torch_zip
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MALFORMED = ROOT / "tests" / "fixtures" / "malformed"
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
@@ -197,6 +199,62 @@ CSV = {
     "hexadecimal": ("0x10\n", ':1: column 1: got "0x10", expected a finite number'),
 }
 
+def one_tensor(**changes):
+    """A torch file of one tensor "w", and the errors each changed part of it must give."""
+    return torch_zip(pickled({"w": tensor_of((2,), **changes)}), {"0": F32x2})
+
+
+GOOD_TORCH = one_tensor()
+TORCH_ZIP = {
+    "truncated": (GOOD_TORCH[:-1], "no zip end record: the file is truncated or no zip archive"),
+    "directory_beyond_file": (GOOD_TORCH[:-6] + struct.pack("<I", 2**31) + GOOD_TORCH[-2:],
+                              "lies beyond the"),
+    "count_too_large": (GOOD_TORCH[:-12] + struct.pack("<H", 1000) + GOOD_TORCH[-10:], "cannot hold 1000 members"),
+    "compressed": (torch_zip(pickled({"w": tensor_of((2,))}), {"0": F32x2}, compress=True),
+                   "is compressed (zip method 8), expected stored bytes"),
+    "no_pickle": (torch_zip(None, {"0": F32x2}), "no data.pkl in the archive"),
+    "big_endian": (torch_zip(pickled({}), {}, byteorder=b"big"), 'byteorder is not "little"'),
+    "not_a_dict": (torch_zip(pickled([1, 2]), {}), "holds a list, expected a dict of tensors"),
+    "state_dict_a_number": (torch_zip(pickled({"state_dict": 3}), {}), '"state_dict" is an integer, expected a dict'),
+    "number_for_tensor": (torch_zip(pickled({"w": 3}), {}), '"w": is an integer, expected a tensor'),
+    "key_a_number": (torch_zip(pickled({3: 3}), {}), "a tensor is named by an integer, expected text"),
+    "storage_missing": (torch_zip(pickled({"w": tensor_of((2,))}), {}), 'storage "archive/data/0" is not in the archive'),
+    "storage_short": (torch_zip(pickled({"w": tensor_of((2,))}), {"0": bytes(4)}), "a storage of 4 bytes, expected 2 elements of F32"),
+    "storage_type": (one_tensor(storage="ComplexFloatStorage"), 'global "torch.ComplexFloatStorage" is not understood here'),
+    "offset_beyond": (one_tensor(offset=1), "2 elements from 1 on, but its storage holds 2"),
+    "offset_negative": (one_tensor(offset=-1), "storage_offset is -1, expected an integer from 0"),
+    "size_beyond": (torch_zip(pickled({"w": tensor_of((3,), count=2)}), {"0": F32x2}),
+                    "3 elements from 0 on, but its storage holds 2"),
+    "size_overflows": (torch_zip(pickled({"w": tensor_of((2**40, 2**40), count=2)}), {"0": F32x2}), "its size overflows"),
+    "size_of_rank_7": (torch_zip(pickled({"w": tensor_of((1,) * 7, count=2)}), {"0": F32x2}),
+                       "size is a tuple, expected a tuple of at most 6 integers"),
+    "stride": (one_tensor(stride=(2,)), "stride 2 of dimension 0 is not 1: only contiguous tensors are read"),
+    "stride_missing": (one_tensor(stride=()), "1 sizes and 0 strides, expected as many"),
+    "system": (torch_zip(op(b"cposix\nsystem\nX\x04\0\0\0true\x85R."), {}),
+               'global "posix.system" is not understood here; nothing in a pickle is executed'),
+    "evaluate": (torch_zip(op(b"c__builtin__\neval\n."), {}), 'global "__builtin__.eval" is not understood here'),
+    "opcode_unknown": (torch_zip(op(b"\xff."), {}), "0xff is no opcode"),
+    "opcode_inst": (torch_zip(op(b"(iposix\nsystem\n."), {}), "opcode INST is not understood here"),
+    "opcode_newobj": (torch_zip(op(b"}}\x81."), {}), "opcode NEWOBJ is not understood here"),
+    "protocol_4": (torch_zip(b"\x80\x04}.", {}), "not a pickle of protocol 2"),
+    "stack_empty": (torch_zip(op(b"."), {}), "pickle byte 2: the stack is empty"),
+    "stack_left": (torch_zip(op(b"}}."), {}), "1 values are left on the stack"),
+    "mark_missing": (torch_zip(op(b"}u."), {}), "no mark on the stack"),
+    "memo_missing": (torch_zip(op(b"h\x05."), {}), "memo entry 5 was never set"),
+    "text_beyond": (torch_zip(op(b"X\xff\xff\xff\xffab"), {}), "an operand of 4294967295 bytes, but 2 are left"),
+    "key_without_value": (torch_zip(op(b"}(K\x01u."), {}), "a key without a value"),
+    "items_for_a_number": (torch_zip(op(b"K\x01K\x02a."), {}), "items for an integer"),
+    "call_of_a_number": (torch_zip(op(b"K\x01)R."), {}), "a call of an integer"),
+    "ends_early": (torch_zip(op(b"}"), {}), "an operand of 1 bytes, but 0 are left"),
+    "bytes_after_the_end": (torch_zip(op(b"}.x"), {}), "1 bytes follow the end"),
+    "settings_cyclic": (torch_zip(op(b"}(X\x10\0\0\0hyper_parameters]q\0h\0aX\x0a\0\0\0state_dict}u."), {}),
+                        "too deep or too many values"),
+    # 8^20 values by 20 lists, each of which holds the one before eight times
+    "settings_wide": (torch_zip(op(b"}(X\x0a\0\0\0state_dict}X\x01\0\0\0x](]q\0" + b"".join(
+        b"](" + b"h%c" % i * 8 + b"eq%c" % (i + 1) for i in range(20)) + b"eX\x10\0\0\0hyper_parametersh\x14u."), {}),
+        "too deep or too many values"),
+}
+
 
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
@@ -239,6 +297,7 @@ write_files(MALFORMED / "safetensors", SAFETENSORS, ".safetensors")
 write_folders(MALFORMED / "index", INDEX)
 write_files(MALFORMED / "json", JSON, ".json")
 write_files(MALFORMED / "config", CONFIG, ".json")
+write_files(MALFORMED / "torch_zip", TORCH_ZIP, ".ckpt")
 write_files(MALFORMED / "csv", CSV, ".csv")
 
 write_seeds("safetensors", {
@@ -257,6 +316,13 @@ write_seeds("json", {
 write_seeds("index", {
     "two": index(w="a.safetensors", v="b.safetensors"),
     "above": index(w="../a.safetensors"),
+})
+write_seeds("torch_zip", {
+    "one": GOOD_TORCH,
+    "lightning": torch_zip(pickled({"state_dict": {"w": tensor_of((2,)), "v": tensor_of((1, 2), parameter=True)},
+                                    "hyper_parameters": {"a": [1, 2.5, None, True], "b": {"c": "d"}}}), {"0": F32x2}),
+    "system": TORCH_ZIP["system"][0],
+    "cyclic": TORCH_ZIP["settings_cyclic"][0],
 })
 write_seeds("csv", {
     "wide": 'ds,"a ""b""",c\r\n2020-01-31,1.5,NaN\r\n2020-02-29,-2e3,\r\n',

@@ -6,6 +6,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/formats/torch_zip.h"
 
 namespace carousel::formats {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 constexpr size_t kMaxIndexBytes = 100'000'000;
 constexpr int kMaxDepth = 8;
 constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kTorch = "model.ckpt";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
 bool exists(const std::string& path) {
@@ -58,13 +60,16 @@ Checkpoint Checkpoint::open(const std::string& path) {
     checkpoint.add(folder + kSingle);
   } else if (exists(folder + kIndex)) {
     checkpoint.open_indexed(folder, folder + kIndex);
+  } else if (exists(folder + kTorch)) {
+    checkpoint.add(folder + kTorch);
   } else {
     for (int i = 0; exists(fmt::format("{}model_{}.safetensors", folder, i)); ++i) {
       checkpoint.add(fmt::format("{}model_{}.safetensors", folder, i));
     }
   }
   if (checkpoint.files_.empty()) {
-    fail(ErrorKind::kInput, "{}: no weights here, expected {}, {} or model_0.safetensors", path, kSingle, kIndex);
+    fail(ErrorKind::kInput, "{}: no weights here, expected {}, {}, model_0.safetensors or {}", path, kSingle, kIndex,
+         kTorch);
   }
   return checkpoint;
 }
@@ -91,9 +96,16 @@ void Checkpoint::open_indexed(const std::string& folder, const std::string& inde
 }
 
 void Checkpoint::add(const std::string& path) {
-  files_.push_back(SafetensorsFile::open(path));
+  if (is_torch_zip(path)) {
+    TorchFile file = open_torch_zip(path);
+    files_.push_back({std::move(file.entries), {}});
+    if (!file.hyper_parameters.is_null()) files_.back().metadata["hyper_parameters"] = file.hyper_parameters.dump();
+  } else {
+    const SafetensorsFile file = SafetensorsFile::open(path);
+    files_.push_back({file.entries(), file.metadata()});
+  }
   paths_.push_back(path);
-  const std::vector<TensorEntry>& entries = files_.back().entries();
+  const std::vector<TensorEntry>& entries = files_.back().entries;
   for (size_t i = 0; i < entries.size(); ++i) {
     const auto [it, fresh] = by_name_.emplace(entries[i].name, std::pair{files_.size() - 1, i});
     if (!fresh) {
@@ -104,13 +116,13 @@ void Checkpoint::add(const std::string& path) {
 
 const TensorEntry* Checkpoint::find(std::string_view name) const {
   const auto it = by_name_.find(std::string(name));
-  return it == by_name_.end() ? nullptr : &files_[it->second.first].entries()[it->second.second];
+  return it == by_name_.end() ? nullptr : &files_[it->second.first].entries[it->second.second];
 }
 
 std::vector<const TensorEntry*> Checkpoint::entries() const {
   std::vector<const TensorEntry*> all;
-  for (const SafetensorsFile& file : files_) {
-    for (const TensorEntry& entry : file.entries()) all.push_back(&entry);
+  for (const File& file : files_) {
+    for (const TensorEntry& entry : file.entries) all.push_back(&entry);
   }
   return all;
 }

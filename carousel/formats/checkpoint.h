@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of one model, however they are spread over files: one .safetensors, or a folder with model.safetensors,
-// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on.
+// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on; or a
+// file of torch.save (model.ckpt), told by its first bytes.
 #pragma once
 
 #include <string>
@@ -21,15 +22,20 @@ class Checkpoint {
   const TensorEntry* find(std::string_view name) const;  // nullptr: no such tensor
   std::vector<const TensorEntry*> entries() const;       // file after file, in the order of their bytes
   const std::vector<std::string>& paths() const { return paths_; }
-  const Metadata& metadata() const { return files_.front().metadata(); }  // of the first file
-  size_t size_bytes() const;                                              // of all tensors
+  /// Of the first file. Of a Lightning checkpoint: its settings as JSON text under "hyper_parameters".
+  const Metadata& metadata() const { return files_.front().metadata; }
+  size_t size_bytes() const;  // of all tensors
 
  private:
+  struct File {
+    std::vector<TensorEntry> entries;
+    Metadata metadata;
+  };
   void add(const std::string& path);
   void open_indexed(const std::string& folder, const std::string& index_path);
 
   std::vector<std::string> paths_;
-  std::vector<SafetensorsFile> files_;
+  std::vector<File> files_;
   std::unordered_map<std::string, std::pair<size_t, size_t>> by_name_;  // file, entry
 };
 

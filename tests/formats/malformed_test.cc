@@ -11,6 +11,7 @@
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/csv.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/formats/torch_zip.h"
 
 namespace carousel::formats {
 namespace {
@@ -44,6 +45,10 @@ TEST(Malformed, Safetensors) {
 
 TEST(Malformed, Index) {
   check_folder("index", [](const std::string& path) { Checkpoint::open(path); });
+}
+
+TEST(Malformed, TorchZip) {
+  check_folder("torch_zip", [](const std::string& path) { open_torch_zip(path); });
 }
 
 TEST(Malformed, Csv) {

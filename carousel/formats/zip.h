@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The directory of a zip archive, for archives whose members are stored as they are (PyTorch's): names to byte ranges
+// of the mapping. Zip64 included; compression and encryption are refused where such a member is asked for.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace carousel::formats {
+
+struct ZipMember {
+  std::string name;
+  size_t header_offset = 0;  // of its local header
+  size_t size_bytes = 0;     // uncompressed
+  size_t packed_bytes = 0;   // as it lies in the file
+  unsigned method = 0;       // 0: stored
+  bool encrypted = false;
+};
+
+class ZipDirectory {
+ public:
+  /// Throws Error(kInput) naming `where`: no end record, offsets outside the file, a name twice. `bytes` must outlive
+  /// the directory and the members it hands out.
+  ZipDirectory(std::span<const std::byte> bytes, const std::string& where);
+
+  const std::vector<ZipMember>& members() const { return members_; }  // sorted by name
+  const ZipMember* find(std::string_view name) const;                 // nullptr: no such member
+  /// The member's bytes. Throws Error(kInput) for a compressed or encrypted one and for a header that does not match.
+  std::span<const std::byte> read(const ZipMember& member) const;
+
+ private:
+  struct Extent {
+    size_t offset = 0, size_bytes = 0, count = 0;
+  };
+  Extent find_directory() const;
+  Extent find_directory64(size_t locator) const;
+  size_t read_member(size_t at, size_t end);
+  size_t number(size_t at, size_t size_bytes) const;
+
+  std::span<const std::byte> bytes_;
+  std::string where_;
+  std::vector<ZipMember> members_;
+};
+
+/// Whether the bytes begin as a zip archive does.
+bool looks_like_zip(std::span<const std::byte> bytes);
+
+}  // namespace carousel::formats

@@ -41,6 +41,7 @@ struct BenchOptions {
 struct Label {
   std::string model, backend;
   int64_t bytes = 0, parameters = 0;
+  int64_t token_bytes = 0, active_parameters = 0;  // of those, what decoding a token reads
   int threads = 0;
 };
 
@@ -90,10 +91,11 @@ double percent(const BenchResult& result) { return result.bound > 0 ? 100 * resu
 
 void print_table(const Label& label, const std::vector<BenchResult>& results) {
   std::vector<std::vector<std::string>> rows = {
-      {"model", "size", "params", "backend", "threads", "test", "t/s", "achieved", "bound", "% of bound"}};
+      {"model", "size", "per token", "params", "backend", "threads", "test", "t/s", "achieved", "bound", "% of bound"}};
   for (const BenchResult& result : results) {
     const char* unit = result.test.decode ? "GB/s" : "GFLOP/s";
-    rows.push_back({label.model, in_binary_units(static_cast<double>(label.bytes)), in_millions(label.parameters),
+    rows.push_back({label.model, in_binary_units(static_cast<double>(label.bytes)),
+                    in_binary_units(static_cast<double>(label.token_bytes)), in_millions(label.parameters),
                     label.backend, std::to_string(label.threads), test_name(result.test),
                     fmt::format("{:.2f} ± {:.2f}", mean(result.tokens_per_s), deviation(result.tokens_per_s)),
                     fmt::format("{:.1f} {}", result.achieved, unit), fmt::format("{:.1f} {}", result.bound, unit),
@@ -106,8 +108,8 @@ void print_table(const Label& label, const std::vector<BenchResult>& results) {
   for (size_t r = 0; r < rows.size(); ++r) {
     std::string line = "|", rule = "|";
     for (size_t i = 0; i < widths.size(); ++i) {
-      line += i < 4 ? fmt::format(" {:<{}} |", rows[r][i], widths[i]) : fmt::format(" {:>{}} |", rows[r][i], widths[i]);
-      rule += " " + std::string(widths[i] - (i < 4 ? 0 : 1), '-') + (i < 4 ? " |" : ": |");
+      line += i < 5 ? fmt::format(" {:<{}} |", rows[r][i], widths[i]) : fmt::format(" {:>{}} |", rows[r][i], widths[i]);
+      rule += " " + std::string(widths[i] - (i < 5 ? 0 : 1), '-') + (i < 5 ? " |" : ": |");
     }
     fmt::print("{}\n", line);
     if (r == 0) fmt::print("{}\n", rule);
@@ -120,6 +122,8 @@ Json to_json(const Label& label, const std::vector<BenchResult>& results) {
     lines.push_back({{"model", label.model},
                      {"size_bytes", label.bytes},
                      {"parameters", label.parameters},
+                     {"active_parameters", label.active_parameters},
+                     {"weight_bytes_per_token", label.token_bytes},
                      {"backend", label.backend},
                      {"threads", label.threads},
                      {"test", test_name(result.test)},
@@ -167,12 +171,14 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   else
     loaded = model::load(options.model, stream);
   const ModelCost cost = options.random ? measure_cost(files, dtype) : measure_cost(files);
-  const int64_t parameters = model::measure(files.config, files.place.config).parameters;
+  const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(dtype));
   label.backend = fmt::format("CPU {}", cpu::isa_name(stream.isa));
   label.bytes = cost.held_bytes;
-  label.parameters = parameters;
+  label.parameters = size.parameters;
+  label.token_bytes = cost.decode_bytes;
+  label.active_parameters = size.active_parameters;
   label.threads = stream.pool->threads();
   const std::vector<BenchResult> results = run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
   if (!options.json) print_table(label, results);

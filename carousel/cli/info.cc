@@ -78,6 +78,7 @@ Json describe_model(const std::string& path) {
               {"vocab_size", config.vocab_size},
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"parameters", size.parameters},
+              {"active_parameters", size.active_parameters},
               {"parts", parts},
               {"bytes_in_memory", measure_cost(files).held_bytes},
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
@@ -152,7 +153,10 @@ void print_model(const Json& model) {
   fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
   fmt::print("  vocabulary   {}{}\n", with_commas(model.at("vocab_size").get<int64_t>()),
              model.at("tie_word_embeddings").get<bool>() ? ", embeddings tied to the head" : "");
-  fmt::print("  parameters   {}\n", with_commas(model.at("parameters").get<int64_t>()));
+  const auto parameters = model.at("parameters").get<int64_t>();
+  const auto active = model.at("active_parameters").get<int64_t>();
+  fmt::print("  parameters   {}{}\n", with_commas(parameters),
+             active < parameters ? fmt::format(", {} of them active per token", with_commas(active)) : "");
   for (const Json& part : model.at("parts"))
     fmt::print("    {:<16} {:>15}\n", part.at("name").get<std::string>(),
                with_commas(part.at("parameters").get<int64_t>()));

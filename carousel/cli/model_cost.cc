@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/cli/model_cost.h"
 
+#include <cmath>
+
 #include "carousel/model/families/family.h"
 #include "carousel/ops/params.h"
 
 namespace carousel::cli {
 namespace {
 
-// Hands out shapes only and counts what they would take.
+// Hands out shapes only and counts what they would take. Of the experts a token takes the chosen share.
 class CostSource : public ParamSource {
  public:
   CostSource(const ModelFiles& files, std::optional<DType> dtype) : files_(files), dtype_(dtype) {}
 
-  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init&) override {
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = dtype_ ? *dtype_ : files_.dtype_of(name);
     Weight weight(rows, cols, dtype, layout, Device::kMeta);
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
     if (layout == Weight::Layout::kRows) {
       cost.decode_bytes += cols * static_cast<int64_t>(dtype_size(dtype));
+      return weight;
+    }
+    if (init.read_share < 1) {
+      cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
+      cost.body_multiplies += add_share(&shared_multiplies_, init.read_share * static_cast<double>(rows * cols));
       return weight;
     }
     cost.decode_bytes += bytes;
@@ -37,6 +44,14 @@ class CostSource : public ParamSource {
   ModelCost cost;
 
  private:
+  // What the rounded total grows by: the rounding of single shares does not add up.
+  static int64_t add_share(double* total, double share) {
+    const int64_t before = std::llround(*total);
+    *total += share;
+    return std::llround(*total) - before;
+  }
+
+  double shared_bytes_ = 0, shared_multiplies_ = 0;
   const ModelFiles& files_;
   std::optional<DType> dtype_;
 };

@@ -24,7 +24,7 @@ ModelFiles open_model_files(const std::string& path);
 
 struct ModelCost {
   int64_t held_bytes = 0;       // weights in memory, as packed
-  int64_t decode_bytes = 0;     // weights read for one token: of a table that is only looked up, one row
+  int64_t decode_bytes = 0;     // weights read for one token: one row of a looked-up table, the chosen experts
   int64_t body_multiplies = 0;  // multiply-adds of all projections but the head, per token
   int64_t head_multiplies = 0;  // multiply-adds of the head, per row of logits
 };

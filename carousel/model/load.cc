@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "carousel/core/error.h"
@@ -109,6 +110,9 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vecto
     same->spec.shape = Shape(dims);
     same->records.push_back(record);
   }
+  for (FileTensor& tensor : out) {
+    if (tensor.records.front().init.keep_f32) tensor.spec.dtype = DType::kF32;
+  }
   return out;
 }
 
@@ -174,15 +178,20 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   ParamList list;
   const Lm lm(config, list, where);
   ModelSize size;
+  double active = 0;
   for (const ParamRecord& record : list.records()) {
     const LayerName place = split_layer(record.name);
     std::string part = place.rest.substr(0, place.rest.find('.'));
-    if (part == "out_norm" || place.rest.find(".norm.") != std::string::npos) part = "norms";
+    const bool norm =
+        place.rest.find(".norm.") != std::string::npos || place.rest.find(".post_norm.") != std::string::npos;
+    if (part == "out_norm" || norm) part = "norms";
     auto found = std::find_if(size.parts.begin(), size.parts.end(),
                               [&](const ModelSize::Part& candidate) { return candidate.name == part; });
     if (found == size.parts.end()) found = size.parts.insert(size.parts.end(), {part, 0});
     found->parameters += record.shape.count();
     size.parameters += record.shape.count();
+    active += record.init.read_share * static_cast<double>(record.shape.count());
+    size.active_parameters = std::llround(active);
   }
   size.state_layout = lm.state_layout();
   return size;
@@ -210,8 +219,8 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
       draw_param(record, seed, values.f32() + offset);
       offset += record.shape.count();
     }
-    Tensor narrowed(tensor.spec.shape, dtype);
-    narrow(values.f32(), dtype, narrowed.raw(), static_cast<size_t>(values.count()));
+    Tensor narrowed(tensor.spec.shape, tensor.spec.dtype);
+    narrow(values.f32(), tensor.spec.dtype, narrowed.raw(), static_cast<size_t>(values.count()));
     writer.write(tensor.spec.name, narrowed);
   }
   writer.finish();

@@ -37,6 +37,7 @@ struct ModelSize {
   };
   std::vector<Part> parts;
   int64_t parameters = 0;
+  int64_t active_parameters = 0;  // of those, what one token is computed with: the chosen experts, not all
   StateLayout state_layout;
 };
 ModelSize measure(const ModelConfig& config, const std::string& where);

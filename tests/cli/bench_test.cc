@@ -39,6 +39,20 @@ TEST(Bench, CountsWhatATokenReads) {
   EXPECT_NEAR(per_token, expected, 1e-6 * expected);
 }
 
+TEST(Bench, ATokenReadsOnlyTheChosenExperts) {
+  const Scratch scratch;
+  write_file(scratch / "config.json",
+             R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, "layer_types": ["ffn_only"],
+                 "ffn_config": {"type": "moe"}, "moe_config": {"num_experts": 8, "intermediate_size": 64}})");
+  const Ran ran = run_carousel("bench " + (scratch / "config.json") + " --random -p 0 -n 2 -r 1 -t 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json test = parse_json(ran.out, "bench").at("tests").at(0);
+  const auto unread = int64_t{6} * 3 * 32 * 64;  // 2 of 8 experts are chosen
+  EXPECT_EQ(test.at("parameters").get<int64_t>() - test.at("active_parameters").get<int64_t>(), unread);
+  EXPECT_EQ(test.at("size_bytes").get<int64_t>() - test.at("weight_bytes_per_token").get<int64_t>(),
+            4 * (unread + 255 * 32));  // and one row of the table
+}
+
 TEST(Bench, RandomWeightsNeedNoCheckpoint) {
   const Scratch scratch;
   write_file(scratch / "config.json", kTinyLfm2);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864), as in Llama and LFM2.
+// Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864), as in Llama and LFM2; LFM3's
+// options: a window, a sigmoid gate per head (arXiv:2505.06708), rotation of only the first part of each head.
 #include "carousel/ops/attention.h"
 
 #include <cmath>
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
+#include "carousel/ops/gate.h"
 #include "carousel/ops/linear.h"
 
 namespace carousel::blocks {
@@ -13,15 +15,27 @@ namespace {
 
 constexpr int64_t kMaxHeads = 65536;
 constexpr int64_t kMaxHeadDim = 4096;
+constexpr int64_t kMaxWindow = int64_t{1} << 40;
 
-// inv_freq[j] = theta^(-2j/d) in f32 as the reference computes it, then Llama 3's stretching of long wavelengths:
+// How many elements of a head are rotated: R = trunc(factor * d), as transformers counts them.
+int64_t rotary_dim(Fields& options, int64_t head_dim) {
+  const double factor = options.number("partial_rotary_factor", 0, 1, 1.0);
+  const auto dim = static_cast<int64_t>(static_cast<double>(head_dim) * factor);
+  if (dim < 2 || dim % 2 != 0) {
+    fail(ErrorKind::kInput, "{}: {} of head_dim {} is rotated, expected an even number above 0 (rotary pairs)",
+         options.where(), dim, head_dim);
+  }
+  return dim;
+}
+
+// inv_freq[j] = theta^(-2j/R) in f32 as the reference computes it, then Llama 3's stretching of long wavelengths:
 // those beyond original/low are divided by `factor`, those within original/high kept, the rest interpolated.
-Tensor rotary_frequencies(Fields& options, int64_t head_dim) {
+Tensor rotary_frequencies(Fields& options, int64_t rotary) {
   const double theta = options.number("rope_theta", 1e-3, 1e12, 10000.0);
   const std::string type = options.choice("rope_type", {"default", "llama3"}, "default");
-  Tensor inv_freq(Shape{head_dim / 2}, DType::kF32);
-  for (int64_t j = 0; j < head_dim / 2; ++j) {
-    const float exponent = static_cast<float>(2 * j) / static_cast<float>(head_dim);
+  Tensor inv_freq(Shape{rotary / 2}, DType::kF32);
+  for (int64_t j = 0; j < rotary / 2; ++j) {
+    const float exponent = static_cast<float>(2 * j) / static_cast<float>(rotary);
     inv_freq.f32()[j] = 1.0f / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
   }
   if (type == "default") return inv_freq;
@@ -34,7 +48,7 @@ Tensor rotary_frequencies(Fields& options, int64_t head_dim) {
     fail(ErrorKind::kInput, "{}: rotary high_freq_factor {:g}, expected more than low_freq_factor {:g}",
          options.where(), high, low);
   }
-  for (int64_t j = 0; j < head_dim / 2; ++j) {
+  for (int64_t j = 0; j < rotary / 2; ++j) {
     const double freq = inv_freq.f32()[j];
     const double wavelength = 2 * M_PI / freq;
     const double smooth = (original / wavelength - low) / (high - low);
@@ -63,11 +77,9 @@ class Attention : public Block {
            dims_.heads);
     }
     dims_.head_dim = options.integer("head_dim", 1, kMaxHeadDim, hidden / dims_.heads);
-    if (dims_.head_dim % 2 != 0) {
-      fail(ErrorKind::kInput, "{}: head_dim is {}, expected an even number (rotary pairs)", where, dims_.head_dim);
-    }
     dims_.norm_eps = static_cast<float>(options.number("norm_eps", 0, 1, 1e-5));
-    dims_.inv_freq = rotary_frequencies(options, dims_.head_dim);
+    dims_.inv_freq = rotary_frequencies(options, rotary_dim(options, dims_.head_dim));
+    dims_.window = options.integer("window", 0, kMaxWindow, 0);
     const bool bias = options.boolean("use_bias", false);
     const bool qk_norm = options.boolean("qk_norm", false);
 
@@ -80,6 +92,9 @@ class Attention : public Block {
       dims_.q_norm = p.tensor("q_norm.weight", Shape{dims_.head_dim}, Init::constant(1));
       dims_.k_norm = p.tensor("k_norm.weight", Shape{dims_.head_dim}, Init::constant(1));
     }
+    if (options.boolean("head_gate", false)) {
+      gate_ = p.projection("gate_proj", dims_.heads, hidden, Init::small(hidden), bias);
+    }
     out_ = p.projection("out_proj", hidden, q_dim, Init::wang(hidden, config.num_layers), bias);
   }
 
@@ -89,8 +104,9 @@ class Attention : public Block {
   }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
-    const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});  // [N, (H + 2G) d]
-    const Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);
+    const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});             // [N, (H + 2G) d]
+    const Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);  // [N, H d]
+    if (gate_.defined()) ops::head_gate(ctx, mixed, ops::linear(ctx, x, {&gate_}));
     return ops::linear(ctx, mixed, {&out_});
   }
 
@@ -98,6 +114,7 @@ class Attention : public Block {
   ops::AttentionDims dims_;
   Weight q_;      // [H*d, D]
   Weight k_, v_;  // [G*d, D]
+  Weight gate_;   // [H, D], or empty
   Weight out_;    // [D, H*d]
 };
 

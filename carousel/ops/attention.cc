@@ -27,10 +27,13 @@ void check(const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, Layer
     check_dtype(kWhere, "k_norm", dims.k_norm, DType::kF32);
   }
   if (dims.inv_freq.defined()) {
-    if (d % 2 != 0) fail(ErrorKind::kShape, "{}: head_dim is {}, expected an even number to rotate pairs", kWhere, d);
-    check_shape(kWhere, "inv_freq", dims.inv_freq, {d / 2});
+    check_shape(kWhere, "inv_freq", dims.inv_freq, {-1});
+    if (const int64_t pairs = dims.inv_freq.dim(0); pairs < 1 || pairs > d / 2) {
+      fail(ErrorKind::kShape, "{}: inv_freq is [{}], expected 1 to {} pairs of head_dim {}", kWhere, pairs, d / 2, d);
+    }
     check_dtype(kWhere, "inv_freq", dims.inv_freq, DType::kF32);
   }
+  if (dims.window < 0) fail(ErrorKind::kShape, "{}: window is {}, expected 0 or more", kWhere, dims.window);
   for (int64_t s = 0; s < seqs.batch() && states.empty(); ++s) {
     if (const int64_t pos = seqs.pos[static_cast<size_t>(s)]; pos != 0) {
       fail(ErrorKind::kState, "{}: sequence {} starts at position {} without a state, expected 0", kWhere, s, pos);
@@ -98,7 +101,8 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
   ScratchPages pages;
   if (states.empty()) pages = make_pages(ctx, dims, seqs);
   const bool rotate = dims.inv_freq.defined();
-  const Tensor cos_sin = rotate ? ctx.arena.empty({rows, d}) : Tensor();
+  const int64_t rotary = rotate ? 2 * dims.inv_freq.dim(0) : 0;
+  const Tensor cos_sin = rotate ? ctx.arena.empty({rows, rotary}) : Tensor();
   const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), attention_scratch_floats(d)});
   const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(AttentionSequence))}, DType::kU8);
 
@@ -113,6 +117,8 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
   args.heads = dims.heads;
   args.kv_heads = dims.kv_heads;
   args.head_dim = d;
+  args.rotary = rotary;
+  args.window = dims.window;
   args.sequences = static_cast<AttentionSequence*>(list.raw());
   args.batch = batch;
   args.scratch = scratch.f32();

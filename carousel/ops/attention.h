@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal grouped-query attention over paged keys and values, with rotary positions and optional q/k norm.
+// Causal grouped-query attention over paged keys and values, with rotary positions and optional q/k norm; over all
+// earlier rows or a window of them.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -13,15 +14,18 @@ struct AttentionDims {
   int64_t head_dim = 0;   // d
   Tensor q_norm, k_norm;  // [d] f32 RMSNorm weights applied per head before the rotation, or both empty
   float norm_eps = 1e-5f;
-  Tensor inv_freq;  // [d/2] f32 rotary frequencies (half-split pairing j, j + d/2), or empty: no rotation
+  // [R/2] f32 rotary frequencies: the first R <= d elements of a head are rotated (half-split pairing j, j + R/2), the
+  // others kept. Empty: no rotation.
+  Tensor inv_freq;
+  int64_t window = 0;  // a row sees this many last rows, itself among them; 0: all
 };
 
 /// softmax(q k^T / sqrt(d)) v, causal, in f32; one pass over the pages with a running maximum.
 ///   qkv [N, (H + 2G) d] f32, columns q, k, v
 ///   states per sequence, pages of kPageRows rows: 0: k [G, d, kPageRows] normed and rotated, 1: v [G, kPageRows, d]
 ///   returns [N, H*d]
-/// A row's result depends on its own sequence only, and is the same bit for bit however the sequence was cut.
-/// Without states every sequence must start at position 0. N may be 0.
+/// With a window, pages before it are not read. A row's result depends on its own sequence only, and is the same bit
+/// for bit however the sequence was cut. Without states every sequence must start at position 0. N may be 0.
 Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states);
 
 /// Query rows one task takes through the pages together.
@@ -40,10 +44,12 @@ struct AttentionArgs {
   float* out;             // [N, H*d]
   const float* q_norm;    // [d] or null
   const float* k_norm;    // [d] or null
-  const float* inv_freq;  // [d/2] or null
-  float* cos_sin;         // [N, d] to be filled: cosines, then sines, of each row's angles
+  const float* inv_freq;  // [R/2] or null
+  float* cos_sin;         // [N, R] to be filled: cosines, then sines, of each row's angles
   float norm_eps;
   int64_t heads, kv_heads, head_dim;
+  int64_t rotary;                      // R
+  int64_t window;                      // 0: none
   const AttentionSequence* sequences;  // [B]
   int64_t batch, page_items, blocks;   // totals over the batch
   float* scratch;                      // [threads, scratch_floats], 64-byte aligned

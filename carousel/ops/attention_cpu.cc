@@ -29,16 +29,14 @@ inline float square_sum(const float* x, int64_t count) {
 /// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
 void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, int64_t row, float scale, float* out,
              int64_t stride) {
-  const int64_t d = args.head_dim, half = d / 2;
+  const int64_t d = args.head_dim, half = args.rotary / 2;
   float r = 1.0f;
   if (norm != nullptr) r = 1.0f / std::sqrt(square_sum(x, d) / static_cast<float>(d) + args.norm_eps);
   const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
-  if (args.cos_sin == nullptr) {
-    for (int64_t j = 0; j < d; ++j) out[j * stride] = normed(j) * scale;
-    return;
-  }
-  const float* cosine = args.cos_sin + row * d;  // [d/2]
-  const float* sine = cosine + half;             // [d/2]
+  for (int64_t j = args.rotary; j < d; ++j) out[j * stride] = normed(j) * scale;
+  if (args.cos_sin == nullptr) return;
+  const float* cosine = args.cos_sin + row * args.rotary;  // [R/2]
+  const float* sine = cosine + half;                       // [R/2]
   for (int64_t j = 0; j < half; ++j) {
     const float a = normed(j), b = normed(j + half);
     out[j * stride] = (a * cosine[j] - b * sine[j]) * scale;
@@ -49,11 +47,11 @@ void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, 
 /// Keys and values of one row into its pages, and its rotary angles into the table.
 void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq, int64_t t) {
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
-  for (int64_t j = 0; j < d / 2 && args.cos_sin != nullptr; ++j) {
+  for (int64_t j = 0; j < args.rotary / 2; ++j) {
     // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
     const double angle = static_cast<float>(pos) * args.inv_freq[j];
-    args.cos_sin[row * d + j] = static_cast<float>(std::cos(angle));
-    args.cos_sin[row * d + d / 2 + j] = static_cast<float>(std::sin(angle));
+    args.cos_sin[row * args.rotary + j] = static_cast<float>(std::cos(angle));
+    args.cos_sin[row * args.rotary + args.rotary / 2 + j] = static_cast<float>(std::sin(angle));
   }
   const float* k = args.qkv + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
   const float* v = k + args.kv_heads * d;                                                   // [G, d]
@@ -87,7 +85,8 @@ struct Block {
   float* o;                 // [kRows, stride] unnormalised outputs
   float* p;                 // [kRows, kPage] scores, then their exponentials
   float max[kRows], total[kRows], rescale[kRows];
-  int64_t visible[kRows];  // keys of the current page that row r may see
+  int64_t visible[kRows];  // keys of the current page up to row r's own
+  int64_t hidden[kRows];   // of those, the first ones that lie before its window
 
   int64_t time(int64_t r) const { return (first_row + r) / rep; }
   int64_t row(int64_t r) const { return seq->first_row + time(r); }
@@ -124,12 +123,17 @@ void page_scores(const Block& block, const float* k_page, const float* v_page) {
   });
 }
 
-/// One row's exponentials of this page under its new maximum.
+/// One row's exponentials of this page under its new maximum. Keys before the row's window weigh zero: the row still
+/// takes its chain through them, so that it is the same chain beside rows that see more of the page.
 void page_softmax(Block* block, int64_t r) {
   float* p = block->p + r * kPage;  // [kPage]
-  const int64_t visible = block->visible[r];
+  const int64_t visible = block->visible[r], hidden = block->hidden[r];
   block->rescale[r] = 1.0f;
-  if (visible == 0) return;
+  if (hidden >= visible) {
+    for (int64_t j = 0; j < visible; ++j) p[j] = 0.0f;
+    return;
+  }
+  for (int64_t j = 0; j < hidden; ++j) p[j] = -INFINITY;
   const Vec lowest = set1(-INFINITY);
   Vec best = lowest;
   for (int64_t j = 0; j < visible; j += kLanes) {
@@ -210,10 +214,13 @@ void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
   block.p = block.o + kRows * block.stride;
   start_block(&block);
   const int64_t last_key = block.seq->pos + block.time(block.rows - 1);
-  for (int64_t page = 0; page <= last_key / kPage; ++page) {
+  const int64_t before = args.window > 0 ? block.seq->pos + block.time(0) + 1 - args.window : 0;  // keys no row sees
+  for (int64_t page = before > 0 ? before / kPage : 0; page <= last_key / kPage; ++page) {
     for (int64_t r = 0; r < block.rows; ++r) {
       const int64_t visible = block.seq->pos + block.time(r) + 1 - page * kPage;
+      const int64_t hidden = args.window > 0 ? visible - args.window : 0;
       block.visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
+      block.hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
     }
     const int64_t slice = block.g * args.head_dim * kPage;  // of this key head, in a page of keys or values
     const int64_t next = page < last_key / kPage ? page + 1 : page;
@@ -231,7 +238,8 @@ void attention(const Stream& stream, const ops::AttentionArgs& args) {
   int64_t rows = 0, keys = 0;
   for (int64_t s = 0; s < args.batch; ++s) {
     rows += args.sequences[s].rows;
-    keys += args.sequences[s].rows * (args.sequences[s].pos + args.sequences[s].rows);
+    const int64_t seen = args.sequences[s].pos + args.sequences[s].rows;
+    keys += args.sequences[s].rows * (args.window > 0 && args.window < seen ? args.window : seen);
   }
   const int64_t write_work = rows * d * (args.kv_heads * 8 + 50) / args.page_items;  // 50: a cosine and a sine
   parallel_ranges(stream, args.page_items, write_work, [&](int64_t begin, int64_t end) {

@@ -25,4 +25,17 @@ void soft_cap(Ctx& ctx, const Tensor& x, float cap) {
   if (x.count() > 0) kernels::soft_cap(ctx.stream, {x.f32(), x.count(), cap});
 }
 
+void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
+  check_shape("ops::head_gate", "gate_pre", gate_pre, {-1, -1});
+  check_dtype("ops::head_gate", "gate_pre", gate_pre, DType::kF32);
+  check_shape("ops::head_gate", "x", x, {gate_pre.dim(0), -1});
+  check_dtype("ops::head_gate", "x", x, DType::kF32);
+  const int64_t rows = gate_pre.dim(0), heads = gate_pre.dim(1);
+  if (heads < 1 || x.dim(1) % heads != 0) {
+    fail(ErrorKind::kShape, "ops::head_gate: x is {}, expected a multiple of the {} heads as last dimension",
+         x.shape().str(), heads);
+  }
+  if (rows > 0) kernels::head_gate(ctx.stream, {x.f32(), gate_pre.f32(), rows, heads, x.dim(1) / heads});
+}
+
 }  // namespace carousel::ops

@@ -18,6 +18,9 @@ Tensor swiglu(Ctx& ctx, const Tensor& gate_up);
 /// In place: x = cap * tanh(x / cap) on [N, D] f32. cap > 0.
 void soft_cap(Ctx& ctx, const Tensor& x, float cap);
 
+/// In place: every head of x [N, H*d] f32 times the sigmoid of its own gate_pre [N, H] f32.
+void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre);
+
 struct SwigluArgs {
   const float* gate_up;  // [N, 2F]
   float* out;            // [N, F]
@@ -29,8 +32,14 @@ struct SoftCapArgs {
   int64_t count;
   float cap;
 };
+struct HeadGateArgs {
+  float* x;               // [N, H*d]
+  const float* gate_pre;  // [N, H]
+  int64_t rows, heads, dim;
+};
 
 }  // namespace carousel::ops
 
 KERNEL(swiglu, ops::SwigluArgs);
 KERNEL(soft_cap, ops::SoftCapArgs);
+KERNEL(head_gate, ops::HeadGateArgs);

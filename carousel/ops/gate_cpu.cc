@@ -107,4 +107,16 @@ void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
   });
 }
 
+void head_gate(const Stream& stream, const ops::HeadGateArgs& args) {
+  parallel_ranges(stream, args.rows, args.heads * (args.dim + kWorkPerElement), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * args.heads; i < end * args.heads; ++i) {
+      Vec gate = {};
+      gate[0] = args.gate_pre[i];
+      const float share = sigmoid(gate)[0];
+      float* x = args.x + i * args.dim;  // [d]
+      for (int64_t j = 0; j < args.dim; ++j) x[j] *= share;
+    }
+  });
+}
+
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -78,12 +79,13 @@ std::vector<double> prepared(const float* x, const Tensor& norm, const Attention
     for (size_t j = 0; j < d; ++j) y[j] *= norm.f32()[j] / std::sqrt(squares / double(d) + double{dims.norm_eps});
   }
   if (!dims.inv_freq.defined()) return y;
-  std::vector<double> z(d);
-  for (size_t j = 0; j < d / 2; ++j) {
+  std::vector<double> z = y;
+  const auto half = static_cast<size_t>(dims.inv_freq.dim(0));  // the rest of the head is not rotated
+  for (size_t j = 0; j < half; ++j) {
     const float angle = static_cast<float>(pos) * dims.inv_freq.f32()[j];
     const double c = std::cos(double{angle}), s = std::sin(double{angle});
-    z[j] = y[j] * c - y[j + d / 2] * s;
-    z[j + d / 2] = y[j + d / 2] * c + y[j] * s;
+    z[j] = y[j] * c - y[j + half] * s;
+    z[j + half] = y[j + half] * c + y[j] * s;
   }
   return z;
 }
@@ -99,7 +101,8 @@ std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int6
       std::vector<double> sum(static_cast<size_t>(d), 0);
       std::vector<double> scores;
       double best = -INFINITY, total = 0;
-      for (int64_t u = 0; u <= t; ++u) {
+      const int64_t begin = dims.window > 0 ? std::max<int64_t>(0, t + 1 - dims.window) : 0;
+      for (int64_t u = begin; u <= t; ++u) {
         const float* k_u = qkv.f32() + (first + u) * stride + (heads + g) * d;
         const std::vector<double> k = prepared(k_u, dims.k_norm, dims, u);
         double score = 0;
@@ -107,9 +110,9 @@ std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int6
         scores.push_back(score / std::sqrt(double(d)));
         best = std::max(best, scores.back());
       }
-      for (int64_t u = 0; u <= t; ++u) {
+      for (int64_t u = begin; u <= t; ++u) {
         const float* v = qkv.f32() + (first + u) * stride + (heads + kv_heads + g) * d;
-        const double p = std::exp(scores[static_cast<size_t>(u)] - best);
+        const double p = std::exp(scores[static_cast<size_t>(u - begin)] - best);
         total += p;
         for (int64_t j = 0; j < d; ++j) sum[static_cast<size_t>(j)] += p * v[j];
       }
@@ -119,6 +122,17 @@ std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int6
   return out;
 }
 
+/// Only the first 2 * pairs elements of a head rotate.
+AttentionDims partly_rotated(AttentionDims dims, int64_t pairs) {
+  dims.inv_freq = dims.inv_freq.rows(0, pairs);
+  return dims;
+}
+
+AttentionDims windowed(AttentionDims dims, int64_t window) {
+  dims.window = window;
+  return dims;
+}
+
 std::vector<AttentionDims> shapes() {
   return {make_dims(4, 2, 32),
           make_dims(1, 1, 2),
@@ -126,7 +140,15 @@ std::vector<AttentionDims> shapes() {
           make_dims(6, 1, 24),
           make_dims(3, 3, 7, true, false),
           make_dims(2, 1, 256),
-          make_dims(2, 2, 80, false, false)};
+          make_dims(2, 2, 80, false, false),
+          partly_rotated(make_dims(4, 1, 32), 8),
+          partly_rotated(make_dims(2, 2, 10, false), 1),
+          windowed(make_dims(4, 2, 16), 1),
+          windowed(make_dims(4, 2, 16), 7),
+          windowed(make_dims(6, 2, 24, false), 64),
+          windowed(partly_rotated(make_dims(4, 4, 32), 4), 65),
+          windowed(make_dims(2, 1, 16), 100),
+          windowed(make_dims(2, 1, 16), 1000)};
 }
 
 TEST(Attention, AgreesWithF64) {
@@ -205,6 +227,31 @@ TEST(Attention, ForksShareFullPagesAndCopyTheLastOne) {
   EXPECT_FALSE(same_bits(continued, diverged));
 }
 
+TEST(Attention, PagesBeforeTheWindowAreNotRead) {
+  Machine machine;
+  const AttentionDims dims = windowed(make_dims(4, 2, 16), 20);
+  const StateLayout layout = layout_of(dims);
+  const Tensor qkv = random_qkv(160, dims, 18);
+  State state;
+  in_pieces(machine.ctx, qkv, dims, &state, {150});
+  NamedTensors kept = state.tensors(layout);
+  for (const NamedTensor& named : kept) {
+    float* first_page = named.tensor.f32();
+    std::fill(first_page, first_page + layout.page_bytes() / 8, 1e30f);  // half a page's bytes are keys, half values
+  }
+  const Tensor whole = ops::attention(machine.ctx, qkv, dims, sequences({160}), {});
+  State spoiled = State::from(kept, state.pos(), layout);
+  EXPECT_TRUE(same_bits(advance(machine.ctx, qkv.rows(150, 160), dims, {&spoiled}, {10}), whole.rows(150, 160)));
+}
+
+TEST(Attention, AWindowOfTheWholeSequenceChangesNoBit) {
+  Machine machine;
+  const AttentionDims dims = make_dims(4, 2, 16);
+  const Tensor qkv = random_qkv(150, dims, 19);
+  EXPECT_TRUE(same_bits(ops::attention(machine.ctx, qkv, dims, sequences({150}), {}).clone(),
+                        ops::attention(machine.ctx, qkv, windowed(dims, 150), sequences({150}), {})));
+}
+
 TEST(Attention, UnwrittenRowsOfAPageStayZero) {
   Machine machine;
   const AttentionDims dims = make_dims(2, 1, 4);
@@ -244,10 +291,10 @@ TEST(Attention, WrongArgumentsAreRefused) {
   EXPECT_THROW(ops::attention(machine.ctx, qkv, make_dims(2, 1, 16), later, {}), Error);
 }
 
-TEST(Attention, OddHeadDimCannotRotate) {
+TEST(Attention, MorePairsThanAHeadHasCannotRotate) {
   Machine machine;
   AttentionDims dims = make_dims(1, 1, 7, false, false);
-  dims.inv_freq = Tensor({3}, DType::kF32);
+  dims.inv_freq = Tensor({4}, DType::kF32);
   EXPECT_THROW(ops::attention(machine.ctx, Tensor({2, 21}, DType::kF32), dims, sequences({2}), {}), Error);
 }
 

@@ -61,6 +61,21 @@ TEST(SoftCap, AgreesWithF64) {
   }
 }
 
+TEST(HeadGate, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor x = random_tensor({7, 3 * 21}, 4), gate_pre = random_tensor({7, 3}, 5, 3.0f);
+    const Tensor y = x.clone();
+    ops::head_gate(machine.ctx, y, gate_pre);
+    for (int64_t j = 0; j < x.count(); ++j) {
+      const double expected = x.f32()[j] / (1 + std::exp(-double{gate_pre.f32()[j / 21]}));
+      ASSERT_NEAR(y.f32()[j], expected, 4e-7 * std::abs(expected));  // exp, a division, a product
+    }
+    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({7, 4}, DType::kF32)), Error);
+    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({6, 3}, DType::kF32)), Error);
+  }
+}
+
 TEST(SoftCap, CapMustBePositive) {
   Machine machine;
   EXPECT_THROW(ops::soft_cap(machine.ctx, Tensor({1, 1}, DType::kF32), 0.0f), Error);

@@ -155,7 +155,7 @@ CONFIG = {
     "a_list": ("[]", "got [], expected an object"),
     "model_type_missing": (config(model_type=...), '"model_type" is missing'),
     "model_type_a_number": (config(model_type=3), '"model_type" is 3, expected a string'),
-    "model_type_unknown": (config(model_type="gpt5"), 'model_type "gpt5" is not supported; known types: carousel, lfm2'),
+    "model_type_unknown": (config(model_type="gpt5"), 'model_type "gpt5" is not supported; known types: carousel, '),
     "quantized": (config(quantization_config={"bits": 4}), '"quantization_config" is set'),
     "vocab_size_missing": (config(vocab_size=...), '"vocab_size" is missing and has no default'),
     "vocab_size_zero": (config(vocab_size=0), '"vocab_size" is 0, expected an integer from 1 to 16777216'),

@@ -20,13 +20,15 @@ class Block {
   virtual ~Block() = default;
   /// What one sequence must remember; empty for a block without memory.
   virtual std::vector<StateSpec> state() const { return {}; }
+  /// Width of a row of the result; 0: that of x. Another width fits only where no residual is added.
+  virtual int64_t output_size() const { return 0; }
   /// x [N, D] f32 -> [N, D]. `states` holds this block's state tensors of every sequence, read and replaced in place
   /// (empty: start from zero, keep nothing). One forward for training, prefill and decode.
   virtual Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const = 0;
 };
 
 struct BlockConfig {
-  int64_t hidden_size = 0;  // D
+  int64_t hidden_size = 0;  // D, the width of x
   int64_t num_layers = 1;   // depth of the model, for initialisation
   Fields& options;          // this block's section of the config; the caller refuses what the block did not read
 };

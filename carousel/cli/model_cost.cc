@@ -92,7 +92,7 @@ ModelFiles open_model_files(const std::string& path) {
 
 ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype) {
   CostSource source(files, dtype);
-  const model::Lm shapes(files.config, source, files.place.config);
+  model::declare_params(files.config, source, files.place.config);
   return source.cost;
 }
 

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "carousel/cli/progress.h"
+#include "carousel/cli/regressor_case.h"
 #include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
@@ -43,25 +44,6 @@ bool is_input(const std::string& name) {
 std::vector<std::string> logits_names(const std::string& suffix) {
   if (suffix.empty()) return {"logits", "logits.step"};
   return {"logits" + suffix};
-}
-
-// Keeps the worst of what is folded into one comparison; a NaN stays.
-void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
-  double difference = 0, norm = 0, largest = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
-    difference += d * d;
-    norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
-    if (!(std::abs(d) <= largest)) largest = std::abs(d);
-  }
-  const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
-  if (out.status == Status::kSkip) out.status = Status::kOk;
-  if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
-  if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;
-  if (!(relative <= kTolerance) && out.status == Status::kOk) {
-    out.status = Status::kFail;
-    out.note = way;
-  }
 }
 
 class Case {
@@ -368,6 +350,25 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 
 }  // namespace
 
+void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
+  double difference = 0, norm = 0, largest = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
+    difference += d * d;
+    norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
+    if (!(std::abs(d) <= largest)) largest = std::abs(d);
+  }
+  const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
+  using Status = Comparison::Status;
+  if (out.status == Status::kSkip) out.status = Status::kOk;
+  if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
+  if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;
+  if (!(relative <= kTolerance) && out.status == Status::kOk) {
+    out.status = Status::kFail;
+    out.note = way;
+  }
+}
+
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream) {
   if (const std::optional<std::string> reason = unknown_model(folder)) {
     const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
@@ -377,6 +378,7 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     }
     return skipped;
   }
+  if (is_regressor_case(folder)) return compare_regressor_case(folder, stream);
   return Case(folder, stream).compare();
 }
 

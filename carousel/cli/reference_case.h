@@ -20,6 +20,10 @@ struct Comparison {
   std::string note;     // the reason of a skip, what went wrong in a failure
 };
 
+/// Adds one more way of computing a tensor to its comparison, which keeps the worst; a NaN stays. `way` becomes the
+/// note of a failure.
+void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
+
 /// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream);
 

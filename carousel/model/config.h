@@ -32,7 +32,14 @@ struct Sublayer {
   NormConfig post_norm{ops::Norm::Kind::kNone};  // its parameters are "<name>.post_norm"
 };
 
+/// What goes in and what comes out.
+enum class ModelKind : uint8_t {
+  kLanguage,   // tokens to logits
+  kRegressor,  // rows of features to rows of features: hidden_size is the width of the input, there is no vocabulary
+};
+
 struct ModelConfig {
+  ModelKind kind = ModelKind::kLanguage;
   std::string model_type;  // the family that read it
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // D

@@ -98,7 +98,8 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vecto
   const Family family = find_family(config.model_type, "init");
   std::vector<FileTensor> out;
   for (const ParamRecord& record : records) {
-    const std::string name = family.sources(config, record.name).front().file_name;
+    const TensorSource source = family.sources(config, record.name).front();
+    const std::string& name = source.file_name;
     const auto same = std::find_if(out.begin(), out.end(), [&](const FileTensor& t) { return t.spec.name == name; });
     if (same == out.end()) {
       out.push_back({{name, dtype, record.shape}, {record}});
@@ -118,6 +119,17 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vecto
 
 const char* torch_name(DType dtype) {
   return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+}
+
+[[noreturn]] void refuse_kind(const ModelConfig& config, const std::string& where) {
+  if (config.kind == ModelKind::kRegressor) {
+    fail(ErrorKind::kInput,
+         "{}: model_type \"{}\" maps features to features, expected a language model; see "
+         "carousel predict",
+         where, config.model_type);
+  }
+  fail(ErrorKind::kInput, "{}: model_type \"{}\" is a language model, expected one from features to features", where,
+       config.model_type);
 }
 
 }  // namespace
@@ -155,7 +167,15 @@ ModelPath resolve(const std::string& path) {
   return place;
 }
 
-Model load(const std::string& path, const Stream& stream) {
+ModelShape declare_params(const ModelConfig& config, ParamSource& source, const std::string& where) {
+  if (config.kind == ModelKind::kRegressor) {
+    const Regressor regressor(config, source, where);
+    return {regressor.state_layout(), regressor.output_size()};
+  }
+  return {Lm(config, source, where).state_layout(), 0};
+}
+
+Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     fail(ErrorKind::kInput, "{}: no weights (model.safetensors or model.safetensors.index.json)", place.folder);
@@ -163,12 +183,18 @@ Model load(const std::string& path, const Stream& stream) {
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
   Model model;
   model.config = read_model_config(place, &checkpoint);
+  if (model.config.kind != kind) refuse_kind(model.config, place.config);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, find_family(model.config.model_type, place.config), model.config,
                           place.weights);
-  model.lm = std::make_unique<Lm>(model.config, params, place.config);
+  if (kind == ModelKind::kLanguage) {
+    model.lm = std::make_unique<Lm>(model.config, params, place.config);
+  } else {
+    model.regressor = std::make_unique<Regressor>(model.config, params, place.config);
+  }
   params.finish();
   model.fingerprint = fmt::format("{:016x}", params.fingerprint());
+  if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place.folder);
   model.end_tokens = find_end_tokens(model, place.folder);
   return model;
@@ -176,7 +202,7 @@ Model load(const std::string& path, const Stream& stream) {
 
 ModelSize measure(const ModelConfig& config, const std::string& where) {
   ParamList list;
-  const Lm lm(config, list, where);
+  const ModelShape shape = declare_params(config, list, where);
   ModelSize size;
   double active = 0;
   for (const ParamRecord& record : list.records()) {
@@ -193,7 +219,8 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
     active += record.init.read_share * static_cast<double>(record.shape.count());
     size.active_parameters = std::llround(active);
   }
-  size.state_layout = lm.state_layout();
+  size.state_layout = shape.state_layout;
+  size.output_size = shape.output_size;
   return size;
 }
 
@@ -201,7 +228,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   const ModelPath place = resolve(config_path);
   const ModelConfig config = read_model_config(place, nullptr);
   ParamList list;
-  const Lm shapes(config, list, place.config);
+  declare_params(config, list, place.config);
 
   std::error_code error;
   if (fs::exists(out) && (!fs::is_directory(out) || !fs::is_empty(out))) {

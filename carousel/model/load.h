@@ -9,13 +9,15 @@
 
 #include "carousel/model/config.h"
 #include "carousel/model/lm.h"
+#include "carousel/model/regressor.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::model {
 
 struct Model {
   ModelConfig config;
-  std::unique_ptr<Lm> lm;
+  std::unique_ptr<Lm> lm;                    // of a language model
+  std::unique_ptr<Regressor> regressor;      // of a model from features to features
   std::optional<text::Tokenizer> tokenizer;  // absent: no tokenizer.json and a vocabulary that is not bytes
   std::string missing_tokenizer;             // then: what to tell who needs one
   std::vector<int32_t> end_tokens;           // generation stops after any of these
@@ -24,10 +26,20 @@ struct Model {
 
   /// The tokenizer. Throws Error(kInput) saying what is missing.
   const text::Tokenizer& text() const;
+  const StateLayout& state_layout() const { return lm ? lm->state_layout() : regressor->state_layout(); }
 };
 
-/// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it.
-Model load(const std::string& path, const Stream& stream);
+/// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it, or a model
+/// of another kind than the caller can use.
+Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage);
+
+/// Asks `source` for every parameter of the model that a config describes, in its constructor's order; returns its
+/// state's layout and, of a regressor, the width of its output.
+struct ModelShape {
+  StateLayout state_layout;
+  int64_t output_size = 0;
+};
+ModelShape declare_params(const ModelConfig& config, ParamSource& source, const std::string& where);
 
 /// What a config describes, nothing allocated.
 struct ModelSize {
@@ -39,6 +51,7 @@ struct ModelSize {
   int64_t parameters = 0;
   int64_t active_parameters = 0;  // of those, what one token is computed with: the chosen experts, not all
   StateLayout state_layout;
+  int64_t output_size = 0;  // of a regressor
 };
 ModelSize measure(const ModelConfig& config, const std::string& where);
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
@@ -59,6 +60,30 @@ int64_t first_not_finite(const std::byte* bytes, int64_t count, DType dtype) {
   return first_not_finite<uint16_t>(bytes, count, uint16_t{0x7F80});
 }
 
+// Gram-Schmidt on normal vectors, each cleared of the others twice so that rounding does not add up.
+void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
+  const int64_t count = std::min(rows, cols), size = std::max(rows, cols);
+  std::vector<std::vector<double>> basis;
+  while (static_cast<int64_t>(basis.size()) < count) {
+    std::vector<double> vector(static_cast<size_t>(size));
+    for (double& value : vector) value = rng.normal();
+    for (size_t pass = 0; pass < 2 * basis.size(); ++pass) {
+      const std::vector<double>& other = basis[pass % basis.size()];
+      const double along = std::inner_product(vector.begin(), vector.end(), other.begin(), 0.0);
+      for (size_t i = 0; i < vector.size(); ++i) vector[i] -= along * other[i];
+    }
+    const double length = std::sqrt(std::inner_product(vector.begin(), vector.end(), vector.begin(), 0.0));
+    for (double& value : vector) value /= length;
+    basis.push_back(std::move(vector));
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      const auto row = static_cast<size_t>(i), col = static_cast<size_t>(j);
+      out[i * cols + j] = static_cast<float>(rows >= cols ? basis[col][row] : basis[row][col]);
+    }
+  }
+}
+
 }  // namespace
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
@@ -75,10 +100,16 @@ void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
   Rng rng(seed, XXH3_64bits(record.name.data(), record.name.size()));
   const int64_t count = record.shape.count();
   const Init& init = record.init;
+  if (init.kind == Init::Kind::kOrthogonal) return draw_orthogonal(rng, record.shape[0], record.shape[1], out);
+  if (init.kind == Init::Kind::kCopied) {
+    CAROUSEL_ASSERT(static_cast<int64_t>(init.values->size()) == count);
+    std::copy(init.values->begin(), init.values->end(), out);
+    return;
+  }
   for (int64_t i = 0; i < count; ++i) {
     double value = init.a;
     if (init.kind == Init::Kind::kNormal) value = init.a * rng.normal();
-    if (init.kind == Init::Kind::kUniform) value = init.a * (2 * rng.uniform() - 1);
+    if (init.kind == Init::Kind::kUniform) value = init.b + init.a * (2 * rng.uniform() - 1);
     if (init.kind == Init::Kind::kLinspace && count > 1) {
       value = init.a + (init.b - init.a) * static_cast<double>(i) / static_cast<double>(count - 1);
     }

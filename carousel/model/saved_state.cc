@@ -90,14 +90,17 @@ Tensor checked_logits(const Tensor& tensor, int64_t vocab_size, const std::strin
 }  // namespace
 
 void save_state(const std::string& path, const SavedState& saved, const Model& model) {
-  CAROUSEL_ASSERT(static_cast<int64_t>(saved.tokens.size()) == saved.state.pos());
+  const bool language = model.lm != nullptr;
+  CAROUSEL_ASSERT(static_cast<int64_t>(saved.tokens.size()) == (language ? saved.state.pos() : 0));
   NamedTensors tensors;
-  for (NamedTensor& named : saved.state.tensors(model.lm->state_layout())) {
+  for (NamedTensor& named : saved.state.tensors(model.state_layout())) {
     tensors.push_back({kStatePrefix + named.name, named.tensor});
   }
-  Tensor tokens(Shape{saved.state.pos()}, DType::kI32);
-  std::copy(saved.tokens.begin(), saved.tokens.end(), tokens.i32());
-  tensors.push_back({kTokens, tokens});
+  if (language) {
+    Tensor tokens(Shape{saved.state.pos()}, DType::kI32);
+    std::copy(saved.tokens.begin(), saved.tokens.end(), tokens.i32());
+    tensors.push_back({kTokens, tokens});
+  }
   if (saved.logits.defined()) tensors.push_back({kLogits, saved.logits});
   const std::string pos = std::to_string(saved.state.pos());
   // The checksum covers the tensors in the order a reader meets them.
@@ -122,15 +125,16 @@ SavedState load_state(const std::string& path, const Model& model) {
     fail(ErrorKind::kState, "{}: checksum is {}, expected {}: the file was altered", path, got, expected);
 
   const int64_t pos = parse_position(pos_text, path);
-  const int64_t vocab_size = model.lm->vocab_size();
+  const bool language = model.lm != nullptr;
+  const int64_t vocab_size = language ? model.lm->vocab_size() : 0;
   SavedState saved;
   NamedTensors state;
   bool has_tokens = false;
   for (NamedTensor& named : tensors) {
-    if (named.name == kTokens) {
+    if (language && named.name == kTokens) {
       saved.tokens = checked_tokens(named.tensor, pos, vocab_size, path);
       has_tokens = true;
-    } else if (named.name == kLogits) {
+    } else if (language && named.name == kLogits) {
       saved.logits = checked_logits(named.tensor, vocab_size, path);
     } else if (named.name.starts_with(kStatePrefix)) {
       state.push_back({named.name.substr(std::string(kStatePrefix).size()), named.tensor});
@@ -138,8 +142,8 @@ SavedState load_state(const std::string& path, const Model& model) {
       fail(ErrorKind::kState, "{}: tensor \"{}\" does not belong to a state", path, named.name);
     }
   }
-  if (!has_tokens) fail(ErrorKind::kState, "{}: tensor \"{}\" is missing", path, kTokens);
-  saved.state = State::from(state, pos, model.lm->state_layout());
+  if (language && !has_tokens) fail(ErrorKind::kState, "{}: tensor \"{}\" is missing", path, kTokens);
+  saved.state = State::from(state, pos, model.state_layout());
   return saved;
 }
 

@@ -15,7 +15,7 @@ namespace carousel::model {
 /// last one, so that sampling can go on without running a token.
 struct SavedState {
   State state;
-  std::vector<int32_t> tokens;  // [pos]
+  std::vector<int32_t> tokens;  // [pos]; of a model without tokens empty
   Tensor logits;                // [V] f32, or empty
 };
 

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "carousel/core/error.h"
+
 namespace carousel::model {
 namespace {
 
@@ -23,23 +25,29 @@ ops::Norm make_norm(const NormConfig& config, Params p, int64_t hidden) {
 
 }  // namespace
 
-Stack::Stack(const ModelConfig& config, const Params& params, const std::string& where) {
+Stack::Stack(const ModelConfig& config, const Params& params, const std::string& where) : width_(config.hidden_size) {
   for (const Sublayer& sublayer : config.sublayers) {
     Fields options(sublayer.options, fmt::format("{}: {}", where, sublayer.name));
     const blocks::Entry entry = blocks::find_block(sublayer.block, where);
     const Params p = params.in(sublayer.name);
     Residual residual;
-    residual.norm = make_norm(sublayer.norm, p.in("norm"), config.hidden_size);
-    residual.block = entry.make({config.hidden_size, config.num_layers, options}, p);
+    residual.norm = make_norm(sublayer.norm, p.in("norm"), width_);
+    residual.block = entry.make({width_, config.num_layers, options}, p);
     options.finish();
     residual.adds = sublayer.residual;
-    residual.post_norm = make_norm(sublayer.post_norm, p.in("post_norm"), config.hidden_size);
+    const int64_t out = residual.block->output_size() > 0 ? residual.block->output_size() : width_;
+    if (residual.adds && out != width_) {
+      fail(ErrorKind::kInput, "{}: \"{}\" gives rows of {}, expected {} to be added to its input", where, sublayer.name,
+           out, width_);
+    }
+    width_ = out;
+    residual.post_norm = make_norm(sublayer.post_norm, p.in("post_norm"), width_);
     const std::vector<StateSpec> specs = residual.block->state();
     residual.has_state = !specs.empty();
     residual.first_state = layout_.add(std::to_string(sublayer.layer), specs);
     residuals_.push_back(std::move(residual));
   }
-  out_norm_ = make_norm(config.final_norm, params.in("out_norm"), config.hidden_size);
+  out_norm_ = make_norm(config.final_norm, params.in("out_norm"), width_);
 }
 
 Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const {

@@ -18,6 +18,7 @@ class Stack {
   /// x [N, D] -> [N, D], final norm included. states: bound for this batch, or null (start from zero, keep nothing).
   Tensor forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const;
   const StateLayout& state_layout() const { return layout_; }
+  int64_t output_size() const { return width_; }  // of a row; D where every sublayer adds to its input
 
  private:
   struct Residual {
@@ -31,6 +32,7 @@ class Stack {
   std::vector<Residual> residuals_;
   ops::Norm out_norm_;
   StateLayout layout_;
+  int64_t width_ = 0;
 };
 
 }  // namespace carousel::model

@@ -12,15 +12,18 @@
 namespace carousel::model {
 
 Family carousel_family();
+Family cfc_family();
 Family lfm2_family();
 Family lfm2_moe_family();
 Family llama_family();
+Family ltc_family();
 Family xlstm_family();
 
 namespace {
 
 std::vector<Family> families() {
-  return {carousel_family(), lfm2_family(), lfm2_moe_family(), llama_family(), xlstm_family()};
+  return {carousel_family(), cfc_family(), lfm2_family(), lfm2_moe_family(),
+          llama_family(),    ltc_family(), xlstm_family()};
 }
 
 // Layer types that are not simply the name of a block.
@@ -32,6 +35,8 @@ struct LayerAlias {
 constexpr LayerAlias kAliases[] = {
     {"conv", "short_conv", "conv_config"},
     {"full_attention", "attention", "attention_config"},
+    {"ncps_cfc", "ncps_cfc", "ncps_config"},
+    {"ncps_ltc", "ncps_ltc", "ncps_config"},
 };
 constexpr const char* kFfnBlock = "swiglu";
 constexpr const char* kFfnSection = "ffn_config";

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Liquid time-constant layer (arXiv:2006.04439) as in ncps: neurons and synapses of a wiring, affine maps of inputs and
+// outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: what
+// a file holds counts, the wiring only draws them afresh.
+#include <algorithm>
+#include <cmath>
+
+#include "carousel/blocks/block.h"
+#include "carousel/blocks/cell_params.h"
+#include "carousel/blocks/wiring.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/linear.h"
+#include "carousel/ops/ltc.h"
+
+namespace carousel::blocks {
+namespace {
+
+constexpr int64_t kMaxProjection = 65536;
+
+std::vector<float> signs_of(const std::vector<int8_t>& matrix) { return {matrix.begin(), matrix.end()}; }
+
+std::vector<float> mask_of(const std::vector<int8_t>& matrix) {
+  std::vector<float> mask;
+  for (const int8_t sign : matrix) mask.push_back(sign != 0 ? 1.0f : 0.0f);
+  return mask;
+}
+
+class NcpsLtc : public Block {
+ public:
+  NcpsLtc(const BlockConfig& config, Params p) {
+    Fields& options = config.options;
+    const Wiring wiring = read_wiring(options, config.hidden_size);
+    cell_.inputs = wiring.input_dim;
+    cell_.units = wiring.units;
+    cell_.outputs = wiring.output_dim;
+    cell_.unfolds = options.integer("ode_unfolds", 1, 1000, 6);
+    cell_.epsilon = static_cast<float>(options.number("epsilon", 0, 1, 1e-8));
+    implicit_ = options.boolean("implicit_param_constraints", true);
+    read_cell(wiring, options, p.in("cell"));
+    mixed_memory_ = options.boolean("mixed_memory", false);
+    if (mixed_memory_) cell_.memory = read_mixed_memory(p.in("memory"), cell_.inputs, cell_.units);
+    output_size_ = options.integer("proj_size", 0, kMaxProjection, config.hidden_size);
+    if (output_size_ == 0) {
+      output_size_ = cell_.outputs;
+      return;
+    }
+    out_ = p.projection("out", output_size_, cell_.outputs, fan_in_uniform(cell_.outputs), true,
+                        fan_in_uniform(cell_.outputs));
+  }
+
+  std::vector<StateSpec> state() const override {
+    const StateSpec v{"v", DType::kF32, Shape{cell_.units}};
+    if (!mixed_memory_) return {v};
+    return {v, {"c", DType::kF32, Shape{cell_.units}}};
+  }
+
+  int64_t output_size() const override { return output_size_; }
+
+  Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
+    const Tensor y = ops::ltc(ctx, x, cell_, seqs, states);  // [N, M]
+    return out_.defined() ? ops::linear(ctx, y, {&out_}) : y;
+  }
+
+ private:
+  static Wiring read_wiring(Fields& options, int64_t inputs) {
+    const std::string where = options.where() + ": \"wiring\"";
+    if (!options.has("wiring")) {
+      const int64_t units = options.integer("units", 1, kMaxWiringUnits, std::min(inputs, kMaxWiringUnits));
+      return make_wiring({{"type", "FullyConnected"}, {"units", units}}, inputs, where);
+    }
+    if (options.has("units")) {
+      fail(ErrorKind::kInput, "{}: \"units\" is set beside \"wiring\", expected one of them", options.where());
+    }
+    return make_wiring(options.object("wiring"), inputs, where);
+  }
+
+  // P: softplus where constraints are implicit, else the value itself.
+  float constrained(float raw) const {
+    if (!implicit_) return raw;
+    const auto x = static_cast<double>(raw);
+    return static_cast<float>(x > 30 ? x : std::log1p(std::exp(x)));
+  }
+  Tensor constrained(const Tensor& raw) const {
+    Tensor out(raw.shape(), DType::kF32);
+    for (int64_t i = 0; i < raw.count(); ++i) out.f32()[i] = constrained(raw.f32()[i]);
+    return out;
+  }
+
+  void read_cell(const Wiring& wiring, Fields& options, Params p) {
+    const int64_t units = cell_.units;
+    const Tensor gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
+    const Tensor vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
+    const Tensor cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
+    cell_.recurrent = read_synapses(p, "", units, wiring.adjacency);
+    cell_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
+    read_mapping(options, "input_mapping", p, "input", cell_.inputs, cell_.input_w, cell_.input_b);
+    read_mapping(options, "output_mapping", p, "output", cell_.outputs, cell_.output_w, cell_.output_b);
+    if (gleak.raw() == nullptr) return;  // meta
+    for (Tensor* row : {&cell_.cm, &cell_.gleak, &cell_.gvleak}) {
+      *row = Tensor(Shape{ops::cell_pad(units)}, DType::kF32);
+      for (int64_t j = 0; j < row->count(); ++j) row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
+    }
+    for (int64_t j = 0; j < units; ++j) {
+      cell_.cm.f32()[j] = constrained(cm.f32()[j]);
+      cell_.gleak.f32()[j] = constrained(gleak.f32()[j]);
+      cell_.gvleak.f32()[j] = cell_.gleak.f32()[j] * vleak.f32()[j];
+    }
+  }
+
+  ops::LtcSynapses read_synapses(Params& p, const std::string& prefix, int64_t sources,
+                                 const std::vector<int8_t>& signs) const {
+    const Shape shape{sources, cell_.units};
+    const Tensor w = p.tensor(prefix + "w", shape, Init::range(0.001, 1.0));
+    const Tensor mu = p.tensor(prefix + "mu", shape, Init::range(0.3, 0.8));
+    const Tensor sigma = p.tensor(prefix + "sigma", shape, Init::range(3, 8));
+    const Tensor erev = p.tensor(prefix + "erev", shape, Init::copied(signs_of(signs)));
+    const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::copied(mask_of(signs)));
+    if (w.raw() == nullptr) return {};  // meta
+    return ops::LtcSynapses(constrained(w), mask, mu, sigma, erev);
+  }
+
+  static void read_mapping(Fields& options, const char* key, Params& p, const std::string& prefix, int64_t count,
+                           Tensor& weight, Tensor& bias) {
+    const std::string mapping = options.choice(key, {"affine", "linear", "none"}, "affine");
+    if (mapping != "none") weight = p.tensor(prefix + "_w", Shape{count}, Init::constant(1));
+    if (mapping == "affine") bias = p.tensor(prefix + "_b", Shape{count}, Init::constant(0));
+  }
+
+  ops::LtcCell cell_;
+  bool implicit_ = true;
+  bool mixed_memory_ = false;
+  int64_t output_size_ = 0;
+  Weight out_;  // [proj_size, M] with bias, or empty
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_ncps_ltc(const BlockConfig& config, Params params) {
+  return std::make_unique<NcpsLtc>(config, std::move(params));
+}
+
+}  // namespace carousel::blocks

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the continuous-time cells (cfc, ltc) share: the small maps applied at every step, held so that lanes run along
+// their outputs, and the LSTM that carries their mixed memory (Lechner and Hasani, arXiv:2006.04418).
+#pragma once
+
+#include <cstdint>
+
+#include "carousel/ops/ctx.h"
+
+namespace carousel::ops {
+
+/// Columns of a cell's buffers come in groups of this many: any instruction set's vector divides it.
+constexpr int64_t kCellPad = 16;
+constexpr int64_t cell_pad(int64_t n) { return (n + kCellPad - 1) / kCellPad * kCellPad; }
+
+/// `parts` maps of `inputs` values to `units` each, side by side: part p's outputs begin at column p * cell_pad(units).
+/// Columns beyond a part's units are zero.
+class CellMap {
+ public:
+  CellMap() = default;
+  CellMap(int64_t inputs, int64_t units, int64_t parts);
+
+  bool defined() const { return weight_.defined(); }
+  int64_t inputs() const { return inputs_; }
+  int64_t outputs() const { return weight_.dim(1); }
+  /// Part p's weights of inputs first.. from rows first_row.. of `weight` [rows, columns] f32; where `mask`, of the
+  /// same shape or empty, is zero, they are held as zero.
+  void write(int64_t part, int64_t first, const Tensor& weight, int64_t first_row = 0, const Tensor& mask = {});
+  void write_bias(int64_t part, const Tensor& bias, int64_t first_row = 0);  // [rows] f32
+
+  const Tensor& weight() const { return weight_; }  // [inputs, outputs] f32
+  const Tensor& bias() const { return bias_; }      // [outputs] f32
+
+ private:
+  int64_t inputs_ = 0;
+  int64_t units_ = 0;
+  Tensor weight_, bias_;
+};
+
+/// The LSTM of mixed memory as one map of [x; h] to the gates cand, i, f, o.
+///   input [4H, I], bias [4H], recurrent [4H, H], all f32
+CellMap memory_map(const Tensor& input, const Tensor& bias, const Tensor& recurrent);
+
+/// Throws Error(kShape) unless elapsed times are empty or f32 [rows].
+void check_elapsed(const char* where, const Seqs& seqs);
+
+struct CellMapArgs {
+  const float* weight = nullptr;  // [inputs, outputs]; null: no such map
+  const float* bias = nullptr;    // [outputs]
+  int64_t inputs = 0, outputs = 0;
+};
+CellMapArgs map_args(const CellMap& map);
+
+struct CellSequence {
+  int64_t first_row, rows;
+  float* h;  // [H] the cell's state, or null: zeros, nothing kept
+  float* c;  // [H] the LSTM's memory, or null
+};
+/// Fills `sequences` [B] from the batch; tensor 0 of the states is h, tensor 1 c where there is a memory.
+void list_sequences(const Seqs& seqs, LayerStates states, bool memory, CellSequence* sequences);
+
+}  // namespace carousel::ops

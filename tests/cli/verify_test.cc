@@ -29,7 +29,8 @@ INSTANTIATE_TEST_SUITE_P(Shared, VerifyCase,
                          testing::Values("golden/hf-xlstm-single", "golden/hf-xlstm-fused",
                                          "golden/hf-xlstm-chunk16-bias", "golden/hf-xlstm-onehead-qk1",
                                          "golden/hf-lfm2-tied", "golden/hf-lfm2-untied-convbias", "golden/hf-llama",
-                                         "models/stories15M", "models/stories-xlstm"));
+                                         "golden/hf-lfm2moe-tiny", "golden/hf-lfm2moe-published", "models/stories15M",
+                                         "models/stories-xlstm"));
 
 TEST(Verify, LibraryAgreesWithItself) {
   const Scratch scratch;

@@ -22,6 +22,7 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf&) {
 
   LayerPlan plan;
   plan.norm.eps = eps;
+  if (fields.boolean("post_norm", false)) plan.post_norm = plan.norm;
   plan.layer_types = fields.strings("layer_types", kMaxLayers);
   const auto listed = static_cast<int64_t>(plan.layer_types.size());
   out.num_layers = fields.has("layer_types") ? fields.integer("num_hidden_layers", 0, kMaxLayers, listed)
@@ -35,9 +36,8 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf&) {
   for (const std::string& name : section_names()) sections[name] = fields.object(name.c_str());
   plan.section = [&](const std::string& name) {
     Json options = sections[name];
-    if ((name == "mlstm_config" || name == "attention_config") && !options.contains("norm_eps")) {
-      options["norm_eps"] = eps;
-    }
+    const bool norms = name == "mlstm_config" || name == "attention_config" || name == "sliding_attention_config";
+    if (norms && !options.contains("norm_eps")) options["norm_eps"] = eps;
     return options;
   };
   fields.ignore({"model_type", "architectures", "bos_token_id", "pad_token_id", "torch_dtype", "dtype",

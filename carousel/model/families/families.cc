@@ -34,12 +34,15 @@ struct LayerAlias {
 };
 constexpr LayerAlias kAliases[] = {
     {"conv", "short_conv", "conv_config"},
+    {"sliding_attention", "attention", "sliding_attention_config"},
     {"full_attention", "attention", "attention_config"},
     {"ncps_cfc", "ncps_cfc", "ncps_config"},
     {"ncps_ltc", "ncps_ltc", "ncps_config"},
 };
 constexpr const char* kFfnBlock = "swiglu";
 constexpr const char* kFfnSection = "ffn_config";
+constexpr const char* kSliding = "sliding_attention";
+constexpr int64_t kSlidingWindow = 256;  // as in LFM3
 constexpr const char* kMoeBlock = "moe";
 constexpr const char* kMoeSection = "moe_config";
 constexpr const char* kFfnOnly = "ffn_only";
@@ -67,13 +70,11 @@ std::vector<LayerType> layer_type_list() {
 }
 
 LayerType find_layer_type(const std::string& type, const std::string& where) {
-  std::vector<std::string> known{kFfnOnly};
   for (const LayerType& candidate : layer_type_list()) {
     if (type == candidate.type) return candidate;
-    known.push_back(candidate.type);
   }
-  std::sort(known.begin(), known.end());
-  fail(ErrorKind::kInput, "{}: unknown layer type \"{}\"; known types: {}", where, type, fmt::join(known, ", "));
+  fail(ErrorKind::kInput, "{}: unknown layer type \"{}\"; known types: {}", where, type,
+       fmt::join(layer_type_names(), ", "));
 }
 
 // The FFN of layer `index`: ffn_config's own, or from "num_dense_layers" on, where its "type" says "moe", moe_config's.
@@ -85,8 +86,13 @@ Sublayer ffn_sublayer(const LayerPlan& plan, int64_t index, const std::string& w
   dense.erase("type");
   if (experts) dense.erase("num_dense_layers");
   const bool chosen = index >= dense_layers;
-  return {index, fmt::format("layers.{}.ffn", index), chosen ? kMoeBlock : kFfnBlock,
-          chosen ? plan.section(kMoeSection) : dense, plan.norm};
+  return {index,
+          fmt::format("layers.{}.ffn", index),
+          chosen ? kMoeBlock : kFfnBlock,
+          chosen ? plan.section(kMoeSection) : dense,
+          plan.norm,
+          true,
+          plan.post_norm};
 }
 
 }  // namespace
@@ -125,6 +131,13 @@ std::vector<std::string> section_names() {
   return names;
 }
 
+std::vector<std::string> layer_type_names() {
+  std::vector<std::string> names{kFfnOnly};
+  for (const LayerType& type : layer_type_list()) names.push_back(type.type);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& where) {
   std::vector<Sublayer> out;
   for (size_t i = 0; i < plan.layer_types.size(); ++i) {
@@ -142,7 +155,9 @@ std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& wh
         ffn = options["ffn"].get<bool>();
         options.erase("ffn");
       }
-      out.push_back({static_cast<int64_t>(i), prefix + type, found.block, std::move(options), plan.norm});
+      if (type == kSliding && !options.contains("window")) options["window"] = kSlidingWindow;
+      out.push_back(
+          {static_cast<int64_t>(i), prefix + type, found.block, std::move(options), plan.norm, true, plan.post_norm});
     }
     if (ffn) out.push_back(ffn_sublayer(plan, static_cast<int64_t>(i), where));
   }

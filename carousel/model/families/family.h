@@ -43,7 +43,10 @@ struct LayerPlan {
   std::vector<std::string> layer_types;
   std::function<Json(const std::string& section)> section;  // options of "mlstm_config" and the like
   NormConfig norm;
+  NormConfig post_norm{ops::Norm::Kind::kNone};
 };
+/// What "layer_types" may name, sorted.
+std::vector<std::string> layer_type_names();
 /// Throws Error(kInput) that lists the known types.
 std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& where);
 /// The config sections that may appear: "mlstm_config", "conv_config", ...

@@ -156,7 +156,7 @@ void print_bounds(const cpu::Bounds& bounds, const Stream& stream) {
 // A busy machine explains a bad number.
 void print_load() {
   double load[3] = {0, 0, 0};
-  if (getloadavg(load, 3) == 3) fmt::print(stderr, "load average: {:.2f} {:.2f} {:.2f}\n", load[0], load[1], load[2]);
+  if (getloadavg(load, 3) == 3) note(fmt::format("load average: {:.2f} {:.2f} {:.2f}", load[0], load[1], load[2]));
 }
 
 Json bench_model(const BenchOptions& options, const Stream& stream) {
@@ -180,6 +180,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   label.token_bytes = cost.decode_bytes;
   label.active_parameters = size.active_parameters;
   label.threads = stream.pool->threads();
+  if (!options.bounds) print_load();
   const std::vector<BenchResult> results = run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
   if (!options.json) print_table(label, results);
   return to_json(label, results);
@@ -190,9 +191,9 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model or --bounds");
   catch_interrupts();
   const Stream stream = options.machine.stream();
-  print_load();
   Json json = Json::object();
   if (options.bounds) {
+    print_load();
     const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
     if (!options.json) print_bounds(bounds, stream);
     json["bounds"] = to_json(bounds, stream);

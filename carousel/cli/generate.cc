@@ -227,9 +227,9 @@ void Run::print_rates(uint64_t seed) const {
     const double rate = seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
     return fmt::format("{} {} tokens, {:.1f} tok/s", name, tokens, rate);
   };
-  fmt::print(stderr, "{} | {} | peak memory {} | seed {}{}\n", part("prompt", prompt_rows_, prompt_seconds_),
-             part("decode", decode_rows_, decode_seconds_), in_binary_units(peak_memory_bytes()), seed,
-             interrupted() ? " | interrupted" : "");
+  note(fmt::format("{} | {} | peak memory {} | seed {}{}", part("prompt", prompt_rows_, prompt_seconds_),
+                   part("decode", decode_rows_, decode_seconds_), in_binary_units(peak_memory_bytes()), seed,
+                   interrupted() ? " | interrupted" : ""));
 }
 
 int Run::run(generate::Request request, const Prompt& prompt) {
@@ -255,6 +255,11 @@ void check_save_path(const GenerateOptions& options) {
   if (options.samples > 1) {
     fail(ErrorKind::kUsage, "--save-state: got --samples {}, expected 1: one file holds one state", options.samples);
   }
+  std::error_code ignored;
+  if (std::filesystem::exists(options.save_state, ignored) &&
+      !std::filesystem::is_regular_file(options.save_state, ignored)) {
+    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", options.save_state);
+  }
   const std::filesystem::path folder = std::filesystem::absolute(options.save_state).parent_path();
   if (access(folder.c_str(), W_OK) != 0) {
     fail(ErrorKind::kIo, "{}: cannot write here: {}", options.save_state, std::strerror(errno));
@@ -274,7 +279,7 @@ int run_generate(GenerateOptions& options) {
       options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, options.load_state.empty());
   const Stream stream = options.machine.stream();
   const model::Model model = model::load(options.model, stream);
-  for (const std::string& warning : model.warnings) fmt::print(stderr, "warning: {}\n", warning);
+  for (const std::string& warning : model.warnings) note("warning: " + warning);
   generate::Request request = make_request(options, model, prompt);
   catch_interrupts();
   return Run(options, model, stream).run(std::move(request), prompt);
@@ -297,18 +302,19 @@ std::pair<int32_t, double> parse_bias(const std::string& text) {
 }
 
 void add_sampler_options(CLI::App& app, GenerateOptions& options) {
-  constexpr double kNone = std::numeric_limits<double>::infinity();
+  constexpr double kMost = generate::SamplerParams::kMost;
   generate::SamplerParams& sampler = options.sampler;
-  add_number(app, "--temp", sampler.temp, 0, kNone, "Temperature; 0: the likeliest token");
+  add_number(app, "--temp", sampler.temp, 0, std::numeric_limits<double>::infinity(),
+             "Temperature; 0: the likeliest token");
   add_integer(app, "--top-k", sampler.top_k, 0, kMaxCount, "Sample among the k likeliest; 0: off");
   add_number(app, "--top-p", sampler.top_p, 0, 1, "Among the likeliest that hold this probability; 1: off");
   add_number(app, "--min-p", sampler.min_p, 0, 1, "Among those this likely, relative to the likeliest; 0: off");
   add_number(app, "--typical", sampler.typical, 0, 1, "Among the locally typical of this probability; 1: off");
   add_integer(app, "--repeat-last-n", sampler.repeat_last_n, -1, kMaxLastN,
               "Tokens the penalties look back on; 0: off, -1: all");
-  add_number(app, "--repeat-penalty", sampler.repeat_penalty, 1e-6, kNone, "Divides logits of tokens seen; 1: off");
-  add_number(app, "--presence-penalty", sampler.presence_penalty, -kNone, kNone, "Off logits of tokens seen; 0: off");
-  add_number(app, "--frequency-penalty", sampler.frequency_penalty, -kNone, kNone,
+  add_number(app, "--repeat-penalty", sampler.repeat_penalty, 1e-6, kMost, "Divides logits of tokens seen; 1: off");
+  add_number(app, "--presence-penalty", sampler.presence_penalty, -kMost, kMost, "Off logits of tokens seen; 0: off");
+  add_number(app, "--frequency-penalty", sampler.frequency_penalty, -kMost, kMost,
              "Off logits for each time a token was seen; 0: off");
   CLI::Option* bias = app.add_option("-l,--logit-bias", [&sampler](const CLI::results_t& results) {
     for (const std::string& text : results) sampler.logit_bias.push_back(parse_bias(text));

@@ -25,7 +25,7 @@ struct InitOptions {
 int run_init(const InitOptions& options) {
   const DType dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
   model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out);
-  fmt::print(stderr, "{}: initialised from seed {}\n", options.out, options.seed);
+  note(fmt::format("{}: initialised from seed {}", options.out, options.seed));
   return 0;
 }
 

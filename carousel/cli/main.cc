@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel: a table of commands, and the one place where an Error becomes a line on standard error and a status:
 // 1, 2 for a command line that does not parse, 130 when interrupted, 141 when nobody reads the output any more.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 
 namespace carousel::cli {
@@ -135,7 +138,7 @@ void report(std::string message) {
   for (char& c : message) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
   }
-  fmt::print(stderr, "carousel: error: {}\n", message);
+  note("carousel: error: " + message);
 }
 
 int run_reporting(int argc, char** argv) {
@@ -149,7 +152,7 @@ int run_reporting(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     report("out of memory");
   } catch (const std::system_error& error) {
-    if (error.code() == std::error_code(EPIPE, std::system_category())) return kBrokenPipeStatus;
+    if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
     report(error.what());
   } catch (const std::exception& error) {
     report(error.what());
@@ -167,10 +170,19 @@ int flush_output(int status) {
   return 1;
 }
 
+// A file opened while a standard stream is closed would take its number, and be written what is meant for the stream.
+// These stand in: reading and writing them fail as on the closed stream, save that notes go nowhere.
+void fill_closed_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
+  }
+}
+
 }  // namespace
 }  // namespace carousel::cli
 
 int main(int argc, char** argv) {
+  carousel::cli::fill_closed_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, so that a state can still be saved
   return carousel::cli::flush_output(carousel::cli::run_reporting(argc, argv));
 }

@@ -28,7 +28,7 @@ Progress::Progress(std::string unit, int64_t total)
       start_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
-  if (terminal_) fmt::print(stderr, "\r\x1b[K");
+  if (terminal_) std::fputs("\r\x1b[K", stderr);
 }
 
 void Progress::update(int64_t done) {
@@ -40,10 +40,14 @@ void Progress::update(int64_t done) {
   const auto cells = static_cast<size_t>(share * kBarCells);
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   const std::string left = rate > 0 ? clock_text(static_cast<double>(total_ - done) / rate) : "?";
-  fmt::print(stderr, "\r\x1b[K[{:<{}}] {:3.0f}%  {}/{} {}  {:.0f}/s  {} left", std::string(cells, '#'), kBarCells,
-             share * 100, with_commas(done), with_commas(total_), unit_, rate, left);
+  const std::string bar =
+      fmt::format("\r\x1b[K[{:<{}}] {:3.0f}%  {}/{} {}  {:.0f}/s  {} left", std::string(cells, '#'), kBarCells,
+                  share * 100, with_commas(done), with_commas(total_), unit_, rate, left);
+  std::fputs(bar.c_str(), stderr);
   std::fflush(stderr);
 }
+
+void note(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
 
 std::string with_commas(int64_t value) {
   std::string digits = std::to_string(value);

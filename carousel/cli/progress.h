@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A progress bar on standard error with rate and time left; silent when that is no terminal.
+// What commands tell on standard error beside their result: notes, and a progress bar with rate and time left, silent
+// when that is no terminal.
 #pragma once
 
 #include <chrono>
@@ -22,6 +23,9 @@ class Progress {
   bool terminal_;
   std::chrono::steady_clock::time_point start_, shown_;
 };
+
+/// A line on standard error. That nobody can read it is no error: the result goes to standard output.
+void note(const std::string& line);
 
 /// "1,234,567"
 std::string with_commas(int64_t value);

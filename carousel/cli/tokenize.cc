@@ -54,12 +54,13 @@ int run_tokenize(const TokenizeOptions& options) {
   if (options.has_text && !options.file.empty())
     fail(ErrorKind::kUsage, "tokenize: got both -p and -f, expected at most one");
   const text::Tokenizer tokenizer = open_tokenizer(options.path);
-  const std::string text = options.has_text       ? options.text
-                           : options.file.empty() ? read_stdin(kMaxTextBytes)
-                                                  : read_text_file(options.file, kMaxTextBytes);
+  const bool piped = options.file.empty() || options.file == "-";
+  const std::string text = options.has_text ? options.text
+                           : piped          ? read_stdin(kMaxTextBytes)
+                                            : read_text_file(options.file, kMaxTextBytes);
   if (options.decode) {
     const std::string out = tokenizer.decode(parse_ids(text, tokenizer.vocab_size()), options.no_special);
-    std::fwrite(out.data(), 1, out.size(), stdout);
+    fmt::print("{}", out);
     return 0;
   }
   const std::vector<int32_t> ids = tokenizer.encode(text, !options.no_special, true);
@@ -73,7 +74,7 @@ std::function<int()> setup_tokenize(CLI::App& app) {
   const auto options = std::make_shared<TokenizeOptions>();
   app.add_option("path", options->path, "Model folder or tokenizer.json")->required();
   CLI::Option* text = app.add_option("-p,--prompt", options->text, "Text, or with --decode a JSON array of ids");
-  app.add_option("-f,--file", options->file, "File to read it from (default: stdin)");
+  app.add_option("-f,--file", options->file, "File to read it from; -: stdin (default: stdin)");
   app.add_flag("--decode", options->decode, "Ids to text");
   app.add_flag("--no-special", options->no_special,
                "Put no bos or eos around the text; with --decode leave special tokens out");

@@ -75,7 +75,8 @@ struct TensorSpec {
 /// `path`.
 class SafetensorsWriter {
  public:
-  /// Throws Error(kInput) for a repeated name or text that is not UTF-8, Error(kIo).
+  /// Throws Error(kInput) for a repeated name or text that is not UTF-8, Error(kIo): `path` is something else than a
+  /// regular file, or cannot be written.
   SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs, const Metadata& metadata = {});
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;

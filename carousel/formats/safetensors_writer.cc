@@ -24,6 +24,14 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+// The rename would put a file in the place of a device, a pipe or a folder.
+void check_replaceable(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
+  }
+}
+
 // A new file beside `path`: on the same file system, so that the rename is atomic. The process id and a count keep two
 // writers of one path apart.
 int open_temporary(const std::string& path, std::string* temporary) {
@@ -50,6 +58,7 @@ void flush_folder(const std::string& folder) {
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs,
                                      const Metadata& metadata)
     : path_(path) {
+  check_replaceable(path);
   const std::string header = lay_out(specs, metadata);
   fd_ = open_temporary(path, &temporary_);
   const auto length = static_cast<uint64_t>(header.size());

@@ -30,21 +30,20 @@ double log_sum_exp(std::span<const float> logits) {
 }  // namespace
 
 void SamplerParams::check() const {
-  constexpr double kHuge = 1e30;
-  check_range("temp", temp, -kHuge, kHuge);
+  check_range("temp", temp, -std::numeric_limits<double>::max(), std::numeric_limits<double>::max());
   check_range("top_p", top_p, 0, 1);
   check_range("min_p", min_p, 0, 1);
   check_range("typical", typical, 0, 1);
-  check_range("presence_penalty", presence_penalty, -kHuge, kHuge);
-  check_range("frequency_penalty", frequency_penalty, -kHuge, kHuge);
-  if (!(repeat_penalty > 0 && repeat_penalty <= kHuge)) {
-    fail(ErrorKind::kInput, "sampler: repeat_penalty is {}, expected a number > 0", repeat_penalty);
+  check_range("presence_penalty", presence_penalty, -kMost, kMost);
+  check_range("frequency_penalty", frequency_penalty, -kMost, kMost);
+  if (!(repeat_penalty > 0 && repeat_penalty <= kMost)) {
+    fail(ErrorKind::kInput, "sampler: repeat_penalty is {}, expected above 0, up to {}", repeat_penalty, kMost);
   }
   if (repeat_last_n < -1 || repeat_last_n > kMaxLastN) {
     fail(ErrorKind::kInput, "sampler: repeat_last_n is {}, expected -1 to {}", repeat_last_n, kMaxLastN);
   }
   for (const auto& [id, bias] : logit_bias) {
-    if (std::isnan(bias) || bias > kHuge) {
+    if (std::isnan(bias) || bias > kMost) {
       fail(ErrorKind::kInput, "sampler: logit_bias of token {} is {}, expected a number or -infinity", id, bias);
     }
   }

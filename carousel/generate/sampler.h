@@ -12,6 +12,8 @@
 namespace carousel::generate {
 
 struct SamplerParams {
+  static constexpr double kMost = 1e30;  // of penalties and biases: what sums of them in f32 can hold
+
   double temp = 0.8;                                   // <= 0: greedy
   int64_t top_k = 40;                                  // <= 0: off
   double top_p = 0.95;                                 // 1: off

@@ -132,6 +132,27 @@ TEST(Eval, BadInputIsNamed) {
   EXPECT_NE(passage.err.find("lambada.jsonl:2: \"text\" is"), std::string::npos) << passage.err;
 }
 
+// Weights may be finite and what they compute not: NaN is no likelihood.
+TEST(Eval, LogitsThatOverflowAreRefused) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const std::string weights = folder + "/model.safetensors";
+  NamedTensors tensors = formats::SafetensorsFile::open(weights).load_all();
+  for (NamedTensor& named : tensors) {
+    if (named.name.find("ffn.proj_") == std::string::npos) continue;
+    for (int64_t i = 0; i < named.tensor.count(); ++i) named.tensor.f32()[i] = i % 3 == 0 ? -1e38f : 1e38f;
+  }
+  formats::write_safetensors(weights, tensors);
+  write_file(scratch / "text", some_text(100));
+  write_file(scratch / "lambada.jsonl", "{\"text\": \"fine words\"}\n");
+  for (const std::string& what : {"--text " + (scratch / "text"), "--lambada " + (scratch / "lambada.jsonl")}) {
+    const Ran ran = run_carousel("eval " + folder + " " + what);
+    EXPECT_EQ(ran.status, 1) << ran.out;
+    EXPECT_EQ(ran.out, "");
+    EXPECT_NE(ran.err.find("expected a finite number"), std::string::npos) << ran.err;
+  }
+}
+
 TEST(Eval, HelpShowsEveryDefault) {
   const Ran ran = run_carousel("eval --help");
   EXPECT_EQ(ran.status, 0);
@@ -139,12 +160,13 @@ TEST(Eval, HelpShowsEveryDefault) {
     EXPECT_NE(ran.out.find(text), std::string::npos) << text;
 }
 
-// Far more text than a second is enough for; `timeout` sends what Ctrl-C does.
+// Far more text than a second is enough for; `timeout` sends what Ctrl-C does, once: without --foreground
+// also to its group, and the second interrupt ends the process at once.
 TEST(Eval, InterruptedGivesThePartialResult) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyXlstm);
   write_file(scratch / "text", some_text(size_t{20} << 20));
-  const std::string command = std::string("timeout --preserve-status -s INT 1 ") + CAROUSEL_BINARY_DIR +
+  const std::string command = std::string("timeout --foreground --preserve-status -s INT 1 ") + CAROUSEL_BINARY_DIR +
                               "/carousel eval " + folder + " --text " + (scratch / "text") + " > " + (scratch / "out");
   const int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 130);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `carousel generate` as a user runs it: the built binary on the bundled model, its two streams and its exit status.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -215,6 +216,8 @@ TEST_F(GenerateCommand, WrongUsageIsOneLineAndStatusTwo) {
   expect_usage_error(run + "-p a --temp hot", "--temp: got \"hot\", expected a number >= 0");
   expect_usage_error(run + "-p a --temp -1", "--temp: got \"-1\"");
   expect_usage_error(run + "-p a --temp nan", "--temp: got \"nan\"");
+  expect_usage_error(run + "-p a --repeat-penalty 1e38", "expected a number from 1e-06 to 1e+30");
+  expect_usage_error(run + "-p a --presence-penalty -1e38", "expected a number from -1e+30 to 1e+30");
   expect_usage_error(run + "-p a --top-p 1.5", "expected a number from 0 to 1");
   expect_usage_error(run + "-p a -n -2", "expected an integer from -1");
   expect_usage_error(run + "-p a -n 5x", "got \"5x\"");
@@ -242,6 +245,22 @@ TEST_F(GenerateCommand, WrongInputIsOneLineAndStatusOne) {
   expect_error(run + "-p a --logit-bias 4096+1", "token 4096, expected 0 to 4095");
   expect_error(run + "-p a --load-state \"$M/model.safetensors\"", "not a saved state");
   expect_error(run + "-p a --save-state '" + path("no/such/folder") + "'", "cannot write here");
+  expect_error(run + "-p a --save-state '" + folder_ + "'", "exists and is no regular file");
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_error(run + "-p a --save-state '" + path("pipe") + "'", "exists and is no regular file");
+}
+
+TEST_F(GenerateCommand, AStandardErrorNobodyReadsIsNoError) {
+  const std::string run = "\"$C\" generate \"$M\" -n 4 --temp 0" + kOnce;
+  for (const char* closed : {"2>&-", "2>/dev/full"}) {
+    const std::string state = path("state");
+    const Result result = shell(run + "--save-state '" + state + "' " + closed);
+    EXPECT_EQ(result.status, 0) << closed;
+    EXPECT_EQ(result.out, "Once upon a time, there was a\n") << closed;
+    EXPECT_NO_THROW(formats::SafetensorsFile::open(state)) << closed;
+    EXPECT_EQ(shell(std::string("\"$C\" generate nowhere ") + closed).status, 1) << closed;
+  }
+  EXPECT_EQ(shell(run + ">&-").err, "carousel: error: stdout: cannot write: Bad file descriptor\n");
 }
 
 TEST_F(GenerateCommand, HelpListsOptionsWithTheirDefaults) {

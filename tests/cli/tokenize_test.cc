@@ -15,6 +15,21 @@ TEST(Tokenize, BytesWithoutATokenizer) {
   EXPECT_EQ(run_carousel("tokenize " + folder + " -f " + (scratch / "text")).out, "[65]\n");
   EXPECT_EQ(run_carousel("tokenize " + folder + " -p ''").out, "[]\n");
   EXPECT_EQ(run_carousel("tokenize --decode " + folder, "[72, 105]").out, "Hi");
+  EXPECT_EQ(run_carousel("tokenize " + folder + " -f -", "Hi").out, "[72, 105]\n");
+}
+
+TEST(Tokenize, AClosedPipeIsNoError) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", kTinyXlstm);
+  std::string ids = "[72";
+  for (int i = 0; i < 300000; ++i) ids += ",105";  // more than a pipe holds
+  write_file(scratch / "ids", ids + "]");
+  const std::string command = "{ " CAROUSEL_BINARY_DIR "/carousel tokenize --decode " + (scratch / "") + " -f " +
+                              (scratch / "ids") + " 2> " + (scratch / "err") + "; echo $? > " + (scratch / "status") +
+                              "; } | head -c 1 > /dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(read_file(scratch / "status"), "141\n");
+  EXPECT_EQ(read_file(scratch / "err"), "");
 }
 
 TEST(Tokenize, BadInputIsNamed) {

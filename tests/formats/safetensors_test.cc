@@ -212,6 +212,17 @@ TEST(SafetensorsWriter, WhatDoesNotFitIsRefused) {
             std::string::npos);
 }
 
+// The rename at the end would put a file in the place of a device such as /dev/null.
+TEST(SafetensorsWriter, OnlyARegularFileIsReplaced) {
+  const Folder folder;
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(message_of([&] { write_safetensors(pipe, {}); }),
+            pipe + ": exists and is no regular file, expected one or none to write");
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_EQ(folder.files(), 1u);
+}
+
 TEST(MappedFile, OnlyRegularFilesAreMapped) {
   const Folder folder;
   EXPECT_EQ(message_of([&] { MappedFile::open(folder.str()); }), folder.str() + ": not a regular file");

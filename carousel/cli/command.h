@@ -24,8 +24,10 @@ std::function<int()> setup_eval(CLI::App& app);
 std::function<int()> setup_generate(CLI::App& app);
 std::function<int()> setup_info(CLI::App& app);
 std::function<int()> setup_init(CLI::App& app);
+std::function<int()> setup_predict(CLI::App& app);
 std::function<int()> setup_tokenize(CLI::App& app);
 std::function<int()> setup_verify(CLI::App& app);
+std::function<int()> setup_wiring(CLI::App& app);
 
 /// -t/--threads and --isa of every command that computes.
 struct Machine {

@@ -34,8 +34,10 @@ constexpr Command kCommands[] = {
     {"generate", "Continue a prompt, streaming", setup_generate},
     {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
     {"init", "Make an initialised model from a config", setup_init},
+    {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"tokenize", "Text to token ids and back", setup_tokenize},
     {"verify", "Compare a model with a reference case", setup_verify},
+    {"wiring", "Count and draw the circuit a config describes", setup_wiring},
 };
 
 std::string command_names() {

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel predict: rows of features through a model that is no language model, from a file or row by row from stdin,
+// with the state kept between rows and, in a file, between runs.
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/formats/csv.h"
+#include "carousel/formats/npy.h"
+#include "carousel/model/load.h"
+#include "carousel/model/saved_state.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kSlabRows = 4096;  // rows of one forward: bounds the activations of a long file
+constexpr size_t kMaxLineBytes = size_t{1} << 24;
+constexpr const char* kLastColumn = "last";
+constexpr int kInterruptedStatus = 130;
+
+struct PredictOptions {
+  std::string model, input, timespans, output, save_state, load_state;
+  Machine machine;
+};
+
+/// Features of sequences of one length, and the time before each row.
+struct Rows {
+  Tensor x;            // [B, T, I]
+  Tensor elapsed;      // [B, T], or empty: 1 everywhere
+  bool batch = false;  // given with the dimension B
+};
+
+bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
+
+/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, as any that is not finite.
+Tensor read_csv(const std::string& path) {
+  const formats::CsvTable table = formats::CsvTable::open(path);
+  Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
+  for (int64_t i = 0; i < values.count(); ++i) {
+    const int64_t row = i / table.columns(), column = i % table.columns();
+    const double number = table.number(row, column);
+    const auto value = static_cast<float>(number);
+    if (!std::isfinite(value)) {
+      fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number", table.place(row, column),
+           table.cell(row, column));
+    }
+    values.f32()[i] = value;
+  }
+  return values;
+}
+
+/// Throws Error(kInput) for what would stay in the state for good.
+void check_finite(const std::string& path, const Tensor& values) {
+  for (int64_t i = 0; i < values.count(); ++i) {
+    if (std::isfinite(values.f32()[i])) continue;
+    fail(ErrorKind::kInput, "{}: number {} of shape {} is {}, expected a finite one", path, i, values.shape().str(),
+         values.f32()[i]);
+  }
+}
+
+Tensor read_array(const std::string& path) {
+  if (is_npy(path)) {
+    const Tensor values = formats::read_npy(path);
+    check_finite(path, values);
+    return values;
+  }
+  if (path.ends_with(".csv")) return read_csv(path);
+  fail(ErrorKind::kUsage, "{}: expected a file that ends in .npy or .csv", path);
+}
+
+/// Splits the last column of [N, I + 1] off.
+void split_last(const Tensor& values, Tensor& x, Tensor& last) {
+  const int64_t rows = values.dim(0), columns = values.dim(1);
+  x = Tensor(Shape{rows, columns - 1}, DType::kF32);
+  last = Tensor(Shape{rows}, DType::kF32);
+  for (int64_t n = 0; n < rows; ++n) {
+    const float* row = values.f32() + n * columns;
+    std::copy(row, row + columns - 1, x.f32() + n * (columns - 1));
+    last.f32()[n] = row[columns - 1];
+  }
+}
+
+Rows read_rows(const PredictOptions& options, int64_t inputs) {
+  const bool last = options.timespans == kLastColumn;
+  Tensor values = read_array(options.input);
+  const int rank = values.shape().rank();
+  if (rank == 1 && inputs == 1) values = values.reshape(Shape{values.dim(0), 1});
+  const int64_t width = values.dim(-1);
+  if (values.shape().rank() < 2 || rank > 3 || width != inputs + last) {
+    fail(ErrorKind::kInput, "{}: shape {}, expected [T, {}] or [B, T, {}]{}", options.input, values.shape().str(),
+         inputs + last, inputs + last, last ? " with the elapsed times in the last column" : "");
+  }
+  Rows rows;
+  rows.batch = rank == 3;
+  const int64_t batch = rows.batch ? values.dim(0) : 1, length = values.dim(rows.batch ? 1 : 0);
+  rows.x = values.reshape(Shape{batch * length, width});
+  if (last) split_last(values.reshape(Shape{batch * length, width}), rows.x, rows.elapsed);
+  if (!last && !options.timespans.empty()) {
+    rows.elapsed = read_array(options.timespans);
+    if (rows.elapsed.count() != batch * length) {
+      fail(ErrorKind::kInput, "{}: shape {}, expected one time for each of {} x {} rows", options.timespans,
+           rows.elapsed.shape().str(), batch, length);
+    }
+  }
+  rows.x = rows.x.reshape(Shape{batch, length, inputs});
+  if (rows.elapsed.defined()) rows.elapsed = rows.elapsed.reshape(Shape{batch, length});
+  return rows;
+}
+
+/// "0.25,-1\n": every number as short as reads back the same.
+std::string csv_line(const float* values, int64_t count) {
+  std::string line;
+  for (int64_t j = 0; j < count; ++j) line += fmt::format("{}{}", j > 0 ? "," : "", values[j]);
+  return line + "\n";
+}
+
+void print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
+  throw std::system_error(errno, std::system_category(), "stdout");
+}
+
+class Prediction {
+ public:
+  Prediction(const PredictOptions& options, const model::Model& model, const Stream& stream)
+      : options_(options), model_(model), predictor_(*model.regressor, stream) {
+    if (!options.load_state.empty()) state_ = model::load_state(options.load_state, model).state;
+  }
+
+  int run() {
+    if (options_.input.empty()) {
+      run_stdin();
+    } else {
+      run_file();
+    }
+    if (!options_.save_state.empty()) model::save_state(options_.save_state, {state_, {}, {}}, model_);
+    return interrupted() ? kInterruptedStatus : 0;
+  }
+
+ private:
+  void run_file();
+  void run_stdin();
+  Tensor compute(const Rows& rows);
+  void run_line(const std::string& text, int64_t line);
+
+  const PredictOptions& options_;
+  const model::Model& model_;
+  model::Predictor predictor_;
+  State state_;
+};
+
+// Slab by slab over all sequences at once -> [B, T, O].
+Tensor Prediction::compute(const Rows& rows) {
+  const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
+  const int64_t outputs = model_.regressor->output_size();
+  std::vector<State> others(static_cast<size_t>(std::max<int64_t>(batch, 1) - 1));
+  std::vector<State*> states;
+  if (batch > 0) states.push_back(&state_);
+  for (State& state : others) states.push_back(&state);
+  Tensor y(Shape{batch, length, outputs}, DType::kF32);
+  const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
+  Progress bar("rows", length);
+  for (int64_t begin = 0; begin < length && batch > 0; begin += slab) {
+    const int64_t count = std::min(slab, length - begin);
+    const Tensor x(Shape{batch * count, inputs}, DType::kF32);
+    const Tensor elapsed = rows.elapsed.defined() ? Tensor(Shape{batch * count}, DType::kF32) : Tensor();
+    for (int64_t s = 0; s < batch; ++s) {
+      const int64_t from = s * length + begin;
+      std::copy_n(rows.x.f32() + from * inputs, count * inputs, x.f32() + s * count * inputs);
+      if (elapsed.defined()) std::copy_n(rows.elapsed.f32() + from, count, elapsed.f32() + s * count);
+    }
+    const Tensor part = predictor_.forward(x, elapsed, states, std::vector<int64_t>(states.size(), count));
+    for (int64_t s = 0; s < batch; ++s) {
+      std::copy_n(part.f32() + s * count * outputs, count * outputs, y.f32() + (s * length + begin) * outputs);
+    }
+    bar.update(begin + count);
+  }
+  return y;
+}
+
+void Prediction::run_file() {
+  const Rows rows = read_rows(options_, model_.regressor->input_size());
+  const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), outputs = model_.regressor->output_size();
+  if (batch != 1 && (!options_.load_state.empty() || !options_.save_state.empty())) {
+    fail(ErrorKind::kInput, "{}: {} sequences, expected 1 where a state is saved or loaded", options_.input, batch);
+  }
+  const Tensor y = compute(rows);
+  if (is_npy(options_.output)) {
+    formats::write_npy(options_.output, rows.batch ? y : y.reshape(Shape{length, outputs}));
+    return;
+  }
+  std::string text;  // sequences of a batch follow each other
+  for (int64_t n = 0; n < batch * length; ++n) text += csv_line(y.f32() + n * outputs, outputs);
+  if (options_.output.empty()) {
+    print(text);
+  } else {
+    write_text_file(options_.output, text);
+  }
+}
+
+/// Numbers between commas, semicolons, tabs or spaces. False: some cell is no number.
+bool parse_line(const std::string& text, std::vector<float>& out) {
+  constexpr const char* kBetween = ",; \t\r";
+  out.clear();
+  for (size_t begin = text.find_first_not_of(kBetween); begin != std::string::npos;) {
+    const size_t end = std::min(text.find_first_of(kBetween, begin), text.size());
+    const std::optional<double> number = formats::csv_number(std::string_view(text).substr(begin, end - begin));
+    if (!number || !std::isfinite(static_cast<float>(*number))) return false;
+    out.push_back(static_cast<float>(*number));
+    begin = text.find_first_not_of(kBetween, end);
+  }
+  return true;
+}
+
+/// Whether the first cell is a word.
+bool begins_with_name(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\"");
+  const bool letter = begin != std::string::npos && std::isalpha(static_cast<unsigned char>(text[begin])) != 0;
+  return letter && !formats::csv_number(text.substr(0, text.find_first_of(",; \t\r")));
+}
+
+void Prediction::run_line(const std::string& text, int64_t line) {
+  const int64_t inputs = model_.regressor->input_size();
+  const bool timed = options_.timespans == kLastColumn;
+  std::vector<float> numbers;
+  const bool parsed = parse_line(text, numbers);
+  if (parsed && numbers.empty()) return;                       // a blank line
+  if (!parsed && line == 1 && begins_with_name(text)) return;  // the columns'
+  if (!parsed || static_cast<int64_t>(numbers.size()) != inputs + timed) {
+    fail(ErrorKind::kInput, "stdin:{}: got \"{}\", expected {} finite numbers{}", line, text.substr(0, 60),
+         inputs + timed, timed ? ", the elapsed time last" : "");
+  }
+  const Tensor x(Shape{1, inputs}, DType::kF32);
+  const Tensor elapsed = timed ? Tensor(Shape{1}, DType::kF32) : Tensor();
+  std::copy_n(numbers.begin(), inputs, x.f32());
+  if (timed) elapsed.f32()[0] = numbers.back();
+  State* const states[] = {&state_};
+  const int64_t lengths[] = {1};
+  const Tensor y = predictor_.forward(x, elapsed, states, lengths);
+  print(csv_line(y.f32(), y.dim(1)));
+}
+
+// A row's result is printed before the next row is waited for.
+void Prediction::run_stdin() {
+  std::string pending;
+  int64_t line = 0;
+  char buffer[1 << 16];
+  while (!interrupted()) {
+    pollfd ready = {STDIN_FILENO, POLLIN, 0};  // unlike read, a signal always ends it
+    if (poll(&ready, 1, -1) < 0) continue;
+    const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
+    pending.append(buffer, static_cast<size_t>(count));
+    size_t begin = 0;
+    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      run_line(pending.substr(begin, end - begin), ++line);
+    }
+    pending.erase(0, begin);
+    if (pending.size() > kMaxLineBytes) {
+      fail(ErrorKind::kInput, "stdin:{}: more than {} bytes in a line, expected at most that", line + 1, kMaxLineBytes);
+    }
+    if (count == 0) {
+      if (!pending.empty()) run_line(pending, ++line);
+      return;
+    }
+  }
+}
+
+/// What can be known to fail after a long run is found before it.
+void check_options(const PredictOptions& options) {
+  if (options.input.empty() && !options.output.empty()) {
+    fail(ErrorKind::kUsage, "--output: got \"{}\" without --input, expected both; rows of stdin go to stdout",
+         options.output);
+  }
+  if (options.input.empty() && !options.timespans.empty() && options.timespans != kLastColumn) {
+    fail(ErrorKind::kUsage, "--timespans: got \"{}\" without --input, expected \"last\": the last number of each row",
+         options.timespans);
+  }
+  if (!options.output.empty() && !is_npy(options.output) && !options.output.ends_with(".csv")) {
+    fail(ErrorKind::kUsage, "--output: got \"{}\", expected a name that ends in .npy or .csv", options.output);
+  }
+  for (const std::string& path : {options.output, options.save_state}) {
+    if (path.empty()) continue;
+    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+    if (access(folder.c_str(), W_OK) != 0) {
+      fail(ErrorKind::kIo, "{}: cannot write here: {}", path, std::strerror(errno));
+    }
+  }
+}
+
+int run_predict(PredictOptions& options) {
+  check_options(options);
+  const Stream stream = options.machine.stream();
+  const model::Model model = model::load(options.model, stream, model::ModelKind::kRegressor);
+  for (const std::string& warning : model.warnings) fmt::print(stderr, "warning: {}\n", warning);
+  Prediction prediction(options, model, stream);
+  catch_interrupts();
+  return prediction.run();
+}
+
+}  // namespace
+
+std::function<int()> setup_predict(CLI::App& app) {
+  const auto options = std::make_shared<PredictOptions>();
+  app.add_option("model", options->model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  app.add_option("--input", options->input,
+                 "Features: .npy [T, I] or [B, T, I], or .csv with a row per step (default: rows from stdin, answered "
+                 "one by one)");
+  app.add_option("--timespans", options->timespans,
+                 "Time before each row: .npy or .csv with one number per row, or \"last\" for the last column of the "
+                 "input (default: 1)");
+  app.add_option("--output", options->output, "File for the result, .npy or .csv (default: stdout, as CSV)");
+  app.add_option("--save-state", options->save_state, "File for the state after the last row");
+  app.add_option("--load-state", options->load_state, "State to go on from");
+  options->machine.add_options(app);
+  return [options] { return run_predict(*options); };
+}
+
+}  // namespace carousel::cli

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gated feed-forward network: down(silu(gate(x)) * up(x)) (arXiv:2002.05202).
+// Gated feed-forward network: down(activation(gate(x)) * up(x)) (arXiv:2002.05202), SiLU unless told otherwise.
 #include <cmath>
 
 #include "carousel/blocks/block.h"
@@ -18,17 +18,35 @@ class Swiglu : public Block {
     const int64_t hidden = config.hidden_size;
     const int64_t width = ffn_width(config);
     const bool bias = config.options.boolean("use_bias", false);
+    activation_ = activation(config.options);
+    const bool by_hidden =
+        config.options.choice("down_init", {"ffn_width", "hidden_size"}, "ffn_width") == "hidden_size";
     gate_ = p.projection("gate", width, hidden, Init::small(hidden), bias);
     up_ = p.projection("up", width, hidden, Init::small(hidden), bias);
-    down_ = p.projection("down", hidden, width, Init::wang(width, config.num_layers), bias);
+    down_ = p.projection("down", hidden, width, Init::wang(by_hidden ? hidden : width, config.num_layers), bias);
   }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs&, LayerStates) const override {
     const Tensor gate_up = ops::linear(ctx, x, {&gate_, &up_});  // [N, 2F]
-    return ops::linear(ctx, ops::swiglu(ctx, gate_up), {&down_});
+    return ops::linear(ctx, ops::gated_unit(ctx, gate_up, activation_), {&down_});
   }
 
  private:
+  static ops::Activation activation(Fields& options) {
+    using ops::Activation;
+    static constexpr std::pair<const char*, Activation> kNames[] = {
+        {"silu", Activation::kSilu}, {"swish", Activation::kSilu},   {"gelu", Activation::kGelu},
+        {"relu", Activation::kRelu}, {"relu^2", Activation::kRelu2}, {"sigmoid", Activation::kSigmoid},
+        {"selu", Activation::kSelu}};
+    std::vector<std::string> known;
+    for (const auto& [name, activation] : kNames) known.emplace_back(name);
+    const std::string chosen = options.choice("activation", known, "silu");
+    for (const auto& [name, activation] : kNames) {
+      if (chosen == name) return activation;
+    }
+    return Activation::kSilu;
+  }
+
   // "intermediate_size", or xLSTM's floor((D * factor + R - 1) / R) * R in floating point, as the reference rounds it.
   static int64_t ffn_width(const BlockConfig& config) {
     Fields& options = config.options;
@@ -45,6 +63,7 @@ class Swiglu : public Block {
     return width;
   }
 
+  ops::Activation activation_;
   Weight gate_, up_;  // [F, D]
   Weight down_;       // [D, F]
 };

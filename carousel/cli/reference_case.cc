@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 
+#include "carousel/cli/package_state.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/regressor_case.h"
 #include "carousel/cli/sequence_cuts.h"
@@ -69,7 +70,7 @@ class Case {
   bool same_bits(const Computed& a, const Computed& b) const;
   void compare_forward(const std::string& input, const std::string& suffix);
   void compare_computed(const Computed& computed, const std::string& suffix, const std::string& way);
-  void compare_state(const Computed& computed, const std::string& name, const StateLayout::Entry& state,
+  void compare_state(const Computed& computed, const std::string& name, const std::vector<std::string>& ours,
                      const std::string& way);
   void compare_greedy(const std::string& name, const Ids& prompts);
   void compare_loss();
@@ -178,21 +179,18 @@ bool Case::same_bits(const Computed& a, const Computed& b) const {
   return true;
 }
 
-void Case::compare_state(const Computed& computed, const std::string& name, const StateLayout::Entry& state,
+// `name` holds the layout's entries `ours`, one after the other, each of all sequences.
+void Case::compare_state(const Computed& computed, const std::string& name, const std::vector<std::string>& ours,
                          const std::string& way) {
-  if (state.spec.per_token) {
-    result(name).note = "keys and values are kept in pages of their own layout";
-    return;
-  }
-  const int64_t per_sequence = state.spec.shape.count();
-  const std::vector<float> want =
-      read_floats(name, per_sequence * static_cast<int64_t>(computed.states.size()));  // [B, ...]
   std::vector<float> got;
-  for (const State& sequence : computed.states) {
-    for (const NamedTensor& named : sequence.tensors(model_.lm->state_layout())) {
-      if (named.name == state.name) got.insert(got.end(), named.tensor.f32(), named.tensor.f32() + per_sequence);
+  for (const std::string& state : ours) {
+    for (const State& sequence : computed.states) {
+      for (const NamedTensor& named : sequence.tensors(model_.lm->state_layout())) {
+        if (named.name == state) got.insert(got.end(), named.tensor.f32(), named.tensor.f32() + named.tensor.count());
+      }
     }
   }
+  const std::vector<float> want = read_floats(name, static_cast<int64_t>(got.size()));
   fold(result(name), got.data(), want.data(), want.size(), way);
 }
 
@@ -204,7 +202,16 @@ void Case::compare_computed(const Computed& computed, const std::string& suffix,
   }
   for (const StateLayout::Entry& state : model_.lm->state_layout().entries()) {
     const std::string name = "state." + state.name + suffix;
-    if (expected_.find(name) != nullptr) compare_state(computed, name, state, way);
+    if (expected_.find(name) == nullptr) continue;
+    if (state.spec.per_token) {
+      result(name).note = "keys and values are kept in pages of their own layout";
+    } else {
+      compare_state(computed, name, {state.name}, way);
+    }
+  }
+  for (const formats::TensorEntry& tensor : expected_.entries()) {
+    const std::vector<std::string> ours = package_state(tensor.name);
+    if (suffix.empty() && !ours.empty()) compare_state(computed, tensor.name, ours, way);
   }
 }
 

@@ -49,6 +49,7 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   double logit_soft_cap = 0;  // 0: none
   std::vector<int64_t> eos_token_ids;
+  std::string tensor_layout;          // which of its layouts the family found in the checkpoint, where it knows several
   std::vector<std::string> warnings;  // what was read but has no effect, or looks wrong
   Json source;                        // config.json as read
 };

@@ -92,6 +92,7 @@ ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint*
 struct FileTensor {
   formats::TensorSpec spec;
   std::vector<ParamRecord> records;
+  std::optional<Permutation> permuted;
 };
 
 std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vector<ParamRecord>& records, DType dtype) {
@@ -102,7 +103,8 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vecto
     const std::string& name = source.file_name;
     const auto same = std::find_if(out.begin(), out.end(), [&](const FileTensor& t) { return t.spec.name == name; });
     if (same == out.end()) {
-      out.push_back({{name, dtype, record.shape}, {record}});
+      const Shape shape = source.permuted ? source.permuted->stored : record.shape;
+      out.push_back({{name, dtype, shape}, {record}, source.permuted});
       continue;
     }
     std::vector<int64_t> dims;
@@ -245,6 +247,11 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
     for (const ParamRecord& record : tensor.records) {
       draw_param(record, seed, values.f32() + offset);
       offset += record.shape.count();
+    }
+    if (tensor.permuted) {
+      const auto* drawn = static_cast<const std::byte*>(values.raw());
+      const std::vector<std::byte> ordered = to_file_order(*tensor.permuted, drawn, sizeof(float));
+      std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
     }
     Tensor narrowed(tensor.spec.shape, tensor.spec.dtype);
     narrow(values.f32(), tensor.spec.dtype, narrowed.raw(), static_cast<size_t>(values.count()));

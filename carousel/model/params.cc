@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -84,6 +85,33 @@ void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
   }
 }
 
+// Calls f(index in the file, index in the block) for every element.
+template <class F>
+void for_permuted(const Permutation& permutation, F&& f) {
+  const Shape& view = permutation.view;
+  const int rank = view.rank();
+  std::array<size_t, Shape::kMaxRank> step = {};  // of a file dimension, in the block's order
+  for (int i = 0; i < rank; ++i) {
+    size_t stride = 1;
+    for (int j = permutation.axes[static_cast<size_t>(i)] + 1; j < rank; ++j) stride *= static_cast<size_t>(view[j]);
+    step[static_cast<size_t>(i)] = stride;
+  }
+  std::array<int64_t, Shape::kMaxRank> index = {};
+  const auto count = static_cast<size_t>(view.count());
+  size_t block = 0;
+  for (size_t file = 0; file < count; ++file) {
+    f(file, block);
+    for (int i = rank - 1; i >= 0; --i) {
+      const auto at = static_cast<size_t>(i);
+      const int64_t size = view[permutation.axes[at]];
+      block += step[at];
+      if (++index[at] < size) break;
+      block -= step[at] * static_cast<size_t>(size);
+      index[at] = 0;
+    }
+  }
+}
+
 }  // namespace
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
@@ -115,6 +143,22 @@ void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
     }
     out[i] = static_cast<float>(value);
   }
+}
+
+std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored, size_t size_bytes) {
+  std::vector<std::byte> out(static_cast<size_t>(permutation.view.count()) * size_bytes);
+  for_permuted(permutation, [&](size_t file, size_t block) {
+    std::memcpy(out.data() + block * size_bytes, stored + file * size_bytes, size_bytes);
+  });
+  return out;
+}
+
+std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, size_t size_bytes) {
+  std::vector<std::byte> out(static_cast<size_t>(permutation.view.count()) * size_bytes);
+  for_permuted(permutation, [&](size_t file, size_t block) {
+    std::memcpy(out.data() + file * size_bytes, values + block * size_bytes, size_bytes);
+  });
+  return out;
 }
 
 Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
@@ -170,6 +214,15 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
     };
     if (!packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
     int64_t& taken = taken_[source.file_name];
+    if (source.permuted) {
+      if (!(without_ones(entry->shape) == without_ones(source.permuted->stored))) {
+        refuse(source.permuted->stored.str());
+      }
+      taken = shape.count();
+      Part part{entry, nullptr, from_file_order(*source.permuted, entry->bytes, dtype_size(entry->dtype))};
+      part.bytes = part.reordered.data();
+      return part;
+    }
     if (!source.part) {
       if (!(without_ones(entry->shape) == without_ones(shape))) refuse(shape.str());
       taken = shape.count();
@@ -183,7 +236,7 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
       const int64_t row = std::max<int64_t>(1, shape.count() / std::max<int64_t>(1, shape[0]));
       refuse(fmt::format("{}at least {} rows of {} (with {})", slices, taken / row + shape[0], shape.str(), name));
     }
-    const Part part{entry, entry->bytes + static_cast<size_t>(taken) * dtype_size(entry->dtype)};
+    Part part{entry, entry->bytes + static_cast<size_t>(taken) * dtype_size(entry->dtype)};
     taken += shape.count();
     return part;
   }
@@ -237,7 +290,8 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
     const std::byte* bytes = part.bytes + static_cast<size_t>(first * row_bytes);
     check_finite(part.entry->name, bytes, dtype, count * cols);
     weight.write_rows(stream_, first, count, bytes);
-    if (part.entry->file) part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
+    if (part.entry->file && part.reordered.empty())
+      part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
   }
   return weight;
 }

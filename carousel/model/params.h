@@ -38,6 +38,10 @@ class ParamList : public ParamSource {
 /// The values a fresh parameter starts from. They depend on seed and name alone.
 void draw_param(const ParamRecord& record, uint64_t seed, float* out);
 
+/// Elements of `size_bytes` from the file's order to the block's, or back.
+std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored, size_t size_bytes);
+std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, size_t size_bytes);
+
 /// Fresh parameters, matrices held in `dtype`.
 class DrawnParams : public ParamSource {
  public:
@@ -70,6 +74,7 @@ class CheckpointParams : public ParamSource {
   struct Part {
     const formats::TensorEntry* entry;
     const std::byte* bytes;  // first byte of the part
+    std::vector<std::byte> reordered = {};  // a permuted tensor in the block's order; bytes is into it
   };
   Part take(const std::string& name, const Shape& shape);
   void check_finite(const std::string& file_name, const std::byte* bytes, DType dtype, int64_t count) const;

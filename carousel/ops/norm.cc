@@ -13,6 +13,11 @@ const float* parameter(const char* where, const char* name, const Tensor& tensor
 
 }  // namespace
 
+Tensor around_one(const Tensor& weight) {
+  for (int64_t i = 0; weight.raw() != nullptr && i < weight.count(); ++i) weight.f32()[i] += 1.0f;
+  return weight;
+}
+
 AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
   constexpr const char* kWhere = "ops::add_norm";
   check_shape(kWhere, "x", x, {-1, -1});

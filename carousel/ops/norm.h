@@ -17,6 +17,9 @@ struct Norm {
   Tensor bias;    // [D] f32; empty: none
 };
 
+/// A norm's weight as files around zero hold it, w, to the 1 + w it multiplies by: in place, nothing on Device::kMeta.
+Tensor around_one(const Tensor& weight);
+
 struct AddNorm {
   Tensor sum;     // [N, D] x + y
   Tensor normed;  // [N, D]

@@ -19,7 +19,7 @@ void check_taps(const char* where, const Tensor& taps, const Tensor& bias) {
 
 /// Fills in what both convolutions share, and runs.
 Tensor convolve(Ctx& ctx, ShortConvArgs args, const Tensor& taps, const Tensor& bias, const Seqs& seqs,
-                LayerStates states) {
+                LayerStates states, size_t index) {
   const int64_t rows = seqs.rows(), batch = seqs.batch();
   args.taps = taps.f32();
   args.bias = bias.defined() ? bias.f32() : nullptr;
@@ -31,7 +31,7 @@ Tensor convolve(Ctx& ctx, ShortConvArgs args, const Tensor& taps, const Tensor& 
   const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(ShortConvSequence))}, DType::kU8);
   auto* sequences = static_cast<ShortConvSequence*>(list.raw());
   for (int64_t s = 0; s < batch; ++s) {
-    float* u = states.empty() || args.kept == 0 ? nullptr : states.fixed(s, 0);
+    float* u = states.empty() || args.kept == 0 ? nullptr : states.fixed(s, index);
     sequences[s] = {seqs.offsets[static_cast<size_t>(s)], seqs.length(s), u};
   }
   args.out = out.f32();
@@ -55,10 +55,11 @@ Tensor short_conv(Ctx& ctx, const Tensor& bcx, const Tensor& taps, const Tensor&
   args.c = columns(bcx, width);
   args.x = columns(bcx, 2 * width);
   args.kept = taps.dim(0) - 1;
-  return convolve(ctx, args, taps, bias, seqs, states);
+  return convolve(ctx, args, taps, bias, seqs, states, 0);
 }
 
-Tensor silu_conv(Ctx& ctx, View x, const Tensor& taps, const Tensor& bias, const Seqs& seqs, LayerStates states) {
+Tensor silu_conv(Ctx& ctx, View x, const Tensor& taps, const Tensor& bias, const Seqs& seqs, LayerStates states,
+                 size_t index) {
   constexpr const char* kWhere = "ops::silu_conv";
   check_taps(kWhere, taps, bias);
   if (x.stride < taps.dim(1)) {
@@ -68,7 +69,7 @@ Tensor silu_conv(Ctx& ctx, View x, const Tensor& taps, const Tensor& bias, const
   args.x = x;
   args.kept = taps.dim(0);
   args.silu = true;
-  return convolve(ctx, args, taps, bias, seqs, states);
+  return convolve(ctx, args, taps, bias, seqs, states, index);
 }
 
 Tensor conv_taps(const Tensor& weight) {

@@ -17,10 +17,11 @@ Tensor short_conv(Ctx& ctx, const Tensor& bcx, const Tensor& taps, const Tensor&
 
 /// out = silu(bias + sum_k w[k] * x[t-(K-1)+k]).
 ///   x [N, D] f32 columns; taps [K, D] f32, the last one multiplies the current row; bias [D] or empty
-///   state per sequence, f32: 0: u [K, D], the last K inputs, the current one among them, oldest first (xLSTM's own
-///   step form keeps K, one more than needed); replaced in place
-///   returns [N, D]. K is at least 1. N may be 0.
-Tensor silu_conv(Ctx& ctx, View x, const Tensor& taps, const Tensor& bias, const Seqs& seqs, LayerStates states);
+///   state per sequence, f32: `index` of the block's: u [K, D], the last K inputs, the current one among them, oldest
+///   first (xLSTM's own step form keeps K, one more than needed); replaced in place returns [N, D]. K is at least 1. N
+///   may be 0.
+Tensor silu_conv(Ctx& ctx, View x, const Tensor& taps, const Tensor& bias, const Seqs& seqs, LayerStates states,
+                 size_t index = 0);
 
 /// [D, 1, K], as files hold it, to the taps above: [K, D]. Empty for a tensor without memory.
 Tensor conv_taps(const Tensor& weight);

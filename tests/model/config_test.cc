@@ -180,7 +180,7 @@ TEST(CarouselConfig, UnknownTypesAndKeysListTheKnownOnes) {
   const std::string head = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, )";
   const std::string unknown = refusal(head + R"("layer_types": ["gru"]})");
   EXPECT_EQ(unknown.find("config.json: unknown layer type \"gru\"; known types: conv, ffn_only, "), 0u);
-  EXPECT_NE(unknown.find("mlstm, moe"), std::string::npos);
+  EXPECT_NE(unknown.find("mlstm, mlstm_v1, moe"), std::string::npos);
   EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "colour": 3})").find("unknown key \"colour\"; known keys: "),
             std::string::npos);
   EXPECT_NE(refusal(head + R"("num_hidden_layers": 1, "mlstm_config": {"num_head": 4}})")

@@ -3,12 +3,20 @@
 // of mathematics. A new family is one file here and one line in families.cc.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "carousel/model/config.h"
 
 namespace carousel::model {
+
+/// A tensor the file holds with its dimensions in another order than the block's.
+struct Permutation {
+  Shape stored;           // as the file has it
+  Shape view;             // the parameter, its dimensions taken apart where the order needs it
+  std::vector<int> axes;  // dimension i of the file is dimension axes[i] of view
+};
 
 /// Where a parameter lives in a file.
 struct TensorSource {
@@ -17,6 +25,7 @@ struct TensorSource {
   bool part = false;
   /// With part: the tensor stacks this many equal slices of such rows ([E, rows, cols]: experts); 0: it does not.
   int64_t stacked = 0;
+  std::optional<Permutation> permuted = {};
 };
 
 struct Family {

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mLSTM layer of the 2024 xLSTM (arXiv:2405.04517, app. A): up-projection to a memory and an output branch, causal
+// convolution, block-diagonal q, k, v, unbounded gates on all three, per-head norm, learnable skip. The cell itself is
+// ops/mlstm, with scaled keys.
+#include <algorithm>
+#include <cmath>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/block_linear.h"
+#include "carousel/ops/linear.h"
+#include "carousel/ops/mlstm.h"
+#include "carousel/ops/norm.h"
+#include "carousel/ops/short_conv.h"
+
+namespace carousel::blocks {
+namespace {
+
+constexpr int64_t kMaxWidth = int64_t{1} << 26;
+
+class MlstmV1 : public Block {
+ public:
+  MlstmV1(const BlockConfig& config, Params p) {
+    Fields& options = config.options;
+    const int64_t hidden = config.hidden_size;
+    read_sizes(options, hidden);
+    const bool bias = options.boolean("use_bias", false);
+    dims_.eps = static_cast<float>(options.number("eps", 0, 1, 1e-6));
+    dims_.scale_keys = true;
+    head_norm_.kind = ops::Norm::Kind::kLayer;
+    head_norm_.eps = static_cast<float>(options.number("norm_eps", 0, 1, 1e-5));
+
+    up_ = p.projection("up", 2 * inner_, hidden, Init::small(hidden), bias);
+    if (taps_count_ > 0) {
+      const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
+      taps_ = ops::conv_taps(p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init));
+      conv_bias_ = p.tensor("conv.bias", Shape{inner_}, init);
+    }
+    const auto blocks = [&](const char* name) {
+      const Params q = p.in(name);
+      const Tensor weight =
+          Params(q).tensor("weight", Shape{inner_ / block_size_, block_size_, block_size_}, Init::small(hidden));
+      return ops::pack_blocks(weight, bias ? Params(q).tensor("bias", Shape{inner_}, Init::constant(0)) : Tensor());
+    };
+    q_ = blocks("q");
+    k_ = blocks("k");
+    v_ = blocks("v");
+    i_ = p.projection("igate", dims_.heads, 3 * inner_, Init::constant(0), true, Init::normal(0.1));
+    f_ = p.projection("fgate", dims_.heads, 3 * inner_, Init::constant(0), true, Init::linspace(3, 6));
+    head_norm_.weight = ops::around_one(p.tensor("head_norm.weight", Shape{inner_}, Init::constant(0)));
+    skip_ = p.tensor("skip", Shape{inner_}, Init::constant(1));
+    down_ = p.projection("down", hidden, inner_, Init::wang(hidden, config.num_layers), bias);
+  }
+
+  std::vector<StateSpec> state() const override {
+    std::vector<StateSpec> specs = {{"C", DType::kF32, Shape{dims_.heads, dims_.dk, dims_.dv}},
+                                    {"n", DType::kF32, Shape{dims_.heads, dims_.dk}},
+                                    {"m", DType::kF32, Shape{dims_.heads}}};
+    if (taps_count_ > 0) specs.push_back({"u", DType::kF32, Shape{taps_count_, inner_}});
+    return specs;
+  }
+
+  Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
+    const int64_t rows = x.dim(0);
+    const Tensor up = ops::linear(ctx, x, {&up_});  // [N, 2I]
+    const View memory = columns(up, 0), branch = columns(up, inner_);
+    const Tensor conv =
+        taps_count_ > 0 ? ops::silu_conv(ctx, memory, taps_, conv_bias_, seqs, states, kConvState) : Tensor();
+    const View a = conv.defined() ? columns(conv, 0) : memory;  // [N, I]
+
+    const Tensor qkv = ctx.arena.empty({rows, 3 * inner_});
+    ops::block_linear(ctx, a, rows, {{&q_, 0}, {&k_, inner_}}, columns(qkv, 0));
+    ops::block_linear(ctx, memory, rows, {{&v_, 2 * inner_}}, columns(qkv, 0));
+    const Tensor gates = ops::linear(ctx, qkv, {&i_, &f_});  // [N, 2H]
+    const Tensor h = ops::mlstm(ctx, columns(qkv, 0), columns(qkv, inner_), columns(qkv, 2 * inner_), columns(gates, 0),
+                                columns(gates, dims_.heads), dims_, seqs, states);
+    const Tensor out = ops::head_norm(ctx, h, dims_.heads, head_norm_, {ops::HeadGate::Kind::kSilu, branch, a, skip_});
+    return ops::linear(ctx, out, {&down_});
+  }
+
+ private:
+  static constexpr size_t kConvState = 3;
+
+  void read_sizes(Fields& options, int64_t hidden) {
+    dims_.heads = options.integer("num_heads", 1, kMaxWidth, 4);
+    const double factor = options.number("proj_factor", 0, 1024, 2.0);
+    const int64_t multiple = options.integer("round_up_to_multiple_of", 1, 1 << 20, 64);
+    const double units = std::ceil(static_cast<double>(hidden) * factor / static_cast<double>(multiple));
+    inner_ = static_cast<int64_t>(std::min(units, static_cast<double>(kMaxWidth))) * multiple;
+    inner_ = options.integer("inner_size", 1, kMaxWidth, inner_);
+    taps_count_ = options.integer("conv_kernel_size", 0, 1024, 4);
+    block_size_ = options.integer("qkv_block_size", 1, kMaxWidth, 4);
+    const std::string& where = options.where();
+    if (inner_ < 1 || inner_ > kMaxWidth) {
+      fail(ErrorKind::kInput, "{}: inner width is {}, expected 1 to {}", where, inner_, kMaxWidth);
+    }
+    if (inner_ % dims_.heads != 0 || inner_ % block_size_ != 0) {
+      fail(ErrorKind::kInput,
+           "{}: inner width {} does not divide into \"num_heads\" {} and blocks of \"qkv_block_size\" {}", where,
+           inner_, dims_.heads, block_size_);
+    }
+    dims_.dk = dims_.dv = inner_ / dims_.heads;
+  }
+
+  ops::MlstmDims dims_;
+  int64_t inner_ = 0;           // I
+  int64_t taps_count_ = 0;      // K; 0: no convolution and no SiLU
+  int64_t block_size_ = 0;      // of q, k, v
+  Weight up_;                   // [2I, D]
+  Tensor taps_, conv_bias_;     // [K, I], [I] f32
+  ops::BlockWeight q_, k_, v_;  // [I, I]
+  Weight i_, f_;                // [H, 3I], with bias
+  ops::Norm head_norm_;         // weight [I]
+  Tensor skip_;                 // [I] f32
+  Weight down_;                 // [D, I]
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_mlstm_v1(const BlockConfig& config, Params params) {
+  return std::make_unique<MlstmV1>(config, std::move(params));
+}
+
+}  // namespace carousel::blocks

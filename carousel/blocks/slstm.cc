@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sLSTM layer of the 2024 xLSTM (arXiv:2405.04517, app. A): causal convolution before the input and forget gates,
+// head-wise gate projections, the recurrence, per-head norm; no output projection. The cell itself is ops/slstm.
+#include "carousel/ops/slstm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "carousel/blocks/block.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/block_linear.h"
+#include "carousel/ops/norm.h"
+#include "carousel/ops/short_conv.h"
+
+namespace carousel::blocks {
+namespace {
+
+constexpr int64_t kMaxHeads = 65536;
+
+// Forget biases of one head. Power law: from 5 down to -7, the later the block the slower the descent.
+std::vector<double> forget_biases(const std::string& kind, double position, int64_t dh) {
+  std::vector<double> out(static_cast<size_t>(dh), 0.0);
+  for (int64_t j = 0; j < dh; ++j) {
+    const double share = dh > 1 ? static_cast<double>(j) / static_cast<double>(dh - 1) : 0.0;
+    double& bias = out[static_cast<size_t>(j)];
+    if (kind == "powerlaw_blockdependent") bias = 5.0 - 12.0 * std::pow(share, 0.3 + 1.3 * position);
+    if (kind == "small_init") bias = 3.0 + 3.0 * share;
+  }
+  return out;
+}
+
+class Slstm : public Block {
+ public:
+  Slstm(const BlockConfig& config, Params p) {
+    Fields& options = config.options;
+    const int64_t hidden = config.hidden_size;
+    read_sizes(options, hidden);
+    head_norm_.kind = ops::Norm::Kind::kLayer;
+    head_norm_.eps = static_cast<float>(options.number("norm_eps", 0, 1, 1e-5));
+    const bool norm_weight = options.boolean("head_norm_weight", true);
+
+    if (taps_count_ > 0) {
+      const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
+      taps_ = ops::conv_taps(p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init));
+      conv_bias_ = p.tensor("conv.bias", Shape{hidden}, init);
+    }
+    Tensor weights[kGates];
+    for (size_t g = 0; g < kGates; ++g) {
+      weights[g] =
+          p.tensor(std::string(kGateNames[g]) + ".weight", Shape{dims_.heads, dims_.dh, dims_.dh}, Init::small(hidden));
+    }
+    const Tensor recurrent = p.tensor("recurrent", Shape{dims_.heads, dims_.dh, 4 * dims_.dh}, recurrent_init(options));
+    const Tensor bias = p.tensor("bias", Shape{4 * hidden}, bias_init(options));
+    for (size_t g = 0; g < kGates; ++g) gates_[g] = ops::pack_blocks(weights[g], gate_bias(bias, g));
+    if (recurrent.raw() != nullptr) recurrent_ = ops::pack_slstm_recurrent(recurrent, dims_);
+    if (norm_weight) {
+      head_norm_.weight = ops::around_one(p.tensor("head_norm.weight", Shape{hidden}, Init::constant(0)));
+    }
+  }
+
+  std::vector<StateSpec> state() const override {
+    const Shape row{dims_.heads * dims_.dh};
+    std::vector<StateSpec> specs;
+    for (const char* name : {"y", "c", "n", "m"}) specs.push_back({name, DType::kF32, row});
+    if (taps_count_ > 0) specs.push_back({"u", DType::kF32, Shape{taps_count_, dims_.heads * dims_.dh}});
+    return specs;
+  }
+
+  Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
+    const int64_t rows = x.dim(0), width = x.dim(1);
+    const Tensor conv = taps_count_ > 0
+                            ? ops::silu_conv(ctx, columns(x, 0), taps_, conv_bias_, seqs, states, kConvState)
+                            : x;  // [N, D]
+    const Tensor wx = ctx.arena.empty({rows, 4 * width});
+    ops::block_linear(ctx, columns(conv, 0), rows, {{&gates_[0], 0}, {&gates_[1], width}}, columns(wx, 0));
+    ops::block_linear(ctx, columns(x, 0), rows, {{&gates_[2], 2 * width}, {&gates_[3], 3 * width}}, columns(wx, 0));
+    const Tensor y = ops::slstm(ctx, wx, recurrent_, dims_, seqs, states);
+    return ops::head_norm(ctx, y, dims_.heads, head_norm_, {});
+  }
+
+ private:
+  static constexpr size_t kGates = 4;
+  static constexpr const char* kGateNames[kGates] = {"igate", "fgate", "zgate", "ogate"};
+  static constexpr size_t kConvState = 4;
+
+  void read_sizes(Fields& options, int64_t hidden) {
+    dims_.heads = options.integer("num_heads", 1, kMaxHeads, 4);
+    if (hidden % dims_.heads != 0) {
+      fail(ErrorKind::kInput, "{}: width {} does not divide into \"num_heads\" {}", options.where(), hidden,
+           dims_.heads);
+    }
+    dims_.dh = hidden / dims_.heads;
+    dims_.f_gate_max = static_cast<float>(options.number("f_gate_max", -1e30, 1e30, 1e30));
+    taps_count_ = options.integer("conv_kernel_size", 0, 1024, 4);
+  }
+
+  Init recurrent_init(Fields& options) const {
+    const bool zeros = options.choice("recurrent_init", {"zeros", "standard"}, "zeros") == "zeros";
+    return zeros ? Init::constant(0) : Init::uniform(1.0 / std::sqrt(static_cast<double>(dims_.heads * dims_.dh)));
+  }
+
+  // [H, 4, dh]: all zero but the forget gate's.
+  Init bias_init(Fields& options) const {
+    const std::string kind = options.choice("bias_init", {"powerlaw_blockdependent", "small_init", "standard", "zeros"},
+                                            "powerlaw_blockdependent");
+    // Of the block in its stack, from 0 (first) to 1 (last).
+    const double position = options.number("init_position", 0, 1, 0.0);
+    if (kind == "standard") return Init::uniform(1.0 / std::sqrt(static_cast<double>(dims_.heads * dims_.dh)));
+    const std::vector<double> forget = forget_biases(kind, position, dims_.dh);
+    std::vector<float> values(static_cast<size_t>(4 * dims_.heads * dims_.dh), 0.0f);
+    for (int64_t h = 0; h < dims_.heads; ++h) {
+      for (int64_t j = 0; j < dims_.dh; ++j) {
+        values[static_cast<size_t>((h * 4 + 1) * dims_.dh + j)] = static_cast<float>(forget[static_cast<size_t>(j)]);
+      }
+    }
+    return Init::copied(std::move(values));
+  }
+
+  // Gate g of [H, 4, dh] as [H*dh].
+  Tensor gate_bias(const Tensor& bias, size_t g) const {
+    if (bias.raw() == nullptr) return {};
+    Tensor out(Shape{dims_.heads * dims_.dh}, DType::kF32);
+    for (int64_t h = 0; h < dims_.heads; ++h) {
+      const float* from = bias.f32() + (h * 4 + static_cast<int64_t>(g)) * dims_.dh;
+      std::copy(from, from + dims_.dh, out.f32() + h * dims_.dh);
+    }
+    return out;
+  }
+
+  ops::SlstmDims dims_;
+  int64_t taps_count_ = 0;          // K; 0: no convolution and no SiLU
+  Tensor taps_, conv_bias_;         // [K, D], [D] f32
+  ops::BlockWeight gates_[kGates];  // [D, D], with bias
+  Tensor recurrent_;                // packed
+  ops::Norm head_norm_;             // weight [D]
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_slstm(const BlockConfig& config, Params params) {
+  return std::make_unique<Slstm>(config, std::move(params));
+}
+
+}  // namespace carousel::blocks

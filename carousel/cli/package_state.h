@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// The xlstm package's names for the states of a block, in reference cases made with it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace carousel::cli {
+
+/// "state.block_3.mlstm_state.1" -> {"3.n"}: the entries of our state layout whose values, each of all sequences,
+/// follow each other in that tensor. Empty for a name of another kind.
+std::vector<std::string> package_state(const std::string& name);
+
+}  // namespace carousel::cli

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "carousel/cpu/isa.h"
+#include "carousel/model/families/family.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
 
@@ -33,9 +34,15 @@ __attribute__((noinline)) void operator delete(void* block, size_t) noexcept { s
 namespace carousel::model {
 namespace {
 
-constexpr const char* kMixed =
-    R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 64,
-        "layer_types": ["mlstm", "conv", "full_attention", "ffn_only"]})";
+// Every layer type there is, and experts as the FFN of the later layers.
+ModelConfig mixed() {
+  const Json config = {{"model_type", "carousel"},
+                       {"vocab_size", 256},
+                       {"hidden_size", 64},
+                       {"layer_types", layer_type_names()},
+                       {"ffn_config", {{"type", "moe"}, {"num_dense_layers", 3}}}};
+  return parse_config(config, "mixed");
+}
 
 TEST(Decode, AllocatesNothingInTheSteadyState) {
 #ifdef CAROUSEL_COUNTS_NOTHING
@@ -43,7 +50,7 @@ TEST(Decode, AllocatesNothingInTheSteadyState) {
 #endif
   ThreadPool pool(2);
   const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
-  const ModelConfig config = parse_config(parse_json(kMixed, "mixed"), "mixed");
+  const ModelConfig config = mixed();
   DrawnParams params(stream, 1, DType::kBF16);
   const Lm lm(config, params, "mixed");
   Runner runner(lm, stream);

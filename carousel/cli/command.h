@@ -21,6 +21,7 @@ struct Command {
 
 std::function<int()> setup_bench(CLI::App& app);
 std::function<int()> setup_eval(CLI::App& app);
+std::function<int()> setup_forecast(CLI::App& app);
 std::function<int()> setup_generate(CLI::App& app);
 std::function<int()> setup_info(CLI::App& app);
 std::function<int()> setup_init(CLI::App& app);

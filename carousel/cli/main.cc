@@ -31,6 +31,7 @@ constexpr int kBrokenPipeStatus = 141;
 constexpr Command kCommands[] = {
     {"bench", "Measure prompt and decode speed, and the machine's own bounds", setup_bench},
     {"eval", "Likelihood of a text, last-word accuracy", setup_eval},
+    {"forecast", "Quantiles of what comes next in a CSV's series", setup_forecast},
     {"generate", "Continue a prompt, streaming", setup_generate},
     {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
     {"init", "Make an initialised model from a config", setup_init},

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "carousel/cli/package_state.h"
+#include "carousel/cli/forecast_case.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/regressor_case.h"
 #include "carousel/cli/sequence_cuts.h"
@@ -377,6 +378,7 @@ void fold(Comparison& out, const float* got, const float* want, size_t count, co
 }
 
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream) {
+  if (is_forecast_case(folder)) return compare_forecast_case(folder, stream);
   if (const std::optional<std::string> reason = unknown_model(folder)) {
     const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     std::vector<Comparison> skipped;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/forecast_case.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "carousel/cli/options.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/forecast/tirex.h"
+#include "carousel/formats/safetensors.h"
+
+namespace carousel::cli {
+namespace {
+
+// float32 throughout; seen: below 6e-7.
+constexpr double kTolerance = 2e-6;
+constexpr const char* kContext = "ctx.";
+constexpr const char* kQuantiles = "quantiles.";
+constexpr const char* kMean = "mean.";
+constexpr const char* kRollout = ".rollout";
+
+using Series = std::vector<std::vector<float>>;
+
+// The numbers of two computations of one tensor; the status follows from the worst.
+void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const std::string& way) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - static_cast<double>(want.f32()[i]);
+    difference += d * d;
+    norm += static_cast<double>(want.f32()[i]) * static_cast<double>(want.f32()[i]);
+    if (!(std::abs(d) <= out.largest)) out.largest = std::abs(d);
+  }
+  const double relative = difference == 0 ? 0 : std::sqrt(difference / norm);
+  if (!(relative <= out.relative)) out.relative = relative;
+  const bool agrees = relative <= kTolerance;
+  if (out.status != Comparison::Status::kFail)
+    out.status = agrees ? Comparison::Status::kOk : Comparison::Status::kFail;
+  if (!agrees && out.note.empty()) out.note = way;
+}
+
+class ForecastCase {
+ public:
+  ForecastCase(const std::string& folder, const Stream& stream)
+      : where_(folder + "/expected.safetensors"),
+        expected_(formats::SafetensorsFile::open(where_)),
+        model_(forecast::Tirex::load(folder, stream)) {}
+
+  std::vector<Comparison> compare_all() {
+    std::vector<Comparison> out;
+    for (const formats::TensorEntry& entry : expected_.entries()) {
+      if (entry.name.starts_with(kContext)) continue;
+      Comparison comparison;
+      comparison.name = entry.name;
+      if (entry.name.starts_with(kQuantiles)) {
+        compare_one(entry, entry.name.substr(std::strlen(kQuantiles)), false, comparison);
+      } else if (entry.name.starts_with(kMean)) {
+        compare_one(entry, entry.name.substr(std::strlen(kMean)), true, comparison);
+      } else {
+        comparison.note = "not a forecast";
+      }
+      out.push_back(comparison);
+    }
+    return out;
+  }
+
+ private:
+  // [B, T] as series.
+  Series read_context(const std::string& name) const {
+    const formats::TensorEntry* entry = expected_.find(kContext + name);
+    if (entry == nullptr || entry->dtype != DType::kF32 || entry->shape.rank() != 2) {
+      fail(ErrorKind::kInput, "{}: \"{}{}\" is missing or not F32 [B, T]", where_, kContext, name);
+    }
+    const Tensor values = entry->load();
+    Series series;
+    for (int64_t b = 0; b < values.dim(0); ++b) {
+      const float* row = values.f32() + b * values.dim(1);
+      series.emplace_back(row, row + values.dim(1));
+    }
+    return series;
+  }
+
+  // [B, L, Q], or the median alone [B, L].
+  std::vector<float> forecast_of(const Series& series, const forecast::ForecastOptions& options, bool median) {
+    std::vector<float> out;
+    const size_t Q = model_->levels().size();
+    for (const forecast::Forecast& one : model_->forecast(series, options)) {
+      for (size_t i = 0; i < one.values.size(); ++i) {
+        if (!median || i % Q == model_->median()) out.push_back(one.values[i]);
+      }
+    }
+    return out;
+  }
+
+  void compare_one(const formats::TensorEntry& entry, std::string name, bool median, Comparison& out) {
+    forecast::ForecastOptions options;
+    if (const size_t rollout = name.find(kRollout); rollout != std::string::npos) {
+      options.accelerate = parse_integer(where_, name.substr(rollout + std::strlen(kRollout)), 1, 1024);
+      name.resize(rollout);
+    }
+    const Series series = read_context(name);
+    const auto batch = static_cast<int64_t>(series.size());
+    const auto Q = static_cast<int64_t>(model_->levels().size());
+    const bool fits = entry.dtype == DType::kF32 && entry.shape.rank() == (median ? 2 : 3) && entry.shape[0] == batch &&
+                      entry.shape[1] > 0 && (median || entry.shape[2] == Q);
+    if (!fits) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected F32 [{}, L{}]", where_, entry.name,
+           dtype_name(entry.dtype), entry.shape.str(), batch, median ? "" : fmt::format(", {}", Q));
+    }
+    options.horizon = entry.shape[1];
+    const Tensor want = entry.load();
+    const std::vector<float> together = forecast_of(series, options, median);
+    compare(out, together, want, "together");
+    options.reuse_padding = false;
+    std::vector<float> alone;
+    for (const std::vector<float>& one : series) {
+      const std::vector<float> values = forecast_of({one}, options, median);
+      alone.insert(alone.end(), values.begin(), values.end());
+    }
+    if (std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
+      out.status = Comparison::Status::kFail;
+      out.note = "remembered padding in a batch and all tokens alone differ in bits";
+    }
+  }
+
+  std::string where_;
+  formats::SafetensorsFile expected_;
+  std::unique_ptr<forecast::Tirex> model_;
+};
+
+}  // namespace
+
+bool is_forecast_case(const std::string& folder) {
+  const Json config = read_json_file(folder + "/config.json");
+  return config.is_object() && config.contains("model_type") &&
+         config["model_type"] == model::tirex_family().model_type;
+}
+
+std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream) {
+  return ForecastCase(folder, stream).compare_all();
+}
+
+}  // namespace carousel::cli

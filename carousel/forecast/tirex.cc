@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/forecast/tirex.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+
+#include "carousel/core/error.h"
+#include "carousel/formats/checkpoint.h"
+#include "carousel/model/load.h"
+#include "carousel/model/params.h"
+#include "carousel/ops/gate.h"
+#include "carousel/ops/linear.h"
+
+namespace carousel::forecast {
+namespace {
+
+constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
+constexpr float kFlatScale = 1e-5f;
+constexpr int64_t kPaddingStep = 8;
+
+// Tokens from the first one that holds a value.
+int64_t leading_padding(const std::vector<float>& window, int64_t patch) {
+  const auto first = std::find_if(window.begin(), window.end(), [](float value) { return !std::isnan(value); });
+  return (first - window.begin()) / patch;
+}
+
+}  // namespace
+
+ResidualMlp::ResidualMlp(Params p, int64_t in, int64_t hidden, int64_t out)
+    : hidden_(p.projection("hidden_layer", hidden, in, Init::small(in), true)),
+      output_(p.projection("output_layer", out, hidden, Init::small(hidden), true)),
+      residual_(p.projection("residual_layer", out, in, Init::small(in), true)) {}
+
+Tensor ResidualMlp::forward(Ctx& ctx, const Tensor& x) const {
+  const Tensor hidden = ops::linear(ctx, x, {&hidden_});
+  float* h = hidden.f32();
+  for (int64_t i = 0; i < hidden.count(); ++i) h[i] = h[i] > 0 ? h[i] : 0;
+  const Tensor y = ops::linear(ctx, hidden, {&output_});
+  const Tensor direct = ops::linear(ctx, x, {&residual_});
+  for (int64_t i = 0; i < y.count(); ++i) y.f32()[i] += direct.f32()[i];
+  return y;
+}
+
+// Sums in f64, so that their order costs nothing; the deviations are those from the f32 mean, as in the reference.
+Scale find_scale(std::span<const float> values) {
+  double sum = 0, squares = 0;
+  int64_t count = 0;
+  for (const float value : values) {
+    if (std::isnan(value)) continue;
+    sum += static_cast<double>(value);
+    ++count;
+  }
+  if (count == 0) return {};
+  const auto mean = static_cast<float>(sum / static_cast<double>(count));
+  for (const float value : values) {
+    if (!std::isnan(value)) squares += std::pow(static_cast<double>(value) - static_cast<double>(mean), 2);
+  }
+  const auto deviation = static_cast<float>(std::sqrt(squares / static_cast<double>(count)));
+  return {mean, deviation == 0 ? std::abs(mean) + kFlatScale : deviation};
+}
+
+Tirex::Tirex(const model::TirexConfig& config, ParamSource& source, const std::string& where, const Stream& stream)
+    : config_(config),
+      stream_(stream),
+      input_(Params(source, "input."), 2 * config.patch, config.input_ff_dim, config.stack.hidden_size),
+      stack_(config.stack, Params(source, ""), where),
+      output_(Params(source, "output."), config.stack.hidden_size, config.input_ff_dim,
+              config.patch * static_cast<int64_t>(config.quantiles.size())),
+      padding_{{0, State()}} {}
+
+std::unique_ptr<Tirex> Tirex::load(const std::string& path, const Stream& stream) {
+  const formats::Checkpoint checkpoint = formats::Checkpoint::open(path);
+  const std::string& file = checkpoint.paths().front();
+  Json settings;
+  std::string where = file;
+  if (const auto found = checkpoint.metadata().find("hyper_parameters"); found != checkpoint.metadata().end()) {
+    settings = parse_json(found->second, file);
+  } else {
+    where = model::resolve(path).config;
+    settings = read_json_file(where);
+  }
+  const model::TirexConfig config = model::read_tirex(settings, where);
+  model::CheckpointParams params(stream, checkpoint, model::tirex_family(), config.stack, file);
+  auto tirex = std::make_unique<Tirex>(config, params, where, stream);
+  params.finish();
+  return tirex;
+}
+
+size_t Tirex::median() const {
+  return static_cast<size_t>(std::find(levels().begin(), levels().end(), 0.5) - levels().begin());
+}
+
+// The last context() values, missing ones before them where there are fewer.
+std::vector<float> Tirex::last_values(const std::vector<float>& series) const {
+  const auto context = static_cast<size_t>(config_.context);
+  const size_t kept = std::min(series.size(), context);
+  std::vector<float> window(context, kMissing);
+  std::copy(series.end() - static_cast<std::ptrdiff_t>(kept), series.end(),
+            window.end() - static_cast<std::ptrdiff_t>(kept));
+  return window;
+}
+
+std::vector<Forecast> Tirex::forecast(const std::vector<std::vector<float>>& series, const ForecastOptions& options) {
+  if (options.horizon < 1 || options.accelerate < 1) {
+    fail(ErrorKind::kInput, "forecast: horizon {}, patches per pass {}, expected at least 1 each", options.horizon,
+         options.accelerate);
+  }
+  std::vector<std::vector<float>> windows;
+  for (size_t s = 0; s < series.size(); ++s) {
+    if (std::any_of(series[s].begin(), series[s].end(), [](float value) { return std::isinf(value); })) {
+      fail(ErrorKind::kInput, "forecast: series {} holds an infinite value", s);
+    }
+    windows.push_back(last_values(series[s]));
+  }
+  std::vector<Forecast> out(series.size());
+  int64_t left = (options.horizon + config_.patch - 1) / config_.patch;
+  while (left > 0 && !series.empty()) {
+    const int64_t patches = std::min(left, options.accelerate);
+    pass(windows, options, patches, out);
+    left -= patches;
+  }
+  for (Forecast& one : out) one.values.resize(static_cast<size_t>(options.horizon) * levels().size());
+  return out;
+}
+
+// The state after `tokens` tokens without a value: always the same, so it is run once, from the nearest one there is.
+// Those on the way at multiples of kPaddingStep are kept too, as the rounds of a long horizon ask for one token less
+// each.
+const State& Tirex::padding(int64_t tokens) {
+  auto nearest = std::prev(padding_.upper_bound(tokens));
+  while (nearest->first < tokens) {
+    const int64_t next = std::min(tokens, (nearest->first / kPaddingStep + 1) * kPaddingStep);
+    const int64_t lengths[] = {next - nearest->first};
+    State state = nearest->second;
+    run(Tensor(Shape{lengths[0], 2 * config_.patch}, DType::kF32), lengths, {&state, 1});
+    nearest = padding_.emplace(next, std::move(state)).first;
+  }
+  return nearest->second;
+}
+
+// tokens [N, 2P] -> quantiles of every token [N, Q * P], scaled; the states move on.
+Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::span<State> states) {
+  std::vector<State*> pointers;
+  Seqs seqs;
+  seqs.offsets.push_back(0);
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    seqs.offsets.push_back(seqs.offsets.back() + lengths[s]);
+    seqs.pos.push_back(states[s].pos());
+    pointers.push_back(&states[s]);
+  }
+  Ctx ctx{stream_, arena_};
+  batch_.bind(stack_.state_layout(), pointers, lengths);
+  const Tensor y = output_.forward(ctx, stack_.forward(ctx, input_.forward(ctx, tokens), seqs, &batch_));
+  batch_.advance(lengths);
+  batch_.unbind();
+  return y;
+}
+
+// Forecasts `patches` more patches of every window and moves the windows on over them: what was forecast is unknown, so
+// missing values are appended, not the forecast.
+void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions& options, int64_t patches,
+                 std::vector<Forecast>& out) {
+  const int64_t patch = config_.patch, tokens = config_.tokens(), width = 2 * patch;
+  const auto Q = static_cast<int64_t>(levels().size());
+  std::vector<int64_t> lengths;
+  std::vector<State> states;
+  std::vector<Scale> scales;
+  int64_t rows = 0;
+  for (const std::vector<float>& window : windows) {
+    // The last token is always run: its output is the forecast.
+    const int64_t skipped = options.reuse_padding ? std::min(leading_padding(window, patch), tokens - 1) : 0;
+    states.push_back(padding(skipped));
+    lengths.push_back(tokens - skipped + patches - 1);
+    scales.push_back(find_scale(window));
+    rows += lengths.back();
+  }
+  Tensor x(Shape{rows, width}, DType::kF32);  // values then masks; the patches - 1 last tokens of a series stay 0
+  int64_t row = 0;
+  for (size_t s = 0; s < windows.size(); ++s) {
+    const int64_t run_tokens = lengths[s] - (patches - 1);
+    const float* value = windows[s].data() + (tokens - run_tokens) * patch;
+    for (int64_t i = 0; i < run_tokens * patch; ++i) {
+      if (std::isnan(value[i])) continue;
+      float* token = x.f32() + (row + i / patch) * width;
+      token[i % patch] = (value[i] - scales[s].location) / scales[s].scale;
+      token[patch + i % patch] = 1;
+    }
+    row += lengths[s];
+  }
+  const Tensor y = run(x, lengths, states);  // [rows, Q * P]
+  row = 0;
+  for (size_t s = 0; s < windows.size(); ++s) {
+    row += lengths[s];
+    for (int64_t k = row - patches; k < row; ++k) {
+      for (int64_t t = 0; t < patch; ++t) {
+        for (int64_t q = 0; q < Q; ++q) {
+          const float scaled = y.f32()[k * Q * patch + q * patch + t];
+          out[s].values.push_back(scaled * scales[s].scale + scales[s].location);
+        }
+      }
+    }
+    std::vector<float>& window = windows[s];
+    const auto moved = static_cast<std::ptrdiff_t>(std::min(patches * patch, config_.context));
+    std::copy(window.begin() + moved, window.end(), window.begin());
+    std::fill(window.end() - moved, window.end(), kMissing);
+  }
+}
+
+}  // namespace carousel::forecast

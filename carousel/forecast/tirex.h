@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// TiRex (arXiv:2505.23719): a zero-shot forecaster. The last values of a series, scaled and cut into patches, are the
+// tokens of a stack of sLSTM and feed-forward sublayers; the output of a token is the quantiles of the patch after it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "carousel/model/families/tirex.h"
+#include "carousel/model/stack.h"
+
+namespace carousel::forecast {
+
+/// y = W_out relu(W_hid x + b_hid) + b_out + W_res x + b_res.
+class ResidualMlp {
+ public:
+  ResidualMlp(Params p, int64_t in, int64_t hidden, int64_t out);
+  Tensor forward(Ctx& ctx, const Tensor& x) const;  // x [N, in] -> [N, out]
+
+ private:
+  Weight hidden_;    // [hidden, in], with bias
+  Weight output_;    // [out, hidden], with bias
+  Weight residual_;  // [out, in], with bias
+};
+
+/// Location and scale of the values that are there: mean and population standard deviation over them, in f32 as the
+/// reference has them. Without any: 0 and 1. A scale of exactly 0 becomes |location| + 1e-5.
+struct Scale {
+  float location = 0;
+  float scale = 1;
+};
+Scale find_scale(std::span<const float> values);
+
+struct ForecastOptions {
+  int64_t horizon = 0;
+  /// Patches per pass. Above 1 a long horizon takes fewer passes and differs a little from one patch at a time.
+  int64_t accelerate = 1;
+  /// Start from the remembered states of leading padding tokens instead of running them; changes no bit.
+  bool reuse_padding = true;
+};
+
+/// One series' forecast.
+struct Forecast {
+  std::vector<float> values;  // [horizon, Q], level after level; neither sorted nor clipped
+};
+
+class Tirex {
+ public:
+  /// A folder with config.json and safetensors, a .ckpt as published, or a folder with model.ckpt. Throws Error(kIo,
+  /// kInput).
+  static std::unique_ptr<Tirex> load(const std::string& path, const Stream& stream);
+  Tirex(const model::TirexConfig& config, ParamSource& source, const std::string& where, const Stream& stream);
+
+  /// Forecasts of several series at once; NaN marks a missing value. A series' result does not depend on the others.
+  /// Values in f32, at most the last context() are used; longer horizons than that see no data towards their end.
+  /// Throws kInput for an infinite value or a horizon below 1.
+  std::vector<Forecast> forecast(const std::vector<std::vector<float>>& series, const ForecastOptions& options);
+
+  const std::vector<double>& levels() const { return config_.quantiles; }
+  size_t median() const;  // index of level 0.5
+  int64_t context() const { return config_.context; }
+  int64_t patch() const { return config_.patch; }
+
+ private:
+  std::vector<float> last_values(const std::vector<float>& series) const;
+  void pass(std::vector<std::vector<float>>& windows, const ForecastOptions& options, int64_t patches,
+            std::vector<Forecast>& out);
+  const State& padding(int64_t tokens);
+  Tensor run(const Tensor& tokens, std::span<const int64_t> lengths, std::span<State> states);
+
+  model::TirexConfig config_;
+  Stream stream_;
+  ResidualMlp input_;
+  model::Stack stack_;
+  ResidualMlp output_;
+  Arena arena_;
+  StateBatch batch_;
+  std::map<int64_t, State> padding_;  // after k leading tokens without a value
+};
+
+}  // namespace carousel::forecast

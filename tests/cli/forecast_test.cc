@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel forecast as a user runs it, on a model of 4512 parameters whose forecasts are known (tests/fixtures/tirex).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/cli/run_command.h"
+
+namespace carousel::cli {
+namespace {
+
+const std::string kModel = CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt";
+
+TEST(Forecast, ForecastsAndDraws) {
+  const Scratch scratch;
+  write_file(scratch / "ramp.csv", "0\n1\n2\n3\n");
+  const std::string arguments = "forecast " + kModel + " --csv " + (scratch / "ramp.csv") +
+                                " --horizon 6 --quantiles 0.1,0.5,0.9 --plot " + (scratch / "p.svg");
+  const Ran ran = run_carousel(arguments);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_EQ(ran.out.find("item_id,timestamp,predictions,0.1,0.5,0.9\nseries 1,4,-0.0403"), 0u) << ran.out;
+  EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 7);
+  EXPECT_NE(read_file(scratch / "p.svg").find("</svg>"), std::string::npos);
+  EXPECT_EQ(run_carousel(arguments + " -t 1").out, ran.out) << "the same bytes on any number of threads";
+  EXPECT_EQ(run_carousel(arguments + " --out " + (scratch / "o.csv")).out, "");
+  EXPECT_EQ(read_file(scratch / "o.csv"), ran.out);
+}
+
+TEST(Forecast, FollowsTheTablesConvention) {
+  const Scratch scratch;
+  write_file(scratch / "long.csv",
+             "\xEF\xBB\xBFunique_id,ds,y\r\na,2020-01-31,1\r\na,2020-02-29,NaN\r\na,2020-03-31,3\r\n\r\n");
+  const std::string arguments =
+      "forecast " + kModel + " --csv " + (scratch / "long.csv") + " --horizon 2 --quantiles 0.1,0.9";
+  const Ran nixtla = run_carousel(arguments);
+  EXPECT_EQ(nixtla.out.find("unique_id,ds,TiRex,TiRex-lo-80,TiRex-hi-80\na,2020-04-30,"), 0u)
+      << nixtla.out << nixtla.err;
+  EXPECT_NE(nixtla.out.find("\na,2020-05-31,"), std::string::npos);
+  const Ran chronos = run_carousel(arguments + " --style chronos");
+  EXPECT_EQ(chronos.out.find("unique_id,ds,predictions,0.1,0.9\n"), 0u) << chronos.out;
+}
+
+TEST(Forecast, RefusesInOneLine) {
+  const Scratch scratch;
+  write_file(scratch / "a.csv", "ds,y\n2020-01-01,1\n2020-01-01,2\n");
+  write_file(scratch / "b.csv", "1\n2\n");
+  const std::string base = "forecast " + kModel + " --csv ";
+  const auto refused = [&](const std::string& arguments, int status, const std::string& text) {
+    const Ran ran = run_carousel(base + arguments);
+    EXPECT_EQ(ran.status, status) << ran.err;
+    EXPECT_NE(ran.err.find(text), std::string::npos) << ran.err;
+    EXPECT_EQ(ran.out, "");
+  };
+  refused((scratch / "a.csv") + " --horizon 1", 1,
+          "a.csv:3: column 1 \"ds\": the time \"2020-01-01\" is there already");
+  refused((scratch / "b.csv") + " --horizon 0", 2, "--horizon: got \"0\"");
+  refused((scratch / "b.csv") + " --horizon 1 --quantiles 0.95", 2, "--quantiles: got 0.95, expected 0.1 to 0.9");
+  refused((scratch / "b.csv") + " --horizon 1 --quantiles 0.5,0.5", 2, "expected increasing levels");
+  refused((scratch / "b.csv") + " --horizon 1 --column z", 1, "--column: no column \"z\"");
+  refused((scratch / "none.csv") + " --horizon 1", 1, "none.csv");
+}
+
+TEST(Forecast, LongHorizonsAreWarnedOf) {
+  const Scratch scratch;
+  write_file(scratch / "b.csv", "1\n2\n");
+  const Ran ran =
+      run_carousel("forecast " + kModel + " --csv " + (scratch / "b.csv") + " --horizon 17 --quantiles 0.5");
+  EXPECT_EQ(ran.status, 0);
+  EXPECT_NE(ran.err.find("warning: --horizon 17 is longer than the model's context of 16"), std::string::npos)
+      << ran.err;
+}
+
+TEST(Forecast, VerifiesTheReferenceCase) {
+  const std::string folder = shared("golden/tirex-tiny");
+  if (is_absent(folder)) GTEST_SKIP() << folder;
+  const Ran ran = run_carousel("verify --strict " + folder);
+  EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+  EXPECT_NE(ran.out.find("12 ok, 0 FAIL, 0 skip"), std::string::npos) << ran.out;
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -86,7 +86,7 @@ ModelFiles open_model_files(const std::string& path) {
       return entry == nullptr ? std::nullopt : std::optional<Shape>(entry->shape);
     };
   }
-  files.config = model::parse_config(read_json_file(files.place.config), files.place.config, shape_of);
+  files.config = model::parse_config(model::read_config(files.place.config), files.place.config, shape_of);
   return files;
 }
 

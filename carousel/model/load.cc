@@ -9,6 +9,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/formats/checkpoint.h"
+#include "carousel/formats/yaml.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/params.h"
 
@@ -20,8 +21,6 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 // Texts of special tokens that end a text in the published vocabularies.
 constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"};
-
-Json read_config(const std::string& path) { return read_json_file(path, {kMaxConfigBytes, 64}); }
 
 std::vector<int64_t> generation_eos(const std::string& folder) {
   const std::string path = folder + "/generation_config.json";
@@ -76,6 +75,8 @@ void load_tokenizer(Model& model, const std::string& folder) {
       fmt::format("{}: no tokenizer.json, and the vocabulary is {}, expected 256 to work on bytes", folder,
                   model.config.vocab_size);
 }
+
+bool is_yaml(const std::string& path) { return path.ends_with(".yaml") || path.ends_with(".yml"); }
 
 ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
   ShapeOf shape_of;
@@ -141,6 +142,14 @@ const text::Tokenizer& Model::text() const {
   return *tokenizer;
 }
 
+Json read_config(const std::string& path) {
+  if (!is_yaml(path)) return read_json_file(path, {kMaxConfigBytes, 64});
+  Json config = formats::parse_yaml(read_text_file(path, kMaxConfigBytes), path);
+  const std::string type = config.is_object() && !config.contains("model_type") ? implied_model_type(config) : "";
+  if (!type.empty()) config["model_type"] = type;
+  return config;
+}
+
 ModelPath resolve(const std::string& path) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) fail(ErrorKind::kIo, "{}: no such file or folder", path);
@@ -157,7 +166,7 @@ ModelPath resolve(const std::string& path) {
     place.folder = given.has_parent_path() ? given.parent_path().string() : ".";
     if (given.extension() == ".safetensors") {
       place.weights = path;
-    } else if (given.extension() == ".json") {
+    } else if (given.extension() == ".json" || is_yaml(path)) {
       place.config = path;
       return place;
     } else {
@@ -165,6 +174,8 @@ ModelPath resolve(const std::string& path) {
     }
   }
   place.config = place.folder + "/config.json";
+  const std::string yaml = place.folder + "/config.yaml";
+  if (!fs::exists(place.config, ignored) && fs::exists(yaml, ignored)) place.config = yaml;
   if (!fs::exists(place.config, ignored)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
   return place;
 }

@@ -58,10 +58,12 @@ ModelSize measure(const ModelConfig& config, const std::string& where);
 /// The folder, config and weights a path means. Weights are absent for a config alone.
 struct ModelPath {
   std::string folder;
-  std::string config;   // config.json
+  std::string config;   // config.json, or config.yaml where there is none
   std::string weights;  // what Checkpoint::open takes; empty: none there
 };
 ModelPath resolve(const std::string& path);
+/// Its config, JSON or YAML; a YAML config may leave its model_type to be told by its keys.
+Json read_config(const std::string& path);
 
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
 /// `dtype`. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be written.

@@ -309,5 +309,25 @@ TEST_F(XlstmLm, ReferenceCasesAgree) {
   }
 }
 
+// The package's own config.yaml names no model_type: the keys tell which of its two models it is.
+TEST_F(XlstmLm, YamlConfigsLoad) {
+  const std::string lm = init(R"("vocab_size": 11, "embedding_dim": 32, "num_blocks": 2, "slstm_at": [1],
+      "mlstm_block": {}, "slstm_block": {"feedforward": {"act_fn": "relu"}})",
+                              "lm");
+  const std::vector<int32_t> tokens = {1, 2, 3, 10, 0};
+  const std::vector<float> expected = logits(load(lm, stream_), tokens, 5);
+  fs::remove(lm + "/config.json");
+  std::ofstream(lm + "/config.yaml") << "vocab_size: 11\nembedding_dim: 32\nnum_blocks: 2\nslstm_at: [1]  # the last\n"
+                                        "mlstm_block: {}\nslstm_block:\n  feedforward:\n    act_fn: relu\n";
+  EXPECT_EQ(logits(load(lm, stream_), tokens, 5), expected);
+  EXPECT_EQ(resolve(lm).config, lm + "/config.yaml");
+
+  std::ofstream(folder_ / "large.yaml") << "embedding_dim: 32\nnum_heads: 2\nnum_blocks: 1\nvocab_size: 11\n"
+                                           "return_last_states: true\nmode: inference\n";
+  const std::string out = (folder_ / "large").string();
+  write_initialised((folder_ / "large.yaml").string(), 1, DType::kF32, out);
+  EXPECT_EQ(load(out, stream_).config.model_type, "xlstm");
+}
+
 }  // namespace
 }  // namespace carousel::model

@@ -277,6 +277,13 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
 
 }  // namespace
 
+std::string implied_model_type(const Json& config) {
+  if (config.contains("mlstm_block") || config.contains("slstm_block")) return "xlstm_lm";
+  // The package's xlstm_large.
+  if (config.contains("embedding_dim") && config.contains("num_heads") && config.contains("num_blocks")) return "xlstm";
+  return "";
+}
+
 Family xlstm_lm_family() { return {"xlstm_lm", read, sources, ignorable}; }
 
 }  // namespace carousel::model

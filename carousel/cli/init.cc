@@ -24,7 +24,13 @@ struct InitOptions {
 
 int run_init(const InitOptions& options) {
   const DType dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
-  model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out);
+  catch_interrupts();
+  Progress bar("%", 100);
+  const auto go_on = [&](double done) {
+    bar.update(static_cast<int64_t>(100 * done));
+    return !interrupted();
+  };
+  model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out, go_on);
   note(fmt::format("{}: initialised from seed {}", options.out, options.seed));
   return 0;
 }

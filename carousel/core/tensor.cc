@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -148,6 +149,16 @@ Tensor Tensor::to_f32() const {
   Tensor copy(shape_, DType::kF32, device_);
   if (copy.bytes_ != nullptr) widen(bytes_, dtype_, copy.f32(), static_cast<size_t>(count()));
   return copy;
+}
+
+size_t available_memory_bytes() {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/meminfo", "r"), std::fclose);
+  char line[256];
+  while (file && std::fgets(line, sizeof line, file.get()) != nullptr) {
+    unsigned long long kibibytes = 0;
+    if (std::sscanf(line, "MemAvailable: %llu kB", &kibibytes) == 1) return static_cast<size_t>(kibibytes) << 10;
+  }
+  return SIZE_MAX;
 }
 
 Tensor Arena::empty(Shape shape, DType dtype) {

@@ -99,6 +99,9 @@ struct NamedTensor {
 };
 using NamedTensors = std::vector<NamedTensor>;
 
+/// Memory the system can give without swapping or killing anyone, as it says itself; the largest size_t if it does not.
+size_t available_memory_bytes();
+
 /// Activations of one forward. A block goes back for reuse when its last Tensor dies, so a steady decode loop
 /// allocates nothing. Contents of a fresh tensor are unspecified. Used by one thread at a time.
 class Arena {

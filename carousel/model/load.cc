@@ -42,7 +42,10 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder) {
     ends.push_back(token);
   };
   for (const int64_t id : ids) {
-    if (!model.tokenizer || model.tokenizer->is_special(static_cast<int32_t>(id))) {
+    if (id >= model.config.vocab_size) {
+      model.warnings.push_back(fmt::format("{}: eos_token_id {} is outside the vocabulary of {}; not taken as the end",
+                                           folder, id, model.config.vocab_size));
+    } else if (!model.tokenizer || model.tokenizer->is_special(static_cast<int32_t>(id))) {
       add(id);
     } else {
       model.warnings.push_back(
@@ -191,9 +194,13 @@ ModelShape declare_params(const ModelConfig& config, ParamSource& source, const 
 Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
-    fail(ErrorKind::kInput, "{}: no weights (model.safetensors or model.safetensors.index.json)", place.folder);
+    const bool config_alone = !fs::is_directory(path);
+    fail(ErrorKind::kInput, "{}: {}", path,
+         config_alone ? "a config alone, expected a model folder or a .safetensors"
+                      : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
+  check_memory(checkpoint.size_bytes(), place.weights);
   Model model;
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, place.config);
@@ -205,7 +212,9 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   } else {
     model.regressor = std::make_unique<Regressor>(model.config, params, place.config);
   }
-  params.finish();
+  for (const std::string& name : params.finish()) {
+    model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
+  }
   model.fingerprint = fmt::format("{:016x}", params.fingerprint());
   if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place.folder);
@@ -237,7 +246,16 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   return size;
 }
 
-void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out) {
+void check_memory(size_t needed_bytes, const std::string& where) {
+  const size_t available_bytes = available_memory_bytes();
+  if (needed_bytes > available_bytes) {
+    fail(ErrorKind::kInput, "{}: weights of {} bytes, expected at most the {} bytes of memory available", where,
+         needed_bytes, available_bytes);
+  }
+}
+
+void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
+                       const std::function<bool(double)>& progress) {
   const ModelPath place = resolve(config_path);
   const ModelConfig config = read_model_config(place, nullptr);
   ParamList list;
@@ -252,7 +270,12 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   const std::vector<FileTensor> tensors = file_tensors(config, list.records(), dtype);
   for (const FileTensor& tensor : tensors) specs.push_back(tensor.spec);
   formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
+  double done = 0;
   for (const FileTensor& tensor : tensors) {
+    if (progress && !progress(done / static_cast<double>(tensors.size()))) {
+      fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
+    }
+    done += 1;
     Tensor values(tensor.spec.shape, DType::kF32);
     int64_t offset = 0;
     for (const ParamRecord& record : tensor.records) {

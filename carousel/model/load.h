@@ -2,6 +2,7 @@
 // Path -> Model and back: a Hugging Face folder, or one .safetensors with its config.json beside it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -67,6 +68,12 @@ Json read_config(const std::string& path);
 
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
 /// `dtype`. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be written.
-void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out);
+/// `progress`, if any, is told the share done before every tensor and stops the work by returning false; then, as on
+/// any error, no model is left behind and Error(kCancelled) is thrown.
+void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
+                       const std::function<bool(double)>& progress = {});
+
+/// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way.
+void check_memory(size_t needed_bytes, const std::string& where);
 
 }  // namespace carousel::model

@@ -305,11 +305,15 @@ Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, con
   return values;
 }
 
-void CheckpointParams::finish() const {
+std::vector<std::string> CheckpointParams::finish() const {
+  std::vector<std::string> ignored;
   for (const formats::TensorEntry* entry : checkpoint_.entries()) {
     const auto taken = taken_.find(entry->name);
     if (taken == taken_.end()) {
-      if (family_.ignorable(config_, entry->name)) continue;
+      if (family_.ignorable(config_, entry->name)) {
+        ignored.push_back(entry->name);
+        continue;
+      }
       fail(ErrorKind::kInput, "{}: tensor \"{}\" {} belongs to no parameter of this config", where_, entry->name,
            entry->shape.str());
     }
@@ -318,6 +322,7 @@ void CheckpointParams::finish() const {
            entry->name, entry->shape.str(), taken->second);
     }
   }
+  return ignored;
 }
 
 uint64_t CheckpointParams::fingerprint() const { return XXH3_64bits_digest(hash_); }

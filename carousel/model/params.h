@@ -66,14 +66,15 @@ class CheckpointParams : public ParamSource {
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
 
   /// Throws Error(kInput) when the file holds a tensor, or rows of one, that no block asked for.
-  void finish() const;
+  /// Returns the tensors that have no effect and may be there.
+  std::vector<std::string> finish() const;
   /// Of names, shapes, dtypes and sampled bytes, in canonical order: tells models apart whatever their file layout.
   uint64_t fingerprint() const;
 
  private:
   struct Part {
     const formats::TensorEntry* entry;
-    const std::byte* bytes;  // first byte of the part
+    const std::byte* bytes;                 // first byte of the part
     std::vector<std::byte> reordered = {};  // a permuted tensor in the block's order; bytes is into it
   };
   Part take(const std::string& name, const Shape& shape);

@@ -197,7 +197,30 @@ TEST_F(Load, ATiedFileMayHoldAStrayHead) {
   const std::vector<float> expected = logits(load(model, stream_));
   changed.push_back({"lm_head.weight", Tensor(Shape{40, 32}, DType::kF32)});
   rewrite(model, changed);
-  EXPECT_EQ(logits(load(model, stream_)), expected);
+  const Model loaded = load(model, stream_);
+  EXPECT_EQ(logits(loaded), expected);
+  EXPECT_EQ(loaded.warnings, (std::vector<std::string>{model + ": \"lm_head.weight\" has no effect with this config"}));
+}
+
+TEST_F(Load, AnEndTokenOutsideTheVocabularyIsReported) {
+  std::string text = kXlstm;
+  text.replace(text.find("\"eos_token_id\": 2"), 17, "\"eos_token_id\": 99");
+  const Model model = load(init(text), stream_);
+  EXPECT_TRUE(model.end_tokens.empty());
+  ASSERT_EQ(model.warnings.size(), 1u);
+  EXPECT_NE(model.warnings[0].find("eos_token_id 99 is outside the vocabulary of 40"), std::string::npos);
+}
+
+TEST_F(Load, MoreThanTheMemoryIsRefusedBeforeItIsTaken) {
+  EXPECT_NO_THROW(check_memory(1 << 20, "m"));
+  EXPECT_THROW(check_memory(SIZE_MAX - 1, "m"), Error);
+}
+
+TEST_F(Load, AnInterruptedInitLeavesNothing) {
+  const std::string config = init(kXlstm) + "/config.json";
+  const std::string out = (folder_ / "stopped").string();
+  EXPECT_THROW(write_initialised(config, 1, DType::kF32, out, [](double done) { return done < 0.5; }), Error);
+  EXPECT_TRUE(fs::is_empty(out));
 }
 
 TEST_F(Load, PathsThatAreNoModelSaySo) {
@@ -209,6 +232,7 @@ TEST_F(Load, PathsThatAreNoModelSaySo) {
   fs::create_directories(folder_ / "bare");
   write("bare/config.json", kXlstm);
   EXPECT_NE(refusal((folder_ / "bare").string()).find("no weights"), std::string::npos);
+  EXPECT_NE(refusal((folder_ / "bare/config.json").string()).find("a config alone"), std::string::npos);
   write("bare/config.json", "{\"model_type\": ");
   EXPECT_NE(refusal((folder_ / "bare").string()), "accepted");
 }

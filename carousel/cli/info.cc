@@ -75,7 +75,6 @@ Json describe_model(const std::string& path) {
               {"layers", config.num_layers},
               {"blocks", block_runs(config)},
               {"hidden_size", config.hidden_size},
-              {"vocab_size", config.vocab_size},
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"parameters", size.parameters},
               {"active_parameters", size.active_parameters},
@@ -86,6 +85,12 @@ Json describe_model(const std::string& path) {
               {"state_bytes_per_token", row_bytes},
               {"tokenizer", describe_tokenizer(files)},
               {"warnings", config.warnings}};
+  if (config.kind == model::ModelKind::kRegressor) {
+    out["input_size"] = config.hidden_size;
+    out["output_size"] = size.output_size;
+  } else {
+    out["vocab_size"] = config.vocab_size;
+  }
   if (files.checkpoint) {
     out["bytes_on_disk"] = files.checkpoint->size_bytes();
     out["files"] = files.checkpoint->paths().size();
@@ -150,9 +155,14 @@ void print_model(const Json& model) {
   fmt::print("{}\n", model.at("path").get<std::string>());
   fmt::print("  model type   {}\n", model.at("model_type").get<std::string>());
   fmt::print("  layers       {}: {}\n", model.at("layers").get<int64_t>(), model.at("blocks").get<std::string>());
-  fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
-  fmt::print("  vocabulary   {}{}\n", with_commas(model.at("vocab_size").get<int64_t>()),
-             model.at("tie_word_embeddings").get<bool>() ? ", embeddings tied to the head" : "");
+  if (model.contains("output_size")) {
+    fmt::print("  features     {} in, {} out\n", with_commas(model.at("input_size").get<int64_t>()),
+               with_commas(model.at("output_size").get<int64_t>()));
+  } else {
+    fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
+    fmt::print("  vocabulary   {}{}\n", with_commas(model.at("vocab_size").get<int64_t>()),
+               model.at("tie_word_embeddings").get<bool>() ? ", embeddings tied to the head" : "");
+  }
   const auto parameters = model.at("parameters").get<int64_t>();
   const auto active = model.at("active_parameters").get<int64_t>();
   fmt::print("  parameters   {}{}\n", with_commas(parameters),

@@ -11,8 +11,8 @@
 #include <optional>
 #include <span>
 
-#include "carousel/cli/package_state.h"
 #include "carousel/cli/forecast_case.h"
+#include "carousel/cli/package_state.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/regressor_case.h"
 #include "carousel/cli/sequence_cuts.h"
@@ -367,7 +367,6 @@ void fold(Comparison& out, const float* got, const float* want, size_t count, co
     if (!(std::abs(d) <= largest)) largest = std::abs(d);
   }
   const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
-  using Status = Comparison::Status;
   if (out.status == Status::kSkip) out.status = Status::kOk;
   if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
   if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;

@@ -209,7 +209,7 @@ TEST_F(GenerateCommand, WrongUsageIsOneLineAndStatusTwo) {
   const std::string run = "\"$C\" generate \"$M\" ";
   expect_usage_error("\"$C\"", "no command given");
   expect_usage_error("\"$C\" generat", "did you mean \"generate\"?");
-  expect_usage_error("\"$C\" dance", "expected one of bench, eval, generate, info, init, tokenize, verify");
+  expect_usage_error("\"$C\" dance", "unknown command \"dance\", expected one of bench, ");
   expect_usage_error("\"$C\" generate", "model is required");
   expect_usage_error(run + "-p a --tmep 1", "unknown option \"--tmep\"; did you mean \"--temp\"?");
   expect_usage_error(run + "-p a surplus", "unexpected argument \"surplus\"");
@@ -266,7 +266,8 @@ TEST_F(GenerateCommand, AStandardErrorNobodyReadsIsNoError) {
 TEST_F(GenerateCommand, HelpListsOptionsWithTheirDefaults) {
   const Result general = shell("\"$C\" --help");
   EXPECT_EQ(general.status, 0);
-  for (const char* command : {"bench", "eval", "generate", "info", "init", "tokenize", "verify"}) {
+  for (const char* command :
+       {"bench", "eval", "forecast", "generate", "info", "init", "predict", "tokenize", "verify", "wiring"}) {
     EXPECT_NE(general.out.find(command), std::string::npos) << command;
     const Result one = shell(std::string("\"$C\" ") + command + " --help");
     EXPECT_EQ(one.status, 0) << one.err;

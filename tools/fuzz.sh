@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds the fuzz targets (clang, ASan, UBSan) and runs each for SECONDS, two at a time.
+# Builds the fuzz targets (clang, ASan, UBSan) and runs each for SECONDS, four at a time.
 #   tools/fuzz.sh [SECONDS=60] [TARGET...]
 # What a run learns stays in build/sanitize/corpus; the seeds are in tests/fuzz/corpus. Exit status 1 on a finding, whose
 # input is left in build/sanitize/findings.
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 seconds="${1:-60}"
 shift || true
 build=build/sanitize
-jobs="${FUZZ_JOBS:-2}"
+jobs="${FUZZ_JOBS:-4}"
 
 test -f "$build/build.ninja" || cmake --preset sanitize
 cmake --build --preset sanitize -j "$(nproc)" --target carousel_fuzz

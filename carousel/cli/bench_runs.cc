@@ -129,6 +129,8 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
 }
 
 std::unique_ptr<model::Lm> random_model(const ModelFiles& files, DType dtype, const Stream& stream) {
+  const int64_t parameters = model::measure(files.config, files.place.config).parameters;
+  model::check_memory(static_cast<size_t>(parameters) * dtype_size(dtype), files.place.config);
   RepeatedParams params(stream, dtype);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }

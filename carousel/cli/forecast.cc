@@ -10,6 +10,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/forecast/plot.h"
@@ -69,7 +70,7 @@ void warn(const ForecastCommand& command, const forecast::SeriesTable& table, co
   }
   for (const forecast::Series& series : table.series) {
     if (std::all_of(series.values.begin(), series.values.end(), [](double value) { return std::isnan(value); }))
-      fmt::print(stderr, "warning: \"{}\" holds no value; its forecast says nothing\n", series.id);
+      note(fmt::format("warning: \"{}\" holds no value; its forecast says nothing", series.id));
   }
 }
 
@@ -114,7 +115,7 @@ int run_forecast(ForecastCommand& command) {
   if (command.plot.empty()) return 0;
   write_text_file(command.plot, forecast::plot_forecasts(table, forecasts, command.quantiles));
   if (forecasts.size() > forecast::kPanels) {
-    fmt::print(stderr, "{}: the first {} of {} series\n", command.plot, forecast::kPanels, forecasts.size());
+    note(fmt::format("{}: the first {} of {} series", command.plot, forecast::kPanels, forecasts.size()));
   }
   return 0;
 }

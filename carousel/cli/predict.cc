@@ -308,7 +308,7 @@ int run_predict(PredictOptions& options) {
   check_options(options);
   const Stream stream = options.machine.stream();
   const model::Model model = model::load(options.model, stream, model::ModelKind::kRegressor);
-  for (const std::string& warning : model.warnings) fmt::print(stderr, "warning: {}\n", warning);
+  for (const std::string& warning : model.warnings) note(fmt::format("warning: {}", warning));
   Prediction prediction(options, model, stream);
   catch_interrupts();
   return prediction.run();

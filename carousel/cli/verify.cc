@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/progress.h"
 #include "carousel/cli/reference_case.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
@@ -91,7 +92,7 @@ int run_verify(VerifyOptions& options) {
       else
         print_lines(folder, comparisons);
     } catch (const Error& error) {
-      fmt::print(stderr, "{}: not a case that can be compared: {}\n", folder, error.what());
+      note(fmt::format("carousel: error: {}: not a case that can be compared: {}", folder, error.what()));
       if (options.json) results.push_back({{"case", folder}, {"status", status}, {"error", error.what()}});
     }
     std::fflush(stdout);

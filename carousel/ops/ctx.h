@@ -32,6 +32,8 @@ struct View {
   float* data = nullptr;
   int64_t stride = 0;
 };
-inline View columns(const Tensor& matrix, int64_t first) { return {matrix.f32() + first, matrix.dim(1)}; }
+inline View columns(const Tensor& matrix, int64_t first) {
+  return {matrix.raw() == nullptr ? nullptr : matrix.f32() + first, matrix.dim(1)};
+}
 
 }  // namespace carousel

@@ -176,7 +176,8 @@ TEST_P(PredictReference, VerifyAgrees) {
   if (is_absent(folder)) GTEST_SKIP() << folder << " is absent";
   const Ran ran = run_carousel("verify --json " + folder);
   EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
-  for (const Json& tensor : parse_json(ran.out, "verify").at(0).at("tensors")) {
+  const Json reports = parse_json(ran.out, "verify");
+  for (const Json& tensor : reports.at(0).at("tensors")) {
     const std::string name = tensor.at("name");
     EXPECT_EQ(tensor.at("status"), name.starts_with("grad.") ? "skip" : "ok") << tensor;
   }

@@ -18,7 +18,15 @@ std::atomic<int64_t> allocations{0};
 }  // namespace
 
 // Sanitizers bring their own allocator; the plain build is the one that counts.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)  // clang's way of telling
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define CAROUSEL_COUNTS_NOTHING
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // g++'s
+#define CAROUSEL_COUNTS_NOTHING
+#endif
+#ifndef CAROUSEL_COUNTS_NOTHING
 __attribute__((noinline)) void* operator new(size_t size) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* block = std::malloc(size > 0 ? size : 1);
@@ -27,8 +35,6 @@ __attribute__((noinline)) void* operator new(size_t size) {
 }
 __attribute__((noinline)) void operator delete(void* block) noexcept { std::free(block); }
 __attribute__((noinline)) void operator delete(void* block, size_t) noexcept { std::free(block); }
-#else
-#define CAROUSEL_COUNTS_NOTHING
 #endif
 
 namespace carousel::model {

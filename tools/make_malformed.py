@@ -3,7 +3,6 @@
 """Writes the malformed files of tests/fixtures/malformed and the seeds of tests/fuzz/corpus.
 
 Each sub-folder belongs to one loader; expected.json gives, file by file, what its one error message must contain.
-Loaders of other engineers' files (config/, tokenizer/, state/) keep their own expected.json; this script leaves them.
 """
 import json
 import pathlib
@@ -256,6 +255,42 @@ TORCH_ZIP = {
 }
 
 
+def tokenizer(vocab='{"a": 0}', merges="[]", **more):
+    rest = "".join(f', "{key}": {json.dumps(value)}' for key, value in more.items())
+    return '{"model": {"type": "BPE", "vocab": %s, "merges": %s}%s}' % (vocab, merges, rest)
+
+
+TOKENIZER = {
+    "truncated": ('{"model":', "not valid JSON"),
+    "array": ("[]", "got '[' at byte 0, expected '{'"),
+    "unigram": ('{"model": {"type": "Unigram", "vocab": []}}', 'model: type "Unigram" is not supported, expected "BPE"'),
+    "id_negative": (tokenizer('{"a": -1}'), 'token "a" has id -1, expected 0 to '),
+    "id_huge": (tokenizer('{"a": 99999999999}'), 'token "a" has id 99999999999, expected 0 to '),
+    "token_twice": (tokenizer('{"a": 0, "a": 1}'), 'token "a" has id 0 and id 1'),
+    "merge_of_unknown": (tokenizer(merges='["a b"]'), 'merge 0 ("a", "b"): "b" is not in vocab'),
+    "normalizer_unknown": (tokenizer(normalizer={"type": "Precompiled"}), 'normalizer: type "Precompiled" is not supported'),
+    "regex_open": (tokenizer(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}),
+                   'pre_tokenizer: regex "(" does not compile'),
+    "added_id": (tokenizer(added_tokens=[{"id": "x", "content": "y"}]), 'added_tokens[0]: "id" is "x"'),
+}
+
+
+def state(body=b"", tensors=None, **metadata):
+    return raw(json.dumps({"__metadata__": metadata, **(tensors or {})}), body)
+
+
+STATE_HEAD = {"format": "carousel.state", "version": "1"}
+STATE = {
+    "empty": (b"", "0 bytes, too short for a safetensors file"),
+    "no_metadata": (st(F32x2, w=tensor()), 'not a saved state: metadata "format" is missing'),
+    "other_format": (state(format="other", version="1"), 'format is "other" version "1", expected "carousel.state"'),
+    "later_version": (state(format="carousel.state", version="2"), 'version "2", expected "carousel.state" version "1"'),
+    "no_model": (state(**STATE_HEAD), 'metadata "model" is missing'),
+    "other_model": (state(**STATE_HEAD, model="0123456789abcdef", pos="1", checksum="0"),
+                    "state of another model (fingerprint 0123456789abcdef, expected "),
+}
+
+
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -299,6 +334,8 @@ write_files(MALFORMED / "json", JSON, ".json")
 write_files(MALFORMED / "config", CONFIG, ".json")
 write_files(MALFORMED / "torch_zip", TORCH_ZIP, ".ckpt")
 write_files(MALFORMED / "csv", CSV, ".csv")
+write_files(MALFORMED / "tokenizer", TOKENIZER, ".json")
+write_files(MALFORMED / "state", STATE, ".safetensors")
 
 write_seeds("safetensors", {
     "one": GOOD,

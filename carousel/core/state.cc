@@ -4,11 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <unordered_map>
 
 #include "carousel/core/error.h"
+#include "carousel/core/finite.h"
 
 namespace carousel {
 namespace {
@@ -18,13 +18,6 @@ constexpr size_t kEntryAlignment = 64;
 int64_t pages_for(int64_t rows) { return rows / kPageRows + (rows % kPageRows != 0); }
 
 size_t spec_bytes(const StateSpec& spec) { return static_cast<size_t>(spec.shape.count()) * dtype_size(spec.dtype); }
-
-bool all_finite(const float* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(values[i])) return false;
-  }
-  return true;
-}
 
 std::shared_ptr<Storage> copy_of(const Storage& source) {
   auto copy = std::make_shared<Storage>(source.device(), source.size_bytes());
@@ -108,8 +101,8 @@ State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& l
       fail(ErrorKind::kState, "state: \"{}\" is {} {}, expected {} {} at position {}", entry.name,
            dtype_name(tensor.dtype()), tensor.shape().str(), dtype_name(entry.spec.dtype), expected.str(), pos);
     }
-    if (!all_finite(tensor.f32(), tensor.count())) {
-      fail(ErrorKind::kState, "state: \"{}\" holds a value that is not finite", entry.name);
+    if (const auto found = first_not_finite(tensor.raw(), tensor.dtype(), tensor.count())) {
+      fail(ErrorKind::kState, "state: \"{}\" holds a value that is not finite at element {}", entry.name, *found);
     }
   }
   for (const NamedTensor& named : tensors) {

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "carousel/core/error.h"
+#include "carousel/core/finite.h"
 #include "carousel/core/json.h"
 
 namespace carousel::formats {
@@ -113,16 +114,6 @@ void check_cover(const std::vector<TensorEntry>& entries, std::span<const std::b
   }
 }
 
-template <class Bits>
-std::optional<int64_t> first_with_exponent(const TensorEntry& entry, Bits exponent) {
-  for (size_t i = 0; i < entry.size_bytes / sizeof(Bits); ++i) {
-    Bits bits;
-    std::memcpy(&bits, entry.bytes + i * sizeof(Bits), sizeof(Bits));
-    if ((bits & exponent) == exponent) return static_cast<int64_t>(i);
-  }
-  return {};
-}
-
 }  // namespace
 
 Tensor TensorEntry::view() const {
@@ -144,18 +135,7 @@ void TensorEntry::release() const {
 }
 
 std::optional<int64_t> TensorEntry::first_not_finite() const {
-  switch (dtype) {
-    case DType::kF32:
-      return first_with_exponent<uint32_t>(*this, 0x7F800000u);
-    case DType::kF16:
-      return first_with_exponent<uint16_t>(*this, 0x7C00u);
-    case DType::kBF16:
-      return first_with_exponent<uint16_t>(*this, 0x7F80u);
-    case DType::kF64:
-      return first_with_exponent<uint64_t>(*this, 0x7FF0000000000000u);
-    default:
-      return {};
-  }
+  return carousel::first_not_finite(bytes, dtype, shape.count());
 }
 
 SafetensorsFile SafetensorsFile::open(const std::string& path) {

@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "carousel/core/error.h"
+#include "carousel/core/finite.h"
 #include "carousel/core/rng.h"
 
 namespace carousel::model {
@@ -32,34 +33,6 @@ Shape without_ones(const Shape& shape) {
 }
 
 bool packable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
-
-// Index of the first value whose exponent bits are all ones (infinity or NaN), or -1.
-template <class Word>
-int64_t first_not_finite(const std::byte* bytes, int64_t count, Word exponent) {
-  constexpr int64_t kBlock = 512;
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t end = std::min(count, begin + kBlock);
-    bool found = false;
-    for (int64_t i = begin; i < end; ++i) {
-      Word word;
-      std::memcpy(&word, bytes + static_cast<size_t>(i) * sizeof(Word), sizeof word);
-      found |= static_cast<Word>(word & exponent) == exponent;
-    }
-    if (!found) continue;
-    for (int64_t i = begin; i < end; ++i) {
-      Word word;
-      std::memcpy(&word, bytes + static_cast<size_t>(i) * sizeof(Word), sizeof word);
-      if (static_cast<Word>(word & exponent) == exponent) return i;
-    }
-  }
-  return -1;
-}
-
-int64_t first_not_finite(const std::byte* bytes, int64_t count, DType dtype) {
-  if (dtype == DType::kF32) return first_not_finite<uint32_t>(bytes, count, 0x7F800000u);
-  if (dtype == DType::kF16) return first_not_finite<uint16_t>(bytes, count, uint16_t{0x7C00});
-  return first_not_finite<uint16_t>(bytes, count, uint16_t{0x7F80});
-}
 
 // Gram-Schmidt on normal vectors, each cleared of the others twice so that rounding does not add up.
 void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
@@ -243,22 +216,24 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
   missing(name, sources);
 }
 
-void CheckpointParams::check_finite(const std::string& file_name, const std::byte* bytes, DType dtype,
-                                    int64_t count) const {
+void CheckpointParams::check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
+                                    int64_t base, int64_t count) const {
   constexpr int64_t kTask = 1 << 16;
   std::atomic<int64_t> first{INT64_MAX};
   const auto check = [&](int64_t task) {
     const int64_t begin = task * kTask;
-    const int64_t found =
-        first_not_finite(bytes + static_cast<size_t>(begin) * dtype_size(dtype), std::min(kTask, count - begin), dtype);
-    if (found < 0) return;
+    const std::byte* const values = bytes + static_cast<size_t>(begin) * dtype_size(entry.dtype);
+    const std::optional<int64_t> found = first_not_finite(values, entry.dtype, std::min(kTask, count - begin));
+    if (!found) return;
     int64_t seen = first.load();
-    while (begin + found < seen && !first.compare_exchange_weak(seen, begin + found)) {
+    while (begin + *found < seen && !first.compare_exchange_weak(seen, begin + *found)) {
     }
   };
   parallel_for(*stream_.pool, (count + kTask - 1) / kTask, check);
   if (first.load() != INT64_MAX) {
-    fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite (NaN or infinity)", where_, file_name);
+    fail(ErrorKind::kInput,
+         "{}: \"{}\" holds a value that is not finite (NaN or infinity), the first is element {} of {}", where_,
+         entry.name, base + first.load(), name);
   }
 }
 
@@ -288,7 +263,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);
     const std::byte* bytes = part.bytes + static_cast<size_t>(first * row_bytes);
-    check_finite(part.entry->name, bytes, dtype, count * cols);
+    check_finite(name, *part.entry, bytes, first * cols, count * cols);
     weight.write_rows(stream_, first, count, bytes);
     if (part.entry->file && part.reordered.empty())
       part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
@@ -299,7 +274,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
 Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, const Init&) {
   const Part part = take(name, shape);
   sample(name, part, shape);
-  check_finite(part.entry->name, part.bytes, part.entry->dtype, shape.count());
+  check_finite(name, *part.entry, part.bytes, 0, shape.count());
   Tensor values(shape, DType::kF32);
   widen(part.bytes, part.entry->dtype, values.f32(), static_cast<size_t>(shape.count()));
   return values;

@@ -78,7 +78,8 @@ class CheckpointParams : public ParamSource {
     std::vector<std::byte> reordered = {};  // a permuted tensor in the block's order; bytes is into it
   };
   Part take(const std::string& name, const Shape& shape);
-  void check_finite(const std::string& file_name, const std::byte* bytes, DType dtype, int64_t count) const;
+  void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, int64_t base,
+                    int64_t count) const;
   void sample(const std::string& name, const Part& part, const Shape& shape);
   [[noreturn]] void missing(const std::string& name, const std::vector<TensorSource>& sources) const;
 

@@ -5,9 +5,9 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "carousel/core/error.h"
+#include "carousel/core/finite.h"
 #include "carousel/formats/safetensors.h"
 
 namespace carousel::model {
@@ -81,8 +81,8 @@ Tensor checked_logits(const Tensor& tensor, int64_t vocab_size, const std::strin
     fail(ErrorKind::kState, "{}: \"{}\" is {} {}, expected F32 [{}]", path, kLogits, dtype_name(tensor.dtype()),
          tensor.shape().str(), vocab_size);
   }
-  for (int64_t i = 0; i < vocab_size; ++i) {
-    if (!std::isfinite(tensor.f32()[i])) fail(ErrorKind::kState, "{}: \"{}\" is not finite at {}", path, kLogits, i);
+  if (const auto found = first_not_finite(tensor.raw(), tensor.dtype(), vocab_size)) {
+    fail(ErrorKind::kState, "{}: \"{}\" is not finite at {}", path, kLogits, *found);
   }
   return tensor;
 }

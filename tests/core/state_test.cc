@@ -223,7 +223,7 @@ TEST(State, WhatDoesNotFitIsRefusedByName) {
                 t[1].tensor = t[1].tensor.clone();
                 t[1].tensor.f32()[2] = value;
               }),
-              "state: \"0.n\" holds a value that is not finite");
+              "state: \"0.n\" holds a value that is not finite at element 2");
   }
 }
 

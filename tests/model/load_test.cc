@@ -172,7 +172,7 @@ TEST_F(Load, ValuesThatAreNotFiniteAreReported) {
     rewrite(model, changed);
     EXPECT_EQ(refusal(model), model +
                                   ": \"backbone.blocks.0.mlstm_layer.v.weight\" holds a value that is not finite "
-                                  "(NaN or infinity)");
+                                  "(NaN or infinity), the first is element 5 of layers.0.mlstm.v.weight");
   }
 }
 

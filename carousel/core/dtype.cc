@@ -2,6 +2,7 @@
 #include "carousel/core/dtype.h"
 
 #include "carousel/core/error.h"
+#include "carousel/core/quant_blocks.h"
 
 namespace carousel {
 namespace {
@@ -14,13 +15,32 @@ struct DTypeRow {
 constexpr DTypeRow kDTypes[] = {
     {DType::kF32, "F32", 4}, {DType::kF16, "F16", 2},   {DType::kBF16, "BF16", 2}, {DType::kF64, "F64", 8},
     {DType::kI64, "I64", 8}, {DType::kI32, "I32", 4},   {DType::kI16, "I16", 2},   {DType::kI8, "I8", 1},
-    {DType::kU8, "U8", 1},   {DType::kBool, "BOOL", 1},
+    {DType::kU8, "U8", 1},   {DType::kBool, "BOOL", 1}, {DType::kQ8, "Q8", 0},     {DType::kQ4, "Q4", 0},
 };
 const DTypeRow& row(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
 
 }  // namespace
 
-size_t dtype_size(DType dtype) { return row(dtype).size_bytes; }
+size_t dtype_size(DType dtype) {
+  if (is_block(dtype)) fail(ErrorKind::kShape, "dtype_size: {} has no size per element", dtype_name(dtype));
+  return row(dtype).size_bytes;
+}
+bool is_block(DType dtype) { return dtype == DType::kQ8 || dtype == DType::kQ4; }
+
+size_t dtype_bytes(DType dtype, size_t count) {
+  size_t units = count, unit_bytes = 0, bytes = 0;
+  if (is_block(dtype)) {
+    units = count / kBlockValues + (count % kBlockValues != 0);
+    unit_bytes = dtype == DType::kQ8 ? kQ8BlockBytes : kQ4BlockBytes;
+  } else {
+    unit_bytes = dtype_size(dtype);
+  }
+  if (__builtin_mul_overflow(units, unit_bytes, &bytes)) {
+    fail(ErrorKind::kShape, "dtype_bytes: {} values of {} overflow", count, dtype_name(dtype));
+  }
+  return bytes;
+}
+
 std::string_view dtype_name(DType dtype) { return row(dtype).name; }
 bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF64;
@@ -28,7 +48,7 @@ bool is_float(DType dtype) {
 
 bool parse_dtype(std::string_view name, DType* dtype) {
   for (const DTypeRow& candidate : kDTypes) {
-    if (name == candidate.name) {
+    if (name == candidate.name && !is_block(candidate.dtype)) {
       *dtype = candidate.dtype;
       return true;
     }
@@ -91,6 +111,9 @@ void widen(const void* source, DType dtype, float* out, size_t count) {
       return convert_all<BF16>(source, out, count, [](BF16 v) { return to_float(v); });
     case DType::kF64:
       return convert_all<double>(source, out, count, [](double v) { return static_cast<float>(v); });
+    case DType::kQ8:
+    case DType::kQ4:
+      return decode_blocks(source, dtype, out, count);
     default:
       fail(ErrorKind::kShape, "widen: got dtype {}, expected a float type", dtype_name(dtype));
   }
@@ -107,8 +130,11 @@ void narrow(const float* source, DType dtype, void* out, size_t count) {
     case DType::kBF16:
       for (size_t i = 0; i < count; ++i) static_cast<BF16*>(out)[i] = to_bf16(source[i]);
       return;
+    case DType::kQ8:
+    case DType::kQ4:
+      return encode_blocks(source, dtype, out, count);
     default:
-      fail(ErrorKind::kShape, "narrow: got dtype {}, expected f32, f16 or bf16", dtype_name(dtype));
+      fail(ErrorKind::kShape, "narrow: got dtype {}, expected f32, f16, bf16, q8 or q4", dtype_name(dtype));
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element types: their sizes, safetensors names, and exact scalar conversions.
+// Element types: their sizes, safetensors names, and exact scalar conversions; and block types, whose values come in
+// blocks of 32 along a row with one scale each (quant_blocks.h).
 #pragma once
 
 #include <cstddef>
@@ -9,12 +10,18 @@
 
 namespace carousel {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
+enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool, kQ8, kQ4 };
 
-size_t dtype_size(DType dtype);                         // bytes per element
-std::string_view dtype_name(DType dtype);               // as safetensors spells it: "F32", "BF16", ...
-bool parse_dtype(std::string_view name, DType* dtype);  // false: unknown name
+size_t dtype_size(DType dtype);                         // bytes per element; throws kShape for a block type
+std::string_view dtype_name(DType dtype);               // as safetensors spells it: "F32", "BF16", ...; "Q8", "Q4"
+bool parse_dtype(std::string_view name, DType* dtype);  // false: unknown name, and those of block types
 bool is_float(DType dtype);
+bool is_block(DType dtype);  // Q8 or Q4
+
+constexpr size_t kBlockValues = 32;  // of every block type
+/// Bytes of `count` consecutive values, of a row say; a block type's last block is whole even if not all of it is used.
+/// Throws kShape where they overflow.
+size_t dtype_bytes(DType dtype, size_t count);
 
 struct BF16 {
   uint16_t bits;
@@ -38,9 +45,9 @@ float to_float(F16 value);
 BF16 to_bf16(float value);  // round to nearest, ties to even; NaN stays NaN
 F16 to_f16(float value);    // round to nearest, ties to even; overflow gives infinity
 
-/// Widens `count` elements of a float type (f32, f16, bf16, f64) to f32.
+/// Widens `count` elements of a float type (f32, f16, bf16, f64) or a block type to f32.
 void widen(const void* source, DType dtype, float* out, size_t count);
-/// Rounds `count` f32 values to `dtype` (f32, f16, bf16).
+/// Rounds `count` f32 values to `dtype` (f32, f16, bf16, or a block type, whose last block is filled up with zeros).
 void narrow(const float* source, DType dtype, void* out, size_t count);
 
 }  // namespace carousel

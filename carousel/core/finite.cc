@@ -27,6 +27,18 @@ std::optional<int64_t> first_with_exponent(const void* values, int64_t count, Wo
   return std::nullopt;
 }
 
+// The scale of a block decides for all its values.
+std::optional<int64_t> first_bad_block(const void* values, DType dtype, int64_t count) {
+  const size_t block_bytes = dtype_bytes(dtype, kBlockValues);
+  const int64_t blocks = static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(count)) / block_bytes);
+  for (int64_t i = 0; i < blocks; ++i) {
+    uint16_t scale;
+    std::memcpy(&scale, static_cast<const char*>(values) + static_cast<size_t>(i) * block_bytes, sizeof scale);
+    if ((scale & 0x7C00) == 0x7C00) return i * static_cast<int64_t>(kBlockValues);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<int64_t> first_not_finite(const void* values, DType dtype, int64_t count) {
@@ -39,6 +51,9 @@ std::optional<int64_t> first_not_finite(const void* values, DType dtype, int64_t
       return first_with_exponent(values, count, uint16_t{0x7F80});
     case DType::kF64:
       return first_with_exponent(values, count, uint64_t{0x7FF0000000000000});
+    case DType::kQ8:
+    case DType::kQ4:
+      return first_bad_block(values, dtype, count);
     default:
       return std::nullopt;
   }

@@ -83,11 +83,7 @@ Storage::~Storage() {
 }
 
 Tensor::Tensor(Shape shape, DType dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {
-  size_t size_bytes = 0;
-  if (__builtin_mul_overflow(static_cast<size_t>(shape.count()), dtype_size(dtype), &size_bytes)) {
-    fail(ErrorKind::kShape, "tensor: {} of {} overflows", shape.str(), dtype_name(dtype));
-  }
-  auto storage = std::make_shared<Storage>(device, size_bytes);
+  auto storage = std::make_shared<Storage>(device, dtype_bytes(dtype, static_cast<size_t>(shape.count())));
   bytes_ = storage->bytes();
   keep_ = std::move(storage);
 }

@@ -73,7 +73,7 @@ class Tensor {
   int64_t count() const { return shape_.count(); }
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
-  size_t size_bytes() const { return static_cast<size_t>(count()) * dtype_size(dtype_); }
+  size_t size_bytes() const { return dtype_bytes(dtype_, static_cast<size_t>(count())); }
   void* raw() const { return bytes_; }
   float* f32() const;  // asserts the dtype
   int32_t* i32() const;

@@ -22,6 +22,10 @@ void check_weight(size_t index, const Weight* weight, int64_t K) {
   if (weight->layout() != Weight::Layout::kPanels) {
     fail(ErrorKind::kShape, "ops::linear: weight {} is held as rows, expected panels", index);
   }
+  if (is_block(weight->dtype())) {
+    fail(ErrorKind::kShape, "ops::linear: weight {} is {}, expected F32, F16 or BF16", index,
+         dtype_name(weight->dtype()));
+  }
   if (weight->bias.defined()) {
     check_shape("ops::linear", "bias", weight->bias, {weight->rows()});
     check_dtype("ops::linear", "bias", weight->bias, DType::kF32);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packing a row-major matrix into panels is a transposition of cells: one element (f32, f16) or a pair of
-// neighbouring columns (bf16). It runs at the speed of memory in plain code, so there is one copy for every machine.
+// neighbouring columns (bf16), four codes of a block (q8) or four bytes of pairs (q4). It runs at the speed of memory
+// in plain code, so there is one copy for every machine.
 #include "carousel/ops/weight.h"
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "carousel/core/error.h"
+#include "carousel/core/quant_blocks.h"
 
 namespace carousel {
 namespace {
@@ -23,7 +26,7 @@ size_t checked_product(size_t a, size_t b) {
 
 size_t storage_bytes(int64_t rows, int64_t cols, DType dtype, Weight::Layout layout) {
   if (layout == Weight::Layout::kRows) {
-    return checked_product(static_cast<size_t>(rows), checked_product(static_cast<size_t>(cols), dtype_size(dtype)));
+    return checked_product(static_cast<size_t>(rows), dtype_bytes(dtype, static_cast<size_t>(cols)));
   }
   return checked_product(static_cast<size_t>(ceil_div(rows, kPanelRows)), Weight::panel_bytes(cols, dtype));
 }
@@ -45,7 +48,59 @@ void pack_cells(std::byte* panel, int64_t begin, int64_t end, const std::byte* r
   }
 }
 
+constexpr uint32_t kSignBits = 0x80808080;  // of four bytes: turns q into q + 128 and back
+
+/// Where block b of row r lies within a panel: cells of four columns `kPanelRows * 4` bytes apart, and the scale.
+struct BlockPlace {
+  size_t cells, scale;
+};
+BlockPlace block_place(int64_t r, int64_t b, DType dtype) {
+  const int64_t panel_block_bytes = dtype == DType::kQ8 ? Weight::kQ8PanelBlockBytes : Weight::kQ4PanelBlockBytes;
+  return {static_cast<size_t>(b * panel_block_bytes + r * 4),
+          static_cast<size_t>((b + 1) * panel_block_bytes - 2 * (kPanelRows - r))};
+}
+
+void pack_block_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype) {
+  const int64_t blocks = ceil_div(cols, static_cast<int64_t>(kBlockValues));
+  const size_t block_bytes = dtype_bytes(dtype, kBlockValues);
+  const uint32_t sign_bits = dtype == DType::kQ8 ? kSignBits : 0;
+  const std::byte* block = rows;
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t b = 0; b < blocks; ++b, block += block_bytes) {
+      const BlockPlace place = block_place(r, b, dtype);
+      std::memcpy(panel + place.scale, block, 2);
+      std::byte* cell = panel + place.cells;
+      for (size_t i = 2; i < block_bytes; i += 4, cell += kPanelRows * 4) {
+        uint32_t codes;
+        std::memcpy(&codes, block + i, sizeof codes);
+        codes ^= sign_bits;
+        std::memcpy(cell, &codes, sizeof codes);
+      }
+    }
+  }
+}
+
+void unpack_block_row(const std::byte* panel, int64_t r, int64_t cols, DType dtype, float* out) {
+  const int64_t block_values = static_cast<int64_t>(kBlockValues);
+  const size_t block_bytes = dtype_bytes(dtype, kBlockValues);
+  const uint32_t sign_bits = dtype == DType::kQ8 ? kSignBits : 0;
+  std::byte block[kQ8BlockBytes];
+  for (int64_t k = 0; k < cols; k += block_values) {
+    const BlockPlace place = block_place(r, k / block_values, dtype);
+    std::memcpy(block, panel + place.scale, 2);
+    const std::byte* cell = panel + place.cells;
+    for (size_t i = 2; i < block_bytes; i += 4, cell += kPanelRows * 4) {
+      uint32_t codes;
+      std::memcpy(&codes, cell, sizeof codes);
+      codes ^= sign_bits;
+      std::memcpy(block + i, &codes, sizeof codes);
+    }
+    decode_blocks(block, dtype, out + k, static_cast<size_t>(std::min(block_values, cols - k)));
+  }
+}
+
 void pack_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype) {
+  if (is_block(dtype)) return pack_block_rows(panel, begin, end, rows, cols, dtype);
   const size_t row_bytes = static_cast<size_t>(cols) * dtype_size(dtype);
   if (dtype == DType::kF32) return pack_cells<uint32_t>(panel, begin, end, rows, row_bytes, cols);
   if (dtype == DType::kF16) return pack_cells<uint16_t>(panel, begin, end, rows, row_bytes, cols);
@@ -79,9 +134,26 @@ void unpack_bf16_row(const std::byte* panel, int64_t r, int64_t cols, float* out
   }
 }
 
+/// `count` rows of one dtype as rows of another, by way of f32.
+std::vector<std::byte> convert_rows(const std::byte* rows, DType from, int64_t count, int64_t cols, DType to) {
+  const size_t row_values = static_cast<size_t>(cols);
+  const size_t from_bytes = dtype_bytes(from, row_values), to_bytes = dtype_bytes(to, row_values);
+  std::vector<float> values(row_values);
+  std::vector<std::byte> out(static_cast<size_t>(count) * to_bytes);
+  for (size_t r = 0; r < static_cast<size_t>(count); ++r) {
+    widen(rows + r * from_bytes, from, values.data(), row_values);
+    narrow(values.data(), to, out.data() + r * to_bytes, row_values);
+  }
+  return out;
+}
+
 }  // namespace
 
 size_t Weight::panel_bytes(int64_t cols, DType dtype) {
+  if (is_block(dtype)) {
+    return checked_product(static_cast<size_t>(ceil_div(cols, static_cast<int64_t>(kBlockValues))),
+                           dtype == DType::kQ8 ? kQ8PanelBlockBytes : kQ4PanelBlockBytes);
+  }
   const size_t padded = static_cast<size_t>(dtype == DType::kBF16 ? cols + cols % 2 : cols);
   return checked_product(padded, static_cast<size_t>(kPanelRows) * dtype_size(dtype));
 }
@@ -90,8 +162,8 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
     : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout) {
   if (rows < 1 || cols < 1)
     fail(ErrorKind::kShape, "weight: got [{}, {}], expected at least one row and column", rows, cols);
-  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
-    fail(ErrorKind::kShape, "weight: got {}, expected F32, F16 or BF16", dtype_name(dtype));
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
+    fail(ErrorKind::kShape, "weight: got {}, expected F32, F16, BF16, Q8 or Q4", dtype_name(dtype));
   }
   // Half the address space: what is left out is refused before any signed arithmetic on it.
   constexpr int64_t kMaxDim = INT64_MAX / 1024;
@@ -106,19 +178,29 @@ size_t Weight::size_bytes() const {
   return storage_.size_bytes() + (bias.defined() ? bias.size_bytes() : 0);
 }
 
-void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major) {
+void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype) {
   CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
+  if (!is_float(source_dtype) && !is_block(source_dtype)) {
+    fail(ErrorKind::kShape, "weight: got rows of {}, expected a float or block type", dtype_name(source_dtype));
+  }
   if (count == 0 || storage_.raw() == nullptr) return;
   std::byte* const bytes = static_cast<std::byte*>(storage_.raw());
   const std::byte* const source = static_cast<const std::byte*>(row_major);
-  const size_t row_bytes = static_cast<size_t>(cols_) * dtype_size(dtype_);
+  const auto cols = static_cast<size_t>(cols_);
+  const size_t row_bytes = dtype_bytes(dtype_, cols);
+  const size_t source_row_bytes = dtype_bytes(source_dtype, cols);
   const int64_t first_panel = first / kPanelRows;
   const int64_t panels = ceil_div(first + count, kPanelRows) - first_panel;
   const auto write_panel = [&](int64_t i) {
     const int64_t panel_row = (first_panel + i) * kPanelRows;
     const int64_t begin = std::max(first, panel_row);
     const int64_t end = std::min(first + count, panel_row + kPanelRows);
-    const std::byte* const rows = source + static_cast<size_t>(begin - first) * row_bytes;
+    const std::byte* rows = source + static_cast<size_t>(begin - first) * source_row_bytes;
+    std::vector<std::byte> converted;
+    if (source_dtype != dtype_) {
+      converted = convert_rows(rows, source_dtype, end - begin, cols_, dtype_);
+      rows = converted.data();
+    }
     if (layout_ == Layout::kRows) {
       std::memcpy(bytes + static_cast<size_t>(begin) * row_bytes, rows, static_cast<size_t>(end - begin) * row_bytes);
     } else {
@@ -133,8 +215,10 @@ void Weight::read_rows(int64_t first, int64_t count, float* out) const {
   CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first && storage_.raw() != nullptr);
   const std::byte* const bytes = static_cast<const std::byte*>(storage_.raw());
   if (layout_ == Layout::kRows) {
-    widen(bytes + static_cast<size_t>(first * cols_) * dtype_size(dtype_), dtype_, out,
-          static_cast<size_t>(count * cols_));
+    const size_t row_bytes = dtype_bytes(dtype_, static_cast<size_t>(cols_));
+    for (int64_t i = 0; i < count; ++i) {
+      widen(bytes + static_cast<size_t>(first + i) * row_bytes, dtype_, out + i * cols_, static_cast<size_t>(cols_));
+    }
     return;
   }
   for (int64_t row = first; row < first + count; ++row, out += cols_) {
@@ -144,6 +228,8 @@ void Weight::read_rows(int64_t first, int64_t count, float* out) const {
       unpack_row<float>(panel, r, cols_, out);
     } else if (dtype_ == DType::kF16) {
       unpack_row<F16>(panel, r, cols_, out);
+    } else if (is_block(dtype_)) {
+      unpack_block_row(panel, r, cols_, dtype_, out);
     } else {
       unpack_bf16_row(panel, r, cols_, out);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a projection holds. Packing hangs here (and later quantisation, masks, adapters); only ops::linear,
+// What a projection holds. Packing and quantisation hang here (and later masks, adapters); only ops::linear,
 // ops::embedding and their kernels look inside.
 #pragma once
 
@@ -10,14 +10,20 @@
 
 namespace carousel {
 
-/// A matrix [rows, cols] in f32, f16 or bf16, and the bias of its projection.
+/// A matrix [rows, cols] in f32, f16, bf16, q8 or q4, and the bias of its projection.
 ///   kPanels: for products. Panels of kPanelRows output rows, zero-padded; within a panel the columns follow each
 ///            other, in groups of one (f32, f16) or two (bf16) so that a group is one 32-bit or 16-bit lane per row.
-///   kRows:   row-major, for look-up only.
+///            q8 and q4: panel blocks of 32 columns, the last one padded with zeros (below).
+///   kRows:   row-major, for look-up only. A row of q8 or q4 is whole blocks (core/quant_blocks.h).
 class Weight {
  public:
   enum class Layout : uint8_t { kPanels, kRows };
   static constexpr int64_t kPanelRows = 32;
+  /// A panel block of q8: u8 codes [8][32 rows][4 columns], each q + 128, then f16 scales [32 rows].
+  static constexpr int64_t kQ8PanelBlockBytes = 8 * kPanelRows * 4 + kPanelRows * 2;
+  /// Of q4: bytes [4][32 rows][4], whose low halves are columns 0 to 15 and high halves columns 16 to 31, each q + 8;
+  /// then f16 scales [32 rows].
+  static constexpr int64_t kQ4PanelBlockBytes = 4 * kPanelRows * 4 + kPanelRows * 2;
 
   Weight() = default;
   /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
@@ -31,12 +37,17 @@ class Weight {
   Device device() const { return storage_.device(); }
   size_t size_bytes() const;  // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
-  /// Bytes of one panel in kPanels layout: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2].
+  /// Bytes of one panel in kPanels layout: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], q8 and q4
+  /// [ceil(cols / 32)] panel blocks.
   static size_t panel_bytes(int64_t cols, DType dtype);
 
-  /// Packs `count` row-major rows of this weight's dtype, starting at row `first`, split over the stream's threads.
-  /// The source may have any alignment.
-  void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major);
+  /// Packs `count` row-major rows, starting at row `first`, split over the stream's threads. The source may have any
+  /// alignment; its rows follow each other, dtype_bytes(source_dtype, cols) each. Rows of this weight's own dtype are
+  /// repacked as they are, others (of a float or block type) go through f32.
+  void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
+  void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major) {
+    write_rows(stream, first, count, row_major, dtype_);
+  }
   /// The inverse, widened to f32: out [count, cols].
   void read_rows(int64_t first, int64_t count, float* out) const;
 

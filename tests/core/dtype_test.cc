@@ -97,6 +97,8 @@ TEST(DType, NamesRoundTrip) {
   DType unused = DType::kF32;
   for (const char* name : {"", "f32", "F8_E4M3", "F8_E5M2", "U64", "F320", "C64"})
     EXPECT_FALSE(parse_dtype(name, &unused));
+  EXPECT_FALSE(parse_dtype("Q8", &unused));  // no name of an element
+  EXPECT_THROW(dtype_size(DType::kQ4), Error);
   EXPECT_EQ(dtype_size(DType::kF64), 8u);
   EXPECT_EQ(dtype_size(DType::kBF16), 2u);
   EXPECT_EQ(dtype_size(DType::kBool), 1u);

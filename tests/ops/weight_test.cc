@@ -14,7 +14,7 @@
 namespace carousel {
 namespace {
 
-constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
 constexpr Weight::Layout kLayouts[] = {Weight::Layout::kPanels, Weight::Layout::kRows};
 
 /// Row-major elements of `dtype` at an odd address, and their values.
@@ -22,21 +22,23 @@ struct Source {
   std::vector<std::byte> buffer;
   std::vector<float> values;
   const std::byte* at(int64_t row, int64_t cols, DType dtype) const {
-    return buffer.data() + 1 + static_cast<size_t>(row * cols) * dtype_size(dtype);
+    return buffer.data() + 1 + static_cast<size_t>(row) * dtype_bytes(dtype, static_cast<size_t>(cols));
   }
 };
 
-Source make_source(int64_t count, DType dtype) {
+Source make_source(int64_t rows, int64_t cols, DType dtype) {
   Rng rng(5);
-  std::vector<float> exact(static_cast<size_t>(count));
-  for (float& value : exact) value = static_cast<float>(rng.normal());
-  std::vector<std::byte> stored(exact.size() * dtype_size(dtype));
-  narrow(exact.data(), dtype, stored.data(), exact.size());
+  const auto width = static_cast<size_t>(cols);
+  const size_t row_bytes = dtype_bytes(dtype, width);
   Source source;
-  source.values.resize(exact.size());
-  widen(stored.data(), dtype, source.values.data(), exact.size());
-  source.buffer.resize(stored.size() + 1);
-  std::memcpy(source.buffer.data() + 1, stored.data(), stored.size());
+  source.values.resize(static_cast<size_t>(rows) * width);
+  source.buffer.resize(1 + static_cast<size_t>(rows) * row_bytes);
+  for (size_t row = 0; row < static_cast<size_t>(rows); ++row) {
+    float* const values = source.values.data() + row * width;
+    for (size_t k = 0; k < width; ++k) values[k] = static_cast<float>(rng.normal());
+    narrow(values, dtype, source.buffer.data() + 1 + row * row_bytes, width);
+    widen(source.buffer.data() + 1 + row * row_bytes, dtype, values, width);
+  }
   return source;
 }
 
@@ -47,7 +49,7 @@ TEST(Weight, RoundTripFromUnalignedSource) {
     for (const Weight::Layout layout : kLayouts) {
       for (const int64_t cols : {1, 2, 3, 17, 64, 255}) {
         for (const int64_t rows : {1, 5, 32, 33, 100}) {
-          const Source source = make_source(rows * cols, dtype);
+          const Source source = make_source(rows, cols, dtype);
           Weight weight(rows, cols, dtype, layout);
           weight.write_rows(stream, 0, rows, source.at(0, cols, dtype));
           std::vector<float> read(static_cast<size_t>(rows * cols));
@@ -65,7 +67,7 @@ TEST(Weight, PiecesEqualWhole) {
   const int64_t rows = 100, cols = 33;
   for (const DType dtype : kDTypes) {
     for (const Weight::Layout layout : kLayouts) {
-      const Source source = make_source(rows * cols, dtype);
+      const Source source = make_source(rows, cols, dtype);
       Weight whole(rows, cols, dtype, layout), pieces(rows, cols, dtype, layout);
       whole.write_rows(stream, 0, rows, source.at(0, cols, dtype));
       const int64_t cuts[] = {0, 7, 7, 32, 40, 99, 100};
@@ -85,7 +87,7 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
   ThreadPool pool(1);
   const Stream stream{Device::kCpu, Isa::kPortable, &pool};
   const int64_t rows = 40, cols = 3;
-  const Source f32 = make_source(rows * cols, DType::kF32);
+  const Source f32 = make_source(rows, cols, DType::kF32);
   Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels);
   weight.write_rows(stream, 0, rows, f32.at(0, cols, DType::kF32));
   ASSERT_EQ(weight.size_bytes(), 2u * 3 * 32 * 4);
@@ -97,7 +99,7 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
     }
   }
 
-  const Source bf16 = make_source(rows * cols, DType::kBF16);
+  const Source bf16 = make_source(rows, cols, DType::kBF16);
   Weight pairs(rows, cols, DType::kBF16, Weight::Layout::kPanels);
   pairs.write_rows(stream, 0, rows, bf16.at(0, cols, DType::kBF16));
   ASSERT_EQ(pairs.size_bytes(), 2u * 2 * 32 * 2 * 2);  // three columns are two pairs
@@ -108,6 +110,66 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
       EXPECT_EQ(to_float(halves[((row / 32 * 2 + k / 2) * 32 + row % 32) * 2 + k % 2]), expected);
     }
   }
+}
+
+TEST(Weight, BlockPanelsHoldFourColumnsOfEveryRow) {
+  ThreadPool pool(1);
+  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const int64_t rows = 40, cols = 70;  // two panels of three blocks, the last of six columns
+  for (const DType dtype : {DType::kQ8, DType::kQ4}) {
+    const Source source = make_source(rows, cols, dtype);
+    Weight weight(rows, cols, dtype, Weight::Layout::kPanels);
+    weight.write_rows(stream, 0, rows, source.at(0, cols, dtype));
+    const bool q8 = dtype == DType::kQ8;
+    const size_t block_bytes = q8 ? 1088 : 576;
+    ASSERT_EQ(weight.size_bytes(), 2 * 3 * block_bytes);
+    const auto* const bytes = static_cast<const uint8_t*>(weight.storage().raw());
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t k = 0; k < 96; ++k) {
+        const uint8_t* const block = bytes + static_cast<size_t>(row / 32 * 3 + k / 32) * block_bytes;
+        const int64_t r = row % 32, column = k % 32;
+        F16 scale;
+        std::memcpy(&scale, block + block_bytes - 64 + 2 * r, 2);
+        int code = 0;
+        if (q8) {
+          code = block[(column / 4 * 32 + r) * 4 + column % 4] - 128;
+        } else {
+          const int64_t half = column % 16;
+          const uint8_t pair = block[(half / 4 * 32 + r) * 4 + half % 4];
+          code = (column < 16 ? pair & 15 : pair >> 4) - 8;
+        }
+        const float expected = k < cols ? source.values[static_cast<size_t>(row * cols + k)] : 0.0f;
+        EXPECT_EQ(to_float(scale) * static_cast<float>(code), expected) << row << " " << k;
+      }
+    }
+  }
+}
+
+TEST(Weight, RowsOfAnotherTypeAreConverted) {
+  ThreadPool pool(2);
+  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const int64_t rows = 37, cols = 50;
+  for (const DType from : kDTypes) {
+    for (const DType to : kDTypes) {
+      const Source source = make_source(rows, cols, from);
+      Weight weight(rows, cols, to, Weight::Layout::kPanels);
+      weight.write_rows(stream, 0, 7, source.at(0, cols, from), from);
+      weight.write_rows(stream, 7, rows - 7, source.at(7, cols, from), from);
+      std::vector<float> expected(cols), row(cols);
+      std::vector<std::byte> stored(dtype_bytes(to, cols));
+      for (int64_t r = 0; r < rows; ++r) {
+        narrow(source.values.data() + r * cols, to, stored.data(), cols);
+        widen(stored.data(), to, expected.data(), cols);
+        weight.read_rows(r, 1, row.data());
+        // The same type is repacked, not encoded anew.
+        if (from == to) expected.assign(source.values.begin() + r * cols, source.values.begin() + (r + 1) * cols);
+        EXPECT_EQ(row, expected) << dtype_name(from) << " to " << dtype_name(to);
+      }
+    }
+  }
+  Weight weight(1, 4, DType::kF32, Weight::Layout::kRows);
+  const int32_t integers[4] = {};
+  EXPECT_THROW(weight.write_rows(stream, 0, 1, integers, DType::kI32), Error);
 }
 
 TEST(Weight, CountsItsBias) {

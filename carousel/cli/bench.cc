@@ -22,7 +22,6 @@ namespace {
 
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
 constexpr int64_t kMaxRounds = 1000;
-constexpr int kInterruptedStatus = 130;
 
 struct BenchOptions {
   std::string model;

@@ -12,6 +12,11 @@
 
 namespace carousel::cli {
 
+// Exit statuses besides 0 and 1.
+constexpr int kUsageStatus = 2;
+constexpr int kInterruptedStatus = 130;
+constexpr int kBrokenPipeStatus = 141;
+
 struct Command {
   const char* name;
   const char* summary;  // one line for --help

@@ -23,7 +23,6 @@ namespace {
 
 constexpr int64_t kMaxWindow = int64_t{1} << 30;
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
-constexpr int kInterruptedStatus = 130;
 
 struct EvalOptions {
   std::string model, text, lambada;

@@ -2,83 +2,39 @@
 // carousel generate: a prompt continued, streamed to standard output, which carries the text alone. The loop is
 // generate/batcher.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
+#include <cstdlib>
 #include <fstream>
-#include <limits>
-#include <optional>
-#include <random>
 #include <string>
 
-#include "carousel/cli/command.h"
+#include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
-#include "carousel/generate/batcher.h"
-#include "carousel/model/load.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::cli {
 namespace {
 
-constexpr int64_t kMaxCount = int64_t{1} << 40;
 constexpr int64_t kMaxSamples = 4096;
 constexpr int64_t kMaxTopLogprobs = 1 << 16;
-constexpr int64_t kMaxLastN = int64_t{1} << 30;
-constexpr int kInterruptedStatus = 130;
-constexpr int kBrokenPipeStatus = 141;
 
-struct GenerateOptions {
-  std::string model, prompt, file, save_state, load_state;
+struct GenerateOptions : GenerationOptions {
+  std::string prompt, file;
   bool has_prompt = false;
   bool no_display_prompt = false;
-  int64_t predict = -1;
-  int64_t seed = -1;
   int64_t samples = 1;
-  generate::SamplerParams sampler;
-  std::vector<std::string> stop;
   bool json = false;
   int64_t top_logprobs = 0;
-  Machine machine;
-};
-
-/// Standard output, flushed piece by piece. Once nobody reads it any more it is closed, which is no error.
-class Output {
- public:
-  bool write(std::string_view text) {
-    if (closed_ || text.empty()) return !closed_;
-    ends_line_ = text.back() == '\n';
-    if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return true;
-    if (errno != EPIPE) fail(ErrorKind::kIo, "stdout: cannot write: {}", std::strerror(errno));
-    return !(closed_ = true);
-  }
-  void end_line() {
-    if (!ends_line_) write("\n");
-  }
-  bool closed() const { return closed_; }
-
- private:
-  bool closed_ = false;
-  bool ends_line_ = true;
 };
 
 generate::Request make_request(const GenerateOptions& options, const model::Model& model, const Prompt& prompt) {
-  generate::Request request;
-  request.sampler = options.sampler;
-  request.seed = options.seed >= 0 ? static_cast<uint64_t>(options.seed) : std::random_device()();
+  generate::Request request = options.request();
   request.samples = options.samples;
-  request.max_tokens = options.predict;
-  request.stop = options.stop;
   request.logprobs = options.json;
   request.top_logprobs = options.top_logprobs;
   request.keep_state = !options.save_state.empty();
@@ -249,28 +205,14 @@ int Run::run(generate::Request request, const Prompt& prompt) {
   return output_.closed() ? kBrokenPipeStatus : 0;
 }
 
-/// What can be known to fail after a long run is found before it.
-void check_save_path(const GenerateOptions& options) {
-  if (options.save_state.empty()) return;
-  if (options.samples > 1) {
-    fail(ErrorKind::kUsage, "--save-state: got --samples {}, expected 1: one file holds one state", options.samples);
-  }
-  std::error_code ignored;
-  if (std::filesystem::exists(options.save_state, ignored) &&
-      !std::filesystem::is_regular_file(options.save_state, ignored)) {
-    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", options.save_state);
-  }
-  const std::filesystem::path folder = std::filesystem::absolute(options.save_state).parent_path();
-  if (access(folder.c_str(), W_OK) != 0) {
-    fail(ErrorKind::kIo, "{}: cannot write here: {}", options.save_state, std::strerror(errno));
-  }
-}
-
 int run_generate(GenerateOptions& options) {
   if (options.top_logprobs > 0 && !options.json) {
     fail(ErrorKind::kUsage, "--top-logprobs: got {} without --json, expected both", options.top_logprobs);
   }
-  check_save_path(options);
+  if (!options.save_state.empty() && options.samples > 1) {
+    fail(ErrorKind::kUsage, "--save-state: got --samples {}, expected 1: one file holds one state", options.samples);
+  }
+  if (!options.save_state.empty()) check_save_path(options.save_state);
   if (options.has_prompt && !options.file.empty()) {
     fail(ErrorKind::kUsage, "generate: got both -p and -f, expected at most one");
   }
@@ -278,70 +220,23 @@ int run_generate(GenerateOptions& options) {
   const Prompt prompt =
       options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, options.load_state.empty());
   const Stream stream = options.machine.stream();
-  const model::Model model = model::load(options.model, stream);
-  for (const std::string& warning : model.warnings) note("warning: " + warning);
+  const model::Model model = options.load(stream);
   generate::Request request = make_request(options, model, prompt);
   catch_interrupts();
   return Run(options, model, stream).run(std::move(request), prompt);
-}
-
-/// "15043+1", "2-inf", "2=false": a token and what is added to its logit.
-std::pair<int32_t, double> parse_bias(const std::string& text) {
-  const size_t split = text.find_first_of("+-=");
-  std::string bias = split == std::string::npos ? "" : text.substr(split + (text[split] != '-'));
-  const std::string id = text.substr(0, split);
-  constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
-  const bool digits = !id.empty() && id.size() <= 9 && id.find_first_not_of("0123456789") == std::string::npos;
-  if (!digits || bias.empty()) {
-    fail(ErrorKind::kUsage, "--logit-bias: got \"{}\", expected ID+BIAS, ID-BIAS or ID-inf", text);
-  }
-  const auto token = static_cast<int32_t>(std::stol(id));
-  if (bias == "-inf" || bias == "false") return {token, kMinusInfinity};
-  constexpr double kLargest = 1e9;
-  return {token, parse_number("--logit-bias", bias, -kLargest, kLargest)};
-}
-
-void add_sampler_options(CLI::App& app, GenerateOptions& options) {
-  constexpr double kMost = generate::SamplerParams::kMost;
-  generate::SamplerParams& sampler = options.sampler;
-  add_number(app, "--temp", sampler.temp, 0, std::numeric_limits<double>::infinity(),
-             "Temperature; 0: the likeliest token");
-  add_integer(app, "--top-k", sampler.top_k, 0, kMaxCount, "Sample among the k likeliest; 0: off");
-  add_number(app, "--top-p", sampler.top_p, 0, 1, "Among the likeliest that hold this probability; 1: off");
-  add_number(app, "--min-p", sampler.min_p, 0, 1, "Among those this likely, relative to the likeliest; 0: off");
-  add_number(app, "--typical", sampler.typical, 0, 1, "Among the locally typical of this probability; 1: off");
-  add_integer(app, "--repeat-last-n", sampler.repeat_last_n, -1, kMaxLastN,
-              "Tokens the penalties look back on; 0: off, -1: all");
-  add_number(app, "--repeat-penalty", sampler.repeat_penalty, 1e-6, kMost, "Divides logits of tokens seen; 1: off");
-  add_number(app, "--presence-penalty", sampler.presence_penalty, -kMost, kMost, "Off logits of tokens seen; 0: off");
-  add_number(app, "--frequency-penalty", sampler.frequency_penalty, -kMost, kMost,
-             "Off logits for each time a token was seen; 0: off");
-  CLI::Option* bias = app.add_option("-l,--logit-bias", [&sampler](const CLI::results_t& results) {
-    for (const std::string& text : results) sampler.logit_bias.push_back(parse_bias(text));
-    return true;
-  });
-  bias->description("Added to a token's logit; ID-inf bans it; repeatable")->type_name("ID(+/-)BIAS");
-  bias->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1)->allow_extra_args(false);
-  app.add_flag("--ignore-eos", sampler.ignore_eos, "Never sample an end token");
 }
 
 }  // namespace
 
 std::function<int()> setup_generate(CLI::App& app) {
   const auto options = std::make_shared<GenerateOptions>();
-  app.add_option("model", options->model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  options->add_model(app);
   CLI::Option* prompt = app.add_option("-p,--prompt", options->prompt, "Text to continue (default: stdin)");
   app.add_option("-f,--file", options->file, "File with the text to continue; -: stdin");
   app.add_flag("--no-display-prompt", options->no_display_prompt, "Print the continuation alone");
-  add_integer(app, "-n,--n-predict,--predict", options->predict, -1, kMaxCount,
-              "Tokens to generate; -1: until an end token");
-  add_integer(app, "-s,--seed", options->seed, -1, std::numeric_limits<int64_t>::max(), "Seed; -1: a random one");
-  add_sampler_options(app, *options);
-  CLI::Option* stop = app.add_option("--stop", options->stop, "Stop before this text; repeatable");
-  stop->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  options->add_sampling(app);
   add_integer(app, "--samples", options->samples, 1, kMaxSamples, "Continuations, forked from one read of the prompt");
-  app.add_option("--save-state", options->save_state, "File for the state after the run, also after Ctrl-C");
-  app.add_option("--load-state", options->load_state, "State to go on from; a prompt then follows its text");
+  options->add_states(app);
   app.add_flag("--json", options->json, "One JSON record per token, and one at the end of each sample");
   add_integer(app, "--top-logprobs", options->top_logprobs, 0, kMaxTopLogprobs, "Likeliest tokens in each JSON record");
   options->machine.add_options(app);

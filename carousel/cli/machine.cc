@@ -12,7 +12,6 @@ namespace carousel::cli {
 namespace {
 
 constexpr int64_t kMaxThreads = 1024;
-constexpr int kInterruptedStatus = 130;
 
 volatile std::sig_atomic_t g_interrupted = 0;
 

@@ -23,11 +23,6 @@
 namespace carousel::cli {
 namespace {
 
-constexpr const char* kVersion = "0.1.0";  // as in CMakeLists.txt
-constexpr int kUsageStatus = 2;
-constexpr int kInterruptedStatus = 130;
-constexpr int kBrokenPipeStatus = 141;
-
 constexpr Command kCommands[] = {
     {"bench", "Measure prompt and decode speed, and the machine's own bounds", setup_bench},
     {"eval", "Likelihood of a text, last-word accuracy", setup_eval},
@@ -124,7 +119,7 @@ int dispatch(int argc, char** argv) {
     return 0;
   }
   if (word == "--version") {
-    fmt::print("carousel {}\n", kVersion);
+    fmt::print("carousel {}\n", CAROUSEL_VERSION);
     return 0;
   }
   std::vector<std::string> known{"--help", "--version"};

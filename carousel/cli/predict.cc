@@ -32,7 +32,6 @@ namespace {
 constexpr int64_t kSlabRows = 4096;  // rows of one forward: bounds the activations of a long file
 constexpr size_t kMaxLineBytes = size_t{1} << 24;
 constexpr const char* kLastColumn = "last";
-constexpr int kInterruptedStatus = 130;
 
 struct PredictOptions {
   std::string model, input, timespans, output, save_state, load_state;

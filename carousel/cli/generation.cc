@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/generation.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kMaxCount = int64_t{1} << 40;
+constexpr int64_t kMaxLastN = int64_t{1} << 30;
+
+/// "15043+1", "2-inf", "2=false": a token and what is added to its logit.
+std::pair<int32_t, double> parse_bias(const std::string& text) {
+  const size_t split = text.find_first_of("+-=");
+  std::string bias = split == std::string::npos ? "" : text.substr(split + (text[split] != '-'));
+  const std::string id = text.substr(0, split);
+  constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+  const bool digits = !id.empty() && id.size() <= 9 && id.find_first_not_of("0123456789") == std::string::npos;
+  if (!digits || bias.empty()) {
+    fail(ErrorKind::kUsage, "--logit-bias: got \"{}\", expected ID+BIAS, ID-BIAS or ID-inf", text);
+  }
+  const auto token = static_cast<int32_t>(std::stol(id));
+  if (bias == "-inf" || bias == "false") return {token, kMinusInfinity};
+  constexpr double kLargest = 1e9;
+  return {token, parse_number("--logit-bias", bias, -kLargest, kLargest)};
+}
+
+void add_sampler(CLI::App& app, generate::SamplerParams& sampler) {
+  constexpr double kMost = generate::SamplerParams::kMost;
+  add_number(app, "--temp", sampler.temp, 0, std::numeric_limits<double>::infinity(),
+             "Temperature; 0: the likeliest token");
+  add_integer(app, "--top-k", sampler.top_k, 0, kMaxCount, "Sample among the k likeliest; 0: off");
+  add_number(app, "--top-p", sampler.top_p, 0, 1, "Among the likeliest that hold this probability; 1: off");
+  add_number(app, "--min-p", sampler.min_p, 0, 1, "Among those this likely, relative to the likeliest; 0: off");
+  add_number(app, "--typical", sampler.typical, 0, 1, "Among the locally typical of this probability; 1: off");
+  add_integer(app, "--repeat-last-n", sampler.repeat_last_n, -1, kMaxLastN,
+              "Tokens the penalties look back on; 0: off, -1: all");
+  add_number(app, "--repeat-penalty", sampler.repeat_penalty, 1e-6, kMost, "Divides logits of tokens seen; 1: off");
+  add_number(app, "--presence-penalty", sampler.presence_penalty, -kMost, kMost, "Off logits of tokens seen; 0: off");
+  add_number(app, "--frequency-penalty", sampler.frequency_penalty, -kMost, kMost,
+             "Off logits for each time a token was seen; 0: off");
+  CLI::Option* bias = app.add_option("-l,--logit-bias", [&sampler](const CLI::results_t& results) {
+    for (const std::string& text : results) sampler.logit_bias.push_back(parse_bias(text));
+    return true;
+  });
+  bias->description("Added to a token's logit; ID-inf bans it; repeatable")->type_name("ID(+/-)BIAS");
+  bias->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1)->allow_extra_args(false);
+  app.add_flag("--ignore-eos", sampler.ignore_eos, "Never sample an end token");
+}
+
+}  // namespace
+
+void GenerationOptions::add_model(CLI::App& app) {
+  app.add_option("model", model, "Model folder, or a .safetensors with its config.json beside it")->required();
+}
+
+void GenerationOptions::add_sampling(CLI::App& app) {
+  add_integer(app, "-n,--n-predict,--predict", predict, -1, kMaxCount, "Tokens to generate; -1: until an end token");
+  add_integer(app, "-s,--seed", seed, -1, std::numeric_limits<int64_t>::max(), "Seed; -1: a random one");
+  add_sampler(app, sampler);
+  CLI::Option* option = app.add_option("--stop", stop, "Stop before this text; repeatable");
+  option->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void GenerationOptions::add_states(CLI::App& app) {
+  app.add_option("--save-state", save_state, "File for the state after the run, also after Ctrl-C");
+  app.add_option("--load-state", load_state, "State to go on from; a prompt then follows its text");
+}
+
+model::Model GenerationOptions::load(const Stream& stream) const {
+  model::Model loaded = model::load(model, stream);
+  for (const std::string& warning : loaded.warnings) note("warning: " + warning);
+  return loaded;
+}
+
+generate::Request GenerationOptions::request() const {
+  generate::Request request;
+  request.sampler = sampler;
+  request.seed = seed >= 0 ? static_cast<uint64_t>(seed) : std::random_device()();
+  request.max_tokens = predict;
+  request.stop = stop;
+  return request;
+}
+
+void check_save_path(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
+  }
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  if (access(folder.c_str(), W_OK) != 0) {
+    fail(ErrorKind::kIo, "{}: cannot write here: {}", path, std::strerror(errno));
+  }
+}
+
+bool Output::write(std::string_view text) {
+  if (closed_ || text.empty()) return !closed_;
+  ends_line_ = text.back() == '\n';
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return true;
+  if (errno != EPIPE) fail(ErrorKind::kIo, "stdout: cannot write: {}", std::strerror(errno));
+  return !(closed_ = true);
+}
+
+void Output::end_line() {
+  if (!ends_line_) write("\n");
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands that write text share: the options that say which model, how its tokens are drawn, where they end
+// and what is kept; and standard output, piece by piece.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "carousel/cli/command.h"
+#include "carousel/generate/batcher.h"
+#include "carousel/model/load.h"
+
+namespace carousel::cli {
+
+/// Options of `generate` and `chat`. It must outlive the parse.
+struct GenerationOptions {
+  std::string model, save_state, load_state;
+  int64_t predict = -1;
+  int64_t seed = -1;
+  generate::SamplerParams sampler;
+  std::vector<std::string> stop;
+  Machine machine;
+
+  void add_model(CLI::App& app);
+  /// -n, --seed, the sampler's and --stop.
+  void add_sampling(CLI::App& app);
+  void add_states(CLI::App& app);
+
+  /// Loads the model and tells its warnings.
+  model::Model load(const Stream& stream) const;
+  /// A request with all that these options say of it; the prompt and the state are the caller's.
+  generate::Request request() const;
+};
+
+/// What can be known to fail after a long run is found before it. Throws Error(kIo).
+void check_save_path(const std::string& path);
+
+/// Standard output, flushed piece by piece. Once nobody reads it any more it is closed, which is no error.
+class Output {
+ public:
+  /// False when nobody reads. Throws Error(kIo).
+  bool write(std::string_view text);
+  /// Ends the line, if one is begun.
+  void end_line();
+  bool closed() const { return closed_; }
+
+ private:
+  bool closed_ = false;
+  bool ends_line_ = true;
+};
+
+}  // namespace carousel::cli

@@ -129,6 +129,10 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
 }
 
 std::unique_ptr<model::Lm> random_model(const ModelFiles& files, DType dtype, const Stream& stream) {
+  if (files.config.kind != model::ModelKind::kLanguage) {
+    fail(ErrorKind::kInput, "{}: model_type \"{}\" has no tokens, expected a language model", files.place.config,
+         files.config.model_type);
+  }
   const int64_t parameters = model::measure(files.config, files.place.config).parameters;
   model::check_memory(static_cast<size_t>(parameters) * dtype_size(dtype), files.place.config);
   RepeatedParams params(stream, dtype);

@@ -16,6 +16,7 @@
 #include "carousel/forecast/plot.h"
 #include "carousel/forecast/series.h"
 #include "carousel/forecast/tirex.h"
+#include "carousel/model/load.h"
 
 namespace carousel::cli {
 namespace {
@@ -103,9 +104,11 @@ int run_forecast(ForecastCommand& command) {
   catch_interrupts();
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
-  const std::unique_ptr<forecast::Tirex> model = forecast::Tirex::load(command.model, stream);
-  warn(command, table, *model);
-  const std::vector<forecast::SeriesForecast> forecasts = forecast_all(command, table, *model);
+  const model::Model loaded = model::load(command.model, stream, model::ModelKind::kForecaster);
+  for (const std::string& warning : loaded.warnings) note("warning: " + warning);
+  forecast::Tirex model(*loaded.forecaster, stream);
+  warn(command, table, model);
+  const std::vector<forecast::SeriesForecast> forecasts = forecast_all(command, table, model);
   const std::string text = forecast::write_forecasts(table, forecasts, command.quantiles, choose_style(command, table));
   if (command.out == "-") {
     std::fwrite(text.data(), 1, text.size(), stdout);

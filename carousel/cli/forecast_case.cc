@@ -12,6 +12,7 @@
 #include "carousel/core/json.h"
 #include "carousel/forecast/tirex.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/load.h"
 
 namespace carousel::cli {
 namespace {
@@ -47,7 +48,8 @@ class ForecastCase {
   ForecastCase(const std::string& folder, const Stream& stream)
       : where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
-        model_(forecast::Tirex::load(folder, stream)) {}
+        loaded_(model::load(folder, stream, model::ModelKind::kForecaster)),
+        model_(*loaded_.forecaster, stream) {}
 
   std::vector<Comparison> compare_all() {
     std::vector<Comparison> out;
@@ -86,10 +88,10 @@ class ForecastCase {
   // [B, L, Q], or the median alone [B, L].
   std::vector<float> forecast_of(const Series& series, const forecast::ForecastOptions& options, bool median) {
     std::vector<float> out;
-    const size_t Q = model_->levels().size();
-    for (const forecast::Forecast& one : model_->forecast(series, options)) {
+    const size_t Q = model_.levels().size();
+    for (const forecast::Forecast& one : model_.forecast(series, options)) {
       for (size_t i = 0; i < one.values.size(); ++i) {
-        if (!median || i % Q == model_->median()) out.push_back(one.values[i]);
+        if (!median || i % Q == model_.median()) out.push_back(one.values[i]);
       }
     }
     return out;
@@ -103,7 +105,7 @@ class ForecastCase {
     }
     const Series series = read_context(name);
     const auto batch = static_cast<int64_t>(series.size());
-    const auto Q = static_cast<int64_t>(model_->levels().size());
+    const auto Q = static_cast<int64_t>(model_.levels().size());
     const bool fits = entry.dtype == DType::kF32 && entry.shape.rank() == (median ? 2 : 3) && entry.shape[0] == batch &&
                       entry.shape[1] > 0 && (median || entry.shape[2] == Q);
     if (!fits) {
@@ -128,15 +130,15 @@ class ForecastCase {
 
   std::string where_;
   formats::SafetensorsFile expected_;
-  std::unique_ptr<forecast::Tirex> model_;
+  model::Model loaded_;
+  forecast::Tirex model_;
 };
 
 }  // namespace
 
 bool is_forecast_case(const std::string& folder) {
   const Json config = read_json_file(folder + "/config.json");
-  return config.is_object() && config.contains("model_type") &&
-         config["model_type"] == model::tirex_family().model_type;
+  return config.is_object() && config.contains("model_type") && config["model_type"] == "tirex";
 }
 
 std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream) {

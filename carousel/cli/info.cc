@@ -88,6 +88,10 @@ Json describe_model(const std::string& path) {
   if (config.kind == model::ModelKind::kRegressor) {
     out["input_size"] = config.hidden_size;
     out["output_size"] = size.output_size;
+  } else if (config.kind == model::ModelKind::kForecaster) {
+    out["context"] = config.patches.context;
+    out["patch"] = config.patches.patch;
+    out["quantiles"] = config.patches.quantiles;
   } else {
     out["vocab_size"] = config.vocab_size;
   }
@@ -99,9 +103,13 @@ Json describe_model(const std::string& path) {
   return out;
 }
 
-// A saved state is told from weights by what its metadata says it is.
+// A saved state, whatever its file is called, is told from weights by what its metadata says it is.
 bool is_saved_state(const std::string& path) {
-  if (!fs::is_regular_file(path) || fs::path(path).extension() == ".json") return false;
+  const std::string extension = fs::path(path).extension().string();
+  for (const char* other : {".json", ".yaml", ".yml", ".ckpt"}) {
+    if (extension == other) return false;
+  }
+  if (!fs::is_regular_file(path)) return false;
   const formats::Metadata metadata = formats::SafetensorsFile::open(path).metadata();
   const auto format = metadata.find("format");
   return format != metadata.end() && format->second == "carousel.state";
@@ -158,6 +166,11 @@ void print_model(const Json& model) {
   if (model.contains("output_size")) {
     fmt::print("  features     {} in, {} out\n", with_commas(model.at("input_size").get<int64_t>()),
                with_commas(model.at("output_size").get<int64_t>()));
+  } else if (model.contains("patch")) {
+    fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
+    fmt::print("  series       {} values seen, in patches of {}; {} quantiles\n",
+               with_commas(model.at("context").get<int64_t>()), model.at("patch").get<int64_t>(),
+               model.at("quantiles").size());
   } else {
     fmt::print("  width        {}\n", with_commas(model.at("hidden_size").get<int64_t>()));
     fmt::print("  vocabulary   {}{}\n", with_commas(model.at("vocab_size").get<int64_t>()),
@@ -198,7 +211,8 @@ int run_info(const InfoOptions& options) {
 
 std::function<int()> setup_info(CLI::App& app) {
   const auto options = std::make_shared<InfoOptions>();
-  app.add_option("path", options->path, "Model folder, .safetensors, config.json alone, or a saved state")->required();
+  app.add_option("path", options->path, "Model folder, .safetensors, .ckpt, config.json alone, or a saved state")
+      ->required();
   app.add_flag("--json", options->json, "As JSON");
   return [options] { return run_info(*options); };
 }

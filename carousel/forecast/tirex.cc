@@ -9,11 +9,6 @@
 #include <limits>
 
 #include "carousel/core/error.h"
-#include "carousel/formats/checkpoint.h"
-#include "carousel/model/load.h"
-#include "carousel/model/params.h"
-#include "carousel/ops/gate.h"
-#include "carousel/ops/linear.h"
 
 namespace carousel::forecast {
 namespace {
@@ -29,21 +24,6 @@ int64_t leading_padding(const std::vector<float>& window, int64_t patch) {
 }
 
 }  // namespace
-
-ResidualMlp::ResidualMlp(Params p, int64_t in, int64_t hidden, int64_t out)
-    : hidden_(p.projection("hidden_layer", hidden, in, Init::small(in), true)),
-      output_(p.projection("output_layer", out, hidden, Init::small(hidden), true)),
-      residual_(p.projection("residual_layer", out, in, Init::small(in), true)) {}
-
-Tensor ResidualMlp::forward(Ctx& ctx, const Tensor& x) const {
-  const Tensor hidden = ops::linear(ctx, x, {&hidden_});
-  float* h = hidden.f32();
-  for (int64_t i = 0; i < hidden.count(); ++i) h[i] = h[i] > 0 ? h[i] : 0;
-  const Tensor y = ops::linear(ctx, hidden, {&output_});
-  const Tensor direct = ops::linear(ctx, x, {&residual_});
-  for (int64_t i = 0; i < y.count(); ++i) y.f32()[i] += direct.f32()[i];
-  return y;
-}
 
 // Sums in f64, so that their order costs nothing; the deviations are those from the f32 mean, as in the reference.
 Scale find_scale(std::span<const float> values) {
@@ -63,40 +43,13 @@ Scale find_scale(std::span<const float> values) {
   return {mean, deviation == 0 ? std::abs(mean) + kFlatScale : deviation};
 }
 
-Tirex::Tirex(const model::TirexConfig& config, ParamSource& source, const std::string& where, const Stream& stream)
-    : config_(config),
-      stream_(stream),
-      input_(Params(source, "input."), 2 * config.patch, config.input_ff_dim, config.stack.hidden_size),
-      stack_(config.stack, Params(source, ""), where),
-      output_(Params(source, "output."), config.stack.hidden_size, config.input_ff_dim,
-              config.patch * static_cast<int64_t>(config.quantiles.size())),
-      padding_{{0, State()}} {}
-
-std::unique_ptr<Tirex> Tirex::load(const std::string& path, const Stream& stream) {
-  const formats::Checkpoint checkpoint = formats::Checkpoint::open(path);
-  const std::string& file = checkpoint.paths().front();
-  Json settings;
-  std::string where = file;
-  if (const auto found = checkpoint.metadata().find("hyper_parameters"); found != checkpoint.metadata().end()) {
-    settings = parse_json(found->second, file);
-  } else {
-    where = model::resolve(path).config;
-    settings = read_json_file(where);
-  }
-  const model::TirexConfig config = model::read_tirex(settings, where);
-  model::CheckpointParams params(stream, checkpoint, model::tirex_family(), config.stack, file);
-  auto tirex = std::make_unique<Tirex>(config, params, where, stream);
-  params.finish();
-  return tirex;
-}
-
 size_t Tirex::median() const {
   return static_cast<size_t>(std::find(levels().begin(), levels().end(), 0.5) - levels().begin());
 }
 
 // The last context() values, missing ones before them where there are fewer.
 std::vector<float> Tirex::last_values(const std::vector<float>& series) const {
-  const auto context = static_cast<size_t>(config_.context);
+  const auto context = static_cast<size_t>(this->context());
   const size_t kept = std::min(series.size(), context);
   std::vector<float> window(context, kMissing);
   std::copy(series.end() - static_cast<std::ptrdiff_t>(kept), series.end(),
@@ -117,7 +70,7 @@ std::vector<Forecast> Tirex::forecast(const std::vector<std::vector<float>>& ser
     windows.push_back(last_values(series[s]));
   }
   std::vector<Forecast> out(series.size());
-  int64_t left = (options.horizon + config_.patch - 1) / config_.patch;
+  int64_t left = (options.horizon + patch() - 1) / patch();
   while (left > 0 && !series.empty()) {
     const int64_t patches = std::min(left, options.accelerate);
     pass(windows, options, patches, out);
@@ -136,7 +89,7 @@ const State& Tirex::padding(int64_t tokens) {
     const int64_t next = std::min(tokens, (nearest->first / kPaddingStep + 1) * kPaddingStep);
     const int64_t lengths[] = {next - nearest->first};
     State state = nearest->second;
-    run(Tensor(Shape{lengths[0], 2 * config_.patch}, DType::kF32), lengths, {&state, 1});
+    run(Tensor(Shape{lengths[0], 2 * patch()}, DType::kF32), lengths, {&state, 1});
     nearest = padding_.emplace(next, std::move(state)).first;
   }
   return nearest->second;
@@ -153,8 +106,8 @@ Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::s
     pointers.push_back(&states[s]);
   }
   Ctx ctx{stream_, arena_};
-  batch_.bind(stack_.state_layout(), pointers, lengths);
-  const Tensor y = output_.forward(ctx, stack_.forward(ctx, input_.forward(ctx, tokens), seqs, &batch_));
+  batch_.bind(model_.state_layout(), pointers, lengths);
+  const Tensor y = model_.forward(ctx, tokens, seqs, &batch_);
   batch_.advance(lengths);
   batch_.unbind();
   return y;
@@ -164,7 +117,7 @@ Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::s
 // missing values are appended, not the forecast.
 void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions& options, int64_t patches,
                  std::vector<Forecast>& out) {
-  const int64_t patch = config_.patch, tokens = config_.tokens(), width = 2 * patch;
+  const int64_t patch = this->patch(), tokens = model_.patches().tokens(), width = 2 * patch;
   const auto Q = static_cast<int64_t>(levels().size());
   std::vector<int64_t> lengths;
   std::vector<State> states;
@@ -204,7 +157,7 @@ void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions
       }
     }
     std::vector<float>& window = windows[s];
-    const auto moved = static_cast<std::ptrdiff_t>(std::min(patches * patch, config_.context));
+    const auto moved = static_cast<std::ptrdiff_t>(std::min(patches * patch, context()));
     std::copy(window.begin() + moved, window.end(), window.begin());
     std::fill(window.end() - moved, window.end(), kMissing);
   }

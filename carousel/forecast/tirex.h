@@ -10,22 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "carousel/model/families/tirex.h"
-#include "carousel/model/stack.h"
+#include "carousel/model/forecaster.h"
 
 namespace carousel::forecast {
-
-/// y = W_out relu(W_hid x + b_hid) + b_out + W_res x + b_res.
-class ResidualMlp {
- public:
-  ResidualMlp(Params p, int64_t in, int64_t hidden, int64_t out);
-  Tensor forward(Ctx& ctx, const Tensor& x) const;  // x [N, in] -> [N, out]
-
- private:
-  Weight hidden_;    // [hidden, in], with bias
-  Weight output_;    // [out, hidden], with bias
-  Weight residual_;  // [out, in], with bias
-};
 
 /// Location and scale of the values that are there: mean and population standard deviation over them, in f32 as the
 /// reference has them. Without any: 0 and 1. A scale of exactly 0 becomes |location| + 1e-5.
@@ -50,20 +37,19 @@ struct Forecast {
 
 class Tirex {
  public:
-  /// A folder with config.json and safetensors, a .ckpt as published, or a folder with model.ckpt. Throws Error(kIo,
-  /// kInput).
-  static std::unique_ptr<Tirex> load(const std::string& path, const Stream& stream);
-  Tirex(const model::TirexConfig& config, ParamSource& source, const std::string& where, const Stream& stream);
+  /// The model must outlive this. Not for use by two threads at once.
+  Tirex(const model::Forecaster& model, const Stream& stream)
+      : model_(model), stream_(stream), padding_{{0, State()}} {}
 
   /// Forecasts of several series at once; NaN marks a missing value. A series' result does not depend on the others.
   /// Values in f32, at most the last context() are used; longer horizons than that see no data towards their end.
   /// Throws kInput for an infinite value or a horizon below 1.
   std::vector<Forecast> forecast(const std::vector<std::vector<float>>& series, const ForecastOptions& options);
 
-  const std::vector<double>& levels() const { return config_.quantiles; }
+  const std::vector<double>& levels() const { return model_.patches().quantiles; }
   size_t median() const;  // index of level 0.5
-  int64_t context() const { return config_.context; }
-  int64_t patch() const { return config_.patch; }
+  int64_t context() const { return model_.patches().context; }
+  int64_t patch() const { return model_.patches().patch; }
 
  private:
   std::vector<float> last_values(const std::vector<float>& series) const;
@@ -72,11 +58,8 @@ class Tirex {
   const State& padding(int64_t tokens);
   Tensor run(const Tensor& tokens, std::span<const int64_t> lengths, std::span<State> states);
 
-  model::TirexConfig config_;
+  const model::Forecaster& model_;
   Stream stream_;
-  ResidualMlp input_;
-  model::Stack stack_;
-  ResidualMlp output_;
   Arena arena_;
   StateBatch batch_;
   std::map<int64_t, State> padding_;  // after k leading tokens without a value

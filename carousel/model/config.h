@@ -34,13 +34,24 @@ struct Sublayer {
 
 /// What goes in and what comes out.
 enum class ModelKind : uint8_t {
-  kLanguage,   // tokens to logits
-  kRegressor,  // rows of features to rows of features: hidden_size is the width of the input, there is no vocabulary
+  kLanguage,    // tokens to logits
+  kRegressor,   // rows of features to rows of features: hidden_size is the width of the input, there is no vocabulary
+  kForecaster,  // patches of a series to quantiles of the next patch
+};
+
+/// Of a forecaster: how a series becomes tokens, and what comes out.
+struct PatchConfig {
+  int64_t context = 0;            // values a pass sees
+  int64_t patch = 0;              // values of a token, and of its forecast
+  int64_t hidden = 0;             // width of the hidden layers around the stack
+  std::vector<double> quantiles;  // levels, increasing
+  int64_t tokens() const { return context / patch; }
 };
 
 struct ModelConfig {
   ModelKind kind = ModelKind::kLanguage;
   std::string model_type;  // the family that read it
+  PatchConfig patches;     // of a forecaster
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // D
   int64_t num_layers = 0;

@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr const char* kLightning = "model.ckpt";
 // Texts of special tokens that end a text in the published vocabularies.
 constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"};
 
@@ -79,6 +80,17 @@ void load_tokenizer(Model& model, const std::string& folder) {
                   model.config.vocab_size);
 }
 
+bool is_lightning(const std::string& path) { return path.ends_with(".ckpt"); }
+
+Json lightning_settings(const std::string& path) {
+  const formats::Checkpoint checkpoint = formats::Checkpoint::open(path);
+  const auto found = checkpoint.metadata().find("hyper_parameters");
+  if (found == checkpoint.metadata().end()) {
+    fail(ErrorKind::kInput, "{}: \"hyper_parameters\" is missing, and there is no config.json", path);
+  }
+  return parse_json(found->second, path, {kMaxConfigBytes, 64});
+}
+
 bool is_yaml(const std::string& path) { return path.ends_with(".yaml") || path.ends_with(".yml"); }
 
 ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
@@ -127,15 +139,21 @@ const char* torch_name(DType dtype) {
   return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
 }
 
-[[noreturn]] void refuse_kind(const ModelConfig& config, const std::string& where) {
-  if (config.kind == ModelKind::kRegressor) {
-    fail(ErrorKind::kInput,
-         "{}: model_type \"{}\" maps features to features, expected a language model; see "
-         "carousel predict",
-         where, config.model_type);
+const char* describe(ModelKind kind) {
+  switch (kind) {
+    case ModelKind::kLanguage:
+      return "a language model (see carousel generate)";
+    case ModelKind::kRegressor:
+      return "a model from features to features (see carousel predict)";
+    case ModelKind::kForecaster:
+      break;
   }
-  fail(ErrorKind::kInput, "{}: model_type \"{}\" is a language model, expected one from features to features", where,
-       config.model_type);
+  return "a forecaster of series (see carousel forecast)";
+}
+
+[[noreturn]] void refuse_kind(const ModelConfig& config, ModelKind wanted, const std::string& where) {
+  fail(ErrorKind::kInput, "{}: model_type \"{}\" is {}, expected {}", where, config.model_type, describe(config.kind),
+       describe(wanted));
 }
 
 }  // namespace
@@ -146,8 +164,9 @@ const text::Tokenizer& Model::text() const {
 }
 
 Json read_config(const std::string& path) {
-  if (!is_yaml(path)) return read_json_file(path, {kMaxConfigBytes, 64});
-  Json config = formats::parse_yaml(read_text_file(path, kMaxConfigBytes), path);
+  Json config = is_yaml(path)        ? formats::parse_yaml(read_text_file(path, kMaxConfigBytes), path)
+                : is_lightning(path) ? lightning_settings(path)
+                                     : read_json_file(path, {kMaxConfigBytes, 64});
   const std::string type = config.is_object() && !config.contains("model_type") ? implied_model_type(config) : "";
   if (!type.empty()) config["model_type"] = type;
   return config;
@@ -162,23 +181,30 @@ ModelPath resolve(const std::string& path) {
     place.folder = path;
     for (const auto& item : fs::directory_iterator(given, ignored)) {
       const std::string name = item.path().filename().string();
-      const bool weights = name.ends_with(".safetensors") || name == "model.safetensors.index.json";
+      const bool weights =
+          name.ends_with(".safetensors") || name == "model.safetensors.index.json" || name == kLightning;
       if (weights) place.weights = path;
     }
   } else {
     place.folder = given.has_parent_path() ? given.parent_path().string() : ".";
     if (given.extension() == ".safetensors") {
       place.weights = path;
+    } else if (is_lightning(path)) {
+      place.weights = place.config = path;
+      return place;
     } else if (given.extension() == ".json" || is_yaml(path)) {
       place.config = path;
       return place;
     } else {
-      fail(ErrorKind::kInput, "{}: expected a model folder, a .safetensors file or a config.json", path);
+      fail(ErrorKind::kInput, "{}: expected a model folder, a .safetensors or .ckpt file or a config.json", path);
     }
   }
   place.config = place.folder + "/config.json";
   const std::string yaml = place.folder + "/config.yaml";
   if (!fs::exists(place.config, ignored) && fs::exists(yaml, ignored)) place.config = yaml;
+  if (!fs::exists(place.config, ignored) && fs::exists(place.folder + "/" + kLightning, ignored)) {
+    place.config = place.folder + "/" + kLightning;
+  }
   if (!fs::exists(place.config, ignored)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
   return place;
 }
@@ -188,6 +214,7 @@ ModelShape declare_params(const ModelConfig& config, ParamSource& source, const 
     const Regressor regressor(config, source, where);
     return {regressor.state_layout(), regressor.output_size()};
   }
+  if (config.kind == ModelKind::kForecaster) return {Forecaster(config, source, where).state_layout(), 0};
   return {Lm(config, source, where).state_layout(), 0};
 }
 
@@ -203,12 +230,14 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   check_memory(checkpoint.size_bytes(), place.weights);
   Model model;
   model.config = read_model_config(place, &checkpoint);
-  if (model.config.kind != kind) refuse_kind(model.config, place.config);
+  if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, find_family(model.config.model_type, place.config), model.config,
                           place.weights);
   if (kind == ModelKind::kLanguage) {
     model.lm = std::make_unique<Lm>(model.config, params, place.config);
+  } else if (kind == ModelKind::kForecaster) {
+    model.forecaster = std::make_unique<Forecaster>(model.config, params, place.config);
   } else {
     model.regressor = std::make_unique<Regressor>(model.config, params, place.config);
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "carousel/model/config.h"
+#include "carousel/model/forecaster.h"
 #include "carousel/model/lm.h"
 #include "carousel/model/regressor.h"
 #include "carousel/text/tokenizer.h"
@@ -19,6 +20,7 @@ struct Model {
   ModelConfig config;
   std::unique_ptr<Lm> lm;                    // of a language model
   std::unique_ptr<Regressor> regressor;      // of a model from features to features
+  std::unique_ptr<Forecaster> forecaster;    // of a model of time series
   std::optional<text::Tokenizer> tokenizer;  // absent: no tokenizer.json and a vocabulary that is not bytes
   std::string missing_tokenizer;             // then: what to tell who needs one
   std::vector<int32_t> end_tokens;           // generation stops after any of these
@@ -27,7 +29,9 @@ struct Model {
 
   /// The tokenizer. Throws Error(kInput) saying what is missing.
   const text::Tokenizer& text() const;
-  const StateLayout& state_layout() const { return lm ? lm->state_layout() : regressor->state_layout(); }
+  const StateLayout& state_layout() const {
+    return lm ? lm->state_layout() : regressor ? regressor->state_layout() : forecaster->state_layout();
+  }
 };
 
 /// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it, or a model
@@ -56,14 +60,14 @@ struct ModelSize {
 };
 ModelSize measure(const ModelConfig& config, const std::string& where);
 
-/// The folder, config and weights a path means. Weights are absent for a config alone.
+/// The folder, config and weights a path means. Weights are absent for a config alone; a Lightning checkpoint is both.
 struct ModelPath {
   std::string folder;
-  std::string config;   // config.json, or config.yaml where there is none
+  std::string config;   // config.json, or config.yaml or model.ckpt where there is none
   std::string weights;  // what Checkpoint::open takes; empty: none there
 };
 ModelPath resolve(const std::string& path);
-/// Its config, JSON or YAML; a YAML config may leave its model_type to be told by its keys.
+/// Its config: JSON, YAML or the settings in a Lightning checkpoint. One without a model_type may tell it by its keys.
 Json read_config(const std::string& path);
 
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in

@@ -53,6 +53,32 @@ TEST(Info, ReleasedSizesOfLfm2) {
   }
 }
 
+TEST(Info, ForecasterFromACheckpointAndFromAnInitialisedConfig) {
+  const std::string checkpoint = CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt";
+  const Ran published = run_carousel("info " + checkpoint);
+  EXPECT_EQ(published.status, 0) << published.err;
+  for (const char* text : {"tirex", "2 x (slstm, swiglu)", "16 values seen, in patches of 4; 3 quantiles"})
+    EXPECT_NE(published.out.find(text), std::string::npos) << text << "\n" << published.out;
+
+  const Scratch scratch;
+  write_file(scratch / "config.json", R"({"model_type": "tirex", "train_ctx_len": 32, "input_patch_size": 8,
+      "output_patch_size": 8, "quantiles": [0.1, 0.5, 0.9], "input_ff_dim": 24,
+      "block_kwargs": {"embedding_dim": 16, "num_heads": 2, "num_blocks": 2}})");
+  const Ran init = run_carousel("init " + (scratch / "config.json") + " --out " + (scratch / "model"));
+  ASSERT_EQ(init.status, 0) << init.err;
+  const Ran described = run_carousel("info --json " + (scratch / "model"));
+  ASSERT_EQ(described.status, 0) << described.err;
+  const Json info = parse_json(described.out, "info");
+  EXPECT_EQ(info.at("bytes_on_disk"), 4 * info.at("parameters").get<int64_t>());
+  write_file(scratch / "series.csv", "y\n1\n2\n3\n4\n");
+  const Ran forecast =
+      run_carousel("forecast " + (scratch / "model") + " --csv " + (scratch / "series.csv") + " --horizon 3");
+  EXPECT_EQ(forecast.status, 0) << forecast.err;
+  const Ran generate = run_carousel("generate " + (scratch / "model") + " -p x");
+  EXPECT_EQ(generate.status, 1);
+  EXPECT_NE(generate.err.find("forecaster of series"), std::string::npos) << generate.err;
+}
+
 TEST(Info, AttentionStateGrowsByToken) {
   const Json described = info_of_config(kTinyLlama);
   EXPECT_EQ(described.at("state_bytes"), 0);

@@ -12,6 +12,8 @@
 #include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/families/family.h"
+#include "carousel/model/load.h"
 
 namespace carousel::forecast {
 namespace {
@@ -76,7 +78,10 @@ class TinyTirex : public testing::Test {
                         {"input_ff_dim", 16},
                         {"block_kwargs", {{"embedding_dim", 8}, {"num_heads", 2}, {"num_blocks", 2}}}}}};
     WrittenDown source;
-    model_ = std::make_unique<Tirex>(model::read_tirex(config, "config"), source, "config", stream_);
+    Json tirex = config;
+    tirex["model_type"] = "tirex";
+    net_ = std::make_unique<model::Forecaster>(model::parse_config(tirex, "config"), source, "config");
+    model_ = std::make_unique<Tirex>(*net_, stream_);
   }
   std::vector<float> forecast(const std::vector<float>& series, int64_t horizon, int64_t accelerate = 1) {
     return model_->forecast({series}, {horizon, accelerate}).front().values;
@@ -90,6 +95,7 @@ class TinyTirex : public testing::Test {
 
   ThreadPool pool_;
   Stream stream_;
+  std::unique_ptr<model::Forecaster> net_;
   std::unique_ptr<Tirex> model_;
 };
 
@@ -112,9 +118,12 @@ TEST_F(TinyTirex, AgreesWithFloat64) {
 
 // The same model in the published form: a Lightning checkpoint made by tools/make_tirex_fixture.py.
 TEST_F(TinyTirex, LoadsFromALightningCheckpoint) {
-  const auto loaded = Tirex::load(CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt", stream_);
+  const model::Model model =
+      model::load(CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt", stream_, model::ModelKind::kForecaster);
+  EXPECT_TRUE(model.warnings.empty());
+  Tirex loaded(*model.forecaster, stream_);
   const std::vector<float> series{3, 1, 4, 1, 5, 9, 2, 6, kNaN, 5};
-  const std::vector<float> want = forecast(series, 9), got = loaded->forecast({series}, {9}).front().values;
+  const std::vector<float> want = forecast(series, 9), got = loaded.forecast({series}, {9}).front().values;
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 1e-4) << i;  // sin of two libraries
 }
@@ -183,7 +192,9 @@ TEST(TirexGolden, AgreesWithTheReference) {
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no reference case here";
   for (const Isa isa : {cpu::best_isa(), Isa::kPortable}) {
     ThreadPool pool(2);
-    const auto model = Tirex::load(folder, {Device::kCpu, isa, &pool});
+    const Stream stream{Device::kCpu, isa, &pool};
+    const model::Model loaded = model::load(folder, stream, model::ModelKind::kForecaster);
+    Tirex model(*loaded.forecaster, stream);
     const auto file = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     for (const formats::TensorEntry& entry : file.entries()) {
       if (!entry.name.starts_with("quantiles.")) continue;
@@ -194,7 +205,7 @@ TEST(TirexGolden, AgreesWithTheReference) {
       for (int64_t b = 0; b < context.dim(0); ++b) {
         series.emplace_back(context.rows(b, b + 1).f32(), context.rows(b, b + 1).f32() + context.dim(1));
       }
-      const auto got = model->forecast(series, {want.dim(1), rollout ? 3 : 1});
+      const auto got = model.forecast(series, {want.dim(1), rollout ? 3 : 1});
       double error = 0, norm = 0;
       for (int64_t i = 0; i < want.count(); ++i) {
         const int64_t each = want.count() / want.dim(0);

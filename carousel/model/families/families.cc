@@ -17,14 +17,15 @@ Family lfm2_family();
 Family lfm2_moe_family();
 Family llama_family();
 Family ltc_family();
+Family tirex_family();
 Family xlstm_family();
 Family xlstm_lm_family();
 
 namespace {
 
 std::vector<Family> families() {
-  return {carousel_family(), cfc_family(), lfm2_family(),  lfm2_moe_family(),
-          llama_family(),    ltc_family(), xlstm_family(), xlstm_lm_family()};
+  return {carousel_family(), cfc_family(),   lfm2_family(),  lfm2_moe_family(), llama_family(),
+          ltc_family(),      tirex_family(), xlstm_family(), xlstm_lm_family()};
 }
 
 // Layer types that are not simply the name of a block.

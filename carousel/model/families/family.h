@@ -37,7 +37,8 @@ struct Family {
   bool (*ignorable)(const ModelConfig& config, const std::string& tensor);
 };
 
-/// The family of a config that names none, as the xlstm package's config.yaml, by the keys it has; or "".
+/// The family of a config that names none, as the xlstm package's config.yaml and TiRex's settings, by the keys it has;
+/// or "".
 std::string implied_model_type(const Json& config);
 
 Family find_family(const std::string& model_type, const std::string& where);

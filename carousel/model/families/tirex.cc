@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/model/families/tirex.h"
+// TiRex (arXiv:2505.23719): its settings, as a Lightning checkpoint holds them or flat in a config.json, and the names
+// of its tensors.
+#include "carousel/model/families/family.h"
 
 #include <fmt/format.h>
 
@@ -66,8 +68,32 @@ void read_blocks(const Json& section, const std::string& where, ModelConfig& out
   }
 }
 
+// Keys may lie under "hyper_parameters", "model_config" or flat.
 ModelConfig read(const Json& config, const std::string& where, const ShapeOf&) {
-  return read_tirex(config, where).stack;
+  if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", where, brief(config));
+  const Json flat = flattened(config, where);
+  Fields fields(flat, where);
+  ModelConfig out;
+  PatchConfig& patches = out.patches;
+  patches.context = fields.integer("train_ctx_len", 1, kMaxContext);
+  patches.patch = fields.integer("input_patch_size", 1, kMaxPatch);
+  const int64_t output_patch = fields.integer("output_patch_size", 1, kMaxPatch);
+  if (output_patch != patches.patch || patches.context % patches.patch != 0) {
+    fail(ErrorKind::kInput,
+         "{}: \"input_patch_size\" {}, \"output_patch_size\" {}, \"train_ctx_len\" {}, expected two equal sizes that "
+         "divide the third",
+         where, patches.patch, output_patch, patches.context);
+  }
+  patches.hidden = fields.integer("input_ff_dim", 1, kMaxDim);
+  patches.quantiles = read_quantiles(fields);
+  if (fields.number("nan_mask_value", -1e30, 1e30, 0.0) != 0.0) {
+    fail(ErrorKind::kInput, "{}: \"nan_mask_value\" is not 0", where);
+  }
+  read_blocks(fields.object("block_kwargs"), where, out);
+  out.kind = ModelKind::kForecaster;
+  out.model_type = "tirex";
+  out.source = config;
+  return out;
 }
 
 struct Spelling {
@@ -109,31 +135,6 @@ std::vector<TensorSource> sources(const ModelConfig&, const std::string& name) {
 bool ignorable(const ModelConfig&, const std::string&) { return false; }
 
 }  // namespace
-
-TirexConfig read_tirex(const Json& config, const std::string& where) {
-  if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", where, brief(config));
-  const Json flat = flattened(config, where);
-  Fields fields(flat, where);
-  TirexConfig out;
-  out.context = fields.integer("train_ctx_len", 1, kMaxContext);
-  out.patch = fields.integer("input_patch_size", 1, kMaxPatch);
-  const int64_t output_patch = fields.integer("output_patch_size", 1, kMaxPatch);
-  if (output_patch != out.patch || out.context % out.patch != 0) {
-    fail(ErrorKind::kInput,
-         "{}: \"input_patch_size\" {}, \"output_patch_size\" {}, \"train_ctx_len\" {}, expected two equal sizes that "
-         "divide the third",
-         where, out.patch, output_patch, out.context);
-  }
-  out.input_ff_dim = fields.integer("input_ff_dim", 1, kMaxDim);
-  out.quantiles = read_quantiles(fields);
-  if (fields.number("nan_mask_value", -1e30, 1e30, 0.0) != 0.0) {
-    fail(ErrorKind::kInput, "{}: \"nan_mask_value\" is not 0", where);
-  }
-  read_blocks(fields.object("block_kwargs"), where, out.stack);
-  out.stack.model_type = "tirex";
-  out.stack.source = config;
-  return out;
-}
 
 Family tirex_family() { return {"tirex", read, sources, ignorable}; }
 

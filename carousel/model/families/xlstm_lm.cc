@@ -278,6 +278,9 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
 }  // namespace
 
 std::string implied_model_type(const Json& config) {
+  const auto settings = config.find("model_config");  // of a Lightning checkpoint
+  const Json& inner = settings != config.end() && settings->is_object() ? *settings : config;
+  if (inner.contains("input_patch_size")) return "tirex";
   if (config.contains("mlstm_block") || config.contains("slstm_block")) return "xlstm_lm";
   // The package's xlstm_large.
   if (config.contains("embedding_dim") && config.contains("num_heads") && config.contains("num_blocks")) return "xlstm";

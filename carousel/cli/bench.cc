@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/cli/bench_ops.h"
 #include "carousel/cli/bench_runs.h"
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
@@ -32,6 +33,7 @@ struct BenchOptions {
   bool random = false;
   std::string dtype = "auto";
   bool bounds = false;
+  OpOptions op;
   bool json = false;
   Machine machine;
 };
@@ -139,8 +141,12 @@ Json to_json(const Label& label, const std::vector<BenchResult>& results) {
 }
 
 Json to_json(const cpu::Bounds& bounds, const Stream& stream) {
+  Json caches = Json::array();
+  for (const cpu::CacheRead& cache : bounds.caches)
+    caches.push_back({{"bytes_per_thread", cache.bytes_per_thread}, {"gb_per_s", cache.gb_per_s}});
   return {{"read_gb_per_s", bounds.read_gb_per_s},     {"scale_gb_per_s", bounds.scale_gb_per_s},
           {"f32_gflop_per_s", bounds.f32_gflop_per_s}, {"bf16_gflop_per_s", bounds.bf16_gflop_per_s},
+          {"int8_gop_per_s", bounds.int8_gop_per_s},   {"cache_read", caches},
           {"isa", cpu::isa_name(stream.isa)},          {"threads", stream.pool->threads()}};
 }
 
@@ -150,6 +156,11 @@ void print_bounds(const cpu::Bounds& bounds, const Stream& stream) {
   fmt::print("  scale in place   {:10.1f} GB/s read and written\n", bounds.scale_gb_per_s);
   fmt::print("  f32 multiply-add {:10.1f} GFLOP/s\n", bounds.f32_gflop_per_s);
   if (bounds.bf16_gflop_per_s > 0) fmt::print("  bf16 dot product {:10.1f} GFLOP/s\n", bounds.bf16_gflop_per_s);
+  fmt::print("  int8 dot product {:10.1f} GOP/s\n", bounds.int8_gop_per_s);
+  for (const cpu::CacheRead& cache : bounds.caches) {
+    fmt::print("  read cache       {:10.1f} GB/s, {} per thread\n", cache.gb_per_s,
+               in_binary_units(static_cast<double>(cache.bytes_per_thread)));
+  }
 }
 
 // A busy machine explains a bad number.
@@ -186,8 +197,8 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
 }
 
 int run_command(BenchOptions& options) {
-  if (options.model.empty() && !options.bounds)
-    fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model or --bounds");
+  if (options.model.empty() && !options.bounds && options.op.op.empty())
+    fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
   catch_interrupts();
   const Stream stream = options.machine.stream();
   Json json = Json::object();
@@ -196,6 +207,11 @@ int run_command(BenchOptions& options) {
     const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
     if (!options.json) print_bounds(bounds, stream);
     json["bounds"] = to_json(bounds, stream);
+  }
+  if (!options.op.op.empty()) {
+    if (!options.bounds) print_load();
+    const std::vector<OpCase> cases = op_cases(options.op, options.depths, options.dtype, stream);
+    json["ops"] = bench_op(options.op, cases, stream, options.rounds, options.json, interrupted);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -215,6 +231,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
   add_choice(app, "--dtype", options->dtype, {"auto", "f32", "bf16", "f16"}, "Type of --random weights");
   app.add_flag("--json", options->json, "Results as JSON");
+  options->op.add_options(app);
   options->machine.add_options(app);
   return [options] { return run_command(*options); };
 }

@@ -146,6 +146,79 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
   while (!is_empty()) std::this_thread::yield();
 }
 
+namespace {
+
+constexpr int kPausesBeforeHelp = 1000;  // tens of microseconds: longer than slices of a step differ
+
+/// Slices walking in step. A slice's counters have a cache line of their own: its thread writes it, the others read it.
+struct Steps {
+  struct alignas(64) Slice {
+    std::atomic<int64_t> claimed{0};  // steps begun
+    std::atomic<int64_t> done{0};
+  };
+  Slice slices[kMaxSlices];
+  int64_t slice_count, step_count;
+  StepTask task;
+  void* context;
+
+  bool run(int64_t slice, int64_t step) {
+    Slice& own = slices[slice];
+    int64_t expected = step;
+    if (!own.claimed.compare_exchange_strong(expected, step + 1, std::memory_order_relaxed)) return false;
+    task(context, slice, step);
+    own.done.store(step + 1, std::memory_order_release);
+    return true;
+  }
+
+  /// Returns once every slice has done `step`, and does those nobody begins; these join `mine`.
+  void finish(int64_t step, uint64_t& mine) {
+    int pauses = 0;
+    for (int64_t slice = 0; slice < slice_count; ++slice) {
+      while (slices[slice].done.load(std::memory_order_acquire) <= step) {
+        pause();
+        if (++pauses < kPausesBeforeHelp) continue;
+        pauses = 0;
+        if (run(slice, step))
+          mine |= uint64_t{1} << slice;
+        else
+          std::this_thread::yield();  // its thread may be waiting for this core
+      }
+    }
+  }
+
+  void walk(int64_t home) {
+    uint64_t mine = uint64_t{1} << home;
+    // A thread that comes late joins at the last step its slice was seen at: all before that are done.
+    const int64_t seen = slices[home].done.load(std::memory_order_acquire);
+    for (int64_t step = seen > 0 ? seen - 1 : 0; step < step_count; ++step) {
+      for (int64_t slice = 0; slice < slice_count; ++slice) {
+        const uint64_t bit = uint64_t{1} << slice;
+        if ((mine & bit) != 0 && !run(slice, step) && slice != home) mine &= ~bit;  // its thread is back
+      }
+      finish(step, mine);
+    }
+  }
+};
+
+}  // namespace
+
+void run_steps(ThreadPool& pool, int64_t slices, int64_t steps, StepTask task, void* context) {
+  CAROUSEL_ASSERT(slices >= 0 && slices <= kMaxSlices);
+  if (slices == 1 || steps == 1 || pool.threads() == 1) {
+    for (int64_t step = 0; step < steps; ++step) {
+      if (steps == 1) return parallel_for(pool, slices, [&](int64_t slice) { task(context, slice, 0); });
+      for (int64_t slice = 0; slice < slices; ++slice) task(context, slice, step);
+    }
+    return;
+  }
+  Steps shared;
+  shared.slice_count = slices;
+  shared.step_count = steps;
+  shared.task = task;
+  shared.context = context;
+  parallel_for(pool, slices, [&](int64_t slice) { shared.walk(slice); });
+}
+
 int physical_cores() {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {

@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <vector>
 
 #include "carousel/core/error.h"
-#include "carousel/core/tensor.h"
 #include "carousel/cpu/bounds_kernels.h"
 
 namespace carousel::cpu {
@@ -15,7 +13,10 @@ namespace {
 
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kFirstIterations = 1000;
-constexpr double kComputeSeconds = 0.02;  // of one compute round
+constexpr double kProbeSeconds = 0.02;
+constexpr int64_t kUnit = 256;  // floats the loops take at once
+// One size that fits each level of cache of current machines: L1, L2, and a share of the last level.
+constexpr size_t kCacheSizes[] = {size_t{16} << 10, size_t{256} << 10, size_t{2} << 20};
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -29,17 +30,23 @@ double seconds_of(const F& f) {
   f();
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
+/// The better of two: a short loop that was interrupted would pass for a long one.
+template <class F>
+double calm_seconds_of(const F& f) {
+  const double first = seconds_of(f);
+  return std::min(first, seconds_of(f));
+}
 
 using ComputeKernel = void (*)(const Stream&, const BoundsCompute&);
 
-/// 10^9 operations per second of `kernel` over about kComputeSeconds; 0 if the set has no such instruction.
-double compute_rate(const Stream& stream, ComputeKernel kernel, std::vector<float>& results) {
+/// 10^9 operations per second of `kernel` over about `target` seconds; 0 if the set has no such instruction.
+double compute_rate(const Stream& stream, ComputeKernel kernel, const Tensor& results, double target) {
   int64_t n_flops = 0;
-  BoundsCompute args{kFirstIterations, static_cast<int64_t>(results.size()), results.data(), &n_flops};
+  BoundsCompute args{kFirstIterations, results.count(), results.f32(), &n_flops};
   for (;;) {
-    const double seconds = seconds_of([&] { kernel(stream, args); });
+    const double seconds = calm_seconds_of([&] { kernel(stream, args); });
     if (n_flops == 0) return 0;
-    if (seconds >= kComputeSeconds / 2) {
+    if (seconds >= target / 2) {
       return static_cast<double>(n_flops) * static_cast<double>(args.tasks) / seconds * 1e-9;
     }
     args.iterations *= 2;
@@ -48,25 +55,62 @@ double compute_rate(const Stream& stream, ComputeKernel kernel, std::vector<floa
 
 }  // namespace
 
+BoundsProbe::BoundsProbe(const Stream& stream, size_t memory_bytes, double seconds)
+    : stream_(stream), seconds_(seconds), tasks_(stream.pool->threads() * kTasksPerThread) {
+  const int64_t unit = kUnit * tasks_;
+  count_ = std::max<int64_t>(1, static_cast<int64_t>(memory_bytes / sizeof(float)) / unit) * unit;
+  memory_ = Tensor({count_}, DType::kF32);
+  results_ = Tensor({tasks_}, DType::kF32);
+  scale_gb_per_s();  // first touch: pages arrive
+}
+
+double BoundsProbe::read_gb_per_s() {
+  const BoundsMemory args{memory_.f32(), count_, tasks_, results_.f32()};
+  const double seconds = seconds_of([&] { kernels::bounds_read(stream_, args); });
+  return static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+}
+
+double BoundsProbe::scale_gb_per_s() {
+  const BoundsMemory args{memory_.f32(), count_, tasks_, results_.f32()};
+  const double seconds = seconds_of([&] { kernels::bounds_scale(stream_, args); });
+  return 2 * static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+}
+
+double BoundsProbe::f32_gflop_per_s() { return compute_rate(stream_, kernels::bounds_f32, results_, seconds_); }
+double BoundsProbe::bf16_gflop_per_s() { return compute_rate(stream_, kernels::bounds_bf16, results_, seconds_); }
+double BoundsProbe::int8_gop_per_s() { return compute_rate(stream_, kernels::bounds_int8, results_, seconds_); }
+
+double BoundsProbe::cache_read_gb_per_s(size_t bytes_per_thread) {
+  const int64_t threads = stream_.pool->threads();
+  const int64_t asked = static_cast<int64_t>(bytes_per_thread / sizeof(float)) / kUnit * kUnit;
+  const int64_t count = std::clamp<int64_t>(asked, kUnit, count_ / threads / kUnit * kUnit);
+  BoundsCache args{memory_.f32(), count, threads, 1, results_.f32()};
+  kernels::bounds_cache(stream_, args);  // into the caches
+  for (;;) {
+    const double seconds = calm_seconds_of([&] { kernels::bounds_cache(stream_, args); });
+    if (seconds >= seconds_ / 2) {
+      const double floats = static_cast<double>(count) * static_cast<double>(threads * args.passes);
+      return floats * sizeof(float) / seconds * 1e-9;
+    }
+    args.passes *= 2;
+  }
+}
+
 Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes) {
   CAROUSEL_ASSERT(rounds >= 1);
-  const int64_t tasks = stream.pool->threads() * kTasksPerThread;
-  const int64_t unit = 256 * tasks;
-  const int64_t count = std::max<int64_t>(1, static_cast<int64_t>(memory_bytes / sizeof(float)) / unit) * unit;
-  const Tensor memory({count}, DType::kF32);
-  std::vector<float> results(static_cast<size_t>(tasks));
-  const BoundsMemory args{memory.f32(), count, tasks, results.data()};
-  kernels::bounds_scale(stream, args);  // first touch: pages arrive
-
-  std::vector<double> read, scale, f32, bf16;
-  const double read_bytes = static_cast<double>(count) * sizeof(float);
+  BoundsProbe probe(stream, memory_bytes, kProbeSeconds);
+  std::vector<double> read, scale, f32, bf16, int8, caches[std::size(kCacheSizes)];
   for (int round = 0; round < rounds; ++round) {
-    read.push_back(read_bytes / seconds_of([&] { kernels::bounds_read(stream, args); }) * 1e-9);
-    scale.push_back(2 * read_bytes / seconds_of([&] { kernels::bounds_scale(stream, args); }) * 1e-9);
-    f32.push_back(compute_rate(stream, kernels::bounds_f32, results));
-    bf16.push_back(compute_rate(stream, kernels::bounds_bf16, results));
+    read.push_back(probe.read_gb_per_s());
+    scale.push_back(probe.scale_gb_per_s());
+    f32.push_back(probe.f32_gflop_per_s());
+    bf16.push_back(probe.bf16_gflop_per_s());
+    int8.push_back(probe.int8_gop_per_s());
+    for (size_t i = 0; i < std::size(kCacheSizes); ++i) caches[i].push_back(probe.cache_read_gb_per_s(kCacheSizes[i]));
   }
-  return {median(read), median(scale), median(f32), median(bf16)};
+  Bounds bounds{median(read), median(scale), median(f32), median(bf16), median(int8), {}};
+  for (size_t i = 0; i < std::size(kCacheSizes); ++i) bounds.caches.push_back({kCacheSizes[i], median(caches[i])});
+  return bounds;
 }
 
 }  // namespace carousel::cpu

@@ -38,6 +38,20 @@ float scale_piece(float* x, int64_t count) {
   return x[0];
 }
 
+/// No prefetch: in the caches it would only take the place of a load.
+float read_again(const float* x, int64_t count, int64_t passes) {
+  Vec sums[kStreamVecs] = {};
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    for (int64_t i = 0; i < count; i += kStreamVecs * kLanes) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kStreamVecs; ++v) sums[v] += load(x + i + v * kLanes);
+    }
+    __asm__ volatile("" ::: "memory");
+  }
+  for (int v = 1; v < kStreamVecs; ++v) sums[0] += sums[v];
+  return sum(sums[0]);
+}
+
 /// Chains from different values, or the compiler would see one chain twelve times and run it once.
 void start_chains(Vec (&y)[kChains], float scale) {
 #pragma GCC unroll 16
@@ -69,6 +83,11 @@ void bounds_scale(const Stream& stream, const BoundsMemory& a) {
   parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = scale_piece(a.x + i * piece, piece); });
 }
 
+void bounds_cache(const Stream& stream, const BoundsCache& a) {
+  parallel_for(*stream.pool, a.tasks,
+               [&](int64_t i) { a.results[i] = read_again(a.x + i * a.count, a.count, a.passes); });
+}
+
 void bounds_f32(const Stream& stream, const BoundsCompute& a) {
   *a.n_flops = a.iterations * kChains * kLanes * 2;
   parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = f32_chains(a.iterations, 0.999f, 0.001f); });
@@ -93,5 +112,44 @@ void bounds_bf16(const Stream& stream, const BoundsCompute& a) {
 #else
 void bounds_bf16(const Stream&, const BoundsCompute& a) { *a.n_flops = 0; }
 #endif
+
+// Dot products of bytes, as each set can: vpdpbusd (AVX-512 VNNI); vpmaddubsw, vpmaddwd and an add (AVX2); products of
+// bytes already widened to 32 bits (portable). Two operations per product.
+namespace {
+
+IntVec dot_bytes(IntVec sum, IntVec a, IntVec b) {
+#if defined(__AVX512VNNI__)
+  return reinterpret_cast<IntVec>(
+      _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  const __m256i pairs = _mm256_maddubs_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b));
+  return sum + reinterpret_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#else
+  return sum + a * b;
+#endif
+}
+#if defined(__AVX2__)
+constexpr int64_t kBytesPerLane = 4;
+#else
+constexpr int64_t kBytesPerLane = 1;
+#endif
+
+}  // namespace
+
+void bounds_int8(const Stream& stream, const BoundsCompute& a) {
+  *a.n_flops = a.iterations * kChains * kLanes * kBytesPerLane * 2;
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) {
+    const IntVec x = IntVec{} + static_cast<int32_t>(0x01020304 + i);
+    IntVec y[kChains];
+#pragma GCC unroll 16
+    for (int j = 0; j < kChains; ++j) y[j] = IntVec{} + j;
+    for (int64_t n = 0; n < a.iterations; ++n) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kChains; ++j) y[j] = dot_bytes(y[j], x, y[j]);
+    }
+    for (int j = 1; j < kChains; ++j) y[0] += y[j];
+    a.results[i] = static_cast<float>(y[0][0]);
+  });
+}
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -15,6 +15,14 @@ struct BoundsMemory {
   float* results;  // [tasks], so that nothing is optimised away
 };
 
+struct BoundsCache {
+  const float* x;  // [tasks, count]
+  int64_t count;   // of one task, a multiple of 256
+  int64_t tasks;   // one per thread
+  int64_t passes;  // over them
+  float* results;  // [tasks]
+};
+
 struct BoundsCompute {
   int64_t iterations;
   int64_t tasks;
@@ -26,5 +34,7 @@ struct BoundsCompute {
 
 KERNEL(bounds_read, carousel::cpu::BoundsMemory);
 KERNEL(bounds_scale, carousel::cpu::BoundsMemory);
+KERNEL(bounds_cache, carousel::cpu::BoundsCache);
 KERNEL(bounds_f32, carousel::cpu::BoundsCompute);
 KERNEL(bounds_bf16, carousel::cpu::BoundsCompute);
+KERNEL(bounds_int8, carousel::cpu::BoundsCompute);

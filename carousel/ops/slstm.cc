@@ -35,6 +35,30 @@ int64_t list_sequences(const Seqs& seqs, LayerStates states, size_t first, float
   return count;
 }
 
+struct Division {
+  int64_t groups = 1;
+  int64_t slices = 0;
+};
+
+// Measured: two threads in step took over from one at 0.3 us a step; whole recurrences win where they occupy more than
+// half the threads, since none waits for another, and where a group fills the tiles that read R for several rows.
+constexpr int64_t kWorthThreads = int64_t{1} << 19;  // operations of a call
+constexpr int64_t kWorthSteps = int64_t{1} << 15;    // operations of a step
+constexpr int64_t kFullTile = 6;                     // rows
+constexpr int64_t kSlicesPerThread = 4;              // of a single step, where nothing waits for the slowest
+
+Division divide(const SlstmDims& dims, const SlstmSequence* sequences, int64_t active, int64_t threads) {
+  int64_t rows = 0;
+  for (int64_t s = 0; s < active; ++s) rows += sequences[s].rows;
+  const int64_t row_work = 8 * dims.heads * dims.dh * dims.dh, panels = dims.heads * slstm_panels(dims);
+  if (threads == 1 || rows * row_work < kWorthThreads) return {};
+  if (sequences[0].rows == 1) return {1, std::min({kSlicesPerThread * threads, panels, kMaxSlices})};
+  // As few groups as occupy the threads: the more sequences share a pass over R, the better.
+  const int64_t groups = std::min(active, (threads + dims.heads - 1) / dims.heads);
+  const bool in_step = 2 * dims.heads <= threads && active < kFullTile * groups && active * row_work >= kWorthSteps;
+  return in_step ? Division{1, std::min({threads, panels, kMaxSlices})} : Division{groups, 0};
+}
+
 }  // namespace
 
 Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims) {
@@ -47,7 +71,9 @@ Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims) {
     for (int64_t k = 0; k < dh; ++k) {
       const float* row = recurrent.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
       for (int64_t j = 0; j < 4 * dh; ++j) {
-        packed.f32()[((h * panels + j / kSlstmPanel) * dh + k) * kSlstmPanel + j % kSlstmPanel] = row[j];
+        const int64_t gate = j / dh, out = j % dh;
+        float* panel = packed.f32() + (h * panels + out / kSlstmElements) * dh * kSlstmPanel;
+        panel[k * kSlstmPanel + gate * kSlstmElements + out % kSlstmElements] = row[j];
       }
     }
   }
@@ -68,13 +94,11 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const Tensor& packed, const SlstmDims& 
   const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(SlstmSequence))}, DType::kU8);
   auto* sequences = static_cast<SlstmSequence*>(list.raw());
   const int64_t active = list_sequences(seqs, states, first, zeros.defined() ? zeros.f32() : nullptr, width, sequences);
-  // As few groups as occupy the threads: the more sequences share a pass over R, the better.
-  const int64_t threads = ctx.stream.pool->threads();
-  const int64_t groups = std::min(active, (threads + dims.heads - 1) / dims.heads);
-  const int64_t floats = (slstm_scratch_floats(dims, (active + groups - 1) / groups) + 15) / 16 * 16;
-  const Tensor scratch = ctx.arena.empty({threads, floats});
-  kernels::slstm(ctx.stream, {wx.f32(), packed.f32(), out.f32(), dims, slstm_panels(dims), sequences, active, groups,
-                              scratch.f32(), floats});
+  const Tensor y = ctx.arena.empty({2, dims.heads, active, slstm_y_stride(dims)});
+  const Tensor cells = ctx.arena.empty({dims.heads, slstm_panels(dims), active, 3, kSlstmElements});
+  const Division division = divide(dims, sequences, active, ctx.stream.pool->threads());
+  kernels::slstm(ctx.stream, {wx.f32(), packed.f32(), out.f32(), dims, slstm_panels(dims), sequences, active,
+                              division.groups, division.slices, y.f32(), cells.f32()});
   return out;
 }
 

@@ -8,8 +8,10 @@
 
 namespace carousel::ops {
 
-/// Columns of a panel of the recurrent matrix: enough independent sums for one row alone.
-constexpr int64_t kSlstmPanel = 64;
+/// Elements of a panel of the recurrent matrix, and its columns: the four gates of the elements side by side, so that a
+/// tile's sums are all an element needs to advance.
+constexpr int64_t kSlstmElements = 16;
+constexpr int64_t kSlstmPanel = 4 * kSlstmElements;
 
 struct SlstmDims {
   int64_t heads = 0;
@@ -17,10 +19,11 @@ struct SlstmDims {
   float f_gate_max = 1e30f;  // the forget gate's pre-activation is clamped from above to this
 };
 /// Panels of one head.
-constexpr int64_t slstm_panels(const SlstmDims& dims) { return (4 * dims.dh + kSlstmPanel - 1) / kSlstmPanel; }
+constexpr int64_t slstm_panels(const SlstmDims& dims) { return (dims.dh + kSlstmElements - 1) / kSlstmElements; }
 
-/// The recurrent matrices as the kernel streams them: column panels, zero-padded.
-///   recurrent [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o; returns [H, panels, dh, kSlstmPanel]
+/// The recurrent matrices as the kernel streams them: panels of kSlstmElements elements, zero-padded.
+///   recurrent [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o
+///   returns [H, panels, dh, kSlstmPanel]: head, panel, in, gate * kSlstmElements + out within the panel
 Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims);
 
 /// The sLSTM cell over every sequence of the batch. Per step and element, with raw_g = wx_g + (R_g y_{t-1})_head:
@@ -47,14 +50,16 @@ struct SlstmArgs {
   int64_t panels;                  // of one head
   const SlstmSequence* sequences;  // [batch], longest first, all with rows
   int64_t batch;
-  int64_t groups;          // group g takes sequences g, g + groups, ...: any division gives the same bits
-  float* scratch;          // [threads, scratch_floats], 64-byte aligned
-  int64_t scratch_floats;  // multiple of 16
+  // How the threads divide the work; any division gives the same bits. Either whole recurrences, those of a head and
+  // of sequences g, g + groups, ... (slices is 0); or all panels of all heads in `slices` parts, in step.
+  int64_t groups;
+  int64_t slices;
+  // Scratch memory.
+  float* y;      // [2, H, batch, slstm_y_stride] outputs of the step before, and of this one
+  float* cells;  // [H, panels, batch, 3, kSlstmElements] c, n and m between steps
 };
-/// Floats of scratch memory one thread needs for `group` sequences: their y, and their products with R.
-constexpr int64_t slstm_scratch_floats(const SlstmDims& dims, int64_t group) {
-  return group * ((dims.dh + 15) / 16 * 16 + slstm_panels(dims) * kSlstmPanel);
-}
+/// Odd multiples of a cache line, so that the rows a tile reads do not all fall into the same sets of the cache.
+constexpr int64_t slstm_y_stride(const SlstmDims& dims) { return (slstm_panels(dims) | 1) * kSlstmElements; }
 
 }  // namespace carousel::ops
 

@@ -63,6 +63,20 @@ TEST(Bench, RandomWeightsNeedNoCheckpoint) {
   EXPECT_EQ(run_carousel(start).status, 1) << "no weights";
 }
 
+TEST(Bench, AnOpBesideItsBound) {
+  const Ran ran = run_carousel("bench --op slstm --heads 2 --head-dim 16 --batch 1,3 --rows 8 -r 1 -t 2 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json lines = parse_json(ran.out, "bench").at("ops");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines.at(1).at("shape"), "B=3 T=8 H=2 d=16");
+  for (const Json& line : lines) {
+    EXPECT_GT(line.at("gflop_per_s").get<double>(), 0);
+    EXPECT_GT(line.at("bound_rate").get<double>(), 0);
+    EXPECT_GT(line.at("percent_of_bound").get<double>(), 0);
+    EXPECT_GE(line.at("samples").get<int64_t>(), 1);
+  }
+}
+
 TEST(Bench, BadOptionsAreNamed) {
   EXPECT_EQ(run_carousel("bench").status, 2);
   const Ran ran = run_carousel("bench --bounds -r none");

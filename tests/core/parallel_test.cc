@@ -90,6 +90,40 @@ TEST(ThreadPool, ShutsDownAwakeAndAsleep) {
   }
 }
 
+// Every slice of a step reads what all slices of the step before wrote: a step that began early is seen, here and by
+// TSan. More slices than threads, or than threads that wake in time, are done by those that are there.
+TEST(ParallelSteps, AStepSeesAllOfTheStepBefore) {
+  for (const int threads : {1, 2, 4, 7}) {
+    ThreadPool pool(threads);
+    for (const int64_t slices : {0, 1, 2, 4, 9, 64}) {
+      const int64_t steps = slices > threads ? 50 : 2000;
+      std::vector<int64_t> values[2];
+      for (std::vector<int64_t>& v : values) v.assign(static_cast<size_t>(slices), 0);
+      std::atomic<int64_t> wrong{0};
+      parallel_steps(pool, slices, steps, [&](int64_t slice, int64_t step) {
+        const std::vector<int64_t>& before = values[step % 2];
+        for (const int64_t value : before) wrong.fetch_add(value == step ? 0 : 1, std::memory_order_relaxed);
+        values[(step + 1) % 2][static_cast<size_t>(slice)] = step + 1;
+      });
+      EXPECT_EQ(wrong.load(), 0) << threads << " threads, " << slices << " slices";
+      for (const int64_t value : values[steps % 2]) EXPECT_EQ(value, steps);
+    }
+  }
+}
+
+TEST(ParallelSteps, ASleepyThreadJoinsLater) {
+  ThreadPool pool(4);
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // all sleep
+    std::vector<int64_t> runs(4, 0);
+    parallel_steps(pool, 4, 100, [&](int64_t slice, int64_t step) {
+      if (slice == 2 && step == 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      EXPECT_EQ(runs[static_cast<size_t>(slice)]++, step);
+    });
+    EXPECT_EQ(runs, std::vector<int64_t>(4, 100));
+  }
+}
+
 TEST(ThreadPool, RefusesNoThreads) {
   EXPECT_THROW(ThreadPool(0), Error);
   EXPECT_THROW(ThreadPool(-3), Error);

@@ -20,6 +20,13 @@ TEST(Bounds, AreMeasuredOnEverySet) {
     EXPECT_LT(bounds.scale_gb_per_s, 1e5);
     EXPECT_GT(bounds.f32_gflop_per_s, 0.01);
     EXPECT_LT(bounds.f32_gflop_per_s, 1e5);
+    EXPECT_GT(bounds.int8_gop_per_s, 0.01);
+    EXPECT_LT(bounds.int8_gop_per_s, 1e6);
+    ASSERT_EQ(bounds.caches.size(), 3u);
+    for (const cpu::CacheRead& cache : bounds.caches) {
+      EXPECT_GT(cache.gb_per_s, 0.01);
+      EXPECT_LT(cache.gb_per_s, 1e6);
+    }
     EXPECT_EQ(bounds.bf16_gflop_per_s > 0, isa == Isa::kAvx512);
   }
 }

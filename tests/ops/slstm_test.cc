@@ -158,6 +158,25 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   }
 }
 
+// With fewer heads than threads the panels of a head are divided, and all threads meet after each step.
+TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
+  const ops::SlstmDims dims{1, 136};
+  const std::vector<std::vector<int64_t>> batches = {{60}, {1}, {9, 0, 31, 31, 2}, {1, 1, 1, 1, 1, 1, 1}, {20, 21, 20}};
+  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1);
+    for (const std::vector<int64_t>& lengths : batches) {
+      const Seqs seqs = sequences(lengths);
+      const Tensor wx = random_tensor({seqs.rows(), 544}, 10);
+      const Tensor alone = ops::slstm(one.ctx, wx, packed, dims, seqs, {}).clone();
+      for (const int threads : {2, 3, 5, 16}) {
+        Machine many(isa, threads);
+        for (int i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, dims, seqs, {}), alone));
+      }
+    }
+  }
+}
+
 // A gate far below makes the decay of an untouched n infinite; far above, e^m would overflow if it were ever formed.
 TEST(Slstm, ExtremeGatesStayFinite) {
   const ops::SlstmDims dims{1, 8};

@@ -2,12 +2,13 @@
 # The short way to everything; each target is a few commands one may also type. `make` lists them.
 SHELL := /bin/bash
 JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev-deps build demo test bench check check-format check-sanitize check-threads fuzz format clean
+.PHONY: help deps dev-deps build install demo test bench check check-format check-sanitize check-threads fuzz format clean
 
 help:  ## list the targets
 	@echo "carousel: recurrent and hybrid sequence models on the CPU"
@@ -22,6 +23,11 @@ dev-deps:  ## also clang, clang-format and the sanitizer runtimes, for `make che
 build: deps  ## build the release: build/release/carousel
 	@test -f build/release/build.ninja || cmake --preset release $(CMAKE_FLAGS)
 	@cmake --build --preset release -j $(JOBS) --target carousel_cli
+
+install: deps  ## build, then install under PREFIX (/usr/local): binary, libraries, headers, CMake and pkg-config files
+	@test -f build/release/build.ninja || cmake --preset release $(CMAKE_FLAGS)
+	@cmake --build --preset release -j $(JOBS) --target carousel_all
+	@DESTDIR="$(DESTDIR)" cmake --install build/release --prefix "$(PREFIX)"
 
 demo: build  ## build, then stream a story from the bundled 8.5M-parameter xLSTM
 	@echo "== carousel generate models/stories-xlstm -p \"Once upon a time\" -n 200 --seed 1"

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
-          libutf8proc-dev libxxhash-dev libyaml-cpp-dev libgtest-dev)
+          libutf8proc-dev libxxhash-dev libyaml-cpp-dev libedit-dev libgtest-dev)
 dev=no
 case "${1:-}" in
   "") ;;

@@ -25,6 +25,7 @@ struct Command {
 };
 
 std::function<int()> setup_bench(CLI::App& app);
+std::function<int()> setup_chat(CLI::App& app);
 std::function<int()> setup_eval(CLI::App& app);
 std::function<int()> setup_forecast(CLI::App& app);
 std::function<int()> setup_generate(CLI::App& app);
@@ -47,8 +48,12 @@ struct Machine {
   std::unique_ptr<ThreadPool> pool_;
 };
 
-/// True once Ctrl-C was pressed (or SIGTERM came). A second one ends the process at once.
+/// True once Ctrl-C was pressed (or SIGTERM came).
 bool interrupted();
-void catch_interrupts();
+/// One more Ctrl-C than `patience` ends the process at once.
+void catch_interrupts(int patience = 1);
+/// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all
+/// of the patience.
+int take_interrupts();
 
 }  // namespace carousel::cli

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What commands share of the process: threads and instruction set, and Ctrl-C. The one flag a signal handler can reach
-// has to be global; it stays in this file.
+// What commands share of the process: threads and instruction set, and Ctrl-C. What a signal handler can reach has to
+// be global; it stays in this file.
 #include <unistd.h>
 #include <csignal>
 
@@ -13,11 +13,12 @@ namespace {
 
 constexpr int64_t kMaxThreads = 1024;
 
-volatile std::sig_atomic_t g_interrupted = 0;
+volatile std::sig_atomic_t g_interrupts = 0;
+volatile std::sig_atomic_t g_patience = 1;
 
-void on_signal(int) {
-  if (g_interrupted != 0) _exit(kInterruptedStatus);
-  g_interrupted = 1;
+void on_signal(int signal) {
+  if (g_interrupts >= g_patience) _exit(kInterruptedStatus);
+  g_interrupts = signal == SIGTERM ? g_patience : g_interrupts + 1;
 }
 
 }  // namespace
@@ -41,9 +42,16 @@ Stream Machine::stream() {
   return stream;
 }
 
-bool interrupted() { return g_interrupted != 0; }
+bool interrupted() { return g_interrupts != 0; }
 
-void catch_interrupts() {
+int take_interrupts() {
+  const int count = g_interrupts;
+  g_interrupts = 0;
+  return count;
+}
+
+void catch_interrupts(int patience) {
+  g_patience = patience;
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

@@ -25,6 +25,7 @@ namespace {
 
 constexpr Command kCommands[] = {
     {"bench", "Measure prompt and decode speed, and the machine's own bounds", setup_bench},
+    {"chat", "Talk with a model: turns, branches, steps back", setup_chat},
     {"eval", "Likelihood of a text, last-word accuracy", setup_eval},
     {"forecast", "Quantiles of what comes next in a CSV's series", setup_forecast},
     {"generate", "Continue a prompt, streaming", setup_generate},
@@ -131,29 +132,21 @@ int dispatch(int argc, char** argv) {
        suggestion(word, known));
 }
 
-/// Names from files and the command line may hold anything: one line, no control characters.
-void report(std::string message) {
-  for (char& c : message) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  note("carousel: error: " + message);
-}
-
 int run_reporting(int argc, char** argv) {
   try {
     return dispatch(argc, argv);
   } catch (const Error& error) {
-    report(error.what());
+    note_error(error.what());
     return error.kind() == ErrorKind::kUsage       ? kUsageStatus
            : error.kind() == ErrorKind::kCancelled ? kInterruptedStatus
                                                    : 1;
   } catch (const std::bad_alloc&) {
-    report("out of memory");
+    note_error("out of memory");
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
-    report(error.what());
+    note_error(error.what());
   } catch (const std::exception& error) {
-    report(error.what());
+    note_error(error.what());
   }
   return 1;
 }
@@ -164,7 +157,7 @@ int flush_output(int status) {
   const int reason = errno;
   if (reason == EPIPE || status == kBrokenPipeStatus) return kBrokenPipeStatus;
   if (status != 0) return status;  // reported already
-  report(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
+  note_error(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
   return 1;
 }
 

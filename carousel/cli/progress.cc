@@ -49,6 +49,13 @@ void Progress::update(int64_t done) {
 
 void note(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
 
+void note_error(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  note("carousel: error: " + message);
+}
+
 std::string with_commas(int64_t value) {
   std::string digits = std::to_string(value);
   const int64_t first = value < 0 ? 1 : 0;

@@ -26,6 +26,8 @@ class Progress {
 
 /// A line on standard error. That nobody can read it is no error: the result goes to standard output.
 void note(const std::string& line);
+/// "carousel: error: ..." in one line. Names from files and the command line may hold control characters: blanks.
+void note_error(std::string message);
 
 /// "1,234,567"
 std::string with_commas(int64_t value);

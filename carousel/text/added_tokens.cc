@@ -53,6 +53,10 @@ size_t skip_space_right(std::string_view text, size_t pos) {
   return pos;
 }
 
+bool spelled_as_control(std::string_view content) {
+  return (content.front() == '<' && content.back() == '>') || (content.front() == '[' && content.back() == ']');
+}
+
 }  // namespace
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens)
@@ -88,7 +92,7 @@ const AddedToken* AddedTokens::longest_at(std::string_view text, size_t pos, siz
   return best < 0 ? nullptr : &tokens_[static_cast<size_t>(best)];
 }
 
-void AddedTokens::split(std::string_view text, bool parse_special,
+void AddedTokens::split(std::string_view text, Added which,
                         const std::function<void(size_t, size_t, const AddedToken*)>& segment) const {
   size_t done = 0;
   size_t pos = 0;
@@ -103,7 +107,8 @@ void AddedTokens::split(std::string_view text, bool parse_special,
     size_t begin = pos;
     size_t end = pos + size;
     pos = end;  // a match that its flags refuse is passed over whole
-    if (!parse_special && token->special) continue;
+    if (which != Added::kAll && token->special) continue;
+    if (which == Added::kNotControl && spelled_as_control(token->content)) continue;
     if (token->single_word && (word_before(text, begin) || word_after(text, end))) continue;
     if (token->lstrip) begin = skip_space_left(text, begin, std::min(done, begin));
     if (token->rstrip) end = skip_space_right(text, std::max(end, done));  // up to done is known to be space

@@ -24,6 +24,13 @@ struct AddedToken {
   bool special = false;
 };
 
+/// Which added tokens a text is searched for. One that is left out stays text.
+enum class Added : uint8_t {
+  kAll,
+  kNotSpecial,
+  kNotControl,  // neither special ones nor those spelled like a control token, <...> or [...], whatever their file says
+};
+
 /// A matcher for one set of added tokens.
 class AddedTokens {
  public:
@@ -31,9 +38,9 @@ class AddedTokens {
   /// Contents must not be empty; of equal ones the first counts.
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
-  /// Walks `text` left to right: segment(begin, end, token), where token is nullptr for text between tokens. Without
-  /// parse_special, special tokens are matched but left as text.
-  void split(std::string_view text, bool parse_special,
+  /// Walks `text` left to right: segment(begin, end, token), where token is nullptr for text between tokens. What
+  /// `which` leaves out is matched all the same, and left as text.
+  void split(std::string_view text, Added which,
              const std::function<void(size_t, size_t, const AddedToken*)>& segment) const;
 
  private:

@@ -44,14 +44,15 @@ struct Segment {
 // -> BPE word by word.
 struct Tokenizer::Impl::Run {
   const Impl& impl;
-  bool parse_special;
+  Added which;
+  bool begins;  // the text is not the middle of another
   Bpe::Scratch scratch;
-  std::vector<int32_t> ids;
+  std::vector<int32_t> ids{};
 
   void text(std::string_view whole) {
-    impl.raw_tokens.split(whole, parse_special, [&](size_t begin, size_t end, const AddedToken* token) {
+    impl.raw_tokens.split(whole, which, [&](size_t begin, size_t end, const AddedToken* token) {
       if (token != nullptr) return ids.push_back(token->id);
-      raw_segment({whole.substr(begin, end - begin), begin == 0});
+      raw_segment({whole.substr(begin, end - begin), begins && begin == 0});
     });
   }
 
@@ -81,7 +82,7 @@ struct Tokenizer::Impl::Run {
 
   void words(Segment segment) {
     const std::string_view text = segment.text;
-    impl.normalized_tokens.split(text, parse_special, [&](size_t begin, size_t end, const AddedToken* token) {
+    impl.normalized_tokens.split(text, which, [&](size_t begin, size_t end, const AddedToken* token) {
       if (token != nullptr) return ids.push_back(token->id);
       Words cut;
       impl.file.pre_tokenizer.split(text.substr(begin, end - begin), segment.at_start && begin == 0, cut);
@@ -142,11 +143,17 @@ Tokenizer Tokenizer::bytes() {
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
-  Impl::Run run{*impl_, parse_special, Bpe::Scratch(text.size()), {}};
+  Impl::Run run{*impl_, parse_special ? Added::kAll : Added::kNotSpecial, true, Bpe::Scratch(text.size())};
   run.ids.reserve(text.size() / 3 + 16);
   if (add_special) run.ids = impl_->file.before;
   run.text(text);
   if (add_special) run.ids.insert(run.ids.end(), impl_->file.after.begin(), impl_->file.after.end());
+  return std::move(run.ids);
+}
+
+std::vector<int32_t> Tokenizer::encode_inner(std::string_view text) const {
+  Impl::Run run{*impl_, Added::kNotControl, false, Bpe::Scratch(text.size())};
+  run.text(text);
   return std::move(run.ids);
 }
 

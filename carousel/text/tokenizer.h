@@ -39,6 +39,10 @@ class Tokenizer {
   /// Throws Error(kInput) only where a limit against hostile tokenizers is met.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
 
+  /// Of a text that follows a control token: nothing is put around it, no space before it, and neither special tokens
+  /// nor those spelled like control tokens are read from it, so whoever wrote it cannot forge them.
+  std::vector<int32_t> encode_inner(std::string_view text) const;
+
   /// Always valid UTF-8: bytes that make no character become U+FFFD. Ids without a token are skipped.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
   /// As decode, but of a byte-level tokenizer the exact bytes.

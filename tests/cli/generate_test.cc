@@ -267,7 +267,7 @@ TEST_F(GenerateCommand, HelpListsOptionsWithTheirDefaults) {
   const Result general = shell("\"$C\" --help");
   EXPECT_EQ(general.status, 0);
   for (const char* command :
-       {"bench", "eval", "forecast", "generate", "info", "init", "predict", "tokenize", "verify", "wiring"}) {
+       {"bench", "chat", "eval", "forecast", "generate", "info", "init", "predict", "tokenize", "verify", "wiring"}) {
     EXPECT_NE(general.out.find(command), std::string::npos) << command;
     const Result one = shell(std::string("\"$C\" ") + command + " --help");
     EXPECT_EQ(one.status, 0) << one.err;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The README's commands, executed: every "$ carousel ..." line of its console blocks runs in order and prints what
-// stands below it. Files the README puts in /tmp go to a folder of the test's own.
+// The README's commands, executed: every "$ " line of its console blocks runs in order and prints what stands below it.
+// Files the README puts in /tmp go to a folder of the test's own; build/release is the build under test.
 #include <sstream>
 #include <vector>
 
@@ -37,15 +37,26 @@ std::string replace_all(std::string text, const std::string& from, const std::st
   return text;
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+constexpr bool kSanitized = __has_feature(address_sanitizer);
+#else
+constexpr bool kSanitized = false;
+#endif
+
 TEST(Readme, CommandsRunAndPrintWhatItShows) {
   const Scratch scratch;
   const std::vector<Example> found = examples(read_file(CAROUSEL_SOURCE_DIR "/README.md"));
   ASSERT_GE(found.size(), 8u);
   for (const Example& example : found) {
-    ASSERT_TRUE(example.command.starts_with("carousel ")) << example.command;
+    // A program the README builds lacks the flags that a sanitized library needs.
+    const bool ours = example.command.starts_with("carousel ");
+    if (!ours && kSanitized) continue;
+    const std::string here = replace_all(example.command, "build/release", CAROUSEL_BINARY_DIR);
     const std::string command = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_BINARY_DIR ":$PATH && " +
-                                replace_all(example.command, "/tmp/", scratch / "") + " > " + (scratch / "out") +
-                                " 2> " + (scratch / "err");
+                                replace_all(here, "/tmp/", scratch / "") + " > " + (scratch / "out") + " 2> " +
+                                (scratch / "err");
     EXPECT_EQ(std::system(command.c_str()), 0) << example.command << "\n" << read_file(scratch / "err");
     if (!example.output.empty()) {
       EXPECT_EQ(read_file(scratch / "out"), example.output) << example.command;

@@ -72,5 +72,21 @@ TEST(IsaSymbols, Avx512ObjectsShareNothing) {
   expect_own_symbols("avx512");
 }
 
+// The shared library is made of the same objects; it may not offer the process anything but its own namespace.
+TEST(IsaSymbols, TheSharedLibraryDefinesItsOwnNamespaceOnly) {
+  const std::string library = CAROUSEL_BINARY_DIR "/libcarousel.so";
+  if (!std::filesystem::exists(library)) GTEST_SKIP() << "built without it";
+  if (!plain_optimised_build()) GTEST_SKIP() << "sanitizers add symbols";
+  const std::vector<std::string> lines = lines_of("nm -DC --defined-only '" + library + "' 2>/dev/null");
+  if (lines.empty()) GTEST_SKIP() << "nm cannot read " << library;
+  int own = 0;
+  for (const std::string& line : lines) {
+    if (line.size() < 20 || std::string("TBDR").find(line[17]) == std::string::npos) continue;
+    EXPECT_NE(line.find("carousel::"), std::string::npos) << "defines " << line.substr(19);
+    ++own;
+  }
+  EXPECT_GT(own, 100);
+}
+
 }  // namespace
 }  // namespace carousel

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/chat_template.h"
+
+#include <filesystem>
+
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+
+namespace carousel::model {
+namespace {
+
+constexpr size_t kMaxBytes = size_t{16} << 20;
+constexpr size_t kMaxDepth = 64;
+
+}  // namespace
+
+std::string read_chat_template(const std::string& folder) {
+  const std::string jinja = folder + "/chat_template.jinja";
+  if (std::filesystem::exists(jinja)) return read_text_file(jinja, kMaxBytes);
+  const std::string path = folder + "/tokenizer_config.json";
+  if (!std::filesystem::exists(path)) return "";
+  Fields fields(read_json_file(path, {kMaxBytes, kMaxDepth}), path);
+  const Json* value = fields.raw("chat_template");
+  if (value == nullptr) return "";
+  if (!value->is_array()) return fields.string("chat_template");
+  for (const Json& item : *value) {
+    Fields named(item, path + ": chat_template");
+    if (named.string("name") == "default") return named.string("template");
+  }
+  return "";
+}
+
+}  // namespace carousel::model

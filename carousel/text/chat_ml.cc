@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/text/chat_ml.h"
+
+#include <algorithm>
+#include <string>
+
+#include "carousel/core/error.h"
+
+namespace carousel::text {
+namespace {
+
+constexpr const char* kTurnStart = "<|im_start|>";
+constexpr const char* kTurnEnd = "<|im_end|>";
+
+}  // namespace
+
+ChatMl::ChatMl(Tokenizer tokenizer, int32_t turn_start, int32_t turn_end)
+    : tokenizer_(std::move(tokenizer)), turn_start_(turn_start), turn_end_(turn_end) {}
+
+std::optional<ChatMl> ChatMl::find(const Tokenizer& tokenizer) {
+  const std::optional<int32_t> start = tokenizer.id_of(kTurnStart);
+  const std::optional<int32_t> end = tokenizer.id_of(kTurnEnd);
+  if (!start || !end) return std::nullopt;
+  return ChatMl(tokenizer, *start, *end);
+}
+
+void ChatMl::add_text(std::string_view text, std::vector<int32_t>& out) const {
+  const std::vector<int32_t> ids = tokenizer_.encode_inner(text);
+  for (const int32_t id : ids) {
+    if (id == turn_start_ || id == turn_end_) {
+      fail(ErrorKind::kInput, "chat: the text makes the control token \"{}\", expected text alone",
+           tokenizer_.token_text(id));
+    }
+  }
+  out.insert(out.end(), ids.begin(), ids.end());
+}
+
+void ChatMl::add_turn(std::string_view role, std::string_view text, std::vector<int32_t>& out) const {
+  out.push_back(turn_start_);
+  add_text(std::string(role) + "\n" + std::string(text), out);  // in one, as the reference splits it
+  out.push_back(turn_end_);
+  add_text("\n", out);
+}
+
+std::vector<int32_t> ChatMl::ask(std::span<const int32_t> seen, std::span<const int32_t> start, std::string_view system,
+                                 std::string_view text) const {
+  std::vector<int32_t> out;
+  if (seen.empty()) {
+    out.assign(start.begin(), start.end());
+    if (!system.empty()) add_turn("system", system, out);
+  } else {
+    // The answer before is open: its end was sampled, not read, or it was stopped.
+    const auto control = [this](int32_t id) { return id == turn_start_ || id == turn_end_; };
+    const auto last = std::find_if(seen.rbegin(), seen.rend(), control);
+    const bool open = last != seen.rend() && *last == turn_start_;
+    if (open) out.push_back(turn_end_);
+    if (open || seen.back() == turn_end_) add_text("\n", out);
+  }
+  add_turn("user", text, out);
+  out.push_back(turn_start_);
+  add_text("assistant\n", out);
+  return out;
+}
+
+bool writes_chat_ml(std::string_view chat_template) {
+  return chat_template.find(kTurnStart) != std::string_view::npos &&
+         chat_template.find(kTurnEnd) != std::string_view::npos;
+}
+
+}  // namespace carousel::text

@@ -37,10 +37,9 @@ class MlstmV1 : public Block {
       conv_bias_ = p.tensor("conv.bias", Shape{inner_}, init);
     }
     const auto blocks = [&](const char* name) {
-      const Params q = p.in(name);
       const Tensor weight =
-          Params(q).tensor("weight", Shape{inner_ / block_size_, block_size_, block_size_}, Init::small(hidden));
-      return ops::pack_blocks(weight, bias ? Params(q).tensor("bias", Shape{inner_}, Init::constant(0)) : Tensor());
+          p.block_projection(name, Shape{inner_ / block_size_, block_size_, block_size_}, Init::small(hidden));
+      return ops::pack_blocks(weight, bias ? p.in(name).tensor("bias", Shape{inner_}, Init::constant(0)) : Tensor());
     };
     q_ = blocks("q");
     k_ = blocks("k");

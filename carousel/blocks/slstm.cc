@@ -46,8 +46,7 @@ class Slstm : public Block {
     }
     Tensor weights[kGates];
     for (size_t g = 0; g < kGates; ++g) {
-      weights[g] =
-          p.tensor(std::string(kGateNames[g]) + ".weight", Shape{dims_.heads, dims_.dh, dims_.dh}, Init::small(hidden));
+      weights[g] = p.block_projection(kGateNames[g], Shape{dims_.heads, dims_.dh, dims_.dh}, Init::small(hidden));
     }
     const Tensor recurrent = p.tensor("recurrent", Shape{dims_.heads, dims_.dh, 4 * dims_.dh}, recurrent_init(options));
     const Tensor bias = p.tensor("bias", Shape{4 * hidden}, bias_init(options));

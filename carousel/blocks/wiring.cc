@@ -107,29 +107,6 @@ class NcpBuilder {
   Wiring& wiring_;
 };
 
-/// `rows` lists of `cols` numbers, each -1, 0 or 1.
-std::vector<int8_t> read_matrix(Fields& fields, const char* key, int64_t rows, int64_t cols) {
-  const Json* value = fields.raw(key);
-  const auto refuse = [&](const std::string& got) {
-    fail(ErrorKind::kInput, "{}: \"{}\" {}, expected [{}, {}] numbers -1, 0 or 1", fields.where(), key, got, rows,
-         cols);
-  };
-  if (value == nullptr) refuse("is missing");
-  if (!value->is_array() || static_cast<int64_t>(value->size()) != rows) {
-    refuse(value->is_array() ? fmt::format("has {} rows", value->size()) : "is " + brief(*value));
-  }
-  std::vector<int8_t> matrix;
-  for (const Json& row : *value) {
-    if (!row.is_array() || static_cast<int64_t>(row.size()) != cols) refuse("has the row " + brief(row));
-    for (const Json& entry : row) {
-      const bool sign = entry.is_number() && (entry == 0 || entry == 1 || entry == -1);
-      if (!sign) refuse("holds " + brief(entry));
-      matrix.push_back(static_cast<int8_t>(entry.get<double>()));
-    }
-  }
-  return matrix;
-}
-
 int64_t read_units(Fields& fields, int64_t input_dim) {
   const int64_t units = fields.integer("units", 1, kMaxWiringUnits);
   if (units * units > kMaxWiringEntries || input_dim > kMaxWiringEntries / units) {
@@ -152,8 +129,8 @@ Wiring explicit_wiring(Fields& fields, int64_t input_dim) {
     fail(ErrorKind::kInput, "{}: \"input_dim\" is {}, expected {} (features of a row)", fields.where(), own_inputs,
          input_dim);
   }
-  wiring.adjacency = read_matrix(fields, "adjacency_matrix", units, units);
-  wiring.sensory = read_matrix(fields, "sensory_adjacency_matrix", input_dim, units);
+  wiring.adjacency = read_signs(fields, "adjacency_matrix", units, units);
+  wiring.sensory = read_signs(fields, "sensory_adjacency_matrix", input_dim, units);
   return wiring;
 }
 
@@ -250,6 +227,34 @@ NcpShape auto_ncp_shape(int64_t units, int64_t output_size, double sparsity, con
   shape.recurrent_command_synapses = share(static_cast<double>(shape.command * 2) * density);
   shape.motor_fanin = share(static_cast<double>(shape.command) * density);
   return shape;
+}
+
+bool is_circuit(const Json& value) {
+  if (!value.is_object()) return false;
+  const auto type = value.find("type");
+  return (type != value.end() && !type->is_object()) || value.contains("adjacency_matrix");
+}
+
+std::vector<int8_t> read_signs(Fields& fields, const char* key, int64_t rows, int64_t cols) {
+  const Json* value = fields.raw(key);
+  const auto refuse = [&](const std::string& got) {
+    fail(ErrorKind::kInput, "{}: \"{}\" {}, expected [{}, {}] numbers -1, 0 or 1", fields.where(), key, got, rows,
+         cols);
+  };
+  if (value == nullptr) refuse("is missing");
+  if (!value->is_array() || static_cast<int64_t>(value->size()) != rows) {
+    refuse(value->is_array() ? fmt::format("has {} rows", value->size()) : "is " + brief(*value));
+  }
+  std::vector<int8_t> matrix;
+  for (const Json& row : *value) {
+    if (!row.is_array() || static_cast<int64_t>(row.size()) != cols) refuse("has the row " + brief(row));
+    for (const Json& entry : row) {
+      const bool sign = entry.is_number() && (entry == 0 || entry == 1 || entry == -1);
+      if (!sign) refuse("holds " + brief(entry));
+      matrix.push_back(static_cast<int8_t>(entry.get<double>()));
+    }
+  }
+  return matrix;
 }
 
 Wiring make_wiring(const Json& options, int64_t input_dim, const std::string& where) {

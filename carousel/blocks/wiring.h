@@ -42,6 +42,11 @@ constexpr int64_t kMaxWiringEntries = int64_t{1} << 27;
 /// Throws Error(kInput) naming the key, got and expected; unknown keys are refused.
 Wiring make_wiring(const Json& options, int64_t input_dim, const std::string& where);
 
+/// Whether `value` describes a circuit: an object with the "type" or the matrices of one, not wirings by projection.
+bool is_circuit(const Json& value);
+/// The list "key" of `rows` lists of `cols` numbers, each -1, 0 or 1. Throws Error(kInput).
+std::vector<int8_t> read_signs(Fields& fields, const char* key, int64_t rows, int64_t cols);
+
 /// All to all, excitatory with probability 2/3 (the reference's default for a cell of `units`).
 Wiring fully_connected(int64_t units, int64_t output_dim, uint64_t seed, bool self_connections, int64_t input_dim);
 /// round(N^2 (1 - sparsity)) synapses, any to any.

@@ -24,7 +24,7 @@ class RepeatedParams : public ParamSource {
     for (float& value : drawn_) value = static_cast<float>(rng.normal());
   }
 
-  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init&) override {
+  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const int64_t slice = std::max<int64_t>(1, 4 * kDrawn / cols);  // rows written at once
     const int64_t count = std::min(slice, rows) * cols;
     const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(cols)));
@@ -32,9 +32,15 @@ class RepeatedParams : public ParamSource {
     for (int64_t i = 0; i < count; ++i) values.f32()[i] = scale * drawn_[static_cast<size_t>(i % kDrawn)];
     Tensor narrowed(Shape{count}, dtype_);
     narrow(values.f32(), dtype_, narrowed.raw(), static_cast<size_t>(count));
-    Weight weight(rows, cols, dtype_, layout);
-    for (int64_t first = 0; first < rows; first += slice)
-      weight.write_rows(stream_, first, std::min(slice, rows - first), narrowed.raw());
+    Weight weight = weight_for(init, rows, cols, dtype_, layout);
+    for (int64_t first = 0; first < rows; first += slice) {
+      const int64_t here = std::min(slice, rows - first);
+      const Tensor written = init.mask ? narrowed.clone() : narrowed;
+      if (init.mask) {
+        clear_masked(stream_, *init.mask, first, here, dtype_, static_cast<std::byte*>(written.raw()));
+      }
+      weight.write_rows(stream_, first, here, written.raw());
+    }
     return weight;
   }
 

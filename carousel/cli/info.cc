@@ -2,6 +2,7 @@
 // carousel info: what a model, a config or a saved state holds, read from headers and shapes alone.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -13,6 +14,7 @@
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/families/family.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::cli {
@@ -62,6 +64,60 @@ Json describe_tokenizer(const ModelFiles& files) {
           {"merges", summary.merges}, {"added", summary.added},           {"special", summary.special}};
 }
 
+/// "layers.3.mlstm.q" -> "mlstm.q", an expert's number -> *.
+std::string projection_kind(const std::string& name) {
+  std::string out;
+  const std::string rest = model::split_layer(name).rest;
+  for (size_t begin = 0, end = 0; begin < rest.size(); begin = end + 1) {
+    end = std::min(rest.find('.', begin), rest.size());
+    const std::string piece = rest.substr(begin, end - begin);
+    const bool number = piece.find_first_not_of("0123456789") == std::string::npos;
+    out += (out.empty() ? "" : ".") + (number ? "*" : piece);
+  }
+  return out;
+}
+
+/// The wired projections, those of a kind and shape in all layers together.
+Json describe_wirings(const std::vector<WiredProjection>& wired) {
+  Json kinds = Json::array();
+  for (const WiredProjection& projection : wired) {
+    const std::string kind = projection_kind(projection.name);
+    const Json shape = {projection.rows, projection.cols};
+    auto found = std::find_if(kinds.begin(), kinds.end(), [&](const Json& seen) {
+      return seen["name"] == kind && seen["shape"] == shape && seen["polarity"] == projection.polarity;
+    });
+    if (found == kinds.end()) {
+      kinds.push_back({{"name", kind},
+                       {"shape", shape},
+                       {"polarity", projection.polarity},
+                       {"count", 0},
+                       {"live", 0},
+                       {"masked", 0}});
+      found = std::prev(kinds.end());
+    }
+    Json& sums = *found;
+    sums["count"] = sums["count"].get<int64_t>() + 1;
+    sums["live"] = sums["live"].get<int64_t>() + projection.live;
+    sums["masked"] = sums["masked"].get<int64_t>() + projection.rows * projection.cols - projection.live;
+  }
+  for (Json& kind : kinds) {
+    const auto live = kind["live"].get<double>();
+    kind["density"] = live / (live + kind["masked"].get<double>());
+  }
+  return kinds;
+}
+
+void print_wirings(const Json& wirings) {
+  for (const Json& kind : wirings) {
+    const auto count = kind.at("count").get<int64_t>();
+    fmt::print("  wiring       {}{}, [{}, {}]{}: density {:.4g}, {} live and {} masked weights\n",
+               kind.at("name").get<std::string>(), count > 1 ? fmt::format(", {} of them", count) : "",
+               kind.at("shape")[0].get<int64_t>(), kind.at("shape")[1].get<int64_t>(),
+               kind.at("polarity").get<bool>() ? " of fixed signs" : "", kind.at("density").get<double>(),
+               with_commas(kind.at("live").get<int64_t>()), with_commas(kind.at("masked").get<int64_t>()));
+  }
+}
+
 Json describe_model(const std::string& path) {
   const ModelFiles files = open_model_files(path);
   const model::ModelConfig& config = files.config;
@@ -69,6 +125,9 @@ Json describe_model(const std::string& path) {
   Json parts = Json::array();
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
+  const ModelCost cost = measure_cost(files);
+  int64_t masked = 0;
+  for (const WiredProjection& wired : cost.wired) masked += wired.rows * wired.cols - wired.live;
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", path},
               {"model_type", config.model_type},
@@ -78,8 +137,10 @@ Json describe_model(const std::string& path) {
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"parameters", size.parameters},
               {"active_parameters", size.active_parameters},
+              {"live_parameters", size.parameters - masked},
               {"parts", parts},
-              {"bytes_in_memory", measure_cost(files).held_bytes},
+              {"wirings", describe_wirings(cost.wired)},
+              {"bytes_in_memory", cost.held_bytes},
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
               {"state_bytes", fixed_state_bytes(size.state_layout)},
               {"state_bytes_per_token", row_bytes},
@@ -178,11 +239,14 @@ void print_model(const Json& model) {
   }
   const auto parameters = model.at("parameters").get<int64_t>();
   const auto active = model.at("active_parameters").get<int64_t>();
-  fmt::print("  parameters   {}{}\n", with_commas(parameters),
-             active < parameters ? fmt::format(", {} of them active per token", with_commas(active)) : "");
+  const auto live = model.at("live_parameters").get<int64_t>();
+  fmt::print("  parameters   {}{}{}\n", with_commas(parameters),
+             active < parameters ? fmt::format(", {} of them active per token", with_commas(active)) : "",
+             live < parameters ? fmt::format(", {} of them live, the rest masked", with_commas(live)) : "");
   for (const Json& part : model.at("parts"))
     fmt::print("    {:<16} {:>15}\n", part.at("name").get<std::string>(),
                with_commas(part.at("parameters").get<int64_t>()));
+  print_wirings(model.at("wirings"));
   print_weights(model);
   const auto fixed = model.at("state_bytes").get<int64_t>();
   const double per_token = model.at("state_bytes_per_token").get<double>();

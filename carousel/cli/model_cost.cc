@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "carousel/model/families/family.h"
+#include "carousel/model/params.h"
 #include "carousel/ops/params.h"
 
 namespace carousel::cli {
@@ -16,7 +17,8 @@ class CostSource : public ParamSource {
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = dtype_ ? *dtype_ : files_.dtype_of(name);
-    Weight weight(rows, cols, dtype, layout, Device::kMeta);
+    const Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
+    const int64_t live = init.mask ? note_wired(name, *init.mask) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
     if (layout == Weight::Layout::kRows) {
@@ -25,25 +27,42 @@ class CostSource : public ParamSource {
     }
     if (init.read_share < 1) {
       cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
-      cost.body_multiplies += add_share(&shared_multiplies_, init.read_share * static_cast<double>(rows * cols));
+      cost.body_multiplies += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
       return weight;
     }
     cost.decode_bytes += bytes;
     const bool head = name == "lm_head.weight" || name == "embeddings.weight";
-    (head ? cost.head_multiplies : cost.body_multiplies) += rows * cols;
+    (head ? cost.head_multiplies : cost.body_multiplies) += live;
     return weight;
   }
 
-  Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override {
+    if (init.mask) note_wired(name, *init.mask);
     const Tensor values(shape, DType::kF32, Device::kMeta);
     cost.held_bytes += static_cast<int64_t>(values.size_bytes());
     cost.decode_bytes += static_cast<int64_t>(values.size_bytes());
     return values;
   }
 
+  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override {
+    const model::Family family = model::find_family(files_.config.model_type, files_.place.config);
+    for (const model::TensorSource& source : family.sources(files_.config, name)) {
+      const formats::TensorEntry* entry = files_.checkpoint ? files_.checkpoint->find(source.file_name) : nullptr;
+      if (entry == nullptr) continue;
+      return model::read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files_.place.weights);
+    }
+    return drawn;
+  }
+
   ModelCost cost;
 
  private:
+  // Returns its live weights.
+  int64_t note_wired(const std::string& name, const Mask& mask) {
+    const std::string projection = name.substr(0, name.rfind(".weight"));
+    cost.wired.push_back({projection, mask.rows(), mask.cols(), mask.live(), mask.polarity()});
+    return cost.wired.back().live;
+  }
   // What the rounded total grows by: the rounding of single shares does not add up.
   static int64_t add_share(double* total, double share) {
     const int64_t before = std::llround(*total);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "carousel/formats/checkpoint.h"
 #include "carousel/model/load.h"
@@ -22,11 +23,20 @@ struct ModelFiles {
 };
 ModelFiles open_model_files(const std::string& path);
 
+/// A projection with a wiring.
+struct WiredProjection {
+  std::string name;  // canonical, without ".weight"
+  int64_t rows = 0, cols = 0;
+  int64_t live = 0;  // of its rows * cols weights
+  bool polarity = false;
+};
+
 struct ModelCost {
   int64_t held_bytes = 0;       // weights in memory, as packed
   int64_t decode_bytes = 0;     // weights read for one token: one row of a looked-up table, the chosen experts
   int64_t body_multiplies = 0;  // multiply-adds of all projections but the head, per token
   int64_t head_multiplies = 0;  // multiply-adds of the head, per row of logits
+  std::vector<WiredProjection> wired;
 };
 /// `dtype`: instead of the files' own.
 ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype = {});

@@ -32,7 +32,7 @@ blocks::Wiring of_model(const Json& config, const std::string& path, int64_t lay
   for (const model::Sublayer& sublayer : parsed.sublayers) {
     if (layer >= 0 && sublayer.layer != layer) continue;
     const auto wiring = sublayer.options.find("wiring");
-    if (wiring != sublayer.options.end() && wiring->is_object()) {
+    if (wiring != sublayer.options.end() && blocks::is_circuit(*wiring)) {
       return blocks::make_wiring(*wiring, parsed.hidden_size, path + ": \"wiring\"");
     }
     if (sublayer.block == "ncps_ltc") {

@@ -131,6 +131,7 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vecto
   }
   for (FileTensor& tensor : out) {
     if (tensor.records.front().init.keep_f32) tensor.spec.dtype = DType::kF32;
+    if (tensor.records.front().init.kind == Init::Kind::kMask) tensor.spec.dtype = DType::kI8;
   }
   return out;
 }
@@ -244,6 +245,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   for (const std::string& name : params.finish()) {
     model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
   }
+  for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
   model.fingerprint = fmt::format("{:016x}", params.fingerprint());
   if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place.folder);
@@ -257,6 +259,7 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   ModelSize size;
   double active = 0;
   for (const ParamRecord& record : list.records()) {
+    if (record.init.kind == Init::Kind::kMask) continue;  // of a parameter, none itself
     const LayerName place = split_layer(record.name);
     std::string part = place.rest.substr(0, place.rest.find('.'));
     const bool norm =
@@ -317,7 +320,12 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
       std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
     }
     Tensor narrowed(tensor.spec.shape, tensor.spec.dtype);
-    narrow(values.f32(), tensor.spec.dtype, narrowed.raw(), static_cast<size_t>(values.count()));
+    if (tensor.spec.dtype == DType::kI8) {
+      std::transform(values.f32(), values.f32() + values.count(), static_cast<int8_t*>(narrowed.raw()),
+                     [](float sign) { return static_cast<int8_t>(sign); });
+    } else {
+      narrow(values.f32(), tensor.spec.dtype, narrowed.raw(), static_cast<size_t>(values.count()));
+    }
     writer.write(tensor.spec.name, narrowed);
   }
   writer.finish();

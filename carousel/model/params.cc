@@ -32,6 +32,10 @@ Shape without_ones(const Shape& shape) {
   return out;
 }
 
+bool holds_masks(DType dtype) {
+  return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool || is_float(dtype);
+}
+
 bool packable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
 
 // Gram-Schmidt on normal vectors, each cleared of the others twice so that rounding does not add up.
@@ -97,7 +101,40 @@ Tensor ParamList::tensor(const std::string& name, const Shape& shape, const Init
   return Tensor(shape, DType::kF32, Device::kMeta);
 }
 
-void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
+std::shared_ptr<const Mask> ParamList::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
+  records_.push_back({name, Shape{drawn->rows(), drawn->cols()}, Init::entries_of(drawn)});
+  return drawn;
+}
+
+std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t rows, int64_t cols, bool polarity,
+                                      const std::string& where) {
+  const Shape shape{rows, cols};
+  if (!holds_masks(entry.dtype) || !(without_ones(entry.shape) == without_ones(shape))) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected I8, U8, BOOL or a float type, and {}", where, entry.name,
+         dtype_name(entry.dtype), entry.shape.str(), shape.str());
+  }
+  std::vector<int8_t> signs(static_cast<size_t>(shape.count()));
+  const size_t size = dtype_size(entry.dtype);
+  for (size_t i = 0; i < signs.size(); ++i) {
+    const std::byte* const at = entry.bytes + i * size;
+    float value = 0;
+    if (is_float(entry.dtype)) {
+      widen(at, entry.dtype, &value, 1);
+    } else {
+      value = entry.dtype == DType::kI8 ? static_cast<int8_t>(*at) : static_cast<uint8_t>(*at);
+    }
+    if (value != -1 && value != 0 && value != 1) {
+      fail(ErrorKind::kInput, "{}: \"{}\" holds {} at [{}, {}], expected -1, 0 or 1", where, entry.name, value,
+           static_cast<int64_t>(i) / cols, static_cast<int64_t>(i) % cols);
+    }
+    signs[i] = static_cast<int8_t>(value);
+  }
+  return std::make_shared<MatrixMask>(rows, cols, polarity, std::move(signs));
+}
+
+namespace {
+
+void draw_values(const ParamRecord& record, uint64_t seed, float* out) {
   Rng rng(seed, XXH3_64bits(record.name.data(), record.name.size()));
   const int64_t count = record.shape.count();
   const Init& init = record.init;
@@ -116,6 +153,14 @@ void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
     }
     out[i] = static_cast<float>(value);
   }
+}
+
+}  // namespace
+
+void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
+  if (record.init.kind == Init::Kind::kMask) std::fill(out, out + record.shape.count(), 1.0f);
+  if (record.init.kind != Init::Kind::kMask) draw_values(record, seed, out);
+  if (record.init.mask) impose_mask(*record.init.mask, out);
 }
 
 std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored, size_t size_bytes) {
@@ -139,7 +184,7 @@ Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, 
   const Tensor values = tensor(name, Shape{rows, cols}, init);
   Tensor narrowed(values.shape(), dtype_);
   narrow(values.f32(), dtype_, narrowed.raw(), static_cast<size_t>(values.count()));
-  Weight weight(rows, cols, dtype_, layout);
+  Weight weight = weight_for(init, rows, cols, dtype_, layout);
   weight.write_rows(stream_, 0, rows, narrowed.raw());
   return weight;
 }
@@ -176,7 +221,7 @@ void CheckpointParams::missing(const std::string& name, const std::vector<Tensor
   fail(ErrorKind::kInput, "{}: tensor {} is missing (parameter {})", where_, names, name);
 }
 
-CheckpointParams::Part CheckpointParams::take(const std::string& name, const Shape& shape) {
+CheckpointParams::Part CheckpointParams::take(const std::string& name, const Shape& shape, bool mask) {
   const std::vector<TensorSource> sources = family_.sources(config_, name);
   for (const TensorSource& source : sources) {
     const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
@@ -185,7 +230,7 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
       fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {}", where_, source.file_name, dtype_name(entry->dtype),
            entry->shape.str(), expected);
     };
-    if (!packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
+    if (!mask && !packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
     int64_t& taken = taken_[source.file_name];
     if (source.permuted) {
       if (!(without_ones(entry->shape) == without_ones(source.permuted->stored))) {
@@ -251,12 +296,35 @@ void CheckpointParams::sample(const std::string& name, const Part& part, const S
   }
 }
 
+std::shared_ptr<const Mask> CheckpointParams::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
+  const Shape shape{drawn->rows(), drawn->cols()};
+  const Part part = take(name, shape, true);
+  sample(name, part, shape);
+  return read_mask(*part.entry, shape[0], shape[1], drawn->polarity(), where_);
+}
+
+void CheckpointParams::check_masked(const std::string& name, int64_t cols, const MaskFindings& findings,
+                                    int64_t* cleared) const {
+  *cleared += findings.cleared;
+  if (!findings.wrong_sign) return;
+  fail(ErrorKind::kInput, "{}: the element [{}, {}] of {} has not the sign its wiring gives it", where_,
+       *findings.wrong_sign / cols, *findings.wrong_sign % cols, name);
+}
+
+void CheckpointParams::warn_of_masked(const std::string& name, int64_t cleared) {
+  if (cleared == 0) return;
+  warnings_.push_back(fmt::format("{}: {} has {} value{} other than zero where its wiring has no weight; taken as zero",
+                                  where_, name, cleared, cleared == 1 ? "" : "s"));
+}
+
 Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
-                                const Init&) {
+                                const Init& init) {
   const Part part = take(name, Shape{rows, cols});
   const DType dtype = part.entry->dtype;
   sample(name, part, Shape{rows, cols});
-  Weight weight(rows, cols, dtype, layout);
+  Weight weight = weight_for(init, rows, cols, dtype, layout);
+  std::vector<std::byte> masked;  // rows whose masked values are zeroed
+  int64_t cleared = 0;
   const auto row_bytes = static_cast<int64_t>(dtype_size(dtype)) * cols;
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
@@ -264,19 +332,31 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
     const int64_t count = std::min(slice, rows - first);
     const std::byte* bytes = part.bytes + static_cast<size_t>(first * row_bytes);
     check_finite(name, *part.entry, bytes, first * cols, count * cols);
-    weight.write_rows(stream_, first, count, bytes);
+    if (init.mask) {
+      masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
+      check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, dtype, masked.data()), &cleared);
+    }
+    weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes);
     if (part.entry->file && part.reordered.empty())
       part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
   }
+  warn_of_masked(name, cleared);
   return weight;
 }
 
-Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, const Init&) {
+Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
   const Part part = take(name, shape);
   sample(name, part, shape);
   check_finite(name, *part.entry, part.bytes, 0, shape.count());
   Tensor values(shape, DType::kF32);
   widen(part.bytes, part.entry->dtype, values.f32(), static_cast<size_t>(shape.count()));
+  if (init.mask) {
+    auto* const bytes = static_cast<std::byte*>(values.raw());
+    int64_t cleared = 0;
+    check_masked(name, init.mask->cols(), clear_masked(stream_, *init.mask, 0, init.mask->rows(), DType::kF32, bytes),
+                 &cleared);
+    warn_of_masked(name, cleared);
+  }
   return values;
 }
 

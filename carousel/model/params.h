@@ -28,12 +28,17 @@ class ParamList : public ParamSource {
   explicit ParamList(DType dtype = DType::kF32) : dtype_(dtype) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
   const std::vector<ParamRecord>& records() const { return records_; }
 
  private:
   DType dtype_;
   std::vector<ParamRecord> records_;
 };
+
+/// The entries of a stored mask, in a type that holds -1, 0 and 1. Throws Error(kInput) naming the first other value.
+std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t rows, int64_t cols, bool polarity,
+                                      const std::string& where);
 
 /// The values a fresh parameter starts from. They depend on seed and name alone.
 void draw_param(const ParamRecord& record, uint64_t seed, float* out);
@@ -64,10 +69,13 @@ class CheckpointParams : public ParamSource {
   ~CheckpointParams() override;
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
 
   /// Throws Error(kInput) when the file holds a tensor, or rows of one, that no block asked for.
   /// Returns the tensors that have no effect and may be there.
   std::vector<std::string> finish() const;
+  /// What was read and has no effect, or looks wrong.
+  const std::vector<std::string>& warnings() const { return warnings_; }
   /// Of names, shapes, dtypes and sampled bytes, in canonical order: tells models apart whatever their file layout.
   uint64_t fingerprint() const;
 
@@ -77,7 +85,10 @@ class CheckpointParams : public ParamSource {
     const std::byte* bytes;                 // first byte of the part
     std::vector<std::byte> reordered = {};  // a permuted tensor in the block's order; bytes is into it
   };
-  Part take(const std::string& name, const Shape& shape);
+  Part take(const std::string& name, const Shape& shape, bool mask = false);
+  /// Notes what clear_masked found; throws Error(kInput) for a sign against its polarity.
+  void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
+  void warn_of_masked(const std::string& name, int64_t cleared);
   void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, int64_t base,
                     int64_t count) const;
   void sample(const std::string& name, const Part& part, const Shape& shape);
@@ -89,6 +100,7 @@ class CheckpointParams : public ParamSource {
   const ModelConfig& config_;
   std::string where_;
   std::unordered_map<std::string, int64_t> taken_;  // elements, by file name
+  std::vector<std::string> warnings_;
   XXH3_state_s* hash_;
 };
 

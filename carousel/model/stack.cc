@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
 
 namespace carousel::model {
@@ -27,12 +28,16 @@ ops::Norm make_norm(const NormConfig& config, Params p, int64_t hidden) {
 
 Stack::Stack(const ModelConfig& config, const Params& params, const std::string& where) : width_(config.hidden_size) {
   for (const Sublayer& sublayer : config.sublayers) {
-    Fields options(sublayer.options, fmt::format("{}: {}", where, sublayer.name));
+    const std::string here = fmt::format("{}: {}", where, sublayer.name);
+    Json section = sublayer.options;
+    blocks::ProjectionWirings wirings(section, here);
+    Fields options(section, here);
     const blocks::Entry entry = blocks::find_block(sublayer.block, where);
     const Params p = params.in(sublayer.name);
     Residual residual;
     residual.norm = make_norm(sublayer.norm, p.in("norm"), width_);
-    residual.block = entry.make({width_, config.num_layers, options}, p);
+    residual.block = entry.make({width_, config.num_layers, options}, p.wired(wirings));
+    wirings.finish(options);
     options.finish();
     residual.adds = sublayer.residual;
     const int64_t out = residual.block->output_size() > 0 ? residual.block->output_size() : width_;

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/sparse_linear.h"
 
 namespace carousel::ops {
 namespace {
@@ -22,7 +23,7 @@ void check_weight(size_t index, const Weight* weight, int64_t K) {
   if (weight->layout() != Weight::Layout::kPanels) {
     fail(ErrorKind::kShape, "ops::linear: weight {} is held as rows, expected panels", index);
   }
-  if (is_block(weight->dtype())) {
+  if (is_block(weight->dtype()) && weight->sparse() == nullptr) {
     fail(ErrorKind::kShape, "ops::linear: weight {} is {}, expected F32, F16 or BF16", index,
          dtype_name(weight->dtype()));
   }
@@ -32,11 +33,25 @@ void check_weight(size_t index, const Weight* weight, int64_t K) {
   }
 }
 
-/// The parts of one call, laid side by side.
+/// The parts of one call, laid side by side: those held as panels, and those held sparse.
 struct Parts {
-  std::array<LinearPart, kMaxParts> list;
-  int64_t count = 0;
+  std::array<LinearPart, kMaxParts> dense;
+  std::array<SparsePart, kMaxParts> sparse;
+  int64_t dense_count = 0, sparse_count = 0;
   int64_t cols = 0;  // of y
+
+  void add(const Weight& weight) {
+    const float* const bias = weight.bias.defined() ? weight.bias.f32() : nullptr;
+    if (const SparsePanels* panels = weight.sparse(); panels != nullptr) {
+      sparse[static_cast<size_t>(sparse_count++)] = {panels->steps(),  panels->first_steps(),
+                                                     panels->counts(), panels->dtype(),
+                                                     panels->wide(),   bias,
+                                                     weight.rows(),    cols};
+    } else {
+      dense[static_cast<size_t>(dense_count++)] = {weight.storage().raw(), bias, weight.rows(), cols, weight.dtype()};
+    }
+    cols += weight.rows();
+  }
 };
 
 Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weights) {
@@ -46,29 +61,36 @@ Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weigh
     fail(ErrorKind::kShape, "ops::linear: got {} weights, expected 1 to {}", weights.size(), kMaxParts);
   }
   Parts parts;
+  size_t index = 0;
   for (const Weight* weight : weights) {
-    const auto index = static_cast<size_t>(parts.count++);
-    check_weight(index, weight, x.dim(1));
-    const float* const bias = weight->bias.defined() ? weight->bias.f32() : nullptr;
-    parts.list[index] = {weight->storage().raw(), bias, weight->rows(), parts.cols, weight->dtype()};
-    parts.cols += weight->rows();
+    check_weight(index++, weight, x.dim(1));
+    parts.add(*weight);
   }
   return parts;
 }
 
 void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& y) {
-  kernels::linear_fwd(ctx.stream,
-                      {x.f32(), packed, parts.list.data(), parts.count, x.dim(0), x.dim(1), y.f32(), parts.cols});
+  const int64_t N = x.dim(0), K = x.dim(1);
+  if (parts.dense_count > 0) {
+    kernels::linear_fwd(ctx.stream,
+                        {x.f32(), packed, parts.dense.data(), parts.dense_count, N, K, y.f32(), parts.cols});
+  }
+  if (parts.sparse_count > 0) {
+    kernels::sparse_linear_fwd(ctx.stream,
+                               {x.f32(), packed, parts.sparse.data(), parts.sparse_count, N, K, y.f32(), parts.cols});
+  }
 }
 
 }  // namespace
+
+int64_t packed_count(int64_t N, int64_t K) { return N * K + kSparseSlack; }
 
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights) {
   const Parts parts = check_and_list(x, weights);
   const int64_t N = x.dim(0);
   const Tensor y = ctx.arena.empty({N, parts.cols});
   if (N == 0 || ctx.stream.device == Device::kMeta) return y;
-  const Tensor packed = N > 1 ? ctx.arena.empty({N, x.dim(1)}) : Tensor();
+  const Tensor packed = N > 1 ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
   run(ctx, x, parts, N > 1 ? packed.f32() : nullptr, y);
   return y;
 }
@@ -78,9 +100,9 @@ void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*>
   const Parts parts = check_and_list(x, weights);
   check_shape("ops::linear", "y", y, {x.dim(0), parts.cols});
   check_dtype("ops::linear", "y", y, DType::kF32);
-  if (packed.count() < x.count()) {
-    fail(ErrorKind::kShape, "ops::linear: packed holds {} elements, expected {} for x {}", packed.count(), x.count(),
-         x.shape().str());
+  if (packed.count() < packed_count(x.dim(0), x.dim(1))) {
+    fail(ErrorKind::kShape, "ops::linear: packed holds {} elements, expected {} for x {}", packed.count(),
+         packed_count(x.dim(0), x.dim(1)), x.shape().str());
   }
   if (x.dim(0) > 0) run(ctx, x, parts, packed.f32(), y);
 }

@@ -11,17 +11,19 @@
 namespace carousel::ops {
 
 /// Projections of x.
-///   x [N, K] f32; each weight [M_i, K] in kPanels layout
+///   x [N, K] f32; each weight [M_i, K] in kPanels layout, or sparse: then the chain runs over its live weights
 ///   returns [N, M_0 + M_1 + ...] f32, the outputs side by side
 /// Each output element is one chain of fused multiply-adds over k = 0, 1, ..., K-1 in f32, whatever N is, the bias
 /// added last: a row's result does not depend on the other rows, bit for bit. Throws kShape. N may be 0.
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
 /// The same into y [N, M_0 + M_1 + ...], for callers whose N depends on values and must not decide what is allocated.
-///   packed: scratch of at least N * K f32
+///   packed: scratch of at least packed_count(N, K) f32
 void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y,
                  const Tensor& packed);
 
-/// One weight of the call.
+int64_t packed_count(int64_t N, int64_t K);
+
+/// One weight of the call that is held as panels.
 struct LinearPart {
   const void* panels;  // Weight::storage, kPanels
   const float* bias;   // [rows], or null

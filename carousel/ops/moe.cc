@@ -16,7 +16,7 @@ constexpr int64_t kMaxGroup = 512;
 /// Activations of one group, as large as the largest may be: what the router chooses never changes what is allocated.
 struct Buffers {
   Tensor x;        // [R, D] gathered rows
-  Tensor packed;   // [R * max(D, F)]
+  Tensor packed;   // scratch of linear
   Tensor gate_up;  // [R, 2F]
   Tensor hidden;   // [R, F]
   Tensor y;        // [R, D]
@@ -105,9 +105,9 @@ Tensor moe_experts(Ctx& ctx, const Tensor& x, const MoeRoutes& routes, std::span
 
   const Groups groups = group_rows(ctx, routes, static_cast<int64_t>(experts.size()));
   const int64_t group = std::min(rows, kMaxGroup);
-  const Buffers buffers{ctx.arena.empty({group, width}), ctx.arena.empty({group * std::max(width, hidden)}),
-                        ctx.arena.empty({group, 2 * hidden}), ctx.arena.empty({group, hidden}),
-                        ctx.arena.empty({group, width})};
+  const Buffers buffers{
+      ctx.arena.empty({group, width}), ctx.arena.empty({packed_count(group, std::max(width, hidden))}),
+      ctx.arena.empty({group, 2 * hidden}), ctx.arena.empty({group, hidden}), ctx.arena.empty({group, width})};
   int64_t begin = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     const int64_t end = groups.ends.i32()[e];

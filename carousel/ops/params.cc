@@ -18,6 +18,12 @@ Init Init::wang(int64_t dim, int64_t layers) {
   return normal(2.0 / static_cast<double>(layers) / std::sqrt(static_cast<double>(dim)));
 }
 
+Init Init::entries_of(std::shared_ptr<const Mask> mask) {
+  Init init{Kind::kMask};
+  init.mask = std::move(mask);
+  return init;
+}
+
 Init Init::read_by(double share) const {
   Init init = *this;
   init.read_share = share;
@@ -28,6 +34,22 @@ Init Init::kept_in_f32() const {
   Init init = *this;
   init.keep_f32 = true;
   return init;
+}
+
+std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
+
+Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout, Device device) {
+  return init.mask ? Weight(*init.mask, dtype, device) : Weight(rows, cols, dtype, layout, device);
+}
+
+Init Params::masked(const std::string& name, int64_t rows, int64_t cols, const Init& init) const {
+  if (wirings_ == nullptr) return init;
+  const std::string full_name = prefix_ + name;
+  const Wirings::Found found = wirings_->find(inside_ + name, full_name, rows, cols);
+  if (!found.mask) return init;
+  Init masked = init;
+  masked.mask = found.stored ? source_->mask(full_name + ".mask", found.mask) : found.mask;
+  return masked;
 }
 
 }  // namespace carousel

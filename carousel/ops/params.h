@@ -9,20 +9,22 @@
 #include <vector>
 
 #include "carousel/core/tensor.h"
+#include "carousel/ops/mask.h"
 #include "carousel/ops/weight.h"
 
 namespace carousel {
 
 /// How a fresh parameter is drawn.
 struct Init {
-  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace, kOrthogonal, kCopied };
+  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace, kOrthogonal, kCopied, kMask };
   Kind kind = Kind::kConstant;
   double a = 0;  // constant: the value; normal: standard deviation; uniform: half width; linspace: first
   double b = 0;  // linspace: last; uniform: centre
   std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these
   // What else a source should know of the parameter.
-  double read_share = 1;  // of the rows, those computed with it: an expert is read by few
-  bool keep_f32 = false;  // written in f32 whatever the model's dtype
+  double read_share = 1;                       // of the rows, those computed with it: an expert is read by few
+  bool keep_f32 = false;                       // written in f32 whatever the model's dtype
+  std::shared_ptr<const Mask> mask = nullptr;  // of the values [mask->rows(), mask->cols()]; kMask: the values are its
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
   static Init normal(double deviation) { return {Kind::kNormal, deviation}; }
@@ -37,6 +39,8 @@ struct Init {
   static Init small(int64_t dim);
   /// N(0, 2 / (L sqrt(D))): projections into the residual stream (GPT-NeoX, arXiv:2204.06745).
   static Init wang(int64_t dim, int64_t layers);
+  /// A stored mask itself.
+  static Init entries_of(std::shared_ptr<const Mask> mask);
   /// The same draw for a parameter with this read_share, or with keep_f32.
   Init read_by(double share) const;
   Init kept_in_f32() const;
@@ -50,20 +54,44 @@ class ParamSource {
                         const Init& init) = 0;
   /// The tensor `name` of `shape`, in f32.
   virtual Tensor tensor(const std::string& name, const Shape& shape, const Init& init) = 0;
+  /// The stored mask `name` of a projection; a source without stored tensors goes on with `drawn`.
+  virtual std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn);
 };
+
+/// An empty weight for a matrix a source was asked for, as its mask lets it be held.
+Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout,
+                  Device device = Device::kCpu);
 
 /// A source seen from one place in the model: names are relative to it.
 class Params {
  public:
   Params(ParamSource& source, std::string prefix) : source_(&source), prefix_(std::move(prefix)) {}
-  Params in(const std::string& name) const { return Params(*source_, prefix_ + name + "."); }
+  Params in(const std::string& name) const {
+    Params inner(*source_, prefix_ + name + ".");
+    inner.wirings_ = wirings_;
+    inner.inside_ = inside_ + name + ".";
+    return inner;
+  }
+  /// Here begins a block whose projections these wirings cut; they must outlive what is made from it.
+  Params wired(Wirings& wirings) const {
+    Params block = *this;
+    block.wirings_ = &wirings;
+    block.inside_.clear();
+    return block;
+  }
 
   /// A projection y = W x (+ b): "<name>.weight" [rows, cols] and, if asked, "<name>.bias" [rows].
   Weight projection(const std::string& name, int64_t rows, int64_t cols, const Init& init, bool bias = false,
                     const Init& bias_init = {}) {
-    Weight weight = source_->matrix(prefix_ + name + ".weight", rows, cols, Weight::Layout::kPanels, init);
+    Weight weight = source_->matrix(prefix_ + name + ".weight", rows, cols, Weight::Layout::kPanels,
+                                    masked(name, rows, cols, init));
     if (bias) weight.bias = source_->tensor(prefix_ + name + ".bias", Shape{rows}, bias_init);
     return weight;
+  }
+  /// A block-diagonal projection: "<name>.weight" [blocks, outputs, inputs] of a block. Its wiring sees the blocks
+  /// below each other: [blocks * outputs, inputs].
+  Tensor block_projection(const std::string& name, const Shape& shape, const Init& init) {
+    return source_->tensor(prefix_ + name + ".weight", shape, masked(name, shape[0] * shape[1], shape[2], init));
   }
   /// A look-up table "<name>.weight" [rows, cols].
   Weight table(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
@@ -74,8 +102,13 @@ class Params {
   }
 
  private:
+  /// `init` with the wiring of this projection, if it has one.
+  Init masked(const std::string& name, int64_t rows, int64_t cols, const Init& init) const;
+
   ParamSource* source_;
   std::string prefix_;
+  Wirings* wirings_ = nullptr;  // of the block
+  std::string inside_;          // the part of prefix_ within the block
 };
 
 }  // namespace carousel

@@ -159,7 +159,7 @@ size_t Weight::panel_bytes(int64_t cols, DType dtype) {
 }
 
 Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device)
-    : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout) {
+    : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout), device_(device) {
   if (rows < 1 || cols < 1)
     fail(ErrorKind::kShape, "weight: got [{}, {}], expected at least one row and column", rows, cols);
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
@@ -173,9 +173,20 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
   storage_ = Tensor(Shape{static_cast<int64_t>(size_bytes)}, DType::kU8, device);
 }
 
+Weight::Weight(const Mask& mask, DType dtype, Device device) {
+  if (!SparsePanels::pays(mask.live(), mask.rows(), mask.cols())) {
+    *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, device);
+    return;
+  }
+  *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, Device::kMeta);  // its checks, and nothing allocated
+  storage_ = Tensor();
+  device_ = device;
+  sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device);
+}
+
 size_t Weight::size_bytes() const {
   if (!defined()) return 0;
-  return storage_.size_bytes() + (bias.defined() ? bias.size_bytes() : 0);
+  return (sparse_ ? sparse_->size_bytes() : storage_.size_bytes()) + (bias.defined() ? bias.size_bytes() : 0);
 }
 
 void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype) {
@@ -183,6 +194,7 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
   if (!is_float(source_dtype) && !is_block(source_dtype)) {
     fail(ErrorKind::kShape, "weight: got rows of {}, expected a float or block type", dtype_name(source_dtype));
   }
+  if (sparse_) return sparse_->write_rows(stream, first, count, row_major, source_dtype);
   if (count == 0 || storage_.raw() == nullptr) return;
   std::byte* const bytes = static_cast<std::byte*>(storage_.raw());
   const std::byte* const source = static_cast<const std::byte*>(row_major);
@@ -212,7 +224,9 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
 }
 
 void Weight::read_rows(int64_t first, int64_t count, float* out) const {
-  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first && storage_.raw() != nullptr);
+  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
+  if (sparse_) return sparse_->read_rows(first, count, out);
+  CAROUSEL_ASSERT(storage_.raw() != nullptr);
   const std::byte* const bytes = static_cast<const std::byte*>(storage_.raw());
   if (layout_ == Layout::kRows) {
     const size_t row_bytes = dtype_bytes(dtype_, static_cast<size_t>(cols_));

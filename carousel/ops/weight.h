@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a projection holds. Packing and quantisation hang here (and later masks, adapters); only ops::linear,
+// What a projection holds. Packing, quantisation and masks hang here (and later adapters); only ops::linear,
 // ops::embedding and their kernels look inside.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "carousel/core/stream.h"
 #include "carousel/core/tensor.h"
+#include "carousel/ops/sparse_panels.h"
 
 namespace carousel {
 
@@ -15,6 +17,7 @@ namespace carousel {
 ///            other, in groups of one (f32, f16) or two (bf16) so that a group is one 32-bit or 16-bit lane per row.
 ///            q8 and q4: panel blocks of 32 columns, the last one padded with zeros (below).
 ///   kRows:   row-major, for look-up only. A row of q8 or q4 is whole blocks (core/quant_blocks.h).
+/// A masked matrix is held as its live weights alone where that is faster, else as panels with zeros.
 class Weight {
  public:
   enum class Layout : uint8_t { kPanels, kRows };
@@ -28,22 +31,27 @@ class Weight {
   Weight() = default;
   /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device = Device::kCpu);
+  /// The same for a projection that `mask` cuts: kPanels, or sparse. Sparse q8 and q4 weights are held in f16: blocks
+  /// of 32 neighbours have no meaning there.
+  Weight(const Mask& mask, DType dtype, Device device = Device::kCpu);
 
   bool defined() const { return rows_ > 0; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   DType dtype() const { return dtype_; }
   Layout layout() const { return layout_; }
-  Device device() const { return storage_.device(); }
+  Device device() const { return device_; }
   size_t size_bytes() const;  // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
+  const SparsePanels* sparse() const { return sparse_.get(); }  // null: storage() holds the weights
   /// Bytes of one panel in kPanels layout: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], q8 and q4
   /// [ceil(cols / 32)] panel blocks.
   static size_t panel_bytes(int64_t cols, DType dtype);
 
   /// Packs `count` row-major rows, starting at row `first`, split over the stream's threads. The source may have any
   /// alignment; its rows follow each other, dtype_bytes(source_dtype, cols) each. Rows of this weight's own dtype are
-  /// repacked as they are, others (of a float or block type) go through f32.
+  /// repacked as they are, others (of a float or block type) go through f32. Of a sparse
+  /// weight only the live ones are taken.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major) {
     write_rows(stream, first, count, row_major, dtype_);
@@ -58,7 +66,9 @@ class Weight {
   int64_t cols_ = 0;
   DType dtype_ = DType::kF32;
   Layout layout_ = Layout::kPanels;
-  Tensor storage_;  // bytes as laid out above
+  Device device_ = Device::kCpu;
+  Tensor storage_;                        // bytes as laid out above
+  std::shared_ptr<SparsePanels> sparse_;  // or the live weights of a masked matrix
 };
 
 }  // namespace carousel

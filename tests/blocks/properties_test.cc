@@ -18,13 +18,18 @@ namespace {
 
 constexpr int64_t kWidth = 32;  // divides into the default 8 heads of every block
 
+// "mlstm_wired" is the block with most weights of every projection masked, and the others of fixed signs.
+const std::string kWired = "_wired";
+const Json kWirings = {{"wiring", {{"*", {{"type", "random"}, {"sparsity", 0.9}, {"seed", 1}, {"polarity", true}}}}}};
+
 // Values at a scale where every term matters; the blocks' own initialisations zero some gates.
 class RandomParams : public ParamSource {
  public:
   explicit RandomParams(const Stream& stream) : stream_(stream) {}
-  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init&) override {
+  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const Tensor values = draw(Shape{rows, cols}, 0, 1 / std::sqrt(static_cast<double>(cols)));
-    Weight weight(rows, cols, DType::kF32, layout);
+    if (init.mask) impose_mask(*init.mask, values.f32());
+    Weight weight = weight_for(init, rows, cols, DType::kF32, layout);
     weight.write_rows(stream_, 0, rows, values.raw());
     return weight;
   }
@@ -55,14 +60,17 @@ class Subject {
     model::ModelConfig config;
     config.hidden_size = kWidth;
     config.num_layers = 1;
-    std::vector<std::string> blocks{block};
-    if (block == "all") {
+    const bool wired = block.ends_with(kWired);
+    const std::string name = block.substr(0, block.size() - (wired ? kWired.size() : 0));
+    const Json options = wired ? kWirings : Json::object();
+    std::vector<std::string> blocks{name};
+    if (name == "all") {
       blocks.clear();
       for (const blocks::Entry& entry : blocks::registry()) blocks.emplace_back(entry.name);
     }
     for (size_t i = 0; i < blocks.size(); ++i) {
       config.sublayers.push_back({static_cast<int64_t>(i), "layers." + std::to_string(i) + "." + blocks[i], blocks[i],
-                                  Json::object(), model::NormConfig{}});
+                                  options, model::NormConfig{}});
     }
     RandomParams source(stream_);
     stack_ = std::make_unique<model::Stack>(config, Params(source, ""), "test");
@@ -302,7 +310,7 @@ std::vector<Param> subjects() {
   std::vector<Param> out;
   for (const Isa isa : cpu::runnable_isas()) {
     for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa});
-    out.push_back({"all", isa});
+    for (const char* stack : {"all", "all_wired", "mlstm_wired"}) out.push_back({stack, isa});
   }
   return out;
 }

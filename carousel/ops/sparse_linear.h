@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel behind ops::linear for weights held as SparsePanels.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/sparse_panels.h"
+
+namespace carousel::ops {
+
+/// One weight of the call.
+struct SparsePart {
+  const std::byte* steps;      // of SparsePanels, as all up to wide
+  const int64_t* first_steps;  // [panels + 1]
+  const int32_t* counts;       // [panels * 32]
+  DType dtype;                 // f32, f16 or bf16
+  bool wide;                   // columns are u32, not u16
+  const float* bias;           // [rows], or null
+  int64_t rows, first_col;     // of y
+};
+
+/// Floats that `packed` must hold beyond N * K: the last vector of its last row block reaches past the block.
+constexpr int64_t kSparseSlack = 16;
+
+/// Each output is one chain of multiply-adds over its live weights, columns ascending, whatever N is; the bias last.
+struct SparseLinearFwd {
+  const float* x;  // [N, K]
+  float* packed;   // [N * K + kSparseSlack] scratch; unused if N is 1
+  const SparsePart* parts;
+  int64_t part_count;
+  int64_t N, K;
+  float* y;  // [N, y_stride]
+  int64_t y_stride;
+};
+
+}  // namespace carousel::ops
+
+KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);

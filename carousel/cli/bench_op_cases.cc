@@ -1,114 +1,361 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each op of `bench --op` works on: inputs, states and a count of the operations and bytes its formula needs, not
-// of those the kernel happens to spend.
+// of those a kernel happens to spend. Inputs, weights and states are there several times over, so that each call finds
+// its own in memory and not in a cache, as in a model.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "carousel/cli/bench_ops.h"
+#include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
+#include "carousel/ops/attention.h"
+#include "carousel/ops/linear.h"
+#include "carousel/ops/mlstm.h"
+#include "carousel/ops/norm.h"
+#include "carousel/ops/short_conv.h"
 #include "carousel/ops/slstm.h"
 
 namespace carousel::cli {
 namespace {
 
 constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
+constexpr double kF32 = sizeof(float);
+constexpr size_t kMostResults = 64;
 constexpr uint64_t kSeed = 1;
-
-Tensor drawn(Shape shape, float scale = 1.0f) {
-  Tensor tensor(shape, DType::kF32);
-  constexpr int64_t kDistinct = int64_t{1} << 16;
-  Rng rng(kSeed);
-  float* values = tensor.f32();
-  for (int64_t i = 0, count = tensor.count(); i < count; ++i) {
-    values[i] = i < kDistinct ? scale * static_cast<float>(rng.normal()) : values[i - kDistinct];
-  }
-  return tensor;
-}
-
-/// One copy of a call's sequences: their states, bound for `rows` rows from position `depth`.
-struct Batch {
-  Batch(const StateLayout& layout, int64_t batch, int64_t rows, int64_t depth)
-      : states(static_cast<size_t>(batch)), lengths(static_cast<size_t>(batch), rows) {
-    std::vector<State*> pointers;
-    for (State& state : states) pointers.push_back(&state);
-    bound.bind(layout, pointers, lengths);
-    for (int64_t s = 0; s <= batch; ++s) seqs.offsets.push_back(s * rows);
-    seqs.pos.assign(static_cast<size_t>(batch), depth);
-  }
-  std::vector<State> states;
-  std::vector<int64_t> lengths;
-  StateBatch bound;
-  Seqs seqs;
-};
 
 struct Shapes {
   const OpOptions& options;
   int64_t batch, rows, depth;
+  const std::string& dtype;
   const Stream& stream;
+
+  int64_t all_rows() const { return batch * rows; }
 };
 
-size_t ring_of(double bytes) { return static_cast<size_t>(kRingBytes / std::max(bytes, 1.0)) + 1; }
+int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
 
-// Operations of a vector exp, log-sigmoid, tanh and sigmoid as cpu/vec.h computes them, and the rest of a step.
-constexpr double kSlstmElementFlops = 25 + 48 + 30 + 28 + 19;
+void fill(float* values, int64_t count, float scale) {
+  constexpr int64_t kDistinct = int64_t{1} << 16;
+  Rng rng(kSeed);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = i < kDistinct ? scale * static_cast<float>(rng.normal()) : values[i - kDistinct];
+}
+
+Tensor drawn(Shape shape, float scale = 1.0f) {
+  Tensor tensor(shape, DType::kF32);
+  fill(tensor.f32(), tensor.count(), scale);
+  return tensor;
+}
+
+/// Copies that exceed the caches together, where one takes `bytes`. Throws Error(kUsage) if they do not fit in memory.
+size_t ring_of(double bytes) {
+  const double count = std::floor(kRingBytes / std::max(bytes, 1.0)) + 1;
+  if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
+    fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
+         in_binary_units(count * bytes), in_binary_units(static_cast<double>(available_memory_bytes())));
+  }
+  return static_cast<size_t>(count);
+}
+
+/// One copy of a call's sequences: their states, bound for `rows` rows from position `depth`.
+struct Batch {
+  Batch(const StateLayout& layout, const Shapes& shapes) : states(static_cast<size_t>(shapes.batch)) {
+    std::vector<State*> pointers;
+    for (State& state : states) pointers.push_back(&state);
+    if (layout.paged_count() > 0 && shapes.depth > 0) see(layout, pointers, shapes.depth);
+    bound.bind(layout, pointers, std::vector<int64_t>(states.size(), shapes.rows));
+    for (int64_t s = 0; s <= shapes.batch; ++s) seqs.offsets.push_back(s * shapes.rows);
+    seqs.pos.assign(states.size(), shapes.depth);
+  }
+
+  /// `depth` rows of random keys and values.
+  void see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth) {
+    const std::vector<int64_t> lengths(states.size(), depth);
+    bound.bind(layout, pointers, lengths);
+    for (size_t s = 0; s < states.size(); ++s) {
+      for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
+        const int64_t count = layout.entries()[spec].spec.shape.count();
+        for (float* page : bound.layer(0).pages(static_cast<int64_t>(s), spec)) fill(page, count, 1.0f);
+      }
+    }
+    bound.advance(lengths);
+    bound.unbind();
+  }
+
+  std::vector<State> states;
+  StateBatch bound;
+  Seqs seqs;
+};
+
+/// What the copies of every op are made of.
+struct Work {
+  Arena arena;
+  StateLayout layout;  // outlives the batches, which refer to it
+  std::vector<Tensor> x, y, out, out2;
+  std::vector<Weight> weights;
+  std::vector<std::unique_ptr<Batch>> batches;
+
+  void draw(size_t ring, const Shape& shape) {
+    for (size_t i = 0; i < ring; ++i) x.push_back(drawn(shape));
+    // The arena looks through what is held: many small results would time that. They stay in a cache anyway.
+    out.resize(std::min(ring, kMostResults));
+    out2.resize(out.size());
+  }
+  Tensor& result(size_t i) { return out[i % out.size()]; }
+  void add_states(size_t ring, const Shapes& shapes) {
+    for (size_t i = 0; i < ring; ++i) batches.push_back(std::make_unique<Batch>(layout, shapes));
+  }
+};
+
+// Operations per element of a step: exp three times, log, tanh and the rest, as ops/slstm_cpu.cc computes them.
+constexpr double kSlstmElementFlops = 3 * 24 + 20 + 30 + 18;
 
 OpCase slstm_case(const Shapes& shapes) {
-  const OpOptions& o = shapes.options;
-  struct Work {
-    ops::SlstmDims dims;
-    StateLayout layout;
-    Tensor packed;
-    std::vector<Tensor> wx, out;
-    std::vector<std::unique_ptr<Batch>> batches;
-    Arena arena;
-  };
-  const auto work = std::make_shared<Work>();
-  work->dims.heads = o.heads > 0 ? o.heads : 4;
-  work->dims.dh = o.head_dim > 0 ? o.head_dim : 256;
-  const int64_t heads = work->dims.heads, dh = work->dims.dh, width = heads * dh, rows = shapes.batch * shapes.rows;
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  work->packed = ops::pack_slstm_recurrent(drawn({heads, dh, 4 * dh}, scale), work->dims);
-  work->layout.add("0", {{"y", DType::kF32, {width}},
-                         {"c", DType::kF32, {width}},
-                         {"n", DType::kF32, {width}},
-                         {"m", DType::kF32, {width}}});
+  const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
+  const int64_t heads = dims.heads, dh = dims.dh, width = heads * dh, rows = shapes.all_rows();
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  const double matrix = 4 * kF32 * static_cast<double>(width) * static_cast<double>(dh);
+  const double state = 4 * kF32 * static_cast<double>(shapes.batch) * static_cast<double>(width);
   OpCase result;
   result.shape = fmt::format("B={} T={} H={} d={}", shapes.batch, shapes.rows, heads, dh);
-  result.rows = rows;
-  const auto elements = static_cast<double>(rows * width), f32 = static_cast<double>(sizeof(float));
-  const double matrix = static_cast<double>(heads * dh * 4 * dh) * f32;
-  const double state = 4 * f32 * static_cast<double>(shapes.batch * width);
   result.flops = elements * (8 * static_cast<double>(dh) + kSlstmElementFlops);
-  result.read_bytes = 4 * f32 * elements + matrix + state;
-  result.written_bytes = f32 * elements + state;
-  result.cache_bytes = matrix * static_cast<double>(shapes.rows);  // once per step, however many sequences
+  result.read_bytes = 4 * kF32 * elements + matrix + state;
+  result.written_bytes = kF32 * elements + state;
+  // R is read once per step at least, however many sequences there are, from wherever it stays.
+  result.cache_bytes = matrix * static_cast<double>(shapes.rows);
   result.cached_bytes = static_cast<size_t>(matrix) / static_cast<size_t>(shapes.stream.pool->threads());
-  result.ring = ring_of(5 * f32 * elements);
-  for (size_t i = 0; i < result.ring; ++i) {
-    work->wx.push_back(drawn({rows, 4 * width}));
-    work->batches.push_back(std::make_unique<Batch>(work->layout, shapes.batch, shapes.rows, 0));
-  }
-  work->out.resize(result.ring);
-  result.run = [work, &stream = shapes.stream](size_t i) {
+  result.ring = ring_of(5 * kF32 * elements + state + matrix);
+
+  const auto work = std::make_shared<Work>();
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
+  const Tensor packed = ops::pack_slstm_recurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  const Shape row{width};
+  work->layout.add(
+      "0", {{"y", DType::kF32, row}, {"c", DType::kF32, row}, {"n", DType::kF32, row}, {"m", DType::kF32, row}});
+  work->draw(result.ring, {rows, 4 * width});
+  work->add_states(result.ring, shapes);
+  result.run = [work, dims, packed, &stream = shapes.stream](size_t i) {
     Ctx ctx{stream, work->arena};
-    Batch& batch = *work->batches[i];
-    work->out[i] = ops::slstm(ctx, work->wx[i], work->packed, work->dims, batch.seqs, batch.bound.layer(0));
+    const Batch& batch = *work->batches[i];
+    work->result(i) = ops::slstm(ctx, work->x[i], packed, dims, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }
 
+OpCase mlstm_case(const Shapes& shapes) {
+  ops::MlstmDims dims;
+  dims.heads = chosen(shapes.options.heads, 8);
+  dims.dk = chosen(shapes.options.head_dim, 256);
+  dims.dv = chosen(shapes.options.value_dim, 2 * dims.dk);
+  const int64_t heads = dims.heads, rows = shapes.all_rows(), width = heads * (2 * dims.dk + dims.dv + 2);
+  const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
+  const double head_rows = static_cast<double>(rows) * static_cast<double>(heads);
+  const double state = kF32 * static_cast<double>(shapes.batch) * static_cast<double>(heads) * (dk * dv + dk + 1);
+  // The step: C = f C + k v^T, h = q C. In chunks: C read and advanced by products, and the causal half of a chunk's
+  // scores and of their product with v.
+  const double chunk = static_cast<double>(std::min(shapes.rows, ops::kMlstmChunk));
+  OpCase result;
+  result.shape = fmt::format("B={} T={} H={} dk={} dv={}", shapes.batch, shapes.rows, heads, dims.dk, dims.dv);
+  result.flops = head_rows * (shapes.rows == 1 ? 5 * dk * dv : 4 * dk * dv + (chunk + 1) * (dk + dv));
+  result.read_bytes = head_rows * kF32 * (2 * dk + dv + 2) + state;
+  result.written_bytes = head_rows * kF32 * dv + state;
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+
+  const auto work = std::make_shared<Work>();
+  work->layout.add("0", {{"C", DType::kF32, Shape{heads, dims.dk, dims.dv}},
+                         {"n", DType::kF32, Shape{heads, dims.dk}},
+                         {"m", DType::kF32, Shape{heads}}});
+  work->draw(result.ring, {rows, width});
+  work->add_states(result.ring, shapes);
+  result.run = [work, dims, &stream = shapes.stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    const Batch& batch = *work->batches[i];
+    const int64_t qk = dims.heads * dims.dk, v = dims.heads * dims.dv;
+    const auto at = [&](int64_t first) { return columns(work->x[i], first); };
+    work->result(i) = ops::mlstm(ctx, at(0), at(qk), at(2 * qk), at(2 * qk + v), at(2 * qk + v + dims.heads), dims,
+                                 batch.seqs, batch.bound.layer(0));
+  };
+  return result;
+}
+
+DType weight_dtype(const std::string& name) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+    std::string known(dtype_name(dtype));
+    std::transform(known.begin(), known.end(), known.begin(),
+                   [](char c) { return static_cast<char>(std::tolower(c)); });
+    if (name == known) return dtype;
+  }
+  return DType::kF32;
+}
+
+OpCase linear_case(const Shapes& shapes) {
+  const int64_t in = chosen(shapes.options.in, 4096), out = chosen(shapes.options.out, 4096), rows = shapes.all_rows();
+  const DType dtype = weight_dtype(shapes.dtype);
+  const double weights = static_cast<double>(in) * static_cast<double>(out);
+  ring_of(weights * kF32);  // as they are drawn
+  Weight weight(out, in, dtype, Weight::Layout::kPanels);
+  const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
+  OpCase result;
+  result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));
+  result.flops = 2 * static_cast<double>(rows) * weights;
+  result.read_bytes = static_cast<double>(weight.size_bytes()) + kF32 * static_cast<double>(rows * in);
+  result.written_bytes = kF32 * static_cast<double>(rows * out);
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+
+  const auto work = std::make_shared<Work>();
+  work->draw(result.ring, {rows, in});
+  for (size_t i = 0; i < result.ring; ++i) {
+    work->weights.emplace_back(out, in, dtype, Weight::Layout::kPanels);
+    work->weights.back().write_rows(shapes.stream, 0, out, values.raw(), DType::kF32);
+  }
+  result.run = [work, &stream = shapes.stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    work->result(i) = ops::linear(ctx, work->x[i], {&work->weights[i]});
+  };
+  return result;
+}
+
+OpCase conv_case(const Shapes& shapes) {
+  const int64_t width = chosen(shapes.options.in, 2048), taps_count = chosen(shapes.options.taps, 3);
+  const double elements = static_cast<double>(shapes.all_rows()) * static_cast<double>(width);
+  const double state = kF32 * static_cast<double>(shapes.batch * (taps_count - 1)) * static_cast<double>(width);
+  OpCase result;
+  result.shape = fmt::format("B={} T={} D={} K={}", shapes.batch, shapes.rows, width, taps_count);
+  result.flops = elements * (2 * static_cast<double>(taps_count) + 2);
+  result.read_bytes = 3 * kF32 * elements + state;
+  result.written_bytes = kF32 * elements + state;
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+
+  const auto work = std::make_shared<Work>();
+  const Tensor taps = drawn({taps_count, width});
+  work->layout.add("0", {{"u", DType::kF32, Shape{taps_count - 1, width}}});
+  work->draw(result.ring, {shapes.all_rows(), 3 * width});
+  work->add_states(result.ring, shapes);
+  result.run = [work, taps, &stream = shapes.stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    const Batch& batch = *work->batches[i];
+    work->result(i) = ops::short_conv(ctx, work->x[i], taps, {}, batch.seqs, batch.bound.layer(0));
+  };
+  return result;
+}
+
+OpCase attention_case(const Shapes& shapes) {
+  ops::AttentionDims dims;
+  dims.heads = chosen(shapes.options.heads, 32);
+  dims.kv_heads = chosen(shapes.options.kv_heads, dims.heads % 4 == 0 ? dims.heads / 4 : dims.heads);
+  dims.head_dim = chosen(shapes.options.head_dim, 64);
+  if (dims.heads % dims.kv_heads != 0) {
+    fail(ErrorKind::kUsage, "--kv-heads: got {} for {} heads, expected a divisor of them", dims.kv_heads, dims.heads);
+  }
+  const int64_t head_dim = dims.head_dim, width = (dims.heads + 2 * dims.kv_heads) * head_dim;
+  const auto rows = static_cast<double>(shapes.all_rows()), first = static_cast<double>(shapes.depth);
+  const double seen = first + (static_cast<double>(shapes.rows) + 1) / 2;  // by a row, on average
+  const double row_bytes = 2 * kF32 * static_cast<double>(dims.kv_heads * head_dim);
+  OpCase result;
+  result.shape = fmt::format("B={} T={}@{} H={} G={} d={}", shapes.batch, shapes.rows, shapes.depth, dims.heads,
+                             dims.kv_heads, head_dim);
+  result.flops = 4 * rows * seen * static_cast<double>(dims.heads * head_dim);
+  result.read_bytes = rows * kF32 * static_cast<double>(width) + static_cast<double>(shapes.batch) * first * row_bytes;
+  result.written_bytes = rows * (kF32 * static_cast<double>(dims.heads * head_dim) + row_bytes);
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+
+  const auto work = std::make_shared<Work>();
+  work->layout.add("0", {{"k", DType::kF32, Shape{dims.kv_heads, head_dim, kPageRows}, true},
+                         {"v", DType::kF32, Shape{dims.kv_heads, kPageRows, head_dim}, true}});
+  work->draw(result.ring, {shapes.all_rows(), width});
+  work->add_states(result.ring, shapes);
+  result.run = [work, dims, &stream = shapes.stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    const Batch& batch = *work->batches[i];
+    work->result(i) = ops::attention(ctx, work->x[i], dims, batch.seqs, batch.bound.layer(0));
+  };
+  return result;
+}
+
+OpCase norm_case(const Shapes& shapes) {
+  const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  OpCase result;
+  result.shape = fmt::format("N={} D={}", rows, width);
+  result.flops = 5 * elements;  // add, square, sum, and two factors
+  result.read_bytes = result.written_bytes = 2 * kF32 * elements;
+  result.ring = ring_of(4 * kF32 * elements);
+
+  const auto work = std::make_shared<Work>();
+  ops::Norm norm;
+  norm.weight = drawn({width});
+  work->draw(result.ring, {rows, width});
+  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}));
+  result.run = [work, norm, &stream = shapes.stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    const ops::AddNorm both = ops::add_norm(ctx, work->x[i], work->y[i], norm);
+    work->result(i) = both.sum;
+    work->out2[i % work->out2.size()] = both.normed;
+  };
+  return result;
+}
+
+struct OpKind {
+  const char* name;
+  std::vector<int64_t> rows;       // unless told
+  std::vector<const char*> flags;  // of those of OpOptions
+  OpCase (*make)(const Shapes&);
+};
+
+const std::vector<OpKind>& op_kinds() {
+  static const std::vector<OpKind> kinds = {
+      {"slstm", {512}, {"--heads", "--head-dim"}, slstm_case},
+      {"mlstm", {1, 512}, {"--heads", "--head-dim", "--value-dim"}, mlstm_case},
+      {"linear", {1, 512}, {"--in", "--out"}, linear_case},
+      {"short_conv", {1, 512}, {"--in", "--taps"}, conv_case},
+      {"attention", {1, 512}, {"--heads", "--kv-heads", "--head-dim"}, attention_case},
+      {"norm", {1, 512}, {"--in"}, norm_case},
+  };
+  return kinds;
+}
+
+void refuse_other_flags(const OpOptions& options, const OpKind& kind) {
+  const std::pair<const char*, int64_t> given[] = {{"--heads", options.heads},
+                                                   {"--kv-heads", options.kv_heads},
+                                                   {"--head-dim", options.head_dim},
+                                                   {"--value-dim", options.value_dim},
+                                                   {"--in", options.in},
+                                                   {"--out", options.out},
+                                                   {"--taps", options.taps}};
+  for (const auto& [flag, value] : given) {
+    const auto same = [flag = std::string_view(flag)](const char* name) { return flag == name; };
+    if (value > 0 && std::none_of(kind.flags.begin(), kind.flags.end(), same)) {
+      fail(ErrorKind::kUsage, "{}: got {} for --op {}, expected only --rows, --batch, {}", flag, value, kind.name,
+           fmt::join(kind.flags, ", "));
+    }
+  }
+}
+
 }  // namespace
 
-std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, const std::string&,
+std::vector<std::string> op_names() {
+  std::vector<std::string> names;
+  for (const OpKind& kind : op_kinds()) names.emplace_back(kind.name);
+  return names;
+}
+
+std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, const std::string& dtype,
                              const Stream& stream) {
-  std::vector<int64_t> rows = options.rows;
-  if (rows.empty()) rows = {512};
+  const auto kind =
+      std::find_if(op_kinds().begin(), op_kinds().end(), [&](const OpKind& k) { return options.op == k.name; });
+  CAROUSEL_ASSERT(kind != op_kinds().end());
+  refuse_other_flags(options, *kind);
   std::vector<OpCase> cases;
-  for (const int64_t depth : depths) {
+  for (const int64_t depth : options.op == "attention" ? depths : std::vector<int64_t>{0}) {
     for (const int64_t batch : options.batch) {
-      for (const int64_t count : rows) cases.push_back(slstm_case({options, batch, count, depth, stream}));
+      for (const int64_t rows : options.rows.empty() ? kind->rows : options.rows) {
+        cases.push_back(kind->make({options, batch, rows, depth, dtype, stream}));
+      }
     }
   }
   return cases;

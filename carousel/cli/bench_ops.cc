@@ -112,7 +112,6 @@ OpResult summarise(const OpCase& test, const std::vector<Sample>& samples) {
 Json to_json(const OpOptions& options, const OpCase& test, const OpResult& result, const Stream& stream) {
   return {{"op", options.op},
           {"shape", test.shape},
-          {"rows", test.rows},
           {"isa", cpu::isa_name(stream.isa)},
           {"threads", stream.pool->threads()},
           {"seconds", result.seconds},
@@ -144,11 +143,19 @@ void print_rows(const Json& lines) {
 }  // namespace
 
 void OpOptions::add_options(CLI::App& app) {
-  add_choice(app, "--op", op, {"slstm"}, "Measure one op instead of a model");
-  add_integers(app, "--rows", rows, 1, kMaxSize, "Rows of each sequence, with --op (512, mlstm and attention: also 1)");
-  add_integers(app, "--batch", batch, 1, 65536, "Sequences, with --op");
-  add_integer(app, "--heads", heads, 0, 65536, "Heads of slstm, mlstm, attention; 0: 4, 8, 32");
-  add_integer(app, "--head-dim", head_dim, 0, kMaxSize, "Width of a head, its query and key; 0: 256, attention 64");
+  add_choice(app, "--op", op, op_names(), "Measure one op instead of a model; -d and --dtype apply");
+  add_integers(app, "--rows", rows, 1, kMaxSize, "--op: rows of each sequence (1,512; slstm 512)")->default_str("");
+  add_integers(app, "--batch", batch, 1, 65536, "--op: sequences");
+  const auto add = [&](const char* name, int64_t& value, const char* help) {
+    add_integer(app, name, value, 1, kMaxSize, help)->default_str("");
+  };
+  add("--heads", heads, "--op slstm, mlstm, attention: heads (4, 8, 32)");
+  add("--kv-heads", kv_heads, "--op attention: heads of keys and values (a fourth of the heads)");
+  add("--head-dim", head_dim, "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64)");
+  add("--value-dim", value_dim, "--op mlstm: width of a head's values (twice the keys')");
+  add("--in", in, "--op linear, short_conv, norm: width (4096, 2048, 2048)");
+  add("--out", out, "--op linear: width of the result (4096)");
+  add("--taps", taps, "--op short_conv: taps (3)");
 }
 
 Json bench_op(const OpOptions& options, const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,

@@ -18,14 +18,13 @@ struct OpOptions {
   std::string op;  // empty: none
   std::vector<int64_t> rows, batch{1};
   int64_t heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0;  // 0: the op's default
-  int64_t in = 0, out = 0, taps = 3;
+  int64_t in = 0, out = 0, taps = 0;
   void add_options(CLI::App& app);
 };
 
 /// One call of an op and what it needs at least.
 struct OpCase {
   std::string shape;                // "B=8 T=512 H=4 d=256"
-  int64_t rows = 0;                 // of one call, over its sequences
   double flops = 0;                 // of one call
   double read_bytes = 0;            // from memory
   double written_bytes = 0;         // to memory
@@ -34,6 +33,9 @@ struct OpCase {
   size_t ring = 1;                  // copies of what it works on, so that together they exceed every cache
   std::function<void(size_t)> run;  // on copy i
 };
+
+/// What --op takes.
+std::vector<std::string> op_names();
 
 /// The cases of `options`: one per batch, rows and depth. Throws Error(kUsage) for shapes the op refuses.
 std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, const std::string& dtype,

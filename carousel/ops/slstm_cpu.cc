@@ -21,9 +21,11 @@ constexpr int kRows = 6;
 #else
 constexpr int kRows = 3;
 #endif
-/// Vectors of elements across a tile: one row alone needs more sums than its gates to keep the multiply-adds busy. They
-/// are of one panel, since two streams of addresses would run at half the speed.
-constexpr int tile_vecs(int rows) { return rows == 1 && kLanes < kElements ? 2 : 1; }
+constexpr int kPanelVecs = static_cast<int>(kElements / kLanes);  // of one gate
+/// Vectors of elements across a tile: one row alone needs more sums than its gates to keep the multiply-adds busy.
+constexpr int tile_vecs(int rows) { return rows == 1 && kPanelVecs > 1 ? 2 : 1; }
+/// Inputs whose part of a panel, 24 KiB, stays in the first level of cache while a tile takes its vectors in turn.
+constexpr int64_t kBlock = 96;
 
 /// Sequences first, first + args->groups, ...; their places in the scratch memory follow each other from `place` on.
 struct Group {
@@ -144,18 +146,22 @@ CAROUSEL_INLINE void advance_lanes(const Group& group, const float* raw, int64_t
   store_lanes<kPartial>(args.out + row * width + at, next.y, lanes);
 }
 
-/// Rows r..r+R of the group, elements j..j+U*kLanes of head h, at step t; w: column j of gate 0 of the panel.
+/// raw[i][u][g] (+)= the products of inputs k.. of R rows with U vectors of each gate, from column w on.
 template <int R, int U>
-CAROUSEL_INLINE void advance_tile(const Group& group, const float* w, int64_t h, int64_t j, int64_t r, int64_t t) {
-  const int64_t dh = group.args->dims.dh;
-  const float* y[R];
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-    y[i] = group.y(r + i, h, t - 1);
-    prefetch_row(group, r + i, t, h * dh + j);
-  }
+CAROUSEL_INLINE void multiply(const float* const* y, const float* w, int64_t first, int64_t count,
+                              float (&raw)[R][kPanelVecs][kGates][kLanes], int first_vec) {
   Vec acc[R][kGates][U] = {};
-  for (int64_t k = 0; k < dh; ++k, w += kPanel) {
+  if (U < kPanelVecs && first > 0) {
+#pragma GCC unroll 6
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+#pragma GCC unroll 2
+        for (int u = 0; u < U; ++u) acc[i][g][u] = load(raw[i][first_vec + u][g]);
+      }
+    }
+  }
+  for (int64_t k = first; k < first + count; ++k, w += kPanel) {
     Vec y_k[R];
 #pragma GCC unroll 6
     for (int i = 0; i < R; ++i) y_k[i] = set1(y[i][k]);
@@ -169,33 +175,43 @@ CAROUSEL_INLINE void advance_tile(const Group& group, const float* w, int64_t h,
       }
     }
   }
-  float raw[R][U][kGates][kLanes];
 #pragma GCC unroll 6
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
     for (int g = 0; g < kGates; ++g) {
 #pragma GCC unroll 2
-      for (int u = 0; u < U; ++u) store(raw[i][u][g], acc[i][g][u]);
-    }
-  }
-  for (int i = 0; i < R; ++i) {
-    for (int u = 0; u < U; ++u) {
-      const int64_t first = j + u * kLanes, lanes = dh - first;
-      if (lanes >= kLanes)
-        advance_lanes<false>(group, raw[i][u][0], r + i, t, h, first, kLanes);
-      else if (lanes > 0)
-        advance_lanes<true>(group, raw[i][u][0], r + i, t, h, first, lanes);
+      for (int u = 0; u < U; ++u) store(raw[i][first_vec + u][g], acc[i][g][u]);
     }
   }
 }
 
-/// Rows r..r+R, panel q of head h.
+/// Rows r..r+R of the group, panel q of head h, at step t.
 template <int R>
-void advance_rows(const Group& group, const float* panel, int64_t h, int64_t q, int64_t r, int64_t t) {
+void advance_tile(const Group& group, const float* panel, int64_t h, int64_t q, int64_t r, int64_t t) {
   constexpr int kVecs = tile_vecs(R);
-  const int64_t dh = group.args->dims.dh, left = dh - q * kElements;
-  for (int64_t j = 0; j < kElements && j < left; j += kVecs * kLanes)
-    advance_tile<R, kVecs>(group, panel + j, h, q * kElements + j, r, t);
+  const int64_t dh = group.args->dims.dh;
+  const float* y[R];
+#pragma GCC unroll 6
+  for (int i = 0; i < R; ++i) {
+    y[i] = group.y(r + i, h, t - 1);
+    prefetch_row(group, r + i, t, h * dh + q * kElements);
+  }
+  float raw[R][kPanelVecs][kGates][kLanes];
+  const int64_t block = kVecs == kPanelVecs ? dh : kBlock;
+  for (int64_t k = 0; k < dh; k += block) {
+    const int64_t count = dh - k < block ? dh - k : block;
+    for (int v = 0; v < kPanelVecs; v += kVecs)
+      multiply<R, kVecs>(y, panel + k * kPanel + v * kLanes, k, count, raw, v);
+  }
+  for (int i = 0; i < R; ++i) {
+    for (int v = 0; v < kPanelVecs; ++v) {
+      const int64_t j = q * kElements + v * kLanes, lanes = dh - j;
+      if (lanes >= kLanes)
+        advance_lanes<false>(group, raw[i][v][0], r + i, t, h, j, kLanes);
+      else if (lanes > 0)
+        advance_lanes<true>(group, raw[i][v][0], r + i, t, h, j, lanes);
+    }
+  }
 }
 
 /// All of the group's running sequences, panels [begin, end) of all heads' in order, at step t.
@@ -210,13 +226,13 @@ void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
     const float* panel = args.packed + p * dh * kPanel;
     for (int64_t i = 0, r = 0; i < tiles; ++i) {
       const int64_t count = rows / tiles + (i < rows % tiles ? 1 : 0);
-      if (count == 1) advance_rows<1>(group, panel, h, q, r, t);
-      if (count == 2) advance_rows<2>(group, panel, h, q, r, t);
-      if (count == 3) advance_rows<3>(group, panel, h, q, r, t);
+      if (count == 1) advance_tile<1>(group, panel, h, q, r, t);
+      if (count == 2) advance_tile<2>(group, panel, h, q, r, t);
+      if (count == 3) advance_tile<3>(group, panel, h, q, r, t);
 #if defined(__AVX512F__)
-      if (count == 4) advance_rows<4>(group, panel, h, q, r, t);
-      if (count == 5) advance_rows<5>(group, panel, h, q, r, t);
-      if (count == 6) advance_rows<6>(group, panel, h, q, r, t);
+      if (count == 4) advance_tile<4>(group, panel, h, q, r, t);
+      if (count == 5) advance_tile<5>(group, panel, h, q, r, t);
+      if (count == 6) advance_tile<6>(group, panel, h, q, r, t);
 #endif
       r += count;
     }

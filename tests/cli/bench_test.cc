@@ -64,17 +64,50 @@ TEST(Bench, RandomWeightsNeedNoCheckpoint) {
 }
 
 TEST(Bench, AnOpBesideItsBound) {
-  const Ran ran = run_carousel("bench --op slstm --heads 2 --head-dim 16 --batch 1,3 --rows 8 -r 1 -t 2 --json");
-  ASSERT_EQ(ran.status, 0) << ran.err;
-  const Json lines = parse_json(ran.out, "bench").at("ops");
-  ASSERT_EQ(lines.size(), 2u);
-  EXPECT_EQ(lines.at(1).at("shape"), "B=3 T=8 H=2 d=16");
-  for (const Json& line : lines) {
-    EXPECT_GT(line.at("gflop_per_s").get<double>(), 0);
-    EXPECT_GT(line.at("bound_rate").get<double>(), 0);
-    EXPECT_GT(line.at("percent_of_bound").get<double>(), 0);
-    EXPECT_GE(line.at("samples").get<int64_t>(), 1);
+  struct Op {
+    const char* flags;
+    std::vector<std::string> shapes;
+  };
+  const Op ops[] = {
+      {"slstm --heads 2 --head-dim 16 --batch 1,3 --rows 8", {"B=1 T=8 H=2 d=16", "B=3 T=8 H=2 d=16"}},
+      {"mlstm --heads 2 --head-dim 8", {"B=1 T=1 H=2 dk=8 dv=16", "B=1 T=512 H=2 dk=8 dv=16"}},
+      {"linear --in 40 --out 33 --rows 1,5 --dtype bf16", {"N=1 K=40 M=33 BF16", "N=5 K=40 M=33 BF16"}},
+      {"short_conv --in 24 --taps 4 --rows 6", {"B=1 T=6 D=24 K=4"}},
+      {"attention --heads 4 --head-dim 8 --rows 3 -d 0,70", {"B=1 T=3@0 H=4 G=1 d=8", "B=1 T=3@70 H=4 G=1 d=8"}},
+      {"norm --in 50 --batch 2 --rows 2", {"N=4 D=50"}},
+  };
+  for (const Op& op : ops) {
+    const Ran ran = run_carousel("bench --op " + std::string(op.flags) + " -r 1 -t 2 --json");
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    const Json lines = parse_json(ran.out, "bench").at("ops");
+    ASSERT_EQ(lines.size(), op.shapes.size());
+    for (size_t i = 0; i < lines.size(); ++i) {
+      const Json& line = lines.at(i);
+      EXPECT_EQ(line.at("shape"), op.shapes[i]);
+      EXPECT_GT(line.at("gflop_per_s").get<double>(), 0);
+      EXPECT_GT(line.at("gb_per_s").get<double>(), 0);
+      EXPECT_GT(line.at("bound_rate").get<double>(), 0);
+      EXPECT_GT(line.at("percent_of_bound").get<double>(), 0);
+      EXPECT_GE(line.at("samples").get<int64_t>(), 1);
+    }
   }
+}
+
+TEST(Bench, AnOpTakesItsOwnFlagsOnly) {
+  const Ran other = run_carousel("bench --op norm --heads 4");
+  EXPECT_EQ(other.status, 2);
+  EXPECT_NE(other.err.find("--heads: got 4 for --op norm, expected only --rows, --batch, --in"), std::string::npos)
+      << other.err;
+  const Ran unknown = run_carousel("bench --op gemm");
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_NE(unknown.err.find("--op: got \"gemm\", expected one of slstm, mlstm, linear"), std::string::npos)
+      << unknown.err;
+  const Ran heads = run_carousel("bench --op attention --heads 6 --kv-heads 4");
+  EXPECT_EQ(heads.status, 2);
+  EXPECT_NE(heads.err.find("--kv-heads: got 4 for 6 heads, expected a divisor"), std::string::npos) << heads.err;
+  const Ran huge = run_carousel("bench --op linear --in 60000000 --out 60000000");
+  EXPECT_EQ(huge.status, 2) << huge.err;
+  EXPECT_NE(huge.err.find("expected a smaller one"), std::string::npos) << huge.err;
 }
 
 TEST(Bench, BadOptionsAreNamed) {

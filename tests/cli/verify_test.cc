@@ -32,6 +32,15 @@ INSTANTIATE_TEST_SUITE_P(Shared, VerifyCase,
                                          "golden/hf-lfm2moe-tiny", "golden/hf-lfm2moe-published", "models/stories15M",
                                          "models/stories-xlstm"));
 
+// Made by tools/make_xlstm_lm_fixture.py and tools/make_ncps_fixture.py with the packages themselves.
+TEST(Verify, FixturesOfThePackagesAgree) {
+  for (const char* name : {"models/xlstm-lm-mixed", "regressors/ncps-cfc-wired", "regressors/ncps-ltc-autoncp"}) {
+    const Ran ran = run_carousel("verify --strict " CAROUSEL_SOURCE_DIR "/tests/fixtures/" + std::string(name));
+    EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+    EXPECT_NE(ran.out.find(" 0 FAIL, 0 skip"), std::string::npos) << ran.out;
+  }
+}
+
 TEST(Verify, LibraryAgreesWithItself) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyMixed);

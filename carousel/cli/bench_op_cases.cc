@@ -25,6 +25,7 @@ namespace {
 
 constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
 constexpr double kF32 = sizeof(float);
+constexpr double kMostCopies = 4096;  // of small shapes, which then fit in a cache together
 constexpr size_t kMostResults = 64;
 constexpr uint64_t kSeed = 1;
 
@@ -52,9 +53,10 @@ Tensor drawn(Shape shape, float scale = 1.0f) {
   return tensor;
 }
 
-/// Copies that exceed the caches together, where one takes `bytes`. Throws Error(kUsage) if they do not fit in memory.
+/// Copies that exceed the caches together, as far as kMostCopies do, where one takes `bytes`. Throws Error(kUsage) if
+/// they do not fit in memory.
 size_t ring_of(double bytes) {
-  const double count = std::floor(kRingBytes / std::max(bytes, 1.0)) + 1;
+  const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
   if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
     fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
          in_binary_units(count * bytes), in_binary_units(static_cast<double>(available_memory_bytes())));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <new>
@@ -108,6 +109,7 @@ class Chat {
   std::string branch_ = kFirstBranch;
   int presses_ = 0;  // of Ctrl-C since the last line
   bool quit_ = false;
+  bool failed_ = false;  // standard output did
 };
 
 struct Chat::Command {
@@ -142,10 +144,11 @@ int Chat::run() {
     note(form_.turns ? "A conversation in turns (ChatML). /help lists the commands, Ctrl-C stops an answer."
                      : "The text goes on from what you type; an empty line lets it go on alone. /help lists the "
                        "commands, Ctrl-C stops it.");
+    if (!options_.load_state.empty()) note(place());
   }
   catch_interrupts(kPresses);
   std::string line;
-  while (!quit_ && presses_ < kPresses && !output_.closed() && next_line(line)) {
+  while (!quit_ && !failed_ && presses_ < kPresses && !output_.closed() && next_line(line)) {
     if (presses_ == 0) handle(line);
     presses_ += take_interrupts();
   }
@@ -153,7 +156,7 @@ int Chat::run() {
     model::save_state(options_.save_state, branches_.at(branch_).now(), model_);
   }
   if (output_.closed()) return kBrokenPipeStatus;
-  return presses_ >= kPresses ? kInterruptedStatus : 0;
+  return failed_ ? 1 : presses_ >= kPresses ? kInterruptedStatus : 0;
 }
 
 /// The next line to handle, several joined where they end in a backslash; presses_ tells that Ctrl-C came instead.
@@ -185,18 +188,20 @@ bool Chat::next_line(std::string& line) {
   }
 }
 
-/// Whatever goes wrong in one line is told, and changes nothing.
+/// Whatever goes wrong in one line is told, and changes nothing. Only an output that takes no more ends it all.
 void Chat::handle(const std::string& line) {
+  std::string wrong;
   try {
     if (line.starts_with('/') && !line.starts_with("//")) return obey(line);
-    say(line.starts_with("//") ? line.substr(1) : line);
+    return say(line.starts_with("//") ? line.substr(1) : line);
   } catch (const Error& error) {
-    output_.end_line();
-    note_error(error.what());
+    wrong = error.what();
   } catch (const std::bad_alloc&) {
-    output_.end_line();
-    note_error("out of memory");
+    wrong = "out of memory";
   }
+  failed_ = std::ferror(stdout) != 0;
+  if (!failed_) output_.end_line();
+  note_error(wrong);
 }
 
 void Chat::obey(const std::string& line) {

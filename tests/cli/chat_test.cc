@@ -205,7 +205,7 @@ TEST(Chat, TheTemplateDecidesWhetherThereAreTurns) {
 
 // Ctrl-C.
 
-/// A shell line; $C is the binary and $M the model. While it runs, `speak` writes to its standard input.
+/// A shell line; $C is the binary and $M the model.
 Ran shell(const Scratch& scratch, const std::string& line) {
   const std::string script = "C='" CAROUSEL_BINARY_DIR "/carousel'; M='" + kModel + "'; { " + line + "\n} >'" +
                              (scratch / "out") + "' 2>'" + (scratch / "err") + "'";
@@ -242,6 +242,22 @@ TEST(Chat, CtrlCTwiceQuitsAndStillSaves) {
                          (scratch / "err") + "'; do sleep 0.02; done; " + "sleep 0.1; kill -INT $pid; wait $pid");
   EXPECT_EQ(ran.status, 130) << ran.err;
   EXPECT_GT(tokens_of(state).size(), 10u);
+}
+
+TEST(Chat, AnOutputThatTakesNoMoreEndsItAndTheStateIsSaved) {
+  const Scratch scratch;
+  const std::string say = "printf 'Once upon a time\\n\\n\\n' | \"$C\" chat \"$M\" -t 2 --temp 0 -n 8 --save-state '" +
+                          (scratch / "state") + "' ";
+  const Ran closed = shell(scratch, "(" + say + "; echo $? >'" + (scratch / "status") + "') | head -c 3");
+  EXPECT_EQ(closed.out, ", t");
+  EXPECT_EQ(read_file(scratch / "status"), "141\n");
+  EXPECT_GT(tokens_of(scratch / "state").size(), 4u);
+  if (is_absent("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  std::filesystem::remove(scratch / "state");
+  const Ran full = shell(scratch, say + ">/dev/full");
+  EXPECT_EQ(full.status, 1);
+  EXPECT_EQ(full.err, "carousel: error: stdout: cannot write: No space left on device\n");
+  EXPECT_FALSE(is_absent(scratch / "state"));
 }
 
 // A terminal.

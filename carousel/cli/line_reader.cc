@@ -138,7 +138,10 @@ LineReader::Got LineReader::read_plain(std::string& line) {
     pollfd ready{STDIN_FILENO, POLLIN, 0};
     const int events = poll(&ready, 1, kSignalPollMs);
     if (interrupted()) {
-      if (terminal_) buffer_.clear();
+      if (terminal_) {
+        buffer_.clear();
+        std::fputs("\n", stderr);
+      }
       searched_ = 0;
       return Got::kSignal;
     }

@@ -12,7 +12,8 @@ namespace carousel::generate {
 
 class Conversation {
  public:
-  /// Bytes of past states a conversation keeps unless told otherwise; the last one is kept whatever its size.
+  /// Bytes of past states a conversation keeps unless told otherwise, each counted whole, whatever pages it shares; the
+  /// last one is kept whatever its size.
   static constexpr size_t kPastBytes = size_t{1} << 30;
 
   explicit Conversation(size_t past_bytes = kPastBytes) : limit_bytes_(past_bytes) {}

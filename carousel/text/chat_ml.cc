@@ -20,7 +20,7 @@ ChatMl::ChatMl(Tokenizer tokenizer, int32_t turn_start, int32_t turn_end)
 std::optional<ChatMl> ChatMl::find(const Tokenizer& tokenizer) {
   const std::optional<int32_t> start = tokenizer.id_of(kTurnStart);
   const std::optional<int32_t> end = tokenizer.id_of(kTurnEnd);
-  if (!start || !end) return std::nullopt;
+  if (!start || !end || *start == *end) return std::nullopt;
   return ChatMl(tokenizer, *start, *end);
 }
 

@@ -323,6 +323,9 @@ class Terminal {
 };
 
 TEST(Chat, AtATerminalLinesAreEditedAndRemembered) {
+#ifndef CAROUSEL_LIBEDIT
+  GTEST_SKIP() << "built without libedit";
+#endif
   Terminal terminal({CAROUSEL_BINARY_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "-n", "8"});
   ASSERT_TRUE(terminal.shows("/help lists the commands")) << terminal.shown();
   ASSERT_TRUE(terminal.shows("> "));

@@ -222,7 +222,7 @@ int run_command(BenchOptions& options) {
 
 std::function<int()> setup_bench(CLI::App& app) {
   const auto options = std::make_shared<BenchOptions>();
-  app.add_option("model", options->model, "Model folder or .safetensors; with --random, a config.json will do");
+  app.add_option("model", options->model, "Model folder, .gguf or .safetensors; with --random, a config.json will do");
   add_integers(app, "-p,--n-prompt", options->prompts, 0, kMaxTokens, "Prompt lengths; 0: no such test");
   add_integers(app, "-n,--n-gen", options->decodes, 0, kMaxTokens, "Numbers of tokens to decode; 0: no such test");
   add_integers(app, "-d,--n-depth", options->depths, 0, kMaxTokens, "Tokens a sequence has seen before a test");

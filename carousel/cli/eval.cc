@@ -193,7 +193,7 @@ int run_eval(EvalOptions& options) {
 
 std::function<int()> setup_eval(CLI::App& app) {
   const auto options = std::make_shared<EvalOptions>();
-  app.add_option("model", options->model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")->required();
   app.add_option("--text", options->text, "Text to predict: likelihood per token and per byte");
   app.add_option("--lambada", options->lambada, "JSON lines with \"text\": accuracy of the last word");
   add_integer(app, "--window", options->window, 1, kMaxWindow, "Predictions of a window; each starts from zero");

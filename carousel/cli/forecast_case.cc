@@ -137,7 +137,7 @@ class ForecastCase {
 }  // namespace
 
 bool is_forecast_case(const std::string& folder) {
-  const Json config = read_json_file(folder + "/config.json");
+  const Json config = model::read_config(model::resolve(folder).config);
   return config.is_object() && config.contains("model_type") && config["model_type"] == "tirex";
 }
 

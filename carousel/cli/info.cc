@@ -48,18 +48,18 @@ std::string block_runs(const model::ModelConfig& config) {
 Json dtype_counts(const formats::Checkpoint& checkpoint) {
   Json counts = Json::object();
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
-    Json& count = counts[std::string(dtype_name(entry->dtype))];
+    Json& count = counts[entry->type_name()];
     count = (count.is_null() ? int64_t{0} : count.get<int64_t>()) + entry->shape.count();
   }
   return counts;
 }
 
 Json describe_tokenizer(const ModelFiles& files) {
-  const std::string path = files.place.folder + "/tokenizer.json";
-  const bool from_file = fs::exists(path);
-  if (!from_file && files.config.vocab_size != 256) return {};
-  const text::TokenizerSummary summary =
-      (from_file ? text::Tokenizer::from_file(path) : text::Tokenizer::bytes()).summary();
+  std::optional<text::Tokenizer> tokenizer =
+      model::open_tokenizer(files.place, files.checkpoint ? files.checkpoint->gguf() : nullptr);
+  if (!tokenizer && files.config.vocab_size == 256) tokenizer = text::Tokenizer::bytes();
+  if (!tokenizer) return {};
+  const text::TokenizerSummary summary = tokenizer->summary();
   return {{"kind", summary.kind},     {"vocab_size", summary.vocab_size}, {"tokens", summary.tokens},
           {"merges", summary.merges}, {"added", summary.added},           {"special", summary.special}};
 }
@@ -167,7 +167,7 @@ Json describe_model(const std::string& path) {
 // A saved state, whatever its file is called, is told from weights by what its metadata says it is.
 bool is_saved_state(const std::string& path) {
   const std::string extension = fs::path(path).extension().string();
-  for (const char* other : {".json", ".yaml", ".yml", ".ckpt"}) {
+  for (const char* other : {".json", ".yaml", ".yml", ".ckpt", ".gguf"}) {
     if (extension == other) return false;
   }
   if (!fs::is_regular_file(path)) return false;
@@ -275,7 +275,7 @@ int run_info(const InfoOptions& options) {
 
 std::function<int()> setup_info(CLI::App& app) {
   const auto options = std::make_shared<InfoOptions>();
-  app.add_option("path", options->path, "Model folder, .safetensors, .ckpt, config.json alone, or a saved state")
+  app.add_option("path", options->path, "Model folder, .safetensors, .gguf, .ckpt, config.json alone, or a saved state")
       ->required();
   app.add_flag("--json", options->json, "As JSON");
   return [options] { return run_info(*options); };

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"
 #include "carousel/ops/params.h"
 
@@ -80,9 +81,9 @@ class CostSource : public ParamSource {
 DType ModelFiles::dtype_of(const std::string& name) const {
   if (checkpoint) {
     for (const model::TensorSource& source :
-         model::find_family(config.model_type, place.config).sources(config, name)) {
+         model::spelling_of(config, &*checkpoint, place.config).sources(config, name)) {
       const formats::TensorEntry* entry = checkpoint->find(source.file_name);
-      if (entry != nullptr && dtype_size(entry->dtype) <= 4 && is_float(entry->dtype)) return entry->dtype;
+      if (entry != nullptr && entry->is_weight()) return model::held_dtype(*entry);
     }
   }
   for (const char* key : {"torch_dtype", "dtype"}) {
@@ -97,15 +98,7 @@ ModelFiles open_model_files(const std::string& path) {
   ModelFiles files;
   files.place = model::resolve(path);
   if (!files.place.weights.empty()) files.checkpoint = formats::Checkpoint::open(files.place.weights);
-  model::ShapeOf shape_of;
-  if (files.checkpoint) {
-    const formats::Checkpoint& checkpoint = *files.checkpoint;
-    shape_of = [&checkpoint](const std::string& name) -> std::optional<Shape> {
-      const formats::TensorEntry* entry = checkpoint.find(name);
-      return entry == nullptr ? std::nullopt : std::optional<Shape>(entry->shape);
-    };
-  }
-  files.config = model::parse_config(model::read_config(files.place.config), files.place.config, shape_of);
+  files.config = model::read_model_config(files.place, files.checkpoint ? &*files.checkpoint : nullptr);
   return files;
 }
 

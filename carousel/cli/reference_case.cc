@@ -343,8 +343,8 @@ std::vector<Comparison> Case::compare() {
 
 // Why this build cannot run the model at all, or nothing.
 std::optional<std::string> unknown_model(const std::string& folder) {
-  const std::string path = folder + "/config.json";
-  const Json config = read_json_file(path);
+  const std::string path = model::resolve(folder).config;
+  const Json config = model::read_config(path);
   if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", path, brief(config));
   if (!config.contains("model_type") || !config["model_type"].is_string()) return "config.json names no model_type";
   const std::string type = config["model_type"].get<std::string>();

@@ -206,8 +206,8 @@ std::vector<Comparison> RegressorCase::compare() {
 }  // namespace
 
 bool is_regressor_case(const std::string& folder) {
-  const std::string path = folder + "/config.json";
-  return model::parse_config(read_json_file(path), path).kind == model::ModelKind::kRegressor;
+  const std::string path = model::resolve(folder).config;
+  return model::parse_config(model::read_config(path), path).kind == model::ModelKind::kRegressor;
 }
 
 std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream) {

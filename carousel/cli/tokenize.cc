@@ -11,6 +11,8 @@
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/formats/checkpoint.h"
+#include "carousel/model/load.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::cli {
@@ -26,6 +28,15 @@ struct TokenizeOptions {
 };
 
 text::Tokenizer open_tokenizer(const std::string& path) {
+  const bool gguf = formats::is_gguf(path);
+  const std::string inside = !gguf && std::filesystem::is_directory(path) ? model::gguf_in(path) : "";
+  if (gguf || (!inside.empty() && !std::filesystem::exists(path + "/tokenizer.json"))) {
+    const std::string file = gguf ? path : inside;
+    const formats::Checkpoint checkpoint = formats::Checkpoint::open(file);
+    const std::optional<text::Tokenizer> tokenizer = model::open_tokenizer({"", file, file}, checkpoint.gguf());
+    if (tokenizer) return *tokenizer;
+    fail(ErrorKind::kInput, "{}: has no tokenizer, expected \"tokenizer.ggml.model\" to name one", file);
+  }
   if (!std::filesystem::is_directory(path)) return text::Tokenizer::from_file(path);
   const std::string file = path + "/tokenizer.json";
   if (std::filesystem::exists(file)) return text::Tokenizer::from_file(file);
@@ -72,7 +83,7 @@ int run_tokenize(const TokenizeOptions& options) {
 
 std::function<int()> setup_tokenize(CLI::App& app) {
   const auto options = std::make_shared<TokenizeOptions>();
-  app.add_option("path", options->path, "Model folder or tokenizer.json")->required();
+  app.add_option("path", options->path, "Model folder, .gguf or tokenizer.json")->required();
   CLI::Option* text = app.add_option("-p,--prompt", options->text, "Text, or with --decode a JSON array of ids");
   app.add_option("-f,--file", options->file, "File to read it from; -: stdin (default: stdin)");
   app.add_flag("--decode", options->decode, "Ids to text");

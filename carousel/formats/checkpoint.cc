@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kMaxIndexBytes = 100'000'000;
 constexpr int kMaxDepth = 8;
+constexpr int64_t kMaxGgufParts = 10'000;
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kTorch = "model.ckpt";
 constexpr const char* kIndex = "model.safetensors.index.json";
@@ -52,7 +53,11 @@ Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) {
-    checkpoint.add(path);
+    if (is_gguf(path)) {
+      checkpoint.open_gguf(path);
+    } else {
+      checkpoint.add(path);
+    }
     return checkpoint;
   }
   const std::string folder = path.ends_with('/') ? path : path + "/";
@@ -98,12 +103,16 @@ void Checkpoint::open_indexed(const std::string& folder, const std::string& inde
 void Checkpoint::add(const std::string& path) {
   if (is_torch_zip(path)) {
     TorchFile file = open_torch_zip(path);
-    files_.push_back({std::move(file.entries), {}});
-    if (!file.hyper_parameters.is_null()) files_.back().metadata["hyper_parameters"] = file.hyper_parameters.dump();
-  } else {
-    const SafetensorsFile file = SafetensorsFile::open(path);
-    files_.push_back({file.entries(), file.metadata()});
+    Metadata metadata;
+    if (!file.hyper_parameters.is_null()) metadata["hyper_parameters"] = file.hyper_parameters.dump();
+    return add_entries(path, {std::move(file.entries), std::move(metadata)});
   }
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  add_entries(path, {file.entries(), file.metadata()});
+}
+
+void Checkpoint::add_entries(const std::string& path, File file) {
+  files_.push_back(std::move(file));
   paths_.push_back(path);
   const std::vector<TensorEntry>& entries = files_.back().entries;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -112,6 +121,57 @@ void Checkpoint::add(const std::string& path) {
       fail(ErrorKind::kInput, "{}: \"{}\" is also in {}", path, entries[i].name, paths_[it->second.first]);
     }
   }
+}
+
+// A split model says so in every part: "split.no" from 0, "split.count", and how many tensors all have together.
+void Checkpoint::open_gguf(const std::string& path) {
+  const auto integer = [](const GgufFile& file, const std::string& where, const char* key, int64_t max) {
+    Fields fields(file.metadata().values, where);
+    return fields.integer(key, 0, max, 0);
+  };
+  const GgufFile first = GgufFile::open(path);
+  const int64_t parts = std::max<int64_t>(1, integer(first, path, "split.count", kMaxGgufParts));
+  std::optional<GgufPart> name = split_gguf_name(path);
+  if (parts > 1 && (!name || name->parts != parts)) {
+    fail(ErrorKind::kInput, "{}: one of {} parts, expected a name that ends in -00001-of-{:05}.gguf", path, parts,
+         parts);
+  }
+  if (parts == 1) name = GgufPart{};
+  for (int64_t part = 1; part <= parts; ++part) {
+    const std::string at = parts == 1 ? path : fmt::format("{}-{:05}-of-{:05}.gguf", name->stem, part, parts);
+    if (!exists(at))
+      fail(ErrorKind::kInput, "{}: part {} of {} is missing, expected it beside {}", at, part, parts, path);
+    const GgufFile file = parts == 1 ? first : GgufFile::open(at);
+    if (parts > 1 && integer(file, at, "split.no", kMaxGgufParts) != part - 1) {
+      fail(ErrorKind::kInput, "{}: \"split.no\" is {}, expected {}", at, integer(file, at, "split.no", kMaxGgufParts),
+           part - 1);
+    }
+    if (parts > 1 && integer(file, at, "split.count", kMaxGgufParts) != parts) {
+      fail(ErrorKind::kInput, "{}: \"split.count\" is not {}, as {} has it", at, parts, path);
+    }
+    if (part == 1) gguf_ = std::make_shared<GgufMetadata>(file.metadata());
+    add_entries(at, {file.entries(), {}});
+  }
+  Fields fields(gguf_->values, paths_.front());
+  const auto found = static_cast<int64_t>(by_name_.size());
+  const int64_t announced = fields.integer("split.tensors.count", 0, INT64_MAX, found);
+  if (parts > 1 && announced != found) {
+    fail(ErrorKind::kInput, "{}: \"split.tensors.count\" is {}, but the {} parts hold {} tensors", paths_.front(),
+         announced, parts, found);
+  }
+}
+
+std::optional<GgufPart> split_gguf_name(const std::string& path) {
+  constexpr size_t kTail = 20;  // "-00001-of-00002.gguf"
+  if (path.size() < kTail || !path.ends_with(".gguf")) return {};
+  const std::string tail = path.substr(path.size() - kTail);
+  const std::string digits = tail.substr(1, 5) + tail.substr(10, 5);
+  const bool fits =
+      tail[0] == '-' && tail.substr(6, 4) == "-of-" && digits.find_first_not_of("0123456789") == tail.npos;
+  if (!fits) return {};
+  const GgufPart part{path.substr(0, path.size() - kTail), std::stoll(digits.substr(0, 5)),
+                      std::stoll(digits.substr(5))};
+  return part.part >= 1 && part.part <= part.parts ? std::optional(part) : std::nullopt;
 }
 
 const TensorEntry* Checkpoint::find(std::string_view name) const {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of one model, however they are spread over files: one .safetensors, or a folder with model.safetensors,
-// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on; or a
-// file of torch.save (model.ckpt), told by its first bytes.
+// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on; a file
+// of torch.save (model.ckpt) or a GGUF file, which may be the first of several parts, told by its first bytes.
 #pragma once
 
 #include <string>
@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "carousel/formats/gguf.h"
 #include "carousel/formats/safetensors.h"
 
 namespace carousel::formats {
@@ -24,6 +25,8 @@ class Checkpoint {
   const std::vector<std::string>& paths() const { return paths_; }
   /// Of the first file. Of a Lightning checkpoint: its settings as JSON text under "hyper_parameters".
   const Metadata& metadata() const { return files_.front().metadata; }
+  /// Of a GGUF checkpoint's first file; nullptr: it is none.
+  const GgufMetadata* gguf() const { return gguf_.get(); }
   size_t size_bytes() const;  // of all tensors
 
  private:
@@ -33,11 +36,22 @@ class Checkpoint {
   };
   void add(const std::string& path);
   void open_indexed(const std::string& folder, const std::string& index_path);
+  void open_gguf(const std::string& path);
+  void add_entries(const std::string& path, File file);
 
   std::vector<std::string> paths_;
   std::vector<File> files_;
+  std::shared_ptr<const GgufMetadata> gguf_;
   std::unordered_map<std::string, std::pair<size_t, size_t>> by_name_;  // file, entry
 };
+
+/// "model-00002-of-00007.gguf" taken apart: what is before the numbers, which part it is (from 1), and of how many.
+struct GgufPart {
+  std::string stem;
+  int64_t part = 1, parts = 1;
+};
+/// Nothing for a name that is not of this form.
+std::optional<GgufPart> split_gguf_name(const std::string& path);
 
 /// The shard of every tensor by the text of an index file. Every shard is a plain file name: no folder, no "..".
 std::unordered_map<std::string, std::string> parse_index(std::string_view text, const std::string& where);

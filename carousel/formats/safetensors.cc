@@ -8,7 +8,6 @@
 #include <tuple>
 
 #include "carousel/core/error.h"
-#include "carousel/core/finite.h"
 #include "carousel/core/json.h"
 
 namespace carousel::formats {
@@ -115,28 +114,6 @@ void check_cover(const std::vector<TensorEntry>& entries, std::span<const std::b
 }
 
 }  // namespace
-
-Tensor TensorEntry::view() const {
-  if (reinterpret_cast<uintptr_t>(bytes) % dtype_size(dtype) != 0) return load();
-  return Tensor::over(file, bytes, shape, dtype);
-}
-
-Tensor TensorEntry::load() const {
-  Tensor copy(shape, dtype);
-  if (size_bytes > 0) std::memcpy(copy.raw(), bytes, size_bytes);
-  return copy;
-}
-
-void TensorEntry::prefetch() const {
-  if (file) file->prefetch(bytes, size_bytes);
-}
-void TensorEntry::release() const {
-  if (file) file->release(bytes, size_bytes);
-}
-
-std::optional<int64_t> TensorEntry::first_not_finite() const {
-  return carousel::first_not_finite(bytes, dtype, shape.count());
-}
 
 SafetensorsFile SafetensorsFile::open(const std::string& path) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);

@@ -18,10 +18,13 @@
 
 #include "carousel/core/tensor.h"
 #include "carousel/formats/mapped_file.h"
+#include "carousel/formats/new_file.h"
 
 namespace carousel::formats {
 
 using Metadata = std::map<std::string, std::string>;
+
+struct GgmlType;  // ggml_blocks.h
 
 /// One tensor of a file. `bytes` need not be aligned to the dtype: the header may have any length.
 struct TensorEntry {
@@ -31,15 +34,25 @@ struct TensorEntry {
   const std::byte* bytes = nullptr;
   size_t size_bytes = 0;
   std::shared_ptr<const MappedFile> file;  // null when parsed from memory
+  const GgmlType* ggml = nullptr;  // of a GGUF file's tensor in blocks: which; dtype is then U8 and says nothing
+
+  void set_type(const GgmlType& type);
+  std::string type_name() const;  // "BF16", "Q4_K"
+  /// Of the types to_f32 takes: F32, F16, BF16 and the blocks that can be decoded.
+  bool is_weight() const;
+  /// Bytes of `count` elements, which in blocks must be whole ones.
+  size_t bytes_of(int64_t count) const;
+  /// Elements in this tensor's type, widened or decoded; in blocks they must be whole ones.
+  void to_f32(const std::byte* source, int64_t count, float* out) const;
 
   /// Without a copy where the bytes are aligned to the dtype, else as load(). Keeps the mapping alive.
   Tensor view() const;
-  /// A copy in fresh, aligned storage.
+  /// A copy in fresh, aligned storage; of blocks, their values in f32.
   Tensor load() const;
   void prefetch() const;
   /// Gives the mapped pages back; the bytes stay readable. For tensors that were repacked.
   void release() const;
-  /// Index of the first NaN or infinity of a float tensor.
+  /// Index of the first NaN or infinity of a float tensor, or of decoded blocks.
   std::optional<int64_t> first_not_finite() const;
 };
 
@@ -94,11 +107,9 @@ class SafetensorsWriter {
     bool written = false;
   };
   std::string lay_out(const std::vector<TensorSpec>& specs, const Metadata& metadata);
-  void put(const void* bytes, size_t size_bytes, size_t offset_bytes);
 
   std::string path_;
-  std::string temporary_;
-  int fd_ = -1;
+  std::unique_ptr<NewFile> file_;
   std::unordered_map<std::string, Place> places_;
 };
 

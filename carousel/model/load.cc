@@ -11,6 +11,7 @@
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/yaml.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"
 
 namespace carousel::model {
@@ -32,9 +33,9 @@ std::vector<int64_t> generation_eos(const std::string& folder) {
 
 // The end ids of config.json and generation_config.json, if the tokenizer agrees that they are special: xLSTM-7B's
 // config names an ordinary word. Tokens that end texts by their spelling are added, as chat models stop at several.
-std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder) {
+std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bool from_folder) {
   std::vector<int64_t> ids = model.config.eos_token_ids;
-  const std::vector<int64_t> more = generation_eos(folder);
+  const std::vector<int64_t> more = from_folder ? generation_eos(folder) : std::vector<int64_t>();
   ids.insert(ids.end(), more.begin(), more.end());
   std::vector<int32_t> ends;
   const auto add = [&](int64_t id) {
@@ -61,23 +62,32 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder) {
   return ends;
 }
 
-void load_tokenizer(Model& model, const std::string& folder) {
-  const std::string path = folder + "/tokenizer.json";
-  if (fs::exists(path)) {
-    model.tokenizer = text::Tokenizer::from_file(path);
-    if (model.tokenizer->vocab_size() > model.config.vocab_size) {
-      model.warnings.push_back(fmt::format("{}: the tokenizer has {} ids, the model {}; ids beyond are refused", path,
-                                           model.tokenizer->vocab_size(), model.config.vocab_size));
-    }
-    return;
+// What a checkpoint's weights take once loaded: blocks that have no products of their own are held in f32.
+size_t held_bytes(const formats::Checkpoint& checkpoint) {
+  size_t bytes = 0;
+  for (const formats::TensorEntry* entry : checkpoint.entries()) {
+    bytes += entry->ggml == nullptr ? entry->size_bytes
+                                    : dtype_bytes(held_dtype(*entry), static_cast<size_t>(entry->shape.count()));
   }
+  return bytes;
+}
+
+void load_tokenizer(Model& model, const ModelPath& place, const formats::Checkpoint& checkpoint) {
+  model.tokenizer = open_tokenizer(place, checkpoint.gguf());
+  const bool gguf = checkpoint.gguf() != nullptr;
+  const std::string where = gguf ? place.weights : place.folder + "/tokenizer.json";
+  if (model.tokenizer && model.tokenizer->vocab_size() > model.config.vocab_size) {
+    model.warnings.push_back(fmt::format("{}: the tokenizer has {} ids, the model {}; ids beyond are refused", where,
+                                         model.tokenizer->vocab_size(), model.config.vocab_size));
+  }
+  if (model.tokenizer) return;
   if (model.config.vocab_size == 256) {
     model.tokenizer = text::Tokenizer::bytes();
     return;
   }
-  model.missing_tokenizer =
-      fmt::format("{}: no tokenizer.json, and the vocabulary is {}, expected 256 to work on bytes", folder,
-                  model.config.vocab_size);
+  model.missing_tokenizer = fmt::format("{}: no {}, and the vocabulary is {}, expected 256 to work on bytes",
+                                        gguf ? place.weights : place.folder,
+                                        gguf ? "\"tokenizer.ggml.model\"" : "tokenizer.json", model.config.vocab_size);
 }
 
 bool is_lightning(const std::string& path) { return path.ends_with(".ckpt"); }
@@ -91,18 +101,8 @@ Json lightning_settings(const std::string& path) {
   return parse_json(found->second, path, {kMaxConfigBytes, 64});
 }
 
+bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
 bool is_yaml(const std::string& path) { return path.ends_with(".yaml") || path.ends_with(".yml"); }
-
-ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
-  ShapeOf shape_of;
-  if (checkpoint != nullptr) {
-    shape_of = [checkpoint](const std::string& name) -> std::optional<Shape> {
-      const formats::TensorEntry* entry = checkpoint->find(name);
-      return entry == nullptr ? std::nullopt : std::optional<Shape>(entry->shape);
-    };
-  }
-  return parse_config(read_config(place.config), place.config, shape_of);
-}
 
 // The parameters one tensor of the file holds, in order: several where projections are stored fused.
 struct FileTensor {
@@ -164,13 +164,43 @@ const text::Tokenizer& Model::text() const {
   return *tokenizer;
 }
 
+ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
+  if (checkpoint == nullptr || checkpoint->gguf() == nullptr) {
+    return parse_config(read_config(place.config), place.config, shapes_of(checkpoint));
+  }
+  std::vector<std::string> unknown;
+  const Json config = gguf_config(*checkpoint, place.weights, &unknown);
+  ModelConfig out = parse_config(config, place.weights, shapes_of(checkpoint));
+  for (const std::string& key : unknown) {
+    out.warnings.push_back(fmt::format("{}: \"{}\" is not a key known here; ignored", place.weights, key));
+  }
+  return out;
+}
+
 Json read_config(const std::string& path) {
+  if (is_gguf(path)) return gguf_config(formats::Checkpoint::open(path), path);
   Json config = is_yaml(path)        ? formats::parse_yaml(read_text_file(path, kMaxConfigBytes), path)
                 : is_lightning(path) ? lightning_settings(path)
                                      : read_json_file(path, {kMaxConfigBytes, 64});
   const std::string type = config.is_object() && !config.contains("model_type") ? implied_model_type(config) : "";
   if (!type.empty()) config["model_type"] = type;
   return config;
+}
+
+std::string gguf_in(const std::string& folder) {
+  std::vector<std::string> found;
+  std::error_code ignored;
+  for (const auto& item : fs::directory_iterator(folder, ignored)) {
+    const std::string path = folder + "/" + item.path().filename().string();
+    const std::optional<formats::GgufPart> part = formats::split_gguf_name(path);
+    if (is_gguf(path) && (!part || part->part == 1)) found.push_back(path);
+  }
+  std::sort(found.begin(), found.end());
+  if (found.size() > 1) {
+    fail(ErrorKind::kInput, "{}: {} GGUF models, among them {} and {}, expected the path of one", folder, found.size(),
+         found[0], found[1]);
+  }
+  return found.empty() ? "" : found.front();
 }
 
 ModelPath resolve(const std::string& path) {
@@ -190,14 +220,15 @@ ModelPath resolve(const std::string& path) {
     place.folder = given.has_parent_path() ? given.parent_path().string() : ".";
     if (given.extension() == ".safetensors") {
       place.weights = path;
-    } else if (is_lightning(path)) {
+    } else if (is_lightning(path) || is_gguf(path)) {
       place.weights = place.config = path;
       return place;
     } else if (given.extension() == ".json" || is_yaml(path)) {
       place.config = path;
       return place;
     } else {
-      fail(ErrorKind::kInput, "{}: expected a model folder, a .safetensors or .ckpt file or a config.json", path);
+      fail(ErrorKind::kInput, "{}: expected a model folder, a .safetensors, .gguf or .ckpt file or a config.json",
+           path);
     }
   }
   place.config = place.folder + "/config.json";
@@ -206,8 +237,22 @@ ModelPath resolve(const std::string& path) {
   if (!fs::exists(place.config, ignored) && fs::exists(place.folder + "/" + kLightning, ignored)) {
     place.config = place.folder + "/" + kLightning;
   }
+  if (fs::is_directory(given, ignored) && (place.weights.empty() || !fs::exists(place.config, ignored))) {
+    if (const std::string gguf = gguf_in(place.folder); !gguf.empty()) return {place.folder, gguf, gguf};
+  }
   if (!fs::exists(place.config, ignored)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
   return place;
+}
+
+std::optional<text::Tokenizer> open_tokenizer(const ModelPath& place, const formats::GgufMetadata* gguf) {
+  if (gguf != nullptr) {
+    const std::string json = gguf_tokenizer(*gguf, place.weights);
+    if (json.empty()) return {};
+    return text::Tokenizer::from_json(json, place.weights + ": tokenizer");
+  }
+  const std::string path = place.folder + "/tokenizer.json";
+  if (!fs::exists(path)) return {};
+  return text::Tokenizer::from_file(path);
 }
 
 ModelShape declare_params(const ModelConfig& config, ParamSource& source, const std::string& where) {
@@ -228,12 +273,12 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  check_memory(checkpoint.size_bytes(), place.weights);
+  check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
   model.warnings = model.config.warnings;
-  CheckpointParams params(stream, checkpoint, find_family(model.config.model_type, place.config), model.config,
+  CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights);
   if (kind == ModelKind::kLanguage) {
     model.lm = std::make_unique<Lm>(model.config, params, place.config);
@@ -248,8 +293,8 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
   model.fingerprint = fmt::format("{:016x}", params.fingerprint());
   if (kind != ModelKind::kLanguage) return model;
-  load_tokenizer(model, place.folder);
-  model.end_tokens = find_end_tokens(model, place.folder);
+  load_tokenizer(model, place, checkpoint);
+  model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
   return model;
 }
 
@@ -289,6 +334,7 @@ void check_memory(size_t needed_bytes, const std::string& where) {
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress) {
   const ModelPath place = resolve(config_path);
+  if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a config.json", place.config);
   const ModelConfig config = read_model_config(place, nullptr);
   ParamList list;
   declare_params(config, list, place.config);
@@ -316,7 +362,8 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
     }
     if (tensor.permuted) {
       const auto* drawn = static_cast<const std::byte*>(values.raw());
-      const std::vector<std::byte> ordered = to_file_order(*tensor.permuted, drawn, sizeof(float));
+      const std::vector<std::byte> ordered = to_file_order(
+          *tensor.permuted, drawn, [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); });
       std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
     }
     Tensor narrowed(tensor.spec.shape, tensor.spec.dtype);

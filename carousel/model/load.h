@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/formats/checkpoint.h"
 #include "carousel/model/config.h"
 #include "carousel/model/forecaster.h"
 #include "carousel/model/lm.h"
@@ -67,6 +68,12 @@ struct ModelPath {
   std::string weights;  // what Checkpoint::open takes; empty: none there
 };
 ModelPath resolve(const std::string& path);
+/// The one GGUF model of a folder, the first part of a split one; empty: none. Throws Error(kInput): several.
+std::string gguf_in(const std::string& folder);
+/// Its tokenizer: of the folder's tokenizer.json, or of the keys of a GGUF file; nothing where there is none.
+std::optional<text::Tokenizer> open_tokenizer(const ModelPath& place, const formats::GgufMetadata* gguf);
+/// The config of a model, with the shapes of its checkpoint (nullptr: none) to tell layouts apart.
+ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint);
 /// Its config: JSON, YAML or the settings in a Lightning checkpoint. One without a model_type may tell it by its keys.
 Json read_config(const std::string& path);
 

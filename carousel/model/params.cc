@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -36,8 +35,6 @@ bool holds_masks(DType dtype) {
   return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool || is_float(dtype);
 }
 
-bool packable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
-
 // Gram-Schmidt on normal vectors, each cleared of the others twice so that rounding does not add up.
 void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
   const int64_t count = std::min(rows, cols), size = std::max(rows, cols);
@@ -62,33 +59,6 @@ void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
   }
 }
 
-// Calls f(index in the file, index in the block) for every element.
-template <class F>
-void for_permuted(const Permutation& permutation, F&& f) {
-  const Shape& view = permutation.view;
-  const int rank = view.rank();
-  std::array<size_t, Shape::kMaxRank> step = {};  // of a file dimension, in the block's order
-  for (int i = 0; i < rank; ++i) {
-    size_t stride = 1;
-    for (int j = permutation.axes[static_cast<size_t>(i)] + 1; j < rank; ++j) stride *= static_cast<size_t>(view[j]);
-    step[static_cast<size_t>(i)] = stride;
-  }
-  std::array<int64_t, Shape::kMaxRank> index = {};
-  const auto count = static_cast<size_t>(view.count());
-  size_t block = 0;
-  for (size_t file = 0; file < count; ++file) {
-    f(file, block);
-    for (int i = rank - 1; i >= 0; --i) {
-      const auto at = static_cast<size_t>(i);
-      const int64_t size = view[permutation.axes[at]];
-      block += step[at];
-      if (++index[at] < size) break;
-      block -= step[at] * static_cast<size_t>(size);
-      index[at] = 0;
-    }
-  }
-}
-
 }  // namespace
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
@@ -109,9 +79,9 @@ std::shared_ptr<const Mask> ParamList::mask(const std::string& name, std::shared
 std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t rows, int64_t cols, bool polarity,
                                       const std::string& where) {
   const Shape shape{rows, cols};
-  if (!holds_masks(entry.dtype) || !(without_ones(entry.shape) == without_ones(shape))) {
+  if (entry.ggml != nullptr || !holds_masks(entry.dtype) || !(without_ones(entry.shape) == without_ones(shape))) {
     fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected I8, U8, BOOL or a float type, and {}", where, entry.name,
-         dtype_name(entry.dtype), entry.shape.str(), shape.str());
+         entry.type_name(), entry.shape.str(), shape.str());
   }
   std::vector<int8_t> signs(static_cast<size_t>(shape.count()));
   const size_t size = dtype_size(entry.dtype);
@@ -163,22 +133,6 @@ void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
   if (record.init.mask) impose_mask(*record.init.mask, out);
 }
 
-std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored, size_t size_bytes) {
-  std::vector<std::byte> out(static_cast<size_t>(permutation.view.count()) * size_bytes);
-  for_permuted(permutation, [&](size_t file, size_t block) {
-    std::memcpy(out.data() + block * size_bytes, stored + file * size_bytes, size_bytes);
-  });
-  return out;
-}
-
-std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, size_t size_bytes) {
-  std::vector<std::byte> out(static_cast<size_t>(permutation.view.count()) * size_bytes);
-  for_permuted(permutation, [&](size_t file, size_t block) {
-    std::memcpy(out.data() + file * size_bytes, values + block * size_bytes, size_bytes);
-  });
-  return out;
-}
-
 Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                            const Init& init) {
   const Tensor values = tensor(name, Shape{rows, cols}, init);
@@ -221,25 +175,36 @@ void CheckpointParams::missing(const std::string& name, const std::vector<Tensor
   fail(ErrorKind::kInput, "{}: tensor {} is missing (parameter {})", where_, names, name);
 }
 
-CheckpointParams::Part CheckpointParams::take(const std::string& name, const Shape& shape, bool mask) {
+DType held_dtype(const formats::TensorEntry& entry) { return entry.ggml == nullptr ? entry.dtype : DType::kF32; }
+
+ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, bool mask) {
   const std::vector<TensorSource> sources = family_.sources(config_, name);
   for (const TensorSource& source : sources) {
     const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
     if (entry == nullptr) continue;
     const auto refuse = [&](const std::string& expected) {
-      fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {}", where_, source.file_name, dtype_name(entry->dtype),
+      fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {}", where_, source.file_name, entry->type_name(),
            entry->shape.str(), expected);
     };
-    if (!mask && !packable(entry->dtype)) refuse(fmt::format("dtype F32, F16 or BF16 and shape {}", shape.str()));
+    if (!mask && !entry->is_weight()) {
+      const bool gguf = checkpoint_.gguf() != nullptr;
+      refuse(fmt::format("{} and shape {}",
+                         gguf ? "a type of " + formats::decodable_ggml_types() : "dtype F32, F16 or BF16",
+                         shape.str()));
+    }
+    if (!mask && entry->ggml != nullptr && shape[-1] % entry->ggml->block != 0) {
+      refuse(fmt::format("{}, whose rows are not whole blocks of {}", shape.str(), entry->ggml->block));
+    }
     int64_t& taken = taken_[source.file_name];
     if (source.permuted) {
       if (!(without_ones(entry->shape) == without_ones(source.permuted->stored))) {
         refuse(source.permuted->stored.str());
       }
+      if (entry->ggml != nullptr && values_together(*source.permuted) % entry->ggml->block != 0) {
+        refuse("dtype F32, F16 or BF16: its values have another order here");
+      }
       taken = shape.count();
-      Part part{entry, nullptr, from_file_order(*source.permuted, entry->bytes, dtype_size(entry->dtype))};
-      part.bytes = part.reordered.data();
-      return part;
+      return {entry, entry->bytes, source.permuted};
     }
     if (!source.part) {
       if (!(without_ones(entry->shape) == without_ones(shape))) refuse(shape.str());
@@ -254,21 +219,21 @@ CheckpointParams::Part CheckpointParams::take(const std::string& name, const Sha
       const int64_t row = std::max<int64_t>(1, shape.count() / std::max<int64_t>(1, shape[0]));
       refuse(fmt::format("{}at least {} rows of {} (with {})", slices, taken / row + shape[0], shape.str(), name));
     }
-    Part part{entry, entry->bytes + static_cast<size_t>(taken) * dtype_size(entry->dtype)};
+    const std::byte* const bytes = entry->bytes + entry->bytes_of(taken);
     taken += shape.count();
-    return part;
+    return {entry, bytes};
   }
   missing(name, sources);
 }
 
 void CheckpointParams::check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
-                                    int64_t base, int64_t count) const {
+                                    DType dtype, int64_t base, int64_t count) const {
   constexpr int64_t kTask = 1 << 16;
   std::atomic<int64_t> first{INT64_MAX};
   const auto check = [&](int64_t task) {
     const int64_t begin = task * kTask;
-    const std::byte* const values = bytes + static_cast<size_t>(begin) * dtype_size(entry.dtype);
-    const std::optional<int64_t> found = first_not_finite(values, entry.dtype, std::min(kTask, count - begin));
+    const std::byte* const values = bytes + static_cast<size_t>(begin) * dtype_size(dtype);
+    const std::optional<int64_t> found = first_not_finite(values, dtype, std::min(kTask, count - begin));
     if (!found) return;
     int64_t seen = first.load();
     while (begin + *found < seen && !first.compare_exchange_weak(seen, begin + *found)) {
@@ -282,25 +247,36 @@ void CheckpointParams::check_finite(const std::string& name, const formats::Tens
   }
 }
 
-void CheckpointParams::sample(const std::string& name, const Part& part, const Shape& shape) {
-  const std::string header = fmt::format("{} {} {}", name, dtype_name(part.entry->dtype), shape.str());
+// Blocks to f32 on all threads; `count` is of whole blocks.
+void CheckpointParams::decode(const formats::TensorEntry& entry, const std::byte* bytes, int64_t count,
+                              float* out) const {
+  constexpr int64_t kTask = 1 << 14;  // values, a multiple of every block
+  parallel_for(*stream_.pool, (count + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    entry.to_f32(bytes + entry.bytes_of(begin), std::min(kTask, count - begin), out + begin);
+  });
+}
+
+void CheckpointParams::sample(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
+                              const Shape& shape) {
+  const std::string header = fmt::format("{} {} {}", name, entry.type_name(), shape.str());
   XXH3_64bits_update(hash_, header.data(), header.size());
-  const size_t size_bytes = static_cast<size_t>(shape.count()) * dtype_size(part.entry->dtype);
+  const size_t size_bytes = entry.bytes_of(shape.count());
   if (size_bytes <= kSampleBytes * kSamples) {
-    XXH3_64bits_update(hash_, part.bytes, size_bytes);
+    XXH3_64bits_update(hash_, bytes, size_bytes);
     return;
   }
   for (size_t i = 0; i < kSamples; ++i) {
     const size_t offset = (size_bytes - kSampleBytes) / (kSamples - 1) * i;
-    XXH3_64bits_update(hash_, part.bytes + offset, kSampleBytes);
+    XXH3_64bits_update(hash_, bytes + offset, kSampleBytes);
   }
 }
 
 std::shared_ptr<const Mask> CheckpointParams::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
   const Shape shape{drawn->rows(), drawn->cols()};
-  const Part part = take(name, shape, true);
-  sample(name, part, shape);
-  return read_mask(*part.entry, shape[0], shape[1], drawn->polarity(), where_);
+  const ParamPlace place = find(name, shape, true);
+  sample(name, *place.entry, place.bytes, shape);
+  return read_mask(*place.entry, shape[0], shape[1], drawn->polarity(), where_);
 }
 
 void CheckpointParams::check_masked(const std::string& name, int64_t cols, const MaskFindings& findings,
@@ -319,37 +295,47 @@ void CheckpointParams::warn_of_masked(const std::string& name, int64_t cleared) 
 
 Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                                 const Init& init) {
-  const Part part = take(name, Shape{rows, cols});
-  const DType dtype = part.entry->dtype;
-  sample(name, part, Shape{rows, cols});
+  const ParamPlace place = find(name, Shape{rows, cols});
+  const formats::TensorEntry& entry = *place.entry;
+  const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
+  const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
+  sample(name, entry, values, Shape{rows, cols});
+  const DType dtype = held_dtype(entry);
   Weight weight = weight_for(init, rows, cols, dtype, layout);
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
   const auto row_bytes = static_cast<int64_t>(dtype_size(dtype)) * cols;
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
+  std::vector<float> decoded(entry.ggml == nullptr ? 0 : static_cast<size_t>(std::min(slice, rows) * cols));
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);
-    const std::byte* bytes = part.bytes + static_cast<size_t>(first * row_bytes);
-    check_finite(name, *part.entry, bytes, first * cols, count * cols);
+    const std::byte* const stored = values + entry.bytes_of(first * cols);
+    const std::byte* bytes = stored;
+    if (entry.ggml != nullptr) {
+      decode(entry, stored, count * cols, decoded.data());
+      bytes = reinterpret_cast<const std::byte*>(decoded.data());
+    }
+    check_finite(name, entry, bytes, dtype, first * cols, count * cols);
     if (init.mask) {
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
       check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, dtype, masked.data()), &cleared);
     }
     weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes);
-    if (part.entry->file && part.reordered.empty())
-      part.entry->file->release(bytes, static_cast<size_t>(count * row_bytes));
+    if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(count * cols));
   }
   warn_of_masked(name, cleared);
   return weight;
 }
 
 Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
-  const Part part = take(name, shape);
-  sample(name, part, shape);
-  check_finite(name, *part.entry, part.bytes, 0, shape.count());
+  const ParamPlace place = find(name, shape);
+  const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
+  const std::byte* const stored = place.permuted ? reordered.data() : place.bytes;
+  sample(name, *place.entry, stored, shape);
   Tensor values(shape, DType::kF32);
-  widen(part.bytes, part.entry->dtype, values.f32(), static_cast<size_t>(shape.count()));
+  decode(*place.entry, stored, shape.count(), values.f32());
+  check_finite(name, *place.entry, static_cast<const std::byte*>(values.raw()), DType::kF32, 0, shape.count());
   if (init.mask) {
     auto* const bytes = static_cast<std::byte*>(values.raw());
     int64_t cleared = 0;

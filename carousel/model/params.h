@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -43,9 +45,14 @@ std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t
 /// The values a fresh parameter starts from. They depend on seed and name alone.
 void draw_param(const ParamRecord& record, uint64_t seed, float* out);
 
-/// Elements of `size_bytes` from the file's order to the block's, or back.
-std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored, size_t size_bytes);
-std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, size_t size_bytes);
+/// Values from the file's order to the block's, or back. What stays together moves together, so that values in blocks
+/// move as whole rows; `bytes_of(count)` says how many bytes `count` values take.
+using BytesOf = std::function<size_t(int64_t count)>;
+std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored,
+                                       const BytesOf& bytes_of);
+std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, const BytesOf& bytes_of);
+/// How many values stay together.
+int64_t values_together(const Permutation& permutation);
 
 /// Fresh parameters, matrices held in `dtype`.
 class DrawnParams : public ParamSource {
@@ -60,8 +67,19 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// A published checkpoint, read through its family's spelling and packed in its own dtype. Mapped pages go back to the
-/// system as they are packed, so the peak is little more than the file.
+/// The dtype that a matrix of this tensor is held in.
+DType held_dtype(const formats::TensorEntry& entry);
+
+/// Where a parameter's values lie in a checkpoint.
+struct ParamPlace {
+  const formats::TensorEntry* entry = nullptr;
+  const std::byte* bytes = nullptr;                // the first of them
+  std::optional<Permutation> permuted = {};        // from the file's order to the block's
+  std::vector<std::byte> reordered_bytes() const;  // of a permuted one, in the block's order
+};
+
+/// A published checkpoint, read through its family's spelling and packed in its own dtype (blocks of GGUF: in f32).
+/// Mapped pages go back to the system as they are packed, so the peak is little more than what is held.
 class CheckpointParams : public ParamSource {
  public:
   CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
@@ -71,6 +89,10 @@ class CheckpointParams : public ParamSource {
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
 
+  /// The values of one parameter, in the file's type. Each may be asked for once, in the order of the constructor.
+  /// Throws Error(kInput) naming what is missing or misshaped.
+  /// `mask`: of a stored mask, whose dtype read_mask checks.
+  ParamPlace find(const std::string& name, const Shape& shape, bool mask = false);
   /// Throws Error(kInput) when the file holds a tensor, or rows of one, that no block asked for.
   /// Returns the tensors that have no effect and may be there.
   std::vector<std::string> finish() const;
@@ -80,18 +102,13 @@ class CheckpointParams : public ParamSource {
   uint64_t fingerprint() const;
 
  private:
-  struct Part {
-    const formats::TensorEntry* entry;
-    const std::byte* bytes;                 // first byte of the part
-    std::vector<std::byte> reordered = {};  // a permuted tensor in the block's order; bytes is into it
-  };
-  Part take(const std::string& name, const Shape& shape, bool mask = false);
   /// Notes what clear_masked found; throws Error(kInput) for a sign against its polarity.
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
-  void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, int64_t base,
-                    int64_t count) const;
-  void sample(const std::string& name, const Part& part, const Shape& shape);
+  void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
+                    int64_t base, int64_t count) const;
+  void decode(const formats::TensorEntry& entry, const std::byte* bytes, int64_t count, float* out) const;
+  void sample(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, const Shape& shape);
   [[noreturn]] void missing(const std::string& name, const std::vector<TensorSource>& sources) const;
 
   const Stream& stream_;

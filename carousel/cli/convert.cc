@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel convert: a model to GGUF, or from GGUF to a folder as Hugging Face lays it out.
+#include <fmt/format.h>
+
+#include <string>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
+#include "carousel/model/convert.h"
+
+namespace carousel::cli {
+namespace {
+
+struct ConvertOptions {
+  std::string model, out;
+  std::string dtype = "f32";
+  Machine machine;
+};
+
+int run_convert(ConvertOptions& options) {
+  const DType blocks_as = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
+  const Stream stream = options.machine.stream();
+  catch_interrupts();
+  Progress bar("%", 100);
+  const auto go_on = [&](double done) {
+    bar.update(static_cast<int64_t>(100 * done));
+    return !interrupted();
+  };
+  if (options.out.ends_with(".gguf")) {
+    model::write_gguf(options.model, options.out, stream, {}, go_on);
+  } else {
+    model::write_folder(options.model, options.out, stream, blocks_as, go_on);
+  }
+  note(fmt::format("{}: written from {}", options.out, options.model));
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> setup_convert(CLI::App& app) {
+  const auto options = std::make_shared<ConvertOptions>();
+  app.add_option("model", options->model, "Model folder, .safetensors or .gguf")->required();
+  app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
+  add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16"},
+             "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); all else keeps its type");
+  options->machine.add_options(app);
+  return [options] { return run_convert(*options); };
+}
+
+}  // namespace carousel::cli

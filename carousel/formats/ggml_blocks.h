@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The element encodings of GGUF files: plain numbers, and blocks of 32 or 256 values that share scales. Decoding is by
+// whole blocks along a row; the layouts are those of the public format (little-endian, scales in IEEE half).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "carousel/core/dtype.h"
+
+namespace carousel::formats {
+
+/// One encoding. Pointers to it are into a static table and may be compared.
+struct GgmlType {
+  uint32_t id = 0;         // in files
+  const char* name = "";   // "Q4_K"
+  int64_t block = 1;       // values per block
+  size_t block_bytes = 0;  // bytes per block
+  /// Plain numbers: the dtype they are. Blocks: nothing.
+  std::optional<DType> plain = {};
+  /// One block to `block` values; nullptr where `plain` says how to read, or for an encoding that is only recognised.
+  void (*decode)(const uint8_t* block, float* out) = nullptr;
+
+  /// Bytes of `count` values, a multiple of block. Nothing on overflow.
+  std::optional<size_t> bytes_of(int64_t count) const;
+};
+
+/// nullptr: no such id. The result may be an encoding that this build cannot decode.
+const GgmlType* find_ggml_type(uint32_t id);
+/// By name, as in GgmlType::name; nullptr: unknown.
+const GgmlType* find_ggml_type(const std::string& name);
+/// That of a plain dtype; nullptr: GGUF has none.
+const GgmlType* ggml_type_of(DType dtype);
+/// "F32, F16, ...": what decode_ggml takes.
+std::string decodable_ggml_types();
+
+/// `count` values (a multiple of type.block) to f32. The source may have any alignment. Integers are not decoded.
+void decode_ggml(const GgmlType& type, const std::byte* source, int64_t count, float* out);
+/// f32 to F32, F16, BF16, Q8_0 or Q4_0 (core/quant_blocks.h chooses their scales); false for another type.
+bool encode_ggml(const GgmlType& type, const float* source, int64_t count, std::byte* out);
+
+}  // namespace carousel::formats

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "carousel/core/finite.h"
+#include "carousel/formats/ggml_blocks.h"
+#include "carousel/formats/safetensors.h"
+
+namespace carousel::formats {
+namespace {
+
+constexpr int64_t kPiece = 1 << 16;  // elements decoded at a time, a multiple of every block
+
+}  // namespace
+
+void TensorEntry::set_type(const GgmlType& type) {
+  dtype = type.plain.value_or(DType::kU8);
+  ggml = type.plain ? nullptr : &type;
+}
+
+std::string TensorEntry::type_name() const { return ggml != nullptr ? ggml->name : std::string(dtype_name(dtype)); }
+
+bool TensorEntry::is_weight() const {
+  if (ggml != nullptr) return ggml->decode != nullptr;
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+size_t TensorEntry::bytes_of(int64_t count) const {
+  if (ggml == nullptr) return static_cast<size_t>(count) * dtype_size(dtype);
+  CAROUSEL_ASSERT(count % ggml->block == 0);
+  return *ggml->bytes_of(count);
+}
+
+void TensorEntry::to_f32(const std::byte* source, int64_t count, float* out) const {
+  CAROUSEL_ASSERT(is_weight() && count >= 0);
+  if (ggml == nullptr) return widen(source, dtype, out, static_cast<size_t>(count));
+  decode_ggml(*ggml, source, count, out);
+}
+
+Tensor TensorEntry::view() const {
+  if (ggml != nullptr || reinterpret_cast<uintptr_t>(bytes) % dtype_size(dtype) != 0) return load();
+  return Tensor::over(file, bytes, shape, dtype);
+}
+
+Tensor TensorEntry::load() const {
+  if (ggml != nullptr) {
+    if (!is_weight()) fail(ErrorKind::kInput, "\"{}\": type {} cannot be decoded", name, type_name());
+    Tensor values(shape, DType::kF32);
+    to_f32(bytes, shape.count(), values.f32());
+    return values;
+  }
+  Tensor copy(shape, dtype);
+  if (size_bytes > 0) std::memcpy(copy.raw(), bytes, size_bytes);
+  return copy;
+}
+
+void TensorEntry::prefetch() const {
+  if (file) file->prefetch(bytes, size_bytes);
+}
+void TensorEntry::release() const {
+  if (file) file->release(bytes, size_bytes);
+}
+
+std::optional<int64_t> TensorEntry::first_not_finite() const {
+  if (ggml == nullptr || !is_weight()) return carousel::first_not_finite(bytes, dtype, shape.count());
+  std::vector<float> values(static_cast<size_t>(std::min(kPiece, shape.count())));
+  for (int64_t first = 0; first < shape.count(); first += kPiece) {
+    const int64_t count = std::min(kPiece, shape.count() - first);
+    to_f32(bytes + bytes_of(first), count, values.data());
+    const std::optional<int64_t> found = carousel::first_not_finite(values.data(), DType::kF32, count);
+    if (found) return first + *found;
+  }
+  return {};
+}
+
+}  // namespace carousel::formats

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <unordered_map>
+
+#include "carousel/core/error.h"
+#include "carousel/model/gguf/gguf.h"
+#include "carousel/model/gguf/rope.h"
+#include "carousel/model/load.h"
+
+namespace carousel::model {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::GgmlType;
+
+constexpr int64_t kPiece = int64_t{1} << 20;  // elements in flight
+constexpr size_t kMaxText = size_t{256} << 20;
+constexpr const char* kWidened[] = {"carousel.widened.bf16", "carousel.widened.f16"};  // tensors that were narrower
+
+// A model's files and where each of its parameters lies in them.
+struct Source {
+  ModelPath place;
+  formats::Checkpoint checkpoint;
+  ModelConfig config;
+  std::vector<ParamRecord> records;
+  std::vector<ParamPlace> places;  // as records
+};
+
+Source open_source(const std::string& path, const Stream& stream) {
+  ModelPath place = resolve(path);
+  if (place.weights.empty()) fail(ErrorKind::kInput, "{}: no weights to convert", path);
+  Source source{place, formats::Checkpoint::open(place.weights), {}, {}, {}};
+  source.config = read_model_config(source.place, &source.checkpoint);
+  ParamList list;
+  declare_params(source.config, list, place.config);
+  source.records = list.records();
+  CheckpointParams params(stream, source.checkpoint, spelling_of(source.config, &source.checkpoint, place.config),
+                          source.config, place.weights);
+  for (const ParamRecord& record : source.records) {
+    source.places.push_back(params.find(record.name, record.shape, record.init.kind == Init::Kind::kMask));
+  }
+  params.finish();
+  return source;
+}
+
+// One tensor to be written: the parameters it holds in order.
+struct Target {
+  std::string name;
+  Shape shape;
+  std::vector<size_t> records;
+  std::optional<Permutation> permuted;
+  const GgmlType* type = nullptr;
+};
+
+// Stored masks may be of bytes that GGUF has no type for; they are -1, 0 and 1 all the same.
+const GgmlType* type_of(const formats::TensorEntry& entry) {
+  const bool bytes = entry.dtype == DType::kU8 || entry.dtype == DType::kBool;
+  return entry.ggml != nullptr ? entry.ggml : formats::ggml_type_of(bytes ? DType::kI8 : entry.dtype);
+}
+
+// [D, 1, K] without its middle.
+Shape squeezed(const Shape& shape) {
+  Shape out;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] != 1 || i == 0 || i + 1 == shape.rank()) out.push_back(shape[i]);
+  }
+  return out;
+}
+
+std::vector<Target> targets_of(const Source& source, const Family& family, bool squeeze) {
+  std::vector<Target> out;
+  std::unordered_map<std::string, size_t> known;
+  std::unordered_map<std::string, int64_t> stacked;
+  for (size_t i = 0; i < source.records.size(); ++i) {
+    const ParamRecord& record = source.records[i];
+    const TensorSource place = family.sources(source.config, record.name).front();
+    const auto [it, fresh] = known.emplace(place.file_name, out.size());
+    if (fresh) out.push_back({place.file_name, record.shape, {}, place.permuted, nullptr});
+    Target& target = out[it->second];
+    target.records.push_back(i);
+    if (place.permuted) target.shape = place.permuted->stored;
+    if (place.stacked > 0) {
+      target.shape = Shape{place.stacked, record.shape[0], record.shape[1]};
+    } else if (!fresh) {
+      std::vector<int64_t> dims;
+      for (int d = 0; d < record.shape.rank(); ++d) dims.push_back(target.shape[d]);
+      dims[0] += record.shape[0];
+      target.shape = Shape(dims);
+    }
+    if (squeeze && !place.permuted) target.shape = squeezed(target.shape);
+  }
+  return out;
+}
+
+// The values of one parameter, in the block's order and in `type`, piece by piece of whole rows.
+void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlType& type,
+                const std::function<void(const std::byte*, size_t)>& put) {
+  const formats::TensorEntry& entry = *place.entry;
+  const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
+  const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
+  const int64_t count = record.shape.count(), row = record.shape[-1];
+  const int64_t piece = std::max<int64_t>(1, kPiece / row) * row;
+  const bool same = type_of(entry) == &type;
+  std::vector<float> wide(same ? 0 : static_cast<size_t>(std::min(piece, count)));
+  std::vector<std::byte> encoded(same ? 0 : *type.bytes_of(static_cast<int64_t>(wide.size())));
+  for (int64_t first = 0; first < count; first += piece) {
+    const int64_t part = std::min(piece, count - first);
+    const std::byte* const stored = values + entry.bytes_of(first);
+    if (same) {
+      put(stored, entry.bytes_of(part));
+    } else {
+      entry.to_f32(stored, part, wide.data());
+      CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), part, encoded.data()));
+      put(encoded.data(), *type.bytes_of(part));
+    }
+    if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(part));
+  }
+}
+
+// All bytes of a target, in pieces; in one piece where the file has another order than the block.
+void each_piece(const Source& source, const Target& target, const std::function<void(const std::byte*, size_t)>& put) {
+  for (const size_t i : target.records) {
+    if (!target.permuted) {
+      each_piece(source.records[i], source.places[i], *target.type, put);
+      continue;
+    }
+    std::vector<std::byte> whole;
+    each_piece(source.records[i], source.places[i], *target.type,
+               [&](const std::byte* bytes, size_t size) { whole.insert(whole.end(), bytes, bytes + size); });
+    const std::vector<std::byte> ordered =
+        to_file_order(*target.permuted, whole.data(), [&](int64_t count) { return *target.type->bytes_of(count); });
+    put(ordered.data(), ordered.size());
+  }
+}
+
+void step(const ConvertProgress& progress, size_t done, size_t all, const std::string& out) {
+  if (progress && !progress(static_cast<double>(done) / static_cast<double>(std::max<size_t>(1, all)))) {
+    fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
+  }
+}
+
+// Vectors, convolutions and routers are small, and other readers have them in F32 alone.
+bool widened_in_gguf(const ParamRecord& record) {
+  return record.shape.rank() != 2 || record.init.keep_f32 || record.name.ends_with(".router.weight");
+}
+
+const GgmlType* choose(const Source& source, const Target& target, bool keeps_all, const TypeOf& type) {
+  const ParamRecord& record = source.records[target.records.front()];
+  const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
+  if (!keeps_all && widened_in_gguf(record)) return formats::ggml_type_of(DType::kF32);
+  const GgmlType* chosen = type && record.shape.rank() == 2 ? type(record, entry) : nullptr;
+  const bool whole = chosen != nullptr && target.shape[-1] % chosen->block == 0;
+  return whole ? chosen : type_of(entry);
+}
+
+// The number llama.cpp's tools show a file's kind by: that of the type most values have.
+uint32_t file_type(const std::vector<Target>& targets) {
+  static constexpr std::pair<const char*, uint32_t> kKinds[] = {
+      {"F32", 0},   {"F16", 1},   {"Q4_0", 2},  {"Q4_1", 3},  {"Q8_0", 7},    {"Q5_0", 8},    {"Q5_1", 9}, {"Q2_K", 10},
+      {"Q3_K", 12}, {"Q4_K", 15}, {"Q5_K", 17}, {"Q6_K", 18}, {"IQ4_NL", 25}, {"IQ4_XS", 30}, {"BF16", 32}};
+  std::unordered_map<const GgmlType*, int64_t> counts;
+  for (const Target& target : targets) counts[target.type] += target.shape.count();
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  for (const auto& [name, number] : kKinds) {
+    if (most != counts.end() && std::string(name) == most->first->name) return number;
+  }
+  return 0;
+}
+
+std::string base_name(const Source& source) {
+  const fs::path path = fs::absolute(source.place.folder).lexically_normal();
+  const std::string name = path.filename().empty() ? path.parent_path().filename().string() : path.filename().string();
+  return name.empty() ? "model" : name;
+}
+
+// Of a GGUF file, or beside a published tokenizer; empty: none.
+std::string chat_template(const Source& source) {
+  constexpr const char* kKey = "tokenizer.chat_template";
+  if (source.checkpoint.gguf() != nullptr) return source.checkpoint.gguf()->values.value(kKey, "");
+  const std::string jinja = source.place.folder + "/chat_template.jinja";
+  if (fs::exists(jinja)) return read_text_file(jinja, kMaxText);
+  const std::string config = source.place.folder + "/tokenizer_config.json";
+  if (!fs::exists(config)) return "";
+  const Json json = read_json_file(config);
+  const bool plain = json.is_object() && json.contains("chat_template") && json["chat_template"].is_string();
+  return plain ? json["chat_template"].get<std::string>() : "";
+}
+
+// Its tokenizer.json; empty: none.
+std::string tokenizer_text(const Source& source) {
+  if (source.checkpoint.gguf() != nullptr) return gguf_tokenizer(*source.checkpoint.gguf(), source.place.weights);
+  const std::string path = source.place.folder + "/tokenizer.json";
+  return fs::exists(path) ? read_text_file(path, kMaxText) : "";
+}
+
+formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targets) {
+  formats::GgufKeys keys = gguf_keys(source.config, source.records);
+  keys.emplace_back("general.name", base_name(source));
+  keys.emplace_back("general.file_type", file_type(targets));
+  const auto in_blocks = [](const Target& target) { return target.type->block > 1; };
+  if (std::any_of(targets.begin(), targets.end(), in_blocks)) {
+    keys.emplace_back("general.quantization_version", uint32_t{2});
+  }
+  if (source.config.kind == ModelKind::kLanguage) {
+    const std::string text = tokenizer_text(source);
+    formats::GgufKeys more = text.empty() ? formats::GgufKeys{{"tokenizer.ggml.model", std::string("no_vocab")}}
+                                          : tokenizer_keys(text, source.config.vocab_size, source.config.source,
+                                                           source.place.folder + "/tokenizer.json");
+    keys.insert(keys.end(), more.begin(), more.end());
+    if (const std::string chat = chat_template(source); !chat.empty())
+      keys.emplace_back("tokenizer.chat_template", chat);
+  }
+  for (const DType narrow : {DType::kBF16, DType::kF16}) {
+    std::vector<std::string> names;
+    for (const Target& target : targets) {
+      const DType from = source.places[target.records.front()].entry->dtype;
+      if (target.type->plain == DType::kF32 && from == narrow) names.push_back(target.name);
+    }
+    if (!names.empty()) keys.emplace_back(kWidened[narrow == DType::kBF16 ? 0 : 1], names);
+  }
+  return keys;
+}
+
+// The divisors of Llama 3's rotation, for readers that know the tensor; nothing where the rotation is the plain one.
+std::vector<float> rope_tensor(const Source& source) {
+  for (const Sublayer& sublayer : source.config.sublayers) {
+    const Json& options = sublayer.options;
+    if (sublayer.block != "attention" || options.value("rope_type", "default") != "llama3") continue;
+    const Json parameters{{"factor", options.at("rope_factor")},
+                          {"low_freq_factor", options.at("rope_low_freq_factor")},
+                          {"high_freq_factor", options.at("rope_high_freq_factor")},
+                          {"original_max_position_embeddings", options.at("rope_original_max_position")}};
+    const int64_t heads = options.at("num_heads").get<int64_t>();
+    return rope_factors(parameters, options.at("rope_theta").get<double>(),
+                        options.value("head_dim", source.config.hidden_size / heads));
+  }
+  return {};
+}
+
+const char* torch_name(DType dtype) {
+  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+}
+
+// What a tensor of a folder is written in: its own dtype, the one it had before GGUF widened it, or `blocks_as`.
+DType folder_dtype(const Source& source, const Target& target, DType blocks_as) {
+  const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
+  if (entry.ggml != nullptr) return blocks_as;
+  for (const DType narrow : {DType::kBF16, DType::kF16}) {
+    const formats::GgufMetadata* gguf = source.checkpoint.gguf();
+    const formats::GgufArray* names = gguf == nullptr ? nullptr : gguf->array(kWidened[narrow == DType::kBF16 ? 0 : 1]);
+    if (names == nullptr || entry.dtype != DType::kF32) continue;
+    for (const std::string_view name : names->strings()) {
+      if (name == entry.name) return narrow;
+    }
+  }
+  return entry.dtype;
+}
+
+}  // namespace
+
+void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type,
+                const ConvertProgress& progress) {
+  const Source source = open_source(model, stream);
+  const bool own = gguf_architecture(source.config) == "carousel";
+  std::vector<Target> targets = targets_of(source, gguf_family(source.config.model_type), !own);
+  std::vector<formats::GgufTensorSpec> specs;
+  for (Target& target : targets) {
+    target.type = choose(source, target, own, type);
+    specs.push_back({target.name, target.type, target.shape});
+  }
+  const std::vector<float> rope = own ? std::vector<float>() : rope_tensor(source);
+  if (!rope.empty()) {
+    specs.push_back(
+        {"rope_freqs.weight", formats::ggml_type_of(DType::kF32), Shape{static_cast<int64_t>(rope.size())}});
+  }
+  formats::GgufWriter writer(out, all_keys(source, targets), specs);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    step(progress, i, targets.size(), out);
+    each_piece(source, targets[i],
+               [&](const std::byte* bytes, size_t size) { writer.write(targets[i].name, bytes, size); });
+  }
+  if (!rope.empty()) writer.write("rope_freqs.weight", rope.data(), rope.size() * sizeof(float));
+  step(progress, targets.size(), targets.size(), out);
+  writer.finish();
+}
+
+void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
+                  const ConvertProgress& progress) {
+  const Source source = open_source(model, stream);
+  std::vector<Target> targets = targets_of(source, find_family(source.config.model_type, source.place.config), false);
+  std::error_code error;
+  if (fs::exists(out) && (!fs::is_directory(out) || !fs::is_empty(out))) {
+    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", out);
+  }
+  if (fs::create_directories(out, error); error) fail(ErrorKind::kIo, "{}: cannot create: {}", out, error.message());
+  std::vector<formats::TensorSpec> specs;
+  for (Target& target : targets) {
+    const DType dtype = folder_dtype(source, target, blocks_as);
+    target.type = formats::ggml_type_of(dtype);
+    specs.push_back({target.name, dtype, target.shape});
+  }
+  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
+  for (size_t i = 0; i < targets.size(); ++i) {
+    step(progress, i, targets.size(), out);
+    Tensor values(specs[i].shape, specs[i].dtype);
+    auto* next = static_cast<std::byte*>(values.raw());
+    each_piece(source, targets[i], [&](const std::byte* bytes, size_t size) { next = std::copy_n(bytes, size, next); });
+    writer.write(specs[i].name, values);
+  }
+  step(progress, targets.size(), targets.size(), out);
+  writer.finish();
+  Json config = source.config.source;
+  if (source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
+    config["torch_dtype"] = torch_name(blocks_as);
+  }
+  write_text_file(out + "/config.json", config.dump(2) + "\n");
+  if (source.config.kind != ModelKind::kLanguage) return;
+  if (const std::string text = tokenizer_text(source); !text.empty()) write_text_file(out + "/tokenizer.json", text);
+  if (const std::string chat = chat_template(source); !chat.empty())
+    write_text_file(out + "/chat_template.jinja", chat);
+}
+
+}  // namespace carousel::model

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Llama 3's stretched rotary wavelengths, which GGUF holds as a tensor of divisors, one per pair: "rope_freqs.weight".
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "carousel/core/json.h"
+#include "carousel/formats/safetensors.h"
+
+namespace carousel::model {
+
+/// The divisors that config.json's "llama3" parameters mean, for heads of `dim`.
+std::vector<float> rope_factors(const Json& parameters, double theta, int64_t dim);
+
+/// Those parameters, from the keys `prefix` + "factor", "low_freq_factor", "high_freq_factor" and
+/// "original_context_length" if there (this project writes them), else solved for. Throws Error(kInput) when they do
+/// not give the tensor's divisors.
+Json read_rope_factors(const formats::TensorEntry& tensor, double theta, int64_t dim, Fields& keys,
+                       const std::string& prefix);
+
+}  // namespace carousel::model

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tokenizer.json to the keys "tokenizer.*" of a GGUF file.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+#include "carousel/core/error.h"
+#include "carousel/model/gguf/gguf.h"
+#include "carousel/model/gguf/vocabulary.h"
+
+namespace carousel::model {
+namespace {
+
+constexpr size_t kMaxTokens = size_t{1} << 24;
+
+// One component or the members of a Sequence, flat.
+Json steps_of(const Json& component, const char* list) {
+  Json out = Json::array();
+  if (!component.is_object()) return out;
+  if (component.value("type", "") != "Sequence") return Json::array({component});
+  for (const Json& member : component.value(list, Json::array())) {
+    for (const Json& step : steps_of(member, list)) out.push_back(step);
+  }
+  return out;
+}
+
+void set_defaults(Json& step, std::initializer_list<std::pair<const char*, Json>> defaults) {
+  for (const auto& [key, value] : defaults) {
+    if (!step.contains(key)) step[key] = value;
+  }
+}
+
+Json canonical_steps(const Json& component, const char* list, bool words) {
+  Json out = steps_of(component, list);
+  for (Json& step : out) {
+    const std::string type = step.value("type", "");
+    if (type == "ByteLevel") step.erase("trim_offsets");
+    if (type == "ByteLevel" && words) set_defaults(step, {{"add_prefix_space", true}, {"use_regex", true}});
+    if (type == "ByteLevel" && !words) step = {{"type", "ByteLevel"}};
+    if (type == "Split") set_defaults(step, {{"invert", false}});
+    if (type == "Digits") set_defaults(step, {{"individual_digits", false}});
+  }
+  return out;
+}
+
+struct Surround {
+  std::vector<int64_t> before, after;
+};
+
+// The ids around a text. What is no template of known shape leaves a mark that equals nothing.
+Surround surround_of(const Json& processor) {
+  Surround out;
+  for (const Json& step : steps_of(processor, "processors")) {
+    if (step.value("type", "") != "TemplateProcessing") continue;
+    bool behind = false;
+    for (const Json& piece : step.value("single", Json::array())) {
+      if (piece.contains("Sequence")) {
+        behind = true;
+        continue;
+      }
+      const auto name = piece.at("SpecialToken").at("id").get<std::string>();
+      for (const Json& id : step.at("special_tokens").at(name).at("ids")) {
+        (behind ? out.after : out.before).push_back(id.get<int64_t>());
+      }
+    }
+  }
+  return out;
+}
+
+std::string merge_text(const Json& merge) {
+  if (merge.is_string()) return merge.get<std::string>();
+  return merge.at(0).get<std::string>() + " " + merge.at(1).get<std::string>();
+}
+
+Json canonical_added(const Json& added, bool normalizes) {
+  Json out = Json::object();
+  for (const Json& token : added) {
+    const bool special = token.value("special", false);
+    out[token.at("content").get<std::string>()] = {token.at("id"),
+                                                   token.value("single_word", false),
+                                                   token.value("lstrip", false),
+                                                   token.value("rstrip", false),
+                                                   normalizes && token.value("normalized", !special),
+                                                   special};
+  }
+  return out;
+}
+
+Json canonical_model(const Json& model, const Json& added) {
+  Json vocab = model.value("vocab", Json::object());
+  for (const Json& token : added) vocab[token.at("content").get<std::string>()] = token.at("id");
+  Json merges = Json::array();
+  for (const Json& merge : model.value("merges", Json::array())) merges.push_back(merge_text(merge));
+  const auto text = [&](const char* key) {
+    const Json value = model.value(key, Json());
+    return value.is_string() ? value.get<std::string>() : std::string();
+  };
+  const bool unknown = !text("unk_token").empty();
+  return {{"vocab", vocab},
+          {"merges", merges},
+          {"unk_token", text("unk_token")},
+          {"affixes", {text("continuing_subword_prefix"), text("end_of_word_suffix")}},
+          {"fuse_unk", unknown && model.value("fuse_unk", false)},
+          {"byte_fallback", model.value("byte_fallback", false) && vocab.contains("<0x00>")},  // else without effect
+          {"ignore_merges", model.value("ignore_merges", false)}};
+}
+
+// Tokens by id, holes filled, with their types.
+void read_tokens(const Json& tokenizer, int64_t vocab_size, GgmlVocabulary& out, const std::string& where) {
+  std::map<size_t, std::pair<std::string, int64_t>> by_id;
+  const Json& model = tokenizer.at("model");
+  const bool bytes = model.value("byte_fallback", false);
+  const Json unknown = model.value("unk_token", Json());
+  for (const auto& [token, id] : model.at("vocab").items()) {
+    const bool byte = bytes && token.size() == 6 && token.starts_with("<0x") && token.ends_with('>');
+    by_id[id.get<size_t>()] = {token, byte ? GgmlVocabulary::kByte : GgmlVocabulary::kNormal};
+  }
+  for (const Json& token : tokenizer.value("added_tokens", Json::array())) {
+    const auto content = token.at("content").get<std::string>();
+    const int64_t type = unknown == content              ? GgmlVocabulary::kUnknown
+                         : token.value("special", false) ? GgmlVocabulary::kControl
+                                                         : GgmlVocabulary::kUserDefined;
+    by_id[token.at("id").get<size_t>()] = {content, type};
+  }
+  const size_t count = std::max(static_cast<size_t>(vocab_size), by_id.empty() ? 0 : by_id.rbegin()->first + 1);
+  if (count > kMaxTokens) fail(ErrorKind::kInput, "{}: {} ids, expected at most {}", where, count, kMaxTokens);
+  for (size_t id = 0; id < count; ++id) {
+    const auto found = by_id.find(id);
+    const bool hole = found == by_id.end();
+    out.tokens.push_back(hole ? fmt::format("[PAD{}]", id) : found->second.first);
+    out.types.push_back(hole ? int64_t{GgmlVocabulary::kUnused} : found->second.second);
+    if (unknown == out.tokens.back()) out.unknown = static_cast<int64_t>(id);
+  }
+}
+
+// Scores that put the merges in their order. Tokens whose merges lie among each other's had the same score.
+void read_scores(const std::vector<std::string>& merges, GgmlVocabulary& out) {
+  const auto made = [](const std::string& merge) {
+    const size_t space = merge.find(' ');
+    return merge.substr(0, space) + merge.substr(space + 1);
+  };
+  std::unordered_map<std::string, size_t> last, rank;
+  for (size_t i = 0; i < merges.size(); ++i) last[made(merges[i])] = i;
+  size_t group = 0, end = 0;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const std::string token = made(merges[i]);
+    if (i > end) ++group;
+    end = std::max(i > end ? i : end, last.at(token));
+    rank.emplace(token, group);
+  }
+  for (size_t id = 0; id < out.tokens.size(); ++id) {
+    const auto found = rank.find(out.tokens[id]);
+    const bool normal = out.types[id] == GgmlVocabulary::kNormal;
+    const size_t place = found != rank.end() ? found->second : ++group;
+    out.scores.push_back(normal ? -static_cast<float>(place) : 0.0F);
+  }
+}
+
+GgmlVocabulary vocabulary_of(const Json& tokenizer, int64_t vocab_size, const Json& config, const std::string& where) {
+  GgmlVocabulary out;
+  const Json& model = tokenizer.at("model");
+  const Json words = steps_of(tokenizer.value("pre_tokenizer", Json()), "pretokenizers");
+  const bool byte_level = !words.empty() && words.back().value("type", "") == "ByteLevel";
+  out.model = byte_level ? "gpt2" : model.value("byte_fallback", false) ? "llama" : "";
+  if (out.model.empty()) return out;
+  read_tokens(tokenizer, vocab_size, out, where);
+  std::vector<std::string> merges;
+  for (const Json& merge : model.at("merges")) merges.push_back(merge_text(merge));
+  if (byte_level) {
+    bool exact = false;
+    out.pre = pre_tokenizer_name(tokenizer, &exact);
+    out.merges = merges;
+  } else {
+    read_scores(merges, out);
+    if (merges_of_scores(out, where) != merges) out.merges = merges;
+    const Json first = steps_of(tokenizer.value("normalizer", Json()), "normalizers");
+    out.add_space_prefix = !first.empty() && first[0].value("type", "") == "Prepend";
+  }
+  const auto id = [&](const char* key) -> std::optional<int64_t> {
+    const Json value = config.value(key, Json());
+    const Json& one = value.is_array() && !value.empty() ? value[0] : value;
+    const bool fits = one.is_number_integer() && one >= 0 && one < static_cast<int64_t>(out.tokens.size());
+    return fits ? std::optional(one.get<int64_t>()) : std::nullopt;
+  };
+  out.bos = id("bos_token_id");
+  out.eos = id("eos_token_id");
+  const Surround around = surround_of(tokenizer.value("post_processor", Json()));
+  if (around.before.size() == 1) out.bos = around.before.front();
+  if (around.after.size() == 1) out.eos = around.after.front();
+  out.add_bos = around.before.size() == 1;
+  out.add_eos = around.after.size() == 1;
+  return out;
+}
+
+}  // namespace
+
+Json canonical_tokenizer(const Json& tokenizer) {
+  const Json normalizer = canonical_steps(tokenizer.value("normalizer", Json()), "normalizers", false);
+  const Json added = tokenizer.value("added_tokens", Json());
+  const Surround around = surround_of(tokenizer.value("post_processor", Json()));
+  return {{"normalizer", normalizer},
+          {"pre_tokenizer", canonical_steps(tokenizer.value("pre_tokenizer", Json()), "pretokenizers", true)},
+          {"decoder", canonical_steps(tokenizer.value("decoder", Json()), "decoders", false)},
+          {"surround", {around.before, around.after}},
+          {"added", canonical_added(added, !normalizer.empty())},
+          {"model", canonical_model(tokenizer.value("model", Json::object()), added)}};
+}
+
+formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t vocab_size, const Json& config,
+                                 const std::string& where) {
+  const Json tokenizer = parse_json(tokenizer_text, where);
+  const GgmlVocabulary vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
+  formats::GgufKeys keys;
+  const auto put = [&](const char* key, formats::GgufValue value) {
+    keys.emplace_back(std::string("tokenizer.") + key, std::move(value));
+  };
+  if (vocabulary.model.empty()) {
+    put("ggml.model", std::string("no_vocab"));
+    put("huggingface.json", tokenizer_text);
+    return keys;
+  }
+  put("ggml.model", vocabulary.model);
+  put("ggml.pre", vocabulary.pre.empty() ? std::string("default") : vocabulary.pre);
+  put("ggml.tokens", vocabulary.tokens);
+  put("ggml.token_type", std::vector<int32_t>(vocabulary.types.begin(), vocabulary.types.end()));
+  if (!vocabulary.scores.empty()) put("ggml.scores", vocabulary.scores);
+  if (!vocabulary.merges.empty() || vocabulary.model == "gpt2") put("ggml.merges", vocabulary.merges);
+  const auto put_id = [&](const char* key, const std::optional<int64_t>& id) {
+    if (id) put(key, static_cast<uint32_t>(*id));
+  };
+  put_id("ggml.bos_token_id", vocabulary.bos);
+  put_id("ggml.eos_token_id", vocabulary.eos);
+  put_id("ggml.unknown_token_id", vocabulary.unknown);
+  if (const Json pad = config.value("pad_token_id", Json());
+      pad.is_number_unsigned() && pad < vocabulary.tokens.size()) {
+    put("ggml.padding_token_id", pad.get<uint32_t>());
+  }
+  put("ggml.add_bos_token", *vocabulary.add_bos);
+  put("ggml.add_eos_token", *vocabulary.add_eos);
+  if (vocabulary.add_space_prefix) put("ggml.add_space_prefix", *vocabulary.add_space_prefix);
+  if (canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer)) {
+    put("huggingface.json", tokenizer_text);
+  }
+  return keys;
+}
+
+}  // namespace carousel::model

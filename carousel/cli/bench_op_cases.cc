@@ -9,6 +9,7 @@
 #include <cmath>
 #include <memory>
 
+#include "carousel/blocks/projection_wirings.h"
 #include "carousel/cli/bench_ops.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
@@ -17,6 +18,7 @@
 #include "carousel/ops/linear.h"
 #include "carousel/ops/mlstm.h"
 #include "carousel/ops/norm.h"
+#include "carousel/ops/params.h"
 #include "carousel/ops/short_conv.h"
 #include "carousel/ops/slstm.h"
 
@@ -34,6 +36,7 @@ struct Shapes {
   int64_t batch, rows, depth;
   const std::string& dtype;
   const Stream& stream;
+  int64_t sparsity = 0;
 
   int64_t all_rows() const { return batch * rows; }
 };
@@ -195,16 +198,30 @@ DType weight_dtype(const std::string& name) {
   return DType::kF32;
 }
 
+/// As a wiring of type "random" draws it; null for none.
+std::shared_ptr<const Mask> sparse_mask(int64_t rows, int64_t cols, int64_t percent) {
+  if (percent == 0) return nullptr;
+  const Json wiring = {{"type", "random"}, {"sparsity", static_cast<double>(percent) / 100}, {"seed", kSeed}};
+  Json section = {{"wiring", {{"weight", wiring}}}};
+  return blocks::ProjectionWirings(section, "bench").find("weight", "weight", rows, cols).mask;
+}
+
 OpCase linear_case(const Shapes& shapes) {
   const int64_t in = chosen(shapes.options.in, 4096), out = chosen(shapes.options.out, 4096), rows = shapes.all_rows();
   const DType dtype = weight_dtype(shapes.dtype);
   const double weights = static_cast<double>(in) * static_cast<double>(out);
   ring_of(weights * kF32);  // as they are drawn
-  Weight weight(out, in, dtype, Weight::Layout::kPanels);
+  Init init;
+  init.mask = sparse_mask(out, in, shapes.sparsity);
+  const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Device::kMeta);
   const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
   OpCase result;
   result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));
-  result.flops = 2 * static_cast<double>(rows) * weights;
+  if (init.mask) {
+    result.shape += fmt::format(" {}% masked", shapes.sparsity);
+    impose_mask(*init.mask, values.f32());
+  }
+  result.flops = 2 * static_cast<double>(rows) * (init.mask ? static_cast<double>(init.mask->live()) : weights);
   result.read_bytes = static_cast<double>(weight.size_bytes()) + kF32 * static_cast<double>(rows * in);
   result.written_bytes = kF32 * static_cast<double>(rows * out);
   result.ring = ring_of(result.read_bytes + result.written_bytes);
@@ -212,7 +229,7 @@ OpCase linear_case(const Shapes& shapes) {
   const auto work = std::make_shared<Work>();
   work->draw(result.ring, {rows, in});
   for (size_t i = 0; i < result.ring; ++i) {
-    work->weights.emplace_back(out, in, dtype, Weight::Layout::kPanels);
+    work->weights.push_back(weight_for(init, out, in, dtype, Weight::Layout::kPanels));
     work->weights.back().write_rows(shapes.stream, 0, out, values.raw(), DType::kF32);
   }
   result.run = [work, &stream = shapes.stream](size_t i) {
@@ -329,6 +346,10 @@ void refuse_other_flags(const OpOptions& options, const OpKind& kind) {
                                                    {"--in", options.in},
                                                    {"--out", options.out},
                                                    {"--taps", options.taps}};
+  if (options.op != "linear" && options.sparsity != std::vector<int64_t>{0}) {
+    fail(ErrorKind::kUsage, "--sparsity: got {} for --op {}, expected --op linear", fmt::join(options.sparsity, ","),
+         kind.name);
+  }
   for (const auto& [flag, value] : given) {
     const auto same = [flag = std::string_view(flag)](const char* name) { return flag == name; };
     if (value > 0 && std::none_of(kind.flags.begin(), kind.flags.end(), same)) {
@@ -356,7 +377,9 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
   for (const int64_t depth : options.op == "attention" ? depths : std::vector<int64_t>{0}) {
     for (const int64_t batch : options.batch) {
       for (const int64_t rows : options.rows.empty() ? kind->rows : options.rows) {
-        cases.push_back(kind->make({options, batch, rows, depth, dtype, stream}));
+        for (const int64_t sparsity : options.sparsity) {
+          cases.push_back(kind->make({options, batch, rows, depth, dtype, stream, sparsity}));
+        }
       }
     }
   }

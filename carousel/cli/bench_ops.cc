@@ -155,6 +155,7 @@ void OpOptions::add_options(CLI::App& app) {
   add("--value-dim", value_dim, "--op mlstm: width of a head's values (twice the keys')");
   add("--in", in, "--op linear, short_conv, norm: width (4096, 2048, 2048)");
   add("--out", out, "--op linear: width of the result (4096)");
+  add_integers(app, "--sparsity", sparsity, 0, 100, "--op linear: percent of the weights that a random wiring masks");
   add("--taps", taps, "--op short_conv: taps (3)");
 }
 

@@ -19,6 +19,7 @@ struct OpOptions {
   std::vector<int64_t> rows, batch{1};
   int64_t heads = 0, kv_heads = 0, head_dim = 0, value_dim = 0;  // 0: the op's default
   int64_t in = 0, out = 0, taps = 0;
+  std::vector<int64_t> sparsity{0};  // percent
   void add_options(CLI::App& app);
 };
 

@@ -72,6 +72,7 @@ TEST(Bench, AnOpBesideItsBound) {
       {"slstm --heads 2 --head-dim 16 --batch 1,3 --rows 8", {"B=1 T=8 H=2 d=16", "B=3 T=8 H=2 d=16"}},
       {"mlstm --heads 2 --head-dim 8", {"B=1 T=1 H=2 dk=8 dv=16", "B=1 T=512 H=2 dk=8 dv=16"}},
       {"linear --in 40 --out 33 --rows 1,5 --dtype bf16", {"N=1 K=40 M=33 BF16", "N=5 K=40 M=33 BF16"}},
+      {"linear --in 40 --out 33 --rows 1 --sparsity 0,90", {"N=1 K=40 M=33 F32", "N=1 K=40 M=33 F32 90% masked"}},
       {"short_conv --in 24 --taps 4 --rows 6", {"B=1 T=6 D=24 K=4"}},
       {"attention --heads 4 --head-dim 8 --rows 3 -d 0,70", {"B=1 T=3@0 H=4 G=1 d=8", "B=1 T=3@70 H=4 G=1 d=8"}},
       {"norm --in 50 --batch 2 --rows 2", {"N=4 D=50"}},
@@ -98,6 +99,9 @@ TEST(Bench, AnOpTakesItsOwnFlagsOnly) {
   EXPECT_EQ(other.status, 2);
   EXPECT_NE(other.err.find("--heads: got 4 for --op norm, expected only --rows, --batch, --in"), std::string::npos)
       << other.err;
+  const Ran masked = run_carousel("bench --op norm --sparsity 90");
+  EXPECT_EQ(masked.status, 2);
+  EXPECT_NE(masked.err.find("--sparsity: got 90 for --op norm, expected --op linear"), std::string::npos) << masked.err;
   const Ran unknown = run_carousel("bench --op gemm");
   EXPECT_EQ(unknown.status, 2);
   EXPECT_NE(unknown.err.find("--op: got \"gemm\", expected one of slstm, mlstm, linear"), std::string::npos)

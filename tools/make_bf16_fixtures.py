@@ -5,6 +5,10 @@
 Holds `ids` [1, T] and `logits` [1, T, V] (as transformers gives them: bf16, of xLSTM f32). The numeric profile `torch-bf16` is
 measured against it; expected.safetensors of the same folder has the float32 results.
 
+With --cache also OUT/<name>/expected_bf16_cache.safetensors: 150 tokens in one call with a cache, then 8 more one by
+one. There transformers' chunkwise mLSTM runs, all in bf16, and states are rounded after every call. `logits` holds every
+4th row and 16th column; `state.0.C` is layer 0's after the 150 tokens.
+
     pip install torch transformers safetensors
     python3 tools/make_bf16_fixtures.py OUT MODEL...      # writes OUT/<name of the model>/expected_bf16.safetensors
 """
@@ -33,6 +37,18 @@ def hooks(model, records):
             module.register_forward_hook(hook(name))
 
 
+def cached(model, folder):
+    ids = torch.randint(0, model.config.vocab_size, (1, 158), generator=torch.Generator().manual_seed(17))
+    with torch.no_grad():
+        output = model(ids[:, :150], use_cache=True)
+        cache, rows = output.cache_params, [output.logits]
+        state = cache.rnn_state[0][0].clone()
+        for t in range(150, 158):
+            rows.append(model(ids[:, t : t + 1], cache_params=cache, use_cache=True).logits)
+    logits = torch.cat(rows, 1)[:, ::4, ::16].contiguous()
+    save_file({"ids": ids, "logits": logits, "state.0.C": state}, folder / "expected_bf16_cache.safetensors")
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
     debug = "--modules" in sys.argv
@@ -51,6 +67,8 @@ def main():
         folder = out / pathlib.Path(path).name
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"ids": ids, "logits": logits.contiguous()}, folder / "expected_bf16.safetensors")
+        if "--cache" in sys.argv:
+            cached(model, folder)
         print(path, logits.dtype, tuple(logits.shape), model.config.model_type)
         if debug:
             save_file(records, folder / "modules.safetensors")

@@ -12,6 +12,7 @@ namespace carousel::blocks {
 namespace {
 
 constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxChunk = 65536;
 
 class Mlstm : public Block {
  public:
@@ -24,6 +25,7 @@ class Mlstm : public Block {
     const bool bias = options.boolean("use_bias", false);
     dims_.gate_soft_cap = optional_cap(options, "gate_soft_cap", 15.0);
     dims_.eps = static_cast<float>(options.number("eps", 0, 1, 1e-6));
+    dims_.call_chunk = options.integer("chunk_size", 1, kMaxChunk, dims_.call_chunk);
     head_norm_.eps = static_cast<float>(options.number("norm_eps", 0, 1, 1e-6));
     head_norm_.kind = options.choice("head_norm", {"layernorm", "rmsnorm"}, "layernorm") == "rmsnorm"
                           ? ops::Norm::Kind::kRms

@@ -3,7 +3,6 @@
 // outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: what
 // a file holds counts, the wiring only draws them afresh.
 #include <algorithm>
-#include <cmath>
 
 #include "carousel/blocks/block.h"
 #include "carousel/blocks/cell_params.h"
@@ -35,7 +34,7 @@ class NcpsLtc : public Block {
     cell_.outputs = wiring.output_dim;
     cell_.unfolds = options.integer("ode_unfolds", 1, 1000, 6);
     cell_.epsilon = static_cast<float>(options.number("epsilon", 0, 1, 1e-8));
-    implicit_ = options.boolean("implicit_param_constraints", true);
+    params_.implicit = options.boolean("implicit_param_constraints", true);
     read_cell(wiring, options, p.in("cell"));
     mixed_memory_ = options.boolean("mixed_memory", false);
     if (mixed_memory_) cell_.memory = read_mixed_memory(p.in("memory"), cell_.inputs, cell_.units);
@@ -57,11 +56,19 @@ class NcpsLtc : public Block {
   int64_t output_size() const override { return output_size_; }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
-    const Tensor y = ops::ltc(ctx, x, cell_, seqs, states);  // [N, M]
+    const Tensor y = run(ctx, x, seqs, states);  // [N, M]
     return out_.defined() ? ops::linear(ctx, y, {&out_}) : y;
   }
 
  private:
+  // A profile may constrain the parameters in another way; the cell of the model's own way is ready.
+  Tensor run(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const {
+    if (ctx.numerics.ltc == Numerics::Ltc{}) return ops::ltc(ctx, x, cell_, seqs, states);
+    ops::LtcCell cell = cell_;
+    ops::constrain(params_, ctx.numerics.ltc, cell);
+    return ops::ltc(ctx, x, cell, seqs, states);
+  }
+
   static Wiring read_wiring(Fields& options, int64_t inputs) {
     const std::string where = options.where() + ": \"wiring\"";
     if (!options.has("wiring")) {
@@ -74,49 +81,27 @@ class NcpsLtc : public Block {
     return make_wiring(options.object("wiring"), inputs, where);
   }
 
-  // P: softplus where constraints are implicit, else the value itself.
-  float constrained(float raw) const {
-    if (!implicit_) return raw;
-    const auto x = static_cast<double>(raw);
-    return static_cast<float>(x > 30 ? x : std::log1p(std::exp(x)));
-  }
-  Tensor constrained(const Tensor& raw) const {
-    Tensor out(raw.shape(), DType::kF32);
-    for (int64_t i = 0; i < raw.count(); ++i) out.f32()[i] = constrained(raw.f32()[i]);
-    return out;
-  }
-
   void read_cell(const Wiring& wiring, Fields& options, Params p) {
     const int64_t units = cell_.units;
-    const Tensor gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
-    const Tensor vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
-    const Tensor cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
-    cell_.recurrent = read_synapses(p, "", units, wiring.adjacency);
-    cell_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
+    params_.gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
+    params_.vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
+    params_.cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
+    params_.recurrent = read_synapses(p, "", units, wiring.adjacency);
+    params_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
     read_mapping(options, "input_mapping", p, "input", cell_.inputs, cell_.input_w, cell_.input_b);
     read_mapping(options, "output_mapping", p, "output", cell_.outputs, cell_.output_w, cell_.output_b);
-    if (gleak.raw() == nullptr) return;  // meta
-    for (Tensor* row : {&cell_.cm, &cell_.gleak, &cell_.gvleak}) {
-      *row = Tensor(Shape{ops::cell_pad(units)}, DType::kF32);
-      for (int64_t j = 0; j < row->count(); ++j) row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
-    }
-    for (int64_t j = 0; j < units; ++j) {
-      cell_.cm.f32()[j] = constrained(cm.f32()[j]);
-      cell_.gleak.f32()[j] = constrained(gleak.f32()[j]);
-      cell_.gvleak.f32()[j] = cell_.gleak.f32()[j] * vleak.f32()[j];
-    }
+    if (params_.gleak.raw() != nullptr) ops::constrain(params_, {}, cell_);  // not on meta
   }
 
-  ops::LtcSynapses read_synapses(Params& p, const std::string& prefix, int64_t sources,
-                                 const std::vector<int8_t>& signs) const {
+  ops::LtcParams::Synapses read_synapses(Params& p, const std::string& prefix, int64_t sources,
+                                         const std::vector<int8_t>& signs) const {
     const Shape shape{sources, cell_.units};
     const Tensor w = p.tensor(prefix + "w", shape, Init::range(0.001, 1.0));
     const Tensor mu = p.tensor(prefix + "mu", shape, Init::range(0.3, 0.8));
     const Tensor sigma = p.tensor(prefix + "sigma", shape, Init::range(3, 8));
     const Tensor erev = p.tensor(prefix + "erev", shape, Init::copied(signs_of(signs)));
     const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::copied(mask_of(signs)));
-    if (w.raw() == nullptr) return {};  // meta
-    return ops::LtcSynapses(constrained(w), mask, mu, sigma, erev);
+    return {w, mask, mu, sigma, erev};
   }
 
   static void read_mapping(Fields& options, const char* key, Params& p, const std::string& prefix, int64_t count,
@@ -126,8 +111,8 @@ class NcpsLtc : public Block {
     if (mapping == "affine") bias = p.tensor(prefix + "_b", Shape{count}, Init::constant(0));
   }
 
+  ops::LtcParams params_;
   ops::LtcCell cell_;
-  bool implicit_ = true;
   bool mixed_memory_ = false;
   int64_t output_size_ = 0;
   Weight out_;  // [proj_size, M] with bias, or empty

@@ -26,6 +26,7 @@ struct Command {
 
 std::function<int()> setup_bench(CLI::App& app);
 std::function<int()> setup_chat(CLI::App& app);
+std::function<int()> setup_compare(CLI::App& app);
 std::function<int()> setup_convert(CLI::App& app);
 std::function<int()> setup_eval(CLI::App& app);
 std::function<int()> setup_forecast(CLI::App& app);

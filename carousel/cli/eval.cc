@@ -17,6 +17,7 @@
 #include "carousel/core/json.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/load.h"
+#include "carousel/model/profile.h"
 
 namespace carousel::cli {
 namespace {
@@ -26,6 +27,7 @@ constexpr size_t kMaxTextBytes = size_t{4} << 30;
 
 struct EvalOptions {
   std::string model, text, lambada;
+  std::string profile = "native";
   int64_t window = 512;
   bool json = false;
   Machine machine;
@@ -174,9 +176,10 @@ int run_eval(EvalOptions& options) {
     fail(ErrorKind::kUsage, "eval: got nothing to evaluate, expected --text or --lambada");
   catch_interrupts();
   const Stream stream = options.machine.stream();
-  const model::Model model = model::load(options.model, stream);
+  const Numerics numerics = model::find_profile(options.profile);
+  const model::Model model = model::load(options.model, stream, model::ModelKind::kLanguage, numerics);
   for (const std::string& warning : model.warnings) note("warning: " + warning);
-  model::Runner runner(*model.lm, stream);
+  model::Runner runner(*model.lm, stream, *model.numerics);
   Json results = Json::object();
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);
   if (!options.lambada.empty() && !interrupted()) results["lambada"] = eval_lambada(options, model, runner);
@@ -198,6 +201,7 @@ std::function<int()> setup_eval(CLI::App& app) {
   app.add_option("--lambada", options->lambada, "JSON lines with \"text\": accuracy of the last word");
   add_integer(app, "--window", options->window, 1, kMaxWindow, "Predictions of a window; each starts from zero");
   app.add_flag("--json", options->json, "Results as JSON");
+  add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->machine.add_options(app);
   return [options] { return run_eval(*options); };
 }

@@ -14,6 +14,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
+#include "carousel/model/profile.h"
 
 namespace carousel::cli {
 namespace {
@@ -64,6 +65,7 @@ void add_sampler(CLI::App& app, generate::SamplerParams& sampler) {
 
 void GenerationOptions::add_model(CLI::App& app) {
   app.add_option("model", model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  add_profile(app, "--profile", profile, "How numbers are handled");
 }
 
 void GenerationOptions::add_sampling(CLI::App& app) {
@@ -80,7 +82,8 @@ void GenerationOptions::add_states(CLI::App& app) {
 }
 
 model::Model GenerationOptions::load(const Stream& stream) const {
-  model::Model loaded = model::load(model, stream);
+  const Numerics numerics = model::find_profile(profile);
+  model::Model loaded = model::load(model, stream, model::ModelKind::kLanguage, numerics);
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   return loaded;
 }

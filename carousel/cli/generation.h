@@ -19,12 +19,14 @@ namespace carousel::cli {
 /// Options of `generate` and `chat`. It must outlive the parse.
 struct GenerationOptions {
   std::string model, save_state, load_state;
+  std::string profile = "native";
   int64_t predict = -1;
   int64_t seed = -1;
   generate::SamplerParams sampler;
   std::vector<std::string> stop;
   Machine machine;
 
+  /// The model, and --profile.
   void add_model(CLI::App& app);
   /// -n, --seed, the sampler's and --stop.
   void add_sampling(CLI::App& app);

@@ -12,6 +12,7 @@
 #include "carousel/core/dtype.h"
 #include "carousel/core/error.h"
 #include "carousel/model/load.h"
+#include "carousel/model/profile.h"
 
 namespace carousel::cli {
 namespace {
@@ -19,6 +20,7 @@ namespace {
 struct InitOptions {
   std::string config, out;
   std::string dtype = "f32";
+  std::string profile = "native";
   int64_t seed = 0;
 };
 
@@ -30,7 +32,8 @@ int run_init(const InitOptions& options) {
     bar.update(static_cast<int64_t>(100 * done));
     return !interrupted();
   };
-  model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out, go_on);
+  model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out, go_on,
+                           model::find_profile(options.profile));
   note(fmt::format("{}: initialised from seed {}", options.out, options.seed));
   return 0;
 }
@@ -43,6 +46,7 @@ std::function<int()> setup_init(CLI::App& app) {
   app.add_option("--out", options->out, "Folder to write; must be new or empty")->required();
   add_integer(app, "--seed", options->seed, 0, std::numeric_limits<int64_t>::max(), "Seed; values depend on it alone");
   add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16"}, "Type the weights are stored in");
+  add_profile(app, "--profile", options->profile, "Whose initial values are drawn");
   return [options] { return run_init(*options); };
 }
 

@@ -26,6 +26,7 @@ namespace {
 constexpr Command kCommands[] = {
     {"bench", "Measure prompt and decode speed, and the machine's own bounds", setup_bench},
     {"chat", "Talk with a model: turns, branches, steps back", setup_chat},
+    {"compare", "How far two numeric profiles drift apart, block by block", setup_compare},
     {"convert", "A model to GGUF, or from GGUF to safetensors", setup_convert},
     {"eval", "Likelihood of a text, last-word accuracy", setup_eval},
     {"forecast", "Quantiles of what comes next in a CSV's series", setup_forecast},

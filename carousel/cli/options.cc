@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "carousel/model/profile.h"
 
 namespace carousel::cli {
 namespace {
@@ -95,6 +96,12 @@ CLI::Option* add_integers(CLI::App& app, const std::string& names, std::vector<i
                       begin = end + 1;
                     }
                   });
+}
+
+CLI::Option* add_profile(CLI::App& app, const std::string& names, std::string& value, const std::string& help) {
+  const std::string list = fmt::format("{}", fmt::join(model::profile_names(), ", "));
+  return add_text(app, names, fmt::format("{} ({}, or a JSON file)", help, list), "NAME", value,
+                  [&value](const std::string& text) { value = text; });
 }
 
 }  // namespace carousel::cli

@@ -23,6 +23,9 @@ CLI::Option* add_choice(CLI::App& app, const std::string& names, std::string& va
 CLI::Option* add_integers(CLI::App& app, const std::string& names, std::vector<int64_t>& values, int64_t min,
                           int64_t max, const std::string& help);
 
+/// A numeric profile, by name or file; the help names those there are.
+CLI::Option* add_profile(CLI::App& app, const std::string& names, std::string& value, const std::string& help);
+
 /// Throws Error(kUsage) unless `text` is an integer in [min, max]. `option` begins the message.
 int64_t parse_integer(const std::string& option, const std::string& text, int64_t min, int64_t max);
 /// The same for a finite number.

@@ -18,12 +18,14 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/csv.h"
 #include "carousel/formats/npy.h"
 #include "carousel/model/load.h"
+#include "carousel/model/profile.h"
 #include "carousel/model/saved_state.h"
 
 namespace carousel::cli {
@@ -35,6 +37,7 @@ constexpr const char* kLastColumn = "last";
 
 struct PredictOptions {
   std::string model, input, timespans, output, save_state, load_state;
+  std::string profile = "native";
   Machine machine;
 };
 
@@ -137,7 +140,7 @@ void print(const std::string& text) {
 class Prediction {
  public:
   Prediction(const PredictOptions& options, const model::Model& model, const Stream& stream)
-      : options_(options), model_(model), predictor_(*model.regressor, stream) {
+      : options_(options), model_(model), predictor_(*model.regressor, stream, *model.numerics) {
     if (!options.load_state.empty()) state_ = model::load_state(options.load_state, model).state;
   }
 
@@ -306,7 +309,8 @@ void check_options(const PredictOptions& options) {
 int run_predict(PredictOptions& options) {
   check_options(options);
   const Stream stream = options.machine.stream();
-  const model::Model model = model::load(options.model, stream, model::ModelKind::kRegressor);
+  const Numerics numerics = model::find_profile(options.profile);
+  const model::Model model = model::load(options.model, stream, model::ModelKind::kRegressor, numerics);
   for (const std::string& warning : model.warnings) note(fmt::format("warning: {}", warning));
   Prediction prediction(options, model, stream);
   catch_interrupts();
@@ -327,6 +331,7 @@ std::function<int()> setup_predict(CLI::App& app) {
   app.add_option("--output", options->output, "File for the result, .npy or .csv (default: stdout, as CSV)");
   app.add_option("--save-state", options->save_state, "File for the state after the last row");
   app.add_option("--load-state", options->load_state, "State to go on from");
+  add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->machine.add_options(app);
   return [options] { return run_predict(*options); };
 }

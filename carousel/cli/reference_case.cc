@@ -50,12 +50,12 @@ std::vector<std::string> logits_names(const std::string& suffix) {
 
 class Case {
  public:
-  Case(const std::string& folder, const Stream& stream)
+  Case(const std::string& folder, const Stream& stream, const Numerics& numerics)
       : folder_(folder),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
-        model_(model::load(folder, stream)),
-        runner_(*model_.lm, stream) {}
+        model_(model::load(folder, stream, model::ModelKind::kLanguage, numerics)),
+        runner_(*model_.lm, stream, *model_.numerics) {}
 
   std::vector<Comparison> compare();
 
@@ -376,8 +376,11 @@ void fold(Comparison& out, const float* got, const float* want, size_t count, co
   }
 }
 
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream) {
-  if (is_forecast_case(folder)) return compare_forecast_case(folder, stream);
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics) {
+  if (is_forecast_case(folder)) {
+    if (numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
+    return compare_forecast_case(folder, stream);
+  }
   if (const std::optional<std::string> reason = unknown_model(folder)) {
     const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     std::vector<Comparison> skipped;
@@ -386,8 +389,8 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     }
     return skipped;
   }
-  if (is_regressor_case(folder)) return compare_regressor_case(folder, stream);
-  return Case(folder, stream).compare();
+  if (is_regressor_case(folder)) return compare_regressor_case(folder, stream, numerics);
+  return Case(folder, stream, numerics).compare();
 }
 
 }  // namespace carousel::cli

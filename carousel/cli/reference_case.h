@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "carousel/core/stream.h"
+#include "carousel/ops/numerics.h"
 
 namespace carousel::cli {
 
@@ -24,7 +25,7 @@ struct Comparison {
 /// note of a failure.
 void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
 
-/// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream);
+/// Compares everything in the folder, run as `numerics` says. Throws Error(kInput, kIo) for a malformed case.
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics);
 
 }  // namespace carousel::cli

@@ -24,11 +24,11 @@ struct Computed {
 
 class RegressorCase {
  public:
-  RegressorCase(const std::string& folder, const Stream& stream)
+  RegressorCase(const std::string& folder, const Stream& stream, const Numerics& numerics)
       : where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
-        model_(model::load(folder, stream, model::ModelKind::kRegressor)),
-        predictor_(*model_.regressor, stream),
+        model_(model::load(folder, stream, model::ModelKind::kRegressor, numerics)),
+        predictor_(*model_.regressor, stream, *model_.numerics),
         x_(floats("x", Shape{-1, -1, model_.regressor->input_size()})) {
     if (expected_.find("timespans") != nullptr) elapsed_ = floats("timespans", Shape{x_.dim(0), x_.dim(1)});
   }
@@ -210,8 +210,9 @@ bool is_regressor_case(const std::string& folder) {
   return model::parse_config(model::read_config(path), path).kind == model::ModelKind::kRegressor;
 }
 
-std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream) {
-  return RegressorCase(folder, stream).compare();
+std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream,
+                                               const Numerics& numerics) {
+  return RegressorCase(folder, stream, numerics).compare();
 }
 
 }  // namespace carousel::cli

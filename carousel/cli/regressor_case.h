@@ -12,6 +12,7 @@ namespace carousel::cli {
 /// Whether the folder's config describes such a model.
 bool is_regressor_case(const std::string& folder);
 /// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream);
+std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream,
+                                               const Numerics& numerics);
 
 }  // namespace carousel::cli

@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/reference_case.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/profile.h"
 
 namespace carousel::cli {
 namespace {
@@ -27,6 +29,7 @@ constexpr int kMalformed = 2;
 
 struct VerifyOptions {
   std::vector<std::string> cases;
+  std::string profile = "native";
   bool json = false;
   bool strict = false;
   Machine machine;
@@ -79,13 +82,14 @@ int judge(const std::vector<Comparison>& comparisons, bool strict) {
 }
 
 int run_verify(VerifyOptions& options) {
+  const Numerics numerics = model::find_profile(options.profile);
   const Stream stream = options.machine.stream();
   int worst = kAgrees;
   Json results = Json::array();
   for (const std::string& folder : options.cases) {
     int status = kMalformed;
     try {
-      const std::vector<Comparison> comparisons = compare_case(folder, stream);
+      const std::vector<Comparison> comparisons = compare_case(folder, stream, numerics);
       status = judge(comparisons, options.strict);
       if (options.json)
         results.push_back(to_json(folder, comparisons, status));
@@ -112,6 +116,7 @@ std::function<int()> setup_verify(CLI::App& app) {
       ->required();
   app.add_flag("--json", options->json, "Results as JSON");
   app.add_flag("--strict", options->strict, "Also fail where a tensor had to be skipped");
+  add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->machine.add_options(app);
   return [options] { return run_verify(*options); };
 }

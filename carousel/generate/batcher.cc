@@ -86,7 +86,8 @@ struct Batcher::Sequence {
   std::vector<TokenLogprob> top;  // of the last token
 };
 
-Batcher::Batcher(const model::Model& model, const Stream& stream) : model_(model), runner_(*model.lm, stream) {
+Batcher::Batcher(const model::Model& model, const Stream& stream)
+    : model_(model), runner_(*model.lm, stream, *model.numerics) {
   if (!model.tokenizer) return;
   sampleable_.resize(static_cast<size_t>(model.lm->vocab_size()));
   for (size_t id = 0; id < sampleable_.size(); ++id) {

@@ -26,7 +26,7 @@ Tensor Lm::forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const State
 
 Tensor Lm::logits(Ctx& ctx, const Tensor& hidden) const {
   Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
-  if (logit_soft_cap_ > 0) ops::soft_cap(ctx, logits, logit_soft_cap_);
+  if (logit_soft_cap_ > 0) ops::soft_cap(ctx, logits, logit_soft_cap_, ctx.numerics.logit_soft_cap);
   return logits;
 }
 

@@ -13,6 +13,8 @@
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"
+#include "carousel/model/profile.h"
+#include "carousel/model/rounded_params.h"
 
 namespace carousel::model {
 namespace {
@@ -111,7 +113,9 @@ struct FileTensor {
   std::optional<Permutation> permuted;
 };
 
-std::vector<FileTensor> file_tensors(const ModelConfig& config, const std::vector<ParamRecord>& records, DType dtype) {
+std::vector<FileTensor> file_tensors(const ModelConfig& config, std::vector<ParamRecord> records, DType dtype,
+                                     const Numerics& numerics) {
+  for (ParamRecord& record : records) record.init = drawn_by(numerics, record.name, record.init);
   const Family family = find_family(config.model_type, "init");
   std::vector<FileTensor> out;
   for (const ParamRecord& record : records) {
@@ -264,7 +268,7 @@ ModelShape declare_params(const ModelConfig& config, ParamSource& source, const 
   return {Lm(config, source, where).state_layout(), 0};
 }
 
-Model load(const std::string& path, const Stream& stream, ModelKind kind) {
+Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     const bool config_alone = !fs::is_directory(path);
@@ -275,17 +279,20 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind) {
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
   check_memory(held_bytes(checkpoint), place.weights);
   Model model;
+  model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights);
+  RoundedParams rounded(params, stream, numerics.parameters);
+  ParamSource& source = numerics.parameters == DType::kF32 ? static_cast<ParamSource&>(params) : rounded;
   if (kind == ModelKind::kLanguage) {
-    model.lm = std::make_unique<Lm>(model.config, params, place.config);
+    model.lm = std::make_unique<Lm>(model.config, source, place.config);
   } else if (kind == ModelKind::kForecaster) {
-    model.forecaster = std::make_unique<Forecaster>(model.config, params, place.config);
+    model.forecaster = std::make_unique<Forecaster>(model.config, source, place.config);
   } else {
-    model.regressor = std::make_unique<Regressor>(model.config, params, place.config);
+    model.regressor = std::make_unique<Regressor>(model.config, source, place.config);
   }
   for (const std::string& name : params.finish()) {
     model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
@@ -332,7 +339,7 @@ void check_memory(size_t needed_bytes, const std::string& where) {
 }
 
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
-                       const std::function<bool(double)>& progress) {
+                       const std::function<bool(double)>& progress, const Numerics& numerics) {
   const ModelPath place = resolve(config_path);
   if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a config.json", place.config);
   const ModelConfig config = read_model_config(place, nullptr);
@@ -345,7 +352,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   }
   if (fs::create_directories(out, error); error) fail(ErrorKind::kIo, "{}: cannot create: {}", out, error.message());
   std::vector<formats::TensorSpec> specs;
-  const std::vector<FileTensor> tensors = file_tensors(config, list.records(), dtype);
+  const std::vector<FileTensor> tensors = file_tensors(config, list.records(), dtype, numerics);
   for (const FileTensor& tensor : tensors) specs.push_back(tensor.spec);
   formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
   double done = 0;

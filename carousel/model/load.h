@@ -13,6 +13,7 @@
 #include "carousel/model/forecaster.h"
 #include "carousel/model/lm.h"
 #include "carousel/model/regressor.h"
+#include "carousel/ops/numerics.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::model {
@@ -27,6 +28,8 @@ struct Model {
   std::vector<int32_t> end_tokens;           // generation stops after any of these
   std::string fingerprint;                   // of config and weights; saved states carry it
   std::vector<std::string> warnings;
+  // How it is run; the shipped native profile is nobody's to free.
+  std::shared_ptr<const Numerics> numerics{std::shared_ptr<const Numerics>(), &Numerics::native()};
 
   /// The tokenizer. Throws Error(kInput) saying what is missing.
   const text::Tokenizer& text() const;
@@ -37,7 +40,8 @@ struct Model {
 
 /// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it, or a model
 /// of another kind than the caller can use.
-Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage);
+Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
+           const Numerics& numerics = Numerics::native());
 
 /// Asks `source` for every parameter of the model that a config describes, in its constructor's order; returns its
 /// state's layout and, of a regressor, the width of its output.
@@ -78,11 +82,11 @@ ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint*
 Json read_config(const std::string& path);
 
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
-/// `dtype`. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be written.
-/// `progress`, if any, is told the share done before every tensor and stops the work by returning false; then, as on
-/// any error, no model is left behind and Error(kCancelled) is thrown.
+/// `dtype`, drawn as `numerics` says. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be
+/// written. `progress`, if any, is told the share done before every tensor and stops the work by returning false; then,
+/// as on any error, no model is left behind and Error(kCancelled) is thrown.
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
-                       const std::function<bool(double)>& progress = {});
+                       const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 
 /// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way.
 void check_memory(size_t needed_bytes, const std::string& where);

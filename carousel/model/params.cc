@@ -116,6 +116,10 @@ void draw_values(const ParamRecord& record, uint64_t seed, float* out) {
   }
   for (int64_t i = 0; i < count; ++i) {
     double value = init.a;
+    if (init.kind == Init::Kind::kSigns) {
+      value = rng.uniform() < init.a ? 1 : -1;
+      if (init.values != nullptr && (*init.values)[static_cast<size_t>(i)] == 0) value = 0;
+    }
     if (init.kind == Init::Kind::kNormal) value = init.a * rng.normal();
     if (init.kind == Init::Kind::kUniform) value = init.b + init.a * (2 * rng.uniform() - 1);
     if (init.kind == Init::Kind::kLinspace && count > 1) {

@@ -48,7 +48,7 @@ Tensor Predictor::forward(const Tensor& x, const Tensor& elapsed, std::span<Stat
   }
   check_values(x, elapsed);
   seqs_.dt = elapsed;
-  Ctx ctx{stream_, arena_};
+  Ctx ctx{stream_, arena_, numerics_};
   states_.bind(regressor_.state_layout(), states, lengths);
   Tensor y = regressor_.forward(ctx, x, seqs_, &states_);
   states_.advance(lengths);

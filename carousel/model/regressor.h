@@ -30,8 +30,9 @@ class Regressor {
 /// One thread's way through a regressor, as Runner is for a language model.
 class Predictor {
  public:
-  /// Both must outlive the predictor. Not for use by two threads at once.
-  Predictor(const Regressor& regressor, const Stream& stream) : regressor_(regressor), stream_(stream) {}
+  /// All must outlive the predictor. Not for use by two threads at once.
+  Predictor(const Regressor& regressor, const Stream& stream, const Numerics& numerics = Numerics::native())
+      : regressor_(regressor), stream_(stream), numerics_(numerics) {}
 
   /// The next lengths[s] rows of every sequence s, laid end to end in x [N, I]; every state moves on by its length.
   /// elapsed [N] f32: time before each row, 0 or more; empty: 1 everywhere. Returns [N, O], valid until dropped. Throws
@@ -44,6 +45,7 @@ class Predictor {
  private:
   const Regressor& regressor_;
   const Stream& stream_;
+  const Numerics& numerics_;
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;

@@ -26,7 +26,7 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> 
   lay_out(tokens, lengths);
   seqs_.pos.clear();
   for (const State* state : states) seqs_.pos.push_back(state->pos());
-  Ctx ctx{stream_, arena_};
+  Ctx ctx{stream_, arena_, numerics_, observer_};
   states_.bind(lm_.state_layout(), states, lengths);
   const Tensor hidden = lm_.forward(ctx, tokens_, seqs_, &states_);
   states_.advance(lengths);
@@ -37,7 +37,7 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> 
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
   lay_out(tokens, lengths);
   seqs_.pos.assign(lengths.size(), 0);
-  Ctx ctx{stream_, arena_};
+  Ctx ctx{stream_, arena_, numerics_, observer_};
   return lm_.forward(ctx, tokens_, seqs_, nullptr);
 }
 
@@ -60,7 +60,7 @@ Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std:
 }
 
 Tensor Runner::logits(const Tensor& hidden) {
-  Ctx ctx{stream_, arena_};
+  Ctx ctx{stream_, arena_, numerics_, observer_};
   return lm_.logits(ctx, hidden);
 }
 

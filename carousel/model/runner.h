@@ -16,8 +16,9 @@ constexpr int64_t kPrefillRows = 512;
 
 class Runner {
  public:
-  /// Both must outlive the runner. Not for use by two threads at once.
-  Runner(const Lm& lm, const Stream& stream) : lm_(lm), stream_(stream) {}
+  /// All must outlive the runner. Not for use by two threads at once.
+  Runner(const Lm& lm, const Stream& stream, const Numerics& numerics = Numerics::native())
+      : lm_(lm), stream_(stream), numerics_(numerics) {}
 
   /// The next lengths[s] tokens of every sequence s, laid end to end in `tokens`; every state moves on by its length.
   /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed
@@ -36,12 +37,16 @@ class Runner {
   Arena& arena() { return arena_; }
   const Stream& stream() const { return stream_; }
   const Lm& lm() const { return lm_; }
+  /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
+  void observe(Observer* observer) { observer_ = observer; }
 
  private:
   void lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
 
   const Lm& lm_;
   const Stream& stream_;
+  const Numerics& numerics_;
+  Observer* observer_ = nullptr;
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;

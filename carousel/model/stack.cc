@@ -7,6 +7,7 @@
 
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::model {
 namespace {
@@ -49,23 +50,41 @@ Stack::Stack(const ModelConfig& config, const Params& params, const std::string&
     residual.post_norm = make_norm(sublayer.post_norm, p.in("post_norm"), width_);
     const std::vector<StateSpec> specs = residual.block->state();
     residual.has_state = !specs.empty();
+    for (const StateSpec& spec : specs) residual.fixed_counts.push_back(spec.per_token ? 0 : spec.shape.count());
     residual.first_state = layout_.add(std::to_string(sublayer.layer), specs);
     residuals_.push_back(std::move(residual));
   }
   out_norm_ = make_norm(config.final_norm, params.in("out_norm"), width_);
 }
 
+void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& states, const Seqs& seqs) {
+  const LayerStates layer = states.layer(residual.first_state);
+  for (size_t i = 0; i < residual.fixed_counts.size(); ++i) {
+    const int64_t count = residual.fixed_counts[i];
+    for (int64_t s = 0; s < seqs.batch() && count > 0; ++s) {
+      if (seqs.length(s) == 0) continue;
+      ops::round_to(ctx, View{layer.fixed(s, i), count}, 1, count, ctx.numerics.states);
+    }
+  }
+}
+
 Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const {
   Tensor y;  // branch output not yet added to x
+  size_t done = 0;
   for (const Residual& residual : residuals_) {
     const ops::AddNorm in = ops::add_norm(ctx, x, y, residual.norm);  // x + y and its norm, one kernel
     x = in.sum;
+    if (ctx.observer != nullptr) ctx.observer->residual(done, x);
+    ++done;
     const bool keeps = states != nullptr && residual.has_state;
     y = residual.block->forward(ctx, in.normed, seqs, keeps ? states->layer(residual.first_state) : LayerStates());
     if (residual.post_norm.kind != ops::Norm::Kind::kNone) y = ops::add_norm(ctx, y, {}, residual.post_norm).normed;
     if (!residual.adds) x = std::exchange(y, Tensor());
+    if (keeps && ctx.numerics.states != DType::kF32) round_states(ctx, residual, *states, seqs);
   }
-  return ops::add_norm(ctx, x, y, out_norm_).normed;
+  const ops::AddNorm out = ops::add_norm(ctx, x, y, out_norm_);
+  if (ctx.observer != nullptr) ctx.observer->residual(done, out.sum);
+  return out.normed;
 }
 
 }  // namespace carousel::model

@@ -28,7 +28,9 @@ class Stack {
     std::unique_ptr<blocks::Block> block;
     size_t first_state = 0;  // entry of the layout
     bool has_state = false;
+    std::vector<int64_t> fixed_counts;  // elements of each state tensor of fixed size, 0 for those in pages
   };
+  static void round_states(Ctx& ctx, const Residual& residual, const StateBatch& states, const Seqs& seqs);
   std::vector<Residual> residuals_;
   ops::Norm out_norm_;
   StateLayout layout_;

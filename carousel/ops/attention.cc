@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/ops/attention.h"
 
+#include <algorithm>
+
 namespace carousel::ops {
 namespace {
 
@@ -90,6 +92,20 @@ void list_sequences(const AttentionDims& dims, const Seqs& seqs, LayerStates sta
   }
 }
 
+bool casts(const Numerics& numerics) {
+  return numerics.activations != DType::kF32 || numerics.attention != Numerics::Attention{} ||
+         numerics.norm != Numerics::Norm{};
+}
+
+int64_t scratch_floats(const AttentionDims& dims, const Seqs& seqs, bool cast) {
+  if (!cast) return attention_scratch_floats(dims.head_dim);
+  int64_t keys = 0;
+  for (int64_t s = 0; s < seqs.batch(); ++s) {
+    keys = std::max(keys, seqs.pos[static_cast<size_t>(s)] + seqs.length(s));
+  }
+  return cast_attention_scratch_floats(dims.head_dim, keys);
+}
+
 }  // namespace
 
 Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states) {
@@ -100,10 +116,11 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
 
   ScratchPages pages;
   if (states.empty()) pages = make_pages(ctx, dims, seqs);
+  const bool cast = casts(ctx.numerics);
   const bool rotate = dims.inv_freq.defined();
   const int64_t rotary = rotate ? 2 * dims.inv_freq.dim(0) : 0;
   const Tensor cos_sin = rotate ? ctx.arena.empty({rows, rotary}) : Tensor();
-  const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), attention_scratch_floats(d)});
+  const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), scratch_floats(dims, seqs, cast)});
   const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(AttentionSequence))}, DType::kU8);
 
   AttentionArgs args = {};
@@ -124,7 +141,13 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
   args.scratch = scratch.f32();
   args.scratch_floats = scratch.dim(1);
   list_sequences(dims, seqs, states, pages, static_cast<AttentionSequence*>(list.raw()), &args);
-  kernels::attention(ctx.stream, args);
+  const Numerics& numerics = ctx.numerics;
+  if (cast) {
+    kernels::cast_attention(
+        ctx.stream, {args, numerics.norm, numerics.activations, numerics.attention.rotary, numerics.attention.scores});
+  } else {
+    kernels::attention(ctx.stream, args);
+  }
   return out;
 }
 

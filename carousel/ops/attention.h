@@ -60,6 +60,18 @@ constexpr int64_t attention_scratch_floats(int64_t head_dim) {
   return kAttentionRows * (2 * ((head_dim + 15) / 16 * 16) + kPageRows);
 }
 
+/// The same as a profile of a narrower implementation has it.
+struct CastAttentionArgs {
+  AttentionArgs attention;
+  Numerics::Norm rule;
+  DType activations, rotary, scores;
+};
+/// Floats of scratch memory one of its threads needs, for `keys` keys at most.
+constexpr int64_t cast_attention_scratch_floats(int64_t head_dim, int64_t keys) {
+  return 2 * head_dim + (keys + kPageRows) / 16 * 16 + kPageRows;
+}
+
 }  // namespace carousel::ops
 
 KERNEL(attention, ops::AttentionArgs);
+KERNEL(cast_attention, ops::CastAttentionArgs);

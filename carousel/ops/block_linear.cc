@@ -5,6 +5,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/linear.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 namespace {
@@ -88,12 +89,14 @@ void block_linear(Ctx& ctx, View x, int64_t rows, std::initializer_list<BlockPar
   check_parts(x, parts, y);
   if (rows == 0) return;
   const BlockWeight& first = *parts.begin()->weight;
-  if (first.size >= Weight::kPanelRows) return wide_products(ctx, x, rows, parts, y);
   const int64_t width = first.blocks * first.size;
+  const bool wide = first.size >= Weight::kPanelRows;
+  if (wide) wide_products(ctx, x, rows, parts, y);
   for (const BlockPart& part : parts) {
+    const View out = {y.data + part.first_col, y.stride};
     const float* bias = part.weight->bias.defined() ? part.weight->bias.f32() : nullptr;
-    kernels::block_linear(
-        ctx.stream, {x, {y.data + part.first_col, y.stride}, part.weight->narrow.f32(), bias, rows, width, first.size});
+    if (!wide) kernels::block_linear(ctx.stream, {x, out, part.weight->narrow.f32(), bias, rows, width, first.size});
+    if (ctx.numerics.activations != DType::kF32) round_to(ctx, out, rows, width, ctx.numerics.activations);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 namespace {
@@ -76,11 +77,13 @@ Tensor cfc(Ctx& ctx, const Tensor& x, const CfcCell& cell, const Seqs& seqs, Lay
   // h, c, the memory's gates, and two buffers of activations.
   const int64_t stride = 6 * cell_pad(units) + 2 * widest;
   const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), stride});
+  const bool by_tanh = cell.activation == CfcActivation::kGelu && ctx.numerics.gelu_tanh;
+  const CfcActivation activation = by_tanh ? CfcActivation::kGeluTanh : cell.activation;
   kernels::cfc(ctx.stream, {x.f32(), seqs.dt.defined() ? seqs.dt.f32() : nullptr, from_x.f32(),
                             memory_x.defined() ? memory_x.f32() : nullptr, y.f32(), rows, cell.inputs, units, layers,
-                            static_cast<int64_t>(cell.layers.size()), map_args(cell.memory), cell.mode, cell.activation,
+                            static_cast<int64_t>(cell.layers.size()), map_args(cell.memory), cell.mode, activation,
                             sequences, batch, scratch.f32(), stride, widest});
-  return y;
+  return rounded(ctx, y);
 }
 
 }  // namespace carousel::ops

@@ -11,7 +11,7 @@
 namespace carousel::ops {
 
 enum class CfcMode : uint8_t { kDefault, kNoGate, kPure };
-enum class CfcActivation : uint8_t { kLecunTanh, kTanh, kRelu, kSilu, kGelu };
+enum class CfcActivation : uint8_t { kLecunTanh, kTanh, kRelu, kSilu, kGelu, kGeluTanh };
 
 /// One layer: z = [input; its own h] through the backbone, then the heads.
 struct CfcLayer {

@@ -32,6 +32,8 @@ inline Vec activate(CfcActivation kind, Vec x) {
       return x * sigmoid(x);
     case CfcActivation::kGelu:
       return gelu(x);
+    case CfcActivation::kGeluTanh:
+      return set1(0.5f) * x * (set1(1.0f) + tanh(set1(0.797884560802865356f) * (x + set1(0.044715f) * x * x * x)));
   }
   return x;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an op may reach: the stream it runs on and the arena its results come from. Nothing is global.
+// What an op may reach: the stream it runs on, the arena its results come from, and how numbers are handled. Nothing is
+// global.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include "carousel/core/state.h"
 #include "carousel/core/stream.h"
 #include "carousel/core/tensor.h"
+#include "carousel/ops/numerics.h"
 
 namespace carousel {
 
@@ -22,9 +24,19 @@ struct Seqs {
   int64_t length(int64_t s) const { return offsets[static_cast<size_t>(s) + 1] - offsets[static_cast<size_t>(s)]; }
 };
 
+/// Told what passes between the sublayers of a model while it runs.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  /// x [N, D] after `count` sublayers: 0 is what entered the first. Valid during the call only.
+  virtual void residual(size_t count, const Tensor& x) = 0;
+};
+
 struct Ctx {
   const Stream& stream;
   Arena& arena;
+  const Numerics& numerics = Numerics::native();
+  Observer* observer = nullptr;
 };
 
 /// Columns of a row-major f32 matrix: row n starts at data + n * stride.

@@ -3,6 +3,7 @@
 #include "carousel/ops/embedding.h"
 
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 
@@ -20,7 +21,7 @@ Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table) {
     }
   }
   parallel_for(*ctx.stream.pool, N, [&](int64_t n) { table.read_rows(ids[n], 1, x.f32() + n * D); });
-  return x;
+  return rounded(ctx, x);
 }
 
 }  // namespace carousel::ops

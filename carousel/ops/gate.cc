@@ -12,17 +12,31 @@ Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {
   }
   const int64_t rows = gate_up.dim(0), width = gate_up.dim(1) / 2;
   Tensor out = ctx.arena.empty({rows, width});
-  if (rows > 0 && width > 0) kernels::swiglu(ctx.stream, {gate_up.f32(), out.f32(), rows, width, activation});
+  if (rows > 0 && width > 0) {
+    kernels::swiglu(ctx.stream, gated_unit_args(ctx, gate_up.f32(), out.f32(), rows, width, activation));
+  }
   return out;
+}
+
+SwigluArgs gated_unit_args(const Ctx& ctx, const float* gate_up, float* out, int64_t rows, int64_t width,
+                           Activation activation) {
+  const bool by_tanh = activation == Activation::kGelu && ctx.numerics.gelu_tanh;
+  return {gate_up,
+          out,
+          rows,
+          width,
+          by_tanh ? Activation::kGeluTanh : activation,
+          ctx.numerics.gates,
+          ctx.numerics.activations};
 }
 
 Tensor swiglu(Ctx& ctx, const Tensor& gate_up) { return gated_unit(ctx, gate_up, Activation::kSilu); }
 
-void soft_cap(Ctx& ctx, const Tensor& x, float cap) {
+void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype) {
   check_shape("ops::soft_cap", "x", x, {-1, -1});
   check_dtype("ops::soft_cap", "x", x, DType::kF32);
   if (!(cap > 0)) fail(ErrorKind::kInput, "ops::soft_cap: cap is {}, expected a number above 0", cap);
-  if (x.count() > 0) kernels::soft_cap(ctx.stream, {x.f32(), x.count(), cap});
+  if (x.count() > 0) kernels::soft_cap(ctx.stream, {x.f32(), x.count(), cap, dtype});
 }
 
 void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
@@ -35,7 +49,9 @@ void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
     fail(ErrorKind::kShape, "ops::head_gate: x is {}, expected a multiple of the {} heads as last dimension",
          x.shape().str(), heads);
   }
-  if (rows > 0) kernels::head_gate(ctx.stream, {x.f32(), gate_pre.f32(), rows, heads, x.dim(1) / heads});
+  if (rows > 0)
+    kernels::head_gate(ctx.stream, {x.f32(), gate_pre.f32(), rows, heads, x.dim(1) / heads, ctx.numerics.gates,
+                                    ctx.numerics.activations});
 }
 
 }  // namespace carousel::ops

@@ -3,7 +3,7 @@
 #include "carousel/ops/gate.h"
 
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/cpu/rounding.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -45,6 +45,8 @@ inline Vec activate(Vec x) {
       return x * sigmoid(x);
     case ops::Activation::kGelu:
       return set1(0.5f) * x * (one + erf(x * set1(0.707106781186547524f)));
+    case ops::Activation::kGeluTanh:
+      return set1(0.5f) * x * (one + tanh(set1(0.797884560802865356f) * fma(set1(0.044715f) * x * x, x, x)));
     case ops::Activation::kRelu:
       return max(x, zero);
     case ops::Activation::kRelu2:
@@ -56,20 +58,41 @@ inline Vec activate(Vec x) {
   }
 }
 
-template <ops::Activation kActivation>
-void gate_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end) {
+/// `gated` is what becomes of the gate and the other half: (Vec gate, Vec up) -> Vec.
+template <class F>
+inline void gate_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end, F&& gated) {
   for (int64_t n = begin; n < end; ++n) {
     const float* gate = args.gate_up + n * 2 * args.width;  // [F]
     const float* up = gate + args.width;                    // [F]
     float* out = args.out + n * args.width;                 // [F]
     int64_t j = 0;
     for (; j + kLanes <= args.width; j += kLanes) {
-      store(out + j, activate<kActivation>(load(gate + j)) * load(up + j));
+      store(out + j, gated(load(gate + j), load(up + j)));
     }
     if (const int64_t rest = args.width - j; rest > 0) {
-      store_partial(out + j, activate<kActivation>(load_partial(gate + j, rest)) * load_partial(up + j, rest), rest);
+      store_partial(out + j, gated(load_partial(gate + j, rest), load_partial(up + j, rest)), rest);
     }
   }
+}
+
+template <ops::Activation kActivation>
+void unit_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end) {
+  if (args.gates == DType::kF32 && args.product == DType::kF32) {
+    gate_rows(args, begin, end, [](Vec gate, Vec up) { return activate<kActivation>(gate) * up; });
+    return;
+  }
+  const Rounding gate_round(args.gates), round(args.product);
+  gate_rows(args, begin, end, [&](Vec gate, Vec up) { return round(gate_round(activate<kActivation>(gate)) * up); });
+}
+
+void soft_cap_rounded(const Stream& stream, const ops::SoftCapArgs& args) {
+  const Rounding round(args.dtype);
+  parallel_ranges(stream, args.count, kWorkPerElement, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      const float capped = round(tanh(set1(round(args.x[j] / args.cap)))[0]);
+      args.x[j] = round(args.cap * capped);
+    }
+  });
 }
 
 }  // namespace
@@ -79,22 +102,25 @@ void swiglu(const Stream& stream, const ops::SwigluArgs& args) {
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
     switch (args.activation) {
       case Activation::kSilu:
-        return gate_rows<Activation::kSilu>(args, begin, end);
+        return unit_rows<Activation::kSilu>(args, begin, end);
       case Activation::kGelu:
-        return gate_rows<Activation::kGelu>(args, begin, end);
+        return unit_rows<Activation::kGelu>(args, begin, end);
+      case Activation::kGeluTanh:
+        return unit_rows<Activation::kGeluTanh>(args, begin, end);
       case Activation::kRelu:
-        return gate_rows<Activation::kRelu>(args, begin, end);
+        return unit_rows<Activation::kRelu>(args, begin, end);
       case Activation::kRelu2:
-        return gate_rows<Activation::kRelu2>(args, begin, end);
+        return unit_rows<Activation::kRelu2>(args, begin, end);
       case Activation::kSigmoid:
-        return gate_rows<Activation::kSigmoid>(args, begin, end);
+        return unit_rows<Activation::kSigmoid>(args, begin, end);
       case Activation::kSelu:
-        return gate_rows<Activation::kSelu>(args, begin, end);
+        return unit_rows<Activation::kSelu>(args, begin, end);
     }
   });
 }
 
 void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
+  if (args.dtype != DType::kF32) return soft_cap_rounded(stream, args);
   const Vec cap = set1(args.cap);
   const int64_t blocks = (args.count + kBlock - 1) / kBlock;
   parallel_ranges(stream, blocks, kBlock * kWorkPerElement, [&](int64_t begin, int64_t end) {
@@ -108,13 +134,14 @@ void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
 }
 
 void head_gate(const Stream& stream, const ops::HeadGateArgs& args) {
+  const Rounding gate_round(args.gates), round(args.product);
   parallel_ranges(stream, args.rows, args.heads * (args.dim + kWorkPerElement), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin * args.heads; i < end * args.heads; ++i) {
       Vec gate = {};
       gate[0] = args.gate_pre[i];
-      const float share = sigmoid(gate)[0];
+      const float share = gate_round(sigmoid(gate)[0]);
       float* x = args.x + i * args.dim;  // [d]
-      for (int64_t j = 0; j < args.dim; ++j) x[j] *= share;
+      for (int64_t j = 0; j < args.dim; ++j) x[j] = round(x[j] * share);
     }
   });
 }

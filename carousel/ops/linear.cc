@@ -5,6 +5,7 @@
 #include <array>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 #include "carousel/ops/sparse_linear.h"
 
 namespace carousel::ops {
@@ -92,7 +93,7 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
   if (N == 0 || ctx.stream.device == Device::kMeta) return y;
   const Tensor packed = N > 1 ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
   run(ctx, x, parts, N > 1 ? packed.f32() : nullptr, y);
-  return y;
+  return rounded(ctx, y);
 }
 
 void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y,
@@ -104,7 +105,9 @@ void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*>
     fail(ErrorKind::kShape, "ops::linear: packed holds {} elements, expected {} for x {}", packed.count(),
          packed_count(x.dim(0), x.dim(1)), x.shape().str());
   }
-  if (x.dim(0) > 0) run(ctx, x, parts, packed.f32(), y);
+  if (x.dim(0) == 0) return;
+  run(ctx, x, parts, packed.f32(), y);
+  rounded(ctx, y);
 }
 
 }  // namespace carousel::ops

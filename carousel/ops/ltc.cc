@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/ops/ltc.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 namespace {
@@ -13,7 +17,34 @@ LtcSynapseArgs synapse_args(const LtcSynapses& synapses) {
 
 const float* values_of(const Tensor& tensor) { return tensor.defined() ? tensor.f32() : nullptr; }
 
+// P, then the bounds.
+float constrained(float raw, bool implicit, const Numerics::Range& range) {
+  const auto x = static_cast<double>(raw);
+  const double value = !implicit ? x : x > 30 ? x : std::log1p(std::exp(x));
+  return static_cast<float>(std::clamp(value, range.low, range.high));
+}
+
 }  // namespace
+
+void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell) {
+  const bool implicit = numerics.implicit.value_or(params.implicit);
+  const auto synapses = [&](const LtcParams::Synapses& from) {
+    Tensor w(from.w.shape(), DType::kF32);
+    for (int64_t i = 0; i < w.count(); ++i) w.f32()[i] = constrained(from.w.f32()[i], implicit, numerics.w);
+    return LtcSynapses(w, from.mask, from.mu, from.sigma, from.erev);
+  };
+  cell.sensory = synapses(params.sensory);
+  cell.recurrent = synapses(params.recurrent);
+  for (Tensor* row : {&cell.cm, &cell.gleak, &cell.gvleak}) {
+    *row = Tensor(Shape{cell_pad(cell.units)}, DType::kF32);
+    for (int64_t j = 0; j < row->count(); ++j) row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
+  }
+  for (int64_t j = 0; j < cell.units; ++j) {
+    cell.cm.f32()[j] = constrained(params.cm.f32()[j], implicit, numerics.cm);
+    cell.gleak.f32()[j] = constrained(params.gleak.f32()[j], implicit, numerics.gleak);
+    cell.gvleak.f32()[j] = cell.gleak.f32()[j] * params.vleak.f32()[j];
+  }
+}
 
 LtcSynapses::LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor& mu_in, const Tensor& sigma_in,
                          const Tensor& erev) {
@@ -53,9 +84,11 @@ Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, Lay
   list_sequences(seqs, states, cell.memory.defined(), sequences);
   const Tensor sums = ctx.arena.empty({rows, 2 * padded});
   const Tensor memory_x = cell.memory.defined() ? ctx.arena.empty({rows, cell.memory.outputs()}) : Tensor();
-  // Two potentials, capacitance over time, the memory's c and gates; or, for the sensory sums, one mapped input.
-  const int64_t stride = 8 * padded + cell_pad(cell.inputs);
+  // Two potentials, capacitance over time, the memory's c and gates, two more of Runge-Kutta; or, for the sensory sums,
+  // one mapped input.
+  const int64_t stride = 10 * padded + cell_pad(cell.inputs);
   const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), stride});
+  const Numerics::Ltc& numerics = ctx.numerics.ltc;
   kernels::ltc(ctx.stream, {x.f32(),
                             values_of(seqs.dt),
                             values_of(cell.input_w),
@@ -75,13 +108,15 @@ Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, Lay
                             cell.inputs,
                             cell.units,
                             cell.outputs,
-                            cell.unfolds,
-                            cell.epsilon,
+                            numerics.unfolds.value_or(cell.unfolds),
+                            static_cast<float>(numerics.epsilon.value_or(cell.epsilon)),
+                            static_cast<float>(numerics.step.value_or(0)),
+                            numerics.solver,
                             sequences,
                             batch,
                             scratch.f32(),
                             stride});
-  return y;
+  return rounded(ctx, y);
 }
 
 }  // namespace carousel::ops

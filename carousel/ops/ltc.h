@@ -23,6 +23,16 @@ class LtcSynapses {
   std::vector<int32_t> sources;  // ascending within a group
 };
 
+/// The parameters of a cell as models hold them, before any constraint.
+struct LtcParams {
+  struct Synapses {
+    Tensor w, mask, mu, sigma, erev;  // [S, N] f32
+  };
+  Tensor gleak, vleak, cm;  // [N] f32
+  Synapses sensory, recurrent;
+  bool implicit = true;  // P is a softplus, else the value itself
+};
+
 struct LtcCell {
   int64_t inputs = 0, units = 0, outputs = 0;  // I, N, M: neurons 0..M-1 are read out
   int64_t unfolds = 6;                         // K
@@ -35,10 +45,14 @@ struct LtcCell {
   CellMap memory;             // of mixed memory, or empty
 };
 
+/// Fills what `cell` computes with from P(gleak), P(cm) and P(w), each within the bounds of the profile.
+void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell);
+
 /// The recurrence over every sequence, dt from seqs.dt (1 where that is empty), per row, with x' = x input_w + input_b:
 ///   K times: v_j = (c_j v_j + gleak_j vleak_j + sum a_ij erev_ij) / (c_j + gleak_j + sum a_ij + eps), c = cm K / dt,
 ///   a_ij = w_ij sigmoid(sigma_ij (v_i - mu_ij)) over neurons i, and over inputs with x'. A row with dt <= 0 leaves v
-///   alone.
+///   alone. A profile may set K, eps and the time of a step (c = cm / step, whatever dt), and choose another solver:
+///   cm dv_j/dt = gleak_j (vleak_j - v_j) + sum a_ij (erev_ij - v_j) by Euler's or the classical Runge-Kutta method.
 ///   x [N, I] f32; state per sequence, f32: 0: v [N]; 1, with mixed memory: c [N]; replaced in place
 ///   returns v[0..M) output_w + output_b [rows, M]. Throws kShape. No rows are fine.
 Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, LayerStates states);
@@ -63,6 +77,8 @@ struct LtcArgs {
   float* y;         // [rows, M]
   int64_t rows, inputs, units, outputs, unfolds;
   float epsilon;
+  float step;  // time of one unfold; 0: dt / K
+  Numerics::Solver solver;
   const CellSequence* sequences;  // [B]
   int64_t batch;
   float* scratch;  // [threads, scratch_stride]

@@ -74,6 +74,54 @@ void unfold(const LtcArgs& args, const Stream* threads, const float* sensory, co
   });
 }
 
+/// dv/dt of all neurons at v.
+void rates(const LtcArgs& args, const Stream* threads, const float* sensory, const float* v, float* out) {
+  const int64_t padded = ops::cell_pad(args.units);
+  for_groups(threads, padded, args.units * kCellPad * kSynapseWork, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const Sums sums = synapse_sums(args.recurrent, padded, v, group);
+      for (int64_t k = 0; k < kVecs; ++k) {
+        const int64_t j = group * kCellPad + k * kLanes;
+        const Vec open = load(args.gleak + j) + sums.conductance[k] + load(sensory + padded + j);
+        const Vec current = load(args.gvleak + j) + sums.current[k] + load(sensory + j) - open * load(v + j);
+        store(out + j, current / load(args.cm + j));
+      }
+    }
+  });
+}
+
+/// One step of the classical Runge-Kutta method on v, in place; three more rows of scratch.
+void runge_kutta(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
+                 float* stage, float* total) {
+  const int64_t padded = ops::cell_pad(args.units);
+  constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // where in the step the next rate is taken
+  constexpr float kShare[] = {1.0f, 2.0f, 2.0f, 1.0f};
+  std::memcpy(stage, v, static_cast<size_t>(padded) * sizeof(float));
+  std::memset(total, 0, static_cast<size_t>(padded) * sizeof(float));
+  for (int i = 0; i < 4; ++i) {
+    rates(args, threads, sensory, stage, rate);
+    for (int64_t j = 0; j < padded; ++j) {
+      total[j] += kShare[i] * rate[j];
+      if (i < 3) stage[j] = v[j] + step * kReach[i] * rate[j];
+    }
+  }
+  for (int64_t j = 0; j < padded; ++j) v[j] += step / 6.0f * total[j];
+}
+
+/// The explicit solvers: v after K steps, in place.
+void solve_explicitly(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v,
+                      float* rate, float* scratch) {
+  const int64_t padded = ops::cell_pad(args.units);
+  for (int64_t k = 0; k < args.unfolds; ++k) {
+    if (args.solver == Numerics::Solver::kRungeKutta) {
+      runge_kutta(args, threads, sensory, step, v, rate, scratch, scratch + padded);
+      continue;
+    }
+    rates(args, threads, sensory, v, rate);
+    for (int64_t j = 0; j < padded; ++j) v[j] += step * rate[j];
+  }
+}
+
 void read_out(const LtcArgs& args, const float* v, float* y) {
   for (int64_t m = 0; m < args.outputs; ++m) {
     y[m] = args.output_w != nullptr ? v[m] * args.output_w[m] : v[m];
@@ -89,7 +137,8 @@ void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, co
   float* const c = scratch + 2 * padded;       // capacitance over the time of a solver step
   float* const memory = scratch + 3 * padded;  // the LSTM's c where no state keeps it
   float* const gates = scratch + 4 * padded;   // [4 Np]
-  std::memset(scratch, 0, static_cast<size_t>(8 * padded) * sizeof(float));
+  float* const stages = scratch + 8 * padded;  // [2, Np] of Runge-Kutta
+  std::memset(scratch, 0, static_cast<size_t>(10 * padded) * sizeof(float));
   if (seq.h != nullptr) std::memcpy(v, seq.h, state_bytes);
   for (int64_t n = seq.first_row; n < seq.first_row + seq.rows; ++n) {
     const float dt = args.dt != nullptr ? args.dt[n] : 1.0f;
@@ -97,11 +146,15 @@ void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, co
       memory_step(threads, args.memory, args.inputs, args.memory_x + n * args.memory.outputs, v,
                   seq.c != nullptr ? seq.c : memory, gates);
     }
-    if (dt > 0) {
-      const Vec step = set1(dt / static_cast<float>(args.unfolds));
+    const float step_time = args.step > 0 ? args.step : dt / static_cast<float>(args.unfolds);
+    const float* sensory = args.sums + n * 2 * padded;
+    if (args.solver != Numerics::Solver::kSemiImplicit) {
+      if (step_time > 0) solve_explicitly(args, threads, sensory, step_time, v, next, stages);
+    } else if (step_time > 0) {
+      const Vec step = set1(step_time);
       for (int64_t j = 0; j < padded; j += kLanes) store(c + j, load(args.cm + j) / step);
       for (int64_t k = 0; k < args.unfolds; ++k) {
-        unfold(args, threads, args.sums + n * 2 * padded, c, v, next);
+        unfold(args, threads, sensory, c, v, next);
         float* const swapped = v;
         v = next;
         next = swapped;

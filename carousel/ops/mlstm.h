@@ -15,6 +15,7 @@ struct MlstmDims {
   float gate_soft_cap = 0;  // cap * tanh(x / cap) on both gate pre-activations; 0: none
   float eps = 1e-6f;        // added to the denominator
   bool scale_keys = false;  // Dk^-1/2 goes to k, so C and n hold scaled keys (the 2024 xLSTM), not to q
+  int64_t call_chunk = 64;  // rows of a chunk where the profile cuts calls as transformers does (Pieces::kCall)
 };
 
 /// Rows per chunk. The chunk grid starts at position 0 of the sequence, so cutting a sequence at multiples of it
@@ -46,9 +47,21 @@ struct MlstmArgs {
   MlstmDims dims;
   const MlstmSequence* sequences;  // [B]
   int64_t batch;
-  float* scratch;          // [threads, scratch_floats], 64-byte aligned
-  int64_t scratch_floats;  // multiple of 16
+  float* scratch;                 // [threads, scratch_floats], 64-byte aligned
+  int64_t scratch_floats;         // multiple of 16
+  float eps_in_max, eps_outside;  // max(|q.n| + eps_in_max, e^-m) + eps_outside: one is eps, the other 0
 };
+/// The cell as written in transformers, every operation's result rounded to the type it has there.
+struct CastMlstmArgs {
+  MlstmArgs cell;
+  bool chunks;                       // whole chunks of dims.call_chunk rows first; else every row is a step
+  DType activations, states, gates;  // of a chunk's decays and sums: that of the states
+};
+/// Floats of scratch memory one of its threads needs; `rows` is the longest sequence's.
+constexpr int64_t cast_mlstm_scratch_floats(const MlstmDims& dims, int64_t rows) {
+  const int64_t chunk = dims.call_chunk < rows ? dims.call_chunk : rows;
+  return (4 * chunk + 2 * dims.dk + 3 * dims.dv + 15) / 16 * 16;
+}
 /// Floats of scratch memory one thread needs.
 constexpr int64_t mlstm_scratch_floats(int64_t dk, int64_t dv) {
   return (kMlstmChunk * (2 * (dk + 16) + (dv + 64) + kMlstmChunk) + dk + 64 + 15) / 16 * 16;
@@ -57,3 +70,4 @@ constexpr int64_t mlstm_scratch_floats(int64_t dk, int64_t dv) {
 }  // namespace carousel::ops
 
 KERNEL(mlstm, ops::MlstmArgs);
+KERNEL(cast_mlstm, ops::CastMlstmArgs);

@@ -63,10 +63,10 @@ inline float dot(const float* a, const float* b, int64_t count) {
   return sum(acc);
 }
 
-inline float denominator(float q_dot_n, float m, float eps) {
-  const float floor = std::exp(-m);  // +inf for m < -88: h is then 0
-  const float magnitude = std::fabs(q_dot_n);
-  return (magnitude > floor ? magnitude : floor) + eps;
+inline float denominator(float q_dot_n, float m, const ops::MlstmArgs& args) {
+  const float floor = std::exp(-m);                              // +inf for m < -88: h is then 0
+  const float magnitude = std::fabs(q_dot_n) + args.eps_in_max;  // adding zero changes no bit
+  return (magnitude > floor ? magnitude : floor) + args.eps_outside;
 }
 
 struct Scales {
@@ -164,7 +164,7 @@ void step(Head* head, int64_t row) {
     ++rows.k;
     ++rows.q;
   }
-  const float norm = denominator(scale.q * dot(q, head->n, dk), m, args.dims.eps);
+  const float norm = denominator(scale.q * dot(q, head->n, dk), m, args);
   for (int64_t j = 0; j < head->width; ++j) out[j] = out[j] / norm;
   head->m = m;
 }
@@ -288,7 +288,7 @@ void decay_scores(const Head& head, const Packed& p, const Decays& decays, int64
       total = total + s;
     }
     const float carried = decays.carry[t] * dot(p.q + t * p.q_stride, head.n, dk);
-    norm[t] = denominator(carried + sum(total), decays.m[t], head.args->dims.eps);
+    norm[t] = denominator(carried + sum(total), decays.m[t], *head.args);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "carousel/ops/gate.h"
 #include "carousel/ops/linear.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 namespace {
@@ -61,7 +62,7 @@ void run_expert(Ctx& ctx, const MoeExpert& expert, const Tensor& x, const MoeRou
   const Tensor in = count < rows ? buffers.x.rows(0, count) : x;  // every row in its order: nothing to gather
   const Tensor gate_up = buffers.gate_up.rows(0, count);
   linear_into(ctx, in, {&expert.gate, &expert.up}, gate_up, buffers.packed);
-  kernels::swiglu(ctx.stream, {gate_up.f32(), buffers.hidden.f32(), count, hidden});
+  kernels::swiglu(ctx.stream, gated_unit_args(ctx, gate_up.f32(), buffers.hidden.f32(), count, hidden));
   linear_into(ctx, buffers.hidden.rows(0, count), {&expert.down}, buffers.y.rows(0, count), buffers.packed);
   args.from = buffers.y.f32();
   args.to = y.f32();
@@ -116,7 +117,7 @@ Tensor moe_experts(Ctx& ctx, const Tensor& x, const MoeRoutes& routes, std::span
     }
     begin = end;
   }
-  return y;
+  return rounded(ctx, y);
 }
 
 }  // namespace carousel::ops

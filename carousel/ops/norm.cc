@@ -11,6 +11,10 @@ const float* parameter(const char* where, const char* name, const Tensor& tensor
   return tensor.f32();
 }
 
+bool casts(const Numerics& numerics) {
+  return numerics.activations != DType::kF32 || numerics.gates != DType::kF32 || numerics.norm != Numerics::Norm{};
+}
+
 }  // namespace
 
 Tensor around_one(const Tensor& weight) {
@@ -39,6 +43,14 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
     out.normed = ctx.arena.empty({rows, width});
   }
   if (rows == 0 || width == 0) return out;
+  if (casts(ctx.numerics)) {
+    const HeadNormArgs args = {
+        x.f32(), {},    {},        nullptr, HeadGate::Kind::kNone, out.normed.f32(), weight, bias, rows,
+        1,       width, norm.kind, norm.eps};
+    kernels::cast_norm(ctx.stream, {args, y.defined() ? y.f32() : nullptr, out.sum.f32(), ctx.numerics.norm,
+                                    ctx.numerics.activations, ctx.numerics.gates});
+    return out;
+  }
   kernels::add_norm(ctx.stream, {x.f32(), y.defined() ? y.f32() : nullptr, out.sum.f32(), out.normed.f32(), weight,
                                  bias, rows, width, norm.kind, norm.eps});
   return out;
@@ -67,8 +79,14 @@ Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, con
   const float* bias = parameter(kWhere, "bias", norm.bias, width);
   Tensor out = ctx.arena.empty({rows, width});
   if (rows == 0 || width == 0) return out;
-  kernels::head_norm(ctx.stream, {h.f32(), gate.pre, gate.skip, skip_weight, gate.kind, out.f32(), weight, bias, rows,
-                                  heads, width / heads, norm.kind, norm.eps});
+  const HeadNormArgs args = {h.f32(), gate.pre, gate.skip, skip_weight,   gate.kind, out.f32(), weight,
+                             bias,    rows,     heads,     width / heads, norm.kind, norm.eps};
+  if (casts(ctx.numerics)) {
+    kernels::cast_norm(ctx.stream,
+                       {args, nullptr, nullptr, ctx.numerics.norm, ctx.numerics.activations, ctx.numerics.gates});
+  } else {
+    kernels::head_norm(ctx.stream, args);
+  }
   return out;
 }
 

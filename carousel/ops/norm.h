@@ -72,8 +72,17 @@ struct HeadNormArgs {
   Norm::Kind kind;
   float eps;
 };
+/// Either of them where a profile rounds or places epsilons otherwise: one operation after the other, as written.
+struct CastNormArgs {
+  HeadNormArgs norm;  // pre, skip and gate as there; heads 1 for a norm of whole rows
+  const float* y;     // [N, H*Dv] added to h, or null
+  float* sum;         // [N, H*Dv] h + y where there is a y
+  Numerics::Norm rule;
+  DType activations, gates;
+};
 
 }  // namespace carousel::ops
 
 KERNEL(add_norm, ops::AddNormArgs);
 KERNEL(head_norm, ops::HeadNormArgs);
+KERNEL(cast_norm, ops::CastNormArgs);

@@ -16,11 +16,12 @@ namespace carousel {
 
 /// How a fresh parameter is drawn.
 struct Init {
-  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace, kOrthogonal, kCopied, kMask };
+  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kLinspace, kOrthogonal, kCopied, kMask, kSigns };
   Kind kind = Kind::kConstant;
-  double a = 0;  // constant: the value; normal: standard deviation; uniform: half width; linspace: first
-  double b = 0;  // linspace: last; uniform: centre
-  std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these
+  // constant: the value; normal: standard deviation; uniform: half width; linspace: first; signs: probability of +1
+  double a = 0;
+  double b = 0;                                                // linspace: last; uniform: centre
+  std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these; signs: +-1 where these are not 0
   // What else a source should know of the parameter.
   double read_share = 1;                       // of the rows, those computed with it: an expert is read by few
   bool keep_f32 = false;                       // written in f32 whatever the model's dtype
@@ -35,6 +36,8 @@ struct Init {
   /// A matrix with orthonormal columns, or rows where those are fewer (Saxe et al., arXiv:1312.6120).
   static Init orthogonal() { return {Kind::kOrthogonal}; }
   static Init copied(std::vector<float> values);
+  /// +1 with this probability, else -1; 0 where the block has no value to copy (no synapse).
+  static Init signs(double probability) { return {Kind::kSigns, probability}; }
   /// N(0, sqrt(2 / (5 D))): input projections and embeddings (Nguyen and Salazar, arXiv:1910.05895).
   static Init small(int64_t dim);
   /// N(0, 2 / (L sqrt(D))): projections into the residual stream (GPT-NeoX, arXiv:2204.06745).

@@ -25,6 +25,8 @@ Tensor convolve(Ctx& ctx, ShortConvArgs args, const Tensor& taps, const Tensor& 
   args.bias = bias.defined() ? bias.f32() : nullptr;
   args.taps_count = taps.dim(0);
   args.width = taps.dim(1);
+  args.gates = ctx.numerics.gates;
+  args.dtype = ctx.numerics.activations;
   Tensor out = ctx.arena.empty({rows, args.width});
   if (rows == 0 || args.width == 0) return out;
 

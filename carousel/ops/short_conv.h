@@ -39,6 +39,7 @@ struct ShortConvArgs {
   int64_t taps_count, width;
   int64_t kept;                        // inputs in the state, K-1 or K
   bool silu;                           // of the sum
+  DType gates, dtype;                  // what the SiLU and every other result is rounded to
   const ShortConvSequence* sequences;  // [B]
   int64_t batch;
 };

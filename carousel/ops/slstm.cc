@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/rounding.h"
 
 namespace carousel::ops {
 namespace {
@@ -99,7 +100,7 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const Tensor& packed, const SlstmDims& 
   const Division division = divide(dims, sequences, active, ctx.stream.pool->threads());
   kernels::slstm(ctx.stream, {wx.f32(), packed.f32(), out.f32(), dims, slstm_panels(dims), sequences, active,
                               division.groups, division.slices, y.f32(), cells.f32()});
-  return out;
+  return rounded(ctx, out);
 }
 
 }  // namespace carousel::ops

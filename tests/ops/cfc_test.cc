@@ -31,6 +31,8 @@ double activate(CfcActivation kind, double x) {
       return x * sigmoid(x);
     case CfcActivation::kGelu:
       return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case CfcActivation::kGeluTanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
   }
   return 0;
 }

@@ -90,6 +90,8 @@ TEST(GatedUnit, EveryActivationAgreesWithF64) {
         return x / (1 + std::exp(-x));
       case Activation::kGelu:
         return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kGeluTanh:
+        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
       case Activation::kRelu:
         return std::max(x, 0.0);
       case Activation::kRelu2:
@@ -105,7 +107,7 @@ TEST(GatedUnit, EveryActivationAgreesWithF64) {
     Machine machine(isa);
     const Tensor x = random_tensor({5, 2 * 1001}, 3, 3.0f);
     for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu, Activation::kRelu2,
-                                        Activation::kSigmoid, Activation::kSelu}) {
+                                        Activation::kSigmoid, Activation::kSelu, Activation::kGeluTanh}) {
       const Tensor y = ops::gated_unit(machine.ctx, x, activation);
       for (int64_t n = 0; n < 5; ++n) {
         for (int64_t j = 0; j < 1001; ++j) {

@@ -9,6 +9,8 @@
 namespace carousel::model {
 namespace {
 
+constexpr int64_t kChunkSize = 64;
+
 void check_twin(const std::string& where, const char* a, int64_t value_a, const char* b, int64_t value_b) {
   if (value_a != value_b) {
     fail(ErrorKind::kInput, "{}: \"{}\" is {} and \"{}\" is {}, expected the same number", where, a, value_a, b,
@@ -38,7 +40,6 @@ void refuse_other_kernels(Fields& fields) {
 void read_runtime_fields(Fields& fields, ModelConfig& out) {
   refuse_other_kernels(fields);
   fields.choice("mode", {"inference", "train", "train_with_padding"}, "inference");
-  fields.integer("chunk_size", 1, kMaxDim, 64);
   fields.integer("max_inference_chunksize", 1, INT64_MAX, 16384);
   fields.boolean("return_last_states", true);
   fields.boolean("norm_reduction_force_float32", true);
@@ -83,6 +84,9 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf& sh
              {"gate_soft_cap", read_cap(fields, "gate_soft_cap", 15.0)},
              {"eps", fields.number("eps", 0, 1, 1e-6)},
              {"norm_eps", eps}};
+  // How transformers cuts a call: only a profile that follows it asks for it.
+  const int64_t chunk = fields.integer("chunk_size", 1, 65536, kChunkSize);
+  if (chunk != kChunkSize) mlstm["chunk_size"] = chunk;
   Json ffn{{"proj_factor", fields.number("ffn_proj_factor", 0, 1024, 2.667)},
            {"round_up_to_multiple_of", fields.integer("ffn_round_up_to_multiple_of", 1, 1 << 20, 64)},
            {"use_bias", bias}};

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import struct
 
+from malformed_gguf import BLOCK_SEEDS, GGUF, GGUF_MODEL, SEEDS
 from torch_file import op, pickled, tensor_of, torch_zip
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -336,6 +337,11 @@ write_files(MALFORMED / "torch_zip", TORCH_ZIP, ".ckpt")
 write_files(MALFORMED / "csv", CSV, ".csv")
 write_files(MALFORMED / "tokenizer", TOKENIZER, ".json")
 write_files(MALFORMED / "state", STATE, ".safetensors")
+write_files(MALFORMED / "gguf", GGUF, ".gguf")
+write_files(MALFORMED / "gguf_model", GGUF_MODEL, ".gguf")
+
+write_seeds("gguf", SEEDS)
+write_seeds("ggml_blocks", BLOCK_SEEDS)
 
 write_seeds("safetensors", {
     "one": GOOD,

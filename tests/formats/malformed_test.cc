@@ -10,6 +10,7 @@
 #include "carousel/core/json.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/csv.h"
+#include "carousel/formats/gguf.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/formats/torch_zip.h"
 
@@ -49,6 +50,10 @@ TEST(Malformed, Index) {
 
 TEST(Malformed, TorchZip) {
   check_folder("torch_zip", [](const std::string& path) { open_torch_zip(path); });
+}
+
+TEST(Malformed, Gguf) {
+  check_folder("gguf", [](const std::string& path) { GgufFile::open(path); });
 }
 
 TEST(Malformed, Csv) {

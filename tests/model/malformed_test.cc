@@ -43,6 +43,12 @@ TEST(Malformed, Tokenizer) {
   expect_messages("tokenizer", [](const std::string& path) { text::Tokenizer::from_file(path); });
 }
 
+TEST(Malformed, GgufModel) {
+  ThreadPool pool(1);
+  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  expect_messages("gguf_model", [&](const std::string& path) { load(path, stream); });
+}
+
 TEST(Malformed, State) {
   ThreadPool pool(1);
   const Stream stream{Device::kCpu, cpu::best_isa(), &pool};

@@ -192,6 +192,10 @@ std::vector<int64_t> attention(Keys& keys, std::optional<double> default_theta, 
   if (keys.has("attention.key_length")) {
     head_dim = keys.integer("attention.key_length", 1, kMaxDim);
     out["head_dim"] = head_dim;
+  } else if (out.at("hidden_size").get<int64_t>() % heads != 0) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a divisor of \"{}\" {}, or \"{}\"", keys.where(),
+         keys.name("attention.head_count"), heads, keys.name("embedding_length"), out.at("hidden_size").get<int64_t>(),
+         keys.name("attention.key_length"));
   }
   for (const char* key : {"attention.value_length", "rope.dimension_count"}) {
     const int64_t same = keys.integer(key, 1, kMaxDim, head_dim);

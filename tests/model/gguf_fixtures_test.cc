@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files that the public gguf package wrote (tools/make_gguf_fixtures.py): their blocks decode as there, their models
+// load, tokenize and compute, and survive the way to a folder.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "carousel/formats/checkpoint.h"
+#include "carousel/formats/ggml_blocks.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::model {
+namespace {
+
+const std::string kFolder = CAROUSEL_SOURCE_DIR "/tests/fixtures/gguf/";
+
+TEST(GgufFixtures, BlocksDecodeAsThePackageDoes) {
+  const auto file = formats::SafetensorsFile::open(kFolder + "blocks.safetensors");
+  int types = 0;
+  for (const formats::TensorEntry& blocks : file.entries()) {
+    if (!blocks.name.ends_with(".blocks")) continue;
+    ++types;
+    const std::string name = blocks.name.substr(0, blocks.name.find('.'));
+    const formats::GgmlType& type = *formats::find_ggml_type(name);
+    ASSERT_EQ(blocks.shape[1], static_cast<int64_t>(type.block_bytes)) << name;
+    const Tensor want = file.find(name + ".values")->load();
+    std::vector<float> got(static_cast<size_t>(want.count()));
+    formats::decode_ggml(type, blocks.bytes, want.count(), got.data());
+    for (size_t i = 0; i < got.size(); ++i) {
+      // The package sums a product and an offset in another order here and there.
+      EXPECT_NEAR(got[i], want.f32()[i], 2e-6) << name << " value " << i;
+    }
+  }
+  EXPECT_EQ(types, 12);
+}
+
+class GgufFile : public testing::TestWithParam<const char*> {
+ protected:
+  GgufFile() : expected_(read_json_file(kFolder + "expected.json")[GetParam()]), path_(kFolder + GetParam()) {}
+  Json expected_;
+  std::string path_;
+};
+
+TEST_P(GgufFile, TensorsHoldThePackagesValues) {
+  const auto checkpoint = formats::Checkpoint::open(path_);
+  EXPECT_EQ(checkpoint.entries().size(), expected_["tensors"].size());
+  for (const formats::TensorEntry* entry : checkpoint.entries()) {
+    std::vector<float> values(static_cast<size_t>(entry->shape.count()));
+    entry->to_f32(entry->bytes, entry->shape.count(), values.data());
+    double sum = 0, squares = 0;
+    for (const float value : values) {
+      sum += value;
+      squares += static_cast<double>(value) * value;
+    }
+    ASSERT_TRUE(expected_["tensors"].contains(entry->name)) << entry->name;
+    const Json& want = expected_["tensors"][entry->name];
+    EXPECT_NEAR(sum, want[0].get<double>(), 1e-5 * static_cast<double>(values.size())) << entry->name;
+    EXPECT_NEAR(squares, want[1].get<double>(), 1e-5 * want[1].get<double>()) << entry->name;
+  }
+}
+
+TEST_P(GgufFile, TokenizesAndComputes) {
+  cli::Library library(path_);
+  EXPECT_TRUE(library.model.warnings.empty()) << library.model.warnings.front();
+  for (const auto& [text, ids] : expected_["texts"].items()) {
+    EXPECT_EQ(library.model.text().encode(text), ids.get<std::vector<int32_t>>()) << text;
+  }
+  EXPECT_EQ(library.model.end_tokens, std::vector<int32_t>{2});
+  if (!expected_.contains("ids")) return;
+  const std::vector<float> logits = library.step(expected_["ids"].get<std::vector<int32_t>>()).back();
+  const auto want = expected_["logits"].get<std::vector<double>>();
+  ASSERT_EQ(logits.size(), want.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += (logits[i] - want[i]) * (logits[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  EXPECT_LT(std::sqrt(difference / norm), 2e-5);
+}
+
+TEST_P(GgufFile, SurvivesTheWayToAFolder) {
+  const cli::Scratch scratch;
+  const std::string folder = scratch / "folder", again = scratch / "again.gguf";
+  cli::Ran ran = cli::run_carousel("convert " + path_ + " --out " + folder);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  ran = cli::run_carousel("convert " + path_ + " --out " + again);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const std::vector<int32_t> tokens = {5, 9, 2, 17, 3};
+  cli::Library original(path_), in_folder(folder), rewritten(again);
+  EXPECT_EQ(original.step(tokens), rewritten.step(tokens));
+  EXPECT_EQ(original.step(tokens), in_folder.step(tokens)) << "blocks are held in f32";
+  for (const auto& [text, ids] : expected_["texts"].items()) {
+    EXPECT_EQ(in_folder.model.text().encode(text), ids.get<std::vector<int32_t>>()) << text;
+    EXPECT_EQ(rewritten.model.text().encode(text), ids.get<std::vector<int32_t>>()) << text;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Package, GgufFile,
+                         testing::Values("llama.gguf", "split-00001-of-00003.gguf", "lfm2.gguf", "lfm2moe.gguf",
+                                         "xlstm.gguf"),
+                         [](const auto& param) {
+                           const std::string name = param.param;
+                           return name.substr(0, name.find_first_of("-."));
+                         });
+
+}  // namespace
+}  // namespace carousel::model

@@ -45,16 +45,15 @@ struct Form {
 Form find_form(const ChatOptions& options, const model::Model& model) {
   const text::Tokenizer& tokenizer = model.text();
   if (options.plain) return {};
-  const std::string folder = model::resolve(options.model).folder;
-  const std::string chat_template = model::read_chat_template(folder);
+  const std::string chat_template = model::read_chat_template(model::resolve(options.model));
   Form form{text::ChatMl::find(tokenizer), tokenizer.encode("")};
   if (!chat_template.empty() && !text::writes_chat_ml(chat_template)) {
     fail(ErrorKind::kInput, "{}: its chat template is not ChatML, which is all that is known; --plain does without",
-         folder);
+         options.model);
   }
   if (!chat_template.empty() && !form.turns) {
     fail(ErrorKind::kInput, "{}: the tokenizer lacks the control tokens of its chat template; --plain does without",
-         folder);
+         options.model);
   }
   const bool names_start = chat_template.find("bos_token") != std::string::npos;
   if (form.turns && form.start.empty() && names_start) form.start.push_back(start_token(model));

@@ -5,6 +5,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/formats/gguf.h"
 
 namespace carousel::model {
 namespace {
@@ -12,12 +13,18 @@ namespace {
 constexpr size_t kMaxBytes = size_t{16} << 20;
 constexpr size_t kMaxDepth = 64;
 
+std::string of_gguf(const std::string& path) {
+  Fields fields(formats::GgufFile::open(path).metadata().values, path);
+  return fields.string("tokenizer.chat_template", "");
+}
+
 }  // namespace
 
-std::string read_chat_template(const std::string& folder) {
-  const std::string jinja = folder + "/chat_template.jinja";
+std::string read_chat_template(const ModelPath& place) {
+  if (formats::is_gguf(place.weights)) return of_gguf(place.weights);
+  const std::string jinja = place.folder + "/chat_template.jinja";
   if (std::filesystem::exists(jinja)) return read_text_file(jinja, kMaxBytes);
-  const std::string path = folder + "/tokenizer_config.json";
+  const std::string path = place.folder + "/tokenizer_config.json";
   if (!std::filesystem::exists(path)) return "";
   Fields fields(read_json_file(path, {kMaxBytes, kMaxDepth}), path);
   const Json* value = fields.raw("chat_template");

@@ -4,10 +4,12 @@
 
 #include <string>
 
+#include "carousel/model/load.h"
+
 namespace carousel::model {
 
-/// Of chat_template.jinja, else "chat_template" in tokenizer_config.json (of several, the one named "default"); empty:
-/// none. Throws Error(kIo, kInput) for a file that is not what it should be.
-std::string read_chat_template(const std::string& folder);
+/// A GGUF file's own; of a folder, chat_template.jinja, else "chat_template" in tokenizer_config.json (of several, the
+/// one named "default"); empty: none. Throws Error(kIo, kInput) for a file that is not what it should be.
+std::string read_chat_template(const ModelPath& place);
 
 }  // namespace carousel::model

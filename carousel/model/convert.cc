@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "carousel/core/error.h"
+#include "carousel/model/chat_template.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
 #include "carousel/model/load.h"
@@ -179,19 +180,6 @@ std::string base_name(const Source& source) {
   return name.empty() ? "model" : name;
 }
 
-// Of a GGUF file, or beside a published tokenizer; empty: none.
-std::string chat_template(const Source& source) {
-  constexpr const char* kKey = "tokenizer.chat_template";
-  if (source.checkpoint.gguf() != nullptr) return source.checkpoint.gguf()->values.value(kKey, "");
-  const std::string jinja = source.place.folder + "/chat_template.jinja";
-  if (fs::exists(jinja)) return read_text_file(jinja, kMaxText);
-  const std::string config = source.place.folder + "/tokenizer_config.json";
-  if (!fs::exists(config)) return "";
-  const Json json = read_json_file(config);
-  const bool plain = json.is_object() && json.contains("chat_template") && json["chat_template"].is_string();
-  return plain ? json["chat_template"].get<std::string>() : "";
-}
-
 // Its tokenizer.json; empty: none.
 std::string tokenizer_text(const Source& source) {
   if (source.checkpoint.gguf() != nullptr) return gguf_tokenizer(*source.checkpoint.gguf(), source.place.weights);
@@ -213,7 +201,7 @@ formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targ
                                           : tokenizer_keys(text, source.config.vocab_size, source.config.source,
                                                            source.place.folder + "/tokenizer.json");
     keys.insert(keys.end(), more.begin(), more.end());
-    if (const std::string chat = chat_template(source); !chat.empty())
+    if (const std::string chat = read_chat_template(source.place); !chat.empty())
       keys.emplace_back("tokenizer.chat_template", chat);
   }
   for (const DType narrow : {DType::kBF16, DType::kF16}) {
@@ -322,7 +310,7 @@ void write_folder(const std::string& model, const std::string& out, const Stream
   write_text_file(out + "/config.json", config.dump(2) + "\n");
   if (source.config.kind != ModelKind::kLanguage) return;
   if (const std::string text = tokenizer_text(source); !text.empty()) write_text_file(out + "/tokenizer.json", text);
-  if (const std::string chat = chat_template(source); !chat.empty())
+  if (const std::string chat = read_chat_template(source.place); !chat.empty())
     write_text_file(out + "/chat_template.jinja", chat);
 }
 

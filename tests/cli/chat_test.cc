@@ -203,6 +203,24 @@ TEST(Chat, TheTemplateDecidesWhetherThereAreTurns) {
   EXPECT_EQ(first_token(" --plain"), 'H');
 }
 
+TEST(Chat, AGgufFileBringsItsTemplate) {
+  const Scratch scratch;
+  const std::string folder = chat_model(scratch, kChatMlTemplate);
+  const std::string gguf = scratch / "model.gguf";
+  const std::string state = scratch / "state";
+  const auto chat_with = [&] {
+    std::filesystem::remove(gguf);
+    const Ran ran = run_carousel("convert " + folder + " --out " + gguf);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return run_carousel("chat " + gguf + " -n 1 --save-state " + state, "Hi\n");
+  };
+  const Ran ran = chat_with();
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_EQ(tokens_of(state).at(1), text::kTurnStart);
+  write_file(folder + "/chat_template.jinja", "[INST] {{ content }} [/INST]");
+  EXPECT_NE(chat_with().err.find("its chat template is not ChatML"), std::string::npos);
+}
+
 // Ctrl-C.
 
 /// A shell line; $C is the binary and $M the model.

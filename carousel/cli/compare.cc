@@ -282,7 +282,8 @@ int run_compare(CompareOptions& options) {
 
 std::function<int()> setup_compare(CLI::App& app) {
   const auto options = std::make_shared<CompareOptions>();
-  app.add_option("model", options->model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
+      ->required();
   add_profile(app, "--a", options->a, "Numeric profile to compare with");
   add_profile(app, "--b", options->b, "Numeric profile that is compared")->required();
   CLI::Option* prompt = app.add_option("-p,--prompt", options->prompt, "Text to run (default: stdin)");

@@ -64,7 +64,7 @@ void add_sampler(CLI::App& app, generate::SamplerParams& sampler) {
 }  // namespace
 
 void GenerationOptions::add_model(CLI::App& app) {
-  app.add_option("model", model, "Model folder, or a .safetensors with its config.json beside it")->required();
+  app.add_option("model", model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")->required();
   add_profile(app, "--profile", profile, "How numbers are handled");
 }
 

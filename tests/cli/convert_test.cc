@@ -98,6 +98,18 @@ TEST(Convert, EveryCommandTakesTheFile) {
   EXPECT_EQ(run_carousel("bench " + gguf + " -p 8 -n 4 -r 1").status, 0);
 }
 
+TEST(Convert, TheChatTemplateGoesAlong) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyLlama), gguf = scratch / "m.gguf";
+  write_file(folder + "/chat_template.jinja", "{{ messages }} \xC3\xA9");
+  ASSERT_EQ(run_carousel("convert " + folder + " --out " + gguf).status, 0);
+  ASSERT_EQ(run_carousel("convert " + gguf + " --out " + (scratch / "back")).status, 0);
+  EXPECT_EQ(read_file(scratch / "back/chat_template.jinja"), "{{ messages }} \xC3\xA9");
+  const Ran ran = run_carousel("chat " + gguf, "a\n");
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("its chat template is not ChatML"), std::string::npos) << ran.err;
+}
+
 TEST(Convert, VerifyTakesAFolderWithOneGguf) {
   const Scratch scratch;
   const std::string folder = CAROUSEL_SOURCE_DIR "/tests/fixtures/models/lfm2-v4";

@@ -101,6 +101,7 @@ void convert_all(const void* source, float* out, size_t count, Convert convert) 
 }  // namespace
 
 void widen(const void* source, DType dtype, float* out, size_t count) {
+  if (count == 0) return;  // of an empty tensor, which has no address
   switch (dtype) {
     case DType::kF32:
       std::memcpy(out, source, count * sizeof(float));
@@ -120,6 +121,7 @@ void widen(const void* source, DType dtype, float* out, size_t count) {
 }
 
 void narrow(const float* source, DType dtype, void* out, size_t count) {
+  if (count == 0) return;
   switch (dtype) {
     case DType::kF32:
       std::memcpy(out, source, count * sizeof(float));

@@ -31,6 +31,12 @@ def st(body=b"", **tensors):
     return raw(json.dumps(tensors), body)
 
 
+def blocks(types, **tensors):
+    """Tensors of zeros, some of which the metadata calls blocks."""
+    size = max(t["data_offsets"][1] for t in tensors.values())
+    return raw(json.dumps({"__metadata__": {"carousel.blocks": types}, **tensors}), bytes(size))
+
+
 def without(key):
     return {k: v for k, v in tensor().items() if k != key}
 
@@ -79,6 +85,17 @@ SAFETENSORS = {
     "offsets_beyond_file": (st(F32x2, w=tensor(offsets=(8, 16))), '"w": data_offsets [8, 16] end beyond the 8 bytes of data'),
     "offsets_huge": (st(F32x2, w=tensor(offsets=(2**63 - 8, 2**63 - 1))), "end beyond the 8 bytes of data: the file is truncated"),
     "unknown_field": (st(F32x2, w=tensor(scale=2)), '"w": unknown key "scale"'),
+    # blocks
+    "blocks_not_json": (blocks("Q8", w=tensor("U8", (1, 34), (0, 34))), "carousel.blocks: not valid JSON"),
+    "blocks_not_an_object": (blocks("[]", w=tensor("U8", (1, 34), (0, 34))), "carousel.blocks: got [], expected an object"),
+    "blocks_type_unknown": (blocks('{"w": "Q5"}', w=tensor("U8", (1, 34), (0, 34))),
+                            'carousel.blocks: "w" is "Q5", expected "Q8" or "Q4"'),
+    "blocks_type_a_number": (blocks('{"w": 8}', w=tensor("U8", (1, 34), (0, 34))), '"w" is 8, expected "Q8" or "Q4"'),
+    "blocks_not_bytes": (blocks('{"w": "Q8"}', w=tensor("I8", (1, 34), (0, 34))),
+                         '"w" is I8 [1, 34], expected U8 with rows of whole Q8 blocks of 34 bytes'),
+    "blocks_cut": (blocks('{"w": "Q4"}', w=tensor("U8", (1, 34), (0, 34))), '"w" is U8 [1, 34], expected U8 with rows of whole Q4'),
+    "blocks_without_rows": (blocks('{"w": "Q4"}', w=tensor("U8", (), (0, 1))), '"w" is U8 [], expected U8 with rows of whole Q4'),
+    "blocks_of_no_tensor": (blocks('{"v": "Q8"}', w=tensor("U8", (1, 34), (0, 34))), 'carousel.blocks: "v" is not in the file'),
     # tensors among themselves
     "tensors_overlap": (st(bytes(12), a=tensor(), b=tensor(offsets=(4, 12))), '"b" begins at byte 4 and overlaps "a", which ends at 8'),
     "tensors_share": (st(F32x2, a=tensor(), b=tensor()), '"b" begins at byte 0 and overlaps "a", which ends at 8'),
@@ -349,6 +366,7 @@ write_seeds("safetensors", {
     "metadata": raw(json.dumps({"__metadata__": {"format": "pt"}, "w": tensor(shape=(0, 3), offsets=(0, 0))})),
     "overlap": SAFETENSORS["tensors_overlap"][0],
     "hole": SAFETENSORS["hole_between"][0],
+    "blocks": blocks('{"w": "Q8", "v": "Q4"}', w=tensor("U8", (2, 34), (0, 68)), v=tensor("U8", (1, 36), (68, 104))),
 })
 write_seeds("json", {
     "object": '{"a": [1, -2.5e3, true, false, null, "\\u00e9\\n"], "b": {"c": {}}}',

@@ -93,7 +93,7 @@ class Attention : public Block {
       dims_.k_norm = p.tensor("k_norm.weight", Shape{dims_.head_dim}, Init::constant(1));
     }
     if (options.boolean("head_gate", false)) {
-      gate_ = p.projection("gate_proj", dims_.heads, hidden, Init::small(hidden), bias);
+      gate_ = p.projection("gate_proj", dims_.heads, hidden, Init::small(hidden).as_gate(), bias);
     }
     out_ = p.projection("out_proj", hidden, q_dim, Init::wang(hidden, config.num_layers), bias);
   }

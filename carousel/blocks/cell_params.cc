@@ -20,8 +20,8 @@ Tensor row_major(const Weight& weight) {
 
 ops::CellMap read_mixed_memory(Params p, int64_t inputs, int64_t units) {
   const Weight input =
-      p.projection("input", 4 * units, inputs, xavier_uniform(4 * units, inputs), true, Init::uniform(0.1));
-  const Weight recurrent = p.projection("recurrent", 4 * units, units, Init::orthogonal());
+      p.projection("input", 4 * units, inputs, xavier_uniform(4 * units, inputs).as_gate(), true, Init::uniform(0.1));
+  const Weight recurrent = p.projection("recurrent", 4 * units, units, Init::orthogonal().as_gate());
   if (input.device() == Device::kMeta) return {};
   return ops::memory_map(row_major(input), input.bias, row_major(recurrent));
 }

@@ -38,8 +38,8 @@ class Mlstm : public Block {
     k_ = p.projection("k", qk_dim, hidden, Init::small(hidden), bias);
     v_ = p.projection("v", v_dim, hidden, Init::small(hidden), bias);
     o_ = p.projection("ogate", v_dim, hidden, Init::constant(0), bias);
-    i_ = p.projection("igate", dims_.heads, hidden, Init::constant(0), true, Init::constant(-10));
-    f_ = p.projection("fgate", dims_.heads, hidden, Init::constant(0), true, Init::linspace(3, 6));
+    i_ = p.projection("igate", dims_.heads, hidden, Init::constant(0).as_gate(), true, Init::constant(-10));
+    f_ = p.projection("fgate", dims_.heads, hidden, Init::constant(0).as_gate(), true, Init::linspace(3, 6));
     head_norm_.weight = p.tensor("head_norm.weight", Shape{v_dim}, Init::constant(1));
     if (bias) head_norm_.bias = p.tensor("head_norm.bias", Shape{v_dim}, Init::constant(0));
     out_ = p.projection("out", hidden, v_dim, Init::wang(hidden, config.num_layers), bias);

@@ -44,8 +44,8 @@ class MlstmV1 : public Block {
     q_ = blocks("q");
     k_ = blocks("k");
     v_ = blocks("v");
-    i_ = p.projection("igate", dims_.heads, 3 * inner_, Init::constant(0), true, Init::normal(0.1));
-    f_ = p.projection("fgate", dims_.heads, 3 * inner_, Init::constant(0), true, Init::linspace(3, 6));
+    i_ = p.projection("igate", dims_.heads, 3 * inner_, Init::constant(0).as_gate(), true, Init::normal(0.1));
+    f_ = p.projection("fgate", dims_.heads, 3 * inner_, Init::constant(0).as_gate(), true, Init::linspace(3, 6));
     head_norm_.weight = ops::around_one(p.tensor("head_norm.weight", Shape{inner_}, Init::constant(0)));
     skip_ = p.tensor("skip", Shape{inner_}, Init::constant(1));
     down_ = p.projection("down", hidden, inner_, Init::wang(hidden, config.num_layers), bias);

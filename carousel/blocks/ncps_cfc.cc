@@ -132,7 +132,7 @@ class NcpsCfc : public Block {
     ops::CellMap map;
     for (size_t part = 0; part < names.size(); ++part) {
       const Weight weight =
-          p.projection(names[part], rows, cols, xavier_uniform(rows, cols), true, fan_in_uniform(cols));
+          p.projection(names[part], rows, cols, xavier_uniform(rows, cols).as_gate(), true, fan_in_uniform(cols));
       if (weight.device() == Device::kMeta) continue;
       if (!map.defined()) map = ops::CellMap(cols, rows, static_cast<int64_t>(names.size()));
       map.write(static_cast<int64_t>(part), 0, row_major(weight), 0, part < 2 ? mask : Tensor());

@@ -14,6 +14,7 @@
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/cpu/isa.h"
@@ -31,7 +32,7 @@ struct BenchOptions {
   std::vector<int64_t> depths{0};
   int64_t rounds = 5;
   bool random = false;
-  std::string dtype = "auto";
+  WeightOptions weights;
   bool bounds = false;
   OpOptions op;
   bool json = false;
@@ -45,11 +46,6 @@ struct Label {
   int64_t token_bytes = 0, active_parameters = 0;  // of those, what decoding a token reads
   int threads = 0;
 };
-
-DType chosen_dtype(const std::string& name, const ModelFiles& files) {
-  if (name == "auto") return files.dtype_of("embeddings.weight");
-  return name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBF16;
-}
 
 std::string in_millions(int64_t count) {
   const auto value = static_cast<double>(count);
@@ -172,18 +168,16 @@ void print_load() {
 Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<BenchTest> tests = plan(options);
   const ModelFiles files = open_model_files(options.model);
-  const DType dtype = chosen_dtype(options.dtype, files);
-  if (!options.random && options.dtype != "auto")
-    fail(ErrorKind::kUsage, "--dtype: got {} for a model with weights, expected --random beside it", options.dtype);
+  const model::WeightTypes types = options.weights.types();
   model::Model loaded;
   if (options.random)
-    loaded.lm = random_model(files, dtype, stream);
+    loaded.lm = random_model(files, types, stream);
   else
-    loaded = model::load(options.model, stream);
-  const ModelCost cost = options.random ? measure_cost(files, dtype) : measure_cost(files);
+    loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
+  const ModelCost cost = measure_cost(files, types);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
-  label.model = fmt::format("{} {}", files.config.model_type, dtype_name(dtype));
+  label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));
   label.backend = fmt::format("CPU {}", cpu::isa_name(stream.isa));
   label.bytes = cost.held_bytes;
   label.parameters = size.parameters;
@@ -210,7 +204,7 @@ int run_command(BenchOptions& options) {
   }
   if (!options.op.op.empty()) {
     if (!options.bounds) print_load();
-    const std::vector<OpCase> cases = op_cases(options.op, options.depths, options.dtype, stream);
+    const std::vector<OpCase> cases = op_cases(options.op, options.depths, options.weights.weights, stream);
     json["ops"] = bench_op(options.op, cases, stream, options.rounds, options.json, interrupted);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
@@ -229,9 +223,10 @@ std::function<int()> setup_bench(CLI::App& app) {
   add_integer(app, "-r,--repetitions", options->rounds, 1, kMaxRounds, "Rounds; each runs every test once");
   app.add_flag("--bounds", options->bounds, "Print the machine's bounds (alone, without a model)");
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
-  add_choice(app, "--dtype", options->dtype, {"auto", "f32", "bf16", "f16"}, "Type of --random weights");
+  options->weights.add_options(app);
   app.add_flag("--json", options->json, "Results as JSON");
   options->op.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_command(*options); };
 }

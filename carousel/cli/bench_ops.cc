@@ -143,7 +143,7 @@ void print_rows(const Json& lines) {
 }  // namespace
 
 void OpOptions::add_options(CLI::App& app) {
-  add_choice(app, "--op", op, op_names(), "Measure one op instead of a model; -d and --dtype apply");
+  add_choice(app, "--op", op, op_names(), "Measure one op instead of a model; -d and --weights apply");
   add_integers(app, "--rows", rows, 1, kMaxSize, "--op: rows of each sequence (1,512; slstm 512)")->default_str("");
   add_integers(app, "--batch", batch, 1, 65536, "--op: sequences");
   const auto add = [&](const char* name, int64_t& value, const char* help) {

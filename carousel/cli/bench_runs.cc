@@ -19,27 +19,35 @@ constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated 
 // Repeats a block of normal values, scaled so that activations stay of order one.
 class RepeatedParams : public ParamSource {
  public:
-  RepeatedParams(const Stream& stream, DType dtype) : stream_(stream), dtype_(dtype), drawn_(kDrawn) {
+  RepeatedParams(const ModelFiles& files, const model::WeightTypes& types, const Stream& stream)
+      : files_(files), types_(types), stream_(stream), drawn_(kDrawn) {
     Rng rng(kSeed);
     for (float& value : drawn_) value = static_cast<float>(rng.normal());
   }
 
-  Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
+    const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
     const int64_t slice = std::max<int64_t>(1, 4 * kDrawn / cols);  // rows written at once
-    const int64_t count = std::min(slice, rows) * cols;
+    const int64_t slice_rows = std::min(slice, rows), count = slice_rows * cols;
     const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(cols)));
     Tensor values(Shape{count}, DType::kF32);
     for (int64_t i = 0; i < count; ++i) values.f32()[i] = scale * drawn_[static_cast<size_t>(i % kDrawn)];
-    Tensor narrowed(Shape{count}, dtype_);
-    narrow(values.f32(), dtype_, narrowed.raw(), static_cast<size_t>(count));
-    Weight weight = weight_for(init, rows, cols, dtype_, layout);
+    const size_t row_bytes = dtype_bytes(dtype, static_cast<size_t>(cols));
+    std::vector<std::byte> narrowed(static_cast<size_t>(slice_rows) * row_bytes);
+    parallel_for(*stream_.pool, slice_rows, [&](int64_t row) {
+      narrow(values.f32() + row * cols, dtype, narrowed.data() + static_cast<size_t>(row) * row_bytes,
+             static_cast<size_t>(cols));
+    });
+    Weight weight = weight_for(init, rows, cols, dtype, layout);
     for (int64_t first = 0; first < rows; first += slice) {
       const int64_t here = std::min(slice, rows - first);
-      const Tensor written = init.mask ? narrowed.clone() : narrowed;
-      if (init.mask) {
-        clear_masked(stream_, *init.mask, first, here, dtype_, static_cast<std::byte*>(written.raw()));
+      if (!init.mask) {
+        weight.write_rows(stream_, first, here, narrowed.data());
+        continue;
       }
-      weight.write_rows(stream_, first, here, written.raw());
+      std::vector<std::byte> masked = narrowed;
+      clear_masked(stream_, *init.mask, first, here, dtype, masked.data());
+      weight.write_rows(stream_, first, here, masked.data());
     }
     return weight;
   }
@@ -51,8 +59,9 @@ class RepeatedParams : public ParamSource {
   }
 
  private:
+  const ModelFiles& files_;
+  const model::WeightTypes& types_;
   const Stream& stream_;
-  DType dtype_;
   std::vector<float> drawn_;
 };
 
@@ -113,7 +122,8 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
     if (stop()) return results;
     run_once(runner, test, starts.back(), tokens.back());  // memory is had, pages are touched
   }
-  std::vector<double> read, f32;
+  const bool blocks = is_block(cost.dtype), bf16 = stream.compute == Compute::kBF16 && cost.dtype == DType::kBF16;
+  std::vector<double> read, compute;
   for (int64_t round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < tests.size(); ++i) {
       if (stop()) break;
@@ -123,25 +133,27 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
     if (stop()) break;
     const cpu::Bounds bounds = cpu::measure_bounds(stream, 1);
     read.push_back(bounds.read_gb_per_s);
-    f32.push_back(bounds.f32_gflop_per_s);
+    // The type most products are computed in; a set that lacks it makes do with f32.
+    const double rate = blocks ? bounds.int8_gop_per_s : bf16 ? bounds.bf16_gflop_per_s : 0;
+    compute.push_back(rate > 0 ? rate : bounds.f32_gflop_per_s);
   }
   for (BenchResult& result : results) {
     const double per_token =
         work(result.test, cost, lm.state_layout()) / static_cast<double>(std::max<int64_t>(1, result.test.tokens));
     result.achieved = median(result.tokens_per_s) * per_token * 1e-9;
-    result.bound = median(result.test.decode ? read : f32);
+    result.bound = median(result.test.decode ? read : compute);
   }
   return results;
 }
 
-std::unique_ptr<model::Lm> random_model(const ModelFiles& files, DType dtype, const Stream& stream) {
+std::unique_ptr<model::Lm> random_model(const ModelFiles& files, const model::WeightTypes& types,
+                                        const Stream& stream) {
   if (files.config.kind != model::ModelKind::kLanguage) {
     fail(ErrorKind::kInput, "{}: model_type \"{}\" has no tokens, expected a language model", files.place.config,
          files.config.model_type);
   }
-  const int64_t parameters = model::measure(files.config, files.place.config).parameters;
-  model::check_memory(static_cast<size_t>(parameters) * dtype_size(dtype), files.place.config);
-  RepeatedParams params(stream, dtype);
+  model::check_memory(static_cast<size_t>(measure_cost(files, types).held_bytes), files.place.config);
+  RepeatedParams params(files, types, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }
 

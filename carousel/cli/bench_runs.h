@@ -33,7 +33,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
                                    const std::function<bool()>& stop);
 
 /// A model of `files`' shape with cheaply drawn weights, to measure shapes no checkpoint is at hand for.
-std::unique_ptr<model::Lm> random_model(const ModelFiles& files, DType dtype, const Stream& stream);
+std::unique_ptr<model::Lm> random_model(const ModelFiles& files, const model::WeightTypes& types, const Stream& stream);
 
 double median(std::vector<double> values);
 

@@ -359,6 +359,8 @@ std::function<int()> setup_chat(CLI::App& app) {
   app.add_flag("--plain", options->plain, "No turns: the text goes on from what is typed");
   options->add_sampling(app);
   options->add_states(app);
+  options->weights.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_chat(*options, options->machine); };
 }

@@ -34,6 +34,7 @@ std::function<int()> setup_generate(CLI::App& app);
 std::function<int()> setup_info(CLI::App& app);
 std::function<int()> setup_init(CLI::App& app);
 std::function<int()> setup_predict(CLI::App& app);
+std::function<int()> setup_quantize(CLI::App& app);
 std::function<int()> setup_tokenize(CLI::App& app);
 std::function<int()> setup_verify(CLI::App& app);
 std::function<int()> setup_wiring(CLI::App& app);
@@ -42,7 +43,10 @@ std::function<int()> setup_wiring(CLI::App& app);
 struct Machine {
   int threads = 0;  // 0: the physical cores
   std::string isa = "auto";
+  std::string compute = "f32";
   void add_options(CLI::App& app);
+  /// --compute, of commands whose models may hold bf16 weights.
+  void add_compute(CLI::App& app);
   /// Starts the threads. Throws Error(kUsage) for an instruction set this machine lacks.
   Stream stream();
 

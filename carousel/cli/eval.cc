@@ -13,6 +13,7 @@
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/generate/evaluate.h"
@@ -30,6 +31,7 @@ struct EvalOptions {
   std::string profile = "native";
   int64_t window = 512;
   bool json = false;
+  WeightOptions weights;
   Machine machine;
 };
 
@@ -177,7 +179,8 @@ int run_eval(EvalOptions& options) {
   catch_interrupts();
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
-  const model::Model model = model::load(options.model, stream, model::ModelKind::kLanguage, numerics);
+  const model::Model model =
+      model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   model::Runner runner(*model.lm, stream, *model.numerics);
   Json results = Json::object();
@@ -196,12 +199,15 @@ int run_eval(EvalOptions& options) {
 
 std::function<int()> setup_eval(CLI::App& app) {
   const auto options = std::make_shared<EvalOptions>();
-  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")->required();
+  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
+      ->required();
   app.add_option("--text", options->text, "Text to predict: likelihood per token and per byte");
   app.add_option("--lambada", options->lambada, "JSON lines with \"text\": accuracy of the last word");
   add_integer(app, "--window", options->window, 1, kMaxWindow, "Predictions of a window; each starts from zero");
   app.add_flag("--json", options->json, "Results as JSON");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
+  options->weights.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_eval(*options); };
 }

@@ -239,6 +239,8 @@ std::function<int()> setup_generate(CLI::App& app) {
   options->add_states(app);
   app.add_flag("--json", options->json, "One JSON record per token, and one at the end of each sample");
   add_integer(app, "--top-logprobs", options->top_logprobs, 0, kMaxTopLogprobs, "Likeliest tokens in each JSON record");
+  options->weights.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options, prompt] {
     options->has_prompt = prompt->count() > 0;

@@ -83,7 +83,7 @@ void GenerationOptions::add_states(CLI::App& app) {
 
 model::Model GenerationOptions::load(const Stream& stream) const {
   const Numerics numerics = model::find_profile(profile);
-  model::Model loaded = model::load(model, stream, model::ModelKind::kLanguage, numerics);
+  model::Model loaded = model::load(model, stream, model::ModelKind::kLanguage, numerics, weights.types());
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   return loaded;
 }

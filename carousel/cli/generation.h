@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/generate/batcher.h"
 #include "carousel/model/load.h"
 
@@ -24,6 +25,7 @@ struct GenerationOptions {
   int64_t seed = -1;
   generate::SamplerParams sampler;
   std::vector<std::string> stop;
+  WeightOptions weights;
   Machine machine;
 
   /// The model, and --profile.

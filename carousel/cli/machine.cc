@@ -34,8 +34,13 @@ void Machine::add_options(CLI::App& app) {
   add_choice(app, "--isa", isa, names, "Instruction set");
 }
 
+void Machine::add_compute(CLI::App& app) {
+  add_choice(app, "--compute", compute, {"f32", "bf16"}, "Products with bf16 weights; bf16 rounds their input");
+}
+
 Stream Machine::stream() {
   Stream stream;
+  stream.compute = compute == "bf16" ? Compute::kBF16 : Compute::kF32;
   stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
   pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());
   stream.pool = pool_.get();

@@ -2,6 +2,7 @@
 #include "carousel/cli/model_cost.h"
 
 #include <cmath>
+#include <map>
 
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
@@ -14,16 +15,18 @@ namespace {
 // Hands out shapes only and counts what they would take. Of the experts a token takes the chosen share.
 class CostSource : public ParamSource {
  public:
-  CostSource(const ModelFiles& files, std::optional<DType> dtype) : files_(files), dtype_(dtype) {}
+  CostSource(const ModelFiles& files, const model::WeightTypes& types) : files_(files), types_(types) {}
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const DType dtype = dtype_ ? *dtype_ : files_.dtype_of(name);
+    const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
     const Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
     const int64_t live = init.mask ? note_wired(name, *init.mask) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
+    elements_[dtype] += rows * cols;
+    if (elements_[dtype] > elements_[cost.dtype]) cost.dtype = dtype;
     if (layout == Weight::Layout::kRows) {
-      cost.decode_bytes += cols * static_cast<int64_t>(dtype_size(dtype));
+      cost.decode_bytes += static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(cols)));
       return weight;
     }
     if (init.read_share < 1) {
@@ -71,9 +74,10 @@ class CostSource : public ParamSource {
     return std::llround(*total) - before;
   }
 
+  std::map<DType, int64_t> elements_;
   double shared_bytes_ = 0, shared_multiplies_ = 0;
   const ModelFiles& files_;
-  std::optional<DType> dtype_;
+  const model::WeightTypes& types_;
 };
 
 }  // namespace
@@ -102,8 +106,8 @@ ModelFiles open_model_files(const std::string& path) {
   return files;
 }
 
-ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype) {
-  CostSource source(files, dtype);
+ModelCost measure_cost(const ModelFiles& files, const model::WeightTypes& types) {
+  CostSource source(files, types);
   model::declare_params(files.config, source, files.place.config);
   return source.cost;
 }

@@ -32,14 +32,15 @@ struct WiredProjection {
 };
 
 struct ModelCost {
+  DType dtype = DType::kF32;    // of most matrix elements
   int64_t held_bytes = 0;       // weights in memory, as packed
   int64_t decode_bytes = 0;     // weights read for one token: one row of a looked-up table, the chosen experts
   int64_t body_multiplies = 0;  // multiply-adds of all projections but the head, per token
   int64_t head_multiplies = 0;  // multiply-adds of the head, per row of logits
   std::vector<WiredProjection> wired;
 };
-/// `dtype`: instead of the files' own.
-ModelCost measure_cost(const ModelFiles& files, std::optional<DType> dtype = {});
+/// `types`: where the files' own are not kept.
+ModelCost measure_cost(const ModelFiles& files, const model::WeightTypes& types = {});
 
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/core/dtype.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
 
@@ -54,6 +57,21 @@ bool parse_dtype(std::string_view name, DType* dtype) {
     }
   }
   return false;
+}
+
+float largest_value(DType dtype) {
+  constexpr float kLargestHalf = 65504;
+  if (dtype == DType::kF16) return kLargestHalf;
+  if (dtype == DType::kQ8) return 127 * kLargestHalf;
+  if (dtype == DType::kQ4) return 7 * kLargestHalf;  // of either sign
+  return std::numeric_limits<float>::infinity();
+}
+
+bool fits(const float* values, size_t count, DType dtype) {
+  const float largest = std::min(largest_value(dtype), std::numeric_limits<float>::max());
+  bool inside = true;
+  for (size_t i = 0; i < count; ++i) inside &= values[i] >= -largest && values[i] <= largest;
+  return inside;
 }
 
 float to_float(F16 value) {

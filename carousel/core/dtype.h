@@ -45,6 +45,12 @@ float to_float(F16 value);
 BF16 to_bf16(float value);  // round to nearest, ties to even; NaN stays NaN
 F16 to_f16(float value);    // round to nearest, ties to even; overflow gives infinity
 
+/// The largest magnitude of f32 that `dtype`, a float or block type, can hold; infinity for f32, bf16 and f64, since a
+/// published weight does not come near theirs.
+float largest_value(DType dtype);
+/// Whether all values are finite and within that.
+bool fits(const float* values, size_t count, DType dtype);
+
 /// Widens `count` elements of a float type (f32, f16, bf16, f64) or a block type to f32.
 void widen(const void* source, DType dtype, float* out, size_t count);
 /// Rounds `count` f32 values to `dtype` (f32, f16, bf16, or a block type, whose last block is filled up with zeros).

@@ -9,10 +9,14 @@ namespace carousel {
 
 enum class Isa : uint8_t { kPortable, kAvx2, kAvx512 };
 
+/// What products of f32 activations with bf16 weights are computed in: f32 exactly, or bf16 with f32 sums.
+enum class Compute : uint8_t { kF32, kBF16 };
+
 struct Stream {
   Device device = Device::kCpu;
   Isa isa = Isa::kPortable;
   ThreadPool* pool = nullptr;  // never null on kCpu
+  Compute compute = Compute::kF32;
 };
 
 }  // namespace carousel

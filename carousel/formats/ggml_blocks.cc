@@ -220,6 +220,7 @@ const GgmlType* find_ggml_type(const std::string& name) {
 }
 
 const GgmlType* ggml_type_of(DType dtype) {
+  if (is_block(dtype)) return find_ggml_type(std::string(dtype == DType::kQ8 ? "Q8_0" : "Q4_0"));
   for (const GgmlType& type : kTypes) {
     if (type.plain == dtype) return &type;
   }

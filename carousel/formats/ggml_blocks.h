@@ -31,7 +31,7 @@ struct GgmlType {
 const GgmlType* find_ggml_type(uint32_t id);
 /// By name, as in GgmlType::name; nullptr: unknown.
 const GgmlType* find_ggml_type(const std::string& name);
-/// That of a plain dtype; nullptr: GGUF has none.
+/// That of a plain dtype, or of Q8 and Q4, whose blocks it has as Q8_0 and Q4_0; nullptr: GGUF has none.
 const GgmlType* ggml_type_of(DType dtype);
 /// "F32, F16, ...": what decode_ggml takes.
 std::string decodable_ggml_types();

@@ -92,6 +92,43 @@ TensorEntry entry_of(const std::string& name, const Json& object, std::span<cons
   return entry;
 }
 
+// Turns the U8 tensors that the metadata calls blocks into what they hold.
+void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, const std::string& where) {
+  const auto marker = metadata.find(kBlocksKey);
+  if (marker == metadata.end()) return;
+  const std::string here = where + ": " + kBlocksKey;
+  const Json types = parse_json(marker->second, here, {kMaxHeaderBytes, 2});
+  if (!types.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", here, brief(types));
+  size_t found = 0;
+  for (TensorEntry& entry : entries) {
+    const auto type = types.find(entry.name);
+    if (type == types.end()) continue;
+    ++found;
+    if (*type != "Q8" && *type != "Q4") {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected \"Q8\" or \"Q4\"", here, entry.name, brief(*type));
+    }
+    const DType dtype = *type == "Q8" ? DType::kQ8 : DType::kQ4;
+    const auto block_bytes = static_cast<int64_t>(dtype_bytes(dtype, kBlockValues));
+    const int rank = entry.shape.rank();
+    if (entry.dtype != DType::kU8 || rank == 0 || entry.shape[-1] % block_bytes != 0) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected U8 with rows of whole {} blocks of {} bytes", here,
+           entry.name, dtype_name(entry.dtype), entry.shape.str(), dtype_name(dtype), block_bytes);
+    }
+    Shape shape;
+    for (int i = 0; i + 1 < rank; ++i) shape.push_back(entry.shape[i]);
+    shape.push_back(entry.shape[-1] / block_bytes * static_cast<int64_t>(kBlockValues));
+    entry.dtype = dtype;
+    entry.shape = shape;
+  }
+  if (found == types.size()) return;
+  for (const auto& item : types.items()) {
+    const std::string& name = item.key();
+    const bool known =
+        std::any_of(entries.begin(), entries.end(), [&](const TensorEntry& e) { return e.name == name; });
+    if (!known) fail(ErrorKind::kInput, "{}: \"{}\" is not in the file", here, name);
+  }
+}
+
 // The entries, sorted by place, cover `body` once from end to end.
 void check_cover(const std::vector<TensorEntry>& entries, std::span<const std::byte> body, const std::string& where) {
   size_t covered = 0;
@@ -146,6 +183,7 @@ void SafetensorsFile::read(std::span<const std::byte> bytes, const std::string& 
     return std::tie(a.bytes, a.size_bytes, a.name) < std::tie(b.bytes, b.size_bytes, b.name);
   });
   check_cover(entries_, body, where);
+  read_blocks(entries_, metadata_, where);
   for (size_t i = 0; i < entries_.size(); ++i) by_name_[entries_[i].name] = i;
 }
 

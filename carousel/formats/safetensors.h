@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // safetensors: named tensors in one file. A little-endian header length (8 bytes), a JSON header {name: {dtype, shape,
 // data_offsets}}, then the bytes of the tensors without holes. Model weights, saved states and fixtures are all this.
-// Reading maps the file and checks everything before any tensor is handed out; checkpoint.h joins the shards of a
-// model.
+// Tensors of block types (Q8, Q4) are in the file as U8 whose last dimension is a row's bytes; "carousel.blocks" in the
+// metadata, a JSON object {name: type}, says which they are. Reading maps the file and checks everything before any
+// tensor is handed out; checkpoint.h joins the shards of a model.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +24,7 @@
 namespace carousel::formats {
 
 using Metadata = std::map<std::string, std::string>;
+constexpr const char* kBlocksKey = "carousel.blocks";
 
 struct GgmlType;  // ggml_blocks.h
 
@@ -88,8 +90,8 @@ struct TensorSpec {
 /// `path`.
 class SafetensorsWriter {
  public:
-  /// Throws Error(kInput) for a repeated name or text that is not UTF-8, Error(kIo): `path` is something else than a
-  /// regular file, or cannot be written.
+  /// Throws Error(kInput) for a repeated name, text that is not UTF-8 or rows that are no whole blocks, Error(kIo):
+  /// `path` is something else than a regular file, or cannot be written.
   SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs, const Metadata& metadata = {});
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;

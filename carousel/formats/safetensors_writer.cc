@@ -12,6 +12,17 @@ namespace {
 constexpr size_t kMaxHeaderBytes = 100'000'000;
 constexpr size_t kAlignment = 8;
 
+size_t alignment(DType dtype) { return is_block(dtype) ? 1 : dtype_size(dtype); }
+
+// The value of kBlocksKey for these tensors; "" where none is of a block type.
+std::string block_types(const std::vector<TensorSpec>& specs) {
+  Json types = Json::object();
+  for (const TensorSpec& spec : specs) {
+    if (is_block(spec.dtype)) types[spec.name] = dtype_name(spec.dtype);
+  }
+  return types.empty() ? "" : types.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 }  // namespace
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs,
@@ -30,17 +41,17 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 std::string SafetensorsWriter::lay_out(const std::vector<TensorSpec>& specs, const Metadata& metadata) {
   std::vector<TensorSpec> order = specs;
   std::stable_sort(order.begin(), order.end(),
-                   [](const TensorSpec& a, const TensorSpec& b) { return dtype_size(a.dtype) > dtype_size(b.dtype); });
+                   [](const TensorSpec& a, const TensorSpec& b) { return alignment(a.dtype) > alignment(b.dtype); });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  Metadata all = metadata;
+  if (const std::string blocks = block_types(specs); !blocks.empty()) all[kBlocksKey] = blocks;
+  if (!all.empty()) header["__metadata__"] = all;
   size_t end = 0;
   // ordered_json looks a key up by walking all of them: repeated names are caught by places_, and entries appended.
   auto& members = header.get_ref<nlohmann::ordered_json::object_t&>();
   for (const TensorSpec& spec : order) {
-    size_t size_bytes = 0;
-    const auto count = static_cast<size_t>(spec.shape.count());
-    if (__builtin_mul_overflow(count, dtype_size(spec.dtype), &size_bytes) ||
-        __builtin_add_overflow(end, size_bytes, &end)) {
+    const size_t size_bytes = dtype_bytes(spec.dtype, static_cast<size_t>(spec.shape.count()));
+    if (__builtin_add_overflow(end, size_bytes, &end)) {
       fail(ErrorKind::kInput, "{}: \"{}\" of {} overflows the file's size", path_, spec.name, spec.shape.str());
     }
     if (spec.name == "__metadata__" || !places_.emplace(spec.name, Place{spec, end - size_bytes, size_bytes}).second) {
@@ -48,7 +59,13 @@ std::string SafetensorsWriter::lay_out(const std::vector<TensorSpec>& specs, con
     }
     std::vector<int64_t> dims;
     for (int i = 0; i < spec.shape.rank(); ++i) dims.push_back(spec.shape[i]);
-    nlohmann::ordered_json entry{{"dtype", dtype_name(spec.dtype)}, {"shape", dims}};
+    const bool blocks = is_block(spec.dtype);
+    if (blocks && (dims.empty() || dims.back() % static_cast<int64_t>(kBlockValues) != 0)) {
+      fail(ErrorKind::kInput, "{}: \"{}\" {} {} has rows that are no whole blocks", path_, spec.name,
+           dtype_name(spec.dtype), spec.shape.str());
+    }
+    if (blocks) dims.back() = static_cast<int64_t>(dtype_bytes(spec.dtype, static_cast<size_t>(dims.back())));
+    nlohmann::ordered_json entry{{"dtype", blocks ? "U8" : dtype_name(spec.dtype)}, {"shape", dims}};
     entry["data_offsets"] = {end - size_bytes, end};
     static_cast<std::vector<std::pair<const std::string, nlohmann::ordered_json>>&>(members).emplace_back(
         spec.name, std::move(entry));

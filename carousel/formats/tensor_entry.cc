@@ -24,11 +24,11 @@ std::string TensorEntry::type_name() const { return ggml != nullptr ? ggml->name
 
 bool TensorEntry::is_weight() const {
   if (ggml != nullptr) return ggml->decode != nullptr;
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || is_block(dtype);
 }
 
 size_t TensorEntry::bytes_of(int64_t count) const {
-  if (ggml == nullptr) return static_cast<size_t>(count) * dtype_size(dtype);
+  if (ggml == nullptr) return dtype_bytes(dtype, static_cast<size_t>(count));
   CAROUSEL_ASSERT(count % ggml->block == 0);
   return *ggml->bytes_of(count);
 }
@@ -40,7 +40,8 @@ void TensorEntry::to_f32(const std::byte* source, int64_t count, float* out) con
 }
 
 Tensor TensorEntry::view() const {
-  if (ggml != nullptr || reinterpret_cast<uintptr_t>(bytes) % dtype_size(dtype) != 0) return load();
+  if (ggml != nullptr) return load();
+  if (!is_block(dtype) && reinterpret_cast<uintptr_t>(bytes) % dtype_size(dtype) != 0) return load();
   return Tensor::over(file, bytes, shape, dtype);
 }
 

@@ -268,7 +268,8 @@ ModelShape declare_params(const ModelConfig& config, ParamSource& source, const 
   return {Lm(config, source, where).state_layout(), 0};
 }
 
-Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics) {
+Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
+           const WeightTypes& types) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     const bool config_alone = !fs::is_directory(path);
@@ -277,14 +278,15 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  check_memory(held_bytes(checkpoint), place.weights);
+  if (types.own()) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
+  if (!types.own()) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
-                          place.weights);
+                          place.weights, types);
   RoundedParams rounded(params, stream, numerics.parameters);
   ParamSource& source = numerics.parameters == DType::kF32 ? static_cast<ParamSource&>(params) : rounded;
   if (kind == ModelKind::kLanguage) {

@@ -12,6 +12,7 @@
 #include "carousel/model/config.h"
 #include "carousel/model/forecaster.h"
 #include "carousel/model/lm.h"
+#include "carousel/model/params.h"
 #include "carousel/model/regressor.h"
 #include "carousel/ops/numerics.h"
 #include "carousel/text/tokenizer.h"
@@ -38,10 +39,10 @@ struct Model {
   }
 };
 
-/// Loads weights in their own dtype. Throws Error(kIo, kInput) naming the file and what is wrong with it, or a model
-/// of another kind than the caller can use.
+/// Loads weights, in their own dtype but for what `types` says. Throws Error(kIo, kInput) naming the file and what is
+/// wrong with it, or a model of another kind than the caller can use.
 Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
-           const Numerics& numerics = Numerics::native());
+           const Numerics& numerics = Numerics::native(), const WeightTypes& types = {});
 
 /// Asks `source` for every parameter of the model that a config describes, in its constructor's order; returns its
 /// state's layout and, of a regressor, the width of its output.
@@ -87,6 +88,10 @@ Json read_config(const std::string& path);
 /// as on any error, no model is left behind and Error(kCancelled) is thrown.
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
+
+/// What a checkpoint's weights take in memory with these types.
+size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                  const std::string& where);
 
 /// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way.
 void check_memory(size_t needed_bytes, const std::string& where);

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "carousel/core/error.h"
@@ -17,8 +16,7 @@
 namespace carousel::model {
 namespace {
 
-// Bytes checked and packed before their pages are given back: small beside any model worth mapping, large beside a
-// task.
+// Bytes checked and packed before their pages are given back: small beside a mapped model, large beside a task.
 constexpr int64_t kSliceBytes = int64_t{8} << 20;
 constexpr size_t kSampleBytes = 4096;
 constexpr size_t kSamples = 16;
@@ -154,12 +152,13 @@ Tensor DrawnParams::tensor(const std::string& name, const Shape& shape, const In
 }
 
 CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
-                                   const ModelConfig& config, std::string where)
+                                   const ModelConfig& config, std::string where, const WeightTypes& types)
     : stream_(stream),
       checkpoint_(checkpoint),
       family_(family),
       config_(config),
       where_(std::move(where)),
+      types_(types),
       hash_(XXH3_createState()) {
   XXH3_64bits_reset(hash_);
   const std::string dims = fmt::format("{} {} {}", config.hidden_size, config.num_layers, config.logit_soft_cap);
@@ -179,8 +178,6 @@ void CheckpointParams::missing(const std::string& name, const std::vector<Tensor
   fail(ErrorKind::kInput, "{}: tensor {} is missing (parameter {})", where_, names, name);
 }
 
-DType held_dtype(const formats::TensorEntry& entry) { return entry.ggml == nullptr ? entry.dtype : DType::kF32; }
-
 ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, bool mask) {
   const std::vector<TensorSource> sources = family_.sources(config_, name);
   for (const TensorSource& source : sources) {
@@ -191,10 +188,13 @@ ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, b
            entry->shape.str(), expected);
     };
     if (!mask && !entry->is_weight()) {
-      const bool gguf = checkpoint_.gguf() != nullptr;
-      refuse(fmt::format("{} and shape {}",
-                         gguf ? "a type of " + formats::decodable_ggml_types() : "dtype F32, F16 or BF16",
-                         shape.str()));
+      const std::string types = "a type of " + formats::decodable_ggml_types();
+      refuse(fmt::format("{} and shape {}", checkpoint_.gguf() ? types : "dtype F32, F16 or BF16", shape.str()));
+    }
+    // Rows are taken from blocks, never parts of one.
+    if (!mask && is_block(entry->dtype) &&
+        (source.permuted || shape.rank() == 0 || shape[-1] % static_cast<int64_t>(kBlockValues) != 0)) {
+      refuse(fmt::format("dtype F32, F16 or BF16: it cannot be read in blocks as {}", shape.str()));
     }
     if (!mask && entry->ggml != nullptr && shape[-1] % entry->ggml->block != 0) {
       refuse(fmt::format("{}, whose rows are not whole blocks of {}", shape.str(), entry->ggml->block));
@@ -236,7 +236,7 @@ void CheckpointParams::check_finite(const std::string& name, const formats::Tens
   std::atomic<int64_t> first{INT64_MAX};
   const auto check = [&](int64_t task) {
     const int64_t begin = task * kTask;
-    const std::byte* const values = bytes + static_cast<size_t>(begin) * dtype_size(dtype);
+    const std::byte* const values = bytes + dtype_bytes(dtype, static_cast<size_t>(begin));
     const std::optional<int64_t> found = first_not_finite(values, dtype, std::min(kTask, count - begin));
     if (!found) return;
     int64_t seen = first.load();
@@ -248,6 +248,21 @@ void CheckpointParams::check_finite(const std::string& name, const formats::Tens
     fail(ErrorKind::kInput,
          "{}: \"{}\" holds a value that is not finite (NaN or infinity), the first is element {} of {}", where_,
          entry.name, base + first.load(), name);
+  }
+}
+
+void CheckpointParams::check_range(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
+                                   DType dtype, int64_t rows, int64_t cols, DType target) const {
+  const size_t row_values = static_cast<size_t>(cols), row_bytes = dtype_bytes(dtype, row_values);
+  std::atomic<bool> beyond{false};
+  parallel_for(*stream_.pool, rows, [&](int64_t row) {
+    std::vector<float> values(row_values);
+    widen(bytes + static_cast<size_t>(row) * row_bytes, dtype, values.data(), row_values);
+    if (!fits(values.data(), row_values, target)) beyond.store(true);
+  });
+  if (beyond.load()) {
+    fail(ErrorKind::kInput, "{}: \"{}\" ({}) holds values beyond {}, the most {} can hold", where_, entry.name, name,
+         largest_value(target), dtype_name(target));
   }
 }
 
@@ -304,28 +319,34 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
   const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
   sample(name, entry, values, Shape{rows, cols});
-  const DType dtype = held_dtype(entry);
+  const DType source = source_dtype(entry);
+  const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
   Weight weight = weight_for(init, rows, cols, dtype, layout);
+  const DType held_as = weight.sparse() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
-  const auto row_bytes = static_cast<int64_t>(dtype_size(dtype)) * cols;
+  const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
-  std::vector<float> decoded(entry.ggml == nullptr ? 0 : static_cast<size_t>(std::min(slice, rows) * cols));
+  const bool decodes = entry.ggml != nullptr && !is_block(source);
+  std::vector<float> decoded(decodes ? static_cast<size_t>(std::min(slice, rows) * cols) : 0);
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);
     const std::byte* const stored = values + entry.bytes_of(first * cols);
     const std::byte* bytes = stored;
-    if (entry.ggml != nullptr) {
+    if (decodes) {
       decode(entry, stored, count * cols, decoded.data());
       bytes = reinterpret_cast<const std::byte*>(decoded.data());
     }
-    check_finite(name, entry, bytes, dtype, first * cols, count * cols);
+    check_finite(name, entry, bytes, source, first * cols, count * cols);
+    if (largest_value(held_as) < largest_value(source)) {
+      check_range(name, entry, bytes, source, count, cols, held_as);
+    }
     if (init.mask) {
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
-      check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, dtype, masked.data()), &cleared);
+      check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, source, masked.data()), &cleared);
     }
-    weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes);
+    weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
     if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(count * cols));
   }
   warn_of_masked(name, cleared);

@@ -24,6 +24,18 @@ struct ParamRecord {
   Init init;
 };
 
+/// The types a model's matrices are held in, where not their own. Gates are the matrices an Init calls so.
+struct WeightTypes {
+  std::optional<DType> body, embeddings, head, gates;
+
+  /// Of the parameter `name`. A table that embeddings and head share is the head's, or else the embeddings'.
+  std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
+  /// The same for a matrix whose own type is `stored`: that, where nothing is said, or where it would be a block type
+  /// and rows of `cols` are no whole blocks.
+  DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
+  bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
+};
+
 /// Shapes only: building a model on it counts parameters, bytes and states with nothing allocated.
 class ParamList : public ParamSource {
  public:
@@ -69,6 +81,8 @@ class DrawnParams : public ParamSource {
 
 /// The dtype that a matrix of this tensor is held in.
 DType held_dtype(const formats::TensorEntry& entry);
+/// The type Weight::write_rows takes its rows in: its own, but for the blocks of GGUF that are neither Q8 nor Q4.
+DType source_dtype(const formats::TensorEntry& entry);
 
 /// Where a parameter's values lie in a checkpoint.
 struct ParamPlace {
@@ -78,12 +92,13 @@ struct ParamPlace {
   std::vector<std::byte> reordered_bytes() const;  // of a permuted one, in the block's order
 };
 
-/// A published checkpoint, read through its family's spelling and packed in its own dtype (blocks of GGUF: in f32).
-/// Mapped pages go back to the system as they are packed, so the peak is little more than what is held.
+/// A published checkpoint, read through its family's spelling and packed in its own dtype (blocks of GGUF: in f32)
+/// or, where `types` says so, in another. Mapped pages go back to the system as they are packed, so the peak is little
+/// more than what is held.
 class CheckpointParams : public ParamSource {
  public:
   CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
-                   const ModelConfig& config, std::string where);
+                   const ModelConfig& config, std::string where, const WeightTypes& types = {});
   ~CheckpointParams() override;
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
@@ -107,6 +122,9 @@ class CheckpointParams : public ParamSource {
   void warn_of_masked(const std::string& name, int64_t cleared);
   void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
                     int64_t base, int64_t count) const;
+  /// Throws Error(kInput) where `target` cannot hold a value of `rows` of `dtype`.
+  void check_range(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
+                   int64_t rows, int64_t cols, DType target) const;
   void decode(const formats::TensorEntry& entry, const std::byte* bytes, int64_t count, float* out) const;
   void sample(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, const Shape& shape);
   [[noreturn]] void missing(const std::string& name, const std::vector<TensorSource>& sources) const;
@@ -116,6 +134,7 @@ class CheckpointParams : public ParamSource {
   Family family_;
   const ModelConfig& config_;
   std::string where_;
+  WeightTypes types_;
   std::unordered_map<std::string, int64_t> taken_;  // elements, by file name
   std::vector<std::string> warnings_;
   XXH3_state_s* hash_;

@@ -36,6 +36,12 @@ Init Init::kept_in_f32() const {
   return init;
 }
 
+Init Init::as_gate() const {
+  Init init = *this;
+  init.gate = true;
+  return init;
+}
+
 std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
 
 Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout, Device device) {

@@ -23,8 +23,10 @@ struct Init {
   double b = 0;                                                // linspace: last; uniform: centre
   std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these; signs: +-1 where these are not 0
   // What else a source should know of the parameter.
-  double read_share = 1;                       // of the rows, those computed with it: an expert is read by few
-  bool keep_f32 = false;                       // written in f32 whatever the model's dtype
+  double read_share = 1;  // of the rows, those computed with it: an expert is read by few
+  bool keep_f32 = false;  // written in f32 whatever the model's dtype
+  bool gate =
+      false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
   std::shared_ptr<const Mask> mask = nullptr;  // of the values [mask->rows(), mask->cols()]; kMask: the values are its
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
@@ -47,6 +49,8 @@ struct Init {
   /// The same draw for a parameter with this read_share, or with keep_f32.
   Init read_by(double share) const;
   Init kept_in_f32() const;
+  /// The same draw for a matrix of gates.
+  Init as_gate() const;
 };
 
 class ParamSource {

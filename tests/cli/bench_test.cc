@@ -57,7 +57,7 @@ TEST(Bench, RandomWeightsNeedNoCheckpoint) {
   const Scratch scratch;
   write_file(scratch / "config.json", kTinyLfm2);
   const std::string start = "bench " + (scratch / "config.json") + " -p 8 -n 2 -r 1 -t 1";
-  const Ran ran = run_carousel(start + " --random --dtype bf16");
+  const Ran ran = run_carousel(start + " --random --weights bf16");
   EXPECT_EQ(ran.status, 0) << ran.err;
   EXPECT_NE(ran.out.find("lfm2 BF16"), std::string::npos) << ran.out;
   EXPECT_EQ(run_carousel(start).status, 1) << "no weights";
@@ -71,7 +71,7 @@ TEST(Bench, AnOpBesideItsBound) {
   const Op ops[] = {
       {"slstm --heads 2 --head-dim 16 --batch 1,3 --rows 8", {"B=1 T=8 H=2 d=16", "B=3 T=8 H=2 d=16"}},
       {"mlstm --heads 2 --head-dim 8", {"B=1 T=1 H=2 dk=8 dv=16", "B=1 T=512 H=2 dk=8 dv=16"}},
-      {"linear --in 40 --out 33 --rows 1,5 --dtype bf16", {"N=1 K=40 M=33 BF16", "N=5 K=40 M=33 BF16"}},
+      {"linear --in 40 --out 33 --rows 1,5 --weights bf16", {"N=1 K=40 M=33 BF16", "N=5 K=40 M=33 BF16"}},
       {"linear --in 40 --out 33 --rows 1 --sparsity 0,90", {"N=1 K=40 M=33 F32", "N=1 K=40 M=33 F32 90% masked"}},
       {"short_conv --in 24 --taps 4 --rows 6", {"B=1 T=6 D=24 K=4"}},
       {"attention --heads 4 --head-dim 8 --rows 3 -d 0,70", {"B=1 T=3@0 H=4 G=1 d=8", "B=1 T=3@70 H=4 G=1 d=8"}},

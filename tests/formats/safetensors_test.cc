@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
 
 #include "carousel/core/error.h"
@@ -96,6 +97,33 @@ TEST(Safetensors, RoundTripKeepsBytesShapesAndMetadata) {
     expect_same(entry->view(), named.tensor);
   }
   EXPECT_EQ(file.find("f3"), nullptr);
+}
+
+TEST(Safetensors, BlockTypesAreBytesToOtherReaders) {
+  const Folder folder;
+  const std::string path = folder / "blocks.safetensors";
+  NamedTensors tensors;
+  for (const DType dtype : {DType::kQ8, DType::kQ4}) {
+    Tensor tensor(Shape{3, 2, 64}, dtype);
+    for (size_t i = 0; i < tensor.size_bytes(); ++i) static_cast<uint8_t*>(tensor.raw())[i] = static_cast<uint8_t>(i);
+    tensors.push_back({std::string(dtype_name(dtype)), tensor});
+  }
+  tensors.push_back({"odd", Tensor(Shape{3}, DType::kU8)});  // what follows it is not aligned
+  write_safetensors(path, tensors, {{"format", "pt"}});
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  EXPECT_EQ(file.metadata().at(kBlocksKey), R"({"Q4":"Q4","Q8":"Q8"})");
+  for (const NamedTensor& named : tensors) {
+    const TensorEntry* const entry = file.find(named.name);
+    ASSERT_NE(entry, nullptr);
+    EXPECT_EQ(entry->dtype, named.tensor.dtype());
+    EXPECT_EQ(entry->shape, named.tensor.shape());
+    ASSERT_EQ(entry->size_bytes, named.tensor.size_bytes());
+    EXPECT_EQ(std::memcmp(entry->view().raw(), named.tensor.raw(), entry->size_bytes), 0);
+  }
+  std::ifstream stream(path, std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(stream), {});
+  EXPECT_NE(text.find(R"("Q8":{"dtype":"U8","shape":[3,2,68])"), std::string::npos) << text.substr(0, 300);
+  EXPECT_THROW(write_safetensors(path, {{"w", Tensor(Shape{2, 33}, DType::kQ8)}}), Error);
 }
 
 TEST(Safetensors, HeaderIsPaddedToEightBytes) {

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -17,7 +18,9 @@
 namespace carousel {
 namespace {
 
-constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+constexpr DType kFloats[] = {DType::kF32, DType::kF16, DType::kBF16};
+constexpr DType kBlocks[] = {DType::kQ8, DType::kQ4};
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
 
 std::vector<float> normals(int64_t count, uint64_t seed) {
   Rng rng(seed);
@@ -41,12 +44,10 @@ struct Case {
 Case make_case(const Stream& stream, int64_t M, int64_t K, DType dtype, bool bias, uint64_t seed) {
   Case c;
   const std::vector<float> exact = normals(M * K, seed);
-  std::vector<std::byte> stored(exact.size() * dtype_size(dtype));
-  narrow(exact.data(), dtype, stored.data(), exact.size());
-  c.values.resize(exact.size());
-  widen(stored.data(), dtype, c.values.data(), exact.size());
   c.weight = Weight(M, K, dtype, Weight::Layout::kPanels);
-  c.weight.write_rows(stream, 0, M, stored.data());
+  c.weight.write_rows(stream, 0, M, exact.data(), DType::kF32);
+  c.values.resize(exact.size());
+  c.weight.read_rows(0, M, c.values.data());
   if (bias) c.weight.bias = tensor_of(normals(M, seed + 1), {M});
   return c;
 }
@@ -77,13 +78,97 @@ bool same_bits(const float* a, const float* b, int64_t count) {
   return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
 }
 
+/// What a product with a block weight makes of a row of x: in every 32 columns, integers times a scale.
+std::vector<float> rounded_row(const float* x, int64_t K) {
+  std::vector<float> out(static_cast<size_t>(K));
+  for (int64_t begin = 0; begin < K; begin += 32) {
+    const int64_t end = std::min(begin + 32, K);
+    float peak = 0;
+    for (int64_t k = begin; k < end; ++k) peak = std::max(peak, std::abs(x[k]));
+    for (int64_t k = begin; k < end; ++k) {
+      out[static_cast<size_t>(k)] = peak == 0 ? 0 : std::nearbyint(x[k] * (127.0f / peak)) * (peak / 127.0f);
+    }
+  }
+  return out;
+}
+
+TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
+  ThreadPool pool(3);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    for (const DType dtype : kBlocks) {
+      for (const int64_t K : {1, 5, 31, 32, 33, 96, 515, 1100}) {
+        for (const int64_t M : {1, 5, 32, 33, 100}) {
+          const Case c = make_case(stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
+          for (const int64_t N : {1, 2, 3, 7, 13, 64, 100}) {
+            SCOPED_TRACE(::testing::Message()
+                         << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
+            const Tensor x = tensor_of(normals(N * K, 7), {N, K});
+            const Tensor y = ops::linear(ctx, x, {&c.weight});
+            Tensor rounded({N, K}, DType::kF32);
+            for (int64_t n = 0; n < N; ++n) {
+              const std::vector<float> row = rounded_row(x.f32() + n * K, K);
+              std::copy(row.begin(), row.end(), rounded.f32() + n * K);
+            }
+            ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, rounded, c));
+          }
+        }
+      }
+    }
+  }
+}
+
+// The chain is over blocks: every instruction set with fused multiply-adds gives the same bits.
+TEST(Linear, BlockWeightsGiveTheSameBitsWithAvx2AndAvx512) {
+  ThreadPool pool(2);
+  std::vector<Tensor> results;
+  for (const Isa isa : cpu::runnable_isas()) {
+    if (isa == Isa::kPortable) continue;
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    const Case a = make_case(stream, 70, 300, DType::kQ8, true, 1), b = make_case(stream, 70, 300, DType::kQ4, true, 2);
+    results.push_back(ops::linear(ctx, tensor_of(normals(9 * 300, 3), {9, 300}), {&a.weight, &b.weight}).clone());
+  }
+  for (const Tensor& result : results) EXPECT_TRUE(same_bits(result.f32(), results[0].f32(), result.count()));
+}
+
+TEST(Linear, ComputingInBf16RoundsXBeforeBf16WeightsAlone) {
+  ThreadPool pool(3);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Stream stream{Device::kCpu, isa, &pool};
+    stream.compute = Compute::kBF16;
+    Arena arena;
+    Ctx ctx{stream, arena};
+    for (const int64_t K : {1, 2, 3, 33, 515, 1100}) {
+      const Case bf16 = make_case(stream, 45, K, DType::kBF16, true, 1);
+      const Case f32 = make_case(stream, 33, K, DType::kF32, false, 2);
+      for (const int64_t N : {1, 2, 7, 13, 64, 100}) {
+        SCOPED_TRACE(::testing::Message() << cpu::isa_name(isa) << " K " << K << " N " << N);
+        const Tensor x = tensor_of(normals(N * K, 7), {N, K});
+        Tensor rounded({N, K}, DType::kF32);
+        for (int64_t i = 0; i < N * K; ++i) rounded.f32()[i] = to_float(to_bf16(x.f32()[i]));
+        const Tensor y = ops::linear(ctx, x, {&bf16.weight, &f32.weight});
+        ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, rounded, bf16));
+        ASSERT_NO_FATAL_FAILURE(expect_product(y, 45, x, f32));
+        for (const int64_t n : {int64_t{0}, N / 2, N - 1}) {
+          const Tensor alone = ops::linear(ctx, x.rows(n, n + 1), {&bf16.weight, &f32.weight});
+          ASSERT_TRUE(same_bits(alone.f32(), y.f32() + n * 78, 78)) << "row " << n;
+        }
+      }
+    }
+  }
+}
+
 TEST(Linear, AgreesWithF64) {
   ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
     const Stream stream{Device::kCpu, isa, &pool};
     Arena arena;
     Ctx ctx{stream, arena};
-    for (const DType dtype : kDTypes) {
+    for (const DType dtype : kFloats) {
       for (const int64_t K : {1, 2, 3, 17, 255, 256, 515}) {
         for (const int64_t M : {1, 5, 32, 33, 100}) {
           const Case c = make_case(stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
@@ -118,6 +203,31 @@ TEST(Linear, WeightsOfOneCallStandSideBySide) {
       ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, x, a));
       ASSERT_NO_FATAL_FAILURE(expect_product(y, 40, x, b));
       ASSERT_NO_FATAL_FAILURE(expect_product(y, 43, x, c));
+    }
+  }
+}
+
+TEST(Linear, BlockWeightsStandBesideFloats) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    const int64_t K = 67;
+    std::vector<Case> cases;
+    uint64_t seed = 1;
+    for (const DType dtype : {DType::kQ4, DType::kF32, DType::kQ8, DType::kBF16})
+      cases.push_back(make_case(stream, 40, K, dtype, seed % 2 == 1, seed)), ++seed;
+    for (const int64_t N : {1, 2, 30, 200}) {
+      const Tensor x = tensor_of(normals(N * K, 4), {N, K});
+      const Tensor y =
+          ops::linear(ctx, x, {&cases[0].weight, &cases[1].weight, &cases[2].weight, &cases[3].weight}).clone();
+      for (size_t i = 0; i < cases.size(); ++i) {
+        const Tensor one = ops::linear(ctx, x, {&cases[i].weight});
+        for (int64_t n = 0; n < N; ++n) {
+          ASSERT_TRUE(same_bits(y.f32() + n * 160 + static_cast<int64_t>(i) * 40, one.f32() + n * 40, 40)) << i;
+        }
+      }
     }
   }
 }
@@ -157,14 +267,16 @@ TEST(Linear, ThreadsChangeNoBit) {
       Arena arena;
       const Stream stream{Device::kCpu, isa, &one};
       Ctx ctx{stream, arena};
-      const Case c = make_case(stream, M, K, DType::kBF16, true, 21);
-      const Tensor x = tensor_of(normals(N * K, 22), {N, K});
-      const Tensor y = ops::linear(ctx, x, {&c.weight});
-      for (ThreadPool* pool : {&two, &four}) {
-        const Stream other{Device::kCpu, isa, pool};
-        Ctx other_ctx{other, arena};
-        const Tensor z = ops::linear(other_ctx, x, {&c.weight});
-        EXPECT_TRUE(same_bits(y.f32(), z.f32(), N * M));
+      for (const DType dtype : {DType::kBF16, DType::kQ8, DType::kQ4}) {
+        const Case c = make_case(stream, M, K, dtype, true, 21);
+        const Tensor x = tensor_of(normals(N * K, 22), {N, K});
+        const Tensor y = ops::linear(ctx, x, {&c.weight});
+        for (ThreadPool* pool : {&two, &four}) {
+          const Stream other{Device::kCpu, isa, pool};
+          Ctx other_ctx{other, arena};
+          const Tensor z = ops::linear(other_ctx, x, {&c.weight});
+          EXPECT_TRUE(same_bits(y.f32(), z.f32(), N * M));
+        }
       }
     }
   }
@@ -178,11 +290,14 @@ TEST(Linear, NeighboursCannotReachARow) {
     Arena arena;
     Ctx ctx{stream, arena};
     const int64_t N = 13, K = 33, M = 35;  // odd K: the padding column of bf16; odd M: the padding rows of a panel
-    const Case c = make_case(stream, M, K, DType::kBF16, false, 31);
-    std::vector<float> values = normals(N * K, 32);
-    for (int64_t k = 0; k < K; ++k) values[static_cast<size_t>(4 * K + k)] = nan;
-    const Tensor y = ops::linear(ctx, tensor_of(values, {N, K}), {&c.weight});
-    for (int64_t i = 0; i < N * M; ++i) EXPECT_EQ(std::isnan(y.f32()[i]), i / M == 4);
+    for (const DType dtype : {DType::kBF16, DType::kQ8, DType::kQ4}) {
+      const Case c = make_case(stream, M, K, dtype, false, 31);
+      std::vector<float> values = normals(N * K, 32);
+      for (int64_t k = 0; k < K; ++k) values[static_cast<size_t>(4 * K + k)] = nan;
+      values[static_cast<size_t>(6 * K + 32)] = nan;  // one value of the row's last block
+      const Tensor y = ops::linear(ctx, tensor_of(values, {N, K}), {&c.weight});
+      for (int64_t i = 0; i < N * M; ++i) EXPECT_EQ(std::isnan(y.f32()[i]), i / M == 4 || i / M == 6);
+    }
   }
 }
 

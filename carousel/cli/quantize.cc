@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel quantize: a model's weights written anew in a narrower type, and what that costs on a text. The conversion
+// is model/quantise.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/model_cost.h"
+#include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/formats/checkpoint.h"
+#include "carousel/formats/ggml_blocks.h"
+#include "carousel/generate/evaluate.h"
+#include "carousel/model/convert.h"
+#include "carousel/model/load.h"
+#include "carousel/model/quantise.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{4} << 30;
+constexpr int64_t kWindow = 512;  // as eval's default
+constexpr int kInterruptedStatus = 130;
+
+struct QuantizeOptions {
+  std::string model, out, eval;
+  WeightOptions weights;
+  bool json = false;
+  Machine machine;
+};
+
+struct Score {
+  double nats_per_token = 0;
+  int64_t tokens = 0;
+};
+
+// Into one GGUF file: the writer's own pass over the tensors, with the types asked for.
+model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
+                                 const model::ConvertProgress& progress) {
+  const ModelFiles files = open_model_files(options.model);
+  const model::WeightTypes types = options.weights.types();
+  const bool tied = files.config.tie_word_embeddings;
+  const auto type_of = [&](const model::ParamRecord& record, const formats::TensorEntry&) -> const formats::GgmlType* {
+    const bool shared = tied && record.name == "embeddings.weight";
+    const auto layout = shared ? Weight::Layout::kPanels : Weight::Layout::kRows;
+    const std::optional<DType> dtype = types.of(record.name, layout, record.init);
+    return dtype ? formats::ggml_type_of(*dtype) : nullptr;
+  };
+  model::write_gguf(options.model, options.out, stream, type_of, progress);
+  return {
+      files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(options.out).size_bytes(), {}};
+}
+
+Score score_of(const std::string& path, const std::string& text_path, const Stream& stream, const char* label) {
+  const model::Model model = model::load(path, stream);
+  const std::vector<int32_t> ids = model.text().encode(read_text_file(text_path, kMaxTextBytes), true, true);
+  if (ids.size() < 2) fail(ErrorKind::kInput, "{}: the text is {} tokens, expected at least 2", text_path, ids.size());
+  for (const int32_t id : ids) {
+    if (id >= model.config.vocab_size) {
+      fail(ErrorKind::kInput, "{}: the tokenizer gives id {}, expected below the model's vocab_size {}", text_path, id,
+           model.config.vocab_size);
+    }
+  }
+  model::Runner runner(*model.lm, stream);
+  Progress bar(fmt::format("tokens {}", label).c_str(), static_cast<int64_t>(ids.size()) - 1);
+  const generate::TextScore score = generate::score_text(runner, ids, kWindow, [&](int64_t done, int64_t) {
+    bar.update(done);
+    return !interrupted();
+  });
+  if (!score.complete) fail(ErrorKind::kCancelled, "{}: interrupted; the model is written", text_path);
+  return {score.nll / static_cast<double>(score.tokens), score.tokens};
+}
+
+void print_result(const Json& result) {
+  const double before = result.at("bytes_before").get<double>(), after = result.at("bytes_after").get<double>();
+  fmt::print("weights          {} -> {} ({:.1f}%)\n", in_binary_units(before), in_binary_units(after),
+             100 * after / std::max(1.0, before));
+  if (!result.contains("eval")) return;
+  const Json& eval = result.at("eval");
+  fmt::print("nats per token   {:.4f} -> {:.4f} ({:+.4f}) over {} tokens\n",
+             eval.at("nats_per_token_before").get<double>(), eval.at("nats_per_token_after").get<double>(),
+             eval.at("nats_lost").get<double>(), eval.at("tokens").get<int64_t>());
+}
+
+int run_quantize(const QuantizeOptions& options, const Stream& stream) {
+  if (options.weights.weights == "auto") fail(ErrorKind::kUsage, "--type: got nothing, expected the type to write");
+  catch_interrupts();
+  // What would fail after the work is found before it.
+  Score before;
+  if (!options.eval.empty()) before = score_of(options.model, options.eval, stream, "before");
+  model::QuantiseResult written;
+  {
+    Progress bar("%", 100);
+    const auto go_on = [&](double done) {
+      bar.update(static_cast<int64_t>(100 * done));
+      return !interrupted();
+    };
+    written = options.out.ends_with(".gguf")
+                  ? write_gguf(options, stream, go_on)
+                  : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
+  }
+  for (const std::string& kept : written.kept) note("warning: " + kept);
+  Json result = {{"out", options.out}, {"bytes_before", written.bytes_before}, {"bytes_after", written.bytes_after}};
+  if (!options.eval.empty()) {
+    const Score after = score_of(options.out, options.eval, stream, "after");
+    result["eval"] = {{"file", options.eval},
+                      {"tokens", after.tokens},
+                      {"nats_per_token_before", before.nats_per_token},
+                      {"nats_per_token_after", after.nats_per_token},
+                      {"nats_lost", after.nats_per_token - before.nats_per_token}};
+  }
+  if (options.json) {
+    fmt::print("{}\n", result.dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    print_result(result);
+  }
+  return interrupted() ? kInterruptedStatus : 0;
+}
+
+}  // namespace
+
+std::function<int()> setup_quantize(CLI::App& app) {
+  const auto options = std::make_shared<QuantizeOptions>();
+  app.add_option("model", options->model, "Model folder, .safetensors or .gguf")->required();
+  options->weights.add_options(app, "--type");
+  app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
+  app.add_option("--eval", options->eval, "Text to measure the nats per token on, before and after");
+  app.add_flag("--json", options->json, "Results as JSON");
+  options->machine.add_options(app);
+  return [options] { return run_quantize(*options, options->machine.stream()); };
+}
+
+}  // namespace carousel::cli

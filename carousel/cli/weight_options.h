@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// --weights and its choices per part, of every command that loads a model to compute with it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+
+#include "carousel/model/params.h"
+
+namespace carousel::cli {
+
+struct WeightOptions {
+  std::string weights = "auto", embeddings = "auto", head = "auto", gates = "auto";
+  /// `name`: of the option for the projections.
+  void add_options(CLI::App& app, const std::string& name = "--weights");
+  /// auto: the file's own type. A block type given by --weights is the projections' alone; embeddings, head and gates
+  /// then keep their own, too, unless they are named.
+  model::WeightTypes types() const;
+};
+
+/// Its name in lower case, as options spell it.
+std::string weight_type_name(DType dtype);
+
+}  // namespace carousel::cli

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model's files rewritten with its matrices in other types.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "carousel/formats/safetensors.h"
+#include "carousel/model/config.h"
+#include "carousel/model/params.h"
+
+namespace carousel::model {
+
+/// What a rewritten checkpoint holds: every tensor of the old one under its name, in its new type.
+struct QuantisePlan {
+  struct Item {
+    const formats::TensorEntry* entry;
+    DType dtype;  // to be written
+  };
+  std::vector<Item> items;        // in the order of the old checkpoint's bytes
+  std::vector<std::string> kept;  // matrices that keep their type though another was asked for, with the reason
+  size_t bytes_before = 0, bytes_after = 0;
+};
+
+/// Matrices take the type `types` has for them. A tensor that holds several keeps its own unless they agree; so does
+/// one the family reads in another order than the file's, and one whose rows are no whole blocks where the type has
+/// blocks.
+QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                            const std::string& where);
+
+/// The new values of one planned tensor, its conversion split over the stream's threads. Throws Error(kInput) where a
+/// value is not finite or beyond what the type can hold.
+Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std::string& where);
+
+/// The model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config as
+/// they are. `progress`, if any, is told the share done before every tensor and stops the work by returning false;
+/// then, as on any error, nothing is left behind and Error(kCancelled) is thrown. Returns what was planned, its entries
+/// gone.
+struct QuantiseResult {
+  size_t bytes_before = 0, bytes_after = 0;
+  std::vector<std::string> kept;
+};
+QuantiseResult write_quantised(const std::string& path, const WeightTypes& types, const Stream& stream,
+                               const std::string& out, const std::function<bool(double)>& progress = {});
+
+}  // namespace carousel::model

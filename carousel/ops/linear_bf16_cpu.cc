@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x W^T + b over panels of bf16 with x rounded to bf16: one pair of columns per step of a chain, two multiply-adds
+// in the order of k. The instruction for it takes subnormal factors as zero and rounds to nearest; elsewhere the same
+// products are exact in f32 and added by fused multiply-adds. How the work is cut is in linear_tiles.h.
+#include "carousel/ops/linear_tiles.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 12;
+#else
+constexpr int kMaxRows = 4;
+#endif
+constexpr int kTileVecs = 2;
+
+// How far ahead of the tile the panel is asked for, as in linear_cpu.cc.
+constexpr int64_t kPrefetchBytes = 8192;
+
+IntVec load_int(const char* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+IntVec set1_int(const char* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value - IntVec{};
+}
+#if !defined(__AVX512BF16__)
+Vec as_float(IntVec bits) {
+  Vec v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+#endif
+
+/// acc + the products of a pair: columns k and k + 1 of kLanes rows of weights, times those of a row of x.
+TILE_INLINE Vec dot2(Vec acc, IntVec weights, IntVec x) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(x));
+#else
+  const int32_t high = static_cast<int32_t>(0xFFFF0000);
+  acc = fma(as_float(x << 16), as_float(weights << 16), acc);
+  return fma(as_float(x & high), as_float(weights & high), acc);
+#endif
+}
+
+/// One tile over `pairs` pairs of columns.
+///   x: pairs of R rows   cells: the panel from its pair and the tile's first output row on
+template <int R>
+void tile(const char* x, const char* cells, int64_t pairs, const TileOut& out) {
+  constexpr int V = kTileVecs;
+  Vec acc[R][V] = {};
+  if (!out.first) load_tile(acc, out.sums, kPanelRows);
+  for (; pairs > 0; --pairs) {
+#pragma GCC unroll 2
+    for (int64_t line = 0; line < kPanelRows * 4; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    IntVec w[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) w[v] = load_int(cells + v * kLanes * 4);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const IntVec x_r = set1_int(x + r * 4);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[r][v] = dot2(acc[r][v], w[v], x_r);
+    }
+    x += R * 4;
+    cells += kPanelRows * 4;
+  }
+  leave_tile(acc, out);
+}
+
+using TileFn = void (*)(const char* x, const char* cells, int64_t pairs, const TileOut& out);
+
+TileFn tile_of(int64_t rows) {
+  switch (rows) {
+    case 1:
+      return tile<1>;
+    case 2:
+      return tile<2>;
+    case 3:
+      return tile<3>;
+#if defined(__AVX512F__)
+    case 5:
+      return tile<5>;
+    case 6:
+      return tile<6>;
+    case 7:
+      return tile<7>;
+    case 8:
+      return tile<8>;
+    case 9:
+      return tile<9>;
+    case 10:
+      return tile<10>;
+    case 11:
+      return tile<11>;
+    case 12:
+      return tile<12>;
+#endif
+    default:
+      return tile<4>;
+  }
+}
+
+struct BF16Engine {
+  static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
+  static constexpr int64_t kSlabCols = 512;  // 32 KiB of panel
+  static constexpr int tile_vecs(int) { return kTileVecs; }
+  static int64_t panel_bytes(const LinearFwd& a, DType) { return ceil_div(a.K, 2) * kPanelRows * 4; }
+  // x is packed as [ceil(K / 2), rows of the block] pairs.
+  static char* x_at(const LinearFwd& a, const RowBlock& block, int64_t k) {
+    return reinterpret_cast<char*>(a.packed) + (block.first * ceil_div(a.K, 2) + block.rows * (k / 2)) * 4;
+  }
+  static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
+                   int64_t count, const TileOut& out) {
+    tile_of(block.rows)(x_at(a, block, k), panel.bytes + (k / 2 * kPanelRows + col) * 4, ceil_div(count, 2), out);
+  }
+};
+
+/// To nearest, ties to even; NaN stays NaN.
+uint32_t round_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (bits >> 16) | 0x40u;
+  return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+}
+
+/// Pairs begin to end of one row block.
+void round_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
+  char* out = BF16Engine::x_at(a, block, 2 * begin);
+  for (int64_t p = begin; p < end; ++p) {
+    for (int64_t r = 0; r < block.rows; ++r, out += 4) {
+      const float* const x = a.x + (block.first + r) * a.K + 2 * p;
+      const uint32_t pair = round_bf16(x[0]) | (2 * p + 1 < a.K ? round_bf16(x[1]) << 16 : 0);
+      std::memcpy(out, &pair, sizeof pair);
+    }
+  }
+}
+
+void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
+  constexpr int64_t kPiece = 512;
+  const int64_t pairs = ceil_div(a.K, 2), pieces = ceil_div(pairs, kPiece);
+  if (a.N == 1) return round_rows(a, row_block(a, plan, 0), 0, pairs);
+  parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
+    const int64_t begin = i % pieces * kPiece;
+    round_rows(a, row_block(a, plan, i / pieces), begin, least(begin + kPiece, pairs));
+  });
+}
+
+}  // namespace
+
+void linear_bf16_fwd(const Stream& stream, const LinearFwd& a) {
+  const Plan plan = plan_of<BF16Engine>(a, stream.pool->threads());
+  round_x(stream, a, plan);
+  run_products<BF16Engine>(stream, a, plan);
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x W^T + b over panels of q8 and q4. x is rounded to 8 bits in blocks of 32 along k, each with a scale of its own;
+// the 32 products of a block are summed as integers, exactly, and one fused multiply-add per block takes the sum, times
+// both scales, into the element's chain in the order of k. How the work is cut is in linear_tiles.h.
+//
+// Codes of weights are unsigned (q + 128, q + 8), as the dot instructions ask for; a block of x carries -128 and -8
+// times the sum of its codes, from which the integer sums start.
+#include "carousel/ops/linear_tiles.h"
+
+#if defined(__SSE2__) && !defined(__AVX2__)
+#include <emmintrin.h>
+#endif
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
+constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
+constexpr int kBlockVecs = static_cast<int>(kBlock / kLanes);
+constexpr int64_t kScaleBytes = kPanelRows * 2;
+
+// 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 2 x 2 of each.
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 6;
+#else
+constexpr int kMaxRows = 2;
+#endif
+constexpr int kTileVecs = 2;
+
+/// A block of x of R rows: codes s8 [8][R][4], scales f32 [R], -128 times the sum of the codes i32 [R], -8 times i32
+/// [R].
+constexpr int64_t kRowBlockBytes = kBlock + 12;
+
+// How far ahead of the tile the panel is asked for.
+constexpr int64_t kPrefetchBytes = 4096;
+
+IntVec load_int(const char* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+IntVec set1_int(const char* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value - IntVec{};
+}
+float load_float(const char* p) {
+  float value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+Vec to_floats(IntVec v) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v));
+#else
+  return __builtin_convertvector(v, Vec);
+#endif
+}
+
+/// sums[lane] += the four products of unsigned weights and signed x. kSmall: weights are below 16.
+template <bool kSmall>
+TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
+#if defined(__AVX512VNNI__)
+  return reinterpret_cast<IntVec>(_mm512_dpbusd_epi32(
+      reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(x)));
+#elif defined(__AVX2__)
+  const auto w = reinterpret_cast<__m256i>(weights), codes = reinterpret_cast<__m256i>(x);
+  if (kSmall) {  // pairs stay below 2 * 15 * 127
+    const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(w, codes), _mm256_set1_epi16(1));
+    return sums + reinterpret_cast<IntVec>(pairs);
+  }
+  const __m256i even =
+      _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(codes, 8));
+  return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
+#elif defined(__SSE2__)
+  const auto w = reinterpret_cast<__m128i>(weights), codes = reinterpret_cast<__m128i>(x);
+  const __m128i even =
+      _mm_madd_epi16(_mm_and_si128(w, _mm_set1_epi16(255)), _mm_srai_epi16(_mm_slli_epi16(codes, 8), 8));
+  const __m128i odd = _mm_madd_epi16(_mm_srli_epi16(w, 8), _mm_srai_epi16(codes, 8));
+  return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
+#else
+  for (int shift = 0; shift < 32; shift += 8) sums += ((weights >> shift) & 255) * ((x << (24 - shift)) >> 24);
+  return sums;
+#endif
+}
+
+/// kLanes f16 scales.
+Vec load_scales(const char* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  uint16_t half[kLanes];
+  std::memcpy(half, p, sizeof half);
+  IntVec bits;
+  for (int64_t i = 0; i < kLanes; ++i) bits[i] = half[i];
+  const IntVec magnitude = (bits & 0x7FFF) << 13;
+  Vec scaled;
+  std::memcpy(&scaled, &magnitude, sizeof scaled);
+  scaled *= set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
+  IntVec value;
+  std::memcpy(&value, &scaled, sizeof value);
+  value |= ((magnitude >= (0x7C00 << 13)) & 0x7F800000) | ((bits & 0x8000) << 16);
+  std::memcpy(&scaled, &value, sizeof scaled);
+  return scaled;
+#endif
+}
+
+struct Q8Panel {
+  static constexpr int64_t kBytes = Weight::kQ8PanelBlockBytes;
+  static constexpr int64_t kSumOffset = 4;  // of its starting sum, behind the scale of x: times R
+  /// sums[r][v] += the block's products.
+  template <int R, int V>
+  TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
+#pragma GCC unroll 8
+    for (int64_t g = 0; g < kGroups; ++g) {
+      IntVec w[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) w[v] = load_int(cells + g * kPanelRows * 4 + v * kLanes * 4);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const IntVec x_r = set1_int(x + (g * R + r) * 4);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums[r][v] = dot4<false>(sums[r][v], w[v], x_r);
+      }
+    }
+  }
+};
+
+struct Q4Panel {
+  static constexpr int64_t kBytes = Weight::kQ4PanelBlockBytes;
+  static constexpr int64_t kSumOffset = 8;
+  template <int R, int V>
+  TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
+#pragma GCC unroll 4
+    for (int64_t g = 0; g < kGroups / 2; ++g) {
+      IntVec low[V], high[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const IntVec pairs = load_int(cells + g * kPanelRows * 4 + v * kLanes * 4);
+        low[v] = pairs & 0x0F0F0F0F;
+        high[v] = (pairs >> 4) & 0x0F0F0F0F;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const IntVec x_low = set1_int(x + (g * R + r) * 4);
+        const IntVec x_high = set1_int(x + ((g + kGroups / 2) * R + r) * 4);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums[r][v] = dot4<true>(sums[r][v], low[v], x_low);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums[r][v] = dot4<true>(sums[r][v], high[v], x_high);
+      }
+    }
+  }
+};
+
+/// One tile over `blocks` blocks of k.
+///   x: blocks of R rows   panel: from its block on   col: of the panel, the tile's first output row
+template <class Panel, int R>
+void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const TileOut& out) {
+  constexpr int V = kTileVecs;
+  Vec acc[R][V] = {};
+  if (!out.first) load_tile(acc, out.sums, kPanelRows);
+  const char* cells = panel + col * 4;
+  const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
+  for (; blocks > 0; --blocks) {
+#pragma GCC unroll 32
+    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    IntVec sums[R][V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const IntVec start = set1_int(x + R * (kBlock + Panel::kSumOffset) + r * 4);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] = start;
+    }
+    Panel::dot(sums, x, cells);
+    Vec scale[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) scale[v] = load_scales(scales + v * kLanes * 2);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(to_floats(sums[r][v]), scale[v] * x_scale, acc[r][v]);
+    }
+    x += R * kRowBlockBytes;
+    cells += Panel::kBytes;
+    scales += Panel::kBytes;
+  }
+  leave_tile(acc, out);
+}
+
+using TileFn = void (*)(const char* x, const char* panel, int64_t col, int64_t blocks, const TileOut& out);
+
+template <class Panel>
+TileFn tile_of(int64_t rows) {
+  switch (rows) {
+    case 1:
+      return tile<Panel, 1>;
+#if defined(__AVX512F__)
+    case 3:
+      return tile<Panel, 3>;
+    case 4:
+      return tile<Panel, 4>;
+    case 5:
+      return tile<Panel, 5>;
+    case 6:
+      return tile<Panel, 6>;
+#endif
+    default:
+      return tile<Panel, 2>;
+  }
+}
+
+struct QuantEngine {
+  static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
+  static constexpr int64_t kSlabCols = 512;
+  static constexpr int tile_vecs(int) { return kTileVecs; }
+  static int64_t block_bytes(DType dtype) { return dtype == DType::kQ8 ? Q8Panel::kBytes : Q4Panel::kBytes; }
+  static int64_t panel_bytes(const LinearFwd& a, DType dtype) { return ceil_div(a.K, kBlock) * block_bytes(dtype); }
+  static char* x_at(const LinearFwd& a, const RowBlock& block, int64_t k) {
+    return reinterpret_cast<char*>(a.packed) +
+           (block.first * ceil_div(a.K, kBlock) + block.rows * (k / kBlock)) * kRowBlockBytes;
+  }
+  static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
+                   int64_t count, const TileOut& out) {
+    const DType dtype = panel.part->dtype;
+    const char* const from = panel.bytes + k / kBlock * block_bytes(dtype);
+    const TileFn run = dtype == DType::kQ8 ? tile_of<Q8Panel>(block.rows) : tile_of<Q4Panel>(block.rows);
+    run(x_at(a, block, k), from, col, ceil_div(count, kBlock), out);
+  }
+};
+
+/// One row of one block of x: `count` values, the rest of it zeros, as row r of R.
+void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+  float values[kBlock];
+  if (count < kBlock) {
+    for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
+    x = values;
+  }
+  Vec v[kBlockVecs];
+  Vec peaks = {}, poison = {};
+  for (int i = 0; i < kBlockVecs; ++i) {
+    v[i] = load(x + i * kLanes);
+    peaks = max(peaks, max(v[i], -v[i]));
+    poison += v[i] - v[i];  // 0, or NaN for what is not finite
+  }
+  const float peak = max_lane(peaks);
+  const bool tiny = !(peak > 0x1p-100f);  // nothing that can be scaled
+  const float inverse = tiny ? 0.0f : 127.0f / peak;
+  const float scale = (tiny ? 0.0f : peak / 127.0f) + sum(poison);
+  int32_t codes[kBlock];
+  for (int i = 0; i < kBlockVecs; ++i) {
+    const Vec shifted = v[i] * set1(inverse) + set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    IntVec bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits -= 0x4B400000;
+    std::memcpy(codes + i * kLanes, &bits, sizeof bits);
+  }
+  int8_t bytes[kBlock];
+  int32_t total = 0;
+  for (int64_t i = 0; i < kBlock; ++i) {
+    bytes[i] = static_cast<int8_t>(codes[i]);
+    total += bytes[i];
+  }
+  const int32_t starts[2] = {-128 * total, -8 * total};
+  for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, bytes + g * 4, 4);
+  std::memcpy(out + rows * kBlock + r * 4, &scale, 4);
+  std::memcpy(out + rows * (kBlock + 4) + r * 4, &starts[0], 4);
+  std::memcpy(out + rows * (kBlock + 8) + r * 4, &starts[1], 4);
+}
+
+/// Columns begin to end of one row block; begin is a multiple of a block.
+void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
+  for (int64_t k = begin; k < end; k += kBlock) {
+    char* const out = QuantEngine::x_at(a, block, k);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      quantise(a.x + (block.first + r) * a.K + k, least(kBlock, a.K - k), r, block.rows, out);
+    }
+  }
+}
+
+void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
+  constexpr int64_t kPiece = 32 * kBlock;
+  if (a.N * a.K <= 4 * kPiece) {  // quicker than to wake the threads
+    for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows(a, row_block(a, plan, b), 0, a.K);
+    return;
+  }
+  const int64_t pieces = ceil_div(a.K, kPiece);
+  parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
+    const int64_t begin = i % pieces * kPiece;
+    quantise_rows(a, row_block(a, plan, i / pieces), begin, least(begin + kPiece, a.K));
+  });
+}
+
+}  // namespace
+
+void linear_quant_fwd(const Stream& stream, const LinearFwd& a) {
+  const Plan plan = plan_of<QuantEngine>(a, stream.pool->threads());
+  quantise_x(stream, a, plan);
+  run_products<QuantEngine>(stream, a, plan);
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

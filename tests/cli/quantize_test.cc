@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/json.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+class QuantizeFamily : public testing::TestWithParam<const char*> {};
+
+TEST_P(QuantizeFamily, GivesTheTextThatWeightsGive) {
+  for (const char* type : {"q8", "q4", "bf16"}) {
+    const Scratch scratch;
+    const std::string folder = init_model(scratch, GetParam()), out = scratch / "out";
+    const Ran ran = run_carousel("quantize " + folder + " --type " + type + " --out " + out);
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_EQ(ran.out.find("weights "), 0u) << ran.out;
+    const std::string flags = " -p abc -n 8 --temp 0 --ignore-eos";
+    const Ran written = run_carousel("generate " + out + flags);
+    const Ran loaded = run_carousel("generate " + folder + " --weights " + type + flags);
+    EXPECT_EQ(written.status, 0) << written.err;
+    EXPECT_EQ(written.out, loaded.out) << type;
+    EXPECT_EQ(run_carousel("info " + out).status, 0);
+    EXPECT_EQ(run_carousel("bench " + out + " -p 8 -n 2 -r 1 -t 1").status, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, QuantizeFamily, testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed));
+
+TEST(Quantize, ReportsWhatATextLoses) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  write_file(scratch / "text", std::string(300, 'a') + "bc");
+  const std::string start = "quantize " + folder + " --type q4 --head q8 --embeddings f16 --eval " + (scratch / "text");
+  const Ran ran = run_carousel(start + " --json --out " + (scratch / "out"));
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json result = parse_json(ran.out, "quantize");
+  EXPECT_LT(result.at("bytes_after").get<int64_t>(), result.at("bytes_before").get<int64_t>() / 2);
+  const Json& eval = result.at("eval");
+  EXPECT_GT(eval.at("tokens").get<int64_t>(), 300);
+  const Ran after = run_carousel("eval " + (scratch / "out") + " --json --text " + (scratch / "text"));
+  EXPECT_DOUBLE_EQ(parse_json(after.out, "eval").at("text").at("nats_per_token").get<double>(),
+                   eval.at("nats_per_token_after").get<double>());
+  EXPECT_NE(eval.at("nats_lost").get<double>(), 0);
+  EXPECT_NE(run_carousel(start + " --out " + (scratch / "again")).out.find("nats per token"), std::string::npos);
+}
+
+TEST(Quantize, BadOptionsAreNamed) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm), out = scratch / "out";
+  const Ran type = run_carousel("quantize " + folder + " --type int8 --out " + out);
+  EXPECT_EQ(type.status, 2);
+  EXPECT_NE(type.err.find("--type: got \"int8\", expected one of auto, f32, f16, bf16, q8, q4"), std::string::npos)
+      << type.err;
+  EXPECT_EQ(run_carousel("quantize " + folder + " --out " + out).status, 2) << "--type is required";
+  EXPECT_EQ(run_carousel("quantize " + folder + " --type q8").status, 2) << "--out is required";
+  EXPECT_EQ(run_carousel("quantize " + folder + " --type q8 --out " + folder).status, 1) << "a full folder";
+  const Ran text = run_carousel("quantize " + folder + " --type q8 --eval /no/such --out " + out);
+  EXPECT_EQ(text.status, 1);
+  EXPECT_TRUE(is_absent(out)) << "what would fail after the work is found before it";
+  EXPECT_EQ(run_carousel("generate " + folder + " -p a -n 1 --weights q5").status, 2);
+}
+
+}  // namespace
+}  // namespace carousel::cli

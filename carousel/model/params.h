@@ -79,7 +79,8 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// The dtype that a matrix of this tensor is held in.
+/// The dtype that a matrix of this tensor is held in where nothing else is asked for. GGUF's Q8_0 and Q4_0 are Q8 and
+/// Q4, byte for byte; of its other blocks Q8 loses little beside what they have lost.
 DType held_dtype(const formats::TensorEntry& entry);
 /// The type Weight::write_rows takes its rows in: its own, but for the blocks of GGUF that are neither Q8 nor Q4.
 DType source_dtype(const formats::TensorEntry& entry);
@@ -92,7 +93,7 @@ struct ParamPlace {
   std::vector<std::byte> reordered_bytes() const;  // of a permuted one, in the block's order
 };
 
-/// A published checkpoint, read through its family's spelling and packed in its own dtype (blocks of GGUF: in f32)
+/// A published checkpoint, read through its family's spelling and packed in its own dtype (other blocks of GGUF: in q8)
 /// or, where `types` says so, in another. Mapped pages go back to the system as they are packed, so the peak is little
 /// more than what is held.
 class CheckpointParams : public ParamSource {

@@ -46,7 +46,10 @@ class HeldSource : public ParamSource {
 
 }  // namespace
 
-DType held_dtype(const formats::TensorEntry& entry) { return entry.ggml == nullptr ? entry.dtype : DType::kF32; }
+DType held_dtype(const formats::TensorEntry& entry) {
+  if (entry.ggml == nullptr) return entry.dtype;
+  return source_dtype(entry) == DType::kQ4 ? DType::kQ4 : DType::kQ8;
+}
 
 DType source_dtype(const formats::TensorEntry& entry) {
   if (entry.ggml == nullptr) return entry.dtype;

@@ -38,8 +38,10 @@ inline std::string init_model(const Scratch& scratch, const std::string& config,
 
 /// The library on one thread.
 struct Library {
-  explicit Library(const std::string& folder)
-      : pool(1), stream{Device::kCpu, cpu::best_isa(), &pool}, model(model::load(folder, stream)) {}
+  explicit Library(const std::string& folder, const model::WeightTypes& types = {})
+      : pool(1),
+        stream{Device::kCpu, cpu::best_isa(), &pool},
+        model(model::load(folder, stream, model::ModelKind::kLanguage, Numerics::native(), types)) {}
 
   /// Logits [T, V] of `tokens` from the zero state, one token at a time.
   std::vector<std::vector<float>> step(const std::vector<int32_t>& tokens) {

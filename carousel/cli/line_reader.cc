@@ -8,6 +8,7 @@
 #include <clocale>
 #include <cstdio>
 #include <cstring>
+#include <cwchar>
 #include <utility>
 
 #ifdef CAROUSEL_LIBEDIT
@@ -41,6 +42,27 @@ const char* current_prompt(EditLine* editor) {
   return static_cast<const std::string*>(prompt)->c_str();
 }
 
+// libedit's own reader misses a signal that comes while the terminal is made ready, and waits on.
+int read_character(EditLine*, wchar_t* character) {
+  std::mbstate_t state{};
+  for (;;) {
+    pollfd ready{STDIN_FILENO, POLLIN, 0};
+    const int events = poll(&ready, 1, kSignalPollMs);
+    if (interrupted()) {
+      errno = EINTR;
+      return -1;
+    }
+    if (events == 0 || (events < 0 && errno == EINTR)) continue;
+    char byte = 0;
+    const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return static_cast<int>(count);
+    const size_t taken = std::mbrtowc(character, &byte, 1, &state);
+    if (taken <= 1) return 1;
+    if (taken == static_cast<size_t>(-1)) state = {};  // no character: left out
+  }
+}
+
 }  // namespace
 
 struct LineReader::Editor {
@@ -55,6 +77,7 @@ struct LineReader::Editor {
     el_set(editor, EL_CLIENTDATA, &prompt);
     el_set(editor, EL_PROMPT, current_prompt);
     el_set(editor, EL_HIST, history, past);
+    el_set(editor, EL_GETCFN, read_character);
     el_set(editor, EL_EDITOR, "emacs");
     el_set(editor, EL_SIGNAL, 1);  // a resized or resumed terminal is drawn anew
     el_source(editor, nullptr);    // the user's ~/.editrc

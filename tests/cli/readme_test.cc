@@ -53,10 +53,11 @@ TEST(Readme, CommandsRunAndPrintWhatItShows) {
     // A program the README builds lacks the flags that a sanitized library needs.
     const bool ours = example.command.starts_with("carousel ");
     if (!ours && kSanitized) continue;
-    const std::string here = replace_all(example.command, "build/release", CAROUSEL_BINARY_DIR);
+    // The build itself may lie in /tmp, so its path comes last.
+    const std::string here = replace_all(example.command, "/tmp/", scratch / "");
     const std::string command = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_BINARY_DIR ":$PATH && " +
-                                replace_all(here, "/tmp/", scratch / "") + " > " + (scratch / "out") + " 2> " +
-                                (scratch / "err");
+                                replace_all(here, "build/release", CAROUSEL_BINARY_DIR) + " > " + (scratch / "out") +
+                                " 2> " + (scratch / "err");
     EXPECT_EQ(std::system(command.c_str()), 0) << example.command << "\n" << read_file(scratch / "err");
     if (!example.output.empty()) {
       EXPECT_EQ(read_file(scratch / "out"), example.output) << example.command;

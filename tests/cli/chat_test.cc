@@ -237,7 +237,7 @@ TEST(Chat, CtrlCStopsTheAnswerAndKeepsWhatWasSaid) {
   const std::string wait = "until [ $(wc -c <'" + (scratch / "out") + "') -gt ";
   // The script waits at the other end of the pipe until the answer was stopped.
   const Ran ran =
-      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos " +
+      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
                          "--save-state '" + state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" +
                          (scratch / "in") + "'; echo 'Once upon a time' >&3; " + wait +
                          "40 ]; do sleep 0.02; done; kill -INT $pid; until grep -q stopped '" + (scratch / "err") +
@@ -253,7 +253,7 @@ TEST(Chat, CtrlCTwiceQuitsAndStillSaves) {
   const Scratch scratch;
   const std::string state = scratch / "state";
   const Ran ran =
-      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos " +
+      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
                          "--save-state '" + state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" +
                          (scratch / "in") + "'; echo 'Once upon a time' >&3; until [ $(wc -c <'" + (scratch / "out") +
                          "') -gt 40 ]; do sleep 0.02; done; kill -INT $pid; " + "until grep -q stopped '" +
@@ -264,8 +264,9 @@ TEST(Chat, CtrlCTwiceQuitsAndStillSaves) {
 
 TEST(Chat, AnOutputThatTakesNoMoreEndsItAndTheStateIsSaved) {
   const Scratch scratch;
-  const std::string say = "printf 'Once upon a time\\n\\n\\n' | \"$C\" chat \"$M\" -t 2 --temp 0 -n 8 --save-state '" +
-                          (scratch / "state") + "' ";
+  const std::string say =
+      "printf 'Once upon a time\\n\\n\\n' | \"$C\" chat \"$M\" -t 2 --temp 0 -n 100000 --ignore-eos "
+      "--save-state '" + (scratch / "state") + "' ";  // more than a pipe holds
   const Ran closed = shell(scratch, "(" + say + "; echo $? >'" + (scratch / "status") + "') | head -c 3");
   EXPECT_EQ(closed.out, ", t");
   EXPECT_EQ(read_file(scratch / "status"), "141\n");

@@ -404,6 +404,17 @@ write_seeds("config", {
                         "full_attn_idxs": [1]}),
     "llama": json.dumps({"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 1,
                          "num_attention_heads": 2, "intermediate_size": 64, "rope_theta": 1e4}),
+    "wired": json.dumps({**SMALL, "hidden_size": 8, "layer_types": ["mlstm", "slstm"],
+                         "mlstm_config": {"num_heads": 2, "wiring": {
+                             "q": {"type": "random", "sparsity": 0.9, "seed": 1, "polarity": True},
+                             "igate": {"type": "explicit", "matrix": [[1, 0, -1, 0, 0, 0, 1, 1], [0, 1, 0, 0, 0, 1, 0, 0]]},
+                             "v": {"type": "AutoNCP", "output_size": 2, "seed": 3},
+                             "out": {"type": "checkpoint", "init": {"type": "random", "sparsity": 0.5}}}},
+                         "slstm_config": {"num_heads": 2, "wiring": {"*": {"type": "random", "sparsity": 1}}},
+                         "ffn_config": {"intermediate_size": 16, "wiring": {
+                             "up": {"type": "NCP", "inter_neurons": 8, "command_neurons": 4, "motor_neurons": 4,
+                                    "sensory_fanout": 2, "inter_fanout": 2, "recurrent_command_synapses": 3,
+                                    "motor_fanin": 2, "polarity": True}}}}),
 })
 write_seeds("state", {
     "zero": struct.pack("<q", 0) + raw("{}"),

@@ -321,7 +321,8 @@ int run_predict(PredictOptions& options) {
 
 std::function<int()> setup_predict(CLI::App& app) {
   const auto options = std::make_shared<PredictOptions>();
-  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")->required();
+  app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
+      ->required();
   app.add_option("--input", options->input,
                  "Features: .npy [T, I] or [B, T, I], or .csv with a row per step (default: rows from stdin, answered "
                  "one by one)");

@@ -237,9 +237,11 @@ TEST(Chat, CtrlCStopsTheAnswerAndKeepsWhatWasSaid) {
   const std::string wait = "until [ $(wc -c <'" + (scratch / "out") + "') -gt ";
   // The script waits at the other end of the pipe until the answer was stopped.
   const Ran ran =
-      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
-                         "--save-state '" + state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" +
-                         (scratch / "in") + "'; echo 'Once upon a time' >&3; " + wait +
+      shell(scratch, "mkfifo '" + (scratch / "in") +
+                         "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
+                         "--save-state '" +
+                         state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" + (scratch / "in") +
+                         "'; echo 'Once upon a time' >&3; " + wait +
                          "40 ]; do sleep 0.02; done; kill -INT $pid; until grep -q stopped '" + (scratch / "err") +
                          "'; do sleep 0.02; done; echo /quit >&3; exec 3>&-; wait $pid");
   EXPECT_EQ(ran.status, 0) << ran.err;
@@ -253,9 +255,11 @@ TEST(Chat, CtrlCTwiceQuitsAndStillSaves) {
   const Scratch scratch;
   const std::string state = scratch / "state";
   const Ran ran =
-      shell(scratch, "mkfifo '" + (scratch / "in") + "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
-                         "--save-state '" + state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" +
-                         (scratch / "in") + "'; echo 'Once upon a time' >&3; until [ $(wc -c <'" + (scratch / "out") +
+      shell(scratch, "mkfifo '" + (scratch / "in") +
+                         "'; \"$C\" chat \"$M\" -t 2 --temp 0 --ignore-eos "
+                         "--save-state '" +
+                         state + "' <'" + (scratch / "in") + "' & pid=$!; exec 3>'" + (scratch / "in") +
+                         "'; echo 'Once upon a time' >&3; until [ $(wc -c <'" + (scratch / "out") +
                          "') -gt 40 ]; do sleep 0.02; done; kill -INT $pid; " + "until grep -q stopped '" +
                          (scratch / "err") + "'; do sleep 0.02; done; " + "sleep 0.1; kill -INT $pid; wait $pid");
   EXPECT_EQ(ran.status, 130) << ran.err;
@@ -266,7 +270,8 @@ TEST(Chat, AnOutputThatTakesNoMoreEndsItAndTheStateIsSaved) {
   const Scratch scratch;
   const std::string say =
       "printf 'Once upon a time\\n\\n\\n' | \"$C\" chat \"$M\" -t 2 --temp 0 -n 100000 --ignore-eos "
-      "--save-state '" + (scratch / "state") + "' ";  // more than a pipe holds
+      "--save-state '" +
+      (scratch / "state") + "' ";  // more than a pipe holds
   const Ran closed = shell(scratch, "(" + say + "; echo $? >'" + (scratch / "status") + "') | head -c 3");
   EXPECT_EQ(closed.out, ", t");
   EXPECT_EQ(read_file(scratch / "status"), "141\n");

@@ -215,7 +215,7 @@ GGUF_MODEL = {
                               '"tokenizer.ggml.tokens" has "a" as 0 and as 3'),
     "tokenizer_token_not_utf8": (tokenizer(GPT2, tokens=array("tokenizer.ggml.tokens", STRING, ["a", "b", "ab", b"\xff"])), "text that is not valid UTF-8"),
     "tokenizer_types_short": (tokenizer(GPT2, types=array("tokenizer.ggml.token_type", I32, [1])), '"tokenizer.ggml.token_type" has 1 elements, expected one for each of the 4 tokens'),
-    "tokenizer_types_unknown": (tokenizer(GPT2, types=array("tokenizer.ggml.token_type", I32, [1, 1, 1, 9])), '"tokenizer.ggml.token_type" has a 9, expected 1 to 6'),
+    "tokenizer_types_unknown": (tokenizer(GPT2, types=array("tokenizer.ggml.token_type", I32, [1, 1, 1, 9])), '"tokenizer.ggml.token_type" has a 9, expected 0 to 6'),
     "tokenizer_types_floats": (tokenizer(GPT2, types=array("tokenizer.ggml.token_type", F32, [1, 1, 1, 3])), '"tokenizer.ggml.token_type" is an array of f32, expected integers'),
     "tokenizer_without_merges": (tokenizer(GPT2, ["merges"]), '"tokenizer.ggml.merges" is missing'),
     "tokenizer_merge_unknown": (tokenizer(GPT2, merges=array("tokenizer.ggml.merges", STRING, ["a c"])), '"c" is not in vocab'),

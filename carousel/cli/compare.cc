@@ -252,6 +252,10 @@ std::vector<int32_t> read_tokens(const CompareOptions& options, const model::Mod
   std::vector<int32_t> tokens;
   if (!options.ids.empty()) {
     tokens.assign(options.ids.begin(), options.ids.end());
+    for (const int64_t id : options.ids) {
+      if (id < model.config.vocab_size) continue;
+      fail(ErrorKind::kInput, "--ids: got {}, expected 0 to {}", id, model.config.vocab_size - 1);
+    }
     return tokens;
   }
   const Prompt prompt = options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, true);

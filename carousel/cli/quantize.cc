@@ -49,7 +49,7 @@ model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& s
   const auto type_of = [&](const model::ParamRecord& record, const formats::TensorEntry&) -> const formats::GgmlType* {
     const bool shared = tied && record.name == "embeddings.weight";
     const auto layout = shared ? Weight::Layout::kPanels : Weight::Layout::kRows;
-    const std::optional<DType> dtype = types.of(record.name, layout, record.init);
+    const std::optional<DType> dtype = model::written_dtype(types, record.name, record.shape, layout, record.init);
     return dtype ? formats::ggml_type_of(*dtype) : nullptr;
   };
   model::write_gguf(options.model, options.out, stream, type_of, progress);
@@ -57,7 +57,8 @@ model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& s
       files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(options.out).size_bytes(), {}};
 }
 
-Score score_of(const std::string& path, const std::string& text_path, const Stream& stream, const char* label) {
+Score score_of(const std::string& path, const std::string& text_path, const Stream& stream, const char* label,
+               const char* state) {
   const model::Model model = model::load(path, stream);
   const std::vector<int32_t> ids = model.text().encode(read_text_file(text_path, kMaxTextBytes), true, true);
   if (ids.size() < 2) fail(ErrorKind::kInput, "{}: the text is {} tokens, expected at least 2", text_path, ids.size());
@@ -73,7 +74,7 @@ Score score_of(const std::string& path, const std::string& text_path, const Stre
     bar.update(done);
     return !interrupted();
   });
-  if (!score.complete) fail(ErrorKind::kCancelled, "{}: interrupted; the model is written", text_path);
+  if (!score.complete) fail(ErrorKind::kCancelled, "{}: interrupted; {}", text_path, state);
   return {score.nll / static_cast<double>(score.tokens), score.tokens};
 }
 
@@ -89,11 +90,11 @@ void print_result(const Json& result) {
 }
 
 int run_quantize(const QuantizeOptions& options, const Stream& stream) {
-  if (options.weights.weights == "auto") fail(ErrorKind::kUsage, "--type: got nothing, expected the type to write");
+  if (options.weights.weights == "auto") fail(ErrorKind::kUsage, "--type: got auto, expected the type to write");
   catch_interrupts();
   // What would fail after the work is found before it.
   Score before;
-  if (!options.eval.empty()) before = score_of(options.model, options.eval, stream, "before");
+  if (!options.eval.empty()) before = score_of(options.model, options.eval, stream, "before", "nothing was written");
   model::QuantiseResult written;
   {
     Progress bar("%", 100);
@@ -108,7 +109,7 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
   for (const std::string& kept : written.kept) note("warning: " + kept);
   Json result = {{"out", options.out}, {"bytes_before", written.bytes_before}, {"bytes_after", written.bytes_after}};
   if (!options.eval.empty()) {
-    const Score after = score_of(options.out, options.eval, stream, "after");
+    const Score after = score_of(options.out, options.eval, stream, "after", "the model is written");
     result["eval"] = {{"file", options.eval},
                       {"tokens", after.tokens},
                       {"nats_per_token_before", before.nats_per_token},

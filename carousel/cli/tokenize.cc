@@ -35,6 +35,7 @@ text::Tokenizer open_tokenizer(const std::string& path) {
     const formats::Checkpoint checkpoint = formats::Checkpoint::open(file);
     const std::optional<text::Tokenizer> tokenizer = model::open_tokenizer({"", file, file}, checkpoint.gguf());
     if (tokenizer) return *tokenizer;
+    if (model::read_model_config({"", file, file}, &checkpoint).vocab_size == 256) return text::Tokenizer::bytes();
     fail(ErrorKind::kInput, "{}: has no tokenizer, expected \"tokenizer.ggml.model\" to name one", file);
   }
   if (!std::filesystem::is_directory(path)) return text::Tokenizer::from_file(path);

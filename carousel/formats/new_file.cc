@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "carousel/core/error.h"
 
@@ -85,6 +86,24 @@ void NewFile::finish() {
   }
   temporary_.clear();
   flush_folder(folder_of(path_));
+}
+
+NewFolder::NewFolder(const std::string& path) : path_(path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::exists(path) && (!fs::is_directory(path) || !fs::is_empty(path))) {
+    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", path);
+  }
+  made_ = fs::create_directories(path, error);
+  if (error) fail(ErrorKind::kIo, "{}: cannot create: {}", path, error.message());
+}
+
+NewFolder::~NewFolder() {
+  namespace fs = std::filesystem;
+  if (kept_) return;
+  std::error_code ignored;
+  for (const auto& item : fs::directory_iterator(path_, ignored)) fs::remove_all(item.path(), ignored);
+  if (made_) fs::remove(path_, ignored);
 }
 
 }  // namespace carousel::formats

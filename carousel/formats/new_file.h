@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that appears under its name complete or not at all: written beside it under a temporary name, flushed to the
-// disk, then renamed over it.
+// disk, then renamed over it. And a folder likewise.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,22 @@ class NewFile {
   std::string path_;
   std::string temporary_;
   int fd_ = -1;
+};
+
+/// A folder that goes again, with what was put into it, unless it is kept.
+class NewFolder {
+ public:
+  /// Throws Error(kIo): `path` exists and is not an empty folder, or cannot be created.
+  explicit NewFolder(const std::string& path);
+  ~NewFolder();
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+  void keep() { kept_ = true; }
+
+ private:
+  std::string path_;
+  bool made_ = false;
+  bool kept_ = false;
 };
 
 }  // namespace carousel::formats

@@ -8,6 +8,8 @@
 #include <unordered_map>
 
 #include "carousel/core/error.h"
+#include "carousel/core/finite.h"
+#include "carousel/formats/new_file.h"
 #include "carousel/model/chat_template.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
@@ -98,8 +100,26 @@ std::vector<Target> targets_of(const Source& source, const Family& family, bool 
   return out;
 }
 
+// Decodes `count` stored values, unless they are taken as they are and are plain; throws for one that is not finite or
+// that `type` cannot hold.
+void read_piece(const formats::TensorEntry& entry, const std::byte* stored, int64_t count, const GgmlType& type,
+                std::vector<float>& wide, const std::string& where) {
+  bool good = true;
+  if (type_of(entry) == &type && entry.ggml == nullptr) {
+    good = !first_not_finite(stored, entry.dtype, count);
+  } else {
+    wide.resize(static_cast<size_t>(count));
+    entry.to_f32(stored, count, wide.data());
+    const bool q8 = &type == formats::ggml_type_of(DType::kQ8), q4 = &type == formats::ggml_type_of(DType::kQ4);
+    good = fits(wide.data(), wide.size(), q8 ? DType::kQ8 : q4 ? DType::kQ4 : type.plain.value_or(DType::kF32));
+  }
+  if (good) return;
+  fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where, entry.name,
+       type.name);
+}
+
 // The values of one parameter, in the block's order and in `type`, piece by piece of whole rows.
-void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlType& type,
+void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlType& type, const std::string& where,
                 const std::function<void(const std::byte*, size_t)>& put) {
   const formats::TensorEntry& entry = *place.entry;
   const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
@@ -107,15 +127,15 @@ void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlTy
   const int64_t count = record.shape.count(), row = record.shape[-1];
   const int64_t piece = std::max<int64_t>(1, kPiece / row) * row;
   const bool same = type_of(entry) == &type;
-  std::vector<float> wide(same ? 0 : static_cast<size_t>(std::min(piece, count)));
-  std::vector<std::byte> encoded(same ? 0 : *type.bytes_of(static_cast<int64_t>(wide.size())));
+  std::vector<float> wide;
+  std::vector<std::byte> encoded(same ? 0 : *type.bytes_of(std::min(piece, count)));
   for (int64_t first = 0; first < count; first += piece) {
     const int64_t part = std::min(piece, count - first);
     const std::byte* const stored = values + entry.bytes_of(first);
+    read_piece(entry, stored, part, type, wide, where);
     if (same) {
       put(stored, entry.bytes_of(part));
     } else {
-      entry.to_f32(stored, part, wide.data());
       CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), part, encoded.data()));
       put(encoded.data(), *type.bytes_of(part));
     }
@@ -127,11 +147,11 @@ void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlTy
 void each_piece(const Source& source, const Target& target, const std::function<void(const std::byte*, size_t)>& put) {
   for (const size_t i : target.records) {
     if (!target.permuted) {
-      each_piece(source.records[i], source.places[i], *target.type, put);
+      each_piece(source.records[i], source.places[i], *target.type, source.place.weights, put);
       continue;
     }
     std::vector<std::byte> whole;
-    each_piece(source.records[i], source.places[i], *target.type,
+    each_piece(source.records[i], source.places[i], *target.type, source.place.weights,
                [&](const std::byte* bytes, size_t size) { whole.insert(whole.end(), bytes, bytes + size); });
     const std::vector<std::byte> ordered =
         to_file_order(*target.permuted, whole.data(), [&](int64_t count) { return *target.type->bytes_of(count); });
@@ -153,8 +173,9 @@ bool widened_in_gguf(const ParamRecord& record) {
 const GgmlType* choose(const Source& source, const Target& target, bool keeps_all, const TypeOf& type) {
   const ParamRecord& record = source.records[target.records.front()];
   const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
+  if (record.init.kind == Init::Kind::kMask) return type_of(entry);
   if (!keeps_all && widened_in_gguf(record)) return formats::ggml_type_of(DType::kF32);
-  const GgmlType* chosen = type && record.shape.rank() == 2 ? type(record, entry) : nullptr;
+  const GgmlType* chosen = type && record.matrix ? type(record, entry) : nullptr;
   const bool whole = chosen != nullptr && target.shape[-1] % chosen->block == 0;
   return whole ? chosen : type_of(entry);
 }
@@ -180,11 +201,14 @@ std::string base_name(const Source& source) {
   return name.empty() ? "model" : name;
 }
 
-// Its tokenizer.json; empty: none.
+// Its tokenizer.json, one that can be used; empty: none.
 std::string tokenizer_text(const Source& source) {
-  if (source.checkpoint.gguf() != nullptr) return gguf_tokenizer(*source.checkpoint.gguf(), source.place.weights);
-  const std::string path = source.place.folder + "/tokenizer.json";
-  return fs::exists(path) ? read_text_file(path, kMaxText) : "";
+  const formats::GgufMetadata* const gguf = source.checkpoint.gguf();
+  const std::string path = gguf != nullptr ? source.place.weights : source.place.folder + "/tokenizer.json";
+  if (gguf == nullptr && !fs::exists(path)) return "";
+  const std::string text = gguf != nullptr ? gguf_tokenizer(*gguf, path) : read_text_file(path, kMaxText);
+  if (!text.empty() || gguf == nullptr) text::Tokenizer::from_json(text, path);
+  return text;
 }
 
 formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targets) {
@@ -282,11 +306,7 @@ void write_folder(const std::string& model, const std::string& out, const Stream
                   const ConvertProgress& progress) {
   const Source source = open_source(model, stream);
   std::vector<Target> targets = targets_of(source, find_family(source.config.model_type, source.place.config), false);
-  std::error_code error;
-  if (fs::exists(out) && (!fs::is_directory(out) || !fs::is_empty(out))) {
-    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", out);
-  }
-  if (fs::create_directories(out, error); error) fail(ErrorKind::kIo, "{}: cannot create: {}", out, error.message());
+  formats::NewFolder folder(out);
   std::vector<formats::TensorSpec> specs;
   for (Target& target : targets) {
     const DType dtype = folder_dtype(source, target, blocks_as);
@@ -308,10 +328,12 @@ void write_folder(const std::string& model, const std::string& out, const Stream
     config["torch_dtype"] = torch_name(blocks_as);
   }
   write_text_file(out + "/config.json", config.dump(2) + "\n");
-  if (source.config.kind != ModelKind::kLanguage) return;
-  if (const std::string text = tokenizer_text(source); !text.empty()) write_text_file(out + "/tokenizer.json", text);
-  if (const std::string chat = read_chat_template(source.place); !chat.empty())
-    write_text_file(out + "/chat_template.jinja", chat);
+  if (source.config.kind == ModelKind::kLanguage) {
+    if (const std::string text = tokenizer_text(source); !text.empty()) write_text_file(out + "/tokenizer.json", text);
+    if (const std::string chat = read_chat_template(source.place); !chat.empty())
+      write_text_file(out + "/chat_template.jinja", chat);
+  }
+  folder.keep();
 }
 
 }  // namespace carousel::model

@@ -64,7 +64,7 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bo
   return ends;
 }
 
-// What a checkpoint's weights take once loaded: blocks that have no products of their own are held in f32.
+// What a checkpoint's weights take once loaded: blocks that have no products of their own are held in q8.
 size_t held_bytes(const formats::Checkpoint& checkpoint) {
   size_t bytes = 0;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
@@ -105,44 +105,6 @@ Json lightning_settings(const std::string& path) {
 
 bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
 bool is_yaml(const std::string& path) { return path.ends_with(".yaml") || path.ends_with(".yml"); }
-
-// The parameters one tensor of the file holds, in order: several where projections are stored fused.
-struct FileTensor {
-  formats::TensorSpec spec;
-  std::vector<ParamRecord> records;
-  std::optional<Permutation> permuted;
-};
-
-std::vector<FileTensor> file_tensors(const ModelConfig& config, std::vector<ParamRecord> records, DType dtype,
-                                     const Numerics& numerics) {
-  for (ParamRecord& record : records) record.init = drawn_by(numerics, record.name, record.init);
-  const Family family = find_family(config.model_type, "init");
-  std::vector<FileTensor> out;
-  for (const ParamRecord& record : records) {
-    const TensorSource source = family.sources(config, record.name).front();
-    const std::string& name = source.file_name;
-    const auto same = std::find_if(out.begin(), out.end(), [&](const FileTensor& t) { return t.spec.name == name; });
-    if (same == out.end()) {
-      const Shape shape = source.permuted ? source.permuted->stored : record.shape;
-      out.push_back({{name, dtype, shape}, {record}, source.permuted});
-      continue;
-    }
-    std::vector<int64_t> dims;
-    for (int i = 0; i < record.shape.rank(); ++i) dims.push_back(same->spec.shape[i]);
-    dims[0] += record.shape[0];
-    same->spec.shape = Shape(dims);
-    same->records.push_back(record);
-  }
-  for (FileTensor& tensor : out) {
-    if (tensor.records.front().init.keep_f32) tensor.spec.dtype = DType::kF32;
-    if (tensor.records.front().init.kind == Init::Kind::kMask) tensor.spec.dtype = DType::kI8;
-  }
-  return out;
-}
-
-const char* torch_name(DType dtype) {
-  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
-}
 
 const char* describe(ModelKind kind) {
   switch (kind) {
@@ -297,6 +259,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
     model.regressor = std::make_unique<Regressor>(model.config, source, place.config);
   }
   for (const std::string& name : params.finish()) {
+    if (checkpoint.gguf() != nullptr && name == "rope_freqs.weight") continue;  // the config was told by it
     model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
   }
   for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
@@ -338,60 +301,6 @@ void check_memory(size_t needed_bytes, const std::string& where) {
     fail(ErrorKind::kInput, "{}: weights of {} bytes, expected at most the {} bytes of memory available", where,
          needed_bytes, available_bytes);
   }
-}
-
-void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
-                       const std::function<bool(double)>& progress, const Numerics& numerics) {
-  const ModelPath place = resolve(config_path);
-  if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a config.json", place.config);
-  const ModelConfig config = read_model_config(place, nullptr);
-  ParamList list;
-  declare_params(config, list, place.config);
-
-  std::error_code error;
-  if (fs::exists(out) && (!fs::is_directory(out) || !fs::is_empty(out))) {
-    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", out);
-  }
-  if (fs::create_directories(out, error); error) fail(ErrorKind::kIo, "{}: cannot create: {}", out, error.message());
-  std::vector<formats::TensorSpec> specs;
-  const std::vector<FileTensor> tensors = file_tensors(config, list.records(), dtype, numerics);
-  for (const FileTensor& tensor : tensors) specs.push_back(tensor.spec);
-  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
-  double done = 0;
-  for (const FileTensor& tensor : tensors) {
-    if (progress && !progress(done / static_cast<double>(tensors.size()))) {
-      fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
-    }
-    done += 1;
-    Tensor values(tensor.spec.shape, DType::kF32);
-    int64_t offset = 0;
-    for (const ParamRecord& record : tensor.records) {
-      draw_param(record, seed, values.f32() + offset);
-      offset += record.shape.count();
-    }
-    if (tensor.permuted) {
-      const auto* drawn = static_cast<const std::byte*>(values.raw());
-      const std::vector<std::byte> ordered = to_file_order(
-          *tensor.permuted, drawn, [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); });
-      std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
-    }
-    Tensor narrowed(tensor.spec.shape, tensor.spec.dtype);
-    if (tensor.spec.dtype == DType::kI8) {
-      std::transform(values.f32(), values.f32() + values.count(), static_cast<int8_t*>(narrowed.raw()),
-                     [](float sign) { return static_cast<int8_t>(sign); });
-    } else {
-      narrow(values.f32(), tensor.spec.dtype, narrowed.raw(), static_cast<size_t>(values.count()));
-    }
-    writer.write(tensor.spec.name, narrowed);
-  }
-  writer.finish();
-
-  Json source = config.source;
-  source["torch_dtype"] = torch_name(dtype);
-  write_text_file(out + "/config.json", source.dump(2) + "\n");
-  const std::string tokenizer = place.folder + "/tokenizer.json";
-  if (fs::exists(tokenizer)) fs::copy_file(tokenizer, out + "/tokenizer.json", error);
-  if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", tokenizer, out, error.message());
 }
 
 }  // namespace carousel::model

@@ -60,7 +60,7 @@ void draw_orthogonal(Rng& rng, int64_t rows, int64_t cols, float* out) {
 }  // namespace
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
-  records_.push_back({name, Shape{rows, cols}, init});
+  records_.push_back({name, Shape{rows, cols}, init, true});
   return Weight(rows, cols, dtype_, layout, Device::kMeta);
 }
 

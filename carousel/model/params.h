@@ -22,6 +22,7 @@ struct ParamRecord {
   std::string name;  // canonical
   Shape shape;
   Init init;
+  bool matrix = false;  // asked for as a matrix: of those, types may be chosen
 };
 
 /// The types a model's matrices are held in, where not their own. Gates are the matrices an Init calls so.

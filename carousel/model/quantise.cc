@@ -10,6 +10,7 @@
 #include <map>
 
 #include "carousel/core/error.h"
+#include "carousel/formats/new_file.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/load.h"
@@ -33,7 +34,7 @@ class TypeSource : public ParamSource {
       : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const std::optional<DType> dtype = types_.of(name, layout, init);
+    const std::optional<DType> dtype = written_dtype(types_, name, {rows, cols}, layout, init);
     for (const TensorSource& source : family_.sources(config_, name)) {
       if (checkpoint_.find(source.file_name) == nullptr) continue;
       const auto [place, fresh] = choices.try_emplace(source.file_name, Choice{dtype, true, false, cols});
@@ -67,35 +68,10 @@ std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntr
   return "";
 }
 
-// A folder that goes again unless it is kept.
-class NewFolder {
- public:
-  explicit NewFolder(const std::string& path) : path_(path) {
-    std::error_code error;
-    if (fs::exists(path) && (!fs::is_directory(path) || !fs::is_empty(path))) {
-      fail(ErrorKind::kIo, "{}: exists and is not an empty folder", path);
-    }
-    made_ = fs::create_directories(path, error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot create: {}", path, error.message());
-  }
-  ~NewFolder() {
-    if (kept_) return;
-    std::error_code ignored;
-    for (const auto& item : fs::directory_iterator(path_, ignored)) fs::remove_all(item.path(), ignored);
-    if (made_) fs::remove(path_, ignored);
-  }
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-  void keep() { kept_ = true; }
-
- private:
-  std::string path_;
-  bool made_ = false;
-  bool kept_ = false;
-};
-
-void copy_beside(const ModelPath& place, const std::string& out) {
-  std::vector<std::string> files{place.config};
+void copy_beside(const ModelPath& place, const ModelConfig& config, const std::string& out) {
+  if (place.config == place.weights) write_text_file(out + "/config.json", config.source.dump(2) + "\n");
+  std::vector<std::string> files;
+  if (place.config != place.weights) files.push_back(place.config);
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
     files.push_back(place.folder + "/" + name);
   }
@@ -109,6 +85,14 @@ void copy_beside(const ModelPath& place, const std::string& out) {
 }
 
 }  // namespace
+
+std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, const Shape& shape,
+                                   Weight::Layout layout, const Init& init) {
+  const std::optional<DType> wanted = types.of(name, layout, init);
+  if (!wanted) return wanted;
+  const Weight weight = weight_for(init, shape[0], shape[1], *wanted, layout, Device::kMeta);
+  return weight.sparse() != nullptr ? weight.sparse()->dtype() : *wanted;
+}
 
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where) {
@@ -164,9 +148,10 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
     fail(ErrorKind::kInput, "{}: a GGUF file into a folder: convert it first (carousel convert), expected safetensors",
          place.weights);
   }
-  const QuantisePlan plan = plan_quantised(read_model_config(place, &checkpoint), checkpoint, types, place.config);
-  NewFolder folder(out);
-  copy_beside(place, out);
+  const ModelConfig config = read_model_config(place, &checkpoint);
+  const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
+  formats::NewFolder folder(out);
+  copy_beside(place, config, out);
   std::vector<formats::TensorSpec> specs;
   for (const QuantisePlan::Item& item : plan.items) specs.push_back({item.entry->name, item.dtype, item.entry->shape});
   formats::Metadata metadata = checkpoint.metadata();

@@ -22,6 +22,11 @@ struct QuantisePlan {
   size_t bytes_before = 0, bytes_after = 0;
 };
 
+/// The type a matrix is to be written in, if another than its own: that of `types`, or f16 where it would be blocks and
+/// the matrix is held as its live weights alone.
+std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, const Shape& shape,
+                                   Weight::Layout layout, const Init& init);
+
 /// Matrices take the type `types` has for them. A tensor that holds several keeps its own unless they agree; so does
 /// one the family reads in another order than the file's, and one whose rows are no whole blocks where the type has
 /// blocks.

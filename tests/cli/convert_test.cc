@@ -137,6 +137,11 @@ TEST(Convert, Refusals) {
   expect("generate " + (scratch / "cut.gguf") + " -p a", 1, "the file is truncated");
   write_file(scratch / "text.gguf", "some text that is no model");
   expect("info " + (scratch / "text.gguf"), 1, "not a");
+  write_file(scratch / "model/tokenizer.json", "{}");
+  for (const char* out : {"t.gguf", "t"}) {
+    expect("convert " + folder + " --out " + (scratch / out), 1, "tokenizer.json: ");
+    EXPECT_TRUE(is_absent(scratch / out));
+  }
   expect("init " + gguf + " --out " + (scratch / "y"), 1, "a GGUF file, expected a config.json");
   std::filesystem::create_directory(scratch / "two");
   for (const char* name : {"two/a.gguf", "two/b.gguf"}) std::filesystem::copy_file(gguf, scratch / name);

@@ -5,6 +5,12 @@
 namespace carousel::cli {
 namespace {
 
+// A stored mask, one that leaves few weights, and parameters that are no matrices though they have two dimensions.
+constexpr const char* kTinyWired = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32,
+    "num_hidden_layers": 2, "layer_types": ["mlstm", "ncps_ltc"], "ncps_config": {"units": 16},
+    "mlstm_config": {"num_heads": 2, "wiring": {"q": {"type": "checkpoint", "init": {"type": "random", "sparsity": 0.5}},
+                                                "v": {"type": "random", "sparsity": 0.95}}}})";
+
 class QuantizeFamily : public testing::TestWithParam<const char*> {};
 
 TEST_P(QuantizeFamily, GivesTheTextThatWeightsGive) {
@@ -19,12 +25,16 @@ TEST_P(QuantizeFamily, GivesTheTextThatWeightsGive) {
     const Ran loaded = run_carousel("generate " + folder + " --weights " + type + flags);
     EXPECT_EQ(written.status, 0) << written.err;
     EXPECT_EQ(written.out, loaded.out) << type;
+    const Ran gguf = run_carousel("quantize " + folder + " --type " + type + " --out " + (scratch / "q.gguf"));
+    EXPECT_EQ(gguf.status, 0) << gguf.err;
+    EXPECT_EQ(run_carousel("generate " + (scratch / "q.gguf") + flags).out, loaded.out) << type;
     EXPECT_EQ(run_carousel("info " + out).status, 0);
     EXPECT_EQ(run_carousel("bench " + out + " -p 8 -n 2 -r 1 -t 1").status, 0);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, QuantizeFamily, testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed));
+INSTANTIATE_TEST_SUITE_P(Families, QuantizeFamily,
+                         testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed, kTinyWired));
 
 TEST(Quantize, ReportsWhatATextLoses) {
   const Scratch scratch;
@@ -42,6 +52,16 @@ TEST(Quantize, ReportsWhatATextLoses) {
                    eval.at("nats_per_token_after").get<double>());
   EXPECT_NE(eval.at("nats_lost").get<double>(), 0);
   EXPECT_NE(run_carousel(start + " --out " + (scratch / "again")).out.find("nats per token"), std::string::npos);
+}
+
+TEST(Quantize, ACheckpointThatIsItsOwnConfig) {
+  const Scratch scratch;
+  const std::string checkpoint = CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt";
+  const Ran ran = run_carousel("quantize " + checkpoint + " --type f16 --out " + (scratch / "out"));
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_TRUE(is_absent(scratch / "out/tiny.ckpt"));
+  const Ran info = run_carousel("info " + (scratch / "out"));
+  EXPECT_EQ(info.status, 0) << info.err;
 }
 
 TEST(Quantize, BadOptionsAreNamed) {

@@ -37,14 +37,6 @@ std::string replace_all(std::string text, const std::string& from, const std::st
   return text;
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
-
 TEST(Readme, CommandsRunAndPrintWhatItShows) {
   const Scratch scratch;
   const std::vector<Example> found = examples(read_file(CAROUSEL_SOURCE_DIR "/README.md"));

@@ -10,10 +10,13 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/formats/checkpoint.h"
+#include "carousel/formats/ggml_blocks.h"
+#include "carousel/model/convert.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
 
@@ -176,9 +179,25 @@ TEST_F(Quantise, WhatATypeCannotHoldIsRefused) {
     const auto writes = [&] { write_quantised(model, all_of(dtype), stream_, at("out")); };
     EXPECT_NE(refusal(writes).find("beyond what " + std::string(dtype_name(dtype)) + " can hold"), std::string::npos);
     EXPECT_FALSE(fs::exists(at("out"))) << "nothing is left behind";
+    const auto type = [&](const ParamRecord&, const formats::TensorEntry&) { return formats::ggml_type_of(dtype); };
+    const std::string gguf = refusal([&] { write_gguf(model, at("out.gguf"), stream_, type); });
+    EXPECT_NE(gguf.find("q.weight\" holds a value that is not finite, or beyond what"), std::string::npos) << gguf;
+    EXPECT_FALSE(fs::exists(at("out.gguf")));
   }
   EXPECT_EQ(refusal([&] { load(model, stream_, ModelKind::kLanguage, Numerics::native(), all_of(DType::kQ8)); }),
             "accepted");
+}
+
+TEST_F(Quantise, ConvertingRefusesWhatIsNotFinite) {
+  const std::string model = init(kXlstm, "model");
+  const std::string path = model + "/model.safetensors";
+  NamedTensors tensors = formats::SafetensorsFile::open(path).load_all();
+  tensors.back().tensor.f32()[0] = std::numeric_limits<float>::quiet_NaN();
+  formats::write_safetensors(path, tensors);
+  EXPECT_NE(refusal([&] { write_gguf(model, at("out.gguf"), stream_); }).find("not finite"), std::string::npos);
+  EXPECT_NE(refusal([&] { write_folder(model, at("out"), stream_, DType::kF32); }).find("not finite"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(at("out"))) << "nothing is left behind";
 }
 
 TEST_F(Quantise, ABlockScaleThatIsNoNumberIsRefused) {

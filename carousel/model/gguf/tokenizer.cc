@@ -22,6 +22,11 @@ const formats::GgufArray& need_array(const formats::GgufMetadata& metadata, cons
   fail(ErrorKind::kInput, "{}: \"{}\" is missing", where, key);
 }
 
+const formats::GgufArray* find_array(const formats::GgufMetadata& metadata, const char* key, const std::string& where) {
+  const bool there = metadata.array(key) != nullptr || metadata.values.contains(key);
+  return there ? &need_array(metadata, key, where) : nullptr;
+}
+
 template <class T>
 void check_size(const std::vector<T>& list, size_t tokens, const char* key, const std::string& where) {
   if (list.size() == tokens) return;
@@ -64,13 +69,14 @@ GgmlVocabulary read_vocabulary(const formats::GgufMetadata& metadata, const std:
   const size_t count = out.tokens.size();
   if (count == 0) fail(ErrorKind::kInput, "{}: \"tokenizer.ggml.tokens\" is empty", where);
   out.types.assign(count, GgmlVocabulary::kNormal);
-  if (const formats::GgufArray* types = metadata.array("tokenizer.ggml.token_type")) out.types = types->integers();
+  if (const formats::GgufArray* types = find_array(metadata, "tokenizer.ggml.token_type", where))
+    out.types = types->integers();
   check_size(out.types, count, "tokenizer.ggml.token_type", where);
   for (const int64_t type : out.types) {
     if (type >= 0 && type <= 6) continue;
-    fail(ErrorKind::kInput, "{}: \"tokenizer.ggml.token_type\" has a {}, expected 1 to 6", where, type);
+    fail(ErrorKind::kInput, "{}: \"tokenizer.ggml.token_type\" has a {}, expected 0 to 6", where, type);
   }
-  const formats::GgufArray* merges = metadata.array("tokenizer.ggml.merges");
+  const formats::GgufArray* merges = find_array(metadata, "tokenizer.ggml.merges", where);
   if (merges != nullptr || !llama) {
     for (const std::string_view merge : need_array(metadata, "tokenizer.ggml.merges", where).strings()) {
       out.merges.emplace_back(merge);

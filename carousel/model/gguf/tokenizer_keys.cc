@@ -211,7 +211,15 @@ Json canonical_tokenizer(const Json& tokenizer) {
 formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t vocab_size, const Json& config,
                                  const std::string& where) {
   const Json tokenizer = parse_json(tokenizer_text, where);
-  const GgmlVocabulary vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
+  GgmlVocabulary vocabulary;
+  bool whole = true;  // what the keys cannot say goes along in the tokenizer's own words
+  try {
+    vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
+    whole = vocabulary.model.empty() ||
+            canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer);
+  } catch (const Json::exception&) {
+    vocabulary = {};
+  }
   formats::GgufKeys keys;
   const auto put = [&](const char* key, formats::GgufValue value) {
     keys.emplace_back(std::string("tokenizer.") + key, std::move(value));
@@ -240,9 +248,7 @@ formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t voca
   put("ggml.add_bos_token", *vocabulary.add_bos);
   put("ggml.add_eos_token", *vocabulary.add_eos);
   if (vocabulary.add_space_prefix) put("ggml.add_space_prefix", *vocabulary.add_space_prefix);
-  if (canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer)) {
-    put("huggingface.json", tokenizer_text);
-  }
+  if (whole) put("huggingface.json", tokenizer_text);
   return keys;
 }
 

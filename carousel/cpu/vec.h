@@ -41,6 +41,61 @@ inline Vec load(const float* p) {
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 inline Vec set1(float x) { return x - Vec{}; }  // minus zero changes no bit, so it costs nothing; plus zero would
 
+/// The same bits as the other type.
+inline Vec as_float(IntVec bits) {
+  Vec v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+inline IntVec as_int(Vec v) {
+  IntVec bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+// Of packed bytes, at any alignment.
+inline float load_float(const char* p) {
+  float value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+inline IntVec load_int(const char* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+/// The 32 bits at p in every lane.
+inline IntVec set1_int(const char* p) {
+  int32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value - IntVec{};
+}
+
+#if !defined(__AVX2__)
+/// f16 in the low half of each lane, widened exactly; the upper halves may hold anything.
+inline Vec widen_f16(IntVec bits) {
+  const IntVec magnitude = (bits & 0x7FFF) << 13;
+  const Vec scaled = as_float(magnitude) * set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
+  const IntVec special = (magnitude >= (0x7C00 << 13)) & 0x7F800000;  // infinity and NaN keep the top exponent
+  return as_float(as_int(scaled) | special | ((bits & 0x8000) << 16));
+}
+#endif
+
+/// kLanes f16, widened.
+inline Vec load_f16(const char* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  uint16_t half[kLanes];
+  std::memcpy(half, p, sizeof half);
+  IntVec bits;
+  for (int64_t i = 0; i < kLanes; ++i) bits[i] = half[i];
+  return widen_f16(bits);
+#endif
+}
+
 /// a * b + c, rounded once where the hardware can (AVX2 and up), twice in the portable build.
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -156,15 +211,9 @@ inline Vec exp(Vec x) {
   p = fma(p, r, set1(0.5f));
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
-  IntVec shifted_bits;
-  std::memcpy(&shifted_bits, &shifted, sizeof shifted);
-  const IntVec exponent = shifted_bits - 0x4B400000;
+  const IntVec exponent = as_int(shifted) - 0x4B400000;
   const IntVec half = exponent >> 1;
-  const IntVec low_bits = (half + 127) << 23;
-  const IntVec high_bits = (exponent - half + 127) << 23;
-  Vec low, high;
-  std::memcpy(&low, &low_bits, sizeof low);
-  std::memcpy(&high, &high_bits, sizeof high);
+  const Vec low = as_float((half + 127) << 23), high = as_float((exponent - half + 127) << 23);
   const Vec result = p * low * high;
   return x != x ? x : result;
 }
@@ -186,19 +235,10 @@ inline Vec tanh(Vec x) {
   p = fma(p, r, set1(1.0f / 6));
   p = fma(p, r, set1(0.5f));
   p = fma(p * r, r, r);
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof shifted);
-  bits = (bits - 0x4B400000 + 127) << 23;
-  Vec scale;
-  std::memcpy(&scale, &bits, sizeof bits);
+  const Vec scale = as_float((as_int(shifted) - 0x4B400000 + 127) << 23);
   const Vec e = fma(scale, p, scale - set1(1.0f));
   const Vec result = e / (e + set1(2.0f));
-  IntVec x_bits, result_bits;
-  std::memcpy(&x_bits, &x, sizeof x);
-  std::memcpy(&result_bits, &result, sizeof result);
-  result_bits |= x_bits & static_cast<int32_t>(0x80000000u);
-  Vec with_sign;
-  std::memcpy(&with_sign, &result_bits, sizeof x);
+  const Vec with_sign = as_float(as_int(result) | (as_int(x) & static_cast<int32_t>(0x80000000u)));
   return x != x ? x : with_sign;
 }
 

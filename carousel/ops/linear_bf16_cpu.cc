@@ -17,24 +17,6 @@ constexpr int kTileVecs = 2;
 // How far ahead of the tile the panel is asked for, as in linear_cpu.cc.
 constexpr int64_t kPrefetchBytes = 8192;
 
-IntVec load_int(const char* p) {
-  IntVec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-IntVec set1_int(const char* p) {
-  int32_t value;
-  std::memcpy(&value, p, sizeof value);
-  return value - IntVec{};
-}
-#if !defined(__AVX512BF16__)
-Vec as_float(IntVec bits) {
-  Vec v;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-#endif
-
 /// acc + the products of a pair: columns k and k + 1 of kLanes rows of weights, times those of a row of x.
 TILE_INLINE Vec dot2(Vec acc, IntVec weights, IntVec x) {
 #if defined(__AVX512BF16__)
@@ -74,34 +56,7 @@ void tile(const char* x, const char* cells, int64_t pairs, const TileOut& out) {
 using TileFn = void (*)(const char* x, const char* cells, int64_t pairs, const TileOut& out);
 
 TileFn tile_of(int64_t rows) {
-  switch (rows) {
-    case 1:
-      return tile<1>;
-    case 2:
-      return tile<2>;
-    case 3:
-      return tile<3>;
-#if defined(__AVX512F__)
-    case 5:
-      return tile<5>;
-    case 6:
-      return tile<6>;
-    case 7:
-      return tile<7>;
-    case 8:
-      return tile<8>;
-    case 9:
-      return tile<9>;
-    case 10:
-      return tile<10>;
-    case 11:
-      return tile<11>;
-    case 12:
-      return tile<12>;
-#endif
-    default:
-      return tile<4>;
-  }
+  return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<r.kValue>; });
 }
 
 struct BF16Engine {

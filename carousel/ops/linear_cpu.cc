@@ -22,20 +22,12 @@ constexpr int tile_vecs(int rows) {
 // one. 8 KiB gains 5 to 20% over none or 2 KiB; 16 KiB is no better.
 constexpr int64_t kPrefetchBytes = 8192;
 
-Vec as_float(IntVec bits) {
-  Vec v;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
 // How a panel holds its weights: kStep columns of k make a group of 32 cells.
 struct F32Panel {
   static constexpr int64_t kStep = 1, kCellBytes = 4;
   template <int kHalf>
   static Vec read(const char* cells) {
-    Vec v;
-    std::memcpy(&v, cells, sizeof v);
-    return v;
+    return as_float(load_int(cells));
   }
 };
 
@@ -43,8 +35,7 @@ struct BF16Panel {
   static constexpr int64_t kStep = 2, kCellBytes = 4;
   template <int kHalf>
   static Vec read(const char* cells) {
-    IntVec pairs;
-    std::memcpy(&pairs, cells, sizeof pairs);
+    IntVec pairs = load_int(cells);
     if (kHalf == 0) return as_float(pairs << 16);
 #if defined(__AVX2__) && !defined(__AVX512F__)
     // Two shifts, kept two: their mask would take the register a 6 x 2 tile has no more, and spill four sums.
@@ -61,22 +52,7 @@ struct F16Panel {
   static constexpr int64_t kStep = 1, kCellBytes = 2;
   template <int kHalf>
   static Vec read(const char* cells) {
-#if defined(__AVX512F__)
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(cells)));
-#elif defined(__AVX2__)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(cells)));
-#else
-    uint16_t half[kLanes];
-    std::memcpy(half, cells, sizeof half);
-    IntVec bits;
-    for (int64_t i = 0; i < kLanes; ++i) bits[i] = half[i];
-    const IntVec magnitude = (bits & 0x7FFF) << 13;
-    const Vec scaled = as_float(magnitude) * set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
-    IntVec value;
-    std::memcpy(&value, &scaled, sizeof value);
-    const IntVec special = (magnitude >= (0x7C00 << 13)) & 0x7F800000;  // infinity and NaN keep the top exponent
-    return as_float(value | special | ((bits & 0x8000) << 16));
-#endif
+    return load_f16(cells);
   }
 };
 
@@ -119,34 +95,7 @@ using TileFn = void (*)(const float* x, const char* cells, int64_t count, const 
 
 template <class Panel>
 TileFn tile_of(int64_t rows) {
-  switch (rows) {
-    case 1:
-      return tile<Panel, 1>;
-    case 2:
-      return tile<Panel, 2>;
-    case 3:
-      return tile<Panel, 3>;
-    case 4:
-      return tile<Panel, 4>;
-    case 5:
-      return tile<Panel, 5>;
-#if defined(__AVX512F__)
-    case 7:
-      return tile<Panel, 7>;
-    case 8:
-      return tile<Panel, 8>;
-    case 9:
-      return tile<Panel, 9>;
-    case 10:
-      return tile<Panel, 10>;
-    case 11:
-      return tile<Panel, 11>;
-    case 12:
-      return tile<Panel, 12>;
-#endif
-    default:
-      return tile<Panel, 6>;
-  }
+  return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<Panel, r.kValue>; });
 }
 
 TileFn tile_of(DType dtype, int64_t rows) {

@@ -34,21 +34,6 @@ constexpr int64_t kRowBlockBytes = kBlock + 12;
 // How far ahead of the tile the panel is asked for.
 constexpr int64_t kPrefetchBytes = 4096;
 
-IntVec load_int(const char* p) {
-  IntVec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-IntVec set1_int(const char* p) {
-  int32_t value;
-  std::memcpy(&value, p, sizeof value);
-  return value - IntVec{};
-}
-float load_float(const char* p) {
-  float value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
 Vec to_floats(IntVec v) {
 #if defined(__AVX512F__)
   return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v));
@@ -82,29 +67,6 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 #else
   for (int shift = 0; shift < 32; shift += 8) sums += ((weights >> shift) & 255) * ((x << (24 - shift)) >> 24);
   return sums;
-#endif
-}
-
-/// kLanes f16 scales.
-Vec load_scales(const char* p) {
-#if defined(__AVX512F__)
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__AVX2__)
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#else
-  uint16_t half[kLanes];
-  std::memcpy(half, p, sizeof half);
-  IntVec bits;
-  for (int64_t i = 0; i < kLanes; ++i) bits[i] = half[i];
-  const IntVec magnitude = (bits & 0x7FFF) << 13;
-  Vec scaled;
-  std::memcpy(&scaled, &magnitude, sizeof scaled);
-  scaled *= set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
-  IntVec value;
-  std::memcpy(&value, &scaled, sizeof value);
-  value |= ((magnitude >= (0x7C00 << 13)) & 0x7F800000) | ((bits & 0x8000) << 16);
-  std::memcpy(&scaled, &value, sizeof scaled);
-  return scaled;
 #endif
 }
 
@@ -178,7 +140,7 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
     Panel::dot(sums, x, cells);
     Vec scale[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) scale[v] = load_scales(scales + v * kLanes * 2);
+    for (int v = 0; v < V; ++v) scale[v] = load_f16(scales + v * kLanes * 2);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));
@@ -196,22 +158,7 @@ using TileFn = void (*)(const char* x, const char* panel, int64_t col, int64_t b
 
 template <class Panel>
 TileFn tile_of(int64_t rows) {
-  switch (rows) {
-    case 1:
-      return tile<Panel, 1>;
-#if defined(__AVX512F__)
-    case 3:
-      return tile<Panel, 3>;
-    case 4:
-      return tile<Panel, 4>;
-    case 5:
-      return tile<Panel, 5>;
-    case 6:
-      return tile<Panel, 6>;
-#endif
-    default:
-      return tile<Panel, 2>;
-  }
+  return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<Panel, r.kValue>; });
 }
 
 struct QuantEngine {
@@ -254,9 +201,7 @@ void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out)
   int32_t codes[kBlock];
   for (int i = 0; i < kBlockVecs; ++i) {
     const Vec shifted = v[i] * set1(inverse) + set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    IntVec bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits -= 0x4B400000;
+    const IntVec bits = as_int(shifted) - 0x4B400000;
     std::memcpy(codes + i * kLanes, &bits, sizeof bits);
   }
   int8_t bytes[kBlock];

@@ -96,6 +96,22 @@ TILE_INLINE void leave_tile(Vec (&acc)[R][V], const TileOut& out) {
   }
 }
 
+/// How many rows a tile has, as a type.
+template <int R>
+struct Rows {
+  static constexpr int kValue = R;
+};
+
+/// f(Rows<rows>), rows from 1 to kMost.
+template <int kMost, class F>
+auto for_rows(int64_t rows, const F& f) {
+  if constexpr (kMost == 1) {
+    return f(Rows<1>());
+  } else {
+    return rows == kMost ? f(Rows<kMost>()) : for_rows<kMost - 1>(rows, f);
+  }
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 

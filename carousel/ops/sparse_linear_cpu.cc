@@ -19,25 +19,11 @@ constexpr int64_t kPrefetchBytes = 2048;
 
 #define SPARSE_INLINE __attribute__((always_inline)) inline
 
-Vec as_float(IntVec bits) {
-  Vec v;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
 /// How values are held: kLanes of them, widened.
 struct F32Value {
   static constexpr int64_t kBytes = 4;
-  static SPARSE_INLINE Vec read(const char* p) {
-    Vec v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-  }
-  static SPARSE_INLINE Vec broadcast(const char* p) {
-    float value;
-    std::memcpy(&value, p, sizeof value);
-    return set1(value);
-  }
+  static SPARSE_INLINE Vec read(const char* p) { return as_float(load_int(p)); }
+  static SPARSE_INLINE Vec broadcast(const char* p) { return set1(load_float(p)); }
 };
 
 /// kLanes 16-bit cells, each in the low half of a lane.
@@ -76,15 +62,7 @@ struct BF16Value {
 
 struct F16Value {
   static constexpr int64_t kBytes = 2;
-  static SPARSE_INLINE Vec read(const char* p) {
-#if defined(__AVX512F__)
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__AVX2__)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#else
-    return widen(read_u16(p));
-#endif
-  }
+  static SPARSE_INLINE Vec read(const char* p) { return load_f16(p); }
   static SPARSE_INLINE Vec broadcast(const char* p) {
     int16_t half;
     std::memcpy(&half, p, sizeof half);
@@ -93,18 +71,8 @@ struct F16Value {
 #elif defined(__AVX2__)
     return _mm256_cvtph_ps(_mm_set1_epi16(half));
 #else
-    return widen(broadcast_u16(p));
+    return widen_f16(broadcast_u16(p));
 #endif
-  }
-
- private:
-  static SPARSE_INLINE Vec widen(IntVec bits) {
-    const IntVec magnitude = (bits & 0x7FFF) << 13;
-    const Vec scaled = as_float(magnitude) * set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
-    IntVec value;
-    std::memcpy(&value, &scaled, sizeof value);
-    const IntVec special = (magnitude >= (0x7C00 << 13)) & 0x7F800000;  // infinity and NaN keep the top exponent
-    return as_float(value | special | ((bits & 0x8000) << 16));
   }
 };
 

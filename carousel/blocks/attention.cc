@@ -103,6 +103,8 @@ class Attention : public Block {
             {"v", DType::kF32, Shape{dims_.kv_heads, kPageRows, dims_.head_dim}, true}};
   }
 
+  double cell_flops(int64_t rows, int64_t depth) const override { return ops::attention_flops(dims_, rows, depth); }
+
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});             // [N, (H + 2G) d]
     const Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);  // [N, H d]

@@ -22,6 +22,9 @@ class Block {
   virtual std::vector<StateSpec> state() const { return {}; }
   /// Width of a row of the result; 0: that of x. Another width fits only where no residual is added.
   virtual int64_t output_size() const { return 0; }
+  /// f32 operations of its formula over `rows` rows of one sequence that has seen `depth` before, projections and
+  /// elementwise functions aside: bench's floor of time counts them. 0: nothing worth counting.
+  virtual double cell_flops(int64_t /*rows*/, int64_t /*depth*/) const { return 0; }
   /// x [N, D] f32 -> [N, D]. `states` holds this block's state tensors of every sequence, read and replaced in place
   /// (empty: start from zero, keep nothing). One forward for training, prefill and decode.
   virtual Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const = 0;

@@ -51,6 +51,8 @@ class Mlstm : public Block {
             {"m", DType::kF32, Shape{dims_.heads}}};
   }
 
+  double cell_flops(int64_t rows, int64_t /*depth*/) const override { return ops::mlstm_flops(dims_, rows); }
+
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const Tensor proj = ops::linear(ctx, x, {&q_, &k_, &v_, &o_, &i_, &f_});  // [N, 2 H Dk + 2 H Dv + 2 H]
     const int64_t qk = dims_.heads * dims_.dk;

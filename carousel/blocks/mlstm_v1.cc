@@ -59,6 +59,8 @@ class MlstmV1 : public Block {
     return specs;
   }
 
+  double cell_flops(int64_t rows, int64_t /*depth*/) const override { return ops::mlstm_flops(dims_, rows); }
+
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const int64_t rows = x.dim(0);
     const Tensor up = ops::linear(ctx, x, {&up_});  // [N, 2I]

@@ -65,6 +65,8 @@ class Slstm : public Block {
     return specs;
   }
 
+  double cell_flops(int64_t rows, int64_t /*depth*/) const override { return ops::slstm_flops(dims_, rows); }
+
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const int64_t rows = x.dim(0), width = x.dim(1);
     const Tensor conv = taps_count_ > 0

@@ -17,6 +17,7 @@
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/cpu/bounds.h"
 #include "carousel/cpu/isa.h"
 
 namespace carousel::cli {
@@ -87,17 +88,20 @@ double deviation(const std::vector<double>& values) {
 double percent(const BenchResult& result) { return result.bound > 0 ? 100 * result.achieved / result.bound : 0; }
 
 void print_table(const Label& label, const std::vector<BenchResult>& results) {
-  std::vector<std::vector<std::string>> rows = {
-      {"model", "size", "per token", "params", "backend", "threads", "test", "t/s", "achieved", "bound", "% of bound"}};
+  std::vector<std::vector<std::string>> rows = {{"model", "size", "per token", "params", "peak", "backend", "threads",
+                                                 "test", "t/s", "achieved", "bound", "% of bound", "rejected"}};
   for (const BenchResult& result : results) {
     const char* unit = result.test.decode ? "GB/s" : "GFLOP/s";
     rows.push_back({label.model, in_binary_units(static_cast<double>(label.bytes)),
                     in_binary_units(static_cast<double>(label.token_bytes)), in_millions(label.parameters),
-                    label.backend, std::to_string(label.threads), test_name(result.test),
+                    in_binary_units(static_cast<double>(result.peak_bytes)), label.backend,
+                    std::to_string(label.threads), test_name(result.test),
                     fmt::format("{:.2f} ± {:.2f}", mean(result.tokens_per_s), deviation(result.tokens_per_s)),
                     fmt::format("{:.1f} {}", result.achieved, unit), fmt::format("{:.1f} {}", result.bound, unit),
-                    fmt::format("{:.1f}", percent(result))});
+                    fmt::format("{:.1f}", percent(result)),
+                    fmt::format("{}/{}", result.rejected, result.rejected + result.tokens_per_s.size())});
   }
+  constexpr size_t kNames = 6;  // columns of words, to the left
   std::vector<size_t> widths(rows.front().size());
   for (const auto& row : rows) {
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
@@ -105,8 +109,9 @@ void print_table(const Label& label, const std::vector<BenchResult>& results) {
   for (size_t r = 0; r < rows.size(); ++r) {
     std::string line = "|", rule = "|";
     for (size_t i = 0; i < widths.size(); ++i) {
-      line += i < 5 ? fmt::format(" {:<{}} |", rows[r][i], widths[i]) : fmt::format(" {:>{}} |", rows[r][i], widths[i]);
-      rule += " " + std::string(widths[i] - (i < 5 ? 0 : 1), '-') + (i < 5 ? " |" : ": |");
+      line += i < kNames ? fmt::format(" {:<{}} |", rows[r][i], widths[i])
+                         : fmt::format(" {:>{}} |", rows[r][i], widths[i]);
+      rule += " " + std::string(widths[i] - (i < kNames ? 0 : 1), '-') + (i < kNames ? " |" : ": |");
     }
     fmt::print("{}\n", line);
     if (r == 0) fmt::print("{}\n", rule);
@@ -129,6 +134,8 @@ Json to_json(const Label& label, const std::vector<BenchResult>& results) {
                      {"tokens_per_s", mean(result.tokens_per_s)},
                      {"tokens_per_s_deviation", deviation(result.tokens_per_s)},
                      {"samples", result.tokens_per_s},
+                     {"rejected", result.rejected},
+                     {"peak_bytes", result.peak_bytes},
                      {result.test.decode ? "gb_per_s" : "gflop_per_s", result.achieved},
                      {"bound", result.bound},
                      {"percent_of_bound", percent(result)}});
@@ -169,6 +176,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<BenchTest> tests = plan(options);
   const ModelFiles files = open_model_files(options.model);
   const model::WeightTypes types = options.weights.types();
+  reset_peak_memory();
   model::Model loaded;
   if (options.random)
     loaded.lm = random_model(files, types, stream);

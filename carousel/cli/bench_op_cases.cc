@@ -117,9 +117,6 @@ struct Work {
   }
 };
 
-// Operations per element of a step: exp three times, log, tanh and the rest, as ops/slstm_cpu.cc computes them.
-constexpr double kSlstmElementFlops = 3 * 24 + 20 + 30 + 18;
-
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
   const int64_t heads = dims.heads, dh = dims.dh, width = heads * dh, rows = shapes.all_rows();
@@ -128,7 +125,7 @@ OpCase slstm_case(const Shapes& shapes) {
   const double state = 4 * kF32 * static_cast<double>(shapes.batch) * static_cast<double>(width);
   OpCase result;
   result.shape = fmt::format("B={} T={} H={} d={}", shapes.batch, shapes.rows, heads, dh);
-  result.flops = elements * (8 * static_cast<double>(dh) + kSlstmElementFlops);
+  result.flops = static_cast<double>(shapes.batch) * ops::slstm_flops(dims, shapes.rows);
   result.read_bytes = 4 * kF32 * elements + matrix + state;
   result.written_bytes = kF32 * elements + state;
   // R is read once per step at least, however many sequences there are, from wherever it stays.
@@ -161,12 +158,9 @@ OpCase mlstm_case(const Shapes& shapes) {
   const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
   const double head_rows = static_cast<double>(rows) * static_cast<double>(heads);
   const double state = kF32 * static_cast<double>(shapes.batch) * static_cast<double>(heads) * (dk * dv + dk + 1);
-  // The step: C = f C + k v^T, h = q C. In chunks: C read and advanced by products, and the causal half of a chunk's
-  // scores and of their product with v.
-  const double chunk = static_cast<double>(std::min(shapes.rows, ops::kMlstmChunk));
   OpCase result;
   result.shape = fmt::format("B={} T={} H={} dk={} dv={}", shapes.batch, shapes.rows, heads, dims.dk, dims.dv);
-  result.flops = head_rows * (shapes.rows == 1 ? 5 * dk * dv : 4 * dk * dv + (chunk + 1) * (dk + dv));
+  result.flops = static_cast<double>(shapes.batch) * ops::mlstm_flops(dims, shapes.rows);
   result.read_bytes = head_rows * kF32 * (2 * dk + dv + 2) + state;
   result.written_bytes = head_rows * kF32 * dv + state;
   result.ring = ring_of(result.read_bytes + result.written_bytes);
@@ -273,12 +267,11 @@ OpCase attention_case(const Shapes& shapes) {
   }
   const int64_t head_dim = dims.head_dim, width = (dims.heads + 2 * dims.kv_heads) * head_dim;
   const auto rows = static_cast<double>(shapes.all_rows()), first = static_cast<double>(shapes.depth);
-  const double seen = first + (static_cast<double>(shapes.rows) + 1) / 2;  // by a row, on average
   const double row_bytes = 2 * kF32 * static_cast<double>(dims.kv_heads * head_dim);
   OpCase result;
   result.shape = fmt::format("B={} T={}@{} H={} G={} d={}", shapes.batch, shapes.rows, shapes.depth, dims.heads,
                              dims.kv_heads, head_dim);
-  result.flops = 4 * rows * seen * static_cast<double>(dims.heads * head_dim);
+  result.flops = static_cast<double>(shapes.batch) * ops::attention_flops(dims, shapes.rows, shapes.depth);
   result.read_bytes = rows * kF32 * static_cast<double>(width) + static_cast<double>(shapes.batch) * first * row_bytes;
   result.written_bytes = rows * (kF32 * static_cast<double>(dims.heads * head_dim) + row_bytes);
   result.ring = ring_of(result.read_bytes + result.written_bytes);

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every sample is taken between probes of what bounds it, so a busy neighbour slows both. A sample with an f32 probe
-// before or after it below kQuiet of the best is rejected and taken again, a limited number of times.
 #include "carousel/cli/bench_ops.h"
 
 #include <fmt/format.h>
@@ -9,11 +7,10 @@
 #include <chrono>
 #include <string_view>
 
-#include "carousel/cli/bench_runs.h"
+#include "carousel/cli/bench_samples.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
-#include "carousel/cpu/bounds.h"
 #include "carousel/cpu/isa.h"
 
 namespace carousel::cli {
@@ -22,17 +19,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxSize = int64_t{1} << 26;
-constexpr double kQuiet = 0.9;
 constexpr int64_t kMostAttempts = 6;  // times the rounds asked for
-constexpr size_t kProbeMemory = size_t{256} << 20;
-constexpr double kProbeSeconds = 0.004;
 constexpr double kSampleSeconds = 0.02;
-
-struct Sample {
-  double seconds = 0;  // of one call
-  double f32 = 0, read = 0, scale = 0, cache = 0;
-  double quiet = 0;  // the slower f32 probe of the two around it
-};
 
 struct OpResult {
   double seconds = 0, bound_seconds = 0;
@@ -54,49 +42,19 @@ double run_for(const OpCase& test, double seconds, size_t& slot) {
   return since(start) / static_cast<double>(calls);
 }
 
-Sample take_sample(const OpCase& test, cpu::BoundsProbe& probe, size_t& slot) {
-  Sample sample;
-  sample.read = probe.read_gb_per_s();
-  sample.scale = probe.scale_gb_per_s();
-  if (test.cached_bytes > 0) sample.cache = probe.cache_read_gb_per_s(test.cached_bytes);
-  const double before = probe.f32_gflop_per_s();
-  sample.seconds = run_for(test, kSampleSeconds, slot);
-  const double after = probe.f32_gflop_per_s();
-  sample.f32 = std::max(before, after);
-  sample.quiet = std::min(before, after);
-  return sample;
-}
-
-double median_of(const std::vector<Sample>& samples, double Sample::*field) {
-  std::vector<double> values;
-  for (const Sample& sample : samples) values.push_back(sample.*field);
-  return median(values);
-}
-
-std::vector<Sample> quiet_ones(const std::vector<Sample>& samples) {
-  double best = 0;
-  for (const Sample& sample : samples) best = std::max(best, sample.quiet);
-  std::vector<Sample> quiet;
-  for (const Sample& sample : samples) {
-    if (sample.quiet >= kQuiet * best) quiet.push_back(sample);
-  }
-  return quiet;
-}
-
-OpResult summarise(const OpCase& test, const std::vector<Sample>& samples) {
-  const std::vector<Sample> quiet = quiet_ones(samples);
+OpResult summarise(const OpCase& test, const Samples& samples) {
   OpResult result;
-  result.samples = quiet.size();
-  result.rejected = samples.size() - quiet.size();
-  result.seconds = median_of(quiet, &Sample::seconds);
+  result.samples = samples.quiet().size();
+  result.rejected = samples.rejected();
+  result.seconds = samples.median(&Sample::seconds);
   const auto consider = [&](double seconds, double rate, const std::string& name) {
     if (seconds <= result.bound_seconds) return;
     result.bound_seconds = seconds;
     result.bound = name;
     result.rate = rate;
   };
-  const double f32 = median_of(quiet, &Sample::f32), read = median_of(quiet, &Sample::read);
-  const double scale = median_of(quiet, &Sample::scale), cache = median_of(quiet, &Sample::cache);
+  const double f32 = samples.median(&Sample::f32), read = samples.median(&Sample::read);
+  const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
   consider(test.flops / f32 * 1e-9, f32, "f32");
   // A byte written goes with a byte read, as in scaling; what is left is only read or only written.
   const double pairs = std::min(test.read_bytes, test.written_bytes);
@@ -161,22 +119,13 @@ void OpOptions::add_options(CLI::App& app) {
 
 Json bench_op(const OpOptions& options, const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,
               bool json, const std::function<bool()>& stop) {
-  cpu::BoundsProbe probe(stream, kProbeMemory, kProbeSeconds);
-  std::vector<std::vector<Sample>> samples(cases.size());
   std::vector<size_t> slots(cases.size(), 0);
-  for (const OpCase& test : cases) {
-    for (size_t slot = 0; slot < test.ring && !stop(); ++slot) test.run(slot);  // memory is had, pages are touched
+  std::vector<Sampled> what;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    for (size_t slot = 0; slot < cases[i].ring && !stop(); ++slot) cases[i].run(slot);  // memory is had, pages touched
+    what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes});
   }
-  const auto wanted = static_cast<size_t>(rounds);
-  for (int64_t attempt = 0; attempt < kMostAttempts * rounds && !stop(); ++attempt) {
-    bool enough = true;
-    for (size_t i = 0; i < cases.size(); ++i) {
-      if (quiet_ones(samples[i]).size() >= wanted) continue;
-      samples[i].push_back(take_sample(cases[i], probe, slots[i]));
-      enough = false;
-    }
-    if (enough) break;
-  }
+  const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   Json lines = Json::array();
   for (size_t i = 0; i < cases.size(); ++i) {
     if (!samples[i].empty()) lines.push_back(to_json(options, cases[i], summarise(cases[i], samples[i]), stream));

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "carousel/cli/bench_samples.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/model/params.h"
@@ -14,6 +15,7 @@ namespace carousel::cli {
 namespace {
 
 constexpr uint64_t kSeed = 1;
+constexpr int64_t kMostAttempts = 3;          // times the rounds asked for
 constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated over every matrix
 
 // Repeats a block of normal values, scaled so that activations stay of order one.
@@ -86,62 +88,89 @@ double run_once(model::Runner& runner, const BenchTest& test, const State& start
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
 
-// What a run moves (decode, bytes) or computes (prompt, operations): weights once per token and the state in and out;
-// two operations per multiply-add of the projections, the head for the last row alone.
-double work(const BenchTest& test, const ModelCost& cost, const StateLayout& layout) {
+bool uses_bf16(const Stream& stream, DType dtype) {
+  return stream.compute == Compute::kBF16 && dtype == DType::kBF16 && stream.isa == Isa::kAvx512;
+}
+
+// The most one part of a test can gain: what it moves or computes over the rate at best.
+struct Floor {
+  double work = 0, seconds = 0;
+  void add(double amount, double giga_per_s) {
+    work += amount;
+    seconds += amount / std::max(giga_per_s, 1e-9) * 1e-9;
+  }
+};
+
+// Weights are read once per token; the state of fixed size is read and written; keys and values are read.
+Floor decode_floor(const BenchTest& test, const ModelCost& cost, const StateLayout& layout, const Samples& samples) {
   const auto tokens = static_cast<double>(test.tokens);
-  if (!test.decode)
-    return 2 * (tokens * static_cast<double>(cost.body_multiplies) + static_cast<double>(cost.head_multiplies));
   const double row_bytes = static_cast<double>(layout.page_bytes()) / static_cast<double>(kPageRows);
   const double seen = static_cast<double>(test.depth) + (tokens + 1) / 2;  // rows of keys and values, on average
-  return tokens * (static_cast<double>(cost.decode_bytes) + 2 * static_cast<double>(fixed_state_bytes(layout)) +
-                   row_bytes * seen);
+  Floor floor;
+  floor.add(tokens * (static_cast<double>(cost.decode_bytes) + row_bytes * seen), samples.median(&Sample::read));
+  floor.add(tokens * 2 * static_cast<double>(fixed_state_bytes(layout)), samples.median(&Sample::scale));
+  return floor;
+}
+
+// Two operations per multiply-add of the projections, each against the peak of the type it is computed in, the head
+// for the last row alone; those of the cells against f32.
+Floor prompt_floor(const BenchTest& test, const ModelCost& cost, const model::Lm& lm, const Stream& stream,
+                   const Samples& samples) {
+  Floor floor;
+  const auto add = [&](const std::map<DType, int64_t>& multiplies, double rows) {
+    for (const auto& [dtype, count] : multiplies) {
+      const auto peak = is_block(dtype) ? &Sample::int8 : uses_bf16(stream, dtype) ? &Sample::bf16 : &Sample::f32;
+      floor.add(2 * rows * static_cast<double>(count), samples.median(peak));
+    }
+  };
+  add(cost.body_multiplies, static_cast<double>(test.tokens));
+  add(cost.head_multiplies, 1);
+  floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(&Sample::f32));
+  return floor;
+}
+
+BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor& floor) {
+  BenchResult result{test, {}, samples.rejected(), 0, 0, 0};
+  for (const Sample& sample : samples.quiet())
+    result.tokens_per_s.push_back(static_cast<double>(test.tokens) / sample.seconds);
+  if (samples.empty()) return result;
+  result.achieved = floor.work / samples.median(&Sample::seconds) * 1e-9;
+  result.bound = floor.work / std::max(floor.seconds, 1e-12) * 1e-9;
+  return result;
 }
 
 }  // namespace
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop) {
   model::Runner runner(lm, stream);
-  std::vector<State> starts;
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<BenchResult> results;
-  for (const BenchTest& test : tests) {
-    starts.emplace_back();
-    runner.prefill(random_tokens(test.depth, lm.vocab_size()), starts.back(), stop);
-    tokens.push_back(random_tokens(test.tokens, lm.vocab_size()));
-    results.push_back({test, {}, 0, 0});
-    if (stop()) return results;
-    run_once(runner, test, starts.back(), tokens.back());  // memory is had, pages are touched
-  }
-  const bool blocks = is_block(cost.dtype), bf16 = stream.compute == Compute::kBF16 && cost.dtype == DType::kBF16;
-  std::vector<double> read, compute;
-  for (int64_t round = 0; round < rounds; ++round) {
-    for (size_t i = 0; i < tests.size(); ++i) {
-      if (stop()) break;
-      const double seconds = run_once(runner, tests[i], starts[i], tokens[i]);
-      results[i].tokens_per_s.push_back(static_cast<double>(tests[i].tokens) / seconds);
-    }
+  std::vector<State> starts(tests.size());
+  std::vector<Sampled> what;
+  std::vector<size_t> peaks;
+  for (size_t i = 0; i < tests.size() && !stop(); ++i) {
+    runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
     if (stop()) break;
-    const cpu::Bounds bounds = cpu::measure_bounds(stream, 1);
-    read.push_back(bounds.read_gb_per_s);
-    // The type most products are computed in; a set that lacks it makes do with f32.
-    const double rate = blocks ? bounds.int8_gop_per_s : bf16 ? bounds.bf16_gflop_per_s : 0;
-    compute.push_back(rate > 0 ? rate : bounds.f32_gflop_per_s);
+    const std::vector<int32_t> tokens = random_tokens(tests[i].tokens, lm.vocab_size());
+    run_once(runner, tests[i], starts[i], tokens);  // memory is had, pages are touched
+    Sampled sampled;
+    sampled.run = [&, i, tokens] { return run_once(runner, tests[i], starts[i], tokens); };
+    for (const auto* multiplies : {&cost.body_multiplies, &cost.head_multiplies}) {
+      for (const auto& [dtype, count] : *multiplies) {
+        sampled.needs_int8 |= !tests[i].decode && is_block(dtype);
+        sampled.needs_bf16 |= !tests[i].decode && uses_bf16(stream, dtype);
+      }
+    }
+    what.push_back(sampled);
+    peaks.push_back(peak_memory_bytes());
   }
-  for (BenchResult& result : results) {
-    const double per_token =
-        work(result.test, cost, lm.state_layout()) / static_cast<double>(std::max<int64_t>(1, result.test.tokens));
-    result.achieved = median(result.tokens_per_s) * per_token * 1e-9;
-    result.bound = median(result.test.decode ? read : compute);
+  const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
+  std::vector<BenchResult> results;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    results.push_back(summarise(tests[i], samples[i],
+                                tests[i].decode ? decode_floor(tests[i], cost, lm.state_layout(), samples[i])
+                                                : prompt_floor(tests[i], cost, lm, stream, samples[i])));
+    results.back().peak_bytes = peaks[i];
   }
   return results;
 }

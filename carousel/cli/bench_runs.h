@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The measurements of `carousel bench`. Every round runs each test once and measures the machine's bounds, so that a
-// busy minute falls on all alike.
+// The measurements of `carousel bench` on a model, and the time each would take at the machine's bounds.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +8,6 @@
 #include <vector>
 
 #include "carousel/cli/model_cost.h"
-#include "carousel/cpu/bounds.h"
 #include "carousel/model/lm.h"
 
 namespace carousel::cli {
@@ -22,19 +20,20 @@ struct BenchTest {
 
 struct BenchResult {
   BenchTest test;
-  std::vector<double> tokens_per_s;  // [rounds]
-  double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s of projections (prompt)
-  double bound = 0;                  // median of the machine's, in the same unit
+  std::vector<double> tokens_per_s;  // of the quiet samples
+  size_t rejected = 0;               // samples a neighbour disturbed
+  double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s (prompt)
+  double bound = 0;                  // in the same unit, if every part ran at the machine's median bound for it
+  size_t peak_bytes = 0;             // of memory the process had held after this test's first run
 };
 
-/// `stop`, asked before every run, ends the measuring with the rounds finished so far.
+/// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked before every run, ends the measuring
+/// with the samples taken so far.
 std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);
 
 /// A model of `files`' shape with cheaply drawn weights, to measure shapes no checkpoint is at hand for.
 std::unique_ptr<model::Lm> random_model(const ModelFiles& files, const model::WeightTypes& types, const Stream& stream);
-
-double median(std::vector<double> values);
 
 }  // namespace carousel::cli

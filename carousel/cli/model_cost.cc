@@ -2,7 +2,6 @@
 #include "carousel/cli/model_cost.h"
 
 #include <cmath>
-#include <map>
 
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
@@ -31,12 +30,12 @@ class CostSource : public ParamSource {
     }
     if (init.read_share < 1) {
       cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
-      cost.body_multiplies += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
+      cost.body_multiplies[dtype] += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
       return weight;
     }
     cost.decode_bytes += bytes;
     const bool head = name == "lm_head.weight" || name == "embeddings.weight";
-    (head ? cost.head_multiplies : cost.body_multiplies) += live;
+    (head ? cost.head_multiplies : cost.body_multiplies)[dtype] += live;
     return weight;
   }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,11 +33,11 @@ struct WiredProjection {
 };
 
 struct ModelCost {
-  DType dtype = DType::kF32;    // of most matrix elements
-  int64_t held_bytes = 0;       // weights in memory, as packed
-  int64_t decode_bytes = 0;     // weights read for one token: one row of a looked-up table, the chosen experts
-  int64_t body_multiplies = 0;  // multiply-adds of all projections but the head, per token
-  int64_t head_multiplies = 0;  // multiply-adds of the head, per row of logits
+  DType dtype = DType::kF32;  // of most matrix elements
+  int64_t held_bytes = 0;     // weights in memory, as packed
+  int64_t decode_bytes = 0;   // weights read for one token: one row of a looked-up table, the chosen experts
+  std::map<DType, int64_t> body_multiplies;  // multiply-adds of all projections but the head, per token, by their type
+  std::map<DType, int64_t> head_multiplies;  // of the head, per row of logits
   std::vector<WiredProjection> wired;
 };
 /// `types`: where the files' own are not kept.

@@ -147,14 +147,28 @@ Tensor Tensor::to_f32() const {
   return copy;
 }
 
-size_t available_memory_bytes() {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/meminfo", "r"), std::fclose);
+namespace {
+
+// The figure after `key` in a file of /proc, in bytes; otherwise `unknown`.
+size_t proc_kibibytes(const char* path, const char* key, size_t unknown) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "r"), std::fclose);
   char line[256];
   while (file && std::fgets(line, sizeof line, file.get()) != nullptr) {
+    const size_t length = std::strlen(key);
     unsigned long long kibibytes = 0;
-    if (std::sscanf(line, "MemAvailable: %llu kB", &kibibytes) == 1) return static_cast<size_t>(kibibytes) << 10;
+    if (std::strncmp(line, key, length) == 0 && std::sscanf(line + length, ": %llu kB", &kibibytes) == 1)
+      return static_cast<size_t>(kibibytes) << 10;
   }
-  return SIZE_MAX;
+  return unknown;
+}
+
+}  // namespace
+
+size_t available_memory_bytes() { return proc_kibibytes("/proc/meminfo", "MemAvailable", SIZE_MAX); }
+size_t peak_memory_bytes() { return proc_kibibytes("/proc/self/status", "VmHWM", 0); }
+void reset_peak_memory() {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/self/clear_refs", "w"), std::fclose);
+  if (file) std::fputs("5", file.get());
 }
 
 Tensor Arena::empty(Shape shape, DType dtype) {

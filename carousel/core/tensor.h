@@ -101,6 +101,10 @@ using NamedTensors = std::vector<NamedTensor>;
 
 /// Memory the system can give without swapping or killing anyone, as it says itself; the largest size_t if it does not.
 size_t available_memory_bytes();
+/// Most bytes of memory this process has held so far, or since the last reset; 0 where unknown.
+size_t peak_memory_bytes();
+/// From now on; does nothing where the system has no such thing.
+void reset_peak_memory();
 
 /// Activations of one forward. A block goes back for reuse when its last Tensor dies, so a steady decode loop
 /// allocates nothing. Contents of a fresh tensor are unspecified. Used by one thread at a time.

@@ -18,6 +18,8 @@ class Lm {
   /// hidden [rows, D] -> logits [rows, V] f32, soft-capped where the model is.
   Tensor logits(Ctx& ctx, const Tensor& hidden) const;
 
+  /// f32 operations of the blocks' cells over `rows` rows of one sequence that has seen `depth` before.
+  double cell_flops(int64_t rows, int64_t depth) const { return stack_.cell_flops(rows, depth); }
   const StateLayout& state_layout() const { return stack_.state_layout(); }
   int64_t vocab_size() const { return vocab_size_; }
 

@@ -57,6 +57,12 @@ Stack::Stack(const ModelConfig& config, const Params& params, const std::string&
   out_norm_ = make_norm(config.final_norm, params.in("out_norm"), width_);
 }
 
+double Stack::cell_flops(int64_t rows, int64_t depth) const {
+  double flops = 0;
+  for (const Residual& residual : residuals_) flops += residual.block->cell_flops(rows, depth);
+  return flops;
+}
+
 void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& states, const Seqs& seqs) {
   const LayerStates layer = states.layer(residual.first_state);
   for (size_t i = 0; i < residual.fixed_counts.size(); ++i) {

@@ -17,6 +17,8 @@ class Stack {
 
   /// x [N, D] -> [N, D], final norm included. states: bound for this batch, or null (start from zero, keep nothing).
   Tensor forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const;
+  /// Of all blocks; see blocks::Block.
+  double cell_flops(int64_t rows, int64_t depth) const;
   const StateLayout& state_layout() const { return layout_; }
   int64_t output_size() const { return width_; }  // of a row; D where every sublayer adds to its input
 

@@ -28,6 +28,13 @@ struct AttentionDims {
 /// for bit however the sequence was cut. Without states every sequence must start at position 0. N may be 0.
 Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states);
 
+/// Operations of the formula over `rows` rows of one sequence after `depth`: two products with every row it sees.
+constexpr double attention_flops(const AttentionDims& dims, int64_t rows, int64_t depth) {
+  const double seen = static_cast<double>(depth) + (static_cast<double>(rows) + 1) / 2;  // by a row, on average
+  const auto window = static_cast<double>(dims.window);
+  return 4 * static_cast<double>(rows * dims.heads * dims.head_dim) * (window > 0 && window < seen ? window : seen);
+}
+
 /// Query rows one task takes through the pages together.
 constexpr int64_t kAttentionRows = 48;
 

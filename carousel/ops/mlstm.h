@@ -32,6 +32,14 @@ constexpr int64_t kMlstmChunk = 64;
 Tensor mlstm(Ctx& ctx, View q, View k, View v, View i_pre, View f_pre, const MlstmDims& dims, const Seqs& seqs,
              LayerStates states);
 
+/// Operations of the formula over `rows` rows of one sequence. A row alone is a step, C = f C + k v^T and h = q C; in
+/// chunks C is read and advanced by products, and of a chunk's scores and their product with v the causal half counts.
+constexpr double mlstm_flops(const MlstmDims& dims, int64_t rows) {
+  const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
+  const auto chunk = static_cast<double>(rows < kMlstmChunk ? rows : kMlstmChunk);
+  return static_cast<double>(rows * dims.heads) * (rows == 1 ? 5 * dk * dv : 4 * dk * dv + (chunk + 1) * (dk + dv));
+}
+
 struct MlstmSequence {
   int64_t first_row, rows;
   int64_t pos;    // of the first row

@@ -21,6 +21,12 @@ struct SlstmDims {
 /// Panels of one head.
 constexpr int64_t slstm_panels(const SlstmDims& dims) { return (dims.dh + kSlstmElements - 1) / kSlstmElements; }
 
+/// Operations of the formula over `rows` rows of one sequence, elementwise functions as slstm_cpu.cc computes them: exp
+/// three times, log, tanh and the rest.
+constexpr double slstm_flops(const SlstmDims& dims, int64_t rows) {
+  return static_cast<double>(rows * dims.heads * dims.dh) * (8 * static_cast<double>(dims.dh) + 3 * 24 + 20 + 30 + 18);
+}
+
 /// The recurrent matrices as the kernel streams them: panels of kSlstmElements elements, zero-padded.
 ///   recurrent [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o
 ///   returns [H, panels, dh, kSlstmPanel]: head, panel, in, gate * kSlstmElements + out within the panel

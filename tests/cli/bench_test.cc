@@ -24,6 +24,33 @@ TEST(Bench, TableHasALinePerTest) {
   EXPECT_NE(ran.out.find("carousel F32"), std::string::npos) << ran.out;
 }
 
+TEST(Bench, MemoryAndRejectedSamplesAreSaid) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed);
+  const Ran ran = run_carousel("bench " + folder + " -p 4 -n 2 -r 2 -t 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  for (const Json& test : parse_json(ran.out, "bench").at("tests")) {
+    EXPECT_GT(test.at("peak_bytes").get<int64_t>(), test.at("size_bytes").get<int64_t>());
+    EXPECT_LT(test.at("peak_bytes").get<int64_t>(), int64_t{256} << 20) << "the bounds' own memory is not counted";
+    EXPECT_LE(test.at("samples").size() + test.at("rejected").get<size_t>(), 6u);
+    EXPECT_GE(test.at("samples").size(), 1u);
+  }
+}
+
+// The floor of a prompt's time: q8 products at the int8 peak and the cells at that of f32.
+TEST(Bench, APromptsOperationsAreThoseOfProductsAndCells) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const Ran ran = run_carousel("bench " + folder + " -p 64 -n 0 -r 1 -t 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json test = parse_json(ran.out, "bench").at("tests").at(0);
+  const double per_token = test.at("gflop_per_s").get<double>() / test.at("tokens_per_s").get<double>() * 1e9;
+  const double cell = 2 * (4 * 8 * 16 + 65 * (8 + 16));                               // 2 heads of dk 8 and dv 16
+  const double block = 2 * 32 * (16 + 16 + 32 + 32 + 2 + 2 + 32) + 2 * 3 * 32 * 128;  // q k v o i f out, and the FFN
+  const double head = 2.0 * 32 * 256 / 64;                                            // for the last row
+  EXPECT_NEAR(per_token, 2 * (cell + block) + head, 1e-6 * per_token);
+}
+
 TEST(Bench, CountsWhatATokenReads) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyXlstm);

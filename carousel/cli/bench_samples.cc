@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/bench_samples.h"
+
+#include <algorithm>
+
+#include "carousel/cpu/bounds.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr double kQuiet = 0.9;
+constexpr size_t kProbeMemory = size_t{256} << 20;
+constexpr double kProbeSeconds = 0.004;
+
+Sample take_sample(const Sampled& what, cpu::BoundsProbe& probe) {
+  Sample sample;
+  sample.read = probe.read_gb_per_s();
+  sample.scale = probe.scale_gb_per_s();
+  if (what.needs_bf16) sample.bf16 = probe.bf16_gflop_per_s();
+  if (what.needs_int8) sample.int8 = probe.int8_gop_per_s();
+  if (what.cached_bytes > 0) sample.cache = probe.cache_read_gb_per_s(what.cached_bytes);
+  const double before = probe.f32_gflop_per_s();
+  sample.seconds = what.run();
+  const double after = probe.f32_gflop_per_s();
+  sample.f32 = std::max(before, after);
+  sample.quiet = std::min(before, after);
+  return sample;
+}
+
+}  // namespace
+
+std::vector<Sample> Samples::quiet() const {
+  double best = 0;
+  for (const Sample& sample : all_) best = std::max(best, sample.quiet);
+  std::vector<Sample> quiet;
+  for (const Sample& sample : all_) {
+    if (sample.quiet >= kQuiet * best) quiet.push_back(sample);
+  }
+  return quiet;
+}
+
+double Samples::median(double Sample::*field) const {
+  std::vector<double> values;
+  for (const Sample& sample : quiet()) values.push_back(sample.*field);
+  return cli::median(values);
+}
+
+std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
+                                  int64_t most_attempts, const std::function<bool()>& stop) {
+  cpu::BoundsProbe probe(stream, kProbeMemory, kProbeSeconds);
+  std::vector<Samples> samples(what.size());
+  for (int64_t attempt = 0; attempt < most_attempts && !stop(); ++attempt) {
+    bool enough = true;
+    for (size_t i = 0; i < what.size() && !stop(); ++i) {
+      if (samples[i].quiet().size() >= static_cast<size_t>(rounds)) continue;
+      samples[i].add(take_sample(what[i], probe));
+      enough = false;
+    }
+    if (enough) break;
+  }
+  return samples;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+}  // namespace carousel::cli

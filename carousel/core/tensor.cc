@@ -168,7 +168,8 @@ size_t available_memory_bytes() { return proc_kibibytes("/proc/meminfo", "MemAva
 size_t peak_memory_bytes() { return proc_kibibytes("/proc/self/status", "VmHWM", 0); }
 void reset_peak_memory() {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/self/clear_refs", "w"), std::fclose);
-  if (file) std::fputs("5", file.get());
+  constexpr char kResetPeak = '5';
+  if (file) std::fwrite(&kResetPeak, 1, 1, file.get());
 }
 
 Tensor Arena::empty(Shape shape, DType dtype) {

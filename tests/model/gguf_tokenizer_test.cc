@@ -95,5 +95,20 @@ TEST(GgufTokenizerFixtures, SameIdsAndText) {
   EXPECT_GE(by_keys, 3);
 }
 
+// As phi-3's file from llama.cpp has it: <unk> of token type "control", and no tokenizer.json beside the keys.
+TEST(GgufTokenizerFixtures, TheUnknownTokenMayBeAControlToken) {
+  const std::string unknown = "<unk>", known = "a";
+  const auto names = std::vector<std::string>{unknown, known, "\xE2\x96\x81"};
+  formats::GgufKeys keys = {{"general.architecture", std::string("llama")},
+                            {"tokenizer.ggml.model", std::string("llama")},
+                            {"tokenizer.ggml.tokens", names},
+                            {"tokenizer.ggml.scores", std::vector<float>{0, -1, -2}},
+                            {"tokenizer.ggml.token_type", std::vector<int32_t>{3, 1, 1}},
+                            {"tokenizer.ggml.unknown_token_id", uint32_t{0}},
+                            {"tokenizer.ggml.add_bos_token", false}};
+  const text::Tokenizer tokenizer = text::Tokenizer::from_json(through_file(keys, true), "keys");
+  EXPECT_EQ(tokenizer.encode("aXa"), (std::vector<int32_t>{2, 1, 0, 1}));
+}
+
 }  // namespace
 }  // namespace carousel::model

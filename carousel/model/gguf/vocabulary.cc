@@ -101,7 +101,8 @@ bool is_added(int64_t type) {
   return type == GgmlVocabulary::kControl || type == GgmlVocabulary::kUserDefined || type == GgmlVocabulary::kUnknown;
 }
 
-// Every token but holes and those matched in the text before the model, unless a merge needs one of these too.
+// Every token but holes and those matched in the text before the model, unless a merge needs one of these too or it
+// stands for what is unknown.
 Json vocab_json(const GgmlVocabulary& vocabulary, const std::vector<std::string>& merges, const std::string& where) {
   std::unordered_set<std::string> apart, needed;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
@@ -118,6 +119,7 @@ Json vocab_json(const GgmlVocabulary& vocabulary, const std::vector<std::string>
     need(merge.substr(space + 1));
     need(merge.substr(0, space) + merge.substr(space + 1));
   }
+  if (vocabulary.unknown) need(vocabulary.tokens.at(static_cast<size_t>(*vocabulary.unknown)));
   Json vocab = Json::object();
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const std::string& token = vocabulary.tokens[id];

@@ -198,9 +198,24 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   return to_json(label, results);
 }
 
+// Without a model the types are those of the op's own weights, which linear alone has.
+void check_weights(const BenchOptions& options) {
+  if (options.op.op.empty() || !options.model.empty()) return;
+  const WeightOptions& given = options.weights;
+  if (given.weights != "auto" && options.op.op != "linear") {
+    fail(ErrorKind::kUsage, "--weights: got {} for --op {}, expected --op linear", given.weights, options.op.op);
+  }
+  const std::pair<const char*, const std::string&> parts[] = {
+      {"--embeddings", given.embeddings}, {"--head", given.head}, {"--gates", given.gates}};
+  for (const auto& [flag, type] : parts) {
+    if (type != "auto") fail(ErrorKind::kUsage, "{}: got {} for --op {}, expected a model", flag, type, options.op.op);
+  }
+}
+
 int run_command(BenchOptions& options) {
   if (options.model.empty() && !options.bounds && options.op.op.empty())
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
+  check_weights(options);
   catch_interrupts();
   const Stream stream = options.machine.stream();
   Json json = Json::object();

@@ -312,6 +312,10 @@ void Chat::fork(const std::string& argument) {
     name = fmt::format("fork{}", number);
   }
   const auto odd = [](char c) { return static_cast<unsigned char>(c) <= 0x20 || c == 0x7f; };
+  if (text::valid_prefix(name) != name.size()) {
+    fail(ErrorKind::kInput, "/fork: the name is not UTF-8 from byte {} on, expected a word of at most {} bytes",
+         text::valid_prefix(name), kMaxNameBytes);
+  }
   if (name.size() > kMaxNameBytes || std::any_of(name.begin(), name.end(), odd)) {
     fail(ErrorKind::kInput, "/fork: got \"{}\", expected a word of at most {} bytes", name, kMaxNameBytes);
   }

@@ -11,6 +11,7 @@
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/forecast/plot.h"
@@ -31,6 +32,7 @@ struct ForecastCommand {
   forecast::TableOptions table;
   forecast::ForecastOptions options;
   std::vector<double> quantiles{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
+  WeightOptions weights;
   Machine machine;
 };
 
@@ -104,7 +106,9 @@ int run_forecast(ForecastCommand& command) {
   catch_interrupts();
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
-  const model::Model loaded = model::load(command.model, stream, model::ModelKind::kForecaster);
+  command.weights.check_parts(command.model);
+  const model::Model loaded =
+      model::load(command.model, stream, model::ModelKind::kForecaster, Numerics::native(), command.weights.types());
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   forecast::Tirex model(*loaded.forecaster, stream);
   warn(command, table, model);
@@ -151,6 +155,8 @@ std::function<int()> setup_forecast(CLI::App& app) {
   add_choice(app, "--style", command->style, {"auto", "chronos", "nixtla"}, "Columns of the output");
   app.add_option("--out", command->out, "Where the forecast goes, as CSV; - for standard output")->default_str("-");
   app.add_option("--plot", command->plot, "A picture of history, median and bands, as SVG");
+  command->weights.add_options(app);
+  command->machine.add_compute(app);
   command->machine.add_options(app);
   return [command] { return run_forecast(*command); };
 }

@@ -20,6 +20,7 @@
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/csv.h"
@@ -38,6 +39,7 @@ constexpr const char* kLastColumn = "last";
 struct PredictOptions {
   std::string model, input, timespans, output, save_state, load_state;
   std::string profile = "native";
+  WeightOptions weights;
   Machine machine;
 };
 
@@ -310,7 +312,9 @@ int run_predict(PredictOptions& options) {
   check_options(options);
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
-  const model::Model model = model::load(options.model, stream, model::ModelKind::kRegressor, numerics);
+  options.weights.check_parts(options.model);
+  const model::Model model =
+      model::load(options.model, stream, model::ModelKind::kRegressor, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note(fmt::format("warning: {}", warning));
   Prediction prediction(options, model, stream);
   catch_interrupts();
@@ -333,6 +337,8 @@ std::function<int()> setup_predict(CLI::App& app) {
   app.add_option("--save-state", options->save_state, "File for the state after the last row");
   app.add_option("--load-state", options->load_state, "State to go on from");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
+  options->weights.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_predict(*options); };
 }

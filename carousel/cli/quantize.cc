@@ -15,7 +15,6 @@
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/checkpoint.h"
-#include "carousel/formats/ggml_blocks.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/convert.h"
 #include "carousel/model/load.h"
@@ -44,15 +43,8 @@ struct Score {
 model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
                                  const model::ConvertProgress& progress) {
   const ModelFiles files = open_model_files(options.model);
-  const model::WeightTypes types = options.weights.types();
-  const bool tied = files.config.tie_word_embeddings;
-  const auto type_of = [&](const model::ParamRecord& record, const formats::TensorEntry&) -> const formats::GgmlType* {
-    const bool shared = tied && record.name == "embeddings.weight";
-    const auto layout = shared ? Weight::Layout::kPanels : Weight::Layout::kRows;
-    const std::optional<DType> dtype = model::written_dtype(types, record.name, record.shape, layout, record.init);
-    return dtype ? formats::ggml_type_of(*dtype) : nullptr;
-  };
-  model::write_gguf(options.model, options.out, stream, type_of, progress);
+  const model::TypeOf type = model::type_choice(options.weights.types(), files.config.tie_word_embeddings);
+  model::write_gguf(options.model, options.out, stream, type, progress);
   return {
       files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(options.out).size_bytes(), {}};
 }

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/cli/weight_options.h"
 
+#include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <vector>
 
+#include "carousel/cli/model_cost.h"
 #include "carousel/cli/options.h"
+#include "carousel/core/error.h"
+#include "carousel/model/load.h"
 
 namespace carousel::cli {
 namespace {
@@ -46,6 +51,37 @@ model::WeightTypes WeightOptions::types() const {
   types.head = part(head);
   types.gates = part(gates);
   return types;
+}
+
+void WeightOptions::check_parts(const std::string& path) const {
+  struct Part {
+    const char* flag;
+    const std::string& given;
+    const char* missing;
+    bool has = false;
+  };
+  Part parts[] = {{"--weights", weights, "no matrix outside of its gates and cells that can be held so"},
+                  {"--embeddings", embeddings, "no embeddings"},
+                  {"--head", head, "no head"},
+                  {"--gates", gates, "no matrix of gates or cells that can be held so"}};
+  const auto is_auto = [](const Part& part) { return part.given == "auto"; };
+  if (std::all_of(std::begin(parts), std::end(parts), is_auto)) return;
+  const ModelFiles files = open_model_files(path);
+  if (files.config.kind == model::ModelKind::kLanguage) return;  // loading it says what is wrong with it
+  model::ParamList list;
+  model::declare_params(files.config, list, files.place.config);
+  const model::WeightTypes chosen_types = types();
+  for (const model::ParamRecord& record : list.records()) {
+    const std::optional<DType> type = record.init.gate ? chosen_types.gates : chosen_types.body;
+    if (!record.matrix || !type) continue;
+    if (is_block(*type) && record.shape[-1] % static_cast<int64_t>(kBlockValues) != 0) continue;
+    parts[record.init.gate && gates != "auto" ? 3 : 0].has = true;
+  }
+  for (const Part& part : parts) {
+    if (is_auto(part) || part.has) continue;
+    fail(ErrorKind::kUsage, "{}: got {}, but {} (model_type \"{}\") has {}, expected auto", part.flag, part.given, path,
+         files.config.model_type, part.missing);
+  }
 }
 
 }  // namespace carousel::cli

@@ -17,6 +17,9 @@ struct WeightOptions {
   /// auto: the file's own type. A block type given by --weights is the projections' alone; embeddings, head and gates
   /// then keep their own, too, unless they are named.
   model::WeightTypes types() const;
+  /// Throws Error(kUsage) where a type is given for a part of which the model at `path`, no language model, has no
+  /// matrix that can be held in it.
+  void check_parts(const std::string& path) const;
 };
 
 /// Its name in lower case, as options spell it.

@@ -25,9 +25,11 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
+bool has_vbmi2() { return has_avx512() && __builtin_cpu_supports("avx512vbmi2"); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_vbmi2() { return false; }
 #endif
 
 }  // namespace
@@ -40,6 +42,11 @@ std::vector<Isa> runnable_isas() {
 }
 
 Isa best_isa() { return runnable_isas().back(); }
+
+bool has_byte_expand() {
+  static const bool has = has_vbmi2();
+  return has;
+}
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {

@@ -13,5 +13,6 @@ Isa best_isa();                        // the fastest this machine can run
 std::vector<Isa> runnable_isas();      // slowest first; never empty
 std::string_view isa_name(Isa isa);    // "portable", "avx2", "avx512"
 Isa parse_isa(std::string_view name);  // throws Error(kUsage): unknown, or not runnable here
+bool has_byte_expand();                // AVX-512 VBMI2, which avx512 does not ask for
 
 }  // namespace carousel::cpu

@@ -53,10 +53,11 @@ bool allowed_global(std::string_view name) {
 
 class Reader {
  public:
-  Reader(std::span<const std::byte> bytes, const std::string& where, std::shared_ptr<const MappedFile> file)
+  Reader(std::span<const std::byte> bytes, const std::string& where, std::shared_ptr<const MappedFile> file,
+         bool checks_sums = true)
       : where_(where),
         file_(std::move(file)),
-        zip_(bytes, where),
+        zip_(bytes, where, checks_sums),
         folder_(find_folder()),
         pickle_(zip_.read(*zip_.find(folder_ + "data.pkl")), where + ": " + folder_ + "data.pkl", allowed_global) {}
 
@@ -64,9 +65,9 @@ class Reader {
 
  private:
   std::string find_folder() const;
-  void check_byte_order() const;
-  void add_tensor(const std::string& name, const PickleValue& value, TorchFile& out) const;
-  std::span<const std::byte> storage(const std::string& name, const PickleValue& id, DType* dtype) const;
+  void check_byte_order();
+  void add_tensor(const std::string& name, const PickleValue& value, TorchFile& out);
+  std::span<const std::byte> storage(const std::string& name, const PickleValue& id, DType* dtype);
   std::vector<int64_t> integers(const std::string& name, const char* what, const PickleValue& value) const;
   int64_t integer(const std::string& name, const char* what, const PickleValue& value) const;
   void check_utf8(const std::string& text) const;
@@ -99,7 +100,7 @@ std::string Reader::find_folder() const {
   return folder;
 }
 
-void Reader::check_byte_order() const {
+void Reader::check_byte_order() {
   const ZipMember* member = zip_.find(folder_ + "byteorder");
   if (member == nullptr) return;  // older files: little
   const std::span<const std::byte> bytes = zip_.read(*member);
@@ -156,7 +157,7 @@ std::vector<int64_t> Reader::integers(const std::string& name, const char* what,
 }
 
 // ("storage", class, key, device, number of elements)
-std::span<const std::byte> Reader::storage(const std::string& name, const PickleValue& id, DType* dtype) const {
+std::span<const std::byte> Reader::storage(const std::string& name, const PickleValue& id, DType* dtype) {
   const auto part = [&](size_t i) -> const PickleValue& { return pickle_.at(id.items[i]); };
   if (id.kind != Kind::kTuple || id.items.size() != 5 || part(0).text != "storage" || part(1).kind != Kind::kGlobal ||
       part(2).kind != Kind::kText) {
@@ -170,7 +171,9 @@ std::span<const std::byte> Reader::storage(const std::string& name, const Pickle
   if (member == nullptr) {
     wrong(name, fmt::format("storage \"{}data/{}\" is not in the archive", folder_, part(2).text.substr(0, 40)));
   }
-  const std::span<const std::byte> bytes = zip_.read(*member);
+  const std::span<const std::byte> bytes = zip_.read(*member, [&](std::span<const std::byte> piece) {
+    if (file_ != nullptr) file_->release(piece.data(), piece.size());
+  });
   const int64_t count = integer(name, "its storage's count", part(4));
   if (bytes.size() % dtype_size(*dtype) != 0 || static_cast<uint64_t>(count) != bytes.size() / dtype_size(*dtype)) {
     wrong(name,
@@ -180,7 +183,7 @@ std::span<const std::byte> Reader::storage(const std::string& name, const Pickle
 }
 
 // _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks), in a _rebuild_parameter or not.
-void Reader::add_tensor(const std::string& name, const PickleValue& given, TorchFile& out) const {
+void Reader::add_tensor(const std::string& name, const PickleValue& given, TorchFile& out) {
   const PickleValue* value = &given;
   if (value->kind == Kind::kCall && value->text == kRebuildParameter && !value->items.empty()) {
     value = &pickle_.at(value->items[0]);
@@ -272,8 +275,8 @@ Json Reader::to_json(const PickleValue& value, int depth, size_t& count) const {
 
 }  // namespace
 
-TorchFile parse_torch_zip(std::span<const std::byte> bytes, const std::string& where) {
-  return Reader(bytes, where, nullptr).read();
+TorchFile parse_torch_zip(std::span<const std::byte> bytes, const std::string& where, bool checks_sums) {
+  return Reader(bytes, where, nullptr, checks_sums).read();
 }
 
 TorchFile open_torch_zip(const std::string& path) {

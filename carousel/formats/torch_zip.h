@@ -18,11 +18,12 @@ struct TorchFile {
   Json hyper_parameters;  // Lightning's, as plain JSON; null when absent
 };
 
-/// Throws Error(kIo), or Error(kInput) naming the file and the tensor: compressed members, big-endian files, unknown
-/// opcodes, globals and storage types, tensors outside their storage or not contiguous.
+/// Throws Error(kIo), or Error(kInput) naming the file and the tensor: compressed members, bytes that are not those
+/// of their checksums, big-endian files, unknown opcodes, globals and storage types, tensors outside their storage or
+/// not contiguous.
 TorchFile open_torch_zip(const std::string& path);
-/// The same for a file in memory, which must outlive the result.
-TorchFile parse_torch_zip(std::span<const std::byte> bytes, const std::string& where);
+/// The same for a file in memory, which must outlive the result. `checks_sums`: as ZipDirectory's.
+TorchFile parse_torch_zip(std::span<const std::byte> bytes, const std::string& where, bool checks_sums = true);
 /// Whether the file at `path` begins as these do. Throws Error(kIo).
 bool is_torch_zip(const std::string& path);
 

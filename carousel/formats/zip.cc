@@ -2,6 +2,7 @@
 #include "carousel/formats/zip.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -17,8 +18,41 @@ constexpr size_t kMaxComment = 65535;
 constexpr size_t kFull32 = 0xFFFFFFFF;  // "see the zip64 field"
 constexpr size_t kExtra64 = 1;
 constexpr size_t kShownName = 80;
+constexpr size_t kSummedBytes = size_t{8} << 20;  // between two calls of Done
+
+// tables[i][b]: the sum of byte b with i zero bytes behind it, so that eight bytes take eight look-ups at once.
+using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+constexpr CrcTables make_crc_tables() {
+  CrcTables tables{};
+  for (uint32_t byte = 0; byte < 256; ++byte) {
+    uint32_t sum = byte;
+    for (int bit = 0; bit < 8; ++bit) sum = (sum >> 1) ^ ((sum & 1) != 0 ? 0xEDB88320u : 0);
+    tables[0][byte] = sum;
+  }
+  for (size_t i = 1; i < 8; ++i) {
+    for (size_t byte = 0; byte < 256; ++byte) {
+      const uint32_t before = tables[i - 1][byte];
+      tables[i][byte] = (before >> 8) ^ tables[0][before & 255];
+    }
+  }
+  return tables;
+}
+constexpr CrcTables kCrc = make_crc_tables();
 
 }  // namespace
+
+uint32_t crc32(uint32_t so_far, std::span<const std::byte> bytes) {
+  uint32_t sum = ~so_far;
+  const auto at = [&](size_t i) { return static_cast<uint32_t>(bytes[i]); };
+  size_t i = 0;
+  for (; bytes.size() - i >= 8; i += 8) {
+    const uint32_t low = sum ^ (at(i) | at(i + 1) << 8 | at(i + 2) << 16 | at(i + 3) << 24);
+    sum = kCrc[7][low & 255] ^ kCrc[6][low >> 8 & 255] ^ kCrc[5][low >> 16 & 255] ^ kCrc[4][low >> 24] ^
+          kCrc[3][at(i + 4)] ^ kCrc[2][at(i + 5)] ^ kCrc[1][at(i + 6)] ^ kCrc[0][at(i + 7)];
+  }
+  for (; i < bytes.size(); ++i) sum = (sum >> 8) ^ kCrc[0][(sum ^ at(i)) & 255];
+  return ~sum;
+}
 
 bool looks_like_zip(std::span<const std::byte> bytes) {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "PK\x03\x04", 4) == 0;
@@ -32,7 +66,8 @@ size_t ZipDirectory::number(size_t at, size_t size_bytes) const {
   return value;
 }
 
-ZipDirectory::ZipDirectory(std::span<const std::byte> bytes, const std::string& where) : bytes_(bytes), where_(where) {
+ZipDirectory::ZipDirectory(std::span<const std::byte> bytes, const std::string& where, bool checks_sums)
+    : bytes_(bytes), where_(where), checks_sums_(checks_sums) {
   const Extent extent = find_directory();
   if (extent.offset > bytes_.size() || extent.size_bytes > bytes_.size() - extent.offset) {
     fail(ErrorKind::kInput, "{}: the zip directory of {} bytes at {} lies beyond the {} bytes of the file", where_,
@@ -89,6 +124,7 @@ size_t ZipDirectory::read_member(size_t at, size_t end) {
   member.name.assign(reinterpret_cast<const char*>(bytes_.data() + name_at), name_bytes);
   member.encrypted = (number(at + 8, 2) & 1) != 0;
   member.method = static_cast<unsigned>(number(at + 10, 2));
+  member.crc = static_cast<uint32_t>(number(at + 16, 4));
   member.packed_bytes = number(at + 20, 4);
   member.size_bytes = number(at + 24, 4);
   member.header_offset = number(at + 42, 4);
@@ -116,7 +152,7 @@ const ZipMember* ZipDirectory::find(std::string_view name) const {
   return it == members_.end() || it->name != name ? nullptr : &*it;
 }
 
-std::span<const std::byte> ZipDirectory::read(const ZipMember& member) const {
+std::span<const std::byte> ZipDirectory::read(const ZipMember& member, const Done& done) {
   const std::string name = member.name.substr(0, kShownName);
   if (member.encrypted) fail(ErrorKind::kInput, "{}: \"{}\" is encrypted", where_, name);
   if (member.method != 0 || member.packed_bytes != member.size_bytes) {
@@ -132,7 +168,20 @@ std::span<const std::byte> ZipDirectory::read(const ZipMember& member) const {
     fail(ErrorKind::kInput, "{}: \"{}\" of {} bytes at {} ends beyond the {} bytes of the file", where_, name,
          member.size_bytes, begin, bytes_.size());
   }
-  return bytes_.subspan(begin, member.size_bytes);
+  const std::span<const std::byte> bytes = bytes_.subspan(begin, member.size_bytes);
+  if (!checks_sums_ || member.crc == 0 || verified_.contains(at)) return bytes;
+  uint32_t sum = 0;
+  for (size_t first = 0; first < bytes.size(); first += kSummedBytes) {
+    const std::span<const std::byte> piece = bytes.subspan(first, std::min(kSummedBytes, bytes.size() - first));
+    sum = crc32(sum, piece);
+    if (done) done(piece);
+  }
+  if (sum != member.crc) {
+    fail(ErrorKind::kInput, "{}: \"{}\" has the checksum {:08x}, expected {:08x}: its bytes are damaged", where_, name,
+         sum, member.crc);
+  }
+  verified_.insert(at);
+  return bytes;
 }
 
 }  // namespace carousel::formats

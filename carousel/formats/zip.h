@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,19 +20,23 @@ struct ZipMember {
   size_t size_bytes = 0;     // uncompressed
   size_t packed_bytes = 0;   // as it lies in the file
   unsigned method = 0;       // 0: stored
+  uint32_t crc = 0;          // of its bytes; 0 where the writer computed none, as torch.save can be told
   bool encrypted = false;
 };
 
 class ZipDirectory {
  public:
   /// Throws Error(kInput) naming `where`: no end record, offsets outside the file, a name twice. `bytes` must outlive
-  /// the directory and the members it hands out.
-  ZipDirectory(std::span<const std::byte> bytes, const std::string& where);
+  /// the directory and the members it hands out. `checks_sums` false is for fuzzing, whose changes no sum survives.
+  ZipDirectory(std::span<const std::byte> bytes, const std::string& where, bool checks_sums = true);
 
   const std::vector<ZipMember>& members() const { return members_; }  // sorted by name
   const ZipMember* find(std::string_view name) const;                 // nullptr: no such member
-  /// The member's bytes. Throws Error(kInput) for a compressed or encrypted one and for a header that does not match.
-  std::span<const std::byte> read(const ZipMember& member) const;
+  /// The member's bytes; its checksum is verified the first time. Throws Error(kInput) for a compressed or encrypted
+  /// one, for a header that does not match and for bytes that are not those that were written. `done`, if any, is told
+  /// pieces of the bytes as they have been summed, so that a mapping can give them back.
+  using Done = std::function<void(std::span<const std::byte>)>;
+  std::span<const std::byte> read(const ZipMember& member, const Done& done = {});
 
  private:
   struct Extent {
@@ -42,8 +49,13 @@ class ZipDirectory {
 
   std::span<const std::byte> bytes_;
   std::string where_;
+  bool checks_sums_;
   std::vector<ZipMember> members_;
+  std::set<size_t> verified_;  // header offsets
 };
+
+/// CRC-32 of a byte stream so far, 0 at its start (polynomial of IEEE 802.3, as zip has it).
+uint32_t crc32(uint32_t so_far, std::span<const std::byte> bytes);
 
 /// Whether the bytes begin as a zip archive does.
 bool looks_like_zip(std::span<const std::byte> bytes);

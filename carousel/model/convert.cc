@@ -23,7 +23,6 @@ using formats::GgmlType;
 
 constexpr int64_t kPiece = int64_t{1} << 20;  // elements in flight
 constexpr size_t kMaxText = size_t{256} << 20;
-constexpr const char* kWidened[] = {"carousel.widened.bf16", "carousel.widened.f16"};  // tensors that were narrower
 
 // A model's files and where each of its parameters lies in them.
 struct Source {
@@ -61,9 +60,14 @@ struct Target {
 };
 
 // Stored masks may be of bytes that GGUF has no type for; they are -1, 0 and 1 all the same.
+const GgmlType* type_of(DType dtype) {
+  return formats::ggml_type_of(dtype == DType::kU8 || dtype == DType::kBool ? DType::kI8 : dtype);
+}
+DType dtype_of(const GgmlType& type) {
+  return type.plain ? *type.plain : &type == formats::ggml_type_of(DType::kQ4) ? DType::kQ4 : DType::kQ8;
+}
 const GgmlType* type_of(const formats::TensorEntry& entry) {
-  const bool bytes = entry.dtype == DType::kU8 || entry.dtype == DType::kBool;
-  return entry.ggml != nullptr ? entry.ggml : formats::ggml_type_of(bytes ? DType::kI8 : entry.dtype);
+  return entry.ggml != nullptr ? entry.ggml : type_of(entry.dtype);
 }
 
 // [D, 1, K] without its middle.
@@ -234,7 +238,7 @@ formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targ
       const DType from = source.places[target.records.front()].entry->dtype;
       if (target.type->plain == DType::kF32 && from == narrow) names.push_back(target.name);
     }
-    if (!names.empty()) keys.emplace_back(kWidened[narrow == DType::kBF16 ? 0 : 1], names);
+    if (!names.empty()) keys.emplace_back(kGgufWidened[narrow == DType::kBF16 ? 0 : 1], names);
   }
   return keys;
 }
@@ -265,7 +269,8 @@ DType folder_dtype(const Source& source, const Target& target, DType blocks_as) 
   if (entry.ggml != nullptr) return blocks_as;
   for (const DType narrow : {DType::kBF16, DType::kF16}) {
     const formats::GgufMetadata* gguf = source.checkpoint.gguf();
-    const formats::GgufArray* names = gguf == nullptr ? nullptr : gguf->array(kWidened[narrow == DType::kBF16 ? 0 : 1]);
+    const formats::GgufArray* names =
+        gguf == nullptr ? nullptr : gguf->array(kGgufWidened[narrow == DType::kBF16 ? 0 : 1]);
     if (names == nullptr || entry.dtype != DType::kF32) continue;
     for (const std::string_view name : names->strings()) {
       if (name == entry.name) return narrow;
@@ -302,17 +307,14 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
   writer.finish();
 }
 
-void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
-                  const ConvertProgress& progress) {
-  const Source source = open_source(model, stream);
-  std::vector<Target> targets = targets_of(source, find_family(source.config.model_type, source.place.config), false);
+namespace {
+
+// The targets' types are set. `plain`: of what had blocks, for the config.
+void write_targets(const Source& source, const std::vector<Target>& targets, const std::string& out,
+                   std::optional<DType> plain, const ConvertProgress& progress) {
   formats::NewFolder folder(out);
   std::vector<formats::TensorSpec> specs;
-  for (Target& target : targets) {
-    const DType dtype = folder_dtype(source, target, blocks_as);
-    target.type = formats::ggml_type_of(dtype);
-    specs.push_back({target.name, dtype, target.shape});
-  }
+  for (const Target& target : targets) specs.push_back({target.name, dtype_of(*target.type), target.shape});
   formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
   for (size_t i = 0; i < targets.size(); ++i) {
     step(progress, i, targets.size(), out);
@@ -324,8 +326,8 @@ void write_folder(const std::string& model, const std::string& out, const Stream
   step(progress, targets.size(), targets.size(), out);
   writer.finish();
   Json config = source.config.source;
-  if (source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
-    config["torch_dtype"] = torch_name(blocks_as);
+  if (plain && source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
+    config["torch_dtype"] = torch_name(*plain);
   }
   write_text_file(out + "/config.json", config.dump(2) + "\n");
   if (source.config.kind == ModelKind::kLanguage) {
@@ -334,6 +336,57 @@ void write_folder(const std::string& model, const std::string& out, const Stream
       write_text_file(out + "/chat_template.jinja", chat);
   }
   folder.keep();
+}
+
+std::vector<Target> folder_targets(const Source& source) {
+  return targets_of(source, find_family(source.config.model_type, source.place.config), false);
+}
+
+// Why a target cannot be written in blocks; empty: it can.
+std::string why_no_blocks(const Target& target) {
+  const auto block = static_cast<int64_t>(kBlockValues);
+  if (target.permuted) return "it is stored in another order than it is used in";
+  if (target.shape.rank() > 0 && target.shape[-1] % block == 0) return "";
+  return fmt::format("its rows are no whole blocks of {}", block);
+}
+
+}  // namespace
+
+void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
+                  const ConvertProgress& progress) {
+  const Source source = open_source(model, stream);
+  std::vector<Target> targets = folder_targets(source);
+  for (Target& target : targets) target.type = type_of(folder_dtype(source, target, blocks_as));
+  write_targets(source, targets, out, blocks_as, progress);
+}
+
+std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
+                                      const TypeOf& type, const ConvertProgress& progress) {
+  const Source source = open_source(model, stream);
+  std::vector<Target> targets = folder_targets(source);
+  std::vector<std::string> kept;
+  for (Target& target : targets) {
+    const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
+    const std::string reason = why_no_blocks(target);
+    const DType own = folder_dtype(source, target, reason.empty() ? held_dtype(entry) : DType::kF32);
+    target.type = type_of(own);
+    const auto chosen_for = [&](size_t i) {
+      const ParamRecord& record = source.records[i];
+      return record.matrix ? type(record, *source.places[i].entry) : nullptr;
+    };
+    const GgmlType* const chosen = chosen_for(target.records.front());
+    const auto other = [&](size_t i) { return chosen_for(i) != chosen; };
+    const bool agreed = std::none_of(target.records.begin(), target.records.end(), other);
+    if (agreed && chosen == nullptr) continue;
+    if (agreed && (chosen->block == 1 || reason.empty())) {
+      target.type = chosen;
+    } else {
+      kept.push_back(fmt::format("\"{}\" stays {}: {}", target.name, dtype_name(own),
+                                 agreed ? reason : "it holds matrices of different types"));
+    }
+  }
+  write_targets(source, targets, out, {}, progress);
+  return kept;
 }
 
 }  // namespace carousel::model

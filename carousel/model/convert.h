@@ -28,4 +28,9 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const ConvertProgress& progress = {});
 
+/// The same with matrices in the types that `type` chooses; the others keep theirs, those in blocks the type they are
+/// held in (q8 or q4). Returns the tensors, with the reason, that keep their type though another was chosen.
+std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
+                                      const TypeOf& type, const ConvertProgress& progress);
+
 }  // namespace carousel::model

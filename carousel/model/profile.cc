@@ -51,11 +51,22 @@ const char* name_of(const Names<T>& names, const T& value) {
   return found->first;
 }
 
+/// Null is a value of few keys; for the others it would be taken as absent.
+void refuse_null(Fields& fields, std::initializer_list<const char*> keys, const std::string& expected) {
+  for (const char* key : keys) {
+    const Json* given = fields.present(key);
+    if (given != nullptr && given->is_null()) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is null, expected {}", fields.where(), key, expected);
+    }
+  }
+}
+
 /// One of `names`; the value stays where the key is absent.
 template <class T>
 void read(Fields& fields, const char* key, const Names<T>& names, T& value) {
   std::vector<std::string> known;
   for (const auto& [name, meaning] : names) known.emplace_back(name);
+  refuse_null(fields, {key}, fmt::format("one of: {}", fmt::join(known, ", ")));
   const std::string chosen = fields.choice(key, known, name_of(names, value));
   value = std::find_if(names.begin(), names.end(), [&](const auto& pair) { return pair.first == chosen; })->second;
 }
@@ -118,6 +129,8 @@ Numerics::Draw read_draw(const std::string& kind, const Json& json, const std::s
          "{}: has {} keys, expected one of \"constant\", \"normal\", \"uniform\", \"linspace\", \"signs\"", where,
          json.size());
   }
+  refuse_null(fields, {"constant", "normal", "signs"}, "a number");
+  refuse_null(fields, {"uniform", "linspace"}, "two numbers");
   Numerics::Draw draw;
   draw.kind = kind;
   if (fields.has("constant")) draw.init = Init::constant(draw.first = fields.number("constant", -kMost, kMost));
@@ -215,6 +228,8 @@ Numerics find_profile(const std::string& name) {
 
 Numerics parse_profile(const Json& json, const std::string& where) {
   Fields fields(json, where);
+  refuse_null(fields, {"extends", "name", "description"}, "a string");
+  refuse_null(fields, {"norm", "mlstm", "attention", "ltc", "init"}, "an object");
   Numerics out = base_of(fields);
   out.name = fields.string("name", where);
   out.description = fields.string("description", "");

@@ -34,7 +34,7 @@ class TypeSource : public ParamSource {
       : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const std::optional<DType> dtype = written_dtype(types_, name, {rows, cols}, layout, init);
+    const std::optional<DType> dtype = written_dtype(types_, name, layout, init);
     for (const TensorSource& source : family_.sources(config_, name)) {
       if (checkpoint_.find(source.file_name) == nullptr) continue;
       const auto [place, fresh] = choices.try_emplace(source.file_name, Choice{dtype, true, false, cols});
@@ -86,12 +86,21 @@ void copy_beside(const ModelPath& place, const ModelConfig& config, const std::s
 
 }  // namespace
 
-std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, const Shape& shape,
-                                   Weight::Layout layout, const Init& init) {
+std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, Weight::Layout layout,
+                                   const Init& init) {
   const std::optional<DType> wanted = types.of(name, layout, init);
-  if (!wanted) return wanted;
-  const Weight weight = weight_for(init, shape[0], shape[1], *wanted, layout, Device::kMeta);
+  if (!wanted || !init.mask) return wanted;
+  const Weight weight(*init.mask, *wanted, Device::kMeta, true);  // not as this machine, but as any may hold it
   return weight.sparse() != nullptr ? weight.sparse()->dtype() : *wanted;
+}
+
+TypeOf type_choice(const WeightTypes& types, bool tied) {
+  return [types, tied](const ParamRecord& record, const formats::TensorEntry&) -> const formats::GgmlType* {
+    const bool shared = tied && record.name == "embeddings.weight";
+    const auto layout = shared ? Weight::Layout::kPanels : Weight::Layout::kRows;
+    const std::optional<DType> dtype = written_dtype(types, record.name, layout, record.init);
+    return dtype ? formats::ggml_type_of(*dtype) : nullptr;
+  };
 }
 
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
@@ -144,11 +153,12 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
   const ModelPath place = resolve(path);
   if (place.weights.empty()) fail(ErrorKind::kInput, "{}: no weights to quantise", path);
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  if (checkpoint.gguf() != nullptr) {
-    fail(ErrorKind::kInput, "{}: a GGUF file into a folder: convert it first (carousel convert), expected safetensors",
-         place.weights);
-  }
   const ModelConfig config = read_model_config(place, &checkpoint);
+  if (checkpoint.gguf() != nullptr) {
+    const TypeOf type = type_choice(types, config.tie_word_embeddings);
+    const std::vector<std::string> kept = write_folder(path, out, stream, type, progress);
+    return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(), kept};
+  }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
   formats::NewFolder folder(out);
   copy_beside(place, config, out);

@@ -7,6 +7,7 @@
 
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/config.h"
+#include "carousel/model/convert.h"
 #include "carousel/model/params.h"
 
 namespace carousel::model {
@@ -24,8 +25,11 @@ struct QuantisePlan {
 
 /// The type a matrix is to be written in, if another than its own: that of `types`, or f16 where it would be blocks and
 /// the matrix is held as its live weights alone.
-std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, const Shape& shape,
-                                   Weight::Layout layout, const Init& init);
+std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, Weight::Layout layout,
+                                   const Init& init);
+
+/// The same as the choice of a writer of GGUF, or of a folder from it.
+TypeOf type_choice(const WeightTypes& types, bool tied);
 
 /// Matrices take the type `types` has for them. A tensor that holds several keeps its own unless they agree; so does
 /// one the family reads in another order than the file's, and one whose rows are no whole blocks where the type has
@@ -38,9 +42,9 @@ QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint
 Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std::string& where);
 
 /// The model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config as
-/// they are. `progress`, if any, is told the share done before every tensor and stops the work by returning false;
-/// then, as on any error, nothing is left behind and Error(kCancelled) is thrown. Returns what was planned, its entries
-/// gone.
+/// they are, or as a GGUF file's keys say them. `progress`, if any, is told the share done before every tensor and
+/// stops the work by returning false; then, as on any error, nothing is left behind and Error(kCancelled) is thrown.
+/// Returns what was planned, its entries gone.
 struct QuantiseResult {
   size_t bytes_before = 0, bytes_after = 0;
   std::vector<std::string> kept;

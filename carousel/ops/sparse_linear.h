@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel behind ops::linear for weights held as SparsePanels.
+// The kernels behind ops::linear for weights held as SparsePanels or SparseBlocks.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
+#include "carousel/ops/sparse_blocks.h"
 #include "carousel/ops/sparse_panels.h"
 
 namespace carousel::ops {
@@ -32,6 +33,34 @@ struct SparseLinearFwd {
   int64_t y_stride;
 };
 
+/// One weight held as SparseBlocks.
+struct SparseBlocksPart {
+  const std::byte* bytes;      // of SparseBlocks
+  const int64_t* first_bytes;  // [panels + 1]
+  const float* bias;           // [rows], or null
+  int64_t rows, first_col;     // of y
+};
+
+/// One row of x, rounded to 8 bits in blocks of 32 as for dense q8 and q4; y has the bits of the dense weights.
+struct SparseBlocksRow {
+  const float* x;  // [K]
+  float* packed;   // [max(K, 11)] scratch
+  const SparseBlocksPart* parts;
+  int64_t part_count;
+  int64_t K;
+  float* y;
+};
+
+/// Panels first_panel to first_panel + panels of a part as dense q8 panels, for many rows of x.
+struct SparseBlocksExpand {
+  const SparseBlocksPart* part;
+  int64_t first_panel, panels;
+  int64_t K;
+  std::byte* out;  // [panels][ceil(K / 32)] panel blocks of q8
+};
+
 }  // namespace carousel::ops
 
 KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);
+KERNEL(sparse_blocks_row, carousel::ops::SparseBlocksRow);
+KERNEL(sparse_blocks_expand, carousel::ops::SparseBlocksExpand);

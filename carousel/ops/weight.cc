@@ -173,20 +173,29 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
   storage_ = Tensor(Shape{static_cast<int64_t>(size_bytes)}, DType::kU8, device);
 }
 
-Weight::Weight(const Mask& mask, DType dtype, Device device) {
-  if (!SparsePanels::pays(mask.live(), mask.rows(), mask.cols())) {
+Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {
+  const int64_t live = mask.live();
+  const bool blocks = byte_expand && SparseBlocks::pays(live, mask.rows(), mask.cols(), dtype);
+  if (!blocks && !SparsePanels::pays(live, mask.rows(), mask.cols())) {
     *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, device);
     return;
   }
   *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, Device::kMeta);  // its checks, and nothing allocated
   storage_ = Tensor();
   device_ = device;
+  if (blocks) {
+    sparse_blocks_ = std::make_shared<SparseBlocks>(mask, dtype, device);
+    return;
+  }
   sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device);
 }
 
 size_t Weight::size_bytes() const {
   if (!defined()) return 0;
-  return (sparse_ ? sparse_->size_bytes() : storage_.size_bytes()) + (bias.defined() ? bias.size_bytes() : 0);
+  const size_t held = sparse_          ? sparse_->size_bytes()
+                      : sparse_blocks_ ? sparse_blocks_->size_bytes()
+                                       : storage_.size_bytes();
+  return held + (bias.defined() ? bias.size_bytes() : 0);
 }
 
 void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype) {
@@ -195,6 +204,7 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
     fail(ErrorKind::kShape, "weight: got rows of {}, expected a float or block type", dtype_name(source_dtype));
   }
   if (sparse_) return sparse_->write_rows(stream, first, count, row_major, source_dtype);
+  if (sparse_blocks_) return sparse_blocks_->write_rows(stream, first, count, row_major, source_dtype);
   if (count == 0 || storage_.raw() == nullptr) return;
   std::byte* const bytes = static_cast<std::byte*>(storage_.raw());
   const std::byte* const source = static_cast<const std::byte*>(row_major);
@@ -226,6 +236,7 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
 void Weight::read_rows(int64_t first, int64_t count, float* out) const {
   CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
   if (sparse_) return sparse_->read_rows(first, count, out);
+  if (sparse_blocks_) return sparse_blocks_->read_rows(first, count, out);
   CAROUSEL_ASSERT(storage_.raw() != nullptr);
   const std::byte* const bytes = static_cast<const std::byte*>(storage_.raw());
   if (layout_ == Layout::kRows) {

@@ -8,6 +8,8 @@
 
 #include "carousel/core/stream.h"
 #include "carousel/core/tensor.h"
+#include "carousel/cpu/isa.h"
+#include "carousel/ops/sparse_blocks.h"
 #include "carousel/ops/sparse_panels.h"
 
 namespace carousel {
@@ -31,9 +33,9 @@ class Weight {
   Weight() = default;
   /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device = Device::kCpu);
-  /// The same for a projection that `mask` cuts: kPanels, or sparse. Sparse q8 and q4 weights are held in f16: blocks
-  /// of 32 neighbours have no meaning there.
-  Weight(const Mask& mask, DType dtype, Device device = Device::kCpu);
+  /// The same for a projection that `mask` cuts: kPanels, or sparse. q8 and q4 are SparseBlocks where that pays and
+  /// `byte_expand` says that their kernel is fast; else what is sparse is held in f16.
+  Weight(const Mask& mask, DType dtype, Device device = Device::kCpu, bool byte_expand = cpu::has_byte_expand());
 
   bool defined() const { return rows_ > 0; }
   int64_t rows() const { return rows_; }
@@ -43,7 +45,8 @@ class Weight {
   Device device() const { return device_; }
   size_t size_bytes() const;  // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
-  const SparsePanels* sparse() const { return sparse_.get(); }  // null: storage() holds the weights
+  const SparsePanels* sparse() const { return sparse_.get(); }
+  const SparseBlocks* sparse_blocks() const { return sparse_blocks_.get(); }  // both null: storage() holds the weights
   /// Bytes of one panel in kPanels layout: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], q8 and q4
   /// [ceil(cols / 32)] panel blocks.
   static size_t panel_bytes(int64_t cols, DType dtype);
@@ -69,6 +72,7 @@ class Weight {
   Device device_ = Device::kCpu;
   Tensor storage_;                        // bytes as laid out above
   std::shared_ptr<SparsePanels> sparse_;  // or the live weights of a masked matrix
+  std::shared_ptr<SparseBlocks> sparse_blocks_;
 };
 
 }  // namespace carousel

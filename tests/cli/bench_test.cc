@@ -129,6 +129,12 @@ TEST(Bench, AnOpTakesItsOwnFlagsOnly) {
   const Ran masked = run_carousel("bench --op norm --sparsity 90");
   EXPECT_EQ(masked.status, 2);
   EXPECT_NE(masked.err.find("--sparsity: got 90 for --op norm, expected --op linear"), std::string::npos) << masked.err;
+  const Ran typed = run_carousel("bench --op norm --weights q8");
+  EXPECT_EQ(typed.status, 2);
+  EXPECT_NE(typed.err.find("--weights: got q8 for --op norm, expected --op linear"), std::string::npos) << typed.err;
+  const Ran head = run_carousel("bench --op linear --head q8");
+  EXPECT_EQ(head.status, 2);
+  EXPECT_NE(head.err.find("--head: got q8 for --op linear, expected a model"), std::string::npos) << head.err;
   const Ran unknown = run_carousel("bench --op gemm");
   EXPECT_EQ(unknown.status, 2);
   EXPECT_NE(unknown.err.find("--op: got \"gemm\", expected one of slstm, mlstm, linear"), std::string::npos)

@@ -94,6 +94,8 @@ TEST(Chat, AnErrorIsOneLineAndChangesNothing) {
       {"/switch dogs", "no branch \"dogs\", expected one of main"},
       {"/fork main", "there is a branch"},
       {"/fork a b", "expected a word"},
+      {"/fork d\xff", "the name is not UTF-8 from byte 1 on"},
+      {"/fork \xc3", "the name is not UTF-8 from byte 0 on"},
       {"a\xff", "byte 1 is no UTF-8"},
       {std::string("a\0b", 3), "byte 1 is zero"},
   };

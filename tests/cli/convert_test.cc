@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel convert: to GGUF and back bit for bit, and every command on a .gguf as on the folder it came from.
-#include <map>
-
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::cli {
 namespace {
-
-std::map<std::string, std::string> tensors_of(const std::string& folder) {
-  std::map<std::string, std::string> out;
-  const formats::Checkpoint checkpoint = formats::Checkpoint::open(folder);
-  for (const formats::TensorEntry* entry : checkpoint.entries()) {
-    const std::string bytes(reinterpret_cast<const char*>(entry->bytes), entry->size_bytes);
-    out[entry->name] = entry->type_name() + entry->shape.str() + bytes;
-  }
-  return out;
-}
 
 void expect_same_logits(const std::string& a, const std::string& b) {
   const std::vector<int32_t> tokens = {5, 9, 2, 17, 3};

@@ -60,6 +60,27 @@ TEST(Forecast, RefusesInOneLine) {
   refused((scratch / "none.csv") + " --horizon 1", 1, "none.csv");
 }
 
+TEST(Forecast, WeightsInOtherTypes) {
+  const Scratch scratch;
+  write_file(scratch / "ramp.csv", "0\n1\n2\n3\n");
+  const auto forecast = [&](const std::string& model, const std::string& flags) {
+    return run_carousel("forecast " + model + " --csv " + (scratch / "ramp.csv") + " --horizon 6 " + flags);
+  };
+  const std::string own = forecast(kModel, "").out;
+  EXPECT_EQ(forecast(kModel, "--weights f32").out, own);
+  for (const char* type : {"f16", "bf16"}) {
+    const std::string flag = std::string(" ") + type, out = scratch / type;
+    ASSERT_EQ(run_carousel("quantize " + kModel + " --type" + flag + " --out " + out).status, 0);
+    const Ran loaded = forecast(kModel, "--weights" + flag);
+    EXPECT_EQ(loaded.status, 0) << loaded.err;
+    EXPECT_EQ(loaded.out, forecast(out, "").out) << type;
+    EXPECT_NE(loaded.out, own) << type;
+  }
+  const Ran head = forecast(kModel, "--head f16");
+  EXPECT_EQ(head.status, 2);
+  EXPECT_NE(head.err.find("--head: got f16, but "), std::string::npos) << head.err;
+}
+
 TEST(Forecast, LongHorizonsAreWarnedOf) {
   const Scratch scratch;
   write_file(scratch / "b.csv", "1\n2\n");

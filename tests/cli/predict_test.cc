@@ -100,6 +100,43 @@ TEST(Predict, MistakesAreNamed) {
   EXPECT_NE(error("--load-state " + (scratch / "state"), "1,2\n").find("state of another model"), std::string::npos);
 }
 
+TEST(Predict, WeightsInOtherTypes) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, R"({"model_type": "cfc", "input_size": 2, "units": 32,
+    "mixed_memory": true, "proj_size": 3})");
+  const auto predict = [&](const std::string& folder, const std::string& flags) {
+    const Ran ran = run_carousel("predict " + folder + " " + flags, "1,2\n0.5,-1\n3,0\n");
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return ran.out;
+  };
+  const std::string own = predict(model, "");
+  EXPECT_EQ(predict(model, "--weights f32"), own);
+  for (const char* type : {"bf16", "q8", "q4"}) {
+    const std::string out = scratch / type, flag = std::string(" ") + type;
+    ASSERT_EQ(run_carousel("quantize " + model + " --type" + flag + " --out " + out).status, 0);
+    EXPECT_EQ(predict(model, "--weights" + flag), predict(out, "")) << type;
+    EXPECT_NE(predict(out, ""), own) << type;
+  }
+  EXPECT_NE(predict(model, "--gates bf16"), own);
+}
+
+TEST(Predict, TypesForWhatThereIsNotAreRefused) {
+  const Scratch scratch, other;
+  const auto refused = [&](const std::string& model, const std::string& flags) {
+    const Ran ran = run_carousel("predict " + model + " " + flags, "1,2\n");
+    EXPECT_EQ(ran.status, 2) << ran.err;
+    return ran.err;
+  };
+  const std::string cfc = init_model(scratch, kCfc), ltc = init_model(other, kLtc);
+  EXPECT_NE(refused(cfc, "--head q8").find("--head: got q8, but "), std::string::npos);
+  EXPECT_NE(refused(cfc, "--embeddings f16").find("has no embeddings, expected auto"), std::string::npos);
+  EXPECT_NE(refused(cfc, "--weights q4").find("has no matrix outside of its gates and cells"), std::string::npos)
+      << "rows of 7";
+  EXPECT_NE(refused(ltc, "--gates f16").find("(model_type \"ltc\") has no matrix of gates or cells"),
+            std::string::npos);
+  EXPECT_EQ(run_carousel("predict " + cfc + " --weights bf16", "1,2\n").status, 0);
+}
+
 TEST(Predict, KindsOfModelsAreNotMixedUp) {
   const Scratch scratch, language;
   const std::string cell = init_model(scratch, kLtc);

@@ -11,6 +11,12 @@ constexpr const char* kTinyWired = R"({"model_type": "carousel", "vocab_size": 2
     "mlstm_config": {"num_heads": 2, "wiring": {"q": {"type": "checkpoint", "init": {"type": "random", "sparsity": 0.5}},
                                                 "v": {"type": "random", "sparsity": 0.95}}}})";
 
+// Matrices of which a tenth is live: held as bits and live codes, written as blocks with zeros.
+constexpr const char* kSparse = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 64,
+    "num_hidden_layers": 2, "layer_types": ["mlstm", "conv"],
+    "mlstm_config": {"num_heads": 2, "wiring": {"*": {"type": "random", "sparsity": 0.9, "polarity": true}}},
+    "ffn_config": {"wiring": {"*": {"type": "random", "sparsity": 0.98}}}})";
+
 class QuantizeFamily : public testing::TestWithParam<const char*> {};
 
 TEST_P(QuantizeFamily, GivesTheTextThatWeightsGive) {
@@ -28,13 +34,43 @@ TEST_P(QuantizeFamily, GivesTheTextThatWeightsGive) {
     const Ran gguf = run_carousel("quantize " + folder + " --type " + type + " --out " + (scratch / "q.gguf"));
     EXPECT_EQ(gguf.status, 0) << gguf.err;
     EXPECT_EQ(run_carousel("generate " + (scratch / "q.gguf") + flags).out, loaded.out) << type;
+    // By way of a GGUF file the folder is the same.
+    const std::string plain = scratch / "plain.gguf", way = scratch / "way";
+    ASSERT_EQ(run_carousel("convert " + folder + " --out " + plain).status, 0);
+    const Ran from_gguf = run_carousel("quantize " + plain + " --type " + type + " --out " + way);
+    ASSERT_EQ(from_gguf.status, 0) << from_gguf.err;
+    EXPECT_EQ(tensors_of(way), tensors_of(out)) << type;
+    EXPECT_EQ(run_carousel("generate " + way + flags).out, loaded.out) << type;
     EXPECT_EQ(run_carousel("info " + out).status, 0);
     EXPECT_EQ(run_carousel("bench " + out + " -p 8 -n 2 -r 1 -t 1").status, 0);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, QuantizeFamily,
-                         testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed, kTinyWired));
+                         testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed, kTinyWired, kSparse));
+
+// Files of the public gguf package with blocks of many kinds: a folder holds what --weights holds, and nothing more is
+// lost of what keeps its type.
+TEST(Quantize, AGgufFileOfBlocksIntoAFolder) {
+  for (const char* name : {"llama.gguf", "split-00001-of-00003.gguf", "lfm2.gguf", "lfm2moe.gguf", "xlstm.gguf"}) {
+    const std::string gguf = std::string(CAROUSEL_SOURCE_DIR "/tests/fixtures/gguf/") + name;
+    for (const DType dtype : {DType::kQ4, DType::kQ8, DType::kBF16}) {
+      const Scratch scratch;
+      const std::string type = dtype == DType::kQ4 ? "q4" : dtype == DType::kQ8 ? "q8" : "bf16";
+      const Ran ran = run_carousel("quantize " + gguf + " --type " + type + " --out " + (scratch / "out") +
+                                   (dtype == DType::kBF16 ? " --embeddings bf16 --head bf16 --gates bf16" : ""));
+      ASSERT_EQ(ran.status, 0) << ran.err;
+      EXPECT_EQ(ran.err.find("warning"), std::string::npos) << ran.err;
+      model::WeightTypes types;
+      types.body = dtype;
+      if (dtype == DType::kBF16) types = {dtype, dtype, dtype, dtype};
+      const std::vector<int32_t> tokens = {5, 9, 2, 17, 3};
+      Library loaded(gguf, types), written(scratch / "out");
+      EXPECT_EQ(loaded.step(tokens), written.step(tokens)) << name << " " << type;
+      EXPECT_EQ(loaded.model.text().encode("a b"), written.model.text().encode("a b"));
+    }
+  }
+}
 
 TEST(Quantize, ReportsWhatATextLoses) {
   const Scratch scratch;

@@ -3,10 +3,12 @@
 // an initialised one.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "carousel/cpu/isa.h"
+#include "carousel/formats/checkpoint.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
@@ -34,6 +36,17 @@ inline std::string init_model(const Scratch& scratch, const std::string& config,
   const Ran ran = run_carousel("init " + (scratch / "config.json") + " --out " + folder + " " + flags);
   EXPECT_EQ(ran.status, 0) << ran.err;
   return folder;
+}
+
+/// Type, shape and bytes of every tensor.
+inline std::map<std::string, std::string> tensors_of(const std::string& folder) {
+  std::map<std::string, std::string> out;
+  const formats::Checkpoint checkpoint = formats::Checkpoint::open(folder);
+  for (const formats::TensorEntry* entry : checkpoint.entries()) {
+    const std::string bytes(reinterpret_cast<const char*>(entry->bytes), entry->size_bytes);
+    out[entry->name] = entry->type_name() + entry->shape.str() + bytes;
+  }
+  return out;
 }
 
 /// The library on one thread.

@@ -4,12 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "carousel/core/error.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/pickle.h"
+#include "carousel/formats/zip.h"
 
 namespace carousel::formats {
 namespace {
@@ -44,6 +46,38 @@ TEST(TorchZip, AnyCutIsSafe) {
     const std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
     EXPECT_THROW(parse_torch_zip(std::as_bytes(std::span(cut)), "cut"), Error) << size;
   }
+}
+
+TEST(TorchZip, AFlippedByteIsAnError) {
+  EXPECT_EQ(crc32(0, std::as_bytes(std::span("123456789", 9))), 0xCBF43926u);
+  EXPECT_EQ(crc32(crc32(0, std::as_bytes(std::span("123456789", 4))), std::as_bytes(std::span("56789", 5))),
+            0xCBF43926u);
+  std::ifstream stream(kSeeds + "lightning", std::ios::binary);
+  std::vector<char> bytes((std::istreambuf_iterator<char>(stream)), {});
+  const auto parse = [&](bool checks_sums) {
+    return parse_torch_zip(std::as_bytes(std::span(bytes)), "file", checks_sums);
+  };
+  const size_t storage =
+      static_cast<size_t>(reinterpret_cast<const char*>(parse(true).entries[0].bytes) - bytes.data());
+  const std::string text(bytes.begin(), bytes.end());
+  const size_t setting = text.find("hyper_parameters");  // in the pickle
+  for (const size_t at : {storage, storage + 7, setting}) {
+    bytes[at] ^= 1;
+    try {
+      parse(true);
+      ADD_FAILURE() << "accepted a flipped byte at " << at;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("its bytes are damaged"), std::string::npos) << error.what();
+    }
+    EXPECT_NO_THROW(parse(false));
+    bytes[at] ^= 1;
+  }
+  // A writer that computed no sums leaves zeros.
+  for (size_t at = 0; (at = text.find("PK\x01\x02", at)) != std::string::npos; ++at) {
+    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(at) + 16, 4, '\0');
+  }
+  bytes[storage] ^= 1;
+  EXPECT_EQ(parse(true).entries.size(), 2u);
 }
 
 // A call copies its arguments: many calls of one large tuple must not multiply it.

@@ -104,6 +104,25 @@ TEST_P(GgufFile, SurvivesTheWayToAFolder) {
   }
 }
 
+// Blocks of every kind in q4 where that is asked for: what is decoded is encoded anew, no worse than its widened
+// values.
+TEST_P(GgufFile, IsHeldInQ4WhenAsked) {
+  const std::vector<int32_t> tokens = {5, 9, 2, 17, 3};
+  WeightTypes q4;
+  q4.body = DType::kQ4;
+  cli::Library narrow(path_, q4), own(path_), wide(path_, kWide);
+  const auto far = [&](cli::Library& library) {
+    const std::vector<float> got = library.step(tokens).back(), exact = wide.step(tokens).back();
+    return distance(got, std::vector<double>(exact.begin(), exact.end()));
+  };
+  const double lost = far(narrow);
+  EXPECT_LT(lost, 0.5);
+  EXPECT_GT(lost, 0) << "q4 is what was asked for";
+  const auto checkpoint = formats::Checkpoint::open(path_);
+  const ModelConfig& config = narrow.model.config;
+  EXPECT_LT(held_bytes(config, checkpoint, q4, path_), held_bytes(config, checkpoint, {}, path_) + 1);
+}
+
 INSTANTIATE_TEST_SUITE_P(Package, GgufFile,
                          testing::Values("llama.gguf", "split-00001-of-00003.gguf", "lfm2.gguf", "lfm2moe.gguf",
                                          "xlstm.gguf"),

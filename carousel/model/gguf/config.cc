@@ -233,6 +233,16 @@ Json llama(Keys& keys) {
   return out;
 }
 
+// The family's reader takes the tensors' width over the config's, as published configs contradict themselves; a GGUF
+// file that does is broken.
+void check_width(const Keys& keys, int64_t stated) {
+  constexpr const char* kTensor = "blk.0.ffn_gate.weight";
+  const formats::TensorEntry* gate = keys.tensor(kTensor);
+  if (gate == nullptr || gate->shape.rank() != 2 || gate->shape[0] == stated) return;
+  fail(ErrorKind::kInput, "{}: \"{}\" is {}, but \"{}\" has {} rows", keys.where(), keys.name("feed_forward_length"),
+       stated, kTensor, gate->shape[0]);
+}
+
 Json lfm2(Keys& keys, bool experts) {
   Json out{{"model_type", experts ? "lfm2_moe" : "lfm2"},
            {"architectures", {experts ? "Lfm2MoeForCausalLM" : "Lfm2ForCausalLM"}}};
@@ -254,6 +264,7 @@ Json lfm2(Keys& keys, bool experts) {
   const int64_t width = keys.integer("feed_forward_length", 1, kMaxWidth);
   out["intermediate_size"] = width;
   if (!experts) {
+    check_width(keys, width);
     out["block_auto_adjust_ff_dim"] = false;
     return out;
   }
@@ -332,6 +343,14 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
   const int64_t version = general.integer("general.quantization_version", 0, INT64_MAX, kQuantization);
   if (version != kQuantization) {
     fail(ErrorKind::kInput, "{}: \"general.quantization_version\" is {}, expected {}", where, version, kQuantization);
+  }
+  for (const char* key : kGgufWidened) {
+    const formats::GgufArray* names = checkpoint.gguf()->array(key);
+    if (names != nullptr) names->strings();  // or throws
+    if (names == nullptr && checkpoint.gguf()->values.contains(key)) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a list of tensor names", where, key,
+           brief(checkpoint.gguf()->values.at(key)));
+    }
   }
   Keys keys(checkpoint, where, arch);
   Json out = arch == "llama"      ? llama(keys)

@@ -22,6 +22,9 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
 /// The keys that gguf_config reads back as `config`, "general.architecture" first.
 formats::GgufKeys gguf_keys(const ModelConfig& config, const std::vector<ParamRecord>& records);
 
+/// Lists of the tensors that were narrower before a GGUF file took them in F32.
+inline constexpr const char* kGgufWidened[] = {"carousel.widened.bf16", "carousel.widened.f16"};
+
 /// How the tensors of a checkpoint are spelled: as its family's, or as GGUF's for that family.
 Family spelling_of(const ModelConfig& config, const formats::Checkpoint* checkpoint, const std::string& where);
 Family gguf_family(const std::string& model_type);

@@ -3,15 +3,19 @@
 # Installs what the build needs, on Debian 12 or Ubuntu 24.04, and nothing when it is there already.
 #   tools/install_deps.sh         compiler, build tools and libraries
 #   tools/install_deps.sh --dev   also clang, clang-format and the sanitizer runtimes
+#   tools/install_deps.sh --aarch64   also a cross compiler and qemu; the libraries for arm64 are unpacked into
+#                                     build/aarch64-libs, nothing of the machine's own is changed for them
 set -euo pipefail
 
 packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
           libutf8proc-dev libxxhash-dev libyaml-cpp-dev libedit-dev libgtest-dev)
-dev=no
+dev=no aarch64=no
+libraries="$(cd "$(dirname "$0")/.." && pwd)/build/aarch64-libs"
 case "${1:-}" in
   "") ;;
   --dev) dev=yes; packages+=(clang clang-format) ;;
-  *) echo "install_deps.sh: got \"$1\", expected --dev or nothing" >&2; exit 2 ;;
+  --aarch64) aarch64=yes; packages+=(g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user) ;;
+  *) echo "install_deps.sh: got \"$1\", expected --dev, --aarch64 or nothing" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then
@@ -56,3 +60,27 @@ if [[ $dev == yes ]]; then
     install_missing "libclang-rt-$version-dev"
   fi
 fi
+
+# The libraries for arm64, with a package list of their own: registering the architecture with dpkg would tie the
+# versions of the machine's libraries to those of arm64.
+unpack_arm64() {
+  local wanted=(nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev libyaml-cpp-dev
+                libgtest-dev)
+  local apt="$libraries.apt" package
+  rm -rf "$apt" "$libraries.new"
+  mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,packages} "$libraries.new"
+  local options=(-q -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o "Dir::State=$apt/state"
+                 -o Dir::State::status=/dev/null -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User="$(id -un)")
+  echo "== unpacking libraries for arm64 into $libraries"
+  apt-get "${options[@]}" update
+  for package in "${wanted[@]}"; do  # and the shared libraries behind them, whose names carry versions
+    echo "$package"
+    apt-cache "${options[@]:1}" depends --important "$package" |
+      sed -nE 's/^ *Depends: (lib(fmt|pcre2-8|utf8proc|xxhash|yaml-cpp)[0-9.-]*)$/\1/p'
+  done | sort -u >"$apt/names"
+  (cd "$apt/packages" && xargs apt-get "${options[@]}" download <"$apt/names")
+  for package in "$apt"/packages/*.deb; do dpkg -x "$package" "$libraries.new"; done
+  rm -rf "$libraries" "$apt"
+  mv "$libraries.new" "$libraries"
+}
+if [[ $aarch64 == yes && ! -d $libraries ]]; then unpack_arm64; fi

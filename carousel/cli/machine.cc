@@ -30,7 +30,7 @@ void Machine::add_options(CLI::App& app) {
   });
   option->description("Threads; 0: one per physical core")->type_name("INT")->default_str("0");
   std::vector<std::string> names{"auto"};
-  for (const Isa known : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) names.emplace_back(cpu::isa_name(known));
+  for (const Isa known : cpu::built_isas()) names.emplace_back(cpu::isa_name(known));
   add_choice(app, "--isa", isa, names, "Instruction set");
 }
 

@@ -34,6 +34,8 @@ bool is_open(uint64_t gate) { return region_of(gate) % 2 == 1; }
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory");  // waits about as long as x86's pause; yield does nothing on most cores
 #endif
 }
 

@@ -7,7 +7,7 @@
 
 namespace carousel {
 
-enum class Isa : uint8_t { kPortable, kAvx2, kAvx512 };
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kNeon, kNeonDotprod };
 
 /// What products of f32 activations with bf16 weights are computed in: f32 exactly, or bf16 with f32 sums.
 enum class Compute : uint8_t { kF32, kBF16 };

@@ -113,8 +113,9 @@ void bounds_bf16(const Stream& stream, const BoundsCompute& a) {
 void bounds_bf16(const Stream&, const BoundsCompute& a) { *a.n_flops = 0; }
 #endif
 
-// Dot products of bytes, as each set can: vpdpbusd (AVX-512 VNNI); vpmaddubsw, vpmaddwd and an add (AVX2); products of
-// bytes already widened to 32 bits (portable). Two operations per product.
+// Dot products of bytes, as each set can: vpdpbusd (AVX-512 VNNI); vpmaddubsw, vpmaddwd and an add (AVX2); sdot (NEON
+// with dot products), smull and sadalp (without); products of bytes already widened to 32 bits (portable). Two
+// operations per product.
 namespace {
 
 IntVec dot_bytes(IntVec sum, IntVec a, IntVec b) {
@@ -124,11 +125,17 @@ IntVec dot_bytes(IntVec sum, IntVec a, IntVec b) {
 #elif defined(__AVX2__)
   const __m256i pairs = _mm256_maddubs_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b));
   return sum + reinterpret_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (IntVec)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b);
+#elif defined(CAROUSEL_NEON)
+  const auto x = (int8x16_t)a, y = (int8x16_t)b;
+  const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_high_s8(x, y);
+  return (IntVec)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
 #else
   return sum + a * b;
 #endif
 }
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(CAROUSEL_NEON)
 constexpr int64_t kBytesPerLane = 4;
 #else
 constexpr int64_t kBytesPerLane = 1;

@@ -7,6 +7,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include "carousel/core/error.h"
@@ -26,26 +29,43 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 bool has_vbmi2() { return has_avx512() && __builtin_cpu_supports("avx512vbmi2"); }
-#else
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-bool has_vbmi2() { return false; }
+#elif defined(__aarch64__)
+bool has_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 }  // namespace
 
 std::vector<Isa> runnable_isas() {
   std::vector<Isa> isas{Isa::kPortable};
+#if defined(__x86_64__)
   if (has_avx2()) isas.push_back(Isa::kAvx2);
   if (has_avx512()) isas.push_back(Isa::kAvx512);
+#elif defined(__aarch64__)
+  isas.push_back(Isa::kNeon);  // every aarch64 Linux has it
+  if (has_dotprod()) isas.push_back(Isa::kNeonDotprod);
+#endif
   return isas;
+}
+
+std::vector<Isa> built_isas() {
+#if defined(__x86_64__)
+  return {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
+#elif defined(__aarch64__)
+  return {Isa::kPortable, Isa::kNeon, Isa::kNeonDotprod};
+#else
+  return {Isa::kPortable};
+#endif
 }
 
 Isa best_isa() { return runnable_isas().back(); }
 
 bool has_byte_expand() {
+#if defined(__x86_64__)
   static const bool has = has_vbmi2();
   return has;
+#else
+  return false;
+#endif
 }
 
 std::string_view isa_name(Isa isa) {
@@ -54,6 +74,10 @@ std::string_view isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonDotprod:
+      return "neon_dotprod";
     case Isa::kPortable:
       break;
   }

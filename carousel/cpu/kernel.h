@@ -6,38 +6,36 @@
 #include "carousel/core/error.h"
 #include "carousel/core/stream.h"
 
-#define CAROUSEL_DECLARE_KERNEL(isa, name, ...)             \
-  namespace carousel::cpu::isa {                            \
+// The sets of one architecture: CAROUSEL_FOR_EACH_ISA(do, ...) is do(set, value of Isa, ...) for each of them.
+#if defined(__x86_64__)
+#define CAROUSEL_FOR_EACH_ISA(do, ...) \
+  do (portable, kPortable, __VA_ARGS__) do(avx2, kAvx2, __VA_ARGS__) do(avx512, kAvx512, __VA_ARGS__)
+#elif defined(__aarch64__)
+#define CAROUSEL_FOR_EACH_ISA(do, ...) \
+  do (portable, kPortable, __VA_ARGS__) do(neon, kNeon, __VA_ARGS__) do(neon_dotprod, kNeonDotprod, __VA_ARGS__)
+#else
+#define CAROUSEL_FOR_EACH_ISA(do, ...) \
+  do (portable, kPortable, __VA_ARGS__)
+#endif
+
+#define CAROUSEL_DECLARE_KERNEL(set, isa, name, ...)        \
+  namespace carousel::cpu::set {                            \
   void name(const Stream& stream, const __VA_ARGS__& args); \
   }
+#define CAROUSEL_CALL_KERNEL(set, value, name, ...) \
+  case Isa::value:                                  \
+    return cpu::set::name(stream, args);
 
-#if defined(__x86_64__)
-#define KERNEL(name, ...)                                           \
-  CAROUSEL_DECLARE_KERNEL(portable, name, __VA_ARGS__)              \
-  CAROUSEL_DECLARE_KERNEL(avx2, name, __VA_ARGS__)                  \
-  CAROUSEL_DECLARE_KERNEL(avx512, name, __VA_ARGS__)                \
-  namespace carousel::kernels {                                     \
-  inline void name(const Stream& stream, const __VA_ARGS__& args) { \
-    CAROUSEL_ASSERT(stream.device == Device::kCpu);                 \
-    switch (stream.isa) {                                           \
-      case Isa::kAvx512:                                            \
-        return cpu::avx512::name(stream, args);                     \
-      case Isa::kAvx2:                                              \
-        return cpu::avx2::name(stream, args);                       \
-      case Isa::kPortable:                                          \
-        return cpu::portable::name(stream, args);                   \
-    }                                                               \
-  }                                                                 \
-  }                                                                 \
+#define KERNEL(name, ...)                                                    \
+  CAROUSEL_FOR_EACH_ISA(CAROUSEL_DECLARE_KERNEL, name, __VA_ARGS__)          \
+  namespace carousel::kernels {                                              \
+  inline void name(const Stream& stream, const __VA_ARGS__& args) {          \
+    CAROUSEL_ASSERT(stream.device == Device::kCpu);                          \
+    switch (stream.isa) {                                                    \
+      CAROUSEL_FOR_EACH_ISA(CAROUSEL_CALL_KERNEL, name, __VA_ARGS__)         \
+      default:                                                               \
+        CAROUSEL_ASSERT(false); /* parse_isa gives what this machine runs */ \
+    }                                                                        \
+  }                                                                          \
+  }                                                                          \
   static_assert(true)
-#else
-#define KERNEL(name, ...)                                           \
-  CAROUSEL_DECLARE_KERNEL(portable, name, __VA_ARGS__)              \
-  namespace carousel::kernels {                                     \
-  inline void name(const Stream& stream, const __VA_ARGS__& args) { \
-    CAROUSEL_ASSERT(stream.device == Device::kCpu);                 \
-    cpu::portable::name(stream, args);                              \
-  }                                                                 \
-  }                                                                 \
-  static_assert(true)
-#endif

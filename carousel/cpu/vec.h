@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // f32 vectors of the instruction set this translation unit is compiled for. Every *_cpu.cc is built once per set, in
-// namespace carousel::cpu::CAROUSEL_ISA (portable, avx2, avx512); kernel.h chooses among them at run time.
-// Those files use no inline code of the standard library beyond <cmath> scalars: an AVX-512 copy of a shared inline
-// function could be the one the linker keeps, and would then crash older machines. A test reads the symbol tables.
+// namespace carousel::cpu::CAROUSEL_ISA (portable, avx2, avx512, neon, neon_dotprod); kernel.h chooses among them at
+// run time. Those files use no inline code of the standard library beyond <cmath> scalars: an AVX-512 copy of a shared
+// inline function could be the one the linker keeps, and would then crash older machines. A test reads the symbol
+// tables.
 #pragma once
 
 #include <cmath>
@@ -11,6 +12,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(CAROUSEL_NEON)  // not __ARM_NEON: every aarch64 has it, the portable set does without
+#include <arm_neon.h>
 #endif
 
 #include "carousel/core/dtype.h"
@@ -26,6 +29,8 @@ namespace carousel::cpu::CAROUSEL_ISA {
 using Vec = __m512;
 #elif defined(__AVX2__)
 using Vec = __m256;
+#elif defined(CAROUSEL_NEON)
+using Vec = float32x4_t;
 #else
 typedef float Vec __attribute__((vector_size(16)));
 #endif
@@ -87,6 +92,10 @@ inline Vec load_f16(const char* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(CAROUSEL_NEON)
+  float16x4_t half;
+  std::memcpy(&half, p, sizeof half);
+  return vcvt_f32_f16(half);
 #else
   uint16_t half[kLanes];
   std::memcpy(half, p, sizeof half);
@@ -96,19 +105,21 @@ inline Vec load_f16(const char* p) {
 #endif
 }
 
-/// a * b + c, rounded once where the hardware can (AVX2 and up), twice in the portable build.
+/// a * b + c, rounded once where the hardware can (AVX2 and up, NEON), twice in the portable build.
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(CAROUSEL_NEON)
+  return vfmaq_f32(c, a, b);
 #else
   return a * b + c;
 #endif
 }
 /// The scalar twin: the same rounding as one lane of fma(Vec).
 inline float fma1(float a, float b, float c) {
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(CAROUSEL_NEON)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

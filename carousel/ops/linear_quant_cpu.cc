@@ -64,6 +64,17 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
       _mm_madd_epi16(_mm_and_si128(w, _mm_set1_epi16(255)), _mm_srai_epi16(_mm_slli_epi16(codes, 8), 8));
   const __m128i odd = _mm_madd_epi16(_mm_srli_epi16(w, 8), _mm_srai_epi16(codes, 8));
   return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
+#elif defined(CAROUSEL_NEON)
+  // Products of signed bytes alone: of q + 128 the codes q, whose sums start from 0 (kStartsAtZero).
+  const IntVec sign_bits = IntVec{} + static_cast<int32_t>(kSmall ? 0 : 0x80808080);
+  const auto w = (int8x16_t)(weights ^ sign_bits), codes = (int8x16_t)x;
+#if defined(__ARM_FEATURE_DOTPROD)
+  return (IntVec)vdotq_s32((int32x4_t)sums, w, codes);
+#else
+  // The largest pair is 2 * 128 * 127: it fits.
+  const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(codes)), high = vmull_high_s8(w, codes);
+  return (IntVec)vpadalq_s16((int32x4_t)sums, vpaddq_s16(low, high));
+#endif
 #else
   for (int shift = 0; shift < 32; shift += 8) sums += ((weights >> shift) & 255) * ((x << (24 - shift)) >> 24);
   return sums;
@@ -72,6 +83,11 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 
 struct Q8Panel {
   static constexpr int64_t kBytes = Weight::kQ8PanelBlockBytes;
+#if defined(CAROUSEL_NEON)
+  static constexpr bool kStartsAtZero = true;
+#else
+  static constexpr bool kStartsAtZero = false;
+#endif
   static constexpr int64_t kSumOffset = 4;  // of its starting sum, behind the scale of x: times R
   /// sums[r][v] += the block's products.
   template <int R, int V>
@@ -93,6 +109,7 @@ struct Q8Panel {
 
 struct Q4Panel {
   static constexpr int64_t kBytes = Weight::kQ4PanelBlockBytes;
+  static constexpr bool kStartsAtZero = false;
   static constexpr int64_t kSumOffset = 8;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
@@ -133,7 +150,7 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const IntVec start = set1_int(x + R * (kBlock + Panel::kSumOffset) + r * 4);
+      const IntVec start = Panel::kStartsAtZero ? IntVec{} : set1_int(x + R * (kBlock + Panel::kSumOffset) + r * 4);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = start;
     }

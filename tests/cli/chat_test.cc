@@ -227,7 +227,7 @@ TEST(Chat, AGgufFileBringsItsTemplate) {
 
 /// A shell line; $C is the binary and $M the model.
 Ran shell(const Scratch& scratch, const std::string& line) {
-  const std::string script = "C='" CAROUSEL_BINARY_DIR "/carousel'; M='" + kModel + "'; { " + line + "\n} >'" +
+  const std::string script = "C='" CAROUSEL_RUN_DIR "/carousel'; M='" + kModel + "'; { " + line + "\n} >'" +
                              (scratch / "out") + "' 2>'" + (scratch / "err") + "'";
   const int status = std::system(script.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};
@@ -352,7 +352,7 @@ TEST(Chat, AtATerminalLinesAreEditedAndRemembered) {
 #ifndef CAROUSEL_LIBEDIT
   GTEST_SKIP() << "built without libedit";
 #endif
-  Terminal terminal({CAROUSEL_BINARY_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "-n", "8"});
+  Terminal terminal({CAROUSEL_RUN_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "-n", "8"});
   ASSERT_TRUE(terminal.shows("/help lists the commands")) << terminal.shown();
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type(
@@ -371,7 +371,7 @@ TEST(Chat, AtATerminalLinesAreEditedAndRemembered) {
 }
 
 TEST(Chat, AtATerminalCtrlCStopsThenQuits) {
-  Terminal terminal({CAROUSEL_BINARY_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "--ignore-eos"});
+  Terminal terminal({CAROUSEL_RUN_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "--ignore-eos"});
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type("Once upon a time\n");
   ASSERT_TRUE(terminal.shows("Lily")) << terminal.shown();

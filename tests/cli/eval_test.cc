@@ -166,7 +166,7 @@ TEST(Eval, InterruptedGivesThePartialResult) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyXlstm);
   write_file(scratch / "text", some_text(size_t{20} << 20));
-  const std::string command = std::string("timeout --foreground --preserve-status -s INT 1 ") + CAROUSEL_BINARY_DIR +
+  const std::string command = std::string("timeout --foreground --preserve-status -s INT 1 ") + CAROUSEL_RUN_DIR +
                               "/carousel eval " + folder + " --text " + (scratch / "text") + " > " + (scratch / "out");
   const int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 130);

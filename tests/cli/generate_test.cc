@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kBinary = CAROUSEL_BINARY_DIR "/carousel";
+const std::string kBinary = CAROUSEL_RUN_DIR "/carousel";
 const std::string kModel = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
 const std::string kOnce = " -p 'Once upon a time' ";
 

@@ -47,7 +47,7 @@ TEST(Readme, CommandsRunAndPrintWhatItShows) {
     if (!ours && kSanitized) continue;
     // The build itself may lie in /tmp, so its path comes last.
     const std::string here = replace_all(example.command, "/tmp/", scratch / "");
-    const std::string command = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_BINARY_DIR ":$PATH && " +
+    const std::string command = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_RUN_DIR ":$PATH && " +
                                 replace_all(here, "build/release", CAROUSEL_BINARY_DIR) + " > " + (scratch / "out") +
                                 " 2> " + (scratch / "err");
     EXPECT_EQ(std::system(command.c_str()), 0) << example.command << "\n" << read_file(scratch / "err");

@@ -57,7 +57,7 @@ struct Ran {
 inline Ran run_carousel(const std::string& arguments, const std::string& input = "") {
   const Scratch scratch;
   write_file(scratch / "in", input);
-  const std::string command = std::string(CAROUSEL_BINARY_DIR) + "/carousel " + arguments + " < " + (scratch / "in") +
+  const std::string command = std::string(CAROUSEL_RUN_DIR) + "/carousel " + arguments + " < " + (scratch / "in") +
                               " > " + (scratch / "out") + " 2> " + (scratch / "err");
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};

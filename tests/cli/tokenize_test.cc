@@ -24,7 +24,7 @@ TEST(Tokenize, AClosedPipeIsNoError) {
   std::string ids = "[72";
   for (int i = 0; i < 300000; ++i) ids += ",105";  // more than a pipe holds
   write_file(scratch / "ids", ids + "]");
-  const std::string command = "{ " CAROUSEL_BINARY_DIR "/carousel tokenize --decode " + (scratch / "") + " -f " +
+  const std::string command = "{ " CAROUSEL_RUN_DIR "/carousel tokenize --decode " + (scratch / "") + " -f " +
                               (scratch / "ids") + " 2> " + (scratch / "err") + "; echo $? > " + (scratch / "status") +
                               "; } | head -c 1 > /dev/null";
   ASSERT_EQ(std::system(command.c_str()), 0);

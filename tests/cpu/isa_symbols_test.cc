@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects compiled for AVX2 and AVX-512 may define no weak symbol outside their own namespace: the linker keeps one
-// copy of each, and an AVX-512 copy of a shared inline function would crash an older machine.
+// Objects compiled for AVX2, AVX-512 and NEON with dot products may define no weak symbol outside their own namespace:
+// the linker keeps one copy of each, and an AVX-512 copy of a shared inline function would crash an older machine.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -35,7 +35,7 @@ void expect_own_symbols(const std::string& isa) {
   int objects = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
     if (entry.path().extension() != ".o") continue;
-    const std::vector<std::string> lines = lines_of("nm -C '" + entry.path().string() + "' 2>/dev/null");
+    const std::vector<std::string> lines = lines_of(CAROUSEL_NM " -C '" + entry.path().string() + "' 2>/dev/null");
     if (lines.empty()) GTEST_SKIP() << "nm cannot read " << entry.path();
     ++objects;
     for (const std::string& line : lines) {
@@ -72,12 +72,17 @@ TEST(IsaSymbols, Avx512ObjectsShareNothing) {
   expect_own_symbols("avx512");
 }
 
+TEST(IsaSymbols, NeonDotprodObjectsShareNothing) {
+  if (!plain_optimised_build()) GTEST_SKIP() << "inline functions stay out of line in this build";
+  expect_own_symbols("neon_dotprod");
+}
+
 // The shared library is made of the same objects; it may not offer the process anything but its own namespace.
 TEST(IsaSymbols, TheSharedLibraryDefinesItsOwnNamespaceOnly) {
   const std::string library = CAROUSEL_BINARY_DIR "/libcarousel.so";
   if (!std::filesystem::exists(library)) GTEST_SKIP() << "built without it";
   if (!plain_optimised_build()) GTEST_SKIP() << "sanitizers add symbols";
-  const std::vector<std::string> lines = lines_of("nm -DC --defined-only '" + library + "' 2>/dev/null");
+  const std::vector<std::string> lines = lines_of(CAROUSEL_NM " -DC --defined-only '" + library + "' 2>/dev/null");
   if (lines.empty()) GTEST_SKIP() << "nm cannot read " << library;
   int own = 0;
   for (const std::string& line : lines) {

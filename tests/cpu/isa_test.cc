@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 
 #include "carousel/core/error.h"
@@ -16,7 +17,11 @@ TEST(Isa, NamesReadBack) {
   ASSERT_FALSE(isas.empty());
   EXPECT_EQ(isas.front(), Isa::kPortable);
   EXPECT_EQ(isas.back(), cpu::best_isa());
-  for (const Isa isa : isas) EXPECT_EQ(cpu::parse_isa(cpu::isa_name(isa)), isa);
+  const std::vector<Isa> built = cpu::built_isas();
+  for (const Isa isa : isas) {
+    EXPECT_EQ(cpu::parse_isa(cpu::isa_name(isa)), isa);
+    EXPECT_EQ(std::count(built.begin(), built.end(), isa), 1) << cpu::isa_name(isa);
+  }
 }
 
 TEST(Isa, UnknownNameListsTheKnown) {

@@ -186,7 +186,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));
-  label.backend = fmt::format("CPU {}", cpu::isa_name(stream.isa));
+  label.backend = fmt::format("CPU {}{}", cpu::isa_name(stream.isa), types.mapped ? " mmap" : "");
   label.bytes = cost.held_bytes;
   label.parameters = size.parameters;
   label.token_bytes = cost.decode_bytes;
@@ -213,6 +213,8 @@ void check_weights(const BenchOptions& options) {
 }
 
 int run_command(BenchOptions& options) {
+  if (options.random && options.weights.mapped)
+    fail(ErrorKind::kUsage, "bench: got --mmap with --random, whose weights are in no file");
   if (options.model.empty() && !options.bounds && options.op.op.empty())
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
   check_weights(options);
@@ -247,6 +249,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   app.add_flag("--bounds", options->bounds, "Print the machine's bounds (alone, without a model)");
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
   options->weights.add_options(app);
+  options->weights.add_mmap(app);
   app.add_flag("--json", options->json, "Results as JSON");
   options->op.add_options(app);
   options->machine.add_compute(app);

@@ -364,6 +364,7 @@ std::function<int()> setup_chat(CLI::App& app) {
   options->add_sampling(app);
   options->add_states(app);
   options->weights.add_options(app);
+  options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_chat(*options, options->machine); };

@@ -58,6 +58,8 @@ struct Machine {
 bool interrupted();
 /// One more Ctrl-C than `patience` ends the process at once.
 void catch_interrupts(int patience = 1);
+/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1.
+void report_lost_pages();
 /// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all
 /// of the patience.
 int take_interrupts();

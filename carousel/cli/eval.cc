@@ -207,6 +207,7 @@ std::function<int()> setup_eval(CLI::App& app) {
   app.add_flag("--json", options->json, "Results as JSON");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->weights.add_options(app);
+  options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_eval(*options); };

@@ -156,6 +156,7 @@ std::function<int()> setup_forecast(CLI::App& app) {
   app.add_option("--out", command->out, "Where the forecast goes, as CSV; - for standard output")->default_str("-");
   app.add_option("--plot", command->plot, "A picture of history, median and bands, as SVG");
   command->weights.add_options(app);
+  command->weights.add_mmap(app);
   command->machine.add_compute(app);
   command->machine.add_options(app);
   return [command] { return run_forecast(*command); };

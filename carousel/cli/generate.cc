@@ -240,6 +240,7 @@ std::function<int()> setup_generate(CLI::App& app) {
   app.add_flag("--json", options->json, "One JSON record per token, and one at the end of each sample");
   add_integer(app, "--top-logprobs", options->top_logprobs, 0, kMaxTopLogprobs, "Likeliest tokens in each JSON record");
   options->weights.add_options(app);
+  options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options, prompt] {

@@ -3,6 +3,7 @@
 // be global; it stays in this file.
 #include <unistd.h>
 #include <csignal>
+#include <string_view>
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
@@ -21,7 +22,22 @@ void on_signal(int signal) {
   g_interrupts = signal == SIGTERM ? g_patience : g_interrupts + 1;
 }
 
+// Nothing can go on: the value that was to be read is gone.
+void on_lost_page(int) {
+  constexpr std::string_view kMessage =
+      "carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  _exit(1);
+}
+
 }  // namespace
+
+void report_lost_pages() {
+  struct sigaction action {};
+  action.sa_handler = on_lost_page;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGBUS, &action, nullptr);
+}
 
 void Machine::add_options(CLI::App& app) {
   CLI::Option* option = app.add_option("-t,--threads", [this](const CLI::results_t& results) {

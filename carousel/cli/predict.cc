@@ -338,6 +338,7 @@ std::function<int()> setup_predict(CLI::App& app) {
   app.add_option("--load-state", options->load_state, "State to go on from");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->weights.add_options(app);
+  options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_predict(*options); };

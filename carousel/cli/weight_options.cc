@@ -41,8 +41,13 @@ void WeightOptions::add_options(CLI::App& app, const std::string& name) {
   add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: likewise");
 }
 
+void WeightOptions::add_mmap(CLI::App& app) {
+  app.add_flag("--mmap", mapped, "Use weights in the mapped file: for models larger than memory, slower");
+}
+
 model::WeightTypes WeightOptions::types() const {
   model::WeightTypes types;
+  types.mapped = mapped;
   types.body = chosen(weights);
   const bool blocks = types.body && is_block(*types.body);
   const std::string rest = blocks ? "auto" : weights;

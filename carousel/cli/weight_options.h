@@ -12,6 +12,8 @@ namespace carousel::cli {
 
 struct WeightOptions {
   std::string weights = "auto", embeddings = "auto", head = "auto", gates = "auto";
+  bool mapped = false;
+  void add_mmap(CLI::App& app);
   /// `name`: of the option for the projections.
   void add_options(CLI::App& app, const std::string& name = "--weights");
   /// auto: the file's own type. A block type given by --weights is the projections' alone; embeddings, head and gates

@@ -240,12 +240,13 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  if (types.own()) check_memory(held_bytes(checkpoint), place.weights);
+  const bool as_stored = types.own() && !types.mapped;
+  if (as_stored) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
-  if (!types.own()) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
+  if (!as_stored) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);

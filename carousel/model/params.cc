@@ -321,7 +321,9 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   sample(name, entry, values, Shape{rows, cols});
   const DType source = source_dtype(entry);
   const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
-  Weight weight = weight_for(init, rows, cols, dtype, layout);
+  const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
+  Weight weight =
+      mapped ? Weight::over(entry.file, values, rows, cols, dtype) : weight_for(init, rows, cols, dtype, layout);
   const DType held_as = weight.sparse() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
@@ -346,7 +348,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
       check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, source, masked.data()), &cleared);
     }
-    weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
+    if (!mapped) weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
     if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(count * cols));
   }
   warn_of_masked(name, cleared);

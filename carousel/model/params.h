@@ -35,6 +35,11 @@ struct WeightTypes {
   /// and rows of `cols` are no whole blocks.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
+
+  /// Matrices that keep the file's type and order stay where they are in the mapped file.
+  bool mapped = false;
+  /// Whether a matrix may: it is used as the file has it, and its rows follow each other there.
+  bool maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const;
 };
 
 /// Shapes only: building a model on it counts parameters, bytes and states with nothing allocated.
@@ -95,8 +100,8 @@ struct ParamPlace {
 };
 
 /// A published checkpoint, read through its family's spelling and packed in its own dtype (other blocks of GGUF: in q8)
-/// or, where `types` says so, in another. Mapped pages go back to the system as they are packed, so the peak is little
-/// more than what is held.
+/// or, where `types` says so, in another, or used in the mapped file. Mapped pages go back to the system as they are
+/// packed, so the peak is little more than what is held.
 class CheckpointParams : public ParamSource {
  public:
   CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,

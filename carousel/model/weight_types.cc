@@ -18,9 +18,10 @@ class HeldSource : public ParamSource {
              const std::string& where)
       : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const DType dtype = types_.held(name, cols, layout, init, stored(name));
+    const Stored found = stored(name);
+    const DType dtype = types_.held(name, cols, layout, init, found.entry ? held_dtype(*found.entry) : DType::kF32);
     Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
-    bytes += weight.size_bytes();
+    if (!found.entry || !types_.maps(*found.entry, found.permuted, init, dtype)) bytes += weight.size_bytes();
     return weight;
   }
   Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
@@ -31,12 +32,16 @@ class HeldSource : public ParamSource {
   size_t bytes = 0;
 
  private:
-  DType stored(const std::string& name) const {
+  struct Stored {
+    const formats::TensorEntry* entry = nullptr;
+    bool permuted = false;
+  };
+  Stored stored(const std::string& name) const {
     for (const TensorSource& source : family_.sources(config_, name)) {
       const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
-      if (entry != nullptr && entry->is_weight()) return held_dtype(*entry);
+      if (entry != nullptr && entry->is_weight()) return {entry, source.permuted.has_value()};
     }
-    return DType::kF32;
+    return {};
   }
   const ModelConfig& config_;
   const formats::Checkpoint& checkpoint_;
@@ -67,6 +72,11 @@ DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout la
                         DType stored) const {
   const DType wanted = of(name, layout, init).value_or(stored);
   return is_block(wanted) && cols % static_cast<int64_t>(kBlockValues) != 0 ? stored : wanted;
+}
+
+bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {
+  return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && source_dtype(entry) == held &&
+         (entry.ggml == nullptr || is_block(held));
 }
 
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,

@@ -13,6 +13,9 @@ namespace carousel::ops {
 namespace {
 
 constexpr size_t kMaxParts = 16;
+// Panels made at a time of a weight held elsewhere as rows: they stay in the last-level cache until they are
+// multiplied.
+constexpr int64_t kPieceBytes = int64_t{8} << 20;
 
 void check_weight(size_t index, const Weight* weight, int64_t K) {
   if (weight == nullptr || !weight->defined()) {
@@ -22,13 +25,19 @@ void check_weight(size_t index, const Weight* weight, int64_t K) {
     fail(ErrorKind::kShape, "ops::linear: weight {} is [{}, {}], expected [*, {}] (last dim of x)", index,
          weight->rows(), weight->cols(), K);
   }
-  if (weight->layout() != Weight::Layout::kPanels) {
+  if (weight->layout() != Weight::Layout::kPanels && !weight->in_place()) {
     fail(ErrorKind::kShape, "ops::linear: weight {} is held as rows, expected panels", index);
   }
   if (weight->bias.defined()) {
     check_shape("ops::linear", "bias", weight->bias, {weight->rows()});
     check_dtype("ops::linear", "bias", weight->bias, DType::kF32);
   }
+}
+
+const float* bias_of(const Weight& weight) { return weight.bias.defined() ? weight.bias.f32() : nullptr; }
+
+bool takes_bf16(const Weight& weight, Compute compute) {
+  return compute == Compute::kBF16 && weight.dtype() == DType::kBF16;
 }
 
 /// The parts of one call, laid side by side in y; every kind of weight has a list, for its kernel.
@@ -43,11 +52,21 @@ struct Parts {
   int64_t sparse_count = 0;
   std::array<SparseBlocksPart, kMaxParts> sparse_blocks;
   int64_t sparse_blocks_count = 0;
-  int64_t cols = 0;  // of y
+  struct InPlace {
+    const Weight* weight;
+    int64_t first_col;
+  };
+  std::array<InPlace, kMaxParts> in_place;
+  int64_t in_place_count = 0;
+  bool packs = false;  // x, whatever N is
+  int64_t cols = 0;    // of y
 
   void add(const Weight& weight, Compute compute) {
-    const float* const bias = weight.bias.defined() ? weight.bias.f32() : nullptr;
-    if (const SparsePanels* panels = weight.sparse(); panels != nullptr) {
+    const float* const bias = bias_of(weight);
+    packs = packs || is_block(weight.dtype()) || takes_bf16(weight, compute);
+    if (weight.in_place()) {
+      in_place[static_cast<size_t>(in_place_count++)] = {&weight, cols};
+    } else if (const SparsePanels* panels = weight.sparse(); panels != nullptr) {
       sparse[static_cast<size_t>(sparse_count++)] = {panels->steps(),  panels->first_steps(),
                                                      panels->counts(), panels->dtype(),
                                                      panels->wide(),   bias,
@@ -56,10 +75,9 @@ struct Parts {
       sparse_blocks[static_cast<size_t>(sparse_blocks_count++)] = {blocks_of->bytes(), blocks_of->first_bytes(), bias,
                                                                    weight.rows(), cols};
     } else {
-      const bool rounded = compute == Compute::kBF16 && weight.dtype() == DType::kBF16;
-      (is_block(weight.dtype()) ? blocks
-       : rounded                ? bf16
-                                : floats)
+      (is_block(weight.dtype())      ? blocks
+       : takes_bf16(weight, compute) ? bf16
+                                     : floats)
           .add({weight.storage().raw(), bias, weight.rows(), cols, weight.dtype()});
     }
     cols += weight.rows();
@@ -81,14 +99,11 @@ Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weigh
   return parts;
 }
 
-// Sparse blocks meet many rows as dense panels, made anew for the call and used while a cache has them.
-constexpr int64_t kExpandedBytes = int64_t{8} << 20;
-
-/// Panels of one part that are expanded together.
+/// Sparse blocks meet many rows as dense panels, made anew for the call: those of one part that are expanded together.
 int64_t expanded_panels(int64_t rows, int64_t K) {
   const int64_t panels = (rows + Weight::kPanelRows - 1) / Weight::kPanelRows;
   const auto panel_bytes = static_cast<int64_t>(Weight::panel_bytes(K, DType::kQ8));
-  return std::min(panels, std::max<int64_t>(1, kExpandedBytes / panel_bytes));
+  return std::min(panels, std::max<int64_t>(1, kPieceBytes / panel_bytes));
 }
 
 /// Room for them. It does not depend on the number of rows of x, so neither does what a call allocates.
@@ -115,6 +130,30 @@ void run_expanded(Ctx& ctx, const Tensor& x, const SparseBlocksPart& part, float
   }
 }
 
+/// The products of a weight held elsewhere as rows: some panels are packed, multiplied and forgotten, then the next.
+void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_col) {
+  const int64_t panel_bytes = static_cast<int64_t>(Weight::panel_bytes(weight.cols(), weight.dtype()));
+  const int64_t panels = (weight.rows() + Weight::kPanelRows - 1) / Weight::kPanelRows;
+  const int64_t piece = std::min(panels, std::max<int64_t>(4 * ctx.stream.pool->threads(), kPieceBytes / panel_bytes));
+  const Tensor packed = ctx.arena.empty({piece * panel_bytes}, DType::kU8);
+  LinearPart part = {packed.raw(), nullptr, 0, 0, weight.dtype()};
+  args.parts = &part;
+  args.part_count = 1;
+  const float* const bias = bias_of(weight);
+  for (int64_t first = 0; first < weight.rows(); first += piece * Weight::kPanelRows) {
+    part.rows = std::min(piece * Weight::kPanelRows, weight.rows() - first);
+    part.first_col = first_col + first;
+    part.bias = bias != nullptr ? bias + first : nullptr;
+    weight.pack_panels(ctx.stream, first, part.rows, packed.raw());
+    if (is_block(weight.dtype()))
+      kernels::linear_quant_fwd(ctx.stream, args);
+    else if (takes_bf16(weight, ctx.stream.compute))
+      kernels::linear_bf16_fwd(ctx.stream, args);
+    else
+      kernels::linear_fwd(ctx.stream, args);
+  }
+}
+
 void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& room, const Tensor& y) {
   const int64_t N = x.dim(0), K = x.dim(1);
   const auto args = [&](const Parts::List& list) {
@@ -123,6 +162,10 @@ void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Ten
   if (parts.floats.count > 0) kernels::linear_fwd(ctx.stream, args(parts.floats));
   if (parts.bf16.count > 0) kernels::linear_bf16_fwd(ctx.stream, args(parts.bf16));
   if (parts.blocks.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.blocks));
+  for (int64_t i = 0; i < parts.in_place_count; ++i) {
+    const Parts::InPlace& part = parts.in_place[static_cast<size_t>(i)];
+    run_in_place(ctx, *part.weight, {x.f32(), packed, nullptr, 0, N, K, y.f32(), parts.cols}, part.first_col);
+  }
   if (parts.sparse_count > 0) {
     kernels::sparse_linear_fwd(ctx.stream,
                                {x.f32(), packed, parts.sparse.data(), parts.sparse_count, N, K, y.f32(), parts.cols});
@@ -146,7 +189,7 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
   const int64_t N = x.dim(0);
   const Tensor y = ctx.arena.empty({N, parts.cols});
   if (N == 0 || ctx.stream.device == Device::kMeta) return y;
-  const bool packs = N > 1 || parts.blocks.count > 0 || parts.bf16.count > 0 || parts.sparse_blocks_count > 0;
+  const bool packs = N > 1 || parts.packs;
   const Tensor packed = packs ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
   const Tensor room = N > 1 ? room_for_panels(ctx, parts, x.dim(1)) : Tensor();
   run(ctx, x, parts, packs ? packed.f32() : nullptr, room, y);

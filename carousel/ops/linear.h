@@ -11,7 +11,8 @@
 namespace carousel::ops {
 
 /// Projections of x.
-///   x [N, K] f32; each weight [M_i, K] in kPanels layout, or sparse: then the chain runs over its live weights
+///   x [N, K] f32; each weight [M_i, K] in kPanels layout, or sparse: then the chain runs over its live weights; or
+///   over memory of others, packed into panels piece by piece, with the same bits
 ///   returns [N, M_0 + M_1 + ...] f32, the outputs side by side
 /// Each output element is one chain of fused multiply-adds over k = 0, 1, ..., K-1 in f32, whatever N is, the bias
 /// added last: a row's result does not depend on the other rows, bit for bit. With a q8 or q4 weight the chain is over

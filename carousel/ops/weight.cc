@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
+#include "carousel/ops/cells.h"
 
 namespace carousel {
 namespace {
@@ -36,9 +37,23 @@ size_t storage_bytes(int64_t rows, int64_t cols, DType dtype, Weight::Layout lay
 template <class Cell>
 void pack_cells(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, size_t row_bytes, int64_t cells) {
   constexpr int64_t kBlock = 64 / sizeof(Cell);  // one cache line of every row: 32 lines in, the block's lines out
+  constexpr int64_t kVec = 16 / sizeof(Cell);
   for (int64_t first = 0; first < cells; first += kBlock) {
     const int64_t last = std::min(first + kBlock, cells);
-    for (int64_t r = begin; r < end; ++r) {
+    int64_t done = begin;
+    for (; last - first == kBlock && done + 4 <= end; done += 4) {
+      const std::byte* const row = rows + static_cast<size_t>(done - begin) * row_bytes;
+      for (int64_t i = first; i < last; i += kVec) {
+        const std::byte* const from = row + static_cast<size_t>(i) * sizeof(Cell);
+        std::byte* const to = panel + static_cast<size_t>(i * kPanelRows + done) * sizeof(Cell);
+        if constexpr (sizeof(Cell) == 4) {
+          transpose_cells(from, row_bytes, to, kPanelRows * sizeof(Cell));
+        } else {
+          transpose_half_cells(from, row_bytes, to, kPanelRows * sizeof(Cell));
+        }
+      }
+    }
+    for (int64_t r = done; r < end; ++r) {
       const std::byte* row = rows + static_cast<size_t>(r - begin) * row_bytes;
       for (int64_t i = first; i < last; ++i) {
         std::memcpy(panel + static_cast<size_t>(i * kPanelRows + r) * sizeof(Cell),
@@ -64,8 +79,21 @@ void pack_block_rows(std::byte* panel, int64_t begin, int64_t end, const std::by
   const int64_t blocks = ceil_div(cols, static_cast<int64_t>(kBlockValues));
   const size_t block_bytes = dtype_bytes(dtype, kBlockValues);
   const uint32_t sign_bits = dtype == DType::kQ8 ? kSignBits : 0;
-  const std::byte* block = rows;
-  for (int64_t r = begin; r < end; ++r) {
+  const size_t row_bytes = static_cast<size_t>(blocks) * block_bytes;
+  int64_t done = begin;
+  for (; done + 4 <= end; done += 4) {
+    const std::byte* block = rows + static_cast<size_t>(done - begin) * row_bytes;
+    for (int64_t b = 0; b < blocks; ++b, block += block_bytes) {
+      const BlockPlace place = block_place(done, b, dtype);
+      for (size_t r = 0; r < 4; ++r) std::memcpy(panel + place.scale + 2 * r, block + r * row_bytes, 2);
+      std::byte* cell = panel + place.cells;
+      for (size_t i = 2; i < block_bytes; i += 16, cell += 4 * kPanelRows * 4) {
+        transpose_cells(block + i, row_bytes, cell, kPanelRows * 4, sign_bits);
+      }
+    }
+  }
+  const std::byte* block = rows + static_cast<size_t>(done - begin) * row_bytes;
+  for (int64_t r = done; r < end; ++r) {
     for (int64_t b = 0; b < blocks; ++b, block += block_bytes) {
       const BlockPlace place = block_place(r, b, dtype);
       std::memcpy(panel + place.scale, block, 2);
@@ -190,6 +218,15 @@ Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {
   sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device);
 }
 
+Weight Weight::over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
+                    DType dtype) {
+  Weight weight(rows, cols, dtype, Layout::kRows, Device::kMeta);  // its checks, and nothing allocated
+  weight.storage_ = Tensor::over(std::move(keep), row_major, weight.storage_.shape(), DType::kU8);
+  weight.device_ = Device::kCpu;
+  weight.in_place_ = true;
+  return weight;
+}
+
 size_t Weight::size_bytes() const {
   if (!defined()) return 0;
   const size_t held = sparse_          ? sparse_->size_bytes()
@@ -199,7 +236,7 @@ size_t Weight::size_bytes() const {
 }
 
 void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype) {
-  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
+  CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first && !in_place_);
   if (!is_float(source_dtype) && !is_block(source_dtype)) {
     fail(ErrorKind::kShape, "weight: got rows of {}, expected a float or block type", dtype_name(source_dtype));
   }
@@ -231,6 +268,21 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
     }
   };
   parallel_for(*stream.pool, panels, write_panel);
+}
+
+void Weight::pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const {
+  CAROUSEL_ASSERT(layout_ == Layout::kRows && first % kPanelRows == 0 && 0 <= count && count <= rows_ - first);
+  const size_t row_bytes = dtype_bytes(dtype_, static_cast<size_t>(cols_)), size_bytes = panel_bytes(cols_, dtype_);
+  const std::byte* const source =
+      static_cast<const std::byte*>(storage_.raw()) + static_cast<size_t>(first) * row_bytes;
+  std::byte* const out = static_cast<std::byte*>(panels);
+  parallel_for(*stream.pool, ceil_div(count, kPanelRows), [&](int64_t i) {
+    std::byte* const panel = out + static_cast<size_t>(i) * size_bytes;
+    const int64_t rows = std::min(kPanelRows, count - i * kPanelRows);
+    if (rows < kPanelRows || (dtype_ == DType::kBF16 && cols_ % 2 != 0))
+      std::memset(panel, 0, size_bytes);  // what pads is zero
+    pack_rows(panel, 0, rows, source + static_cast<size_t>(i * kPanelRows) * row_bytes, cols_, dtype_);
+  });
 }
 
 void Weight::read_rows(int64_t first, int64_t count, float* out) const {

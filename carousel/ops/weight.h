@@ -18,7 +18,8 @@ namespace carousel {
 ///   kPanels: for products. Panels of kPanelRows output rows, zero-padded; within a panel the columns follow each
 ///            other, in groups of one (f32, f16) or two (bf16) so that a group is one 32-bit or 16-bit lane per row.
 ///            q8 and q4: panel blocks of 32 columns, the last one padded with zeros (below).
-///   kRows:   row-major, for look-up only. A row of q8 or q4 is whole blocks (core/quant_blocks.h).
+///   kRows:   row-major, for look-up. A row of q8 or q4 is whole blocks (core/quant_blocks.h). Of a matrix that is
+///            over() others' memory also for products, which pack its panels anew every time.
 /// A masked matrix is held as its live weights alone where that is faster, else as panels with zeros.
 class Weight {
  public:
@@ -37,13 +38,19 @@ class Weight {
   /// `byte_expand` says that their kernel is fast; else what is sparse is held in f16.
   Weight(const Mask& mask, DType dtype, Device device = Device::kCpu, bool byte_expand = cpu::has_byte_expand());
 
+  /// Row-major rows where they are, in memory that `keep` keeps alive (a mapped file): kRows, at any alignment, and
+  /// read only.
+  static Weight over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
+                     DType dtype);
+
   bool defined() const { return rows_ > 0; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   DType dtype() const { return dtype_; }
   Layout layout() const { return layout_; }
   Device device() const { return device_; }
-  size_t size_bytes() const;  // as held, bias and padding included
+  bool in_place() const { return in_place_; }  // made by over()
+  size_t size_bytes() const;                   // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
   const SparsePanels* sparse() const { return sparse_.get(); }
   const SparseBlocks* sparse_blocks() const { return sparse_blocks_.get(); }  // both null: storage() holds the weights
@@ -59,6 +66,9 @@ class Weight {
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major) {
     write_rows(stream, first, count, row_major, dtype_);
   }
+  /// Of kRows: rows `first` to first + count as panels, the first row theirs too; `first` is a multiple of kPanelRows.
+  ///   panels [ceil(count / kPanelRows)][panel_bytes], split over the stream's threads
+  void pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const;
   /// The inverse, widened to f32: out [count, cols].
   void read_rows(int64_t first, int64_t count, float* out) const;
 
@@ -70,6 +80,7 @@ class Weight {
   DType dtype_ = DType::kF32;
   Layout layout_ = Layout::kPanels;
   Device device_ = Device::kCpu;
+  bool in_place_ = false;
   Tensor storage_;                        // bytes as laid out above
   std::shared_ptr<SparsePanels> sparse_;  // or the live weights of a masked matrix
   std::shared_ptr<SparseBlocks> sparse_blocks_;

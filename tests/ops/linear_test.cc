@@ -282,6 +282,42 @@ TEST(Linear, ThreadsChangeNoBit) {
   }
 }
 
+// Rows in others' memory, at an odd address, are packed piece by piece: the bits are those of panels.
+TEST(Linear, WeightsInPlaceGiveTheSameBits) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      const Stream stream{Device::kCpu, isa, &pool, compute};
+      Arena arena;
+      Ctx ctx{stream, arena};
+      for (const DType dtype : kDTypes) {
+        for (const int64_t K : {1, 33, 96, 2051}) {
+          const int64_t M = K == 2051 ? 1100 : 70;  // f32: several pieces
+          if (is_block(dtype) && K % 32 != 0) continue;
+          const size_t row_bytes = dtype_bytes(dtype, static_cast<size_t>(K));
+          std::vector<std::byte> rows(1 + static_cast<size_t>(M) * row_bytes);
+          const std::vector<float> values = normals(M * K, 5);
+          for (int64_t r = 0; r < M; ++r) {
+            narrow(values.data() + r * K, dtype, rows.data() + 1 + static_cast<size_t>(r) * row_bytes,
+                   static_cast<size_t>(K));
+          }
+          Case c = make_case(stream, M, K, dtype, true, 3), other = make_case(stream, 40, K, DType::kF32, false, 4);
+          c.weight.write_rows(stream, 0, M, rows.data() + 1);
+          Weight in_place = Weight::over(nullptr, rows.data() + 1, M, K, dtype);
+          in_place.bias = c.weight.bias;
+          for (const int64_t N : {1, 2, 70}) {
+            const Tensor x = tensor_of(normals(N * K, 6), {N, K});
+            const Tensor y = ops::linear(ctx, x, {&c.weight, &other.weight, &c.weight});
+            const Tensor z = ops::linear(ctx, x, {&in_place, &other.weight, &in_place});
+            EXPECT_TRUE(same_bits(y.f32(), z.f32(), y.count()))
+                << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " N " << N;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Linear, NeighboursCannotReachARow) {
   ThreadPool pool(2);
   const float nan = std::numeric_limits<float>::quiet_NaN();

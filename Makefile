@@ -5,10 +5,11 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
+AARCH64_TESTS ?= .
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc')
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev-deps build install demo test bench check check-format check-sanitize check-threads fuzz format clean
+.PHONY: help deps dev-deps build install demo test bench check check-aarch64 check-format check-sanitize check-threads fuzz format clean
 
 help:  ## list the targets
 	@echo "carousel: recurrent and hybrid sequence models on the CPU"
@@ -51,6 +52,12 @@ check-sanitize: dev-deps  ## the test suite under AddressSanitizer and Undefined
 	@test -f build/sanitize/build.ninja || cmake --preset sanitize $(CMAKE_FLAGS)
 	@cmake --build --preset sanitize -j $(JOBS)
 	@ctest --preset sanitize -j $(JOBS) --progress
+
+check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; AARCH64_TESTS=REGEX for some of them
+	@tools/install_deps.sh --aarch64
+	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS)
+	@cmake --build --preset aarch64 -j $(JOBS)
+	@ctest --preset aarch64 -j $(JOBS) --progress -R '$(AARCH64_TESTS)'
 
 check-threads: deps  ## the thread pool's tests under ThreadSanitizer
 	@test -f build/tsan/build.ninja || cmake --preset tsan $(CMAKE_FLAGS)

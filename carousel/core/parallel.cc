@@ -7,16 +7,19 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "carousel/core/cpu_quota.h"
 #include "carousel/core/error.h"
 
 namespace carousel {
@@ -221,7 +224,9 @@ void run_steps(ThreadPool& pool, int64_t slices, int64_t steps, StepTask task, v
   parallel_for(pool, slices, [&](int64_t slice) { shared.walk(slice); });
 }
 
-int physical_cores() {
+namespace {
+
+int allowed_cores() {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
     const unsigned count = std::thread::hardware_concurrency();
@@ -236,6 +241,16 @@ int physical_cores() {
     cores.insert(siblings);
   }
   return static_cast<int>(cores.size());
+}
+
+}  // namespace
+
+int physical_cores() {
+  std::ifstream file("/proc/self/cgroup");
+  const std::string groups(std::istreambuf_iterator<char>(file), {});
+  const double quota = cpu_quota(groups, "/sys/fs/cgroup");
+  const int cores = allowed_cores();
+  return quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
 }
 
 }  // namespace carousel

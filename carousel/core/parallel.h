@@ -37,7 +37,9 @@ using StepTask = void (*)(void* context, int64_t slice, int64_t step);
 constexpr int64_t kMaxSlices = 64;
 void run_steps(ThreadPool& pool, int64_t slices, int64_t steps, StepTask task, void* context);
 
-int physical_cores();  // cores this process may run on, hyperthreads counted once
+/// Cores this process may run on, hyperthreads counted once; no more than its control groups give it time for, rounded
+/// down: a thread beyond that would spin at the expense of the others.
+int physical_cores();
 
 /// pool.run for a callable f(int64_t index). No allocation.
 template <class F>

@@ -11,7 +11,8 @@
 namespace carousel::formats {
 
 /// The size is that of the moment of opening: a file that another process truncates afterwards raises SIGBUS when its
-/// lost pages are read, as with any mapping. Replace a model by renaming over it, which leaves open mappings whole.
+/// lost pages are read, as with any mapping; the command line says so and ends. Replace a model by renaming over it,
+/// which leaves open mappings whole.
 class MappedFile {
  public:
   /// Follows symbolic links. Throws Error(kIo) when it cannot be opened, Error(kInput) when not a regular file.

@@ -16,6 +16,8 @@ namespace carousel {
 namespace {
 
 constexpr int64_t kPanelRows = Weight::kPanelRows;
+// How far ahead in each of the 32 rows: so many streams are too many for the hardware.
+constexpr size_t kPrefetchBytes = 512;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -43,6 +45,9 @@ void pack_cells(std::byte* panel, int64_t begin, int64_t end, const std::byte* r
     int64_t done = begin;
     for (; last - first == kBlock && done + 4 <= end; done += 4) {
       const std::byte* const row = rows + static_cast<size_t>(done - begin) * row_bytes;
+      for (size_t r = 0; r < 4; ++r) {
+        __builtin_prefetch(row + r * row_bytes + static_cast<size_t>(first) * sizeof(Cell) + kPrefetchBytes, 0, 2);
+      }
       for (int64_t i = first; i < last; i += kVec) {
         const std::byte* const from = row + static_cast<size_t>(i) * sizeof(Cell);
         std::byte* const to = panel + static_cast<size_t>(i * kPanelRows + done) * sizeof(Cell);

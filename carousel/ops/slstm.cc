@@ -67,14 +67,14 @@ Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims) {
   const int64_t heads = dims.heads, dh = dims.dh, panels = slstm_panels(dims);
   check_shape(kWhere, "recurrent", recurrent, {heads, dh, 4 * dh});
   check_dtype(kWhere, "recurrent", recurrent, DType::kF32);
-  Tensor packed(Shape{heads, panels, dh, kSlstmPanel}, DType::kF32);
+  Tensor packed(Shape{heads, panels, 2, dh, kSlstmPiece}, DType::kF32);
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t k = 0; k < dh; ++k) {
       const float* row = recurrent.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
       for (int64_t j = 0; j < 4 * dh; ++j) {
         const int64_t gate = j / dh, out = j % dh;
         float* panel = packed.f32() + (h * panels + out / kSlstmElements) * dh * kSlstmPanel;
-        panel[k * kSlstmPanel + gate * kSlstmElements + out % kSlstmElements] = row[j];
+        panel[(gate / 2 * dh + k) * kSlstmPiece + gate % 2 * kSlstmElements + out % kSlstmElements] = row[j];
       }
     }
   }
@@ -87,7 +87,7 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const Tensor& packed, const SlstmDims& 
   const int64_t rows = seqs.rows(), batch = seqs.batch(), width = dims.heads * dims.dh;
   check_shape(kWhere, "wx", wx, {rows, 4 * width});
   check_dtype(kWhere, "wx", wx, DType::kF32);
-  check_shape(kWhere, "packed", packed, {dims.heads, slstm_panels(dims), dims.dh, kSlstmPanel});
+  check_shape(kWhere, "packed", packed, {dims.heads, slstm_panels(dims), 2, dims.dh, kSlstmPiece});
   Tensor out = ctx.arena.empty({rows, width});
   if (rows == 0) return out;
 

@@ -12,6 +12,8 @@ namespace carousel::ops {
 /// tile's sums are all an element needs to advance.
 constexpr int64_t kSlstmElements = 16;
 constexpr int64_t kSlstmPanel = 4 * kSlstmElements;
+/// A panel lies in pieces of two gates each.
+constexpr int64_t kSlstmPiece = 2 * kSlstmElements;
 
 struct SlstmDims {
   int64_t heads = 0;
@@ -29,7 +31,8 @@ constexpr double slstm_flops(const SlstmDims& dims, int64_t rows) {
 
 /// The recurrent matrices as the kernel streams them: panels of kSlstmElements elements, zero-padded.
 ///   recurrent [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o
-///   returns [H, panels, dh, kSlstmPanel]: head, panel, in, gate * kSlstmElements + out within the panel
+///   returns [H, panels, 2, dh, kSlstmPiece]: head, panel, gates i f or z o, in, gate % 2 * kSlstmElements + out within
+///   the panel
 Tensor pack_slstm_recurrent(const Tensor& recurrent, const SlstmDims& dims);
 
 /// The sLSTM cell over every sequence of the batch. Per step and element, with raw_g = wx_g + (R_g y_{t-1})_head:
@@ -50,7 +53,7 @@ struct SlstmSequence {
 };
 struct SlstmArgs {
   const float* wx;      // [N, 4*D]
-  const float* packed;  // [H, panels, dh, kSlstmPanel]
+  const float* packed;  // [H, panels, 2, dh, kSlstmPiece]
   float* out;           // [N, D]
   SlstmDims dims;
   int64_t panels;                  // of one head

@@ -13,30 +13,37 @@ namespace {
 
 constexpr int64_t kElements = ops::kSlstmElements;
 constexpr int64_t kPanel = ops::kSlstmPanel;
+constexpr int64_t kPiece = ops::kSlstmPiece;
 constexpr int kGates = 4;
 
-// Rows of a tile: its sums fill the registers, but for a broadcast per row and a vector of R.
+// A tile is up to kRows rows of y by kVecs vectors of a piece: its sums fill the registers, but for those vectors and a
+// broadcast, so that one pass over a panel does for as many rows as possible. Of up to kFewRows rows it takes more
+// vectors, to have enough chains of multiply-adds.
 #if defined(__AVX512F__)
+constexpr int kRows = 12;
+constexpr int kFewRows = 6;
+constexpr int kFewPieces = 2, kFewVecs = 2;
+constexpr int kVecs = 2;
+#elif defined(__AVX2__)
 constexpr int kRows = 6;
+constexpr int kFewRows = 3;
+constexpr int kFewPieces = 1, kFewVecs = 4;
+constexpr int kVecs = 2;
 #else
 constexpr int kRows = 3;
+constexpr int kFewRows = 3;
+constexpr int kFewPieces = 1, kFewVecs = 4;
+constexpr int kVecs = 4;
 #endif
-constexpr int kPanelVecs = static_cast<int>(kElements / kLanes);  // of one gate
-/// Vectors of elements across a tile: one row alone needs more sums than its gates to keep the multiply-adds busy.
-constexpr int tile_vecs(int rows) { return rows == 1 && kPanelVecs > 1 ? 2 : 1; }
-/// Inputs whose part of a panel, 24 KiB, stays in the first level of cache while a tile takes its vectors in turn.
-constexpr int64_t kBlock = 96;
-
 /// Sequences first, first + args->groups, ...; their places in the scratch memory follow each other from `place` on.
 struct Group {
   const ops::SlstmArgs* args;
   int64_t first, count, place;
 
   const ops::SlstmSequence& sequence(int64_t r) const { return args->sequences[first + r * args->groups]; }
-  /// y of head h, [dh], after step t; t is -1 before the first.
+  /// y of head h, [dh], after step t; t is -1 before the first. Rows are ops::slstm_y_stride apart.
   float* y(int64_t r, int64_t h, int64_t t) const {
-    if (t < 0) return sequence(r).y + h * args->dims.dh;
-    const int64_t row = (t % 2 * args->dims.heads + h) * args->batch + place + r;
+    const int64_t row = ((t + 2) % 2 * args->dims.heads + h) * args->batch + place + r;
     return args->y + row * ops::slstm_y_stride(args->dims);
   }
   /// c, n and m of the elements of panel q of head h between steps: [3, kElements].
@@ -50,44 +57,6 @@ Group group_of(const ops::SlstmArgs& args, int64_t first) {
   return {&args, first, whole + (first < rest ? 1 : 0), first * whole + (first < rest ? first : rest)};
 }
 
-/// e^x for x <= 0 to within 1.5 ulp; 0 from -87 down. NaN stays NaN.
-CAROUSEL_INLINE Vec exp_decay(Vec x) {
-  const Vec clamped = max(set1(-88.0f), x);
-  const Vec shifted = fma(clamped, set1(1.44269504088896341f), set1(12582912.0f));
-  const Vec k = shifted - set1(12582912.0f);
-  Vec r = fma(k, set1(-0.693359375f), clamped);
-  r = fma(k, set1(2.12194440e-4f), r);
-  Vec p = set1(1.0f / 5040);
-  p = fma(p, r, set1(1.0f / 720));
-  p = fma(p, r, set1(1.0f / 120));
-  p = fma(p, r, set1(1.0f / 24));
-  p = fma(p, r, set1(1.0f / 6));
-  p = fma(p, r, set1(0.5f));
-  p = fma(p, r, set1(1.0f));
-  p = fma(p, r, set1(1.0f));
-  IntVec bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits - 0x4B400000 + 127) << 23;  // 2^k; 0 for k = -127
-  Vec scale;
-  std::memcpy(&scale, &bits, sizeof bits);
-  return p * scale;
-}
-
-/// log(1 + y) for y in [0, 1]: with s = y / (2 + y) <= 1/3 it is 2 artanh(s), a series whose terms shrink by 9.
-CAROUSEL_INLINE Vec log1p_small(Vec y) {
-  const Vec s = y / (y + set1(2.0f));
-  const Vec s2 = s * s;
-  Vec p = set1(1.0f / 15);
-  p = fma(p, s2, set1(1.0f / 13));
-  p = fma(p, s2, set1(1.0f / 11));
-  p = fma(p, s2, set1(1.0f / 9));
-  p = fma(p, s2, set1(1.0f / 7));
-  p = fma(p, s2, set1(1.0f / 5));
-  p = fma(p, s2, set1(1.0f / 3));
-  const Vec half = fma(p * s2, s, s);
-  return half + half;
-}
-
 struct Cell {
   Vec y, c, n, m;
 };
@@ -95,10 +64,10 @@ struct Cell {
 CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_o, Vec f_gate_max) {
   const Vec one = set1(1.0f);
   const Vec capped = min(f_gate_max, raw_f);
-  const Vec log_f = old.m + (min(capped, Vec{}) - log1p_small(exp_decay(-max(capped, -capped))));
+  const Vec log_f = old.m + (min(capped, Vec{}) - log1p_unit(exp_decay(negative_abs(capped))));
   // One of the two gates is e^0: the larger one, and i where n is 0, which m' then follows.
   const Vec ahead = raw_i - log_f;
-  const Vec e = exp_decay(-max(ahead, -ahead));
+  const Vec e = exp_decay(negative_abs(ahead));
   const Vec f = ahead >= Vec{} ? e : one;
   Vec i = ahead >= Vec{} ? one : e;
   i = old.n == Vec{} ? one : i;
@@ -107,136 +76,234 @@ CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_
   next.c = fma(f, old.c, i * tanh(raw_z));
   next.n = fma(f, old.n, i);
   // sigmoid(o) c / n, where sigmoid(o) = w / (1 + e^-|o|) with w = 1 or e^-|o|: one division.
-  const Vec o = exp_decay(-max(raw_o, -raw_o));
+  const Vec o = exp_decay(negative_abs(raw_o));
   next.y = (raw_o >= Vec{} ? one : o) * next.c / fma(o, next.n, next.n);
   return next;
 }
 
-/// Asks for the inputs of one row: too far from the last step's for the hardware to foresee. Into the second level:
-/// rows and gates often lie a multiple of 4 KiB apart, and would push each other and y out of one set of the first.
+/// Asks for the inputs of one row and the place of its result: too far from the last step's for the hardware to
+/// foresee. Into the second level: rows and gates often lie a multiple of 4 KiB apart, and would push each other and y
+/// out of one set of the first.
 CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t r, int64_t t, int64_t at) {
-  const int64_t width = group.args->dims.heads * group.args->dims.dh;
-  const float* wx = group.args->wx + (group.sequence(r).first_row + t) * 4 * width + at;
+  const int64_t width = group.args->dims.heads * group.args->dims.dh, row = group.sequence(r).first_row + t;
+  const float* wx = group.args->wx + row * 4 * width + at;
 #pragma GCC unroll 4
   for (int g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 2);
+  __builtin_prefetch(group.args->out + row * width + at, 0, 2);
 }
 
-/// Elements j.. of head h of one row; raw [4][kLanes] are its products with R.
-template <bool kPartial>
-CAROUSEL_INLINE void advance_lanes(const Group& group, const float* raw, int64_t r, int64_t t, int64_t h, int64_t j,
-                                   int64_t lanes) {
-  const ops::SlstmArgs& args = *group.args;
-  const ops::SlstmSequence& seq = group.sequence(r);
-  const int64_t width = args.dims.heads * args.dims.dh, at = h * args.dims.dh + j, row = seq.first_row + t;
-  const float* wx = args.wx + row * 4 * width + at;  // gates D apart
-  Vec sum[kGates];
+template <int R, int P, int V>
+struct Sums {
+  Vec at[R][P][V];
+};
+
+/// Up to so many rows reading R takes longer than the multiply-adds. Loads then run ahead farther than prefetches could
+/// ask for, the more so the fewer instructions are between them.
+constexpr int kReadingRows = 4;
+
+/// sums += inputs 0..count of R rows of y, `stride` apart, times V vectors of P pieces, `piece` floats apart. Meanwhile
+/// `ahead`, laid out as w is, is fetched into the first level of cache.
+template <int R, int P, int V>
+CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t stride, const float* w, int64_t piece,
+                              int64_t count, const float* ahead) {
+  const float *y4 = y + 4 * stride, *y8 = y + 8 * stride;  // of sixteen registers twelve cannot point to rows
+  const int64_t stride3 = 3 * stride;
+  const auto step = [&]() __attribute__((always_inline)) {
+    Vec w_k[P][V];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-  for (int g = 0; g < kGates; ++g) sum[g] = load_lanes<kPartial>(wx + g * width, lanes) + load(raw + g * kLanes);
-  float* cells = group.cells(r, h, j / kElements) + j % kElements;
-  float *c = cells, *n = cells + kElements, *m = cells + 2 * kElements;
-  const bool starts = t == 0, ends = t + 1 == seq.rows;
-  const Cell old = {Vec{}, load_lanes<kPartial>(starts ? seq.c + at : c, lanes),
-                    load_lanes<kPartial>(starts ? seq.n + at : n, lanes),
-                    load_lanes<kPartial>(starts ? seq.m + at : m, lanes)};
-  const Cell next = advance(old, sum[0], sum[1], sum[2], sum[3], set1(args.dims.f_gate_max));
-  store_lanes<kPartial>(ends ? seq.c + at : c, next.c, lanes);
-  store_lanes<kPartial>(ends ? seq.n + at : n, next.n, lanes);
-  store_lanes<kPartial>(ends ? seq.m + at : m, next.m, lanes);
-  store_lanes<kPartial>(group.y(r, h, t) + j, next.y, lanes);
-  store_lanes<kPartial>(args.out + row * width + at, next.y, lanes);
+      for (int v = 0; v < V; ++v) {
+        w_k[p][v] = load(w + p * piece + v * kLanes);
+        if (R > kReadingRows && v * kLanes % 16 == 0) __builtin_prefetch(ahead + p * piece + v * kLanes, 0, 3);
+      }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const float* base = r < 4 ? y : r < 8 ? y4 : y8;
+      const Vec y_k = set1(base[r % 4 == 3 ? stride3 : r % 4 * stride]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sums.at[r][p][v] = fma(y_k, w_k[p][v], sums.at[r][p][v]);
+      }
+    }
+    y += 1;
+    y4 += 1;
+    y8 += 1;
+    w += kPiece;
+    ahead += kPiece;
+  };
+  if (R == 1 || R > kReadingRows) {
+    for (int64_t k = 0; k < count; ++k) step();
+  } else {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < count; ++k) step();
+  }
 }
 
-/// raw[i][u][g] (+)= the products of inputs k.. of R rows with U vectors of each gate, from column w on.
-template <int R, int U>
-CAROUSEL_INLINE void multiply(const float* const* y, const float* w, int64_t first, int64_t count,
-                              float (&raw)[R][kPanelVecs][kGates][kLanes], int first_vec) {
-  Vec acc[R][kGates][U] = {};
-  if (U < kPanelVecs && first > 0) {
-#pragma GCC unroll 6
+/// Parts in which a tile goes through a piece: while it multiplies with one it fetches the next, and what a row needs.
+constexpr int kParts = 8;
+
+/// raw[i] = the products of rows r + i < r + R of the group with panel q of head h, at step t. `next` is the panel that
+/// will be needed after this one.
+template <int R>
+void multiply_tile(const Group& group, const float* panel, const float* next, int64_t h, int64_t q, int64_t r,
+                   int64_t t, float (*raw)[kPanel]) {
+  constexpr int P = R <= kFewRows ? kFewPieces : 1, V = R <= kFewRows ? kFewVecs : kVecs;
+  const int64_t dh = group.args->dims.dh, stride = ops::slstm_y_stride(group.args->dims);
+  const float* y = group.y(r, h, t - 1);
+  int64_t asked = 0;
+  for (int first = 0; first < kPanel; first += P * V * kLanes) {
+    const float* w = panel + first / kPiece * dh * kPiece + first % kPiece;
+    const int after = first + P * V * kLanes;
+    const float* following = after == kPanel ? next : panel + after / kPiece * dh * kPiece + after % kPiece;
+    Sums<R, P, V> sums = {};
+    for (int64_t part = 0; part < kParts; ++part) {
+      if (asked < R) prefetch_row(group, r + asked++, t, h * dh + q * kElements);
+      const int64_t begin = dh * part / kParts, end = dh * (part + 1) / kParts;
+      multiply(sums, y + begin, stride, w + begin * kPiece, dh * kPiece, end - begin,
+               part + 1 < kParts ? w + end * kPiece : following);
+    }
+#pragma GCC unroll 12
     for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(raw[i] + first + p * kPiece + v * kLanes, sums.at[i][p][v]);
+      }
+    }
+  }
+}
+
+using TileFunction = void (*)(const Group&, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+                              float (*)[kPanel]);
+constexpr TileFunction kTiles[] = {
+    multiply_tile<1>, multiply_tile<2>, multiply_tile<3>,
+#if defined(__AVX2__)
+    multiply_tile<4>, multiply_tile<5>, multiply_tile<6>,
+#endif
+#if defined(__AVX512F__)
+    multiply_tile<7>, multiply_tile<8>, multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>,
+#endif
+};
+static_assert(sizeof kTiles / sizeof kTiles[0] == kRows);
+
+/// c, n and m of panel q of head h, from where the caller keeps them or back.
+enum class Copy { kIn, kOut };
+template <Copy kWay>
+void copy_cells(const Group& group, int64_t h, int64_t q, int64_t r) {
+  const int64_t dh = group.args->dims.dh, j = q * kElements, lanes = dh - j < kElements ? dh - j : kElements;
+  const ops::SlstmSequence& seq = group.sequence(r);
+  float* cells = group.cells(r, h, q);
+  float* kept[] = {seq.c + h * dh + j, seq.n + h * dh + j, seq.m + h * dh + j};
+  const auto bytes = sizeof(float) * static_cast<size_t>(lanes);
+  for (int64_t i = 0; i < 3; ++i) {
+    if (kWay == Copy::kIn) {
+      std::memset(cells + i * kElements, 0, sizeof(float) * kElements);
+      std::memcpy(cells + i * kElements, kept[i], bytes);
+    } else {
+      std::memcpy(kept[i], cells + i * kElements, bytes);
+    }
+  }
+}
+
+/// Elements of panel q of head h of rows r..r+count at step t; raw holds the rows' products with the panel. Beyond the
+/// head's width the scratch memory has places to write to, the caller's not.
+template <bool kPartial>
+void advance_elements(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t,
+                      float (*raw)[kPanel]) {
+  const ops::SlstmArgs& args = *group.args;
+  const int64_t width = args.dims.heads * args.dims.dh, stride = ops::slstm_y_stride(args.dims);
+  const int64_t at = h * args.dims.dh + q * kElements, here = args.dims.dh - q * kElements;
+  const auto lanes_from = [&](int64_t v) { return here < v ? 0 : here - v; };
+  const Vec f_gate_max = set1(args.dims.f_gate_max);
+  const ops::SlstmSequence* seq = &group.sequence(r);
+  // Inputs of all rows before the result of any is stored: they often lie a multiple of 4 KiB apart, and a load waits
+  // for a store that it may depend on by the low bits of its address.
+  for (int64_t i = 0; i < count; ++i) {
+    const float* wx = args.wx + (seq[i * args.groups].first_row + t) * 4 * width + at;  // gates D apart
+    for (int64_t v = 0; v < kElements; v += kLanes) {
+      const bool partial = kPartial && lanes_from(v) < kLanes;
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
-#pragma GCC unroll 2
-        for (int u = 0; u < U; ++u) acc[i][g][u] = load(raw[i][first_vec + u][g]);
+        const float* p = wx + g * width + v;
+        float* sum = raw[i] + g * kElements + v;
+        store(sum, (partial ? load_partial(p, lanes_from(v)) : load(p)) + load(sum));
       }
     }
   }
-  for (int64_t k = first; k < first + count; ++k, w += kPanel) {
-    Vec y_k[R];
-#pragma GCC unroll 6
-    for (int i = 0; i < R; ++i) y_k[i] = set1(y[i][k]);
-#pragma GCC unroll 4
-    for (int g = 0; g < kGates; ++g) {
-#pragma GCC unroll 2
-      for (int u = 0; u < U; ++u) {
-        const Vec w_gu = load(w + g * kElements + u * kLanes);
-#pragma GCC unroll 6
-        for (int i = 0; i < R; ++i) acc[i][g][u] = fma(y_k[i], w_gu, acc[i][g][u]);
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-    for (int g = 0; g < kGates; ++g) {
-#pragma GCC unroll 2
-      for (int u = 0; u < U; ++u) store(raw[i][first_vec + u][g], acc[i][g][u]);
+  float* cells = group.cells(r, h, q);
+  float* y = group.y(r, h, t) + q * kElements;
+  for (int64_t i = 0; i < count; ++i, cells += 3 * kElements, y += stride) {
+    float* out = args.out + (seq[i * args.groups].first_row + t) * width + at;
+    for (int64_t v = 0; v < kElements; v += kLanes) {
+      const float* sum = raw[i] + v;
+      float *c = cells + v, *n = c + kElements, *m = n + kElements;
+      const Cell next = advance({Vec{}, load(c), load(n), load(m)}, load(sum), load(sum + kElements),
+                                load(sum + 2 * kElements), load(sum + 3 * kElements), f_gate_max);
+      store(c, next.c);
+      store(n, next.n);
+      store(m, next.m);
+      store(y + v, next.y);
+      if (kPartial && lanes_from(v) < kLanes)
+        store_partial(out + v, next.y, lanes_from(v));
+      else
+        store(out + v, next.y);
     }
   }
 }
 
-/// Rows r..r+R of the group, panel q of head h, at step t.
-template <int R>
-void advance_tile(const Group& group, const float* panel, int64_t h, int64_t q, int64_t r, int64_t t) {
-  constexpr int kVecs = tile_vecs(R);
-  const int64_t dh = group.args->dims.dh;
-  const float* y[R];
-#pragma GCC unroll 6
-  for (int i = 0; i < R; ++i) {
-    y[i] = group.y(r + i, h, t - 1);
-    prefetch_row(group, r + i, t, h * dh + q * kElements);
+void advance_rows(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t, float (*raw)[kPanel]) {
+  if (t == 0) {
+    for (int64_t i = r; i < r + count; ++i) copy_cells<Copy::kIn>(group, h, q, i);
   }
-  float raw[R][kPanelVecs][kGates][kLanes];
-  const int64_t block = kVecs == kPanelVecs ? dh : kBlock;
-  for (int64_t k = 0; k < dh; k += block) {
-    const int64_t count = dh - k < block ? dh - k : block;
-    for (int v = 0; v < kPanelVecs; v += kVecs)
-      multiply<R, kVecs>(y, panel + k * kPanel + v * kLanes, k, count, raw, v);
-  }
-  for (int i = 0; i < R; ++i) {
-    for (int v = 0; v < kPanelVecs; ++v) {
-      const int64_t j = q * kElements + v * kLanes, lanes = dh - j;
-      if (lanes >= kLanes)
-        advance_lanes<false>(group, raw[i][v][0], r + i, t, h, j, kLanes);
-      else if (lanes > 0)
-        advance_lanes<true>(group, raw[i][v][0], r + i, t, h, j, lanes);
-    }
+  const bool partial = (q + 1) * kElements > group.args->dims.dh;
+  (partial ? advance_elements<true> : advance_elements<false>)(group, h, q, r, count, t, raw);
+  for (int64_t i = r; i < r + count; ++i) {
+    if (group.sequence(i).rows == t + 1) copy_cells<Copy::kOut>(group, h, q, i);
   }
 }
 
-/// All of the group's running sequences, panels [begin, end) of all heads' in order, at step t.
+/// Rows times panels whose products are there before their elements advance: where rows are few, elements of several
+/// panels keep each other's functions busy, and reading R goes on meanwhile.
+constexpr int64_t kBulk = 16;
+static_assert(kBulk >= kRows);
+
+/// All of the group's running sequences, panels [begin, end) of all heads' in order, at step t. Odd steps go backwards:
+/// what the second level of cache still holds of the step before is then read from there, and not pushed out first.
 void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
   const ops::SlstmArgs& args = *group.args;
-  const int64_t dh = args.dims.dh;
+  const int64_t size = args.dims.dh * kPanel, back = t % 2;
   int64_t rows = group.count;
   while (rows > 0 && group.sequence(rows - 1).rows <= t) --rows;  // longest first
   const int64_t tiles = (rows + kRows - 1) / kRows;
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t h = p / args.panels, q = p % args.panels;
-    const float* panel = args.packed + p * dh * kPanel;
+  const int64_t bulk = tiles > 1 || rows == 0 ? 1 : kBulk / rows;  // panels
+  float raw[kBulk][kPanel];
+  const auto panel_at = [&](int64_t n) { return back ? end - 1 - n : begin + n; };
+  for (int64_t first = 0; first < end - begin; first += bulk) {
+    const int64_t last = first + bulk < end - begin ? first + bulk : end - begin;
     for (int64_t i = 0, r = 0; i < tiles; ++i) {
       const int64_t count = rows / tiles + (i < rows % tiles ? 1 : 0);
-      if (count == 1) advance_tile<1>(group, panel, h, q, r, t);
-      if (count == 2) advance_tile<2>(group, panel, h, q, r, t);
-      if (count == 3) advance_tile<3>(group, panel, h, q, r, t);
-#if defined(__AVX512F__)
-      if (count == 4) advance_tile<4>(group, panel, h, q, r, t);
-      if (count == 5) advance_tile<5>(group, panel, h, q, r, t);
-      if (count == 6) advance_tile<6>(group, panel, h, q, r, t);
-#endif
+      for (int64_t n = first; n < last; ++n) {
+        const int64_t p = panel_at(n), following = i + 1 < tiles ? p : panel_at(n + 1 < end - begin ? n + 1 : n);
+        kTiles[count - 1](group, args.packed + p * size, args.packed + following * size, p / args.panels,
+                          p % args.panels, r, t, raw + (n - first) * count);
+      }
+      for (int64_t n = first; n < last; ++n) {
+        const int64_t p = panel_at(n);
+        advance_rows(group, p / args.panels, p % args.panels, r, count, t, raw + (n - first) * count);
+      }
       r += count;
     }
   }
+}
+
+/// Where the rows of step 0 look for the y of the step before.
+void copy_y(const Group& group, int64_t h) {
+  const int64_t dh = group.args->dims.dh;
+  for (int64_t r = 0; r < group.count; ++r)
+    std::memcpy(group.y(r, h, -1), group.sequence(r).y + h * dh, sizeof(float) * static_cast<size_t>(dh));
 }
 
 }  // namespace
@@ -247,6 +314,7 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
   for (int64_t s = 0; s < args.batch; ++s) rows += args.sequences[s].rows;
   if (args.slices > 0) {
     const Group group = group_of(args, 0);
+    for (int64_t h = 0; h < heads; ++h) copy_y(group, h);
     parallel_steps(*stream.pool, args.slices, args.sequences[0].rows, [&](int64_t slice, int64_t t) {
       advance_panels(group, panels * slice / args.slices, panels * (slice + 1) / args.slices, t);
     });
@@ -254,6 +322,7 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
     parallel_workers(stream, heads * args.groups, rows * heads * dh * (8 * dh + 200), [&](int64_t, int64_t item) {
       const int64_t h = item % heads, first = item / heads;
       const Group group = group_of(args, first);
+      copy_y(group, h);
       for (int64_t t = 0; t < group.sequence(0).rows; ++t)
         advance_panels(group, h * args.panels, (h + 1) * args.panels, t);
     });

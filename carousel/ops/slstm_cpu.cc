@@ -24,11 +24,6 @@ constexpr int kRows = 12;
 constexpr int kFewRows = 6;
 constexpr int kFewPieces = 2, kFewVecs = 2;
 constexpr int kVecs = 2;
-#elif defined(__AVX2__)
-constexpr int kRows = 6;
-constexpr int kFewRows = 3;
-constexpr int kFewPieces = 1, kFewVecs = 4;
-constexpr int kVecs = 2;
 #else
 constexpr int kRows = 3;
 constexpr int kFewRows = 3;
@@ -179,12 +174,10 @@ void multiply_tile(const Group& group, const float* panel, const float* next, in
 using TileFunction = void (*)(const Group&, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
                               float (*)[kPanel]);
 constexpr TileFunction kTiles[] = {
-    multiply_tile<1>, multiply_tile<2>, multiply_tile<3>,
-#if defined(__AVX2__)
-    multiply_tile<4>, multiply_tile<5>, multiply_tile<6>,
-#endif
+    multiply_tile<1>, multiply_tile<2>,  multiply_tile<3>,
 #if defined(__AVX512F__)
-    multiply_tile<7>, multiply_tile<8>, multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>,
+    multiply_tile<4>, multiply_tile<5>,  multiply_tile<6>,  multiply_tile<7>,  multiply_tile<8>,
+    multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>,
 #endif
 };
 static_assert(sizeof kTiles / sizeof kTiles[0] == kRows);

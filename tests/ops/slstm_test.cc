@@ -158,6 +158,30 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   }
 }
 
+// Tiles take as many rows as there are, up to a limit; a width that is no multiple of a panel's elements.
+TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
+  const ops::SlstmDims dims{1, 40};
+  constexpr int64_t kMost = 26, kSteps = 3;
+  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims);
+  const Tensor wx = random_tensor({kMost * kSteps, 160}, 12);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa, 1);
+    std::vector<Tensor> alone;
+    for (int64_t s = 0; s < kMost; ++s) {
+      const Tensor rows = wx.rows(s * kSteps, (s + 1) * kSteps);
+      alone.push_back(ops::slstm(machine.ctx, rows, packed, dims, sequences({kSteps}), {}).clone());
+    }
+    for (int64_t batch = 2; batch <= kMost; ++batch) {
+      const Seqs seqs = sequences(std::vector<int64_t>(static_cast<size_t>(batch), kSteps));
+      const Tensor all = ops::slstm(machine.ctx, wx.rows(0, batch * kSteps), packed, dims, seqs, {});
+      for (int64_t s = 0; s < batch; ++s) {
+        EXPECT_TRUE(same_bits(all.rows(s * kSteps, (s + 1) * kSteps).clone(), alone[static_cast<size_t>(s)]))
+            << cpu::isa_name(isa) << ", " << s << " of " << batch;
+      }
+    }
+  }
+}
+
 // With fewer heads than threads the panels of a head are divided, and all threads meet after each step.
 TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
   const ops::SlstmDims dims{1, 136};

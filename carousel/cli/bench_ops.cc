@@ -42,6 +42,18 @@ double run_for(const OpCase& test, double seconds, size_t& slot) {
   return since(start) / static_cast<double>(calls);
 }
 
+/// A set that lacks a type makes do with f32.
+struct PeakOf {
+  const char* name;
+  double rate;
+};
+PeakOf peak_of(const OpCase& test, const Samples& samples) {
+  const double int8 = samples.median(&Sample::int8), bf16 = samples.median(&Sample::bf16);
+  if (test.peak == Peak::kInt8 && int8 > 0) return {"int8", int8};
+  if (test.peak == Peak::kBF16 && bf16 > 0) return {"bf16", bf16};
+  return {"f32", samples.median(&Sample::f32)};
+}
+
 OpResult summarise(const OpCase& test, const Samples& samples) {
   OpResult result;
   result.samples = samples.quiet().size();
@@ -53,9 +65,10 @@ OpResult summarise(const OpCase& test, const Samples& samples) {
     result.bound = name;
     result.rate = rate;
   };
-  const double f32 = samples.median(&Sample::f32), read = samples.median(&Sample::read);
+  const double read = samples.median(&Sample::read);
   const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
-  consider(test.flops / f32 * 1e-9, f32, "f32");
+  const PeakOf peak = peak_of(test, samples);
+  consider(test.flops / peak.rate * 1e-9, peak.rate, peak.name);
   // A byte written goes with a byte read, as in scaling; what is left is only read or only written.
   const double pairs = std::min(test.read_bytes, test.written_bytes);
   const double memory =
@@ -82,6 +95,11 @@ Json to_json(const OpOptions& options, const OpCase& test, const OpResult& resul
           {"rejected", result.rejected}};
 }
 
+const char* unit_of(const std::string& bound) {
+  if (bound == "int8") return "GOP/s";
+  return bound == "f32" || bound == "bf16" ? "GFLOP/s" : "GB/s";
+}
+
 void print_rows(const Json& lines) {
   fmt::print("{:<10} {:<34} {:>7} {:>12} {:>9} {:>8}  {:<26} {:>7} {:>9}\n", "op", "shape", "threads", "us/call",
              "GFLOP/s", "GB/s", "bound", "% of it", "rejected");
@@ -91,8 +109,7 @@ void print_rows(const Json& lines) {
     fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7.1f} {:>9}\n",
                line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
                1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
-               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), bound == "f32" ? "GFLOP/s" : "GB/s"),
-               number("percent_of_bound"),
+               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)), number("percent_of_bound"),
                fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
                            line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()));
   }
@@ -123,7 +140,8 @@ Json bench_op(const OpOptions& options, const std::vector<OpCase>& cases, const 
   std::vector<Sampled> what;
   for (size_t i = 0; i < cases.size(); ++i) {
     for (size_t slot = 0; slot < cases[i].ring && !stop(); ++slot) cases[i].run(slot);  // memory is had, pages touched
-    what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes});
+    what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes,
+                    cases[i].peak == Peak::kBF16, cases[i].peak == Peak::kInt8});
   }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   Json lines = Json::array();

@@ -23,10 +23,13 @@ struct OpOptions {
   void add_options(CLI::App& app);
 };
 
+enum class Peak : uint8_t { kF32, kBF16, kInt8 };
+
 /// One call of an op and what it needs at least.
 struct OpCase {
   std::string shape;                // "B=8 T=512 H=4 d=256"
   double flops = 0;                 // of one call
+  Peak peak = Peak::kF32;           // what they are held against
   double read_bytes = 0;            // from memory
   double written_bytes = 0;         // to memory
   double cache_bytes = 0;           // read again from a cache that holds `cached_bytes`

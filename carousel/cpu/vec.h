@@ -184,6 +184,43 @@ inline float max_lane(Vec v) {
 #endif
 }
 
+inline IntVec max(IntVec a, IntVec b) { return a > b ? a : b; }
+
+/// The upper half of a vector onto the lower, until one lane is left.
+template <class Join>
+inline int32_t fold(IntVec v, const Join& join) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m512i all = reinterpret_cast<__m512i>(v);
+  const __m256i eight = join(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+#else
+  const __m256i eight = reinterpret_cast<__m256i>(v);
+#endif
+  const __m256i four = join(eight, _mm256_permute2x128_si256(eight, eight, 1));
+  const __m256i two = join(four, _mm256_shuffle_epi32(four, 0x4E));
+  return _mm256_extract_epi32(join(two, _mm256_shuffle_epi32(two, 0xB1)), 0);
+#else
+  int32_t best = v[0];
+  for (int64_t i = 1; i < kLanes; ++i) best = join(best, v[i]);
+  return best;
+#endif
+}
+#if defined(__AVX2__)
+inline int32_t sum(IntVec v) {
+  return fold(v, [](__m256i a, __m256i b) { return _mm256_add_epi32(a, b); });
+}
+inline int32_t max_lane(IntVec v) {
+  return fold(v, [](__m256i a, __m256i b) { return _mm256_max_epi32(a, b); });
+}
+#else
+inline int32_t sum(IntVec v) {
+  return fold(v, [](int32_t a, int32_t b) { return a + b; });
+}
+inline int32_t max_lane(IntVec v) {
+  return fold(v, [](int32_t a, int32_t b) { return a > b ? a : b; });
+}
+#endif
+
 /// Loads `count` < kLanes floats, the rest `fill`; memory beyond them is not touched.
 inline Vec load_partial(const float* p, int64_t count, float fill = 0.0f) {
 #if defined(__AVX512F__)

@@ -13,6 +13,7 @@ constexpr int kMaxRows = 12;
 constexpr int kMaxRows = 4;
 #endif
 constexpr int kTileVecs = 2;
+typedef int16_t HalfVec __attribute__((vector_size(2 * kLanes)));
 
 // How far ahead of the tile the panel is asked for, as in linear_cpu.cc.
 constexpr int64_t kPrefetchBytes = 8192;
@@ -63,34 +64,43 @@ struct BF16Engine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
   static constexpr int64_t kSlabCols = 512;  // 32 KiB of panel
   static constexpr int tile_vecs(int) { return kTileVecs; }
-  static int64_t panel_bytes(const LinearFwd& a, DType) { return ceil_div(a.K, 2) * kPanelRows * 4; }
+  static int64_t column_bytes(DType, int64_t k) { return ceil_div(k, 2) * kPanelRows * 4; }
   // x is packed as [ceil(K / 2), rows of the block] pairs.
   static char* x_at(const LinearFwd& a, const RowBlock& block, int64_t k) {
     return reinterpret_cast<char*>(a.packed) + (block.first * ceil_div(a.K, 2) + block.rows * (k / 2)) * 4;
   }
   static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
                    int64_t count, const TileOut& out) {
-    tile_of(block.rows)(x_at(a, block, k), panel.bytes + (k / 2 * kPanelRows + col) * 4, ceil_div(count, 2), out);
+    tile_of(block.rows)(x_at(a, block, k), panel.bytes + column_bytes(DType::kBF16, k) + col * 4, ceil_div(count, 2),
+                        out);
   }
 };
 
-/// To nearest, ties to even; NaN stays NaN.
-uint32_t round_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (bits >> 16) | 0x40u;
-  return (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+/// To nearest, ties to even; NaN stays NaN. In the low halves of the lanes.
+IntVec round_bf16(Vec values) {
+  const IntVec bits = as_int(values);
+  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
+}
+
+/// Pairs begin to end of one row of x, `stride` bytes apart.
+void round_row(const float* x, int64_t K, int64_t begin, int64_t end, char* out, int64_t stride) {
+  for (int64_t p = begin; p < end; p += kLanes / 2) {
+    const int64_t values = least(kLanes, K - 2 * p);
+    const IntVec rounded = round_bf16(values == kLanes ? load(x + 2 * p) : load_partial(x + 2 * p, values));
+    const HalfVec pairs = __builtin_convertvector(rounded, HalfVec);
+    int32_t cells[kLanes / 2];
+    std::memcpy(cells, &pairs, sizeof pairs);
+    const int64_t count = least(kLanes / 2, end - p);
+    for (int64_t i = 0; i < count; ++i, out += stride) std::memcpy(out, cells + i, 4);
+  }
 }
 
 /// Pairs begin to end of one row block.
 void round_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  char* out = BF16Engine::x_at(a, block, 2 * begin);
-  for (int64_t p = begin; p < end; ++p) {
-    for (int64_t r = 0; r < block.rows; ++r, out += 4) {
-      const float* const x = a.x + (block.first + r) * a.K + 2 * p;
-      const uint32_t pair = round_bf16(x[0]) | (2 * p + 1 < a.K ? round_bf16(x[1]) << 16 : 0);
-      std::memcpy(out, &pair, sizeof pair);
-    }
+  char* const out = BF16Engine::x_at(a, block, 2 * begin);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    round_row(a.x + (block.first + r) * a.K, a.K, begin, end, out + r * 4, block.rows * 4);
   }
 }
 

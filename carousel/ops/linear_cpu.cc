@@ -109,8 +109,8 @@ struct FloatEngine {
   static constexpr int64_t kSlabCols = 256;  // 32 KiB of an f32 panel
   static constexpr int tile_vecs(int rows) { return CAROUSEL_ISA::tile_vecs(rows); }
   static int64_t element_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
-  static int64_t panel_bytes(const LinearFwd& a, DType dtype) {
-    return (dtype == DType::kBF16 ? a.K + a.K % 2 : a.K) * kPanelRows * element_bytes(dtype);
+  static int64_t column_bytes(DType dtype, int64_t k) {
+    return (dtype == DType::kBF16 ? k + k % 2 : k) * kPanelRows * element_bytes(dtype);
   }
   // x is packed as [K, rows of the block].
   static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
@@ -118,7 +118,7 @@ struct FloatEngine {
     const DType dtype = panel.part->dtype;
     const int64_t cell_bytes = dtype == DType::kF16 ? 2 : 4;
     const float* const x = (a.N == 1 ? a.x : a.packed) + block.first * a.K + k * block.rows;
-    const char* const cells = panel.bytes + k * kPanelRows * element_bytes(dtype) + col * cell_bytes;
+    const char* const cells = panel.bytes + column_bytes(dtype, k) + col * cell_bytes;
     tile_of(dtype, block.rows)(x, cells, count, out);
   }
 };

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
+typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
 constexpr int kBlockVecs = static_cast<int>(kBlock / kLanes);
 constexpr int64_t kScaleBytes = kPanelRows * 2;
 
@@ -161,8 +162,10 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));
+      // The sum times one scale, then the other: multiplying the scales first takes as many instructions, but ran at
+      // 67 % of the int8 peak instead of 78.
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(to_floats(sums[r][v]), scale[v] * x_scale, acc[r][v]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(to_floats(sums[r][v]) * x_scale, scale[v], acc[r][v]);
     }
     x += R * kRowBlockBytes;
     cells += Panel::kBytes;
@@ -183,7 +186,7 @@ struct QuantEngine {
   static constexpr int64_t kSlabCols = 512;
   static constexpr int tile_vecs(int) { return kTileVecs; }
   static int64_t block_bytes(DType dtype) { return dtype == DType::kQ8 ? Q8Panel::kBytes : Q4Panel::kBytes; }
-  static int64_t panel_bytes(const LinearFwd& a, DType dtype) { return ceil_div(a.K, kBlock) * block_bytes(dtype); }
+  static int64_t column_bytes(DType dtype, int64_t k) { return ceil_div(k, kBlock) * block_bytes(dtype); }
   static char* x_at(const LinearFwd& a, const RowBlock& block, int64_t k) {
     return reinterpret_cast<char*>(a.packed) +
            (block.first * ceil_div(a.K, kBlock) + block.rows * (k / kBlock)) * kRowBlockBytes;
@@ -191,42 +194,41 @@ struct QuantEngine {
   static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
                    int64_t count, const TileOut& out) {
     const DType dtype = panel.part->dtype;
-    const char* const from = panel.bytes + k / kBlock * block_bytes(dtype);
+    const char* const from = panel.bytes + column_bytes(dtype, k);
     const TileFn run = dtype == DType::kQ8 ? tile_of<Q8Panel>(block.rows) : tile_of<Q4Panel>(block.rows);
     run(x_at(a, block, k), from, col, ceil_div(count, kBlock), out);
   }
 };
 
-/// One row of one block of x: `count` values, the rest of it zeros, as row r of R.
-void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
-  float values[kBlock];
-  if (count < kBlock) {
-    for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
-    x = values;
-  }
+/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -128 to 127.
+IntVec codes_of(Vec values, Vec inverse) {
+  const IntVec shifted = as_int(values * inverse + set1(12582912.0f));  // 1.5 * 2^23: adding it rounds to an integer
+  return (shifted << 24) >> 24;
+}
+
+/// One row of one block of x, as row r of R.
+void quantise(const float* x, int64_t r, int64_t rows, char* out) {
   Vec v[kBlockVecs];
-  Vec peaks = {}, poison = {};
+  IntVec magnitudes = {};  // as integers they have the order of the values, NaN last
   for (int i = 0; i < kBlockVecs; ++i) {
     v[i] = load(x + i * kLanes);
-    peaks = max(peaks, max(v[i], -v[i]));
-    poison += v[i] - v[i];  // 0, or NaN for what is not finite
+    magnitudes = max(magnitudes, as_int(v[i]) & 0x7FFFFFFF);
   }
-  const float peak = max_lane(peaks);
+  const int32_t peak_bits = max_lane(magnitudes);
+  float peak;
+  std::memcpy(&peak, &peak_bits, sizeof peak);
   const bool tiny = !(peak > 0x1p-100f);  // nothing that can be scaled
   const float inverse = tiny ? 0.0f : 127.0f / peak;
-  const float scale = (tiny ? 0.0f : peak / 127.0f) + sum(poison);
-  int32_t codes[kBlock];
-  for (int i = 0; i < kBlockVecs; ++i) {
-    const Vec shifted = v[i] * set1(inverse) + set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const IntVec bits = as_int(shifted) - 0x4B400000;
-    std::memcpy(codes + i * kLanes, &bits, sizeof bits);
-  }
+  const float scale = tiny ? peak - peak : peak / 127.0f + (peak - peak);  // 0; NaN of what is not finite
+  IntVec totals = {};
   int8_t bytes[kBlock];
-  int32_t total = 0;
-  for (int64_t i = 0; i < kBlock; ++i) {
-    bytes[i] = static_cast<int8_t>(codes[i]);
-    total += bytes[i];
+  for (int i = 0; i < kBlockVecs; ++i) {
+    const IntVec codes = codes_of(v[i], set1(inverse));
+    totals += codes;
+    const CodeVec narrow = __builtin_convertvector(codes, CodeVec);
+    std::memcpy(bytes + i * kLanes, &narrow, sizeof narrow);
   }
+  const int32_t total = sum(totals);
   const int32_t starts[2] = {-128 * total, -8 * total};
   for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, bytes + g * 4, 4);
   std::memcpy(out + rows * kBlock + r * 4, &scale, 4);
@@ -234,12 +236,24 @@ void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out)
   std::memcpy(out + rows * (kBlock + 8) + r * 4, &starts[1], 4);
 }
 
+/// The last block of a row, `count` values and zeros.
+void quantise_end(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+  float values[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
+  quantise(values, r, rows, out);
+}
+
 /// Columns begin to end of one row block; begin is a multiple of a block.
 void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
   for (int64_t k = begin; k < end; k += kBlock) {
     char* const out = QuantEngine::x_at(a, block, k);
     for (int64_t r = 0; r < block.rows; ++r) {
-      quantise(a.x + (block.first + r) * a.K + k, least(kBlock, a.K - k), r, block.rows, out);
+      const float* const x = a.x + (block.first + r) * a.K + k;
+      if (a.K - k >= kBlock) {
+        quantise(x, r, block.rows, out);
+      } else {
+        quantise_end(x, a.K - k, r, block.rows, out);
+      }
     }
   }
 }

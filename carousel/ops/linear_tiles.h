@@ -8,7 +8,7 @@
 //   kMaxRows                      rows of x a tile takes at most
 //   kSlabCols                     KC, columns between two steps along k
 //   tile_vecs(rows)               vectors across a tile of that many rows
-//   panel_bytes(a, dtype)         of a whole panel
+//   column_bytes(dtype, k)        of a panel's first k columns
 //   tile(a, panel, block, k, col, count, out)  columns k to k + count of a panel, from its output row `col` on, times a
 //                                 block of rows
 #pragma once
@@ -28,7 +28,6 @@ constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
 constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second-level cache
 constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 constexpr int64_t kFewRows = 64;     // up to here weights are the traffic that counts: each panel is read through
-constexpr int64_t kTasksPerThread = 8;
 
 // The sums of a tile stay in registers only while no function takes their address: everything that names them is
 // inlined.
@@ -115,12 +114,42 @@ auto for_rows(int64_t rows, const F& f) {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/// A list of panels, cut into tasks that are claimed in order: `threads` tasks of a share of what is left, as many of
+/// a share of what is left then, and so on. Threads read long streams at first and end at the same time.
+struct Cuts {
+  int64_t panels, threads;
+  int64_t most;  // panels of a task
+};
+struct PanelRange {
+  int64_t first, last;
+};
+inline int64_t share_of(const Cuts& cuts, int64_t first) {
+  return least(cuts.most, (cuts.panels - first) * 3 / (4 * cuts.threads));
+}
+/// Task `task`; past the end it is empty.
+inline PanelRange task_range(const Cuts& cuts, int64_t task) {
+  for (int64_t first = 0;; task -= cuts.threads) {
+    const int64_t share = share_of(cuts, first);
+    if (share <= 1) return {least(first + task, cuts.panels), least(first + task + 1, cuts.panels)};
+    if (task < cuts.threads) return {first + task * share, first + (task + 1) * share};
+    first += cuts.threads * share;
+  }
+}
+inline int64_t task_count(const Cuts& cuts) {
+  int64_t first = 0, tasks = 0;
+  for (;; tasks += cuts.threads) {
+    const int64_t share = share_of(cuts, first);
+    if (share <= 1) return tasks + cuts.panels - first;
+    first += cuts.threads * share;
+  }
+}
+
 /// How a call is cut. Only the order of the work depends on it.
 struct Plan {
   int64_t blocks;        // of rows, at most kMaxRows each and even in size
   int64_t slabs;         // of row blocks
-  int64_t panels;        // of all parts, in one list
-  int64_t panel_tasks;   // pieces of that list
+  Cuts cuts;             // of the panels of all parts, in one list
+  int64_t tasks;         // of a slab
   int64_t group_panels;  // panels between two steps along k
   int64_t slab_cols;     // KC
 };
@@ -129,18 +158,15 @@ template <class Engine>
 Plan plan_of(const LinearFwd& a, int threads) {
   Plan plan;
   plan.blocks = ceil_div(a.N, Engine::kMaxRows);
-  plan.slabs = ceil_div(plan.blocks, kSlabRows / Engine::kMaxRows);
-  plan.panels = 0;
-  for (int64_t i = 0; i < a.part_count; ++i) plan.panels += ceil_div(a.parts[i].rows, kPanelRows);
-  const int64_t enough_tasks = least(plan.panels, ceil_div(threads * kTasksPerThread, plan.slabs));
-  if (a.N <= kFewRows) {
-    plan.group_panels = 1;
-    plan.panel_tasks = enough_tasks;
-  } else {
-    plan.group_panels = kGroupPanels;
-    const int64_t groups = ceil_div(plan.panels, kGroupPanels);
-    plan.panel_tasks = groups > enough_tasks ? groups : enough_tasks;
-  }
+  plan.slabs = ceil_div(plan.blocks, ceil_div(kSlabRows, Engine::kMaxRows));
+  int64_t panels = 0;
+  for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kPanelRows);
+  plan.group_panels = a.N <= kFewRows ? 1 : kGroupPanels;
+  plan.cuts = {panels, threads, a.N <= kFewRows ? panels : kGroupPanels};
+  plan.tasks = task_count(plan.cuts);
+  // Few panels: more slabs, that every thread has some.
+  const int64_t wanted = least(plan.blocks, ceil_div(4 * threads, plan.tasks));
+  if (a.N > kFewRows && plan.slabs < wanted) plan.slabs = wanted;
   const bool one_tile = plan.blocks == 1 && Engine::tile_vecs(static_cast<int>(a.N)) == kPanelVecs;
   plan.slab_cols = one_tile ? a.K : Engine::kSlabCols;
   return plan;
@@ -174,20 +200,51 @@ FoundPanel panel_at(const LinearFwd& a, int64_t index) {
   for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);
   const int64_t first_row = index * kPanelRows;
   return {part, first_row, least(part->rows - first_row, kPanelRows),
-          static_cast<const char*>(part->panels) + index * Engine::panel_bytes(a, part->dtype)};
+          static_cast<const char*>(part->panels) + index * Engine::column_bytes(part->dtype, a.K)};
 }
 
-/// Columns k to k + count of one panel, times the slab's row blocks.
+/// A piece of a panel: its columns k to k + count.
+struct Piece {
+  FoundPanel panel;
+  int64_t k, count;
+};
+
+/// What will be read next, asked for bit by bit while one multiplies something else.
+struct Ahead {
+  const char* bytes;
+  int64_t lines, calls;  // left
+  void ask() {
+    const int64_t here = ceil_div(lines, calls--);
+    for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
+    bytes += here * 64;
+    lines -= here;
+  }
+};
+
+/// The beginning of what a task will stream: it comes while x does.
+inline void ask_for(const char* bytes) {
+  for (int64_t i = 0; i < 4096; i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+/// Lines that will be written.
+inline void ask_for_rows(float* y, int64_t rows, int64_t stride, int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < cols; i += 16) __builtin_prefetch(y + r * stride + i, 1, 3);
+  }
+}
+
+/// One piece, times the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
 template <class Engine>
-void multiply_panel(const LinearFwd& a, const Plan& plan, const FoundPanel& panel, int64_t k, int64_t count,
-                    const Slab& slab, float* sums) {
+void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
+                    Ahead& ahead) {
+  const FoundPanel& panel = piece.panel;
   const RowBlock first = row_block(a, plan, slab.first_block);
   const int64_t width = Engine::tile_vecs(static_cast<int>(first.rows)) * kLanes;
   for (int64_t col = 0; col < panel.rows; col += width) {
     TileOut out;
-    out.first = k == 0;
-    out.last = k + count == a.K;
+    out.first = piece.k == 0;
+    out.last = piece.k + piece.count == a.K;
     out.y_stride = a.y_stride;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
@@ -195,34 +252,60 @@ void multiply_panel(const LinearFwd& a, const Plan& plan, const FoundPanel& pane
       const RowBlock block = row_block(a, plan, b);
       out.sums = sums + (block.first - first.first) * kPanelRows + col;
       out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
-      Engine::tile(a, panel, block, k, col, count, out);
+      if (ahead.lines > 0) ahead.ask();
+      if (out.last && b + 1 < slab.last_block)
+        ask_for_rows(out.y + block.rows * a.y_stride, row_block(a, plan, b + 1).rows, a.y_stride, out.cols);
+      Engine::tile(a, panel, block, piece.k, col, piece.count, out);
     }
+  }
+}
+
+/// The pieces of a group of panels, in the order they are taken: the panels take turns on columns of x.
+struct Group {
+  int64_t first, end;  // panels of the list
+  int64_t slab_cols;
+};
+template <class Engine>
+Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
+  const int64_t panels = group.end - group.first, k = index / panels * group.slab_cols;
+  return {panel_at<Engine>(a, group.first + index % panels), k, least(group.slab_cols, a.K - k)};
+}
+
+template <class Engine>
+void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
+  constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
+  float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
+  const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
+  Piece next = piece_at<Engine>(a, group, 0);
+  for (int64_t i = 0; i < pieces; ++i) {
+    const Piece piece = next;
+    Ahead ahead = {};
+    if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);
+    if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
+      const DType dtype = next.panel.part->dtype;
+      const int64_t begin = Engine::column_bytes(dtype, next.k);
+      ahead = {next.panel.bytes + begin, (Engine::column_bytes(dtype, next.k + next.count) - begin) / 64,
+               slab.last_block - slab.first_block};
+    }
+    multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, ahead);
   }
 }
 
 template <class Engine>
 void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t task) {
-  constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
-  float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
   const Slab slab = {slab_index * plan.blocks / plan.slabs, (slab_index + 1) * plan.blocks / plan.slabs};
-  const int64_t last_panel = (task + 1) * plan.panels / plan.panel_tasks;
-  for (int64_t group = task * plan.panels / plan.panel_tasks; group < last_panel; group += plan.group_panels) {
-    const int64_t group_end = least(group + plan.group_panels, last_panel);
-    for (int64_t k = 0; k < a.K; k += plan.slab_cols) {
-      const int64_t count = least(plan.slab_cols, a.K - k);
-      for (int64_t index = group; index < group_end; ++index) {
-        multiply_panel<Engine>(a, plan, panel_at<Engine>(a, index), k, count, slab,
-                               sums + (index - group) * kPanelSums);
-      }
-    }
+  const PanelRange panels = task_range(plan.cuts, task);
+  if (a.N <= kFewRows) ask_for(panel_at<Engine>(a, panels.first).bytes);
+  for (int64_t first = panels.first; first < panels.last; first += plan.group_panels) {
+    run_group<Engine>(a, plan, slab, {first, least(first + plan.group_panels, panels.last), plan.slab_cols});
   }
 }
 
 /// The products of a call whose x is packed.
 template <class Engine>
 void run_products(const Stream& stream, const LinearFwd& a, const Plan& plan) {
-  parallel_for(*stream.pool, plan.slabs * plan.panel_tasks,
-               [&](int64_t i) { run_task<Engine>(a, plan, i / plan.panel_tasks, i % plan.panel_tasks); });
+  parallel_for(*stream.pool, plan.slabs * plan.tasks,
+               [&](int64_t i) { run_task<Engine>(a, plan, i / plan.tasks, i % plan.tasks); });
 }
 
 }  // namespace

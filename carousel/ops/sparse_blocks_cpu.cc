@@ -98,7 +98,7 @@ void multiply_cells(const char* panel, const XBlock* x, int64_t blocks, float* s
       }
     }
     for (int64_t r = 0; r < kRows; ++r) {
-      sums[r] = fma1(static_cast<float>(totals[r]), scale_at(panel + kMaskBytes + 2 * r) * x->scale, sums[r]);
+      sums[r] = fma1(static_cast<float>(totals[r]) * x->scale, scale_at(panel + kMaskBytes + 2 * r), sums[r]);
     }
     panel = code;
   }
@@ -151,7 +151,7 @@ CAROUSEL_BYTE_EXPAND void multiply_expanding(const char* panel, const XBlock* x,
     for (int64_t h = 0; h < 2; ++h) {
       const auto* const half = reinterpret_cast<const __m256i*>(panel + kMaskBytes + 32 * h);
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(half));
-      acc[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[h]), _mm512_mul_ps(scale, _mm512_set1_ps(x->scale)), acc[h]);
+      acc[h] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(totals[h]), _mm512_set1_ps(x->scale)), scale, acc[h]);
     }
     panel = code;
   }

@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
+#include "carousel/core/slab.h"
 #include "carousel/ops/cells.h"
 
 namespace carousel {
@@ -203,7 +204,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
   if (rows > kMaxDim || cols > kMaxDim) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
   const size_t size_bytes = storage_bytes(rows, cols, dtype, layout);
   if (size_bytes > static_cast<size_t>(INT64_MAX)) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
-  storage_ = Tensor(Shape{static_cast<int64_t>(size_bytes)}, DType::kU8, device);
+  storage_ = slab_bytes(static_cast<int64_t>(size_bytes), device);
 }
 
 Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/slab.h"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+namespace carousel {
+namespace {
+
+constexpr size_t kSlabBytes = size_t{32} << 20;  // what is never written of it takes no memory
+constexpr size_t kLargest = size_t{16} << 20;
+constexpr size_t kSmallest = size_t{64} << 10;  // below, small pages do as well
+constexpr size_t kAlignment = 256;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kShares = false;  // neighbours in a slab would hide from it who writes past an end
+#else
+constexpr bool kShares = true;
+#endif
+
+struct Slab {
+  std::mutex mutex;
+  std::weak_ptr<Storage> storage;  // owned by what lies in it
+  size_t used = 0;
+};
+
+Slab& current() {
+  static Slab slab;
+  return slab;
+}
+
+}  // namespace
+
+Tensor slab_bytes(int64_t count, Device device) {
+  const auto bytes = static_cast<size_t>(count);
+  if (!kShares || device == Device::kMeta || bytes < kSmallest || bytes > kLargest) {
+    return Tensor(Shape{count}, DType::kU8, device);
+  }
+  Slab& slab = current();
+  const std::lock_guard lock(slab.mutex);
+  std::shared_ptr<Storage> storage = slab.storage.lock();
+  if (!storage || kSlabBytes - slab.used < bytes) {
+    storage = std::make_shared<Storage>(device, kSlabBytes);
+    slab.storage = storage;
+    slab.used = 0;
+  }
+  Tensor tensor(storage, slab.used, Shape{count}, DType::kU8);
+  slab.used = std::min(kSlabBytes, (slab.used + bytes + kAlignment - 1) / kAlignment * kAlignment);
+  return tensor;
+}
+
+}  // namespace carousel

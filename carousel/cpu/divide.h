@@ -46,4 +46,56 @@ inline void parallel_workers(const Stream& stream, int64_t items, int64_t total_
   });
 }
 
+/// The items [first, end) that a thread has still to do: it takes them from the front, others from the back.
+struct alignas(64) ItemRun {
+  uint64_t first_end;  // in the high and the low half
+
+  int64_t left() const {
+    const uint64_t seen = __atomic_load_n(&first_end, __ATOMIC_RELAXED);
+    return static_cast<int64_t>(seen & UINT32_MAX) - static_cast<int64_t>(seen >> 32);
+  }
+  /// -1 if none is left.
+  int64_t take(bool from_front) {
+    uint64_t seen = __atomic_load_n(&first_end, __ATOMIC_RELAXED);
+    for (;;) {
+      const uint64_t first = seen >> 32, end = seen & UINT32_MAX;
+      if (first >= end) return -1;
+      const uint64_t rest = from_front ? seen + (uint64_t{1} << 32) : seen - 1;
+      if (__atomic_compare_exchange_n(&first_end, &seen, rest, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+        return static_cast<int64_t>(from_front ? first : end - 1);
+      }
+    }
+  }
+};
+
+/// Runs f(item) for every item, of which neighbours lie side by side in memory: a thread walks a run of them, so that
+/// what it prefetches at the end of one is the next, and then takes items off the end of the longest run left.
+template <class F>
+inline void parallel_runs(const Stream& stream, int64_t items, int64_t total_work, F&& f) {
+  constexpr int64_t kMostRuns = 128, kMostItems = UINT32_MAX;
+  if (items <= 0) return;
+  const int64_t threads = workers(stream, items), count = threads < kMostRuns ? threads : kMostRuns;
+  if (count == 1 || total_work < 2 * kTaskWork || items > kMostItems) {
+    for (int64_t item = 0; item < items; ++item) f(item);
+    return;
+  }
+  ItemRun runs[kMostRuns];
+  for (int64_t w = 0; w < count; ++w) {
+    runs[w].first_end = static_cast<uint64_t>(w * items / count) << 32 | static_cast<uint64_t>((w + 1) * items / count);
+  }
+  parallel_for(*stream.pool, count, [&](int64_t worker) {
+    for (int64_t item = runs[worker].take(true); item >= 0; item = runs[worker].take(true)) f(item);
+    for (;;) {
+      int64_t longest = 0;
+      for (int64_t w = 1; w < count; ++w) longest = runs[w].left() > runs[longest].left() ? w : longest;
+      const int64_t item = runs[longest].take(false);
+      if (item >= 0) {
+        f(item);
+      } else if (runs[longest].left() <= 0) {
+        return;
+      }
+    }
+  });
+}
+
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -61,11 +61,11 @@ CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_ro
   }
 }
 
-/// Calls body<R>(i) over tiles of rows of [0, rows).
-template <class Body>
+/// Calls body<R>(i) over tiles of rows of [0, rows), at most kMax high.
+template <int kMax = kTileRows, class Body>
 CAROUSEL_INLINE void for_row_tiles(int64_t rows, Body&& body) {
   int64_t i = 0;
-  for (; i + kTileRows <= rows; i += kTileRows) body.template operator()<kTileRows>(i);
+  for (; i + kMax <= rows; i += kMax) body.template operator()<kMax>(i);
   for (; i + 4 <= rows; i += 4) body.template operator()<4>(i);
   for (; i + 2 <= rows; i += 2) body.template operator()<2>(i);
   if (i < rows) body.template operator()<1>(i);

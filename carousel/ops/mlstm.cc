@@ -22,6 +22,7 @@ struct Scratch {
   Tensor c, n, m;             // [B, H, Dk, Dv], [B, H, Dk], [B, H], or empty
   Tensor n_next, m_next;      // [B, H, Dk], [B, H]
   Tensor threads, sequences;  // [threads, floats], [B] MlstmSequence
+  Tensor steps, shares;       // [B, H] MlstmStep, [B, H, blocks, floats]
 };
 
 Scratch make_scratch(Ctx& ctx, const MlstmDims& dims, int64_t batch, bool zero_states, int64_t scratch_floats) {
@@ -36,6 +37,9 @@ Scratch make_scratch(Ctx& ctx, const MlstmDims& dims, int64_t batch, bool zero_s
   s.m_next = arena.empty({batch, dims.heads});
   s.threads = arena.empty({ctx.stream.pool->threads(), scratch_floats});
   s.sequences = arena.empty({batch, static_cast<int64_t>(sizeof(MlstmSequence))}, DType::kU8);
+  s.steps = arena.empty({batch, dims.heads, static_cast<int64_t>(sizeof(MlstmStep))}, DType::kU8);
+  const int64_t blocks = (dims.dk - 1) / mlstm_step_rows(dims.dv) + 1;
+  s.shares = arena.empty({batch, dims.heads, blocks, mlstm_share_floats(dims.dv)});
   return s;
 }
 
@@ -103,6 +107,8 @@ Tensor mlstm(Ctx& ctx, View q, View k, View v, View i_pre, View f_pre, const Mls
                           batch,
                           scratch.threads.f32(),
                           scratch.threads.dim(1),
+                          static_cast<MlstmStep*>(scratch.steps.raw()),
+                          scratch.shares.f32(),
                           eps_in_max ? dims.eps : 0.0f,
                           eps_in_max ? 0.0f : dims.eps};
   if (!casts) {

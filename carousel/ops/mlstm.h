@@ -49,6 +49,11 @@ struct MlstmSequence {
   float* n_next;  // [H, Dk] and
   float* m_next;  // [H]: where several tasks share a head, its new n and m wait here until all have read the old ones
 };
+/// The step of one head of a sequence of one row.
+struct MlstmStep {
+  float f, i;  // activations of the gates
+  int32_t blocks_done;
+};
 struct MlstmArgs {
   View q, k, v, i_pre, f_pre;
   float* out;  // [N, H*Dv]
@@ -57,6 +62,8 @@ struct MlstmArgs {
   int64_t batch;
   float* scratch;                 // [threads, scratch_floats], 64-byte aligned
   int64_t scratch_floats;         // multiple of 16
+  MlstmStep* steps;               // [B, H]
+  float* shares;                  // [B, H, blocks of mlstm_step_rows rows of C, mlstm_share_floats]: of h, last of q.n
   float eps_in_max, eps_outside;  // max(|q.n| + eps_in_max, e^-m) + eps_outside: one is eps, the other 0
 };
 /// The cell as written in transformers, every operation's result rounded to the type it has there.
@@ -70,9 +77,19 @@ constexpr int64_t cast_mlstm_scratch_floats(const MlstmDims& dims, int64_t rows)
   const int64_t chunk = dims.call_chunk < rows ? dims.call_chunk : rows;
   return (4 * chunk + 2 * dims.dk + 3 * dims.dv + 15) / 16 * 16;
 }
-/// Floats of scratch memory one thread needs.
+/// Rows of C that a task of a step advances, about 128 KiB: as many tasks as threads, of equal size, would wait for the
+/// slowest. Their number depends on the shape alone, since each has its own share of h.
+constexpr int64_t mlstm_step_rows(int64_t dv) {
+  constexpr int64_t kFloats = int64_t{1} << 15;
+  return dv >= kFloats / 4 ? 4 : kFloats / dv / 4 * 4;
+}
+constexpr int64_t mlstm_share_floats(int64_t dv) { return (dv / 16 + 1) * 16; }
+/// Floats of scratch memory one thread needs: a chunk's queries, keys, scores and values, C, and n at the end.
 constexpr int64_t mlstm_scratch_floats(int64_t dk, int64_t dv) {
-  return (kMlstmChunk * (2 * (dk + 16) + (dv + 64) + kMlstmChunk) + dk + 64 + 15) / 16 * 16;
+  constexpr int64_t kWidestPanel = 64;
+  const int64_t columns = (dv + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
+  const int64_t q = kMlstmChunk * (dk + 32), k = kMlstmChunk * dk, s = kMlstmChunk * kMlstmChunk;
+  return (q + k + s + (kMlstmChunk + dk + 2) * columns + dk + 64 + 15) / 16 * 16;
 }
 
 }  // namespace carousel::ops

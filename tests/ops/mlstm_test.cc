@@ -131,8 +131,8 @@ const int64_t kLengths[] = {0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300}
 
 MlstmDims dims_of(int64_t heads, int64_t dk, int64_t dv, float cap = 15.0f) { return {heads, dk, dv, cap, 1e-6f}; }
 
-const MlstmDims kShapes[] = {dims_of(1, 3, 5),    dims_of(1, 16, 64), dims_of(2, 48, 33),      dims_of(3, 32, 160),
-                             dims_of(4, 64, 128), dims_of(1, 1, 1),   dims_of(2, 5, 257, 0.0f)};
+const MlstmDims kShapes[] = {dims_of(1, 3, 5),    dims_of(1, 16, 64), dims_of(2, 48, 33),       dims_of(3, 32, 160),
+                             dims_of(4, 64, 128), dims_of(1, 1, 1),   dims_of(2, 5, 257, 0.0f), dims_of(2, 300, 130)};
 
 TEST(Mlstm, AgreesWithTheRecurrence) {
   for (const Isa isa : cpu::runnable_isas()) {

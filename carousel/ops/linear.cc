@@ -99,37 +99,6 @@ Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weigh
   return parts;
 }
 
-/// Sparse blocks meet many rows as dense panels, made anew for the call: those of one part that are expanded together.
-int64_t expanded_panels(int64_t rows, int64_t K) {
-  const int64_t panels = (rows + Weight::kPanelRows - 1) / Weight::kPanelRows;
-  const auto panel_bytes = static_cast<int64_t>(Weight::panel_bytes(K, DType::kQ8));
-  return std::min(panels, std::max<int64_t>(1, kPieceBytes / panel_bytes));
-}
-
-/// Room for them. It does not depend on the number of rows of x, so neither does what a call allocates.
-Tensor room_for_panels(Ctx& ctx, const Parts& parts, int64_t K) {
-  int64_t panels = 0;
-  for (int64_t i = 0; i < parts.sparse_blocks_count; ++i) {
-    panels = std::max(panels, expanded_panels(parts.sparse_blocks[static_cast<size_t>(i)].rows, K));
-  }
-  if (panels == 0) return {};
-  return ctx.arena.empty({panels * static_cast<int64_t>(Weight::panel_bytes(K, DType::kQ8))}, DType::kU8);
-}
-
-void run_expanded(Ctx& ctx, const Tensor& x, const SparseBlocksPart& part, float* packed, const Tensor& room,
-                  const Tensor& y) {
-  const int64_t K = x.dim(1), step = expanded_panels(part.rows, K);
-  for (int64_t panel = 0; panel * Weight::kPanelRows < part.rows; panel += step) {
-    const int64_t first_row = panel * Weight::kPanelRows;
-    const int64_t rows = std::min(part.rows - first_row, step * Weight::kPanelRows);
-    const int64_t panels = (rows + Weight::kPanelRows - 1) / Weight::kPanelRows;
-    kernels::sparse_blocks_expand(ctx.stream, {&part, panel, panels, K, static_cast<std::byte*>(room.raw())});
-    const float* const bias = part.bias != nullptr ? part.bias + first_row : nullptr;
-    const LinearPart dense = {room.raw(), bias, rows, part.first_col + first_row, DType::kQ8};
-    kernels::linear_quant_fwd(ctx.stream, {x.f32(), packed, &dense, 1, x.dim(0), K, y.f32(), y.dim(1)});
-  }
-}
-
 /// The products of a weight held elsewhere as rows: some panels are packed, multiplied and forgotten, then the next.
 void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_col) {
   const int64_t panel_bytes = static_cast<int64_t>(Weight::panel_bytes(weight.cols(), weight.dtype()));
@@ -154,7 +123,7 @@ void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_
   }
 }
 
-void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& room, const Tensor& y) {
+void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& y) {
   const int64_t N = x.dim(0), K = x.dim(1);
   const auto args = [&](const Parts::List& list) {
     return LinearFwd{x.f32(), packed, list.parts.data(), list.count, N, K, y.f32(), parts.cols};
@@ -170,12 +139,9 @@ void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Ten
     kernels::sparse_linear_fwd(ctx.stream,
                                {x.f32(), packed, parts.sparse.data(), parts.sparse_count, N, K, y.f32(), parts.cols});
   }
-  if (N == 1 && parts.sparse_blocks_count > 0) {
-    return kernels::sparse_blocks_row(
-        ctx.stream, {x.f32(), packed, parts.sparse_blocks.data(), parts.sparse_blocks_count, K, y.f32()});
-  }
-  for (int64_t i = 0; i < parts.sparse_blocks_count; ++i) {
-    run_expanded(ctx, x, parts.sparse_blocks[static_cast<size_t>(i)], packed, room, y);
+  if (parts.sparse_blocks_count > 0) {
+    kernels::sparse_blocks_fwd(ctx.stream, {x.f32(), packed, parts.sparse_blocks.data(), parts.sparse_blocks_count, N,
+                                            K, y.f32(), parts.cols});
   }
 }
 
@@ -191,8 +157,7 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
   if (N == 0 || ctx.stream.device == Device::kMeta) return y;
   const bool packs = N > 1 || parts.packs;
   const Tensor packed = packs ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
-  const Tensor room = N > 1 ? room_for_panels(ctx, parts, x.dim(1)) : Tensor();
-  run(ctx, x, parts, packs ? packed.f32() : nullptr, room, y);
+  run(ctx, x, parts, packs ? packed.f32() : nullptr, y);
   return rounded(ctx, y);
 }
 
@@ -205,9 +170,8 @@ void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*>
     fail(ErrorKind::kShape, "ops::linear: packed holds {} elements, expected {} for x {}", packed.count(),
          packed_count(x.dim(0), x.dim(1)), x.shape().str());
   }
-  const Tensor room = room_for_panels(ctx, parts, x.dim(1));
   if (x.dim(0) == 0) return;
-  run(ctx, x, parts, packed.f32(), room, y);
+  run(ctx, x, parts, packed.f32(), y);
   rounded(ctx, y);
 }
 

@@ -41,26 +41,18 @@ struct SparseBlocksPart {
   int64_t rows, first_col;     // of y
 };
 
-/// One row of x, rounded to 8 bits in blocks of 32 as for dense q8 and q4; y has the bits of the dense weights.
-struct SparseBlocksRow {
-  const float* x;  // [K]
-  float* packed;   // [max(K, 11)] scratch
+/// Rows of x are rounded to 8 bits in blocks of 32 as for dense q8 and q4; y has the bits of the dense weights.
+struct SparseBlocksFwd {
+  const float* x;  // [N, K]
+  float* packed;   // [N * max(K, 11)] scratch
   const SparseBlocksPart* parts;
   int64_t part_count;
-  int64_t K;
-  float* y;
-};
-
-/// Panels first_panel to first_panel + panels of a part as dense q8 panels, for many rows of x.
-struct SparseBlocksExpand {
-  const SparseBlocksPart* part;
-  int64_t first_panel, panels;
-  int64_t K;
-  std::byte* out;  // [panels][ceil(K / 32)] panel blocks of q8
+  int64_t N, K;
+  float* y;  // [N, y_stride]
+  int64_t y_stride;
 };
 
 }  // namespace carousel::ops
 
 KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);
-KERNEL(sparse_blocks_row, carousel::ops::SparseBlocksRow);
-KERNEL(sparse_blocks_expand, carousel::ops::SparseBlocksExpand);
+KERNEL(sparse_blocks_fwd, carousel::ops::SparseBlocksFwd);

@@ -16,20 +16,26 @@ constexpr int64_t kPanel = ops::kSlstmPanel;
 constexpr int64_t kPiece = ops::kSlstmPiece;
 constexpr int kGates = 4;
 
-// A tile is up to kRows rows of y by kVecs vectors of a piece: its sums fill the registers, but for those vectors and a
-// broadcast, so that one pass over a panel does for as many rows as possible. Of up to kFewRows rows it takes more
-// vectors, to have enough chains of multiply-adds.
+// A tile is up to kRows rows of y by V vectors of P pieces: its sums fill the registers, but for the operands of their
+// multiply-adds, so that one pass over a panel does for as many rows as possible. Of few rows it takes more vectors, to
+// have enough chains of multiply-adds.
+struct TileShape {
+  int pieces, vecs;
+};
 #if defined(__AVX512F__)
 constexpr int kRows = 12;
-constexpr int kFewRows = 6;
-constexpr int kFewPieces = 2, kFewVecs = 2;
-constexpr int kVecs = 2;
+constexpr TileShape tile_shape(int rows) { return {rows <= 6 ? 2 : 1, 2}; }
 #else
 constexpr int kRows = 3;
-constexpr int kFewRows = 3;
-constexpr int kFewPieces = 1, kFewVecs = 4;
-constexpr int kVecs = 4;
+constexpr TileShape tile_shape(int rows) {
+  if (rows == 1) return kLanes == 4 ? TileShape{1, 8} : TileShape{2, 4};
+#if !defined(__AVX2__) && !defined(CAROUSEL_NEON)
+  if (rows == 3) return {1, 2};  // of sixteen registers a product takes one too, where it is not added at once
 #endif
+  return {1, 4};
+}
+#endif
+
 /// Sequences first, first + args->groups, ...; their places in the scratch memory follow each other from `place` on.
 struct Group {
   const ops::SlstmArgs* args;
@@ -94,7 +100,9 @@ struct Sums {
 
 /// Up to so many rows reading R takes longer than the multiply-adds. Loads then run ahead farther than prefetches could
 /// ask for, the more so the fewer instructions are between them.
-constexpr int kReadingRows = 4;
+constexpr int kReadingRows = kLanes == 16 ? 4 : 2;
+/// Of sixteen registers a tile of three rows by four vectors leaves four, for its rows' inputs and one vector of R.
+constexpr bool holds_rows(int rows) { return rows == 3 && tile_shape(rows).vecs == 4; }
 
 /// sums += inputs 0..count of R rows of y, `stride` apart, times V vectors of P pieces, `piece` floats apart. Meanwhile
 /// `ahead`, laid out as w is, is fetched into the first level of cache.
@@ -103,11 +111,26 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
                               int64_t count, const float* ahead) {
   const float *y4 = y + 4 * stride, *y8 = y + 8 * stride;  // of sixteen registers twelve cannot point to rows
   const int64_t stride3 = 3 * stride;
+  const auto step_holding_rows = [&]() __attribute__((always_inline)) {
+    Vec y_k[R];
+#pragma GCC unroll 3
+    for (int r = 0; r < R; ++r) y_k[r] = set1(y[r * stride]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vec w_k = load(w + v * kLanes);
+      if (v * kLanes % 16 == 0) __builtin_prefetch(ahead + v * kLanes, 0, 3);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; ++r) sums.at[r][0][v] = fma(y_k[r], w_k, sums.at[r][0][v]);
+    }
+    y += 1;
+    w += kPiece;
+    ahead += kPiece;
+  };
   const auto step = [&]() __attribute__((always_inline)) {
     Vec w_k[P][V];
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         w_k[p][v] = load(w + p * piece + v * kLanes);
         if (R > kReadingRows && v * kLanes % 16 == 0) __builtin_prefetch(ahead + p * piece + v * kLanes, 0, 3);
@@ -119,7 +142,7 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
       const Vec y_k = set1(base[r % 4 == 3 ? stride3 : r % 4 * stride]);
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums.at[r][p][v] = fma(y_k, w_k[p][v], sums.at[r][p][v]);
       }
     }
@@ -129,7 +152,9 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
     w += kPiece;
     ahead += kPiece;
   };
-  if (R == 1 || R > kReadingRows) {
+  if constexpr (holds_rows(R)) {
+    for (int64_t k = 0; k < count; ++k) step_holding_rows();
+  } else if (R == 1 || R > kReadingRows) {
     for (int64_t k = 0; k < count; ++k) step();
   } else {
 #pragma GCC unroll 4
@@ -145,7 +170,7 @@ constexpr int kParts = 8;
 template <int R>
 void multiply_tile(const Group& group, const float* panel, const float* next, int64_t h, int64_t q, int64_t r,
                    int64_t t, float (*raw)[kPanel]) {
-  constexpr int P = R <= kFewRows ? kFewPieces : 1, V = R <= kFewRows ? kFewVecs : kVecs;
+  constexpr int P = tile_shape(R).pieces, V = tile_shape(R).vecs;
   const int64_t dh = group.args->dims.dh, stride = ops::slstm_y_stride(group.args->dims);
   const float* y = group.y(r, h, t - 1);
   int64_t asked = 0;
@@ -164,7 +189,7 @@ void multiply_tile(const Group& group, const float* panel, const float* next, in
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) store(raw[i] + first + p * kPiece + v * kLanes, sums.at[i][p][v]);
       }
     }

@@ -58,6 +58,8 @@ struct Machine {
 bool interrupted();
 /// One more Ctrl-C than `patience` ends the process at once.
 void catch_interrupts(int patience = 1);
+/// Waits until `descriptor` can be read, or has ended; false when a signal is to be taken first, however early it came.
+bool wait_readable(int descriptor);
 /// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1.
 void report_lost_pages();
 /// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all

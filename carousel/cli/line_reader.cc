@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/cli/line_reader.h"
 
-#include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,7 +22,6 @@ namespace carousel::cli {
 namespace {
 
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
-constexpr int kSignalPollMs = 1000;  // a signal that came just before the wait is noticed after so long
 
 [[noreturn]] void refuse_long_line() {
   fail(ErrorKind::kInput, "stdin: a line of more than {} bytes, expected at most that", kMaxLineBytes);
@@ -36,27 +35,37 @@ namespace {
 
 constexpr int kHistoryLines = 1000;  // of this process alone: what is typed is written nowhere
 
-const char* current_prompt(EditLine* editor) {
-  void* prompt = nullptr;
-  el_get(editor, EL_CLIENTDATA, &prompt);
-  return static_cast<const std::string*>(prompt)->c_str();
+constexpr char kCtrlD = 0x04;
+
+struct Typing {
+  std::string prompt;
+  int ahead = -1;  // bytes of this line's that came before libedit made the terminal ready; -1: not looked yet
+};
+
+Typing& typing(EditLine* editor) {
+  void* data = nullptr;
+  el_get(editor, EL_CLIENTDATA, &data);
+  return *static_cast<Typing*>(data);
 }
 
-// libedit's own reader misses a signal that comes while the terminal is made ready, and waits on.
-int read_character(EditLine*, wchar_t* character) {
+const char* current_prompt(EditLine* editor) { return typing(editor).prompt.c_str(); }
+
+// libedit's own reader misses a signal that comes while the terminal is made ready, and waits on. Between lines the
+// terminal makes a Ctrl-D the end of its input, of which a zero byte is left once libedit takes keys one by one.
+int read_character(EditLine* editor, wchar_t* character) {
+  int& ahead = typing(editor).ahead;
+  if (ahead < 0 && ioctl(STDIN_FILENO, FIONREAD, &ahead) != 0) ahead = 0;
   std::mbstate_t state{};
   for (;;) {
-    pollfd ready{STDIN_FILENO, POLLIN, 0};
-    const int events = poll(&ready, 1, kSignalPollMs);
-    if (interrupted()) {
+    if (!wait_readable(STDIN_FILENO)) {
       errno = EINTR;
       return -1;
     }
-    if (events == 0 || (events < 0 && errno == EINTR)) continue;
     char byte = 0;
     const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return static_cast<int>(count);
+    if (ahead > 0 && ahead-- > 0 && byte == 0) byte = kCtrlD;
     const size_t taken = std::mbrtowc(character, &byte, 1, &state);
     if (taken <= 1) return 1;
     if (taken == static_cast<size_t>(-1)) state = {};  // no character: left out
@@ -74,7 +83,7 @@ struct LineReader::Editor {
     HistEvent event;
     history(past, &event, H_SETSIZE, kHistoryLines);
     history(past, &event, H_SETUNIQUE, 1);
-    el_set(editor, EL_CLIENTDATA, &prompt);
+    el_set(editor, EL_CLIENTDATA, &now);
     el_set(editor, EL_PROMPT, current_prompt);
     el_set(editor, EL_HIST, history, past);
     el_set(editor, EL_GETCFN, read_character);
@@ -91,6 +100,7 @@ struct LineReader::Editor {
 
   Got read(std::string& line) {
     int count = 0;
+    now.ahead = -1;
     errno = 0;
     const char* text = el_gets(editor, &count);
     if (text == nullptr || count <= 0) {
@@ -109,7 +119,7 @@ struct LineReader::Editor {
 
   EditLine* editor = nullptr;
   History* past = nullptr;
-  std::string prompt;
+  Typing now;
 };
 
 #else
@@ -131,7 +141,7 @@ bool LineReader::terminal() const { return terminal_; }
 LineReader::Got LineReader::read(const std::string& prompt, std::string& line) {
 #ifdef CAROUSEL_LIBEDIT
   if (editor_) {
-    editor_->prompt = prompt;
+    editor_->now.prompt = prompt;
     return editor_->read(line);
   }
 #endif
@@ -158,9 +168,7 @@ LineReader::Got LineReader::read_plain(std::string& line) {
       buffer_.clear();
     }
     searched_ = buffer_.size();
-    pollfd ready{STDIN_FILENO, POLLIN, 0};
-    const int events = poll(&ready, 1, kSignalPollMs);
-    if (interrupted()) {
+    if (!wait_readable(STDIN_FILENO)) {
       if (terminal_) {
         buffer_.clear();
         std::fputs("\n", stderr);
@@ -168,7 +176,6 @@ LineReader::Got LineReader::read_plain(std::string& line) {
       searched_ = 0;
       return Got::kSignal;
     }
-    if (events == 0 || (events < 0 && errno == EINTR)) continue;
     char chunk[1 << 12];
     const ssize_t count = ::read(STDIN_FILENO, chunk, sizeof chunk);
     if (count < 0 && errno == EINTR) continue;

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What commands share of the process: threads and instruction set, and Ctrl-C. What a signal handler can reach has to
 // be global; it stays in this file.
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
+
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <string_view>
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
+#include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
 
 namespace carousel::cli {
@@ -16,10 +22,14 @@ constexpr int64_t kMaxThreads = 1024;
 
 volatile std::sig_atomic_t g_interrupts = 0;
 volatile std::sig_atomic_t g_patience = 1;
+int g_wake[2] = {-1, -1};  // a pipe with a byte for each signal: one that comes just before poll() ends it too
 
 void on_signal(int signal) {
   if (g_interrupts >= g_patience) _exit(kInterruptedStatus);
   g_interrupts = signal == SIGTERM ? g_patience : g_interrupts + 1;
+  const int error = errno;
+  [[maybe_unused]] const ssize_t written = write(g_wake[1], "", 1);
+  errno = error;
 }
 
 // Nothing can go on: the value that was to be read is gone.
@@ -73,11 +83,26 @@ int take_interrupts() {
 
 void catch_interrupts(int patience) {
   g_patience = patience;
+  if (g_wake[0] < 0 && pipe2(g_wake, O_CLOEXEC | O_NONBLOCK) != 0) {
+    fail(ErrorKind::kIo, "no pipe for signals: {}", std::strerror(errno));
+  }
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+}
+
+bool wait_readable(int descriptor) {
+  for (;;) {
+    pollfd ready[] = {{descriptor, POLLIN, 0}, {g_wake[0], POLLIN, 0}};  // no pipe (-1) is passed over
+    const int events = poll(ready, 2, -1);
+    if (interrupted()) return false;
+    if (events < 0 && errno != EINTR) return true;  // read() tells what is wrong
+    char stale[64];                                 // of signals that were taken
+    if (events > 0 && ready[1].revents != 0 && read(g_wake[0], stale, sizeof stale) < 0) continue;
+    if (events > 0 && ready[0].revents != 0) return true;
+  }
 }
 
 }  // namespace carousel::cli

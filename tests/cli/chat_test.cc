@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // `carousel chat` as a script and at a terminal: what is said, steps back, branches, files, Ctrl-C, turns in ChatML.
-#include <fcntl.h>
-#include <poll.h>
-#include <pty.h>
-#include <signal.h>
-
 #include <algorithm>
-#include <thread>
 
 #include "carousel/formats/safetensors.h"
+#include "tests/cli/terminal.h"
 #include "tests/cli/tiny_model.h"
 #include "tests/text/chat_tokenizer.h"
 
@@ -225,11 +220,12 @@ TEST(Chat, AGgufFileBringsItsTemplate) {
 
 // Ctrl-C.
 
-/// A shell line; $C is the binary and $M the model.
+/// A shell line, killed after a minute; $C is the binary and $M the model.
 Ran shell(const Scratch& scratch, const std::string& line) {
   const std::string script = "C='" CAROUSEL_RUN_DIR "/carousel'; M='" + kModel + "'; { " + line + "\n} >'" +
                              (scratch / "out") + "' 2>'" + (scratch / "err") + "'";
-  const int status = std::system(script.c_str());
+  write_file(scratch / "script", script);
+  const int status = std::system(("timeout -k 5 60 sh '" + (scratch / "script") + "'").c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};
 }
 
@@ -288,66 +284,6 @@ TEST(Chat, AnOutputThatTakesNoMoreEndsItAndTheStateIsSaved) {
 
 // A terminal.
 
-class Terminal {
- public:
-  explicit Terminal(const std::vector<std::string>& arguments) {
-    pid_ = forkpty(&master_, nullptr, nullptr, nullptr);
-    if (pid_ != 0) return;
-    std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    setenv("TERM", "vt100", 1);
-    execv(argv[0], argv.data());
-    _exit(127);
-  }
-  ~Terminal() {
-    if (!ended_) kill(pid_, SIGKILL), waitpid(pid_, nullptr, 0);
-    close(master_);
-  }
-  Terminal(const Terminal&) = delete;
-  Terminal& operator=(const Terminal&) = delete;
-
-  void type(const std::string& keys) { EXPECT_EQ(write(master_, keys.data(), keys.size()), ssize_t(keys.size())); }
-  /// Reads until `text` was shown since the last call; false after a while without it.
-  bool shows(const std::string& text) {
-    for (;;) {
-      const size_t at = shown_.find(text, seen_);
-      if (at != std::string::npos) {
-        seen_ = at + text.size();
-        return true;
-      }
-      if (!read_more()) return false;
-    }
-  }
-  const std::string& shown() const { return shown_; }
-  int wait_end() {
-    while (read_more()) {
-    }
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    ended_ = true;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
- private:
-  bool read_more() {
-    pollfd ready{master_, POLLIN, 0};
-    constexpr int kPatienceMs = 60'000;
-    if (poll(&ready, 1, kPatienceMs) <= 0) return false;
-    char chunk[4096];
-    const ssize_t count = read(master_, chunk, sizeof chunk);
-    if (count <= 0) return false;  // the other end closed it
-    shown_.append(chunk, static_cast<size_t>(count));
-    return true;
-  }
-
-  int master_ = -1;
-  pid_t pid_ = 0;
-  bool ended_ = false;
-  std::string shown_;
-  size_t seen_ = 0;
-};
-
 TEST(Chat, AtATerminalLinesAreEditedAndRemembered) {
 #ifndef CAROUSEL_LIBEDIT
   GTEST_SKIP() << "built without libedit";
@@ -368,6 +304,16 @@ TEST(Chat, AtATerminalLinesAreEditedAndRemembered) {
   ASSERT_TRUE(terminal.shows("b> ")) << terminal.shown();
   terminal.type("\x04");  // Ctrl-D
   EXPECT_EQ(terminal.wait_end(), 0) << terminal.shown();
+}
+
+TEST(Chat, AtATerminalKeysTypedAheadCount) {
+  // Before the program has read the model, the terminal still makes lines and an end of input of what is typed.
+  for (const std::string keys : {"\x04", "Once upon a time\n\x04", "Once upon a time\n/switch\n\x04"}) {
+    Terminal terminal({CAROUSEL_RUN_DIR "/carousel", "chat", kModel, "-t", "2", "--temp", "0", "-n", "8"});
+    terminal.type(keys);
+    EXPECT_EQ(terminal.wait_end(), 0) << terminal.shown();
+    EXPECT_EQ(terminal.shown().find("girl named Lily") != std::string::npos, keys.size() > 1) << terminal.shown();
+  }
 }
 
 TEST(Chat, AtATerminalCtrlCStopsThenQuits) {

@@ -24,7 +24,6 @@ constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kRows = SparseBlocks::kPanelRows;
 constexpr int64_t kMaskBytes = SparseBlocks::kMaskBytes;
 constexpr int64_t kHeadBytes = SparseBlocks::kHeadBytes;
-constexpr int64_t kGroups = kBlock / 4;
 constexpr int64_t kZeroCode = 128;
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kSlabRows = 192;  // whose sums, of one panel, are in the first- or second-level cache
@@ -104,6 +103,7 @@ void multiply_cells(const char* panel, const XBlock* x, int64_t blocks, float* s
 }
 
 #if defined(CAROUSEL_BYTE_EXPAND)
+constexpr int64_t kGroups = kBlock / 4;
 // How far ahead of the block its bytes are asked for.
 constexpr int64_t kPrefetchBytes = 4096;
 

@@ -202,6 +202,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
 void check_weights(const BenchOptions& options) {
   if (options.op.op.empty() || !options.model.empty()) return;
   const WeightOptions& given = options.weights;
+  if (given.mapped) fail(ErrorKind::kUsage, "--mmap: got --op {}, expected a model", options.op.op);
   if (given.weights != "auto" && options.op.op != "linear") {
     fail(ErrorKind::kUsage, "--weights: got {} for --op {}, expected --op linear", given.weights, options.op.op);
   }

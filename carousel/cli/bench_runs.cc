@@ -167,6 +167,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   std::vector<BenchResult> results;
   for (size_t i = 0; i < samples.size(); ++i) {
+    if (samples[i].empty()) continue;  // stopped before
     results.push_back(summarise(tests[i], samples[i],
                                 tests[i].decode ? decode_floor(tests[i], cost, lm.state_layout(), samples[i])
                                                 : prompt_floor(tests[i], cost, lm, stream, samples[i])));

@@ -26,7 +26,7 @@ int g_wake[2] = {-1, -1};  // a pipe with a byte for each signal: one that comes
 
 void on_signal(int signal) {
   if (g_interrupts >= g_patience) _exit(kInterruptedStatus);
-  g_interrupts = signal == SIGTERM ? g_patience : g_interrupts + 1;
+  g_interrupts = signal == SIGINT ? g_interrupts + 1 : g_patience;
   const int error = errno;
   [[maybe_unused]] const ssize_t written = write(g_wake[1], "", 1);
   errno = error;
@@ -91,6 +91,8 @@ void catch_interrupts(int patience) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction hang_up {};
+  if (sigaction(SIGHUP, nullptr, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
 }
 
 bool wait_readable(int descriptor) {

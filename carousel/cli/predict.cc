@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/weight_options.h"
@@ -299,13 +300,14 @@ void check_options(const PredictOptions& options) {
   if (!options.output.empty() && !is_npy(options.output) && !options.output.ends_with(".csv")) {
     fail(ErrorKind::kUsage, "--output: got \"{}\", expected a name that ends in .npy or .csv", options.output);
   }
-  for (const std::string& path : {options.output, options.save_state}) {
-    if (path.empty()) continue;
-    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-    if (access(folder.c_str(), W_OK) != 0) {
-      fail(ErrorKind::kIo, "{}: cannot write here: {}", path, std::strerror(errno));
-    }
-  }
+  std::error_code unknown;
+  if (!options.output.empty() && std::filesystem::equivalent(options.input, options.output, unknown))
+    fail(ErrorKind::kIo, "{}: the input, expected another file for the output", options.output);
+  if (!options.save_state.empty()) check_save_path(options.save_state);
+  if (options.output.empty()) return;
+  const std::filesystem::path folder = std::filesystem::absolute(options.output).parent_path();
+  if (access(folder.c_str(), W_OK) != 0)
+    fail(ErrorKind::kIo, "{}: cannot write here: {}", options.output, std::strerror(errno));
 }
 
 int run_predict(PredictOptions& options) {

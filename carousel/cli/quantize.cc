@@ -82,7 +82,8 @@ void print_result(const Json& result) {
 }
 
 int run_quantize(const QuantizeOptions& options, const Stream& stream) {
-  if (options.weights.weights == "auto") fail(ErrorKind::kUsage, "--type: got auto, expected the type to write");
+  if (options.weights.weights == "auto")
+    fail(ErrorKind::kUsage, "--type: got auto, expected f32, f16, bf16, q8 or q4: what to write");
   catch_interrupts();
   // What would fail after the work is found before it.
   Score before;

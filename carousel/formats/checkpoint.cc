@@ -53,7 +53,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) {
-    if (is_gguf(path)) {
+    if (path.ends_with(".gguf") || is_gguf(path)) {  // the name alone too: whoever reads a config goes by it
       checkpoint.open_gguf(path);
     } else {
       checkpoint.add(path);

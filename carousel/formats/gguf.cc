@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <tuple>
 
@@ -38,6 +39,8 @@ bool is_utf8(std::string_view text) {
 }  // namespace
 
 bool is_gguf(const std::string& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(path, unknown)) return false;  // a pipe would be waited for
   std::ifstream stream(path, std::ios::binary);
   char magic[4] = {};
   return stream.read(magic, 4) && std::memcmp(magic, &kMagic, 4) == 0;

@@ -91,9 +91,11 @@ void NewFile::finish() {
 NewFolder::NewFolder(const std::string& path) : path_(path) {
   namespace fs = std::filesystem;
   std::error_code error;
-  if (fs::exists(path) && (!fs::is_directory(path) || !fs::is_empty(path))) {
+  const fs::file_status status = fs::status(path, error);
+  if (fs::exists(status) && (!fs::is_directory(status) || !fs::is_empty(path, error))) {
     fail(ErrorKind::kIo, "{}: exists and is not an empty folder", path);
   }
+  error.clear();
   made_ = fs::create_directories(path, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot create: {}", path, error.message());
 }
@@ -102,8 +104,13 @@ NewFolder::~NewFolder() {
   namespace fs = std::filesystem;
   if (kept_) return;
   std::error_code ignored;
-  for (const auto& item : fs::directory_iterator(path_, ignored)) fs::remove_all(item.path(), ignored);
-  if (made_) fs::remove(path_, ignored);
+  for (const std::string& file : files_) fs::remove(file, ignored);
+  if (made_) fs::remove(path_, ignored);  // an empty one
+}
+
+std::string NewFolder::file(const std::string& name) {
+  files_.push_back(path_ + "/" + name);
+  return files_.back();
 }
 
 }  // namespace carousel::formats

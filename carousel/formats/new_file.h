@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 namespace carousel::formats {
 
@@ -28,7 +29,7 @@ class NewFile {
   int fd_ = -1;
 };
 
-/// A folder that goes again, with what was put into it, unless it is kept.
+/// A folder that goes again, with the files that were put into it, unless it is kept. What others put there stays.
 class NewFolder {
  public:
   /// Throws Error(kIo): `path` exists and is not an empty folder, or cannot be created.
@@ -36,10 +37,13 @@ class NewFolder {
   ~NewFolder();
   NewFolder(const NewFolder&) = delete;
   NewFolder& operator=(const NewFolder&) = delete;
+  /// The path of a file in it that the caller is about to write.
+  std::string file(const std::string& name);
   void keep() { kept_ = true; }
 
  private:
   std::string path_;
+  std::vector<std::string> files_;
   bool made_ = false;
   bool kept_ = false;
 };

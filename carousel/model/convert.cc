@@ -284,6 +284,11 @@ DType folder_dtype(const Source& source, const Target& target, DType blocks_as) 
 void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type,
                 const ConvertProgress& progress) {
   const Source source = open_source(model, stream);
+  for (const std::string& path : source.checkpoint.paths()) {
+    std::error_code unknown;
+    if (std::filesystem::equivalent(path, out, unknown))
+      fail(ErrorKind::kIo, "{}: a file of the model that is read, expected another name to write", out);
+  }
   const bool own = gguf_architecture(source.config) == "carousel";
   std::vector<Target> targets = targets_of(source, gguf_family(source.config.model_type), !own);
   std::vector<formats::GgufTensorSpec> specs;
@@ -315,7 +320,7 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
   formats::NewFolder folder(out);
   std::vector<formats::TensorSpec> specs;
   for (const Target& target : targets) specs.push_back({target.name, dtype_of(*target.type), target.shape});
-  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
+  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, {{"format", "pt"}});
   for (size_t i = 0; i < targets.size(); ++i) {
     step(progress, i, targets.size(), out);
     Tensor values(specs[i].shape, specs[i].dtype);
@@ -329,11 +334,12 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
   if (plain && source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
     config["torch_dtype"] = torch_name(*plain);
   }
-  write_text_file(out + "/config.json", config.dump(2) + "\n");
+  write_text_file(folder.file("config.json"), config.dump(2) + "\n");
   if (source.config.kind == ModelKind::kLanguage) {
-    if (const std::string text = tokenizer_text(source); !text.empty()) write_text_file(out + "/tokenizer.json", text);
+    if (const std::string text = tokenizer_text(source); !text.empty())
+      write_text_file(folder.file("tokenizer.json"), text);
     if (const std::string chat = read_chat_template(source.place); !chat.empty())
-      write_text_file(out + "/chat_template.jinja", chat);
+      write_text_file(folder.file("chat_template.jinja"), chat);
   }
   folder.keep();
 }

@@ -76,7 +76,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
     largest_bytes = std::max(largest_bytes, count * (sizeof(float) + dtype_size(tensor.spec.dtype)));
   }
   check_memory(largest_bytes, place.config);
-  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, {{"format", "pt"}});
+  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, {{"format", "pt"}});
   double done = 0;
   for (const FileTensor& tensor : tensors) {
     if (progress && !progress(done / static_cast<double>(tensors.size()))) {
@@ -108,10 +108,10 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
 
   Json source = config.source;
   source["torch_dtype"] = torch_name(dtype);
-  write_text_file(out + "/config.json", source.dump(2) + "\n");
+  write_text_file(folder.file("config.json"), source.dump(2) + "\n");
   const std::string tokenizer = place.folder + "/tokenizer.json";
   std::error_code error;
-  if (fs::exists(tokenizer)) fs::copy_file(tokenizer, out + "/tokenizer.json", error);
+  if (fs::exists(tokenizer)) fs::copy_file(tokenizer, folder.file("tokenizer.json"), error);
   if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", tokenizer, out, error.message());
   folder.keep();
 }

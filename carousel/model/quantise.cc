@@ -68,8 +68,8 @@ std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntr
   return "";
 }
 
-void copy_beside(const ModelPath& place, const ModelConfig& config, const std::string& out) {
-  if (place.config == place.weights) write_text_file(out + "/config.json", config.source.dump(2) + "\n");
+void copy_beside(const ModelPath& place, const ModelConfig& config, formats::NewFolder& folder) {
+  if (place.config == place.weights) write_text_file(folder.file("config.json"), config.source.dump(2) + "\n");
   std::vector<std::string> files;
   if (place.config != place.weights) files.push_back(place.config);
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
@@ -78,9 +78,10 @@ void copy_beside(const ModelPath& place, const ModelConfig& config, const std::s
   for (const std::string& file : files) {
     if (!fs::exists(file)) continue;
     std::error_code error;
-    fs::copy_file(file, fs::path(out) / fs::path(file).filename(), error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, out, error.message());
-    fs::permissions(fs::path(out) / fs::path(file).filename(), fs::perms::owner_write, fs::perm_options::add, error);
+    const std::string copy = folder.file(fs::path(file).filename().string());
+    fs::copy_file(file, copy, error);
+    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, copy, error.message());
+    fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
   }
 }
 
@@ -161,13 +162,13 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
   }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
   formats::NewFolder folder(out);
-  copy_beside(place, config, out);
+  copy_beside(place, config, folder);
   std::vector<formats::TensorSpec> specs;
   for (const QuantisePlan::Item& item : plan.items) specs.push_back({item.entry->name, item.dtype, item.entry->shape});
   formats::Metadata metadata = checkpoint.metadata();
   metadata.erase(formats::kBlocksKey);
   metadata.try_emplace("format", "pt");
-  formats::SafetensorsWriter writer(out + "/model.safetensors", specs, metadata);
+  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, metadata);
   size_t done_bytes = 0;
   for (const QuantisePlan::Item& item : plan.items) {
     const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "carousel/core/error.h"
 #include "carousel/core/finite.h"
@@ -111,6 +112,13 @@ void save_state(const std::string& path, const SavedState& saved, const Model& m
                               {"model", model.fingerprint},
                               {"pos", pos},
                               {"checksum", checksum(tensors, model.fingerprint, pos)}});
+}
+
+bool looks_like_state(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::string beginning(4096, '\0');  // the metadata come first in a header
+  stream.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
+  return beginning.find(fmt::format("\"{}\"", kFormat)) != std::string::npos;
 }
 
 SavedState load_state(const std::string& path, const Model& model) {

@@ -21,6 +21,8 @@ struct SavedState {
 
 /// Written whole or not at all. Throws Error(kIo).
 void save_state(const std::string& path, const SavedState& saved, const Model& model);
+/// Whether the file's beginning says that it is one, of whatever model and version.
+bool looks_like_state(const std::string& path);
 /// Throws Error(kIo), Error(kState): another model's state, a truncated or altered file, a wrong tensor.
 SavedState load_state(const std::string& path, const Model& model);
 

@@ -29,7 +29,8 @@ TEST(Bench, MemoryAndRejectedSamplesAreSaid) {
   const std::string folder = init_model(scratch, kTinyMixed);
   const Ran ran = run_carousel("bench " + folder + " -p 4 -n 2 -r 2 -t 1 --json");
   ASSERT_EQ(ran.status, 0) << ran.err;
-  for (const Json& test : parse_json(ran.out, "bench").at("tests")) {
+  const Json tests = parse_json(ran.out, "bench").at("tests");
+  for (const Json& test : tests) {
     EXPECT_GT(test.at("peak_bytes").get<int64_t>(), test.at("size_bytes").get<int64_t>());
     EXPECT_LT(test.at("peak_bytes").get<int64_t>(), int64_t{256} << 20) << "the bounds' own memory is not counted";
     EXPECT_LE(test.at("samples").size() + test.at("rejected").get<size_t>(), 6u);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/stat.h>
+
 #include "carousel/core/json.h"
+#include "carousel/formats/new_file.h"
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::cli {
@@ -98,6 +101,58 @@ TEST(Quantize, ACheckpointThatIsItsOwnConfig) {
   EXPECT_TRUE(is_absent(scratch / "out/tiny.ckpt"));
   const Ran info = run_carousel("info " + (scratch / "out"));
   EXPECT_EQ(info.status, 0) << info.err;
+}
+
+TEST(Quantize, NeverWritesOverWhatItReads) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed), file = scratch / "m.gguf", link = scratch / "link.gguf";
+  ASSERT_EQ(run_carousel("convert " + folder + " --out " + file).status, 0);
+  const std::string before = read_file(file);
+  std::filesystem::create_symlink(file, link);
+  for (const std::string& out : {file, link}) {
+    for (const std::string& command : {"quantize " + file + " --type q8 --out ", "convert " + file + " --out "}) {
+      const Ran ran = run_carousel(command + out);
+      EXPECT_EQ(ran.status, 1) << ran.err;
+      EXPECT_NE(ran.err.find("a file of the model that is read, expected another name"), std::string::npos) << ran.err;
+    }
+  }
+  const Ran state = run_carousel("generate " + file + " -p a -n 1 --save-state " + file);
+  EXPECT_EQ(state.status, 1);
+  EXPECT_NE(state.err.find("exists and is no saved state"), std::string::npos) << state.err;
+  EXPECT_EQ(read_file(file), before);
+}
+
+TEST(Quantize, AFileThatIsNotWhatItsNameSays) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed), file = scratch / "m.gguf", pipe = scratch / "p.gguf";
+  std::filesystem::copy_file(folder + "/model.safetensors", file);
+  const Ran named = run_carousel("info " + file);
+  EXPECT_EQ(named.status, 1);
+  EXPECT_NE(named.err.find("m.gguf: does not begin with \"GGUF\""), std::string::npos) << named.err;
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const Ran piped = run_carousel("info " + pipe);  // nobody writes to it: it must not be waited for
+  EXPECT_EQ(piped.status, 1);
+  EXPECT_NE(piped.err.find("not a regular file"), std::string::npos) << piped.err;
+}
+
+// A limit on the size of files is an error like a full disk, and nothing is left.
+TEST(Quantize, StoppedHalfWayItTakesOnlyItsOwnFilesAway) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed), out = scratch / "out";
+  {
+    formats::NewFolder made(out);
+    write_file(made.file("config.json"), "{}");
+    write_file(out + "/notes.txt", "of somebody else");
+  }
+  EXPECT_FALSE(std::filesystem::exists(out + "/config.json"));
+  EXPECT_TRUE(std::filesystem::exists(out + "/notes.txt"));
+  const std::string command = "ulimit -f 8; " CAROUSEL_RUN_DIR "/carousel quantize " + folder + " --type q8 --out " +
+                              (scratch / "limited") + " 2> " + (scratch / "err");
+  const int status = std::system(command.c_str());
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
+  const std::string err = read_file(scratch / "err");
+  EXPECT_NE(err.find("cannot write: File too large"), std::string::npos) << err;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "limited"));
 }
 
 TEST(Quantize, BadOptionsAreNamed) {

@@ -41,6 +41,11 @@ TEST_P(PredictModel, FileStdinAndTwoRunsGiveTheSameBytes) {
   const Ran first = run_carousel(start + "--save-state " + (scratch / "state"), rows(0, 7));
   const Ran second = run_carousel(start + "--load-state " + (scratch / "state"), rows(7, 20));
   EXPECT_EQ(first.out + second.out, whole.out) << first.err << second.err;
+  const Ran over = run_carousel(start + "--input " + (scratch / "x.csv") + " --output " + (scratch / "x.csv"));
+  EXPECT_EQ(over.status, 1);
+  EXPECT_NE(over.err.find("the input, expected another file for the output"), std::string::npos) << over.err;
+  EXPECT_EQ(read_file(scratch / "x.csv"), "a,b,dt\n" + rows(0, 20));
+
   const Ran info = run_carousel("info " + model);
   EXPECT_EQ(info.status, 0) << info.err;
 }

@@ -14,20 +14,13 @@
 #include "carousel/model/profile.h"
 #include "carousel/model/quantise.h"
 #include "carousel/model/runner.h"
+#include "tests/model/block_configs.h"
 
 namespace carousel::model {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kXlstm =
-    R"({"model_type": "xlstm", "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2,
-        "ffn_proj_factor": 1.5, "ffn_round_up_to_multiple_of": 16})";
-constexpr const char* kMixed =
-    R"({"model_type": "carousel", "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 4, "norm_eps": 1e-6,
-        "tie_word_embeddings": true, "layer_types": ["mlstm", "conv", "full_attention", "slstm"],
-        "mlstm_config": {"num_heads": 2}, "attention_config": {"num_heads": 2}, "ffn_config": {"type": "moe"},
-        "moe_config": {"num_experts": 3, "intermediate_size": 32}})";
 constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
 
 WeightTypes mapped(WeightTypes types = {}) {

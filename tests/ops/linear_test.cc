@@ -2,6 +2,7 @@
 // ops::linear against a product in f64 with its rounding bound, and its promise: a row's bits depend on nothing but
 // the row, whatever the batch, the threads or the other weights of the call.
 #include "carousel/ops/linear.h"
+#include "tests/ops/drawn.h"
 
 #include <gtest/gtest.h>
 
@@ -21,19 +22,6 @@ namespace {
 constexpr DType kFloats[] = {DType::kF32, DType::kF16, DType::kBF16};
 constexpr DType kBlocks[] = {DType::kQ8, DType::kQ4};
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
-
-std::vector<float> normals(int64_t count, uint64_t seed) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(rng.normal());
-  return values;
-}
-
-Tensor tensor_of(const std::vector<float>& values, Shape shape) {
-  Tensor tensor(shape, DType::kF32);
-  std::memcpy(tensor.raw(), values.data(), values.size() * sizeof(float));
-  return tensor;
-}
 
 /// A weight and its exact values, row-major.
 struct Case {

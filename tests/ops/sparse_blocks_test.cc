@@ -11,24 +11,12 @@
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear.h"
+#include "tests/ops/drawn.h"
 
 namespace carousel {
 namespace {
 
 constexpr DType kBlocks[] = {DType::kQ8, DType::kQ4};
-
-std::vector<float> normals(int64_t count, uint64_t seed) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(rng.normal());
-  return values;
-}
-
-Tensor tensor_of(const std::vector<float>& values, Shape shape) {
-  Tensor tensor(shape, DType::kF32);
-  std::copy(values.begin(), values.end(), tensor.f32());
-  return tensor;
-}
 
 /// Rows of very different numbers of live weights, some of none, one of all.
 MatrixMask uneven_mask(int64_t M, int64_t K, double density, uint64_t seed) {

@@ -12,24 +12,12 @@
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear.h"
+#include "tests/ops/drawn.h"
 
 namespace carousel {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-
-std::vector<float> normals(int64_t count, uint64_t seed) {
-  Rng rng(seed);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(rng.normal());
-  return values;
-}
-
-Tensor tensor_of(const std::vector<float>& values, Shape shape) {
-  Tensor tensor(shape, DType::kF32);
-  std::memcpy(tensor.raw(), values.data(), values.size() * sizeof(float));
-  return tensor;
-}
 
 /// Rows of very different numbers of live weights, some of none.
 MatrixMask uneven_mask(int64_t M, int64_t K, double density, uint64_t seed) {

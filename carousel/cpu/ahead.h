@@ -7,40 +7,52 @@
 
 namespace carousel::cpu::CAROUSEL_ISA {
 
+constexpr int64_t kLineFloats = 16;  // of a cache line
+
 class RowsAhead {
  public:
   explicit RowsAhead(int64_t rows) : rows_(rows) {}
   /// `rows` pieces of `width` floats, `stride` apart; at most kMostParts times.
   void add(const float* data, int64_t stride, int64_t width) {
-    parts_[count_++] = {data, stride, width};
-    lines_ += rows_ * ((width - 1) / kLine + 1);
+    if (rows_ == 0) return;
+    const int64_t runs = (width - 1) / kRunFloats + 1;
+    parts_[count_++] = {data, stride, runs};
+    runs_ += rows_ * runs;
+    if (count_ == 1) at_ = data, runs_left_ = runs;
   }
-  /// Cache lines in all.
-  int64_t lines() const { return lines_; }
-  /// The next `lines` of them, into the second level of cache; nothing once all are.
-  void fetch(int64_t lines) {
-    for (; lines > 0 && part_ < count_ && rows_ > 0; --lines) {
-      const Part& part = parts_[part_];
-      __builtin_prefetch(part.data + row_ * part.stride + column_, 0, 2);
-      column_ += kLine;
-      if (column_ < part.width) continue;
-      column_ = 0;
-      if (++row_ < rows_) continue;
-      row_ = 0;
-      ++part_;
-    }
+  /// Runs of kRunLines cache lines in all.
+  int64_t runs() const { return runs_; }
+  /// The next run, into the second level of cache; nothing once all are. One at a time: a core has no more than some
+  /// twenty lines under way, and with more it waits. Lines beyond a row's end come too: to know would cost more.
+  void fetch() {
+    if (part_ == count_) return;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kRunLines; ++i) __builtin_prefetch(at_ + i * kLineFloats, 0, 2);
+    at_ += kRunFloats;
+    if (--runs_left_ == 0) next_row();
   }
-  void fetch_all() { fetch(lines_); }
+  void fetch_all() {
+    while (part_ < count_) fetch();
+  }
 
  private:
-  static constexpr int64_t kLine = 16;  // floats
+  static constexpr int64_t kRunLines = 8, kRunFloats = kRunLines * kLineFloats;
   static constexpr int kMostParts = 6;
   struct Part {
     const float* data;
-    int64_t stride, width;
+    int64_t stride, runs;  // of a row
   };
+  void next_row() {
+    if (++row_ == rows_) row_ = 0, ++part_;
+    if (part_ == count_) return;
+    at_ = parts_[part_].data + row_ * parts_[part_].stride;
+    runs_left_ = parts_[part_].runs;
+  }
+
+  const float* at_ = nullptr;
+  int64_t runs_left_ = 0;
   Part parts_[kMostParts];
-  int64_t rows_, lines_ = 0, row_ = 0, column_ = 0;
+  int64_t rows_, runs_ = 0, row_ = 0;
   int count_ = 0, part_ = 0;
 };
 

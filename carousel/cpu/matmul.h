@@ -6,6 +6,7 @@
 #include "carousel/cpu/vec.h"
 
 #define CAROUSEL_INLINE __attribute__((always_inline)) inline
+#define CAROUSEL_INLINE_LAMBDA __attribute__((always_inline))  // behind the parameters
 
 namespace carousel::cpu::CAROUSEL_ISA {
 

@@ -84,12 +84,14 @@ constexpr int64_t mlstm_step_rows(int64_t dv) {
   return dv >= kFloats / 4 ? 4 : kFloats / dv / 4 * 4;
 }
 constexpr int64_t mlstm_share_floats(int64_t dv) { return (dv / 16 + 1) * 16; }
-/// Floats of scratch memory one thread needs: a chunk's queries, keys, scores and values, C, and n at the end.
+/// Floats of scratch memory one thread needs: a panel of values, a chunk's queries, keys and scores, C, and n at the
+/// end.
 constexpr int64_t mlstm_scratch_floats(int64_t dk, int64_t dv) {
   constexpr int64_t kWidestPanel = 64;
   const int64_t columns = (dv + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
   const int64_t q = kMlstmChunk * (dk + 32), k = kMlstmChunk * dk, s = kMlstmChunk * kMlstmChunk;
-  return (q + k + s + (kMlstmChunk + dk + 2) * columns + dk + 64 + 15) / 16 * 16;
+  const int64_t values = kMlstmChunk * kWidestPanel;
+  return (values + q + k + s + (dk + 2) * columns + dk + 64 + 15) / 16 * 16;
 }
 
 }  // namespace carousel::ops

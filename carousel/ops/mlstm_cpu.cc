@@ -1,76 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mLSTM cell on CPUs. A sequence of one row takes a recurrent step, one pass over C: a task is a block of rows of C
-// of one head. A longer one is walked by tasks of one head, or of a block of its value columns, piece by piece: chunks
-// are products of cached matrices, and C stays packed for them from the first to the last. Tasks that share a head
-// repeat its gates, n and denominators, so the division into blocks changes no bit.
+// of one head. A longer one is walked by one thread per head, or per block of its value columns, piece by piece: chunks
+// are products of cached matrices, and C stays packed for them from the first to the last. Threads that have no walk
+// left take panels of the others'. Walks that share a head repeat its gates, n and denominators, so neither division
+// changes a bit.
 #include "carousel/ops/mlstm.h"
 
-#include "carousel/cpu/ahead.h"
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/matmul.h"
-#include "carousel/cpu/transpose.h"
+#include "carousel/cpu/offer.h"
+#include "carousel/ops/mlstm_chunk_cpu.h"
+#include "carousel/ops/mlstm_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kL = ops::kMlstmChunk;
-constexpr int64_t kColumnUnit = 64;  // value columns of a task: a multiple of this
-// Rows of a tile. With AVX-512 eight are enough to keep the multipliers busy, and divide a chunk and most heads.
-constexpr int kRows = kLanes == 16 ? 8 : kTileRows;
-
-struct Head {
-  const ops::MlstmArgs* args;
-  int64_t h;
-  int64_t first_column, width;  // block of value columns
-  float* c;                     // [Dk, Dv] of this head, at first_column
-  float* n;                     // [Dk]
-  float m;
-  float* scratch;
-};
-
-/// Soft-capped i and log-sigmoid of f of a chunk's rows.
-struct Gates {
-  float i[kL];
-  float log_f[kL];
-};
-
-/// Soft-caps both gates of `count` places and replaces those of f by log sigmoid(f), in whole vectors: the arrays have
-/// room for them.
-inline void activate_gates(float* i, float* f, int64_t count, float cap) {
-  for (int64_t j = 0; j < count; j += kLanes) {
-    Vec i_j = load(i + j), f_j = load(f + j);
-    if (cap > 0) {
-      i_j = set1(cap) * tanh(i_j / set1(cap));
-      f_j = set1(cap) * tanh(f_j / set1(cap));
-    }
-    store(i + j, i_j);
-    store(f + j, log_sigmoid(f_j));
-  }
-}
-
-inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
-
-inline float dot(const float* a, const float* b, int64_t count) {
-  Vec acc = {};
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) acc = fma(load(a + j), load(b + j), acc);
-  if (j < count) acc = fma(load_partial(a + j, count - j), load_partial(b + j, count - j), acc);
-  return sum(acc);
-}
-
-inline float denominator(float q_dot_n, float m, const ops::MlstmArgs& args) {
-  const float floor = std::exp(-m);                              // +inf for m < -88: h is then 0
-  const float magnitude = std::fabs(q_dot_n) + args.eps_in_max;  // adding zero changes no bit
-  return (magnitude > floor ? magnitude : floor) + args.eps_outside;
-}
-
-struct Scales {
-  float q, k;  // one is Dk^-1/2, the other 1, which changes no bit
-};
-inline Scales scales(const ops::MlstmDims& dims) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dims.dk));
-  return dims.scale_keys ? Scales{1.0f, scale} : Scales{scale, 1.0f};
-}
+constexpr int64_t kColumnUnit = 64;  // value columns of a walk: a multiple of this
 
 // ---- one row -------------------------------------------------------------------------------------------------------
 
@@ -202,329 +146,11 @@ void step_all(const Stream& stream, const ops::MlstmArgs& args, int64_t active) 
 
 // ---- many rows -----------------------------------------------------------------------------------------------------
 
-/// The decays of one chunk (xLSTM's stabilised chunkwise form): b is the running sum of log f, m_t the running maximum.
-struct Decays {
-  // log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b - m_t, u = i - b:
-  // in two floats each, because b may be huge (-1e4 per row) where the difference is not.
-  float t_hi[kL], t_lo[kL], u_hi[kL], u_lo[kL];
-  float carry[kL];  // e^(b_t + m - m_t): weight of the carried state in row t; then that over the row's denominator
-  float keep[kL];   // e^(b_L - b_j + i_j - m_next): weight of row j in the next state, 0 beyond the chunk
-  float m[kL];      // m_t
-  float state;      // e^(b_L + m - m_next)
-};
-
-inline void split(double x, float* hi, float* lo) {
-  *hi = static_cast<float>(x);
-  *lo = static_cast<float>(x - static_cast<double>(*hi));
-}
-
-void read_chunk_gates(const Head& head, int64_t first_row, int64_t count, Gates* gates) {
-  const ops::MlstmArgs& args = *head.args;
-  for (int64_t t = 0; t < kL; ++t) {
-    const int64_t row = first_row + (t < count ? t : 0);
-    gates->i[t] = args.i_pre.data[row * args.i_pre.stride + head.h];
-    gates->log_f[t] = args.f_pre.data[row * args.f_pre.stride + head.h];
-  }
-  activate_gates(gates->i, gates->log_f, kL, args.dims.gate_soft_cap);
-}
-
-void chunk_decays(const Gates& gates, int64_t count, float m_start, Decays* decays) {
-  double b[kL];
-  double sum_f = 0, m = m_start;
-  for (int64_t t = 0; t < count; ++t) {
-    sum_f += gates.log_f[t];
-    b[t] = sum_f;
-    m = m + gates.log_f[t] > gates.i[t] ? m + gates.log_f[t] : gates.i[t];
-    decays->m[t] = static_cast<float>(m);
-    split(b[t] - decays->m[t], &decays->t_hi[t], &decays->t_lo[t]);
-    split(gates.i[t] - b[t], &decays->u_hi[t], &decays->u_lo[t]);
-    decays->carry[t] = static_cast<float>(b[t] + m_start - decays->m[t]);
-  }
-  const double m_next = decays->m[count - 1];
-  for (int64_t j = 0; j < count; ++j) {
-    decays->keep[j] = static_cast<float>(sum_f - b[j] + gates.i[j] - m_next);
-  }
-  for (int64_t j = count; j < kL; ++j) decays->carry[j] = decays->keep[j] = -INFINITY;
-  for (int64_t j = 0; j < kL; j += kLanes) {
-    store(decays->carry + j, exp(load(decays->carry + j)));
-    store(decays->keep + j, exp(load(decays->keep + j)));
-  }
-  decays->state = decays->carry[count - 1];
-}
-
-constexpr int64_t kPanel = kTileVecs * kLanes;  // columns of a panel of C or V
-
-/// The matrices of one chunk, packed: rows that are a power of two apart would share cache sets.
-struct Packed {
-  float* q;    // [L, q_stride] scaled
-  float* k_t;  // [Dk, L] keys scaled and transposed, zero beyond the chunk; later weighted for the next state
-  float* s;    // [L, L] scores, then the weights of the values
-  float* v;    // [panels] of [L, kPanel], v_stride apart
-  float* c;    // [panels] of [Dk, kPanel], c_stride apart: this block of C, from the first to the last chunk of a run
-  int64_t q_stride, v_stride, c_stride;
-};
-
-Packed packed_in(const Head& head) {
-  const int64_t dk = head.args->dims.dk, panels = (head.width - 1) / kPanel + 1;
-  Packed p;
-  p.q_stride = (dk + 15) / 16 * 16 + 16;
-  p.v_stride = (kL + 1) * kPanel;
-  p.c_stride = (dk + 1) * kPanel;
-  p.q = head.scratch;
-  p.k_t = p.q + kL * p.q_stride;
-  p.s = p.k_t + kL * dk;
-  p.v = p.s + kL * kL;
-  p.c = p.v + panels * p.v_stride;
-  return p;
-}
-
-/// One row of a panel, `width` columns wide at least: what lies beyond them is zero.
-inline void copy_to_panel(const float* row, int64_t width, float* panel) {
-#pragma GCC unroll 2
-  for (int64_t j = 0; j < kPanel; j += kLanes) {
-    const int64_t lanes = width - j;
-    store(panel + j, lanes >= kLanes ? load(row + j) : lanes > 0 ? load_partial(row + j, lanes) : Vec{});
-  }
-}
-inline void copy_from_panel(const float* panel, int64_t width, float* row) {
-#pragma GCC unroll 2
-  for (int64_t j = 0; j < kPanel; j += kLanes) {
-    const int64_t lanes = width - j;
-    if (lanes >= kLanes) {
-      store(row + j, load(panel + j));
-    } else if (lanes > 0) {
-      store_partial(row + j, load(panel + j), lanes);
-    }
-  }
-}
-
-void pack_values(const Head& head, const Packed& p, int64_t first_row, int64_t count) {
-  const View& v = head.args->v;
-  const float* rows = v.data + first_row * v.stride + head.h * head.args->dims.dv + head.first_column;  // [L, width]
-  for (int64_t t = 0; t < count; ++t) {
-    for (int64_t j = 0; j < head.width; j += kPanel) {
-      copy_to_panel(rows + t * v.stride + j, head.width - j, p.v + j / kPanel * p.v_stride + t * kPanel);
-    }
-  }
-}
-void pack_state(const Head& head, const Packed& p) {
-  const int64_t dk = head.args->dims.dk, dv = head.args->dims.dv;
-  for (int64_t d = 0; d < dk; ++d) {
-    for (int64_t j = 0; j < head.width; j += kPanel) {
-      copy_to_panel(head.c + d * dv + j, head.width - j, p.c + j / kPanel * p.c_stride + d * kPanel);
-    }
-  }
-}
-void unpack_state(const Head& head, const Packed& p) {
-  const int64_t dk = head.args->dims.dk, dv = head.args->dims.dv;
-  for (int64_t d = 0; d < dk; ++d) {
-    for (int64_t j = 0; j < head.width; j += kPanel) {
-      copy_from_panel(p.c + j / kPanel * p.c_stride + d * kPanel, head.width - j, head.c + d * dv + j);
-    }
-  }
-}
-
-/// Queries, and in `carried` [L] their products with the carried n.
-void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t count, float* carried) {
-  const ops::MlstmArgs& args = *head.args;
-  const int64_t dk = args.dims.dk;
-  const Vec scale = set1(scales(args.dims).q);
-  for (int64_t t = 0; t < count; ++t) {
-    const float* q = args.q.data + (first_row + t) * args.q.stride + head.h * dk;  // [Dk]
-    float* packed = p.q + t * p.q_stride;                                          // [Dk]
-    Vec dot[2] = {};
-    int64_t d = 0;
-    for (int64_t i = 0; d + kLanes <= dk; d += kLanes, i ^= 1) {
-      const Vec scaled = scale * load(q + d);
-      store(packed + d, scaled);
-      dot[i] = fma(scaled, load(head.n + d), dot[i]);
-    }
-    if (const int64_t rest = dk - d; rest > 0) {
-      const Vec scaled = scale * load_partial(q + d, rest);
-      store_partial(packed + d, scaled, rest);
-      dot[0] = fma(scaled, load_partial(head.n + d, rest), dot[0]);
-    }
-    carried[t] = sum(dot[0] + dot[1]);
-  }
-}
-
-/// Keys, and n' = state n + their weighted sum.
-void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t first_row, int64_t count) {
-  const ops::MlstmArgs& args = *head.args;
-  const int64_t dk = args.dims.dk;
-  const Vec scale = set1(scales(args.dims).k);
-  for (int64_t d = 0; d < dk; d += kLanes) {
-    const int64_t lanes = dk - d < kLanes ? dk - d : kLanes;
-    const bool full = lanes == kLanes;
-    Vec n = set1(decays.state) * (full ? load(head.n + d) : load_partial(head.n + d, lanes));
-    for (int64_t t = 0; t < kL; t += kLanes) {
-      Vec block[kLanes];  // of rows
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes; ++i) {
-        block[i] = Vec{};
-        if (t + i >= count) continue;
-        const float* k = args.k.data + (first_row + t + i) * args.k.stride + head.h * dk + d;
-        block[i] = scale * (full ? load(k) : load_partial(k, lanes));
-        n = fma(set1(decays.keep[t + i]), block[i], n);
-      }
-      transpose(block);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes; ++i) {
-        if (i < lanes) store(p.k_t + (d + i) * kL + t, block[i]);
-      }
-    }
-    full ? store(head.n + d, n) : store_partial(head.n + d, n, lanes);
-  }
-}
-
-/// s = q k^T where j <= t: whole tiles, those above the diagonal left out.
-void scores(const Packed& p, int64_t dk, int64_t count) {
-  for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
-    for_row_tiles<kRows>(count, [&]<int R>(int64_t t) {
-      if (j >= t + R) return;
-      Tile<R, V> tile = {};
-      multiply_add<kPartial>(tile, p.q + t * p.q_stride, p.q_stride, 1, p.k_t + j, kL, dk, lanes);
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) store(p.s + (t + r) * kL + j + v * kLanes, tile.acc[r][v]);
-      }
-    });
-  });
-}
-
-/// Decays the scores and divides them, and the weight of the carried state, by the denominators of their rows.
-void weigh_values(const Head& head, const Packed& p, const float* carried, int64_t count, Decays* decays) {
-  for (int64_t t = 0; t < count; ++t) {
-    const Vec t_hi = set1(decays->t_hi[t]), t_lo = set1(decays->t_lo[t]);
-    float* s_t = p.s + t * kL;  // [L]
-    Vec total = {};
-    for (int64_t j = 0; j < kL; j += kLanes) {
-      const int64_t lanes = t + 1 - j;
-      if (lanes <= 0) {
-        store(s_t + j, Vec{});
-        continue;
-      }
-      const bool full = lanes >= kLanes;
-      const Vec u_hi = full ? load(decays->u_hi + j) : load_partial(decays->u_hi + j, lanes, -INFINITY);
-      const Vec u_lo = full ? load(decays->u_lo + j) : load_partial(decays->u_lo + j, lanes);
-      const Vec s = (full ? load(s_t + j) : load_partial(s_t + j, lanes)) * exp((t_hi + u_hi) + (t_lo + u_lo));
-      store(s_t + j, s);
-      total = total + s;
-    }
-    const float norm = denominator(fma1(decays->carry[t], carried[t], sum(total)), decays->m[t], *head.args);
-    decays->carry[t] = decays->carry[t] / norm;
-    for (int64_t j = 0; j <= t; j += kLanes) store(s_t + j, load(s_t + j) / set1(norm));
-  }
-}
-
-void weigh_keys(const Packed& p, int64_t dk, const Decays& decays) {
-  for (int64_t d = 0; d < dk; ++d) {
-    float* k_d = p.k_t + d * kL;  // [L]
-    for (int64_t j = 0; j < kL; j += kLanes) store(k_d + j, load(k_d + j) * load(decays.keep + j));
-  }
-}
-
-/// What chunks at `first_row` begin with.
-RowsAhead rows_ahead(const Head& head, int64_t first_row, int64_t rows) {
-  const ops::MlstmArgs& args = *head.args;
-  const int64_t dk = args.dims.dk, dv = args.dims.dv;
-  RowsAhead ahead(rows);
-  const auto add = [&](const View& view, int64_t first, int64_t width) {
-    ahead.add(view.data + first_row * view.stride + first, view.stride, width);
-  };
-  add(args.i_pre, head.h, 1);
-  add(args.f_pre, head.h, 1);
-  add(args.q, head.h * dk, dk);
-  add(args.k, head.h * dk, dk);
-  add(args.v, head.h * dv + head.first_column, head.width);
-  return ahead;
-}
-
-struct Panel {
-  const float* v;  // [L, kPanel]
-  float* c;        // [Dk, kPanel]
-  float* out;      // [count, width], out_stride apart
-  int64_t out_stride, width;
-};
-
-/// One panel: h from C as it was and the chunk's values, then C', while they are in cache.
-template <int V>
-void chunk_panel(const Packed& p, const Decays& decays, int64_t dk, int64_t count, const Panel& panel, RowsAhead* ahead,
-                 int64_t lines_per_tile) {
-  const float* v = panel.v;
-  float* c = panel.c;
-  for_row_tiles<kRows>(count, [&]<int R>(int64_t t) {
-    ahead->fetch(lines_per_tile);
-    Tile<R, V> tile = {};
-    multiply_add<false>(tile, p.q + t * p.q_stride, p.q_stride, 1, c, kPanel, dk, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) tile.acc[r][i] = tile.acc[r][i] * set1(decays.carry[t + r]);
-    }
-    multiply_add<false>(tile, p.s + t * kL, kL, 1, v, kPanel, t + R < count ? t + R : count, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) {
-        float* h = panel.out + (t + r) * panel.out_stride + i * kLanes;
-        const int64_t lanes = panel.width - i * kLanes;
-        lanes >= kLanes ? store(h, tile.acc[r][i]) : store_partial(h, tile.acc[r][i], lanes);
-      }
-    }
-  });
-  const Vec state = set1(decays.state);
-  for_row_tiles<kRows>(dk, [&]<int R>(int64_t d) {
-    Tile<R, V> tile;
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) tile.acc[r][i] = state * load(c + (d + r) * kPanel + i * kLanes);
-    }
-    multiply_add<false>(tile, p.k_t + d * kL, kL, 1, v, kPanel, count, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) store(c + (d + r) * kPanel + i * kLanes, tile.acc[r][i]);
-    }
-  });
-}
-
-/// `next` rows follow in the same run of chunks.
-void chunk(Head* head, const Packed& p, int64_t first_row, int64_t count, int64_t next) {
-  const ops::MlstmArgs& args = *head->args;
-  const int64_t dk = args.dims.dk, dv = args.dims.dv;
-  Gates gates;
-  Decays decays;
-  float carried[kL];
-  read_chunk_gates(*head, first_row, count, &gates);
-  chunk_decays(gates, count, head->m, &decays);
-  pack_queries(*head, p, first_row, count, carried);
-  pack_keys(*head, p, decays, first_row, count);
-  pack_values(*head, p, first_row, count);
-  scores(p, dk, count);
-  head->m = decays.m[count - 1];
-  weigh_values(*head, p, carried, count, &decays);
-  weigh_keys(p, dk, decays);
-
-  const int64_t out_stride = args.dims.heads * dv;
-  float* out = args.out + first_row * out_stride + head->h * dv + head->first_column;  // [count, width]
-  RowsAhead ahead = rows_ahead(*head, first_row + count, next);
-  const int64_t panels = (head->width - 1) / kPanel + 1;
-  const int64_t lines_per_tile = ahead.lines() / (panels * ((count - 1) / kRows + 1)) + 1;
-  for (int64_t i = 0; i < panels; ++i) {
-    const Panel panel = {p.v + i * p.v_stride, p.c + i * p.c_stride, out + i * kPanel, out_stride,
-                         head->width - i * kPanel};
-    panel.width <= kLanes ? chunk_panel<1>(p, decays, dk, count, panel, &ahead, lines_per_tile)
-                          : chunk_panel<kTileVecs>(p, decays, dk, count, panel, &ahead, lines_per_tile);
-  }
-}
-
-// ---- the division of the work --------------------------------------------------------------------------------------
-
-/// Blocks of value columns per head. A block repeats the head's scores and packs its queries and keys again: as much
-/// work as kRepeated of its columns.
+/// Blocks of value columns per head: with fewer heads than threads, as many as leave each block a thread.
 int64_t column_blocks(int64_t heads, int64_t threads, int64_t dv) {
-  constexpr int64_t kRepeated = 40;
-  int64_t best = 1, best_work = INT64_MAX;
-  for (int64_t blocks = 1; dv / blocks >= kColumnUnit; blocks *= 2) {
-    const int64_t work = ((heads * blocks - 1) / threads + 1) * (kRepeated + dv / blocks);
-    if (work >= best_work) continue;
-    best = blocks;
-    best_work = work;
-  }
-  return best;
+  int64_t blocks = 1;
+  while (heads * blocks * 2 <= threads && dv / (blocks * 2) >= kColumnUnit) blocks *= 2;
+  return blocks;
 }
 
 /// Rows from `t` to the end of the sequence's piece or to the next chunk, whichever comes first.
@@ -533,25 +159,69 @@ inline int64_t piece(const ops::MlstmSequence& seq, int64_t t) {
   return to_grid < rest ? to_grid : rest;
 }
 
-void walk(Head* head, const ops::MlstmSequence& seq) {
-  const Packed p = packed_in(*head);
-  bool in_panels = false;
+/// What a thread works on: a head's rows in order, and the chunk whose panels others may take.
+struct Walk {
+  Offer offer;
+  const Chunk* chunk;
+};
+
+void walk_rows(Head* head, const ops::MlstmSequence& seq, Walk* walk) {
+  Chunk chunk;
+  chunk.head = head;
+  chunk.p = packed_in(head->scratch, head->args->dims.dk);
+  chunk.stores = true;
+  walk->chunk = &chunk;
   for (int64_t t = 0, count = piece(seq, 0), next = 0; t < seq.rows; t += count, count = next) {
     next = piece(seq, t + count);
-    if (count > 1) {
-      if (!in_panels) {
-        rows_ahead(*head, seq.first_row + t, count).fetch_all();
-        pack_state(*head, p);
-      }
-      in_panels = true;
-      chunk(head, p, seq.first_row + t, count, next);
+    if (count == 1) {
+      step(head, seq.first_row + t);
       continue;
     }
-    if (in_panels) unpack_state(*head, p);
-    in_panels = false;
-    step(head, seq.first_row + t);
+    chunk.first_row = seq.first_row + t;
+    chunk.count = count;
+    chunk.loads = chunk.stores;  // where the one before left it
+    chunk.stores = next <= 1;
+    if (chunk.loads) rows_ahead(*head, chunk.first_row, count).fetch_all();
+    prepare_chunk(head, &chunk);
+    RowsAhead ahead = rows_ahead(*head, chunk.first_row + count, next);
+    const int64_t panels = chunk.panels(), group = (panels - 1) / Offer::kMostPieces + 1;
+    walk->offer.share((panels - 1) / group + 1, seq.rows - t, [&](int64_t i) {
+      for (int64_t j = i * group; j < (i + 1) * group && j < panels; ++j) chunk_panel(chunk, j, head->scratch, &ahead);
+    });
   }
-  if (in_panels) unpack_state(*head, p);
+}
+
+/// Panels of the walk that has most left to do; false if no thread shares any.
+bool help_a_walk(Walk* walks, int64_t count, float* values) {
+  Walk* best = walks;
+  for (int64_t w = 1; w < count; ++w) best = walks[w].offer.left() > best->offer.left() ? walks + w : best;
+  return best->offer.left() > 0 && best->offer.help([&](int64_t i) {
+    const Chunk& chunk = *best->chunk;
+    const int64_t panels = chunk.panels(), group = (panels - 1) / Offer::kMostPieces + 1;
+    for (int64_t j = i * group; j < (i + 1) * group && j < panels; ++j) chunk_panel(chunk, j, values, nullptr);
+  });
+}
+
+/// f(worker, item, walk) for every item; a worker that finds none left helps until the last has ended.
+template <class F>
+void parallel_walks(const Stream& stream, const ops::MlstmArgs& args, int64_t items, int64_t total_work, F&& f) {
+  constexpr int64_t kMostWorkers = 128;
+  const int64_t threads = stream.pool->threads() < kMostWorkers ? stream.pool->threads() : kMostWorkers;
+  const int64_t workers = total_work < 2 * kTaskWork ? 1 : threads;
+  Walk walks[kMostWorkers];
+  int64_t next = 0, ended = 0;
+  parallel_for(*stream.pool, workers, [&](int64_t worker) {
+    for (;;) {
+      const int64_t item = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
+      if (item >= items) break;
+      f(worker, item, &walks[worker]);
+      __atomic_fetch_add(&ended, int64_t{1}, __ATOMIC_RELEASE);
+    }
+    float* const values = args.scratch + worker * args.scratch_floats;
+    for (Patience patience; __atomic_load_n(&ended, __ATOMIC_ACQUIRE) < items;) {
+      if (!help_a_walk(walks, workers, values)) patience.wait();
+    }
+  });
 }
 
 }  // namespace
@@ -569,7 +239,8 @@ void mlstm(const Stream& stream, const ops::MlstmArgs& args) {
   if (active == 0) return;
   const int64_t blocks = column_blocks(active * heads, stream.pool->threads(), dv);
   const int64_t block_width = ((dv - 1) / blocks / kColumnUnit + 1) * kColumnUnit;
-  parallel_workers(stream, args.batch * heads * blocks, rows * heads * dk * dv * 5, [&](int64_t worker, int64_t item) {
+  const int64_t items = args.batch * heads * blocks;
+  parallel_walks(stream, args, items, rows * heads * dk * dv * 5, [&](int64_t worker, int64_t item, Walk* own) {
     const ops::MlstmSequence& seq = args.sequences[item / (heads * blocks)];
     const int64_t h = item / blocks % heads, first_column = item % blocks * block_width;
     if (seq.rows < 2 || first_column >= dv) return;
@@ -586,7 +257,7 @@ void mlstm(const Stream& stream, const ops::MlstmArgs& args) {
       head.n = first_column == 0 ? seq.n_next + h * dk : head.scratch + args.scratch_floats - (dk + 15) / 16 * 16;
       std::memcpy(head.n, seq.n + h * dk, sizeof(float) * static_cast<size_t>(dk));
     }
-    walk(&head, seq);
+    walk_rows(&head, seq, own);
     if (first_column == 0) (blocks > 1 ? seq.m_next : seq.m)[h] = head.m;
   });
   for (int64_t s = 0; s < args.batch && blocks > 1; ++s) {

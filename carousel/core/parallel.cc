@@ -2,7 +2,7 @@
 // One 64-bit gate holds the number of the region (high half) and how many workers are inside it (low half). A worker
 // enters by adding 1 and reads the number it entered in the same instruction; the caller closes the region and then
 // waits for the count to reach 0. A worker that slept through a region is therefore never waited for, and none can
-// touch a region that has ended.
+// touch a region that has ended. Who waits looks after those it waits for: see Placement.
 #include "carousel/core/parallel.h"
 
 #include <sched.h>
@@ -21,12 +21,19 @@
 
 #include "carousel/core/cpu_quota.h"
 #include "carousel/core/error.h"
+#include "carousel/core/placement.h"
 
 namespace carousel {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+using Time = std::chrono::microseconds;
+
 // A forward opens a region every few tens of microseconds; waking a sleeping thread costs as much.
-constexpr std::chrono::microseconds kSpin{50};
+constexpr Time kSpin{50};
+constexpr Time kAlone{5};        // of a wait, before it is asked who else wants this core
+constexpr Time kHeld{50};        // longer than threads need to finish their last tasks of a common region
+constexpr Time kPatience{2000};  // for a region's end, before a thread sleeps: tasks are long, nobody is held
 constexpr int kPausesPerClockRead = 32;
 constexpr uint64_t kRegion = uint64_t{1} << 32;  // odd region numbers are open, even ones closed
 constexpr uint64_t kInsideMask = kRegion - 1;
@@ -42,22 +49,11 @@ void pause() {
 #endif
 }
 
-/// Spins until done() or the time is up; returns done().
-template <class Done>
-bool spin_until(const Done& done) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  do {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
-      if (done()) return true;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < deadline);
-  return done();
-}
-
 }  // namespace
 
 struct ThreadPool::Shared {
+  explicit Shared(int threads) : placement(threads) {}
+
   alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<int64_t> next{0};  // first unclaimed index
   alignas(64) int64_t count = 0;             // these three change only while the region is closed and empty
@@ -69,6 +65,7 @@ struct ThreadPool::Shared {
   std::mutex sleep_mutex;
   std::condition_variable wake;
   std::mutex caller_mutex;
+  Placement placement;
   std::vector<std::thread> workers;
 
   void claim_all() {
@@ -79,21 +76,58 @@ struct ThreadPool::Shared {
     }
   }
 
-  void work() {
+  /// Spins until done() or the time is up; returns done().
+  template <class Done>
+  bool spin_until(const Done& done, Time time, int member) {
+    const auto start = Clock::now();
+    for (;;) {
+      for (int i = 0; i < kPausesPerClockRead; ++i) {
+        if (done()) return true;
+        pause();
+      }
+      const auto waited = Clock::now() - start;
+      if (waited >= time) return done();
+      if (waited >= kAlone) placement.make_way(member);
+    }
+  }
+
+  /// As spin_until, for threads that wait for those inside a region.
+  template <class Done>
+  bool outlast(const Done& done, int member) {
+    if (spin_until(done, kHeld, member)) return true;
+    for (const auto start = Clock::now(); Clock::now() - start < kPatience;) {
+      placement.relieve(member);
+      if (spin_until(done, kHeld / 5, member)) return true;
+    }
+    return false;
+  }
+
+  void work(int member) {
+    placement.enrol(member);
     uint64_t done_region = 0;
     const auto has_news = [&] {
       const uint64_t seen = gate.load();
       return (is_open(seen) && region_of(seen) != done_region) || stopping.load();
     };
+    const auto is_over = [&] {  // done_region has ended
+      const uint64_t seen = gate.load();
+      return region_of(seen) > done_region && ((seen & kInsideMask) == 0 || is_open(seen));
+    };
     for (;;) {
-      if (!spin_until(has_news)) sleep_until(has_news);
+      if (!spin_until(has_news, kSpin, member)) {
+        placement.rest(member);
+        sleep_until(has_news);
+      }
       if (stopping.load()) return;
+      placement.enter(member);
       const uint64_t entered = gate.fetch_add(1);
       if (is_open(entered)) {
         claim_all();
         done_region = region_of(entered);
       }
+      placement.leave(member);
       gate.fetch_sub(1);
+      if (is_open(entered)) outlast(is_over, member);
     }
   }
 
@@ -118,10 +152,10 @@ struct ThreadPool::Shared {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>()) {
+ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>(std::max(1, threads))) {
   if (threads < 1) fail(ErrorKind::kUsage, "threads: got {}, expected at least 1", threads);
   try {
-    for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get()] { shared->work(); });
+    for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { shared->work(i); });
   } catch (const std::exception& error) {
     shared_->stop();
     fail(ErrorKind::kUsage, "threads: the system refused to start {} threads: {}", threads, error.what());
@@ -142,13 +176,15 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
   shared.task = task;
   shared.context = context;
   shared.next.store(0, std::memory_order_relaxed);
+  shared.placement.enrol(0);
+  shared.placement.enter(0);
   shared.gate.fetch_add(kRegion);
   shared.wake_all();
   shared.claim_all();
   shared.gate.fetch_add(kRegion);
+  shared.placement.leave(0);
   const auto is_empty = [&] { return (shared.gate.load() & kInsideMask) == 0; };
-  if (spin_until(is_empty)) return;
-  while (!is_empty()) std::this_thread::yield();
+  while (!shared.outlast(is_empty, 0)) std::this_thread::yield();
 }
 
 namespace {

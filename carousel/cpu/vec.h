@@ -186,6 +186,26 @@ inline float max_lane(Vec v) {
 
 inline IntVec max(IntVec a, IntVec b) { return a > b ? a : b; }
 
+/// Every second lane of a, then of b.
+inline IntVec even_lanes(IntVec a, IntVec b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#endif
+}
+inline IntVec odd_lanes(IntVec a, IntVec b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
 /// The upper half of a vector onto the lower, until one lane is left.
 template <class Join>
 inline int32_t fold(IntVec v, const Join& join) {

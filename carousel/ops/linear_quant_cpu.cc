@@ -17,7 +17,6 @@ namespace {
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
 typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
-constexpr int kBlockVecs = static_cast<int>(kBlock / kLanes);
 constexpr int64_t kScaleBytes = kPanelRows * 2;
 
 // 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 2 x 2 of each.
@@ -146,8 +145,10 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
   const char* cells = panel + col * 4;
   const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
   for (; blocks > 0; --blocks) {
+    if (out.streams) {
 #pragma GCC unroll 32
-    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+      for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    }
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -200,61 +201,98 @@ struct QuantEngine {
   }
 };
 
-/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -128 to 127.
+/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -128 to 127; of what is not finite
+/// anything.
 IntVec codes_of(Vec values, Vec inverse) {
-  const IntVec shifted = as_int(values * inverse + set1(12582912.0f));  // 1.5 * 2^23: adding it rounds to an integer
-  return (shifted << 24) >> 24;
+  return as_int(values * inverse + set1(12582912.0f)) - 0x4B400000;  // 1.5 * 2^23: adding it rounds to an integer
 }
 
-/// One row of one block of x, as row r of R.
-void quantise(const float* x, int64_t r, int64_t rows, char* out) {
-  Vec v[kBlockVecs];
-  IntVec magnitudes = {};  // as integers they have the order of the values, NaN last
-  for (int i = 0; i < kBlockVecs; ++i) {
-    v[i] = load(x + i * kLanes);
-    magnitudes = max(magnitudes, as_int(v[i]) & 0x7FFFFFFF);
+/// Lane i: the lanes of v[i], joined.
+template <class Join>
+TILE_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
+#pragma GCC unroll 4
+  for (int64_t count = kLanes / 2; count > 0; count /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < count; ++i)
+      v[i] = join(even_lanes(v[2 * i], v[2 * i + 1]), odd_lanes(v[2 * i], v[2 * i + 1]));
   }
-  const int32_t peak_bits = max_lane(magnitudes);
-  float peak;
-  std::memcpy(&peak, &peak_bits, sizeof peak);
-  const bool tiny = !(peak > 0x1p-100f);  // nothing that can be scaled
-  const float inverse = tiny ? 0.0f : 127.0f / peak;
-  const float scale = tiny ? peak - peak : peak / 127.0f + (peak - peak);  // 0; NaN of what is not finite
-  IntVec totals = {};
-  int8_t bytes[kBlock];
-  for (int i = 0; i < kBlockVecs; ++i) {
-    const IntVec codes = codes_of(v[i], set1(inverse));
-    totals += codes;
-    const CodeVec narrow = __builtin_convertvector(codes, CodeVec);
-    std::memcpy(bytes + i * kLanes, &narrow, sizeof narrow);
+  return v[0];
+}
+
+// How far ahead x is asked for; halving it takes a half longer where x is not in a near cache.
+constexpr uintptr_t kRowPrefetch = 4096;
+
+/// The scales of kLanes blocks, and what their codes are counted in.
+struct BlockScales {
+  float scale[kLanes], inverse[kLanes];
+};
+TILE_INLINE void scales_of(const float* x, int64_t count, BlockScales& out) {
+  const auto* const ahead = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + kRowPrefetch);
+  IntVec magnitudes[kLanes];  // as integers they have the order of the values, NaN last
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kLanes; ++i) {
+    magnitudes[i] = IntVec{};
+    if (i >= count) continue;
+    for (int64_t j = 0; j < kBlock; j += 16) __builtin_prefetch(ahead + (i * kBlock + j) * 4, 0, 3);
+#pragma GCC unroll 8
+    for (int64_t j = i * kBlock; j < (i + 1) * kBlock; j += kLanes) {
+      magnitudes[i] = max(magnitudes[i], as_int(load(x + j)) & 0x7FFFFFFF);
+    }
   }
-  const int32_t total = sum(totals);
-  const int32_t starts[2] = {-128 * total, -8 * total};
-  for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, bytes + g * 4, 4);
-  std::memcpy(out + rows * kBlock + r * 4, &scale, 4);
-  std::memcpy(out + rows * (kBlock + 4) + r * 4, &starts[0], 4);
-  std::memcpy(out + rows * (kBlock + 8) + r * 4, &starts[1], 4);
+  const Vec peak = as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
+  const IntVec scalable = peak > set1(0x1p-100f);
+  store(out.inverse, scalable ? set1(127.0f) / peak : Vec{});
+  store(out.scale, (scalable ? peak / set1(127.0f) : Vec{}) + (peak - peak));  // NaN of what is not finite
+}
+
+/// `count` blocks of one row, up to kLanes of them, as row r of `rows` each.
+void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+  BlockScales scales;
+  scales_of(x, count, scales);
+  alignas(64) int8_t codes[kLanes][kBlock];
+  IntVec totals[kLanes];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kLanes; ++i) {
+    totals[i] = IntVec{};
+    if (i >= count) continue;
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kBlock; j += kLanes) {
+      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(scales.inverse[i]));
+      totals[i] += wide;
+      CodeVec narrow = __builtin_convertvector(wide, CodeVec);
+#if defined(__AVX512F__)
+      asm("" : "+v"(narrow));  // in a register: to memory the instruction is slow
+#endif
+      std::memcpy(codes[i] + j, &narrow, sizeof narrow);
+    }
+  }
+  const IntVec total = join_lanes(totals, [](IntVec a, IntVec b) { return a + b; });
+  const IntVec starts[2] = {total * -128, total * -8};
+  for (int64_t i = 0; i < count; ++i, out += rows * kRowBlockBytes) {
+#pragma GCC unroll 8
+    for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, codes[i] + g * 4, 4);
+    std::memcpy(out + rows * kBlock + r * 4, &scales.scale[i], 4);
+    std::memcpy(out + rows * (kBlock + 4) + r * 4, reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
+    std::memcpy(out + rows * (kBlock + 8) + r * 4, reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
+  }
 }
 
 /// The last block of a row, `count` values and zeros.
 void quantise_end(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
   float values[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
-  quantise(values, r, rows, out);
+  quantise(values, 1, r, rows, out);
 }
 
 /// Columns begin to end of one row block; begin is a multiple of a block.
 void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  for (int64_t k = begin; k < end; k += kBlock) {
-    char* const out = QuantEngine::x_at(a, block, k);
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const float* const x = a.x + (block.first + r) * a.K + k;
-      if (a.K - k >= kBlock) {
-        quantise(x, r, block.rows, out);
-      } else {
-        quantise_end(x, a.K - k, r, block.rows, out);
-      }
+  const int64_t whole = begin + (end - begin) / kBlock * kBlock;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const float* const x = a.x + (block.first + r) * a.K;
+    for (int64_t k = begin; k < whole; k += kLanes * kBlock) {
+      quantise(x + k, least(kLanes, (whole - k) / kBlock), r, block.rows, QuantEngine::x_at(a, block, k));
     }
+    if (whole < end) quantise_end(x + whole, end - whole, r, block.rows, QuantEngine::x_at(a, block, whole));
   }
 }
 
@@ -264,10 +302,10 @@ void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
     for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows(a, row_block(a, plan, b), 0, a.K);
     return;
   }
-  const int64_t pieces = ceil_div(a.K, kPiece);
+  const int64_t pieces = plan.blocks >= 4 * stream.pool->threads() ? 1 : ceil_div(a.K, kPiece);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
-    const int64_t begin = i % pieces * kPiece;
-    quantise_rows(a, row_block(a, plan, i / pieces), begin, least(begin + kPiece, a.K));
+    const int64_t begin = i % pieces * kPiece, end = pieces == 1 ? a.K : least(begin + kPiece, a.K);
+    quantise_rows(a, row_block(a, plan, i / pieces), begin, end);
   });
 }
 

@@ -41,6 +41,7 @@ struct TileOut {
   int64_t y_stride;
   int64_t cols;       // of y that exist, from 1 to V * kLanes
   const float* bias;  // [cols], or null
+  bool streams;       // the panel is read once, from memory: the tile asks for it ahead
 };
 
 template <int R, int V>
@@ -181,6 +182,12 @@ inline RowBlock row_block(const LinearFwd& a, const Plan& plan, int64_t b) {
   return {first, (b + 1) * a.N / plan.blocks - first};
 }
 
+/// The one behind row block b.
+inline RowBlock next_row_block(const LinearFwd& a, const Plan& plan, int64_t b, const RowBlock& block) {
+  const int64_t first = block.first + block.rows;
+  return {first, (b + 2) * a.N / plan.blocks - first};
+}
+
 /// Row blocks first_block to last_block.
 struct Slab {
   int64_t first_block, last_block;
@@ -246,15 +253,19 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
     out.first = piece.k == 0;
     out.last = piece.k + piece.count == a.K;
     out.y_stride = a.y_stride;
+    out.streams = plan.group_panels == 1;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
+    RowBlock next = first;
     for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
-      const RowBlock block = row_block(a, plan, b);
+      // Where the next tile begins is known before this one runs: its divisions would be waited for.
+      const RowBlock block = next;
+      next = next_row_block(a, plan, b, block);
       out.sums = sums + (block.first - first.first) * kPanelRows + col;
       out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
       if (ahead.lines > 0) ahead.ask();
       if (out.last && b + 1 < slab.last_block)
-        ask_for_rows(out.y + block.rows * a.y_stride, row_block(a, plan, b + 1).rows, a.y_stride, out.cols);
+        ask_for_rows(out.y + block.rows * a.y_stride, next.rows, a.y_stride, out.cols);
       Engine::tile(a, panel, block, piece.k, col, piece.count, out);
     }
   }
@@ -274,7 +285,7 @@ Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
 template <class Engine>
 void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
   constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
-  float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
+  alignas(64) float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
   const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {

@@ -34,7 +34,7 @@ constexpr Time kSpin{50};
 constexpr Time kAlone{5};        // of a wait, before it is asked who else wants this core
 constexpr Time kHeld{50};        // longer than threads need to finish their last tasks of a common region
 constexpr Time kPatience{2000};  // for a region's end, before a thread sleeps: tasks are long, nobody is held
-constexpr int kPausesPerClockRead = 32;
+constexpr int kPolls = 32;
 constexpr uint64_t kRegion = uint64_t{1} << 32;  // odd region numbers are open, even ones closed
 constexpr uint64_t kInsideMask = kRegion - 1;
 
@@ -49,18 +49,28 @@ void pause() {
 #endif
 }
 
+/// done(), asked a few times: for about a microsecond.
+template <class Done>
+bool poll(const Done& done) {
+  for (int i = 0; i < kPolls; ++i) {
+    if (done()) return true;
+    pause();
+  }
+  return false;
+}
+
 }  // namespace
 
 struct ThreadPool::Shared {
   explicit Shared(int threads) : placement(threads) {}
 
+  // What every thread reads as it enters is on the line it has to own for that.
   alignas(64) std::atomic<uint64_t> gate{0};
-  alignas(64) std::atomic<int64_t> next{0};  // first unclaimed index
-  alignas(64) int64_t count = 0;             // these three change only while the region is closed and empty
+  int64_t count = 0;  // these three change only while the region is closed and empty
   Task task = nullptr;
   void* context = nullptr;
-
-  std::atomic<bool> stopping{false};
+  alignas(64) std::atomic<int64_t> next{0};  // first unclaimed index
+  alignas(64) std::atomic<bool> stopping{false};
   std::atomic<int> sleepers{0};
   std::mutex sleep_mutex;
   std::condition_variable wake;
@@ -69,24 +79,25 @@ struct ThreadPool::Shared {
   std::vector<std::thread> workers;
 
   void claim_all() {
+    const Task run = task;
+    void* const with = context;
+    const int64_t end = count;
     for (;;) {
       const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
-      if (index >= count) return;
-      task(context, index);
+      if (index >= end) return;
+      run(with, index);
     }
   }
 
   /// Spins until done() or the time is up; returns done().
   template <class Done>
   bool spin_until(const Done& done, Time time, int member) {
+    if (poll(done)) return true;
     const auto start = Clock::now();
     for (;;) {
-      for (int i = 0; i < kPausesPerClockRead; ++i) {
-        if (done()) return true;
-        pause();
-      }
+      if (poll(done)) return true;
       const auto waited = Clock::now() - start;
-      if (waited >= time) return done();
+      if (waited >= time) return false;
       if (waited >= kAlone) placement.make_way(member);
     }
   }
@@ -119,13 +130,12 @@ struct ThreadPool::Shared {
         sleep_until(has_news);
       }
       if (stopping.load()) return;
-      placement.enter(member);
+      placement.enter(member);  // until it rests: stores between regions cost more than a move of a thread that waits
       const uint64_t entered = gate.fetch_add(1);
       if (is_open(entered)) {
         claim_all();
         done_region = region_of(entered);
       }
-      placement.leave(member);
       gate.fetch_sub(1);
       if (is_open(entered)) outlast(is_over, member);
     }

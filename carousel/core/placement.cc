@@ -64,12 +64,15 @@ void Placement::enter(int member) {
   Member& me = members_[member];
   const int core = sched_getcpu();
   if (me.core.load(std::memory_order_relaxed) != core) me.core.store(core, std::memory_order_relaxed);
-  me.inside.store(true, std::memory_order_release);
+  if (!me.inside.load(std::memory_order_relaxed)) me.inside.store(true, std::memory_order_release);
 }
 
 void Placement::leave(int member) { members_[member].inside.store(false, std::memory_order_relaxed); }
 
-void Placement::rest(int member) { members_[member].core.store(-1, std::memory_order_relaxed); }
+void Placement::rest(int member) {
+  leave(member);
+  members_[member].core.store(-1, std::memory_order_relaxed);
+}
 
 bool Placement::is_free(int core, int member) const {
   for (int i = 0; i < count_; ++i) {

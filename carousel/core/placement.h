@@ -20,9 +20,9 @@ class Placement {
   explicit Placement(int members);
 
   void enrol(int member);  // the calling thread is `member` from now on
-  void enter(int member);  // it is inside a region: others wait for it
+  void enter(int member);  // it is, or may be, inside a region: others wait for it
   void leave(int member);
-  void rest(int member);  // it sleeps: its core is free
+  void rest(int member);  // leaves, and its core is free: it sleeps
 
   /// For a member that waits: where another one is on the same core, goes to one where none is. Member 0, and any where
   /// there is no such core, gives the other one its turn instead.

@@ -47,11 +47,14 @@ struct Parts {
     int64_t count = 0;
     void add(const LinearPart& part) { parts[static_cast<size_t>(count++)] = part; }
   };
-  List floats, bf16, blocks;
+  List floats, bf16, q8, q4;
   std::array<SparsePart, kMaxParts> sparse;
   int64_t sparse_count = 0;
-  std::array<SparseBlocksPart, kMaxParts> sparse_blocks;
-  int64_t sparse_blocks_count = 0;
+  struct SparseBlocksList {
+    std::array<SparseBlocksPart, kMaxParts> parts;
+    int64_t count = 0;
+  };
+  SparseBlocksList sparse_q8, sparse_q4;
   struct InPlace {
     const Weight* weight;
     int64_t first_col;
@@ -72,12 +75,14 @@ struct Parts {
                                                      panels->wide(),   bias,
                                                      weight.rows(),    cols};
     } else if (const SparseBlocks* blocks_of = weight.sparse_blocks(); blocks_of != nullptr) {
-      sparse_blocks[static_cast<size_t>(sparse_blocks_count++)] = {blocks_of->bytes(), blocks_of->first_bytes(), bias,
-                                                                   weight.rows(), cols};
+      SparseBlocksList& list = weight.dtype() == DType::kQ8 ? sparse_q8 : sparse_q4;
+      list.parts[static_cast<size_t>(list.count++)] = {blocks_of->bytes(), blocks_of->first_bytes(), bias,
+                                                       weight.rows(), cols};
     } else {
-      (is_block(weight.dtype())      ? blocks
-       : takes_bf16(weight, compute) ? bf16
-                                     : floats)
+      (weight.dtype() == DType::kQ8   ? q8
+       : weight.dtype() == DType::kQ4 ? q4
+       : takes_bf16(weight, compute)  ? bf16
+                                      : floats)
           .add({weight.storage().raw(), bias, weight.rows(), cols, weight.dtype()});
     }
     cols += weight.rows();
@@ -130,7 +135,8 @@ void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Ten
   };
   if (parts.floats.count > 0) kernels::linear_fwd(ctx.stream, args(parts.floats));
   if (parts.bf16.count > 0) kernels::linear_bf16_fwd(ctx.stream, args(parts.bf16));
-  if (parts.blocks.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.blocks));
+  if (parts.q8.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.q8));
+  if (parts.q4.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.q4));
   for (int64_t i = 0; i < parts.in_place_count; ++i) {
     const Parts::InPlace& part = parts.in_place[static_cast<size_t>(i)];
     run_in_place(ctx, *part.weight, {x.f32(), packed, nullptr, 0, N, K, y.f32(), parts.cols}, part.first_col);
@@ -139,10 +145,13 @@ void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Ten
     kernels::sparse_linear_fwd(ctx.stream,
                                {x.f32(), packed, parts.sparse.data(), parts.sparse_count, N, K, y.f32(), parts.cols});
   }
-  if (parts.sparse_blocks_count > 0) {
-    kernels::sparse_blocks_fwd(ctx.stream, {x.f32(), packed, parts.sparse_blocks.data(), parts.sparse_blocks_count, N,
-                                            K, y.f32(), parts.cols});
-  }
+  const auto run_blocks = [&](const Parts::SparseBlocksList& list, DType dtype) {
+    if (list.count == 0) return;
+    kernels::sparse_blocks_fwd(ctx.stream,
+                               {x.f32(), packed, list.parts.data(), list.count, dtype, N, K, y.f32(), parts.cols});
+  };
+  run_blocks(parts.sparse_q8, DType::kQ8);
+  run_blocks(parts.sparse_q4, DType::kQ4);
 }
 
 }  // namespace

@@ -16,9 +16,9 @@ namespace carousel::ops {
 ///   returns [N, M_0 + M_1 + ...] f32, the outputs side by side
 /// Each output element is one chain of fused multiply-adds over k = 0, 1, ..., K-1 in f32, whatever N is, the bias
 /// added last: a row's result does not depend on the other rows, bit for bit. With a q8 or q4 weight the chain is over
-/// blocks of 32 columns: x is rounded to 8 bits with a scale per row and block, the products of a block are summed as
-/// integers, exactly, and one multiply-add takes them in. Where the stream computes in bf16, x is rounded to bf16
-/// before a bf16 weight, and the chain is over pairs of columns. Throws kShape. N may be 0.
+/// blocks of 32 columns: x is rounded to 8 bits with a scale per row and block (of q4 a power of two), the products of
+/// a block are summed as integers, exactly, and one multiply-add takes them in. Where the stream computes in bf16, x is
+/// rounded to bf16 before a bf16 weight, and the chain is over pairs of columns. Throws kShape. N may be 0.
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
 /// The same into y [N, M_0 + M_1 + ...], for callers whose N depends on values and must not decide what is allocated.
 ///   packed: scratch of at least packed_count(N, K) f32
@@ -50,4 +50,4 @@ struct LinearFwd {
 
 KERNEL(linear_fwd, carousel::ops::LinearFwd);        // parts of floats
 KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);   // parts of bf16, x rounded to it
-KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8 and q4
+KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8, or parts of q4

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x W^T + b over panels of q8 and q4. x is rounded to 8 bits in blocks of 32 along k, each with a scale of its own;
-// the 32 products of a block are summed as integers, exactly, and one fused multiply-add per block takes the sum, times
-// both scales, into the element's chain in the order of k. How the work is cut is in linear_tiles.h.
+// y = x W^T + b over panels of q8 or q4. x is rounded to 8 bits in blocks of 32 along k, each with a scale of its own,
+// before q4 a power of two; the 32 products of a block are summed as integers, exactly, and one fused multiply-add per
+// block takes the sum, times both scales, into the element's chain in the order of k. How the work is cut is in
+// linear_tiles.h.
 //
 // Codes of weights are unsigned (q + 128, q + 8), as the dot instructions ask for; a block of x carries -128 and -8
 // times the sum of its codes, from which the integer sums start.
+#include "carousel/ops/block_scale.h"
 #include "carousel/ops/linear_tiles.h"
 
 #if defined(__SSE2__) && !defined(__AVX2__)
@@ -27,20 +29,29 @@ constexpr int kMaxRows = 2;
 #endif
 constexpr int kTileVecs = 2;
 
-/// A block of x of R rows: codes s8 [8][R][4], scales f32 [R], -128 times the sum of the codes i32 [R], -8 times i32
-/// [R].
+/// A block of x of R rows: codes s8 [8][R][4], scales or their exponents f32 [R], -128 times the sum of the codes i32
+/// [R], -8 times i32 [R].
 constexpr int64_t kRowBlockBytes = kBlock + 12;
 
 // How far ahead of the tile the panel is asked for.
 constexpr int64_t kPrefetchBytes = 4096;
 
-Vec to_floats(IntVec v) {
+/// The sum times the scale of x. kPowers: the scale is a power of two, with AVX-512 given as its exponent; vscalefps
+/// runs beside the dot products, a multiplication in their place.
+template <bool kPowers>
+TILE_INLINE Vec scaled(IntVec sum, Vec factor) {
 #if defined(__AVX512F__)
-  return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(v));
+  const Vec value = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum));
+  return kPowers ? _mm512_scalef_ps(value, factor) : value * factor;
 #else
-  return __builtin_convertvector(v, Vec);
+  return __builtin_convertvector(sum, Vec) * factor;
 #endif
 }
+#if defined(__AVX512F__)
+constexpr bool kByExponent = true;
+#else
+constexpr bool kByExponent = false;
+#endif
 
 /// sums[lane] += the four products of unsigned weights and signed x. kSmall: weights are below 16.
 template <bool kSmall>
@@ -82,6 +93,7 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 }
 
 struct Q8Panel {
+  static constexpr bool kPowers = false;  // scales of x, see block_scale.h
   static constexpr int64_t kBytes = Weight::kQ8PanelBlockBytes;
 #if defined(CAROUSEL_NEON)
   static constexpr bool kStartsAtZero = true;
@@ -108,6 +120,7 @@ struct Q8Panel {
 };
 
 struct Q4Panel {
+  static constexpr bool kPowers = true;
   static constexpr int64_t kBytes = Weight::kQ4PanelBlockBytes;
   static constexpr bool kStartsAtZero = false;
   static constexpr int64_t kSumOffset = 8;
@@ -145,10 +158,8 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
   const char* cells = panel + col * 4;
   const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
   for (; blocks > 0; --blocks) {
-    if (out.streams) {
 #pragma GCC unroll 32
-      for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
-    }
+    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -162,11 +173,11 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
     for (int v = 0; v < V; ++v) scale[v] = load_f16(scales + v * kLanes * 2);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));
+      const Vec factor = set1(load_float(x + R * kBlock + r * 4));
       // The sum times one scale, then the other: multiplying the scales first takes as many instructions, but ran at
       // 67 % of the int8 peak instead of 78.
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(to_floats(sums[r][v]) * x_scale, scale[v], acc[r][v]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(scaled<Panel::kPowers>(sums[r][v], factor), scale[v], acc[r][v]);
     }
     x += R * kRowBlockBytes;
     cells += Panel::kBytes;
@@ -201,12 +212,6 @@ struct QuantEngine {
   }
 };
 
-/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -128 to 127; of what is not finite
-/// anything.
-IntVec codes_of(Vec values, Vec inverse) {
-  return as_int(values * inverse + set1(12582912.0f)) - 0x4B400000;  // 1.5 * 2^23: adding it rounds to an integer
-}
-
 /// Lane i: the lanes of v[i], joined.
 template <class Join>
 TILE_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
@@ -222,11 +227,8 @@ TILE_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
 // How far ahead x is asked for; halving it takes a half longer where x is not in a near cache.
 constexpr uintptr_t kRowPrefetch = 4096;
 
-/// The scales of kLanes blocks, and what their codes are counted in.
-struct BlockScales {
-  float scale[kLanes], inverse[kLanes];
-};
-TILE_INLINE void scales_of(const float* x, int64_t count, BlockScales& out) {
+/// The largest magnitudes of kLanes blocks, 0 behind `count`.
+TILE_INLINE Vec peaks_of(const float* x, int64_t count) {
   const auto* const ahead = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + kRowPrefetch);
   IntVec magnitudes[kLanes];  // as integers they have the order of the values, NaN last
 #pragma GCC unroll 16
@@ -239,16 +241,15 @@ TILE_INLINE void scales_of(const float* x, int64_t count, BlockScales& out) {
       magnitudes[i] = max(magnitudes[i], as_int(load(x + j)) & 0x7FFFFFFF);
     }
   }
-  const Vec peak = as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
-  const IntVec scalable = peak > set1(0x1p-100f);
-  store(out.inverse, scalable ? set1(127.0f) / peak : Vec{});
-  store(out.scale, (scalable ? peak / set1(127.0f) : Vec{}) + (peak - peak));  // NaN of what is not finite
+  return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
 }
 
 /// `count` blocks of one row, up to kLanes of them, as row r of `rows` each.
+template <bool kPowers>
 void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
-  BlockScales scales;
-  scales_of(x, count, scales);
+  const BlockScales scales = block_scales<kPowers>(peaks_of(x, count));
+  float inverse[kLanes];
+  store(inverse, scales.inverse);
   alignas(64) int8_t codes[kLanes][kBlock];
   IntVec totals[kLanes];
 #pragma GCC unroll 16
@@ -257,7 +258,7 @@ void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out)
     if (i >= count) continue;
 #pragma GCC unroll 8
     for (int64_t j = 0; j < kBlock; j += kLanes) {
-      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(scales.inverse[i]));
+      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(inverse[i]));
       totals[i] += wide;
       CodeVec narrow = __builtin_convertvector(wide, CodeVec);
 #if defined(__AVX512F__)
@@ -267,45 +268,50 @@ void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out)
     }
   }
   const IntVec total = join_lanes(totals, [](IntVec a, IntVec b) { return a + b; });
+  float factor[kLanes];
+  store(factor, kPowers && kByExponent ? scales.exponent : scales.scale);
   const IntVec starts[2] = {total * -128, total * -8};
   for (int64_t i = 0; i < count; ++i, out += rows * kRowBlockBytes) {
 #pragma GCC unroll 8
     for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, codes[i] + g * 4, 4);
-    std::memcpy(out + rows * kBlock + r * 4, &scales.scale[i], 4);
+    std::memcpy(out + rows * kBlock + r * 4, &factor[i], 4);
     std::memcpy(out + rows * (kBlock + 4) + r * 4, reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
     std::memcpy(out + rows * (kBlock + 8) + r * 4, reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
   }
 }
 
 /// The last block of a row, `count` values and zeros.
+template <bool kPowers>
 void quantise_end(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
   float values[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
-  quantise(values, 1, r, rows, out);
+  quantise<kPowers>(values, 1, r, rows, out);
 }
 
 /// Columns begin to end of one row block; begin is a multiple of a block.
+template <bool kPowers>
 void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
   const int64_t whole = begin + (end - begin) / kBlock * kBlock;
   for (int64_t r = 0; r < block.rows; ++r) {
     const float* const x = a.x + (block.first + r) * a.K;
     for (int64_t k = begin; k < whole; k += kLanes * kBlock) {
-      quantise(x + k, least(kLanes, (whole - k) / kBlock), r, block.rows, QuantEngine::x_at(a, block, k));
+      quantise<kPowers>(x + k, least(kLanes, (whole - k) / kBlock), r, block.rows, QuantEngine::x_at(a, block, k));
     }
-    if (whole < end) quantise_end(x + whole, end - whole, r, block.rows, QuantEngine::x_at(a, block, whole));
+    if (whole < end) quantise_end<kPowers>(x + whole, end - whole, r, block.rows, QuantEngine::x_at(a, block, whole));
   }
 }
 
+template <bool kPowers>
 void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 32 * kBlock;
   if (a.N * a.K <= 4 * kPiece) {  // quicker than to wake the threads
-    for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows(a, row_block(a, plan, b), 0, a.K);
+    for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows<kPowers>(a, row_block(a, plan, b), 0, a.K);
     return;
   }
   const int64_t pieces = plan.blocks >= 4 * stream.pool->threads() ? 1 : ceil_div(a.K, kPiece);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
     const int64_t begin = i % pieces * kPiece, end = pieces == 1 ? a.K : least(begin + kPiece, a.K);
-    quantise_rows(a, row_block(a, plan, i / pieces), begin, end);
+    quantise_rows<kPowers>(a, row_block(a, plan, i / pieces), begin, end);
   });
 }
 
@@ -313,7 +319,10 @@ void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 
 void linear_quant_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<QuantEngine>(a, stream.pool->threads());
-  quantise_x(stream, a, plan);
+  if (a.parts[0].dtype == DType::kQ4)
+    quantise_x<Q4Panel::kPowers>(stream, a, plan);
+  else
+    quantise_x<Q8Panel::kPowers>(stream, a, plan);
   run_products<QuantEngine>(stream, a, plan);
 }
 

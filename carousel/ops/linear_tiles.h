@@ -41,7 +41,6 @@ struct TileOut {
   int64_t y_stride;
   int64_t cols;       // of y that exist, from 1 to V * kLanes
   const float* bias;  // [cols], or null
-  bool streams;       // the panel is read once, from memory: the tile asks for it ahead
 };
 
 template <int R, int V>
@@ -253,7 +252,6 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
     out.first = piece.k == 0;
     out.last = piece.k + piece.count == a.K;
     out.y_stride = a.y_stride;
-    out.streams = plan.group_panels == 1;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
     RowBlock next = first;

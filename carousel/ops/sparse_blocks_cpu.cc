@@ -8,6 +8,7 @@
 // time, and without it cells are visited one by one. No machine is meant to: there such weights are held otherwise.
 #include "carousel/cpu/isa.h"
 #include "carousel/cpu/vec.h"
+#include "carousel/ops/block_scale.h"
 #include "carousel/ops/sparse_linear.h"
 
 #if defined(__AVX512VNNI__)
@@ -27,7 +28,6 @@ constexpr int64_t kHeadBytes = SparseBlocks::kHeadBytes;
 constexpr int64_t kZeroCode = 128;
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kSlabRows = 192;  // whose sums, of one panel, are in the first- or second-level cache
-constexpr int kBlockVecs = static_cast<int>(kBlock / kLanes);
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -41,30 +41,27 @@ struct XBlock {
 static_assert(sizeof(XBlock) <= 11 * sizeof(float));  // packed_count's
 
 /// `count` values, the rest of the block zeros, as linear_quant_cpu.cc rounds them.
+template <bool kPowers>
 void round_block(const float* x, int64_t count, XBlock& out) {
   float values[kBlock];
   if (count < kBlock) {
     for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
     x = values;
   }
-  Vec v[kBlockVecs];
-  Vec peaks = {}, poison = {};
-  for (int i = 0; i < kBlockVecs; ++i) {
-    v[i] = load(x + i * kLanes);
-    peaks = max(peaks, max(v[i], -v[i]));
-    poison += v[i] - v[i];  // 0, or NaN for what is not finite
+  Vec peaks = {};
+  for (int64_t i = 0; i < kBlock; i += kLanes) {
+    const IntVec bits = as_int(load(x + i)) & 0x7FFFFFFF;  // as integers magnitudes have the order of values, NaN last
+    peaks = as_float(max(as_int(peaks), bits));
   }
-  const float peak = max_lane(peaks);
-  const bool tiny = !(peak > 0x1p-100f);
-  const float inverse = tiny ? 0.0f : 127.0f / peak;
-  out.scale = (tiny ? 0.0f : peak / 127.0f) + sum(poison);
+  const int32_t peak_bits = max_lane(as_int(peaks));
+  float peak;
+  std::memcpy(&peak, &peak_bits, sizeof peak);
+  const BlockScales scales = block_scales<kPowers>(set1(peak));
+  out.scale = scales.scale[0];
   int32_t codes[kBlock];
-  for (int i = 0; i < kBlockVecs; ++i) {
-    const Vec shifted = v[i] * set1(inverse) + set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    IntVec bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits -= 0x4B400000;
-    std::memcpy(codes + i * kLanes, &bits, sizeof bits);
+  for (int64_t i = 0; i < kBlock; i += kLanes) {
+    const IntVec rounded = codes_of(load(x + i), scales.inverse);
+    std::memcpy(codes + i, &rounded, sizeof rounded);
   }
   int32_t total = 0;
   for (int64_t i = 0; i < kBlock; ++i) {
@@ -280,6 +277,7 @@ void run_panel(const SparseBlocksFwd& a, int64_t index, int64_t first, int64_t l
   }
 }
 
+template <bool kPowers>
 void round_rows(const Stream& stream, const SparseBlocksFwd& a) {
   constexpr int64_t kFewBlocks = 128;  // quicker than to wake the threads
   const int64_t blocks = ceil_div(a.K, kBlock), all = a.N * blocks;
@@ -288,7 +286,7 @@ void round_rows(const Stream& stream, const SparseBlocksFwd& a) {
   const auto round_some = [&](int64_t task) {
     for (int64_t i = task * all / tasks; i < (task + 1) * all / tasks; ++i) {
       const int64_t k = i % blocks * kBlock;
-      round_block(a.x + i / blocks * a.K + k, least(kBlock, a.K - k), x[i]);
+      round_block<kPowers>(a.x + i / blocks * a.K + k, least(kBlock, a.K - k), x[i]);
     }
   };
   if (tasks == 1) return round_some(0);
@@ -298,7 +296,10 @@ void round_rows(const Stream& stream, const SparseBlocksFwd& a) {
 }  // namespace
 
 void sparse_blocks_fwd(const Stream& stream, const SparseBlocksFwd& a) {
-  round_rows(stream, a);
+  if (a.dtype == DType::kQ4)
+    round_rows<true>(stream, a);
+  else
+    round_rows<false>(stream, a);
   int64_t panels = 0;
   for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kRows);
   const int64_t slabs = ceil_div(a.N, kSlabRows);

@@ -41,12 +41,14 @@ struct SparseBlocksPart {
   int64_t rows, first_col;     // of y
 };
 
-/// Rows of x are rounded to 8 bits in blocks of 32 as for dense q8 and q4; y has the bits of the dense weights.
+/// Rows of x are rounded to 8 bits in blocks of 32 as for dense weights of `dtype`, q8 or q4, which is all parts'; y
+/// has the bits of the dense weights.
 struct SparseBlocksFwd {
   const float* x;  // [N, K]
   float* packed;   // [N * max(K, 11)] scratch
   const SparseBlocksPart* parts;
   int64_t part_count;
+  DType dtype;
   int64_t N, K;
   float* y;  // [N, y_stride]
   int64_t y_stride;

@@ -66,18 +66,65 @@ bool same_bits(const float* a, const float* b, int64_t count) {
   return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
 }
 
-/// What a product with a block weight makes of a row of x: in every 32 columns, integers times a scale.
-std::vector<float> rounded_row(const float* x, int64_t K) {
+/// What a product with a block weight makes of a row of x: in every 32 columns, integers up to 127 times a scale,
+/// before q4 a power of two.
+std::vector<float> rounded_row(const float* x, int64_t K, DType dtype) {
   std::vector<float> out(static_cast<size_t>(K));
   for (int64_t begin = 0; begin < K; begin += 32) {
     const int64_t end = std::min(begin + 32, K);
     float peak = 0;
     for (int64_t k = begin; k < end; ++k) peak = std::max(peak, std::abs(x[k]));
-    for (int64_t k = begin; k < end; ++k) {
-      out[static_cast<size_t>(k)] = peak == 0 ? 0 : std::nearbyint(x[k] * (127.0f / peak)) * (peak / 127.0f);
-    }
+    if (peak == 0) continue;
+    float power = 0x1p-120f;
+    while (peak > 127 * power) power *= 2;
+    const float scale = dtype == DType::kQ4 ? power : peak / 127.0f;
+    const float inverse = dtype == DType::kQ4 ? 1 / power : 127.0f / peak;
+    for (int64_t k = begin; k < end; ++k) out[static_cast<size_t>(k)] = std::nearbyint(x[k] * inverse) * scale;
   }
   return out;
+}
+
+TEST(Linear, EachTypeOfBlocksRoundsXItsOwnWay) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    const Case q8 = make_case(stream, 40, 96, DType::kQ8, false, 5),
+               q4 = make_case(stream, 33, 96, DType::kQ4, true, 6);
+    for (const int64_t N : {1, 7}) {
+      const Tensor x = tensor_of(normals(N * 96, 7), {N, 96});
+      const Tensor both = ops::linear(ctx, x, {&q8.weight, &q4.weight, &q8.weight});
+      const Tensor first = ops::linear(ctx, x, {&q8.weight}), second = ops::linear(ctx, x, {&q4.weight});
+      for (int64_t n = 0; n < N; ++n) {
+        const float* const row = both.f32() + n * both.dim(1);
+        EXPECT_TRUE(same_bits(row, first.f32() + n * 40, 40));
+        EXPECT_TRUE(same_bits(row + 40, second.f32() + n * 33, 33));
+        EXPECT_TRUE(same_bits(row + 73, first.f32() + n * 40, 40));
+      }
+    }
+  }
+}
+
+TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
+  ThreadPool pool(2);
+  for (const Isa isa : cpu::runnable_isas()) {
+    const Stream stream{Device::kCpu, isa, &pool};
+    Arena arena;
+    Ctx ctx{stream, arena};
+    for (const DType dtype : kBlocks) {
+      const Case c = make_case(stream, 40, 96, dtype, false, 5);
+      for (const int64_t N : {1, 7}) {
+        Tensor x({N, 96}, DType::kF32);
+        for (int64_t i = 0; i < x.count(); ++i) {
+          const int64_t step = i % 32 == 0 ? 127 : i * 37 % 255 - 127;
+          x.f32()[i] = static_cast<float>(step) * (i / 32 % 2 == 0 ? 0x1p-30f : 0x1p20f);
+        }
+        SCOPED_TRACE(::testing::Message() << cpu::isa_name(isa) << " " << dtype_name(dtype) << " N " << N);
+        ASSERT_NO_FATAL_FAILURE(expect_product(ops::linear(ctx, x, {&c.weight}), 0, x, c));
+      }
+    }
+  }
 }
 
 TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
@@ -97,7 +144,7 @@ TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
             const Tensor y = ops::linear(ctx, x, {&c.weight});
             Tensor rounded({N, K}, DType::kF32);
             for (int64_t n = 0; n < N; ++n) {
-              const std::vector<float> row = rounded_row(x.f32() + n * K, K);
+              const std::vector<float> row = rounded_row(x.f32() + n * K, K, dtype);
               std::copy(row.begin(), row.end(), rounded.f32() + n * K);
             }
             ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, rounded, c));

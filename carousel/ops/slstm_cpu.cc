@@ -17,16 +17,19 @@ constexpr int64_t kPiece = ops::kSlstmPiece;
 constexpr int kGates = 4;
 
 // A tile is up to kRows rows of y by V vectors of P pieces: its sums fill the registers, but for the operands of their
-// multiply-adds, so that one pass over a panel does for as many rows as possible. Of few rows it takes more vectors, to
-// have enough chains of multiply-adds.
+// multiply-adds, so that one pass over a panel does for as many rows as possible. Of few rows it takes more vectors, of
+// two panels even, to have enough chains of multiply-adds.
 struct TileShape {
   int pieces, vecs;
 };
+constexpr int kPanelPieces = static_cast<int>(kPanel / kPiece);
 #if defined(__AVX512F__)
 constexpr int kRows = 12;
+constexpr int kPairRows = 2;  // up to which a tile takes two panels
 constexpr TileShape tile_shape(int rows) { return {rows <= 6 ? 2 : 1, 2}; }
 #else
 constexpr int kRows = 3;
+constexpr int kPairRows = 0;
 constexpr TileShape tile_shape(int rows) {
   if (rows == 1) return kLanes == 4 ? TileShape{1, 8} : TileShape{2, 4};
 #if !defined(__AVX2__) && !defined(CAROUSEL_NEON)
@@ -83,10 +86,10 @@ CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_
 }
 
 /// Asks for the inputs of one row and the place of its result: too far from the last step's for the hardware to
-/// foresee. Into the second level: rows and gates often lie a multiple of 4 KiB apart, and would push each other and y
-/// out of one set of the first.
-CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t r, int64_t t, int64_t at) {
-  const int64_t width = group.args->dims.heads * group.args->dims.dh, row = group.sequence(r).first_row + t;
+/// foresee. Into the second level: R would push them out of the first.
+CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t h, int64_t q, int64_t r, int64_t t) {
+  const ops::SlstmDims& dims = group.args->dims;
+  const int64_t width = dims.heads * dims.dh, row = group.sequence(r).first_row + t, at = h * dims.dh + q * kElements;
   const float* wx = group.args->wx + row * 4 * width + at;
 #pragma GCC unroll 4
   for (int g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 2);
@@ -128,7 +131,7 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
   };
   const auto step = [&]() __attribute__((always_inline)) {
     Vec w_k[P][V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
@@ -140,7 +143,7 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
     for (int r = 0; r < R; ++r) {
       const float* base = r < 4 ? y : r < 8 ? y4 : y8;
       const Vec y_k = set1(base[r % 4 == 3 ? stride3 : r % 4 * stride]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums.at[r][p][v] = fma(y_k, w_k[p][v], sums.at[r][p][v]);
@@ -165,32 +168,36 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
 /// Parts in which a tile goes through a piece: while it multiplies with one it fetches the next, and what a row needs.
 constexpr int kParts = 8;
 
-/// raw[i] = the products of rows r + i < r + R of the group with panel q of head h, at step t. `next` is the panel that
-/// will be needed after this one.
-template <int R>
+/// raw[p * R + i] = the products of rows r + i < r + R of the group with panel q + p of head h, p < N, at step t.
+/// `next` is the panel that will be needed after them.
+template <int R, int N>
 void multiply_tile(const Group& group, const float* panel, const float* next, int64_t h, int64_t q, int64_t r,
                    int64_t t, float (*raw)[kPanel]) {
-  constexpr int P = tile_shape(R).pieces, V = tile_shape(R).vecs;
+  constexpr int P = tile_shape(R).pieces * N, V = tile_shape(R).vecs;
   const int64_t dh = group.args->dims.dh, stride = ops::slstm_y_stride(group.args->dims);
   const float* y = group.y(r, h, t - 1);
   int64_t asked = 0;
-  for (int first = 0; first < kPanel; first += P * V * kLanes) {
+  for (int first = 0; first < N * kPanel; first += P * V * kLanes) {
     const float* w = panel + first / kPiece * dh * kPiece + first % kPiece;
     const int after = first + P * V * kLanes;
-    const float* following = after == kPanel ? next : panel + after / kPiece * dh * kPiece + after % kPiece;
+    const float* following = after == N * kPanel ? next : panel + after / kPiece * dh * kPiece + after % kPiece;
     Sums<R, P, V> sums = {};
     for (int64_t part = 0; part < kParts; ++part) {
-      if (asked < R) prefetch_row(group, r + asked++, t, h * dh + q * kElements);
+      if (asked < N * R) {
+        prefetch_row(group, h, q + asked / R, r + asked % R, t);
+        ++asked;
+      }
       const int64_t begin = dh * part / kParts, end = dh * (part + 1) / kParts;
       multiply(sums, y + begin, stride, w + begin * kPiece, dh * kPiece, end - begin,
                part + 1 < kParts ? w + end * kPiece : following);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
+        float* sum = raw[p / kPanelPieces * R + i] + first + p % kPanelPieces * kPiece;
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) store(raw[i] + first + p * kPiece + v * kLanes, sums.at[i][p][v]);
+        for (int v = 0; v < V; ++v) store(sum + v * kLanes, sums.at[i][p][v]);
       }
     }
   }
@@ -199,13 +206,19 @@ void multiply_tile(const Group& group, const float* panel, const float* next, in
 using TileFunction = void (*)(const Group&, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
                               float (*)[kPanel]);
 constexpr TileFunction kTiles[] = {
-    multiply_tile<1>, multiply_tile<2>,  multiply_tile<3>,
+    multiply_tile<1, 1>, multiply_tile<2, 1>,  multiply_tile<3, 1>,
 #if defined(__AVX512F__)
-    multiply_tile<4>, multiply_tile<5>,  multiply_tile<6>,  multiply_tile<7>,  multiply_tile<8>,
-    multiply_tile<9>, multiply_tile<10>, multiply_tile<11>, multiply_tile<12>,
+    multiply_tile<4, 1>, multiply_tile<5, 1>,  multiply_tile<6, 1>,  multiply_tile<7, 1>,  multiply_tile<8, 1>,
+    multiply_tile<9, 1>, multiply_tile<10, 1>, multiply_tile<11, 1>, multiply_tile<12, 1>,
 #endif
 };
 static_assert(sizeof kTiles / sizeof kTiles[0] == kRows);
+#if defined(__AVX512F__)
+constexpr TileFunction kPairTiles[] = {multiply_tile<1, 2>, multiply_tile<2, 2>};
+static_assert(sizeof kPairTiles / sizeof kPairTiles[0] == kPairRows);
+#else
+constexpr const TileFunction* kPairTiles = nullptr;
+#endif
 
 /// c, n and m of panel q of head h, from where the caller keeps them or back.
 enum class Copy { kIn, kOut };
@@ -226,60 +239,62 @@ void copy_cells(const Group& group, int64_t h, int64_t q, int64_t r) {
   }
 }
 
-/// Elements of panel q of head h of rows r..r+count at step t; raw holds the rows' products with the panel. Beyond the
-/// head's width the scratch memory has places to write to, the caller's not.
-template <bool kPartial>
-void advance_elements(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t,
-                      float (*raw)[kPanel]) {
+/// Where the elements of a panel and a row find their inputs, one gate's a row of D from the next's, and their cells,
+/// and leave their outputs: for the next step, and for the caller, who has places for `lanes` of them alone.
+struct Place {
+  const float* wx;
+  float *cells, *y, *out;
+  int64_t lanes;
+};
+/// The places of panel q of head h and rows r..r+count at step t. Their inputs are fetched into the first level of
+/// cache.
+void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t, Place* places) {
   const ops::SlstmArgs& args = *group.args;
-  const int64_t width = args.dims.heads * args.dims.dh, stride = ops::slstm_y_stride(args.dims);
-  const int64_t at = h * args.dims.dh + q * kElements, here = args.dims.dh - q * kElements;
-  const auto lanes_from = [&](int64_t v) { return here < v ? 0 : here - v; };
-  const Vec f_gate_max = set1(args.dims.f_gate_max);
+  const int64_t dh = args.dims.dh, width = args.dims.heads * dh, stride = ops::slstm_y_stride(args.dims);
+  const int64_t j = q * kElements, lanes = dh - j < kElements ? dh - j : kElements;
   const ops::SlstmSequence* seq = &group.sequence(r);
-  // Inputs of all rows before the result of any is stored: they often lie a multiple of 4 KiB apart, and a load waits
-  // for a store that it may depend on by the low bits of its address.
-  for (int64_t i = 0; i < count; ++i) {
-    const float* wx = args.wx + (seq[i * args.groups].first_row + t) * 4 * width + at;  // gates D apart
-    for (int64_t v = 0; v < kElements; v += kLanes) {
-      const bool partial = kPartial && lanes_from(v) < kLanes;
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) {
-        const float* p = wx + g * width + v;
-        float* sum = raw[i] + g * kElements + v;
-        store(sum, (partial ? load_partial(p, lanes_from(v)) : load(p)) + load(sum));
-      }
-    }
-  }
-  float* cells = group.cells(r, h, q);
-  float* y = group.y(r, h, t) + q * kElements;
+  float *cells = group.cells(r, h, q), *y = group.y(r, h, t) + j;
   for (int64_t i = 0; i < count; ++i, cells += 3 * kElements, y += stride) {
-    float* out = args.out + (seq[i * args.groups].first_row + t) * width + at;
-    for (int64_t v = 0; v < kElements; v += kLanes) {
-      const float* sum = raw[i] + v;
-      float *c = cells + v, *n = c + kElements, *m = n + kElements;
-      const Cell next = advance({Vec{}, load(c), load(n), load(m)}, load(sum), load(sum + kElements),
-                                load(sum + 2 * kElements), load(sum + 3 * kElements), f_gate_max);
-      store(c, next.c);
-      store(n, next.n);
-      store(m, next.m);
-      store(y + v, next.y);
-      if (kPartial && lanes_from(v) < kLanes)
-        store_partial(out + v, next.y, lanes_from(v));
-      else
-        store(out + v, next.y);
-    }
+    const int64_t row = seq[i * args.groups].first_row + t;
+    const float* wx = args.wx + row * 4 * width + h * dh + j;
+    places[i] = {wx, cells, y, args.out + row * width + h * dh + j, lanes};
+#pragma GCC unroll 4
+    for (int64_t g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 3);
   }
 }
 
-void advance_rows(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t, float (*raw)[kPanel]) {
-  if (t == 0) {
-    for (int64_t i = r; i < r + count; ++i) copy_cells<Copy::kIn>(group, h, q, i);
+/// The elements of `count` places; raw holds their products. kPartial: some have fewer than kElements lanes.
+template <bool kPartial>
+void advance_places(const ops::SlstmArgs& args, const Place* places, int64_t count, const float (*raw)[kPanel]) {
+  const int64_t width = args.dims.heads * args.dims.dh;
+  const Vec f_gate_max = set1(args.dims.f_gate_max);
+  const auto lanes_from = [](const Place& place, int64_t v) { return place.lanes < v ? 0 : place.lanes - v; };
+  for (int64_t i = 0; i < count; ++i) {
+    const Place& place = places[i];
+    for (int64_t v = 0; v < kElements; v += kLanes) {
+      const bool partial = kPartial && lanes_from(place, v) < kLanes;
+      const auto gate = [&](int64_t g) __attribute__((always_inline)) {
+        const float* p = place.wx + g * width + v;
+        return (partial ? load_partial(p, lanes_from(place, v)) : load(p)) + load(raw[i] + g * kElements + v);
+      };
+      float *c = place.cells + v, *n = c + kElements, *m = n + kElements;
+      const Cell next = advance({Vec{}, load(c), load(n), load(m)}, gate(0), gate(1), gate(2), gate(3), f_gate_max);
+      store(c, next.c);
+      store(n, next.n);
+      store(m, next.m);
+      store(place.y + v, next.y);
+    }
   }
-  const bool partial = (q + 1) * kElements > group.args->dims.dh;
-  (partial ? advance_elements<true> : advance_elements<false>)(group, h, q, r, count, t, raw);
-  for (int64_t i = r; i < r + count; ++i) {
-    if (group.sequence(i).rows == t + 1) copy_cells<Copy::kOut>(group, h, q, i);
+  // Not before all inputs are loaded: they often lie a multiple of 4 KiB from the results, and a load waits for a store
+  // that it may depend on by the low bits of its address.
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t v = 0; v < kElements; v += kLanes) {
+      const Vec y = load(places[i].y + v);
+      if (kPartial && lanes_from(places[i], v) < kLanes)
+        store_partial(places[i].out + v, y, lanes_from(places[i], v));
+      else
+        store(places[i].out + v, y);
+    }
   }
 }
 
@@ -288,32 +303,61 @@ void advance_rows(const Group& group, int64_t h, int64_t q, int64_t r, int64_t c
 constexpr int64_t kBulk = 16;
 static_assert(kBulk >= kRows);
 
-/// All of the group's running sequences, panels [begin, end) of all heads' in order, at step t. Odd steps go backwards:
-/// what the second level of cache still holds of the step before is then read from there, and not pushed out first.
-void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
+/// All of the group's running sequences, panels [begin, end) of head h, at step t. Odd steps go backwards: what the
+/// second level of cache still holds of the step before is then read from there, and not pushed out first.
+void advance_head(const Group& group, int64_t h, int64_t begin, int64_t end, int64_t t) {
   const ops::SlstmArgs& args = *group.args;
-  const int64_t size = args.dims.dh * kPanel, back = t % 2;
   int64_t rows = group.count;
   while (rows > 0 && group.sequence(rows - 1).rows <= t) --rows;  // longest first
+  if (rows == 0 || begin == end) return;
   const int64_t tiles = (rows + kRows - 1) / kRows;
-  const int64_t bulk = tiles > 1 || rows == 0 ? 1 : kBulk / rows;  // panels
-  float raw[kBulk][kPanel];
-  const auto panel_at = [&](int64_t n) { return back ? end - 1 - n : begin + n; };
-  for (int64_t first = 0; first < end - begin; first += bulk) {
-    const int64_t last = first + bulk < end - begin ? first + bulk : end - begin;
+  // Panels go by units of one or, of few rows, two.
+  const int64_t unit = rows <= kPairRows ? 2 : 1, units = (end - begin + unit - 1) / unit;
+  const int64_t bulk = tiles > 1 ? 1 : kBulk / (rows * unit);  // units
+  const auto unit_at = [&](int64_t n) { return begin + (t % 2 == 0 ? n : units - 1 - n) * unit; };
+  const auto panel = [&](int64_t q) { return args.packed + (h * args.panels + q) * args.dims.dh * kPanel; };
+  const auto panels_of = [&](int64_t q) { return end - q < unit ? end - q : unit; };
+  alignas(64) float raw[kBulk][kPanel];
+  for (int64_t first = 0; first < units; first += bulk) {
+    const int64_t last = first + bulk < units ? first + bulk : units;
     for (int64_t i = 0, r = 0; i < tiles; ++i) {
       const int64_t count = rows / tiles + (i < rows % tiles ? 1 : 0);
+      float(*sums)[kPanel] = raw;
       for (int64_t n = first; n < last; ++n) {
-        const int64_t p = panel_at(n), following = i + 1 < tiles ? p : panel_at(n + 1 < end - begin ? n + 1 : n);
-        kTiles[count - 1](group, args.packed + p * size, args.packed + following * size, p / args.panels,
-                          p % args.panels, r, t, raw + (n - first) * count);
+        const int64_t q = unit_at(n), following = i + 1 < tiles ? q : unit_at(n + 1 < units ? n + 1 : n);
+        const TileFunction tile = (panels_of(q) == 2 ? kPairTiles : kTiles)[count - 1];
+        tile(group, panel(q), panel(following), h, q, r, t, sums);
+        sums += panels_of(q) * count;
       }
-      for (int64_t n = first; n < last; ++n) {
-        const int64_t p = panel_at(n);
-        advance_rows(group, p / args.panels, p % args.panels, r, count, t, raw + (n - first) * count);
-      }
+      const auto each_panel = [&](auto&& act) {
+        for (int64_t n = first; n < last; ++n) {
+          for (int64_t q = unit_at(n), past = q + panels_of(q); q < past; ++q) act(q);
+        }
+      };
+      Place places[kBulk];
+      Place* next = places;
+      each_panel([&](int64_t q) {
+        for (int64_t row = r; t == 0 && row < r + count; ++row) copy_cells<Copy::kIn>(group, h, q, row);
+        find_places(group, h, q, r, count, t, next);
+        next += count;
+      });
+      const bool partial = args.dims.dh % kElements != 0;
+      (partial ? advance_places<true> : advance_places<false>)(args, places, next - places, raw);
+      each_panel([&](int64_t q) {  // longest first
+        for (int64_t row = r + count - 1; row >= r && group.sequence(row).rows == t + 1; --row)
+          copy_cells<Copy::kOut>(group, h, q, row);
+      });
       r += count;
     }
+  }
+}
+
+/// Panels [begin, end) of all heads' in order.
+void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
+  const int64_t panels = group.args->panels, first = begin / panels, heads = (end + panels - 1) / panels - first;
+  for (int64_t i = 0; i < heads; ++i) {
+    const int64_t h = first + (t % 2 == 0 ? i : heads - 1 - i), from = begin - h * panels, to = end - h * panels;
+    advance_head(group, h, from < 0 ? 0 : from, to < panels ? to : panels, t);
   }
 }
 
@@ -341,8 +385,7 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
       const int64_t h = item % heads, first = item / heads;
       const Group group = group_of(args, first);
       copy_y(group, h);
-      for (int64_t t = 0; t < group.sequence(0).rows; ++t)
-        advance_panels(group, h * args.panels, (h + 1) * args.panels, t);
+      for (int64_t t = 0; t < group.sequence(0).rows; ++t) advance_head(group, h, 0, args.panels, t);
     });
   }
   const auto bytes = sizeof(float) * static_cast<size_t>(heads * dh);

@@ -304,7 +304,7 @@ void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int
 template <bool kPowers>
 void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 32 * kBlock;
-  if (a.N * a.K <= 4 * kPiece) {  // quicker than to wake the threads
+  if (a.N * a.K <= 8 * kPiece) {  // quicker than to wake the threads
     for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows<kPowers>(a, row_block(a, plan, b), 0, a.K);
     return;
   }

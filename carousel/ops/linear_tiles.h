@@ -181,11 +181,27 @@ inline RowBlock row_block(const LinearFwd& a, const Plan& plan, int64_t b) {
   return {first, (b + 1) * a.N / plan.blocks - first};
 }
 
-/// The one behind row block b.
-inline RowBlock next_row_block(const LinearFwd& a, const Plan& plan, int64_t b, const RowBlock& block) {
-  const int64_t first = block.first + block.rows;
-  return {first, (b + 2) * a.N / plan.blocks - first};
-}
+/// Row blocks b, b + 1, ... without a division each, which would be waited for between two tiles.
+class RowBlocks {
+ public:
+  RowBlocks(const LinearFwd& a, const Plan& plan, int64_t b)
+      : blocks_(plan.blocks),
+        rows_(a.N / blocks_),
+        rest_(a.N % blocks_),
+        carry_(b * rest_ % blocks_),
+        first_(b * a.N / blocks_) {}
+  RowBlock next() {
+    carry_ += rest_;
+    const int64_t more = carry_ >= blocks_ ? 1 : 0;
+    carry_ -= more * blocks_;
+    const RowBlock block = {first_, rows_ + more};
+    first_ += block.rows;
+    return block;
+  }
+
+ private:
+  int64_t blocks_, rows_, rest_, carry_, first_;
+};
 
 /// Row blocks first_block to last_block.
 struct Slab {
@@ -218,9 +234,9 @@ struct Piece {
 /// What will be read next, asked for bit by bit while one multiplies something else.
 struct Ahead {
   const char* bytes;
-  int64_t lines, calls;  // left
+  int64_t lines, step;  // left, at a time
   void ask() {
-    const int64_t here = ceil_div(lines, calls--);
+    const int64_t here = least(lines, step);
     for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
     bytes += here * 64;
     lines -= here;
@@ -254,11 +270,12 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
     out.y_stride = a.y_stride;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
-    RowBlock next = first;
+    RowBlocks blocks(a, plan, slab.first_block);
+    RowBlock next = blocks.next();
     for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
       // Where the next tile begins is known before this one runs: its divisions would be waited for.
       const RowBlock block = next;
-      next = next_row_block(a, plan, b, block);
+      next = blocks.next();
       out.sums = sums + (block.first - first.first) * kPanelRows + col;
       out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
       if (ahead.lines > 0) ahead.ask();
@@ -293,8 +310,8 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
     if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
       const DType dtype = next.panel.part->dtype;
       const int64_t begin = Engine::column_bytes(dtype, next.k);
-      ahead = {next.panel.bytes + begin, (Engine::column_bytes(dtype, next.k + next.count) - begin) / 64,
-               slab.last_block - slab.first_block};
+      ahead = {next.panel.bytes + begin, (Engine::column_bytes(dtype, next.k + next.count) - begin) / 64, 0};
+      ahead.step = ceil_div(ahead.lines, slab.last_block - slab.first_block);
     }
     multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, ahead);
   }

@@ -22,8 +22,11 @@ class Patience {
 #endif
   }
 
+  bool is_over() const { return waits_ >= kMostWaits; }
+
  private:
   static constexpr int64_t kWaitsPerYield = 1000;  // tens of microseconds
+  static constexpr int64_t kMostWaits = 10 * kWaitsPerYield;
   int64_t waits_ = 0;
 };
 

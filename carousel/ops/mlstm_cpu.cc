@@ -202,7 +202,7 @@ bool help_a_walk(Walk* walks, int64_t count, float* values) {
   });
 }
 
-/// f(worker, item, walk) for every item; a worker that finds none left helps until the last has ended.
+/// f(worker, item, walk) for every item; a worker that finds none left helps with those that are not done.
 template <class F>
 void parallel_walks(const Stream& stream, const ops::MlstmArgs& args, int64_t items, int64_t total_work, F&& f) {
   constexpr int64_t kMostWorkers = 128;
@@ -218,8 +218,14 @@ void parallel_walks(const Stream& stream, const ops::MlstmArgs& args, int64_t it
       __atomic_fetch_add(&ended, int64_t{1}, __ATOMIC_RELEASE);
     }
     float* const values = args.scratch + worker * args.scratch_floats;
-    for (Patience patience; __atomic_load_n(&ended, __ATOMIC_ACQUIRE) < items;) {
-      if (!help_a_walk(walks, workers, values)) patience.wait();
+    // A walk that offers nothing for long has lost its core. Whoever waits outside of the region can give it another.
+    Patience patience;
+    while (__atomic_load_n(&ended, __ATOMIC_ACQUIRE) < items && !patience.is_over()) {
+      if (help_a_walk(walks, workers, values)) {
+        patience = Patience();
+      } else {
+        patience.wait();
+      }
     }
   });
 }

@@ -75,8 +75,14 @@ void list_sequences(const AttentionDims& dims, const Seqs& seqs, LayerStates sta
            nullptr,
            nullptr,
            args->page_items,
-           args->blocks};
+           args->blocks,
+           0,
+           0,
+           args->parts.count};
     if (seq.rows == 0) continue;
+    const int64_t keys = seq.pos + seq.rows, hidden = dims.window > 0 ? seq.pos + 1 - dims.window : 0;
+    seq.first_span = std::max<int64_t>(0, hidden) / kAttentionSpan;
+    seq.spans = (keys - 1) / kAttentionSpan + 1 - seq.first_span;
     const int64_t pages = pages_for(seq.pos + seq.rows);
     if (states.empty()) {
       seq.k_pages = table + scratch_page;
@@ -88,8 +94,20 @@ void list_sequences(const AttentionDims& dims, const Seqs& seqs, LayerStates sta
       seq.v_pages = states.pages(s, 1).data();
     }
     args->page_items += pages - seq.pos / kPageRows;
-    args->blocks += (seq.rows * (dims.heads / dims.kv_heads) - 1) / kAttentionRows + 1;
+    const int64_t query_rows = seq.rows * (dims.heads / dims.kv_heads);
+    const int64_t blocks = (query_rows - 1) / kAttentionRows + 1;
+    args->blocks += blocks;
+    args->parts.count += blocks * seq.spans;
+    args->parts.rows = std::max(args->parts.rows, std::min(query_rows, kAttentionRows));
   }
+}
+
+/// Whether threads share the spans of a block: where one block has much of all the work, and would be waited for.
+bool shares_spans(const AttentionArgs& args, int64_t threads) {
+  constexpr int64_t kTasksPerThread = 4;
+  int64_t most = 0;
+  for (int64_t s = 0; s < args.batch; ++s) most = std::max(most, args.sequences[s].spans);
+  return threads > 1 && most > 1 && args.parts.count * args.kv_heads < most * threads * kTasksPerThread;
 }
 
 bool casts(const Numerics& numerics) {
@@ -145,9 +163,14 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
   if (cast) {
     kernels::cast_attention(
         ctx.stream, {args, numerics.norm, numerics.activations, numerics.attention.rotary, numerics.attention.scores});
-  } else {
-    kernels::attention(ctx.stream, args);
+    return out;
   }
+  Tensor parts;
+  if (shares_spans(args, ctx.stream.pool->threads())) {
+    parts = ctx.arena.empty({args.parts.count * args.kv_heads, args.parts.rows, attention_part_floats(d)});
+    args.parts.memory = parts.f32();
+  }
+  kernels::attention(ctx.stream, args);
   return out;
 }
 

@@ -20,7 +20,9 @@ struct AttentionDims {
   int64_t window = 0;  // a row sees this many last rows, itself among them; 0: all
 };
 
-/// softmax(q k^T / sqrt(d)) v, causal, in f32; one pass over the pages with a running maximum.
+/// softmax(q k^T / sqrt(d)) v, causal, in f32. Keys are taken in spans of kAttentionSpan from position 0, each in one
+/// pass over its pages with a running maximum; the results of a row's spans are joined in their order by the logarithms
+/// of their sums. So threads may share the keys of one row, and no bit says whether they did.
 ///   qkv [N, (H + 2G) d] f32, columns q, k, v
 ///   states per sequence, pages of kPageRows rows: 0: k [G, d, kPageRows] normed and rotated, 1: v [G, kPageRows, d]
 ///   returns [N, H*d]
@@ -37,14 +39,25 @@ constexpr double attention_flops(const AttentionDims& dims, int64_t rows, int64_
 
 /// Query rows one task takes through the pages together.
 constexpr int64_t kAttentionRows = 48;
+/// Keys whose share of a row is summed by itself.
+constexpr int64_t kAttentionSpan = 16 * kPageRows;
 
 struct AttentionSequence {
   int64_t first_row, rows;
-  int64_t pos;              // of the first row
-  float* const* k_pages;    // [pages] of [G, d, kPageRows]
-  float* const* v_pages;    // [pages] of [G, kPageRows, d]
-  int64_t first_page_item;  // pages written by the sequences before this one
-  int64_t first_block;      // blocks of kAttentionRows query rows (of one key head) of the sequences before this one
+  int64_t pos;                // of the first row
+  float* const* k_pages;      // [pages] of [G, d, kPageRows]
+  float* const* v_pages;      // [pages] of [G, kPageRows, d]
+  int64_t first_page_item;    // pages written by the sequences before this one
+  int64_t first_block;        // blocks of kAttentionRows query rows (of one key head) of the sequences before this one
+  int64_t first_span, spans;  // those with keys that some row sees
+  int64_t first_part;         // spans of the blocks before this sequence's
+};
+/// Where a block's share of one span is kept until the shares are joined: [rows, stride + 16], in a row d sums, from
+/// `stride` on the maximum and the total.
+struct AttentionParts {
+  float* memory = nullptr;  // null: a thread takes all spans of a block
+  int64_t rows = 0;         // of the largest block
+  int64_t count = 0;        // spans of all blocks of one key head
 };
 struct AttentionArgs {
   const float* qkv;       // [N, (H + 2G) d]
@@ -61,10 +74,14 @@ struct AttentionArgs {
   int64_t batch, page_items, blocks;   // totals over the batch
   float* scratch;                      // [threads, scratch_floats], 64-byte aligned
   int64_t scratch_floats;              // multiple of 16
+  AttentionParts parts;
 };
-/// Floats of scratch memory one thread needs: queries, outputs and scores of its rows.
+/// Floats of one row of queries or outputs in scratch memory.
+constexpr int64_t attention_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+constexpr int64_t attention_part_floats(int64_t head_dim) { return attention_stride(head_dim) + 16; }
+/// Floats of scratch memory one thread needs: queries, outputs of a span and scores of its rows; their outputs so far.
 constexpr int64_t attention_scratch_floats(int64_t head_dim) {
-  return kAttentionRows * (2 * ((head_dim + 15) / 16 * 16) + kPageRows);
+  return kAttentionRows * (2 * attention_stride(head_dim) + kPageRows + attention_part_floats(head_dim));
 }
 
 /// The same as a profile of a narrower implementation has it.

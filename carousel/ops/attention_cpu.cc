@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on CPUs: new keys and values are written to their pages, then blocks of query rows pass over the pages with
-// a running maximum (arXiv:1805.02867). Every row meets the same pages with the same operations in the same order,
-// alone or in a block: decoding and prefill give the same bits.
+// a running maximum (arXiv:1805.02867), span by span. Every row meets the same pages with the same operations in the
+// same order, alone or in a block: decoding and prefill give the same bits.
 #include "carousel/ops/attention.h"
 
 #include "carousel/cpu/divide.h"
@@ -93,14 +93,19 @@ struct Block {
   int64_t head(int64_t r) const { return g * rep + (first_row + r) % rep; }
 };
 
-void start_block(Block* block) {
-  const ops::AttentionArgs& args = *block->args;
+void prepare_queries(const Block& block) {
+  const ops::AttentionArgs& args = *block.args;
   const int64_t d = args.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const float* q = args.qkv + block.row(r) * (args.heads + 2 * args.kv_heads) * d + block.head(r) * d;  // [d]
+    prepare(args, q, args.q_norm, block.row(r), scale, block.q + r * block.stride, 1);
+  }
+}
+
+void start_span(Block* block) {
   for (int64_t r = 0; r < block->rows; ++r) {
-    const float* q = args.qkv + block->row(r) * (args.heads + 2 * args.kv_heads) * d + block->head(r) * d;  // [d]
-    prepare(args, q, args.q_norm, block->row(r), scale, block->q + r * block->stride, 1);
-    std::memset(block->o + r * block->stride, 0, sizeof(float) * static_cast<size_t>(d));
+    std::memset(block->o + r * block->stride, 0, sizeof(float) * static_cast<size_t>(block->args->head_dim));
     block->max[r] = -INFINITY;
     block->total[r] = 0.0f;
   }
@@ -186,49 +191,138 @@ void page_values(const Block& block, const float* v_page, const float* next_k_pa
   });
 }
 
-void finish_block(const Block& block) {
-  const int64_t d = block.args->head_dim;
-  for (int64_t r = 0; r < block.rows; ++r) {
-    float* out = block.args->out + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
-    const float* o = block.o + r * block.stride;                                              // [d]
-    for (int64_t j = 0; j < d; ++j) out[j] = o[j] / block.total[r];
+/// A row's sums over keys, d of them, not yet divided by `total`, all relative to e^max.
+struct Share {
+  float* o;  // [d]
+  float max, total;
+};
+
+/// sum += share. One without keys that its row sees (no total) is nothing; sums that are not finite stay so.
+void join(Share* sum, const Share& share, int64_t d) {
+  if (share.total == 0.0f) return;
+  if (sum->total == 0.0f) {
+    std::memcpy(sum->o, share.o, sizeof(float) * static_cast<size_t>(d));
+    sum->max = share.max;
+    sum->total = share.total;
+    return;
   }
+  const float top = share.max > sum->max ? share.max : sum->max;
+  const float a = std::exp(sum->max - top), b = std::exp(share.max - top);
+  for (int64_t j = 0; j < d; ++j) sum->o[j] = sum->o[j] * a + share.o[j] * b;
+  sum->total = sum->total * a + share.total * b;
+  sum->max = top;
 }
 
-void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
-  // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
-  const int64_t index = args.blocks - 1 - item / args.kv_heads;
+void write_out(const Block& block, int64_t r, const Share& sum) {
+  const int64_t d = block.args->head_dim;
+  float* out = block.args->out + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
+  for (int64_t j = 0; j < d; ++j) out[j] = sum.o[j] / sum.total;
+}
+
+/// The block of key head g that is the index-th of the batch, without scratch memory.
+Block block_of(const ops::AttentionArgs& args, int64_t index, int64_t g) {
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_block > index || args.sequences[s].rows == 0) --s;
   Block block;
   block.args = &args;
   block.seq = &args.sequences[s];
-  block.g = item % args.kv_heads;
+  block.g = g;
   block.rep = args.heads / args.kv_heads;
   block.first_row = (index - block.seq->first_block) * kRows;
   const int64_t rest = block.seq->rows * block.rep - block.first_row;
   block.rows = rest < kRows ? rest : kRows;
-  block.stride = (args.head_dim + 15) / 16 * 16;
-  block.q = args.scratch + worker * args.scratch_floats;
-  block.o = block.q + kRows * block.stride;
-  block.p = block.o + kRows * block.stride;
-  start_block(&block);
-  const int64_t last_key = block.seq->pos + block.time(block.rows - 1);
-  const int64_t before = args.window > 0 ? block.seq->pos + block.time(0) + 1 - args.window : 0;  // keys no row sees
-  for (int64_t page = before > 0 ? before / kPage : 0; page <= last_key / kPage; ++page) {
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const int64_t visible = block.seq->pos + block.time(r) + 1 - page * kPage;
+  block.stride = ops::attention_stride(args.head_dim);
+  return block;
+}
+
+void give_scratch(Block* block, int64_t worker) {
+  block->q = block->args->scratch + worker * block->args->scratch_floats;
+  block->o = block->q + kRows * block->stride;
+  block->p = block->o + kRows * block->stride;
+}
+
+/// Sums over the keys of one span, from the first page that some row of the block sees.
+void attend_span(Block* block, int64_t span) {
+  const ops::AttentionArgs& args = *block->args;
+  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
+  start_span(block);
+  const int64_t last_key = block->seq->pos + block->time(block->rows - 1);
+  const int64_t before = args.window > 0 ? block->seq->pos + block->time(0) + 1 - args.window : 0;  // keys no row sees
+  const int64_t first = before > span * ops::kAttentionSpan ? before / kPage : span * kPages;
+  const bool shared = args.parts.memory != nullptr;  // another thread takes the next span
+  const int64_t last = last_key / kPage < (span + 1) * kPages ? last_key / kPage : (span + 1) * kPages - 1;
+  for (int64_t page = first; page <= last; ++page) {
+    for (int64_t r = 0; r < block->rows; ++r) {
+      const int64_t visible = block->seq->pos + block->time(r) + 1 - page * kPage;
       const int64_t hidden = args.window > 0 ? visible - args.window : 0;
-      block.visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
-      block.hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
+      block->visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
+      block->hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
     }
-    const int64_t slice = block.g * args.head_dim * kPage;  // of this key head, in a page of keys or values
-    const int64_t next = page < last_key / kPage ? page + 1 : page;
-    page_scores(block, block.seq->k_pages[page] + slice, block.seq->v_pages[page] + slice);
-    for (int64_t r = 0; r < block.rows; ++r) page_softmax(&block, r);
-    page_values(block, block.seq->v_pages[page] + slice, block.seq->k_pages[next] + slice);
+    const int64_t slice = block->g * args.head_dim * kPage;  // of this key head, in a page of keys or values
+    const int64_t next = page < (shared ? last : last_key / kPage) ? page + 1 : page;
+    page_scores(*block, block->seq->k_pages[page] + slice, block->seq->v_pages[page] + slice);
+    const float* const next_k = block->seq->k_pages[next] + slice;
+    for (int64_t r = 0; r < block->rows; ++r) page_softmax(block, r);
+    page_values(*block, block->seq->v_pages[page] + slice, next_k);
   }
-  finish_block(block);
+}
+
+/// All spans of a block.
+void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+  // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
+  Block block = block_of(args, args.blocks - 1 - item / args.kv_heads, item % args.kv_heads);
+  give_scratch(&block, worker);
+  prepare_queries(block);
+  float* const memory = block.p + kRows * kPage;  // [kRows, stride]
+  Share sums[kRows];
+  for (int64_t r = 0; r < block.rows; ++r) sums[r] = {memory + r * block.stride, -INFINITY, 0.0f};
+  for (int64_t span = block.seq->first_span; span < block.seq->first_span + block.seq->spans; ++span) {
+    attend_span(&block, span);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      join(&sums[r], {block.o + r * block.stride, block.max[r], block.total[r]}, args.head_dim);
+    }
+  }
+  for (int64_t r = 0; r < block.rows; ++r) write_out(block, r, sums[r]);
+}
+
+/// Row r's place in part `part` of key head g.
+float* part_row(const ops::AttentionArgs& args, int64_t part, int64_t g, int64_t r) {
+  const int64_t stride = ops::attention_part_floats(args.head_dim);
+  return args.parts.memory + ((part * args.kv_heads + g) * args.parts.rows + r) * stride;
+}
+
+/// One span of a block, into its part.
+void attend_part(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+  const int64_t part = item / args.kv_heads;
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_part > part || args.sequences[s].rows == 0) --s;
+  const ops::AttentionSequence& seq = args.sequences[s];
+  const int64_t in_sequence = part - seq.first_part;
+  Block block = block_of(args, seq.first_block + in_sequence / seq.spans, item % args.kv_heads);
+  give_scratch(&block, worker);
+  prepare_queries(block);
+  attend_span(&block, seq.first_span + in_sequence % seq.spans);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    float* row = part_row(args, part, block.g, r);
+    std::memcpy(row, block.o + r * block.stride, sizeof(float) * static_cast<size_t>(args.head_dim));
+    row[block.stride] = block.max[r];
+    row[block.stride + 1] = block.total[r];
+  }
+}
+
+/// The parts of a block, joined in their order.
+void join_parts(const ops::AttentionArgs& args, int64_t index, int64_t g) {
+  const Block block = block_of(args, index, g);
+  const int64_t first = block.seq->first_part + (index - block.seq->first_block) * block.seq->spans;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const auto share = [&](int64_t part) {
+      float* row = part_row(args, part, g, r);
+      return Share{row, row[block.stride], row[block.stride + 1]};
+    };
+    Share sum = share(first);
+    for (int64_t i = 1; i < block.seq->spans; ++i) join(&sum, share(first + i), args.head_dim);
+    write_out(block, r, sum);
+  }
 }
 
 }  // namespace
@@ -245,8 +339,17 @@ void attention(const Stream& stream, const ops::AttentionArgs& args) {
   parallel_ranges(stream, args.page_items, write_work, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) write_page(args, item);
   });
-  parallel_workers(stream, args.blocks * args.kv_heads, keys * args.heads * d * 4,
-                   [&](int64_t worker, int64_t item) { attend(args, worker, item); });
+  const int64_t work = keys * args.heads * d * 4, items = args.blocks * args.kv_heads;
+  if (args.parts.memory == nullptr) {
+    parallel_workers(stream, items, work, [&](int64_t worker, int64_t item) { attend(args, worker, item); });
+    return;
+  }
+  parallel_workers(stream, args.parts.count * args.kv_heads, work,
+                   [&](int64_t worker, int64_t item) { attend_part(args, worker, item); });
+  const int64_t join_work = args.parts.count * args.parts.rows * d * 3 / args.blocks;
+  parallel_ranges(stream, items, join_work, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) join_parts(args, item / args.kv_heads, item % args.kv_heads);
+  });
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

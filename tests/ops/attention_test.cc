@@ -90,11 +90,12 @@ std::vector<double> prepared(const float* x, const Tensor& norm, const Attention
   return z;
 }
 
-/// [T, H*d] of the sequence in rows first .. first + T.
-std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int64_t first, int64_t rows) {
+/// [T - from, H*d] of times from .. T of the sequence in rows first .. first + T.
+std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int64_t first, int64_t rows,
+                              int64_t from = 0) {
   const int64_t d = dims.head_dim, heads = dims.heads, kv_heads = dims.kv_heads, stride = (heads + 2 * kv_heads) * d;
   std::vector<double> out;
-  for (int64_t t = 0; t < rows; ++t) {
+  for (int64_t t = from; t < rows; ++t) {
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t g = h / (heads / kv_heads);
       const std::vector<double> q = prepared(qkv.f32() + (first + t) * stride + h * d, dims.q_norm, dims, t);
@@ -205,6 +206,68 @@ TEST(Attention, NeighboursAndThreadsChangeNoBit) {
         EXPECT_TRUE(same_bits(advance(machine->ctx, own, dims, {&alone}, {lengths[s]}),
                               batched.rows(seqs.offsets[s], seqs.offsets[s + 1])));
       }
+    }
+  }
+}
+
+// Keys of several spans. On more threads than there are blocks of rows these share the spans of one.
+std::vector<AttentionDims> few_heads() {
+  return {make_dims(3, 1, 16), make_dims(2, 2, 10, false), windowed(make_dims(2, 1, 16), 1500),
+          windowed(make_dims(2, 1, 16, false), 30)};
+}
+
+TEST(AttentionSpans, AgreeWithF64) {
+  constexpr int64_t kRows = 2 * ops::kAttentionSpan + 300, kLast = 4;
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), four(isa, 4);
+    for (const AttentionDims& dims : few_heads()) {
+      const Tensor qkv = random_qkv(kRows, dims, 21);
+      const std::vector<double> expected = reference(qkv, dims, 0, kRows, kRows - kLast);
+      for (Machine* machine : {&one, &four}) {
+        State state;
+        in_pieces(machine->ctx, qkv, dims, &state, {kRows - kLast});
+        const Tensor out = advance(machine->ctx, qkv.rows(kRows - kLast, kRows), dims, {&state}, {kLast});
+        EXPECT_LT(relative_error(out.f32(), expected), 5e-6) << cpu::isa_name(isa) << " window " << dims.window;
+      }
+    }
+  }
+}
+
+TEST(AttentionSpans, CutsThreadsAndNeighboursChangeNoBit) {
+  constexpr int64_t kSpan = ops::kAttentionSpan, kRows = 2 * kSpan + 40;
+  std::vector<int64_t> cuts = {1, 700, kSpan - 1, kSpan, kSpan + 1, kSpan + 64, 2 * kSpan - 3};
+  for (int64_t t = 2 * kSpan; t <= kRows; ++t) cuts.push_back(t);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), two(isa, 2), four(isa, 4);
+    for (const AttentionDims& dims : few_heads()) {
+      const Tensor qkv = random_qkv(kRows, dims, 22), short_qkv = random_qkv(1, dims, 23);
+      const Tensor whole = ops::attention(one.ctx, qkv, dims, sequences({kRows}), {}).clone();
+      State last;
+      for (Machine* machine : {&one, &two, &four}) {
+        State state;
+        EXPECT_TRUE(same_bits(in_pieces(machine->ctx, qkv, dims, &state, cuts), whole))
+            << cpu::isa_name(isa) << " window " << dims.window;
+        last = state;
+      }
+      State alone = last, beside = last, other;
+      const Tensor decoded = advance(four.ctx, qkv.rows(0, 1), dims, {&alone}, {1});
+      const Tensor both = advance(four.ctx, joined({short_qkv, qkv.rows(0, 1)}), dims, {&other, &beside}, {1, 1});
+      EXPECT_TRUE(same_bits(both.rows(1, 2), decoded));
+    }
+  }
+}
+
+TEST(AttentionSpans, WhatIsNotFiniteInOneReachesTheRow) {
+  constexpr int64_t kRows = 2 * ops::kAttentionSpan + 1;
+  Machine one(cpu::best_isa(), 1), four(cpu::best_isa(), 4);
+  const AttentionDims dims = make_dims(1, 1, 8);
+  for (const int64_t column : {8, 16}) {  // of a key, of a value
+    const Tensor qkv = random_qkv(kRows, dims, 24);
+    qkv.f32()[5 * 24 + column] = NAN;
+    for (Machine* machine : {&one, &four}) {
+      State state;
+      in_pieces(machine->ctx, qkv, dims, &state, {kRows - 1});
+      EXPECT_TRUE(std::isnan(advance(machine->ctx, qkv.rows(kRows - 1, kRows), dims, {&state}, {1}).f32()[0]));
     }
   }
 }

@@ -218,6 +218,8 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got --mmap with --random, whose weights are in no file");
   if (options.model.empty() && !options.bounds && options.op.op.empty())
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
+  if (!options.op.op.empty() && !options.model.empty())
+    fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
   check_weights(options);
   catch_interrupts();
   const Stream stream = options.machine.stream();

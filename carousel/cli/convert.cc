@@ -19,6 +19,7 @@ struct ConvertOptions {
 };
 
 int run_convert(ConvertOptions& options) {
+  const bool gguf = is_gguf_name(options.out);
   const DType blocks_as = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
   const Stream stream = options.machine.stream();
   catch_interrupts();
@@ -27,7 +28,7 @@ int run_convert(ConvertOptions& options) {
     bar.update(static_cast<int64_t>(100 * done));
     return !interrupted();
   };
-  if (options.out.ends_with(".gguf")) {
+  if (gguf) {
     model::write_gguf(options.model, options.out, stream, {}, go_on);
   } else {
     model::write_folder(options.model, options.out, stream, blocks_as, go_on);

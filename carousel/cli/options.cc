@@ -5,8 +5,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
+#include <string_view>
 
 #include "carousel/core/error.h"
 #include "carousel/model/profile.h"
@@ -96,6 +98,15 @@ CLI::Option* add_integers(CLI::App& app, const std::string& names, std::vector<i
                       begin = end + 1;
                     }
                   });
+}
+
+bool is_gguf_name(const std::string& out) {
+  constexpr std::string_view kEnding = ".gguf";
+  const std::string ending = out.substr(out.size() - std::min(out.size(), kEnding.size()));
+  const auto same_letter = [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; };
+  const bool similar = std::equal(ending.begin(), ending.end(), kEnding.begin(), kEnding.end(), same_letter);
+  if (similar && ending != kEnding) fail(ErrorKind::kUsage, "--out: got {}, expected an ending of {}", out, kEnding);
+  return similar;
 }
 
 CLI::Option* add_profile(CLI::App& app, const std::string& names, std::string& value, const std::string& help) {

@@ -30,5 +30,8 @@ CLI::Option* add_profile(CLI::App& app, const std::string& names, std::string& v
 int64_t parse_integer(const std::string& option, const std::string& text, int64_t min, int64_t max);
 /// The same for a finite number.
 double parse_number(const std::string& option, const std::string& text, double min, double max);
+/// Whether --out names a GGUF file, not a folder: by its ending. Throws Error(kUsage) where that has capitals: as a
+/// model's name it would not be recognised.
+bool is_gguf_name(const std::string& out);
 
 }  // namespace carousel::cli

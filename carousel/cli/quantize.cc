@@ -84,6 +84,7 @@ void print_result(const Json& result) {
 int run_quantize(const QuantizeOptions& options, const Stream& stream) {
   if (options.weights.weights == "auto")
     fail(ErrorKind::kUsage, "--type: got auto, expected f32, f16, bf16, q8 or q4: what to write");
+  const bool gguf = is_gguf_name(options.out);
   catch_interrupts();
   // What would fail after the work is found before it.
   Score before;
@@ -95,9 +96,8 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
       bar.update(static_cast<int64_t>(100 * done));
       return !interrupted();
     };
-    written = options.out.ends_with(".gguf")
-                  ? write_gguf(options, stream, go_on)
-                  : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
+    written = gguf ? write_gguf(options, stream, go_on)
+                   : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
   }
   for (const std::string& kept : written.kept) note("warning: " + kept);
   Json result = {{"out", options.out}, {"bytes_before", written.bytes_before}, {"bytes_after", written.bytes_after}};

@@ -5,12 +5,14 @@
 // touch a region that has ended. Who waits looks after those it waits for: see Placement.
 #include "carousel/core/parallel.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <fstream>
 #include <iterator>
 #include <mutex>
@@ -19,7 +21,7 @@
 #include <thread>
 #include <vector>
 
-#include "carousel/core/cpu_quota.h"
+#include "carousel/core/control_groups.h"
 #include "carousel/core/error.h"
 #include "carousel/core/placement.h"
 
@@ -162,8 +164,33 @@ struct ThreadPool::Shared {
   }
 };
 
+namespace {
+
+/// While it lives the calling thread takes none of the signals that are sent to a process, and nor do threads it
+/// starts: whoever handles them wants them in a thread of its own, and its system calls interrupted by them.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t sent;
+    sigfillset(&sent);
+    for (const int own_fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) {
+      sigdelset(&sent, own_fault);  // SIGPROF: a profiler samples who runs
+    }
+    pthread_sigmask(SIG_BLOCK, &sent, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
 ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>(std::max(1, threads))) {
   if (threads < 1) fail(ErrorKind::kUsage, "threads: got {}, expected at least 1", threads);
+  const SignalsBlocked blocked;
   try {
     for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { shared->work(i); });
   } catch (const std::exception& error) {

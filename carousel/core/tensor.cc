@@ -7,8 +7,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <new>
+#include <string>
 
+#include "carousel/core/control_groups.h"
 #include "carousel/core/error.h"
 
 namespace carousel {
@@ -164,7 +168,12 @@ size_t proc_kibibytes(const char* path, const char* key, size_t unknown) {
 
 }  // namespace
 
-size_t available_memory_bytes() { return proc_kibibytes("/proc/meminfo", "MemAvailable", SIZE_MAX); }
+size_t available_memory_bytes() {
+  const size_t machine = proc_kibibytes("/proc/meminfo", "MemAvailable", SIZE_MAX);
+  std::ifstream file("/proc/self/cgroup");
+  const double left = memory_left(std::string(std::istreambuf_iterator<char>(file), {}), "/sys/fs/cgroup");
+  return left < static_cast<double>(machine) ? static_cast<size_t>(left) : machine;
+}
 size_t peak_memory_bytes() { return proc_kibibytes("/proc/self/status", "VmHWM", 0); }
 void reset_peak_memory() {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/self/clear_refs", "w"), std::fclose);

@@ -99,7 +99,8 @@ struct NamedTensor {
 };
 using NamedTensors = std::vector<NamedTensor>;
 
-/// Memory the system can give without swapping or killing anyone, as it says itself; the largest size_t if it does not.
+/// Memory the system can give without swapping or killing anyone, as it and the control groups of this process say; the
+/// largest size_t if they do not.
 size_t available_memory_bytes();
 /// Most bytes of memory this process has held so far, or since the last reset; 0 where unknown.
 size_t peak_memory_bytes();

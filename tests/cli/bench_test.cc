@@ -136,6 +136,10 @@ TEST(Bench, AnOpTakesItsOwnFlagsOnly) {
   const Ran head = run_carousel("bench --op linear --head q8");
   EXPECT_EQ(head.status, 2);
   EXPECT_NE(head.err.find("--head: got q8 for --op linear, expected a model"), std::string::npos) << head.err;
+  const Ran both = run_carousel("bench some-model --op norm");
+  EXPECT_EQ(both.status, 2);
+  EXPECT_NE(both.err.find("got --op norm and a model, some-model, expected one of them"), std::string::npos)
+      << both.err;
   const Ran unknown = run_carousel("bench --op gemm");
   EXPECT_EQ(unknown.status, 2);
   EXPECT_NE(unknown.err.find("--op: got \"gemm\", expected one of slstm, mlstm, linear"), std::string::npos)

@@ -164,6 +164,12 @@ TEST(Quantize, BadOptionsAreNamed) {
       << type.err;
   EXPECT_EQ(run_carousel("quantize " + folder + " --out " + out).status, 2) << "--type is required";
   EXPECT_EQ(run_carousel("quantize " + folder + " --type q8").status, 2) << "--out is required";
+  for (const std::string& command : {"quantize " + folder + " --type q8", "convert " + folder}) {
+    const Ran capitals = run_carousel(command + " --out " + out + ".GGUF");
+    EXPECT_EQ(capitals.status, 2) << command;
+    EXPECT_NE(capitals.err.find(".GGUF, expected an ending of .gguf"), std::string::npos) << capitals.err;
+    EXPECT_TRUE(is_absent(out + ".GGUF"));
+  }
   EXPECT_EQ(run_carousel("quantize " + folder + " --type q8 --out " + folder).status, 1) << "a full folder";
   const Ran text = run_carousel("quantize " + folder + " --type q8 --eval /no/such --out " + out);
   EXPECT_EQ(text.status, 1);

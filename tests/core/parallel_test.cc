@@ -4,9 +4,11 @@
 #include "carousel/core/parallel.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <thread>
 #include <vector>
 
@@ -122,6 +124,27 @@ TEST(ParallelSteps, ASleepyThreadJoinsLater) {
     });
     EXPECT_EQ(runs, std::vector<int64_t>(4, 100));
   }
+}
+
+TEST(ThreadPool, SignalsToTheProcessAreLeftToTheCaller) {
+  const auto blocks = [](int signal) {
+    sigset_t blocked;
+    EXPECT_EQ(pthread_sigmask(SIG_BLOCK, nullptr, &blocked), 0);
+    return sigismember(&blocked, signal) == 1;
+  };
+  ThreadPool pool(3);
+  const std::thread::id caller = std::this_thread::get_id();
+  std::atomic<int> seen{0};
+  parallel_for(pool, 3, [&](int64_t) {
+    const bool is_caller = std::this_thread::get_id() == caller;
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) EXPECT_EQ(blocks(signal), !is_caller);
+    for (const int signal : {SIGSEGV, SIGBUS}) EXPECT_FALSE(blocks(signal));
+    seen.fetch_add(1);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (seen.load() < 3 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();  // one each
+  });
+  EXPECT_EQ(seen.load(), 3);
+  EXPECT_FALSE(blocks(SIGINT));
 }
 
 TEST(ThreadPool, RefusesNoThreads) {

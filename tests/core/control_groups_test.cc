@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits of control groups, written as the kernel shows them.
-#include "carousel/core/cpu_quota.h"
+#include "carousel/core/control_groups.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -15,22 +15,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class CpuQuota : public testing::Test {
+class ControlGroups : public testing::Test {
  protected:
-  CpuQuota() {
-    std::string name = (fs::temp_directory_path() / "carousel-quota-XXXXXX").string();
+  ControlGroups() {
+    std::string name = (fs::temp_directory_path() / "carousel-groups-XXXXXX").string();
     mount_ = ::mkdtemp(name.data());
   }
-  ~CpuQuota() override { fs::remove_all(mount_); }
+  ~ControlGroups() override { fs::remove_all(mount_); }
   void write(const std::string& file, const std::string& text) {
     fs::create_directories((mount_ / file).parent_path());
     std::ofstream(mount_ / file) << text;
   }
   double quota(const std::string& groups) { return cpu_quota(groups, mount_.string()); }
+  double memory(const std::string& groups) { return memory_left(groups, mount_.string()); }
   fs::path mount_;
 };
 
-TEST_F(CpuQuota, TheLeastOfAGroupAndThoseAboveCounts) {
+TEST_F(ControlGroups, TheLeastOfAGroupAndThoseAboveCounts) {
   write("a/cpu.max", "250000 100000\n");
   write("a/b/cpu.max", "max 100000\n");
   EXPECT_EQ(quota("0::/a/b\n"), 2.5);
@@ -40,7 +41,7 @@ TEST_F(CpuQuota, TheLeastOfAGroupAndThoseAboveCounts) {
   EXPECT_TRUE(std::isinf(quota("0::/c\n")));
 }
 
-TEST_F(CpuQuota, TheOlderHierarchyIsRead) {
+TEST_F(ControlGroups, TheOlderHierarchyIsRead) {
   write("cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n");
   write("cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
   write("cpu,cpuacct/b/cpu.cfs_quota_us", "-1\n");
@@ -50,19 +51,41 @@ TEST_F(CpuQuota, TheOlderHierarchyIsRead) {
 }
 
 // In a container the limit is at the mount, and the path is that of the machine.
-TEST_F(CpuQuota, AContainersOwnMountCounts) {
+TEST_F(ControlGroups, AContainersOwnMountCounts) {
   write("cpu.max", "150000 100000\n");
   EXPECT_EQ(quota("0::/docker/0123\n"), 1.5);
   EXPECT_EQ(quota("0::/\n"), 1.5);
 }
 
-TEST_F(CpuQuota, WhatIsNotUnderstoodIsNoLimit) {
+TEST_F(ControlGroups, WhatIsNotUnderstoodIsNoLimit) {
   for (const char* text : {"", "max", "x y", "-1 100000", "100000 0", "100000"}) {
     write("cpu.max", text);
     EXPECT_TRUE(std::isinf(quota("0::/\n"))) << text;
   }
   for (const char* groups : {"", "\n", "0", "::", "0::", "0::a", "0::/../..\n"})
     EXPECT_TRUE(std::isinf(quota(groups))) << groups;
+}
+
+TEST_F(ControlGroups, MemoryIsWhatIsNotUsedYetOrHoldsFiles) {
+  write("a/memory.max", "1000000\n");
+  EXPECT_EQ(memory("0::/a\n"), 1000000);
+  write("a/memory.current", "700000\n");
+  EXPECT_EQ(memory("0::/a/b\n"), 300000);
+  write("a/memory.stat", "anon 100000\nfile 590000\ninactive_file 400000\nactive_file 50000\n");
+  EXPECT_EQ(memory("0::/a\n"), 750000);
+  write("a/b/memory.max", "max\n");
+  EXPECT_EQ(memory("0::/a/b\n"), 750000);
+  write("a/memory.current", "1600000\n");
+  EXPECT_EQ(memory("0::/a\n"), 0);
+  EXPECT_TRUE(std::isinf(memory("0::/c\n")));
+}
+
+TEST_F(ControlGroups, MemoryOfTheOlderHierarchy) {
+  write("memory/a/memory.limit_in_bytes", "1000000\n");
+  write("memory/a/memory.usage_in_bytes", "800000\n");
+  write("memory/a/memory.stat", "inactive_file 1\ntotal_inactive_file 100000\ntotal_active_file 200000\n");
+  EXPECT_EQ(memory("5:memory:/a\n4:cpu,cpuacct:/a\n"), 500000);
+  EXPECT_TRUE(std::isinf(memory("4:cpu,cpuacct:/a\n")));
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ inline BlockScales block_scales(Vec peaks) {
   BlockScales out = {};
   if constexpr (kPowers) {
     constexpr int32_t kUp = 0x800000 - 0x7E0000 - 1;  // carries into the exponent what is above 127 / 64 times 2^n
-    const IntVec bits = ((as_int(peaks) + kUp) & 0x7F800000) - (6 << 23);
+    const IntVec known = scalable ? as_int(peaks) : IntVec{} + 0x3F800000;
+    const IntVec bits = ((known + kUp) & 0x7F800000) - (6 << 23);
     out.scale = (scalable ? as_float(bits) : Vec{}) + poison;
     out.exponent = __builtin_convertvector((bits >> 23) - 127, Vec) + poison;
     out.inverse = scalable ? as_float((254 << 23) - bits) : Vec{};
@@ -35,9 +36,10 @@ inline BlockScales block_scales(Vec peaks) {
 }
 
 /// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -127 to 127; of what is not finite
-/// anything.
+/// anything from -128 on.
 inline IntVec codes_of(Vec values, Vec inverse) {
-  return as_int(values * inverse + set1(12582912.0f)) - 0x4B400000;  // 1.5 * 2^23: adding it rounds to an integer
+  const IntVec shifted = as_int(values * inverse + set1(12582912.0f));  // 1.5 * 2^23: adding it rounds to an integer
+  return (shifted << 24) >> 24;
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

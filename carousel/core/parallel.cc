@@ -222,6 +222,7 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
   shared.placement.leave(0);
   const auto is_empty = [&] { return (shared.gate.load() & kInsideMask) == 0; };
   while (!shared.outlast(is_empty, 0)) std::this_thread::yield();
+  shared.placement.settle(0);
 }
 
 namespace {

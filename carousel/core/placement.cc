@@ -67,7 +67,11 @@ void Placement::enter(int member) {
   if (!me.inside.load(std::memory_order_relaxed)) me.inside.store(true, std::memory_order_release);
 }
 
-void Placement::leave(int member) { members_[member].inside.store(false, std::memory_order_relaxed); }
+void Placement::leave(int member) { members_[member].inside.store(false); }
+
+void Placement::settle(int member) const {
+  while (members_[member].moved.load()) usleep(20);  // who moves it may wait for this core
+}
 
 void Placement::rest(int member) {
   leave(member);
@@ -123,7 +127,10 @@ bool Placement::relieve(int member) {
   if (held < 0) return false;
   Member& it = members_[held];
   const int there = it.core.load(std::memory_order_relaxed);
-  if (!move(it.thread.load(std::memory_order_relaxed), here)) return false;
+  it.moved.store(true);  // then it is asked again: it leaves before it looks whether it is moved
+  const bool done = it.inside.load() && move(it.thread.load(std::memory_order_relaxed), here);
+  it.moved.store(false);
+  if (!done) return false;
   it.core.store(here, std::memory_order_relaxed);
   next_look_ = now + kAfterMove;
   if (member != 0 && move(0, there)) members_[member].core.store(there, std::memory_order_relaxed);

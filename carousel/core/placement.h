@@ -13,8 +13,8 @@ namespace carousel {
 /// The threads of a pool, "members", by number; member 0 is whoever called it. A core that two threads want is given to
 /// each in turn, milliseconds at a time. The one whose turn it is not may be inside a region, where all others wait for
 /// it; and as they spin, no core is idle and the system has no reason to move it. So those who wait do: they have the
-/// time, and the core they spin on. A system that refuses sched_setaffinity leaves things as they are. After a call
-/// every member may run on the cores it could run on before.
+/// time, and the core they spin on. A system that refuses sched_setaffinity leaves things as they are. Every
+/// member gets the cores back that it could run on before, at once; the caller of a pool has them when it returns.
 class Placement {
  public:
   explicit Placement(int members);
@@ -22,6 +22,8 @@ class Placement {
   void enrol(int member);  // the calling thread is `member` from now on
   void enter(int member);  // it is, or may be, inside a region: others wait for it
   void leave(int member);
+  /// Waits until nobody moves `member`, which has left: a thread it starts would inherit the core it is moved to.
+  void settle(int member) const;
   void rest(int member);  // leaves, and its core is free: it sleeps
 
   /// For a member that waits: where another one is on the same core, goes to one where none is. Member 0, and any where
@@ -38,6 +40,7 @@ class Placement {
     std::atomic<clockid_t> clock{};  // of the time it has run
     std::atomic<int> core{-1};       // when it last looked; -1: none
     std::atomic<bool> inside{false};
+    std::atomic<bool> moved{false};  // by another one, just now
   };
 
   bool is_free(int core, int member) const;  // of other members

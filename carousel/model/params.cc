@@ -321,6 +321,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   sample(name, entry, values, Shape{rows, cols});
   const DType source = source_dtype(entry);
   const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
+  if (dtype != types_.of(name, layout, init).value_or(dtype)) warn_of_kept(name, cols, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   Weight weight =
       mapped ? Weight::over(entry.file, values, rows, cols, dtype) : weight_for(init, rows, cols, dtype, layout);

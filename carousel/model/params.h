@@ -127,6 +127,7 @@ class CheckpointParams : public ParamSource {
   /// Notes what clear_masked found; throws Error(kInput) for a sign against its polarity.
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
+  void warn_of_kept(const std::string& name, int64_t cols, DType dtype);  // of the first; that there are more
   void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
                     int64_t base, int64_t count) const;
   /// Throws Error(kInput) where `target` cannot hold a value of `rows` of `dtype`.
@@ -144,6 +145,8 @@ class CheckpointParams : public ParamSource {
   WeightTypes types_;
   std::unordered_map<std::string, int64_t> taken_;  // elements, by file name
   std::vector<std::string> warnings_;
+  int64_t kept_ = 0;  // matrices whose rows are no whole blocks, though such a type was asked for
+  size_t kept_first_ = 0;
   XXH3_state_s* hash_;
 };
 

@@ -154,6 +154,13 @@ TEST_F(Quantise, RowsThatAreNoWholeBlocksStay) {
   EXPECT_NE(result.kept[0].find("its rows of 48 are no whole blocks of 32"), std::string::npos) << result.kept[0];
   EXPECT_EQ(formats::Checkpoint::open(at("out")).find("layers.0.ffn.down.weight")->dtype, DType::kQ4);
   EXPECT_EQ(logits(model, types), logits(at("out")));
+  // Who has them held so while loading is told once, who asks for nothing is not.
+  const std::vector<std::string> warnings =
+      load(model, stream_, ModelKind::kLanguage, Numerics::native(), types).warnings;
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("stays F32: its rows of 48 are no whole blocks of 32; so do others"), std::string::npos)
+      << warnings[0];
+  EXPECT_TRUE(load(model, stream_).warnings.empty());
 }
 
 TEST_F(Quantise, WhatATypeCannotHoldIsRefused) {

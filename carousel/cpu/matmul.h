@@ -5,9 +5,6 @@
 
 #include "carousel/cpu/vec.h"
 
-#define CAROUSEL_INLINE __attribute__((always_inline)) inline
-#define CAROUSEL_INLINE_LAMBDA __attribute__((always_inline))  // behind the parameters
-
 namespace carousel::cpu::CAROUSEL_ISA {
 
 // Accumulators fill the registers (32 with AVX-512, else 16) but for one row of b and a broadcast.

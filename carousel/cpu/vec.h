@@ -22,6 +22,9 @@
 #error "vec.h belongs in *_cpu.cc files, which the build compiles once per instruction set"
 #endif
 
+#define CAROUSEL_INLINE __attribute__((always_inline)) inline
+#define CAROUSEL_INLINE_LAMBDA __attribute__((always_inline))  // behind the parameters
+
 namespace carousel::cpu::CAROUSEL_ISA {
 
 // Arithmetic on Vec uses the compiler's operators: + - * / and unary -. No contraction: fma is written where meant.
@@ -186,23 +189,17 @@ inline float max_lane(Vec v) {
 
 inline IntVec max(IntVec a, IntVec b) { return a > b ? a : b; }
 
-/// Every second lane of a, then of b.
-inline IntVec even_lanes(IntVec a, IntVec b) {
+/// Every second lane of a from lane kFirst on, then of b.
+template <int kFirst>
+inline IntVec every_second(IntVec a, IntVec b) {
+  constexpr int f = kFirst;
 #if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return __builtin_shufflevector(a, b, f, f + 2, f + 4, f + 6, f + 8, f + 10, f + 12, f + 14, f + 16, f + 18, f + 20,
+                                 f + 22, f + 24, f + 26, f + 28, f + 30);
 #elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  return __builtin_shufflevector(a, b, f, f + 2, f + 4, f + 6, f + 8, f + 10, f + 12, f + 14);
 #else
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
-#endif
-}
-inline IntVec odd_lanes(IntVec a, IntVec b) {
-#if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#else
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  return __builtin_shufflevector(a, b, f, f + 2, f + 4, f + 6);
 #endif
 }
 

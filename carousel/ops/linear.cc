@@ -42,50 +42,42 @@ bool takes_bf16(const Weight& weight, Compute compute) {
 
 /// The parts of one call, laid side by side in y; every kind of weight has a list, for its kernel.
 struct Parts {
+  template <class Part>
   struct List {
-    std::array<LinearPart, kMaxParts> parts;
+    std::array<Part, kMaxParts> parts;
     int64_t count = 0;
-    void add(const LinearPart& part) { parts[static_cast<size_t>(count++)] = part; }
+    void add(const Part& part) { parts[static_cast<size_t>(count++)] = part; }
   };
-  List floats, bf16, q8, q4;
-  std::array<SparsePart, kMaxParts> sparse;
-  int64_t sparse_count = 0;
-  struct SparseBlocksList {
-    std::array<SparseBlocksPart, kMaxParts> parts;
-    int64_t count = 0;
-  };
-  SparseBlocksList sparse_q8, sparse_q4;
   struct InPlace {
     const Weight* weight;
     int64_t first_col;
   };
-  std::array<InPlace, kMaxParts> in_place;
-  int64_t in_place_count = 0;
+  List<LinearPart> floats, bf16, q8, q4;
+  List<SparsePart> sparse;
+  List<SparseBlocksPart> sparse_q8, sparse_q4;
+  List<InPlace> in_place;
   bool packs = false;  // x, whatever N is
   int64_t cols = 0;    // of y
 
   void add(const Weight& weight, Compute compute) {
     const float* const bias = bias_of(weight);
-    packs = packs || is_block(weight.dtype()) || takes_bf16(weight, compute);
+    const DType dtype = weight.dtype();
+    const int64_t rows = weight.rows();
+    packs = packs || is_block(dtype) || takes_bf16(weight, compute);
     if (weight.in_place()) {
-      in_place[static_cast<size_t>(in_place_count++)] = {&weight, cols};
-    } else if (const SparsePanels* panels = weight.sparse(); panels != nullptr) {
-      sparse[static_cast<size_t>(sparse_count++)] = {panels->steps(),  panels->first_steps(),
-                                                     panels->counts(), panels->dtype(),
-                                                     panels->wide(),   bias,
-                                                     weight.rows(),    cols};
-    } else if (const SparseBlocks* blocks_of = weight.sparse_blocks(); blocks_of != nullptr) {
-      SparseBlocksList& list = weight.dtype() == DType::kQ8 ? sparse_q8 : sparse_q4;
-      list.parts[static_cast<size_t>(list.count++)] = {blocks_of->bytes(), blocks_of->first_bytes(), bias,
-                                                       weight.rows(), cols};
+      in_place.add({&weight, cols});
+    } else if (const SparsePanels* it = weight.sparse(); it != nullptr) {
+      sparse.add({it->steps(), it->first_steps(), it->counts(), it->dtype(), it->wide(), bias, rows, cols});
+    } else if (const SparseBlocks* blocks = weight.sparse_blocks(); blocks != nullptr) {
+      (dtype == DType::kQ8 ? sparse_q8 : sparse_q4).add({blocks->bytes(), blocks->first_bytes(), bias, rows, cols});
     } else {
-      (weight.dtype() == DType::kQ8   ? q8
-       : weight.dtype() == DType::kQ4 ? q4
-       : takes_bf16(weight, compute)  ? bf16
-                                      : floats)
-          .add({weight.storage().raw(), bias, weight.rows(), cols, weight.dtype()});
+      List<LinearPart>& list = dtype == DType::kQ8           ? q8
+                               : dtype == DType::kQ4         ? q4
+                               : takes_bf16(weight, compute) ? bf16
+                                                             : floats;
+      list.add({weight.storage().raw(), bias, rows, cols, dtype});
     }
-    cols += weight.rows();
+    cols += rows;
   }
 };
 
@@ -129,29 +121,28 @@ void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_
 }
 
 void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Tensor& y) {
-  const int64_t N = x.dim(0), K = x.dim(1);
-  const auto args = [&](const Parts::List& list) {
-    return LinearFwd{x.f32(), packed, list.parts.data(), list.count, N, K, y.f32(), parts.cols};
+  const int64_t N = x.dim(0), K = x.dim(1), cols = parts.cols;
+  const auto args = [&](const Parts::List<LinearPart>& list) {
+    return LinearFwd{x.f32(), packed, list.parts.data(), list.count, N, K, y.f32(), cols};
   };
   if (parts.floats.count > 0) kernels::linear_fwd(ctx.stream, args(parts.floats));
   if (parts.bf16.count > 0) kernels::linear_bf16_fwd(ctx.stream, args(parts.bf16));
-  if (parts.q8.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.q8));
-  if (parts.q4.count > 0) kernels::linear_quant_fwd(ctx.stream, args(parts.q4));
-  for (int64_t i = 0; i < parts.in_place_count; ++i) {
-    const Parts::InPlace& part = parts.in_place[static_cast<size_t>(i)];
-    run_in_place(ctx, *part.weight, {x.f32(), packed, nullptr, 0, N, K, y.f32(), parts.cols}, part.first_col);
+  for (const auto* list : {&parts.q8, &parts.q4}) {
+    if (list->count > 0) kernels::linear_quant_fwd(ctx.stream, args(*list));
   }
-  if (parts.sparse_count > 0) {
-    kernels::sparse_linear_fwd(ctx.stream,
-                               {x.f32(), packed, parts.sparse.data(), parts.sparse_count, N, K, y.f32(), parts.cols});
+  for (int64_t i = 0; i < parts.in_place.count; ++i) {
+    const Parts::InPlace& part = parts.in_place.parts[static_cast<size_t>(i)];
+    run_in_place(ctx, *part.weight, {x.f32(), packed, nullptr, 0, N, K, y.f32(), cols}, part.first_col);
   }
-  const auto run_blocks = [&](const Parts::SparseBlocksList& list, DType dtype) {
-    if (list.count == 0) return;
+  if (const auto& list = parts.sparse; list.count > 0) {
+    kernels::sparse_linear_fwd(ctx.stream, {x.f32(), packed, list.parts.data(), list.count, N, K, y.f32(), cols});
+  }
+  for (const DType dtype : {DType::kQ8, DType::kQ4}) {
+    const auto& list = dtype == DType::kQ8 ? parts.sparse_q8 : parts.sparse_q4;
+    if (list.count == 0) continue;
     kernels::sparse_blocks_fwd(ctx.stream,
-                               {x.f32(), packed, list.parts.data(), list.count, dtype, N, K, y.f32(), parts.cols});
-  };
-  run_blocks(parts.sparse_q8, DType::kQ8);
-  run_blocks(parts.sparse_q4, DType::kQ4);
+                               {x.f32(), packed, list.parts.data(), list.count, dtype, N, K, y.f32(), cols});
+  }
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
 //
 // Codes of weights are unsigned (q + 128, q + 8), as the dot instructions ask for; a block of x carries -128 and -8
 // times the sum of its codes, from which the integer sums start.
-#include "carousel/ops/block_scale.h"
 #include "carousel/ops/linear_tiles.h"
+#include "carousel/ops/x_blocks.h"
 
 #if defined(__SSE2__) && !defined(__AVX2__)
 #include <emmintrin.h>
@@ -16,9 +16,6 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
-constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
-typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
 constexpr int64_t kScaleBytes = kPanelRows * 2;
 
 // 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 2 x 2 of each.
@@ -29,29 +26,19 @@ constexpr int kMaxRows = 2;
 #endif
 constexpr int kTileVecs = 2;
 
-/// A block of x of R rows: codes s8 [8][R][4], scales or their exponents f32 [R], -128 times the sum of the codes i32
-/// [R], -8 times i32 [R].
-constexpr int64_t kRowBlockBytes = kBlock + 12;
-
 // How far ahead of the tile the panel is asked for.
 constexpr int64_t kPrefetchBytes = 4096;
 
-/// The sum times the scale of x. kPowers: the scale is a power of two, with AVX-512 given as its exponent; vscalefps
-/// runs beside the dot products, a multiplication in their place.
-template <bool kPowers>
-TILE_INLINE Vec scaled(IntVec sum, Vec factor) {
+/// The sum times the scale of x. vscalefps runs beside the dot products, a multiplication in their place.
+template <XScale kScale>
+TILE_INLINE Vec scaled(IntVec sum, Vec scale) {
 #if defined(__AVX512F__)
   const Vec value = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum));
-  return kPowers ? _mm512_scalef_ps(value, factor) : value * factor;
+  return kScale == XScale::kExponent ? _mm512_scalef_ps(value, scale) : value * scale;
 #else
-  return __builtin_convertvector(sum, Vec) * factor;
+  return __builtin_convertvector(sum, Vec) * scale;
 #endif
 }
-#if defined(__AVX512F__)
-constexpr bool kByExponent = true;
-#else
-constexpr bool kByExponent = false;
-#endif
 
 /// sums[lane] += the four products of unsigned weights and signed x. kSmall: weights are below 16.
 template <bool kSmall>
@@ -93,7 +80,7 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 }
 
 struct Q8Panel {
-  static constexpr bool kPowers = false;  // scales of x, see block_scale.h
+  static constexpr XScale kXScale = XScale::kPeak;
   static constexpr int64_t kBytes = Weight::kQ8PanelBlockBytes;
 #if defined(CAROUSEL_NEON)
   static constexpr bool kStartsAtZero = true;
@@ -120,7 +107,11 @@ struct Q8Panel {
 };
 
 struct Q4Panel {
-  static constexpr bool kPowers = true;
+#if defined(__AVX512F__)
+  static constexpr XScale kXScale = XScale::kExponent;
+#else
+  static constexpr XScale kXScale = XScale::kPower;
+#endif
   static constexpr int64_t kBytes = Weight::kQ4PanelBlockBytes;
   static constexpr bool kStartsAtZero = false;
   static constexpr int64_t kSumOffset = 8;
@@ -173,11 +164,11 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
     for (int v = 0; v < V; ++v) scale[v] = load_f16(scales + v * kLanes * 2);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec factor = set1(load_float(x + R * kBlock + r * 4));
+      const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));
       // The sum times one scale, then the other: multiplying the scales first takes as many instructions, but ran at
       // 67 % of the int8 peak instead of 78.
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(scaled<Panel::kPowers>(sums[r][v], factor), scale[v], acc[r][v]);
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(scaled<Panel::kXScale>(sums[r][v], x_scale), scale[v], acc[r][v]);
     }
     x += R * kRowBlockBytes;
     cells += Panel::kBytes;
@@ -212,106 +203,26 @@ struct QuantEngine {
   }
 };
 
-/// Lane i: the lanes of v[i], joined.
-template <class Join>
-TILE_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
-#pragma GCC unroll 4
-  for (int64_t count = kLanes / 2; count > 0; count /= 2) {
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < count; ++i)
-      v[i] = join(even_lanes(v[2 * i], v[2 * i + 1]), odd_lanes(v[2 * i], v[2 * i + 1]));
-  }
-  return v[0];
-}
-
-// How far ahead x is asked for; halving it takes a half longer where x is not in a near cache.
-constexpr uintptr_t kRowPrefetch = 4096;
-
-/// The largest magnitudes of kLanes blocks, 0 behind `count`.
-TILE_INLINE Vec peaks_of(const float* x, int64_t count) {
-  const auto* const ahead = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + kRowPrefetch);
-  IntVec magnitudes[kLanes];  // as integers they have the order of the values, NaN last
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kLanes; ++i) {
-    magnitudes[i] = IntVec{};
-    if (i >= count) continue;
-    for (int64_t j = 0; j < kBlock; j += 16) __builtin_prefetch(ahead + (i * kBlock + j) * 4, 0, 3);
-#pragma GCC unroll 8
-    for (int64_t j = i * kBlock; j < (i + 1) * kBlock; j += kLanes) {
-      magnitudes[i] = max(magnitudes[i], as_int(load(x + j)) & 0x7FFFFFFF);
-    }
-  }
-  return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
-}
-
-/// `count` blocks of one row, up to kLanes of them, as row r of `rows` each.
-template <bool kPowers>
-void quantise(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
-  const BlockScales scales = block_scales<kPowers>(peaks_of(x, count));
-  float inverse[kLanes];
-  store(inverse, scales.inverse);
-  alignas(64) int8_t codes[kLanes][kBlock];
-  IntVec totals[kLanes];
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kLanes; ++i) {
-    totals[i] = IntVec{};
-    if (i >= count) continue;
-#pragma GCC unroll 8
-    for (int64_t j = 0; j < kBlock; j += kLanes) {
-      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(inverse[i]));
-      totals[i] += wide;
-      CodeVec narrow = __builtin_convertvector(wide, CodeVec);
-#if defined(__AVX512F__)
-      asm("" : "+v"(narrow));  // in a register: to memory the instruction is slow
-#endif
-      std::memcpy(codes[i] + j, &narrow, sizeof narrow);
-    }
-  }
-  const IntVec total = join_lanes(totals, [](IntVec a, IntVec b) { return a + b; });
-  float factor[kLanes];
-  store(factor, kPowers && kByExponent ? scales.exponent : scales.scale);
-  const IntVec starts[2] = {total * -128, total * -8};
-  for (int64_t i = 0; i < count; ++i, out += rows * kRowBlockBytes) {
-#pragma GCC unroll 8
-    for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, codes[i] + g * 4, 4);
-    std::memcpy(out + rows * kBlock + r * 4, &factor[i], 4);
-    std::memcpy(out + rows * (kBlock + 4) + r * 4, reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
-    std::memcpy(out + rows * (kBlock + 8) + r * 4, reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
-  }
-}
-
-/// The last block of a row, `count` values and zeros.
-template <bool kPowers>
-void quantise_end(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
-  float values[kBlock];
-  for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
-  quantise<kPowers>(values, 1, r, rows, out);
-}
-
 /// Columns begin to end of one row block; begin is a multiple of a block.
-template <bool kPowers>
-void quantise_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  const int64_t whole = begin + (end - begin) / kBlock * kBlock;
+template <XScale kScale>
+void round_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
   for (int64_t r = 0; r < block.rows; ++r) {
-    const float* const x = a.x + (block.first + r) * a.K;
-    for (int64_t k = begin; k < whole; k += kLanes * kBlock) {
-      quantise<kPowers>(x + k, least(kLanes, (whole - k) / kBlock), r, block.rows, QuantEngine::x_at(a, block, k));
-    }
-    if (whole < end) quantise_end<kPowers>(x + whole, end - whole, r, block.rows, QuantEngine::x_at(a, block, whole));
+    const float* const row = a.x + (block.first + r) * a.K;
+    round_row<kScale>(row + begin, end - begin, r, block.rows, QuantEngine::x_at(a, block, begin));
   }
 }
 
-template <bool kPowers>
-void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
+template <XScale kScale>
+void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 32 * kBlock;
   if (a.N * a.K <= 8 * kPiece) {  // quicker than to wake the threads
-    for (int64_t b = 0; b < plan.blocks; ++b) quantise_rows<kPowers>(a, row_block(a, plan, b), 0, a.K);
+    for (int64_t b = 0; b < plan.blocks; ++b) round_rows<kScale>(a, row_block(a, plan, b), 0, a.K);
     return;
   }
   const int64_t pieces = plan.blocks >= 4 * stream.pool->threads() ? 1 : ceil_div(a.K, kPiece);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
     const int64_t begin = i % pieces * kPiece, end = pieces == 1 ? a.K : least(begin + kPiece, a.K);
-    quantise_rows<kPowers>(a, row_block(a, plan, i / pieces), begin, end);
+    round_rows<kScale>(a, row_block(a, plan, i / pieces), begin, end);
   });
 }
 
@@ -320,9 +231,9 @@ void quantise_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 void linear_quant_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<QuantEngine>(a, stream.pool->threads());
   if (a.parts[0].dtype == DType::kQ4)
-    quantise_x<Q4Panel::kPowers>(stream, a, plan);
+    round_x<Q4Panel::kXScale>(stream, a, plan);
   else
-    quantise_x<Q8Panel::kPowers>(stream, a, plan);
+    round_x<Q8Panel::kXScale>(stream, a, plan);
   run_products<QuantEngine>(stream, a, plan);
 }
 

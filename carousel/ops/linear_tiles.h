@@ -31,7 +31,7 @@ constexpr int64_t kFewRows = 64;     // up to here weights are the traffic that 
 
 // The sums of a tile stay in registers only while no function takes their address: everything that names them is
 // inlined.
-#define TILE_INLINE __attribute__((always_inline)) inline
+#define TILE_INLINE CAROUSEL_INLINE
 
 /// Where a tile's sums come from and go to.
 struct TileOut {
@@ -181,7 +181,8 @@ inline RowBlock row_block(const LinearFwd& a, const Plan& plan, int64_t b) {
   return {first, (b + 1) * a.N / plan.blocks - first};
 }
 
-/// Row blocks b, b + 1, ... without a division each, which would be waited for between two tiles.
+/// Row blocks b, b + 1, ... without a division each. One taken before the tile of the one before it runs is never
+/// waited for.
 class RowBlocks {
  public:
   RowBlocks(const LinearFwd& a, const Plan& plan, int64_t b)
@@ -273,7 +274,6 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
     RowBlocks blocks(a, plan, slab.first_block);
     RowBlock next = blocks.next();
     for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
-      // Where the next tile begins is known before this one runs: its divisions would be waited for.
       const RowBlock block = next;
       next = blocks.next();
       out.sums = sums + (block.first - first.first) * kPanelRows + col;

@@ -8,8 +8,8 @@
 // time, and without it cells are visited one by one. No machine is meant to: there such weights are held otherwise.
 #include "carousel/cpu/isa.h"
 #include "carousel/cpu/vec.h"
-#include "carousel/ops/block_scale.h"
 #include "carousel/ops/sparse_linear.h"
+#include "carousel/ops/x_blocks.h"
 
 #if defined(__AVX512VNNI__)
 #define CAROUSEL_BYTE_EXPAND __attribute__((target("avx512vbmi2,popcnt")))
@@ -21,7 +21,6 @@ namespace {
 using ops::SparseBlocksFwd;
 using ops::SparseBlocksPart;
 
-constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kRows = SparseBlocks::kPanelRows;
 constexpr int64_t kMaskBytes = SparseBlocks::kMaskBytes;
 constexpr int64_t kHeadBytes = SparseBlocks::kHeadBytes;
@@ -32,44 +31,14 @@ constexpr int64_t kSlabRows = 192;  // whose sums, of one panel, are in the firs
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/// 32 values of x, rounded.
+/// 32 values of x, rounded: a block of one row.
 struct XBlock {
   int8_t codes[kBlock];
   float scale;
-  int32_t start;  // -kZeroCode times the sum of the codes
+  int32_t start;        // -kZeroCode times the sum of the codes
+  int32_t start_of_q4;  // of dense panels
 };
-static_assert(sizeof(XBlock) <= 11 * sizeof(float));  // packed_count's
-
-/// `count` values, the rest of the block zeros, as linear_quant_cpu.cc rounds them.
-template <bool kPowers>
-void round_block(const float* x, int64_t count, XBlock& out) {
-  float values[kBlock];
-  if (count < kBlock) {
-    for (int64_t i = 0; i < kBlock; ++i) values[i] = i < count ? x[i] : 0.0f;
-    x = values;
-  }
-  Vec peaks = {};
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    const IntVec bits = as_int(load(x + i)) & 0x7FFFFFFF;  // as integers magnitudes have the order of values, NaN last
-    peaks = as_float(max(as_int(peaks), bits));
-  }
-  const int32_t peak_bits = max_lane(as_int(peaks));
-  float peak;
-  std::memcpy(&peak, &peak_bits, sizeof peak);
-  const BlockScales scales = block_scales<kPowers>(set1(peak));
-  out.scale = scales.scale[0];
-  int32_t codes[kBlock];
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    const IntVec rounded = codes_of(load(x + i), scales.inverse);
-    std::memcpy(codes + i, &rounded, sizeof rounded);
-  }
-  int32_t total = 0;
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out.codes[i] = static_cast<int8_t>(codes[i]);
-    total += out.codes[i];
-  }
-  out.start = static_cast<int32_t>(-kZeroCode) * total;
-}
+static_assert(sizeof(XBlock) == kRowBlockBytes && sizeof(XBlock) <= 11 * sizeof(float));  // packed_count's
 
 float scale_at(const char* p) {
   F16 half;
@@ -100,7 +69,6 @@ void multiply_cells(const char* panel, const XBlock* x, int64_t blocks, float* s
 }
 
 #if defined(CAROUSEL_BYTE_EXPAND)
-constexpr int64_t kGroups = kBlock / 4;
 // How far ahead of the block its bytes are asked for.
 constexpr int64_t kPrefetchBytes = 4096;
 
@@ -277,16 +245,19 @@ void run_panel(const SparseBlocksFwd& a, int64_t index, int64_t first, int64_t l
   }
 }
 
-template <bool kPowers>
-void round_rows(const Stream& stream, const SparseBlocksFwd& a) {
+template <XScale kScale>
+void round_x(const Stream& stream, const SparseBlocksFwd& a) {
   constexpr int64_t kFewBlocks = 128;  // quicker than to wake the threads
   const int64_t blocks = ceil_div(a.K, kBlock), all = a.N * blocks;
-  auto* const x = reinterpret_cast<XBlock*>(a.packed);
+  auto* const x = reinterpret_cast<char*>(a.packed);
   const int64_t tasks = all <= kFewBlocks ? 1 : ceil_div(all, kFewBlocks / 2);
   const auto round_some = [&](int64_t task) {
-    for (int64_t i = task * all / tasks; i < (task + 1) * all / tasks; ++i) {
-      const int64_t k = i % blocks * kBlock;
-      round_block<kPowers>(a.x + i / blocks * a.K + k, least(kBlock, a.K - k), x[i]);
+    const int64_t last = (task + 1) * all / tasks;
+    for (int64_t first = task * all / tasks, count; first < last; first += count) {  // of one row
+      const int64_t k = first % blocks * kBlock;
+      count = least(blocks - first % blocks, last - first);
+      const float* const values = a.x + first / blocks * a.K + k;
+      round_row<kScale>(values, least(count * kBlock, a.K - k), 0, 1, x + first * kRowBlockBytes);
     }
   };
   if (tasks == 1) return round_some(0);
@@ -297,9 +268,9 @@ void round_rows(const Stream& stream, const SparseBlocksFwd& a) {
 
 void sparse_blocks_fwd(const Stream& stream, const SparseBlocksFwd& a) {
   if (a.dtype == DType::kQ4)
-    round_rows<true>(stream, a);
+    round_x<XScale::kPower>(stream, a);
   else
-    round_rows<false>(stream, a);
+    round_x<XScale::kPeak>(stream, a);
   int64_t panels = 0;
   for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kRows);
   const int64_t slabs = ceil_div(a.N, kSlabRows);

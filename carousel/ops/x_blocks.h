@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// x as products with weights of blocks take it: rounded to 8 bits in blocks of 32 along its row, each with a scale of
+// its own. For *_cpu.cc files.
+#pragma once
+
+#include "carousel/core/dtype.h"
+#include "carousel/cpu/vec.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
+constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
+
+/// A block of R rows: codes s8 [8][R][4], scales f32 [R], -128 times the sum of the codes i32 [R], -8 times i32 [R].
+constexpr int64_t kRowBlockBytes = kBlock + 12;
+
+/// Which scale a block has. The largest magnitude's 127th part; or the smallest power of two not below that, as in the
+/// MXINT8 of the OCP's microscaling formats, for multiplying sums by one leaves the multipliers of AVX-512 to the
+/// products: itself, or its logarithm to base 2.
+enum class XScale { kPeak, kPower, kExponent };
+
+/// Of kLanes blocks: values become multiples of 1 / inverse.
+struct BlockScales {
+  Vec scale;    // NaN of what is not finite; of a block without a magnitude above 2^-100 0, as an exponent anything
+  Vec inverse;  // of such a block 0
+};
+
+/// From the largest magnitude of each block.
+template <XScale kScale>
+inline BlockScales block_scales(Vec peaks) {
+  const IntVec scalable = peaks > set1(0x1p-100f);
+  const Vec poison = peaks - peaks;
+  if constexpr (kScale == XScale::kPeak) {
+    return {(scalable ? peaks / set1(127.0f) : Vec{}) + poison, scalable ? set1(127.0f) / peaks : Vec{}};
+  } else {
+    constexpr int32_t kUp = 0x800000 - 0x7E0000 - 1;  // carries into the exponent what is above 127 / 64 times 2^n
+    const IntVec known = scalable ? as_int(peaks) : IntVec{} + 0x3F800000;
+    const IntVec bits = ((known + kUp) & 0x7F800000) - (6 << 23);
+    const Vec exponent = __builtin_convertvector((bits >> 23) - 127, Vec), power = scalable ? as_float(bits) : Vec{};
+    return {(kScale == XScale::kExponent ? exponent : power) + poison, scalable ? as_float((254 << 23) - bits) : Vec{}};
+  }
+}
+
+/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -127 to 127; of what is not finite
+/// anything from -128 on.
+inline IntVec codes_of(Vec values, Vec inverse) {
+  const IntVec shifted = as_int(values * inverse + set1(12582912.0f));  // 1.5 * 2^23: adding it rounds to an integer
+  return (shifted << 24) >> 24;
+}
+
+/// Lane i: the lanes of v[i], joined.
+template <class Join>
+CAROUSEL_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
+#pragma GCC unroll 4
+  for (int64_t count = kLanes / 2; count > 0; count /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < count; ++i) {
+      v[i] = join(every_second<0>(v[2 * i], v[2 * i + 1]), every_second<1>(v[2 * i], v[2 * i + 1]));
+    }
+  }
+  return v[0];
+}
+
+// How far ahead x is asked for; halving it takes a half longer where x is not in a near cache.
+constexpr uintptr_t kRowPrefetch = 4096;
+
+/// The largest magnitudes of kLanes blocks, 0 behind `count`.
+CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
+  const auto* const ahead = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + kRowPrefetch);
+  IntVec magnitudes[kLanes];  // as integers they have the order of the values, NaN last
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kLanes; ++i) {
+    magnitudes[i] = IntVec{};
+    if (i >= count) continue;
+    for (int64_t j = 0; j < kBlock; j += 16) __builtin_prefetch(ahead + (i * kBlock + j) * 4, 0, 3);
+#pragma GCC unroll 8
+    for (int64_t j = i * kBlock; j < (i + 1) * kBlock; j += kLanes) {
+      magnitudes[i] = max(magnitudes[i], as_int(load(x + j)) & 0x7FFFFFFF);
+    }
+  }
+  return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
+}
+
+/// `count` whole blocks of one row, up to kLanes of them, as row r of `rows` each.
+template <XScale kScale>
+void round_blocks(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+  typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
+  const BlockScales scales = block_scales<kScale>(peaks_of(x, count));
+  float inverse[kLanes];
+  store(inverse, scales.inverse);
+  alignas(64) int8_t codes[kLanes][kBlock];
+  IntVec totals[kLanes];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kLanes; ++i) {
+    totals[i] = IntVec{};
+    if (i >= count) continue;
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kBlock; j += kLanes) {
+      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(inverse[i]));
+      totals[i] += wide;
+      CodeVec narrow = __builtin_convertvector(wide, CodeVec);
+#if defined(__AVX512F__)
+      asm("" : "+v"(narrow));  // in a register: to memory the instruction is slow
+#endif
+      std::memcpy(codes[i] + j, &narrow, sizeof narrow);
+    }
+  }
+  const IntVec total = join_lanes(totals, [](IntVec a, IntVec b) { return a + b; });
+  float scale[kLanes];
+  store(scale, scales.scale);
+  const IntVec starts[2] = {total * -128, total * -8};
+  for (int64_t i = 0; i < count; ++i, out += rows * kRowBlockBytes) {
+#pragma GCC unroll 8
+    for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, codes[i] + g * 4, 4);
+    std::memcpy(out + rows * kBlock + r * 4, &scale[i], 4);
+    std::memcpy(out + rows * (kBlock + 4) + r * 4, reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
+    std::memcpy(out + rows * (kBlock + 8) + r * 4, reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
+  }
+}
+
+/// `count` values of one row as row r of `rows`; zeros fill the last block.
+template <XScale kScale>
+void round_row(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+  const int64_t blocks = count / kBlock, rest = count % kBlock;
+  for (int64_t b = 0; b < blocks; b += kLanes) {
+    const int64_t some = blocks - b < kLanes ? blocks - b : kLanes;
+    round_blocks<kScale>(x + b * kBlock, some, r, rows, out + b * rows * kRowBlockBytes);
+  }
+  if (rest == 0) return;
+  float values[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) values[i] = i < rest ? x[blocks * kBlock + i] : 0.0f;
+  round_blocks<kScale>(values, 1, r, rows, out + blocks * rows * kRowBlockBytes);
+}
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -17,9 +17,8 @@ void check_columns(const char* name, View view, int64_t width) {
   }
 }
 
-/// Zero states for the sequences of a batch that keeps none.
 struct Scratch {
-  Tensor c, n, m;             // [B, H, Dk, Dv], [B, H, Dk], [B, H], or empty
+  Tensor c, n, m;             // [B, H, Dk, Dv], [B, H, Dk], [B, H], zeros; empty where sequences keep theirs
   Tensor n_next, m_next;      // [B, H, Dk], [B, H]
   Tensor threads, sequences;  // [threads, floats], [B] MlstmSequence
   Tensor steps, shares;       // [B, H] MlstmStep, [B, H, blocks, floats]

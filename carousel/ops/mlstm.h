@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mLSTM: exponential-gated matrix memory (xLSTM, arXiv:2405.04517, sec. 2.3; chunkwise form: arXiv:2503.14376).
-// mlstm.cc picks step or chunk per piece of a sequence; mlstm_cpu.cc holds both kernels.
+// mlstm.cc checks and has the scratch memory; mlstm_cpu.cc picks step or chunk per piece of a sequence and holds the
+// step, mlstm_chunk_cpu.h the chunk.
 #pragma once
 
 #include "carousel/cpu/kernel.h"

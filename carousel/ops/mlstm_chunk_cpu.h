@@ -92,6 +92,7 @@ Packed packed_in(float* scratch, int64_t dk) {
   p.c = p.s + kL * kL;
   return p;
 }
+
 /// One row of a panel, `width` columns wide at least: what lies beyond them is zero.
 inline void copy_to_panel(const float* row, int64_t width, float* panel) {
 #pragma GCC unroll 2
@@ -184,6 +185,7 @@ void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t 
     }
   }
 }
+
 /// s = q k^T where j <= t: whole tiles, those above the diagonal left out.
 void scores(const Packed& p, int64_t dk, int64_t count) {
   for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {

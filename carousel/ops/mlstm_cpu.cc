@@ -165,6 +165,14 @@ struct Walk {
   const Chunk* chunk;
 };
 
+/// Panels go to threads in pieces: one by one, unless that were more pieces than an Offer has.
+int64_t panels_of_piece(const Chunk& chunk) { return (chunk.panels() - 1) / Offer::kMostPieces + 1; }
+
+void chunk_piece(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) {
+  const int64_t panels = panels_of_piece(chunk), first = i * panels, rest = chunk.panels() - first;
+  for (int64_t j = 0; j < panels && j < rest; ++j) chunk_panel(chunk, first + j, values, rows);
+}
+
 void walk_rows(Head* head, const ops::MlstmSequence& seq, Walk* walk) {
   Chunk chunk;
   chunk.head = head;
@@ -184,10 +192,8 @@ void walk_rows(Head* head, const ops::MlstmSequence& seq, Walk* walk) {
     if (chunk.loads) rows_ahead(*head, chunk.first_row, count).fetch_all();
     prepare_chunk(head, &chunk);
     RowsAhead ahead = rows_ahead(*head, chunk.first_row + count, next);
-    const int64_t panels = chunk.panels(), group = (panels - 1) / Offer::kMostPieces + 1;
-    walk->offer.share((panels - 1) / group + 1, seq.rows - t, [&](int64_t i) {
-      for (int64_t j = i * group; j < (i + 1) * group && j < panels; ++j) chunk_panel(chunk, j, head->scratch, &ahead);
-    });
+    const int64_t pieces = (chunk.panels() - 1) / panels_of_piece(chunk) + 1;
+    walk->offer.share(pieces, seq.rows - t, [&](int64_t i) { chunk_piece(chunk, i, head->scratch, &ahead); });
   }
 }
 
@@ -195,11 +201,8 @@ void walk_rows(Head* head, const ops::MlstmSequence& seq, Walk* walk) {
 bool help_a_walk(Walk* walks, int64_t count, float* values) {
   Walk* best = walks;
   for (int64_t w = 1; w < count; ++w) best = walks[w].offer.left() > best->offer.left() ? walks + w : best;
-  return best->offer.left() > 0 && best->offer.help([&](int64_t i) {
-    const Chunk& chunk = *best->chunk;
-    const int64_t panels = chunk.panels(), group = (panels - 1) / Offer::kMostPieces + 1;
-    for (int64_t j = i * group; j < (i + 1) * group && j < panels; ++j) chunk_panel(chunk, j, values, nullptr);
-  });
+  return best->offer.left() > 0 &&
+         best->offer.help([&](int64_t i) { chunk_piece(*best->chunk, i, values, nullptr); });
 }
 
 /// f(worker, item, walk) for every item; a worker that finds none left helps with those that are not done.

@@ -46,7 +46,6 @@ struct Division {
 constexpr int64_t kWorthThreads = int64_t{1} << 19;  // operations of a call
 constexpr int64_t kWorthSteps = int64_t{1} << 15;    // operations of a step
 constexpr int64_t kFullTile = 6;                     // rows
-constexpr int64_t kMostTileRows = 12;                // see slstm_cpu.cc
 constexpr int64_t kSlicesPerThread = 4;              // of a single step, where nothing waits for the slowest
 
 Division divide(const SlstmDims& dims, const SlstmSequence* sequences, int64_t active, int64_t threads) {
@@ -57,8 +56,8 @@ Division divide(const SlstmDims& dims, const SlstmSequence* sequences, int64_t a
   if (sequences[0].rows == 1) return {1, std::min({kSlicesPerThread * threads, panels, kMaxSlices})};
   // As few groups as occupy the threads: the more sequences share a pass over R, the better. What is more than a tile
   // of them shares it no further, so that threads can as well claim more groups, as fast as each is.
-  const int64_t groups =
-      std::max(std::min(active, (threads + dims.heads - 1) / dims.heads), (active + kMostTileRows - 1) / kMostTileRows);
+  const int64_t groups = std::max(std::min(active, (threads + dims.heads - 1) / dims.heads),
+                                  (active + kSlstmTileRows - 1) / kSlstmTileRows);
   const bool in_step = 2 * dims.heads <= threads && active < kFullTile * groups && active * row_work >= kWorthSteps;
   return in_step ? Division{1, std::min({threads, panels, kMaxSlices})} : Division{groups, 0};
 }

@@ -15,6 +15,9 @@ constexpr int64_t kSlstmPanel = 4 * kSlstmElements;
 /// A panel lies in pieces of two gates each.
 constexpr int64_t kSlstmPiece = 2 * kSlstmElements;
 
+/// Sequences that share a pass over R at most: a tile's with AVX-512, three otherwise.
+constexpr int64_t kSlstmTileRows = 12;
+
 struct SlstmDims {
   int64_t heads = 0;
   int64_t dh = 0;            // width of a head; D = H * dh

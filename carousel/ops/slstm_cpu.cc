@@ -24,7 +24,7 @@ struct TileShape {
 };
 constexpr int kPanelPieces = static_cast<int>(kPanel / kPiece);
 #if defined(__AVX512F__)
-constexpr int kRows = 12;
+constexpr int kRows = static_cast<int>(ops::kSlstmTileRows);
 constexpr int kPairRows = 2;  // up to which a tile takes two panels
 constexpr TileShape tile_shape(int rows) { return {rows <= 6 ? 2 : 1, 2}; }
 #else

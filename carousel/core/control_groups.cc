@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <sstream>
 
 namespace carousel {
 namespace {
 
+constexpr const char* kMount = "/sys/fs/cgroup";
 constexpr double kNone = std::numeric_limits<double>::infinity();
 
 double ratio(double quota, double period) { return quota > 0 && period > 0 ? quota / period : kNone; }
@@ -68,10 +70,17 @@ double least(const std::string& groups, const std::string& mount, const std::str
   return least;
 }
 
+std::string own_groups() {
+  std::ifstream file("/proc/self/cgroup");
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 }  // namespace
 
+double cpu_quota() { return cpu_quota(own_groups(), kMount); }
 double cpu_quota(const std::string& groups, const std::string& mount) { return least(groups, mount, "cpu", quota_of); }
 
+double memory_left() { return memory_left(own_groups(), kMount); }
 double memory_left(const std::string& groups, const std::string& mount) {
   return least(groups, mount, "memory", memory_left_in);
 }

@@ -14,7 +14,6 @@
 #include <condition_variable>
 #include <csignal>
 #include <fstream>
-#include <iterator>
 #include <mutex>
 #include <set>
 #include <string>
@@ -320,9 +319,7 @@ int allowed_cores() {
 }  // namespace
 
 int physical_cores() {
-  std::ifstream file("/proc/self/cgroup");
-  const std::string groups(std::istreambuf_iterator<char>(file), {});
-  const double quota = cpu_quota(groups, "/sys/fs/cgroup");
+  const double quota = cpu_quota();
   const int cores = allowed_cores();
   return quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
 }

@@ -9,6 +9,7 @@
 namespace carousel {
 
 /// Threads that spin briefly for the next region and then sleep. One region runs at a time; a second caller waits.
+/// A process forked off has none of them: the child must not use its parent's pool, not even destroy it.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);  // counting the caller; at least 1

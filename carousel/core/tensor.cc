@@ -7,8 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <new>
 #include <string>
 
@@ -170,8 +168,7 @@ size_t proc_kibibytes(const char* path, const char* key, size_t unknown) {
 
 size_t available_memory_bytes() {
   const size_t machine = proc_kibibytes("/proc/meminfo", "MemAvailable", SIZE_MAX);
-  std::ifstream file("/proc/self/cgroup");
-  const double left = memory_left(std::string(std::istreambuf_iterator<char>(file), {}), "/sys/fs/cgroup");
+  const double left = memory_left();
   return left < static_cast<double>(machine) ? static_cast<size_t>(left) : machine;
 }
 size_t peak_memory_bytes() { return proc_kibibytes("/proc/self/status", "VmHWM", 0); }

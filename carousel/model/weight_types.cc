@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The types matrices are held in, by choice, and the memory they then take.
-#include <fmt/format.h>
-
 #include <string>
 
 #include "carousel/formats/ggml_blocks.h"
@@ -74,16 +72,6 @@ DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout la
                         DType stored) const {
   const DType wanted = of(name, layout, init).value_or(stored);
   return is_block(wanted) && cols % static_cast<int64_t>(kBlockValues) != 0 ? stored : wanted;
-}
-
-void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType dtype) {
-  if (kept_++ == 0) {
-    kept_first_ = warnings_.size();
-    warnings_.push_back(fmt::format("{}: {} stays {}: its rows of {} are no whole blocks of {}", where_, name,
-                                    dtype_name(dtype), cols, kBlockValues));
-  } else if (kept_ == 2) {
-    warnings_[kept_first_] += "; so do others";
-  }
 }
 
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {

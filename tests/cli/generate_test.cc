@@ -15,6 +15,7 @@
 #include "carousel/core/json.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/text/tokenizer.h"
+#include "tests/scratch.h"
 
 namespace carousel {
 namespace {
@@ -41,15 +42,9 @@ class GenerateCommand : public testing::Test {
  protected:
   void SetUp() override {
     if (!fs::exists(kBinary)) GTEST_SKIP() << "carousel is not built";
-    std::string pattern = fs::temp_directory_path() / "carousel-generate-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
   }
 
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  std::string path(const std::string& name) const { return folder_ / name; }
 
   /// A line of shell in which $C is the binary; standard input is empty unless the line says otherwise.
   Result shell(const std::string& line) const {
@@ -71,7 +66,7 @@ class GenerateCommand : public testing::Test {
     EXPECT_NE(result.err.find(expected), std::string::npos) << result.err;
   }
 
-  std::string folder_;
+  const Scratch folder_;
 };
 
 TEST_F(GenerateCommand, GreedyStoryEqualsTheReference) {
@@ -247,7 +242,7 @@ TEST_F(GenerateCommand, WrongInputIsOneLineAndStatusOne) {
   expect_error(run + "-p a --logit-bias 4096+1", "token 4096, expected 0 to 4095");
   expect_error(run + "-p a --load-state \"$M/model.safetensors\"", "not a saved state");
   expect_error(run + "-p a --save-state '" + path("no/such/folder") + "'", "cannot write here");
-  expect_error(run + "-p a --save-state '" + folder_ + "'", "exists and is no regular file");
+  expect_error(run + "-p a --save-state '" + folder_.path() + "'", "exists and is no regular file");
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
   expect_error(run + "-p a --save-state '" + path("pipe") + "'", "exists and is no regular file");
 }

@@ -3,12 +3,13 @@
 #include "carousel/core/control_groups.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include "tests/scratch.h"
 
 namespace carousel {
 namespace {
@@ -17,18 +18,17 @@ namespace fs = std::filesystem;
 
 class ControlGroups : public testing::Test {
  protected:
-  ControlGroups() {
-    std::string name = (fs::temp_directory_path() / "carousel-groups-XXXXXX").string();
-    mount_ = ::mkdtemp(name.data());
-  }
-  ~ControlGroups() override { fs::remove_all(mount_); }
   void write(const std::string& file, const std::string& text) {
-    fs::create_directories((mount_ / file).parent_path());
+    fs::create_directories(fs::path(mount_ / file).parent_path());
     std::ofstream(mount_ / file) << text;
   }
-  double quota(const std::string& groups) { return cpu_quota(groups, mount_.string()); }
-  double memory(const std::string& groups) { return memory_left(groups, mount_.string()); }
-  fs::path mount_;
+  void write_times(const std::string& folder, const std::string& quota, const std::string& period) {
+    write(folder + "/cpu.cfs_quota_us", quota + "\n");
+    write(folder + "/cpu.cfs_period_us", period + "\n");
+  }
+  double quota(const std::string& groups) { return cpu_quota(groups, mount_.path()); }
+  double memory(const std::string& groups) { return memory_left(groups, mount_.path()); }
+  const Scratch mount_;
 };
 
 TEST_F(ControlGroups, TheLeastOfAGroupAndThoseAboveCounts) {
@@ -42,10 +42,8 @@ TEST_F(ControlGroups, TheLeastOfAGroupAndThoseAboveCounts) {
 }
 
 TEST_F(ControlGroups, TheOlderHierarchyIsRead) {
-  write("cpu,cpuacct/a/cpu.cfs_quota_us", "300000\n");
-  write("cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
-  write("cpu,cpuacct/b/cpu.cfs_quota_us", "-1\n");
-  write("cpu,cpuacct/b/cpu.cfs_period_us", "100000\n");
+  write_times("cpu,cpuacct/a", "300000", "100000");
+  write_times("cpu,cpuacct/b", "-1", "100000");
   EXPECT_EQ(quota("5:memory:/a\n4:cpu,cpuacct:/a\n0::/\n"), 3);
   EXPECT_TRUE(std::isinf(quota("4:cpu,cpuacct:/b\n")));
 }

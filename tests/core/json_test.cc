@@ -11,6 +11,7 @@
 #include <functional>
 
 #include "carousel/core/error.h"
+#include "tests/scratch.h"
 
 namespace carousel {
 namespace {
@@ -88,18 +89,15 @@ TEST(Json, NonFiniteNumbersOfTransformersAreRead) {
 }
 
 TEST(JsonFile, OnlyRegularFilesAreRead) {
-  std::string name = (std::filesystem::temp_directory_path() / "carousel-XXXXXX").string();
-  const std::filesystem::path folder = ::mkdtemp(name.data());
+  const Scratch folder;
   const std::string path = folder / "x.json";
   std::ofstream(path) << "[1, 2]";
   EXPECT_EQ(read_json_file(path).size(), 2u);
   EXPECT_EQ(message_of([&] { read_text_file(path, 5); }), path + ": larger than 5 bytes");
-  EXPECT_EQ(message_of([&] { read_text_file(folder, 5); }), folder.string() + ": not a regular file");
+  EXPECT_EQ(message_of([&] { read_text_file(folder.path(), 5); }), folder.path() + ": not a regular file");
   EXPECT_EQ(message_of([&] { read_text_file(path + "?", 5); }), path + "?: cannot open: No such file or directory");
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
-  EXPECT_EQ(message_of([&] { read_text_file(folder / "pipe", 5); }),
-            (folder / "pipe").string() + ": not a regular file");
-  std::filesystem::remove_all(folder);
+  EXPECT_EQ(message_of([&] { read_text_file(folder / "pipe", 5); }), (folder / "pipe") + ": not a regular file");
 }
 
 class FieldsTest : public testing::Test {

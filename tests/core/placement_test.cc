@@ -88,6 +88,17 @@ class PlacementTest : public testing::Test {
     }
     return after;
   }
+  /// `member`, on the second core, has relieved one that is held on the first, and is on `expected` then.
+  void expect_after_relief(int expected, int member) {
+    const auto relieve = [&] {
+      Placement placement(3);
+      const Held held(placement, 1, cores[0]);
+      start_on(cores[1]);
+      placement.enrol(member);
+      return core_after_relief(placement, member);
+    };
+    EXPECT_EQ(core_after(expected, relieve), expected);
+  }
   /// The calling thread is on `core` now, and may run on both.
   void start_on(int core) {
     allow({core});
@@ -121,29 +132,9 @@ TEST_F(PlacementTest, NobodyLeavesTheCoresItMayRunOn) {
   }).join();
 }
 
-TEST_F(PlacementTest, AMemberChangesPlacesWithOneThatDoesNotRun) {
-  EXPECT_EQ(core_after(cores[0],
-                       [&] {
-                         Placement placement(3);
-                         const Held held(placement, 1, cores[0]);
-                         start_on(cores[1]);
-                         placement.enrol(2);
-                         return core_after_relief(placement, 2);
-                       }),
-            cores[0]);
-}
+TEST_F(PlacementTest, AMemberChangesPlacesWithOneThatDoesNotRun) { expect_after_relief(cores[0], 2); }
 
-TEST_F(PlacementTest, TheCallerGivesItsCoreAndStays) {
-  EXPECT_EQ(core_after(cores[1],
-                       [&] {
-                         Placement placement(3);
-                         const Held held(placement, 1, cores[0]);
-                         start_on(cores[1]);
-                         placement.enrol(0);
-                         return core_after_relief(placement, 0);
-                       }),
-            cores[1]);
-}
+TEST_F(PlacementTest, TheCallerGivesItsCoreAndStays) { expect_after_relief(cores[1], 0); }
 
 TEST_F(PlacementTest, WhoIsNotInsideIsLeftAlone) {
   Placement placement(3);

@@ -39,7 +39,7 @@ const GgufKeys kKeys = {{"general.architecture", std::string("test")},
                         {"a.none", std::vector<std::string>{}}};
 
 TEST(Gguf, KeysComeBackWithTheirValues) {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   GgufWriter(scratch / "k.gguf", kKeys, {}).finish();
   const GgufFile file = GgufFile::open(scratch / "k.gguf");
   EXPECT_EQ(file.version(), 3u);
@@ -67,7 +67,7 @@ TEST(Gguf, KeysComeBackWithTheirValues) {
 }
 
 TEST(Gguf, TensorsLieAlignedAndComeBackBitForBit) {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   std::vector<uint8_t> odd(34 * 3);
   for (size_t i = 0; i < odd.size(); ++i) odd[i] = static_cast<uint8_t>(i * 7);
   const float pair[] = {1.5F, NAN};
@@ -98,7 +98,7 @@ TEST(Gguf, TensorsLieAlignedAndComeBackBitForBit) {
 }
 
 TEST(Gguf, TheWriterRefuses) {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   const auto write = [&](const GgufKeys& keys, const std::vector<GgufTensorSpec>& tensors) {
     return error_of([&] { GgufWriter(scratch / "x.gguf", keys, tensors); });
   };
@@ -131,7 +131,7 @@ class SplitGguf : public testing::Test {
   std::string open(const std::string& path) const {
     return error_of([&] { Checkpoint::open(path); });
   }
-  cli::Scratch scratch_;
+  Scratch scratch_;
 };
 
 TEST_F(SplitGguf, AllPartsAreOneCheckpoint) {

@@ -2,7 +2,6 @@
 #include "carousel/formats/npy.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/scratch.h"
 
 namespace carousel::formats {
 namespace {
@@ -63,7 +63,8 @@ TEST(Npy, FortranOrderIsTurned) {
 }
 
 TEST(Npy, WrittenIsReadBack) {
-  const std::string path = std::filesystem::temp_directory_path() / ("carousel_npy_" + std::to_string(getpid()));
+  const Scratch scratch;
+  const std::string path = scratch / "x.npy";
   for (const Shape& shape : {Shape{5}, Shape{2, 3}, Shape{2, 0, 4}, Shape{3, 2, 2}}) {
     Tensor values(shape, DType::kF32);
     for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] = static_cast<float>(i) / 3;
@@ -71,7 +72,6 @@ TEST(Npy, WrittenIsReadBack) {
     EXPECT_EQ(read_npy(path).shape(), shape);
     EXPECT_EQ(values_of(read_npy(path)), values_of(values));
   }
-  std::filesystem::remove(path);
 }
 
 TEST(Npy, MalformedFilesAreRefused) {

@@ -16,27 +16,16 @@
 
 #include "carousel/core/error.h"
 #include "carousel/formats/checkpoint.h"
+#include "tests/scratch.h"
 
 namespace carousel::formats {
 namespace {
 
 namespace fs = std::filesystem;
 
-// A folder of its own for each test, removed afterwards.
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "carousel-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-  std::string str() const { return path_.string(); }
-  size_t files() const { return static_cast<size_t>(std::distance(fs::directory_iterator(path_), {})); }
-
- private:
-  fs::path path_;
-};
+size_t files_in(const Scratch& folder) {
+  return static_cast<size_t>(std::distance(fs::directory_iterator(folder.path()), {}));
+}
 
 Tensor counting(const Shape& shape, DType dtype, float first = 0) {
   Tensor tensor(shape, DType::kF32);
@@ -70,7 +59,7 @@ std::string with_header(const std::string& header, const std::string& body) {
 }
 
 TEST(Safetensors, RoundTripKeepsBytesShapesAndMetadata) {
-  const Folder folder;
+  const Scratch folder;
   Tensor bytes({3}, DType::kU8);
   std::memcpy(bytes.raw(), "abc", 3);
   Tensor ids({2, 1}, DType::kI64);
@@ -83,7 +72,7 @@ TEST(Safetensors, RoundTripKeepsBytesShapesAndMetadata) {
                                 {"empty", Tensor({0, 4}, DType::kF32)},
                                 {"scalar", counting({}, DType::kF32, 9)}};
   write_safetensors(folder / "x.safetensors", tensors, {{"format", "pt"}, {"pos", "17"}});
-  EXPECT_EQ(folder.files(), 1u) << "no temporary file stays behind";
+  EXPECT_EQ(files_in(folder), 1u) << "no temporary file stays behind";
   const SafetensorsFile file = SafetensorsFile::open(folder / "x.safetensors");
   EXPECT_EQ(file.metadata(), (Metadata{{"format", "pt"}, {"pos", "17"}}));
   ASSERT_EQ(file.entries().size(), tensors.size());
@@ -100,7 +89,7 @@ TEST(Safetensors, RoundTripKeepsBytesShapesAndMetadata) {
 }
 
 TEST(Safetensors, BlockTypesAreBytesToOtherReaders) {
-  const Folder folder;
+  const Scratch folder;
   const std::string path = folder / "blocks.safetensors";
   NamedTensors tensors;
   for (const DType dtype : {DType::kQ8, DType::kQ4}) {
@@ -127,7 +116,7 @@ TEST(Safetensors, BlockTypesAreBytesToOtherReaders) {
 }
 
 TEST(Safetensors, HeaderIsPaddedToEightBytes) {
-  const Folder folder;
+  const Scratch folder;
   for (const char* name : {"a", "ab", "abc", "abcd"}) {
     write_safetensors(folder / "x.safetensors", {{name, counting({2}, DType::kF32)}});
     std::ifstream stream(folder / "x.safetensors", std::ios::binary);
@@ -139,7 +128,7 @@ TEST(Safetensors, HeaderIsPaddedToEightBytes) {
 }
 
 TEST(Safetensors, ViewsOutliveTheFileObject) {
-  const Folder folder;
+  const Scratch folder;
   write_safetensors(folder / "x.safetensors", {{"w", counting({4}, DType::kF32)}});
   Tensor view = SafetensorsFile::open(folder / "x.safetensors").find("w")->view();
   expect_same(view, counting({4}, DType::kF32));
@@ -167,7 +156,7 @@ TEST(Safetensors, EntriesComeInTheOrderOfTheirBytes) {
 }
 
 TEST(Safetensors, EveryTruncationIsRefused) {
-  const Folder folder;
+  const Scratch folder;
   write_safetensors(folder / "x.safetensors", {{"a", counting({5}, DType::kF32)}, {"b", counting({3}, DType::kBF16)}},
                     {{"k", "v"}});
   std::ifstream stream(folder / "x.safetensors", std::ios::binary);
@@ -195,7 +184,7 @@ TEST(Safetensors, FirstNotFiniteNamesThePlace) {
 }
 
 TEST(SafetensorsWriter, NothingAppearsBeforeFinish) {
-  const Folder folder;
+  const Scratch folder;
   const std::string path = folder / "x.safetensors";
   write_safetensors(path, {{"old", counting({1}, DType::kF32)}});
   {
@@ -205,7 +194,7 @@ TEST(SafetensorsWriter, NothingAppearsBeforeFinish) {
     EXPECT_EQ(message_of([&] { writer.finish(); }), path + ": \"a\" was not written");
   }
   EXPECT_NE(SafetensorsFile::open(path).find("old"), nullptr);
-  EXPECT_EQ(folder.files(), 1u);
+  EXPECT_EQ(files_in(folder), 1u);
   SafetensorsWriter writer(path, {{"a", DType::kF32, {2}}, {"b", DType::kBF16, {2}}});
   writer.write("b", counting({2}, DType::kBF16));
   writer.write("a", counting({2}, DType::kF32));
@@ -214,7 +203,7 @@ TEST(SafetensorsWriter, NothingAppearsBeforeFinish) {
 }
 
 TEST(SafetensorsWriter, WhatDoesNotFitIsRefused) {
-  const Folder folder;
+  const Scratch folder;
   const std::string path = folder / "x.safetensors";
   const Tensor two = counting({2}, DType::kF32);
   EXPECT_EQ(message_of([&] {
@@ -242,18 +231,18 @@ TEST(SafetensorsWriter, WhatDoesNotFitIsRefused) {
 
 // The rename at the end would put a file in the place of a device such as /dev/null.
 TEST(SafetensorsWriter, OnlyARegularFileIsReplaced) {
-  const Folder folder;
+  const Scratch folder;
   const std::string pipe = folder / "pipe";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_EQ(message_of([&] { write_safetensors(pipe, {}); }),
             pipe + ": exists and is no regular file, expected one or none to write");
   EXPECT_TRUE(std::filesystem::is_fifo(pipe));
-  EXPECT_EQ(folder.files(), 1u);
+  EXPECT_EQ(files_in(folder), 1u);
 }
 
 TEST(MappedFile, OnlyRegularFilesAreMapped) {
-  const Folder folder;
-  EXPECT_EQ(message_of([&] { MappedFile::open(folder.str()); }), folder.str() + ": not a regular file");
+  const Scratch folder;
+  EXPECT_EQ(message_of([&] { MappedFile::open(folder.path()); }), folder.path() + ": not a regular file");
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   EXPECT_EQ(message_of([&] { MappedFile::open(folder / "pipe"); }), folder / "pipe" + ": not a regular file");
   EXPECT_EQ(message_of([&] { MappedFile::open(folder / "gone"); }),
@@ -261,7 +250,7 @@ TEST(MappedFile, OnlyRegularFilesAreMapped) {
 }
 
 TEST(MappedFile, ReleaseGivesPagesBack) {
-  const Folder folder;
+  const Scratch folder;
   const Tensor large({int64_t{1} << 22}, DType::kF32);  // 16 MiB
   large.f32()[77] = 5;
   write_safetensors(folder / "x.safetensors", {{"w", large}});
@@ -281,12 +270,12 @@ TEST(MappedFile, ReleaseGivesPagesBack) {
 }
 
 TEST(Checkpoint, JoinsTheShardsOfAnIndex) {
-  const Folder folder;
+  const Scratch folder;
   write_safetensors(folder / "a.safetensors", {{"x", counting({2}, DType::kF32)}});
   write_safetensors(folder / "b.safetensors", {{"y", counting({3}, DType::kBF16)}});
   std::ofstream(folder / "model.safetensors.index.json")
       << R"({"metadata":{"total_size":14},"weight_map":{"x":"a.safetensors","y":"b.safetensors"}})";
-  const Checkpoint checkpoint = Checkpoint::open(folder.str());
+  const Checkpoint checkpoint = Checkpoint::open(folder.path());
   EXPECT_EQ(checkpoint.entries().size(), 2u);
   EXPECT_EQ(checkpoint.size_bytes(), 14u);
   expect_same(checkpoint.find("y")->view(), counting({3}, DType::kBF16));
@@ -294,19 +283,19 @@ TEST(Checkpoint, JoinsTheShardsOfAnIndex) {
 }
 
 TEST(Checkpoint, ReadsNumberedFilesAndOneFile) {
-  const Folder folder;
+  const Scratch folder;
   write_safetensors(folder / "model_0.safetensors", {{"x", counting({2}, DType::kF32)}});
   write_safetensors(folder / "model_1.safetensors", {{"y", counting({2}, DType::kF32)}});
-  EXPECT_EQ(Checkpoint::open(folder.str()).entries().size(), 2u);
+  EXPECT_EQ(Checkpoint::open(folder.path()).entries().size(), 2u);
   EXPECT_EQ(Checkpoint::open(folder / "model_1.safetensors").entries().size(), 1u);
   write_safetensors(folder / "model_1.safetensors", {{"x", counting({2}, DType::kF32)}});
-  EXPECT_EQ(message_of([&] { Checkpoint::open(folder.str()); }),
+  EXPECT_EQ(message_of([&] { Checkpoint::open(folder.path()); }),
             folder / "model_1.safetensors" + ": \"x\" is also in " + folder / "model_0.safetensors");
 }
 
 TEST(Checkpoint, AFolderWithoutWeightsSaysWhatIsMissing) {
-  const Folder folder;
-  EXPECT_NE(message_of([&] { Checkpoint::open(folder.str()); }).find("no weights here, expected model.safetensors"),
+  const Scratch folder;
+  EXPECT_NE(message_of([&] { Checkpoint::open(folder.path()); }).find("no weights here, expected model.safetensors"),
             std::string::npos);
 }
 

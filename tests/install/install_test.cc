@@ -80,9 +80,9 @@ TEST(Install, SharedLibraryServesOtherPrograms) {
 
 TEST(Install, EverythingIsRelocatable) {
   const std::string root = stage("everything");
-  run("DESTDIR='" + root + "/root' " CAROUSEL_CMAKE " --install '" + kBuilt + "' --prefix /opt/carousel");
+  run("DESTDIR='" + root + "/staged' " CAROUSEL_CMAKE " --install '" + kBuilt + "' --prefix /opt/carousel");
   const std::string folder = root + "/moved";
-  fs::rename(root + "/root/opt/carousel", folder);
+  fs::rename(root + "/staged/opt/carousel", folder);
   EXPECT_EQ(run("'" + folder + "/bin/carousel' --version"), "carousel " CAROUSEL_VERSION "\n");
   const std::string pc = "PKG_CONFIG_PATH='" + folder + "/" CAROUSEL_LIBDIR "/pkgconfig' " CAROUSEL_PKG_CONFIG;
   EXPECT_EQ(run(pc + " --modversion carousel"), CAROUSEL_VERSION "\n");

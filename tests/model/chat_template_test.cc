@@ -10,7 +10,7 @@ namespace carousel::model {
 namespace {
 
 std::string read(const std::string& config, const std::string& jinja = "") {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   if (!config.empty()) cli::write_file(scratch / "tokenizer_config.json", config);
   if (!jinja.empty()) cli::write_file(scratch / "chat_template.jinja", jinja);
   return read_chat_template({scratch / "", "", ""});

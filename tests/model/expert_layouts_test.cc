@@ -2,7 +2,6 @@
 // The two layouts of LFM2-MoE files: matrices of every expert by themselves, and stacked. One model either way; what
 // does not fit the config is refused by name.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -30,13 +30,9 @@ const std::string kPrefix = "model.layers.1.feed_forward.";
 class ExpertLayouts : public testing::Test {
  protected:
   ExpertLayouts() : stream_{Device::kCpu, cpu::best_isa(), &pool_} {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / (std::string("carousel-moe-") + info->name() + std::to_string(::getpid()));
-    fs::remove_all(folder_);
     fs::create_directories(folder_ / "config");
     std::ofstream(folder_ / "config/config.json") << kConfig;
   }
-  ~ExpertLayouts() override { fs::remove_all(folder_); }
 
   NamedTensors published(DType dtype = DType::kF32) {
     const std::string out = (folder_ / ("published" + std::string(dtype_name(dtype)))).string();
@@ -66,7 +62,8 @@ class ExpertLayouts : public testing::Test {
 
   ThreadPool pool_{2};
   Stream stream_;
-  fs::path folder_;
+  const Scratch scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 Tensor find(const NamedTensors& tensors, const std::string& name) {

@@ -88,7 +88,7 @@ TEST_P(GgufFile, TokenizesAndComputes) {
 }
 
 TEST_P(GgufFile, SurvivesTheWayToAFolder) {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   const std::string folder = scratch / "folder", again = scratch / "again.gguf";
   cli::Ran ran = cli::run_carousel("convert " + path_ + " --out " + folder);
   ASSERT_EQ(ran.status, 0) << ran.err;

@@ -24,7 +24,7 @@ struct Source {
 };
 
 std::string through_file(formats::GgufKeys keys, bool with_whole) {
-  const cli::Scratch scratch;
+  const Scratch scratch;
   if (!with_whole) std::erase_if(keys, [](const auto& key) { return key.first == kWhole; });
   formats::GgufWriter(scratch / "t.gguf", keys, {}).finish();
   const formats::GgufFile file = formats::GgufFile::open(scratch / "t.gguf");

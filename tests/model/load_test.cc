@@ -3,7 +3,6 @@
 #include "carousel/model/load.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +15,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/runner.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -28,13 +28,7 @@ constexpr const char* kXlstm =
 
 class Load : public testing::Test {
  protected:
-  Load() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / (std::string("carousel-load-") + info->name() + std::to_string(::getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~Load() override { fs::remove_all(folder_); }
+  Load() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
 
   void write(const std::string& name, const std::string& text) {
     std::ofstream(folder_ / name, std::ios::binary) << text;
@@ -77,7 +71,8 @@ class Load : public testing::Test {
 
   ThreadPool pool_;
   Stream stream_;
-  fs::path folder_;
+  const Scratch scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 Tensor& find(NamedTensors& tensors, const std::string& name) {

@@ -2,7 +2,6 @@
 // Weights used in the mapped file: the same bits as those packed in memory, whatever kind of file and type they are in;
 // what is held beside them is little, or named here.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -15,6 +14,7 @@
 #include "carousel/model/quantise.h"
 #include "carousel/model/runner.h"
 #include "tests/model/block_configs.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -30,13 +30,7 @@ WeightTypes mapped(WeightTypes types = {}) {
 
 class Mapped : public testing::Test {
  protected:
-  Mapped() {
-    std::string name = (fs::temp_directory_path() / "carousel-mapped-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~Mapped() override { fs::remove_all(folder_); }
-
-  std::string at(const std::string& name) const { return (folder_ / name).string(); }
+  std::string at(const std::string& name) const { return folder_ / name; }
   // Initialised, its matrices in `dtype`.
   std::string make(const std::string& config, DType dtype, const std::string& name) {
     std::ofstream(at(name + ".json")) << config;
@@ -81,7 +75,7 @@ class Mapped : public testing::Test {
 
   ThreadPool pool_{2};
   Stream stream_{Device::kCpu, cpu::best_isa(), &pool_};
-  fs::path folder_;
+  const Scratch folder_;
 };
 
 TEST_F(Mapped, SafetensorsGiveTheSameBits) {

@@ -4,7 +4,6 @@
 #include "carousel/model/quantise.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -20,6 +19,7 @@
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
 #include "tests/model/block_configs.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -32,13 +32,9 @@ WeightTypes all_of(DType dtype) { return {dtype, dtype, dtype, dtype}; }
 
 class Quantise : public testing::Test {
  protected:
-  Quantise() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
-    std::string name = (fs::temp_directory_path() / "carousel-quantise-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~Quantise() override { fs::remove_all(folder_); }
+  Quantise() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
 
-  std::string at(const std::string& name) const { return (folder_ / name).string(); }
+  std::string at(const std::string& name) const { return folder_ / name; }
   std::string init(const std::string& config, const std::string& name, DType dtype = DType::kF32) {
     std::ofstream(at(name + ".json")) << config;
     write_initialised(at(name + ".json"), 3, dtype, at(name));
@@ -63,7 +59,7 @@ class Quantise : public testing::Test {
 
   ThreadPool pool_;
   Stream stream_;
-  fs::path folder_;
+  const Scratch folder_;
 };
 
 double relative(const std::vector<float>& a, const std::vector<float>& b) {

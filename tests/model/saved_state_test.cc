@@ -3,7 +3,6 @@
 #include "carousel/model/saved_state.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/runner.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -22,12 +22,8 @@ namespace fs = std::filesystem;
 class SavedStates : public testing::Test {
  protected:
   SavedStates() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / (std::string("carousel-state-") + info->name() + std::to_string(::getpid()));
-    fs::create_directories(folder_);
     path_ = (folder_ / "state.safetensors").string();
   }
-  ~SavedStates() override { fs::remove_all(folder_); }
 
   Model fixture(const std::string& name) { return load(CAROUSEL_SOURCE_DIR "/tests/fixtures/models/" + name, stream_); }
 
@@ -51,7 +47,8 @@ class SavedStates : public testing::Test {
 
   ThreadPool pool_;
   Stream stream_;
-  fs::path folder_;
+  const Scratch scratch_;
+  const fs::path folder_ = scratch_.path();
   std::string path_;
 };
 

@@ -2,7 +2,6 @@
 // The 2024 xLSTM: every spelling of its config, published parameter counts, initial values, and the two layouts of
 // recurrent matrices. Reference cases outside the repository are compared where they are at hand.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +13,7 @@
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
+#include "tests/scratch.h"
 
 namespace carousel::model {
 namespace {
@@ -116,13 +116,7 @@ TEST(XlstmLmConfig, WhatChangesTheResultAndIsNotSupportedIsRefused) {
 
 class XlstmLm : public testing::Test {
  protected:
-  XlstmLm() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / (std::string("carousel-lm-") + info->name() + std::to_string(::getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~XlstmLm() override { fs::remove_all(folder_); }
+  XlstmLm() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
 
   std::string init(const std::string& text, const std::string& name) {
     fs::create_directories(folder_ / (name + "-config"));
@@ -161,7 +155,8 @@ class XlstmLm : public testing::Test {
 
   ThreadPool pool_;
   Stream stream_;
-  fs::path folder_;
+  const Scratch scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 double relative(const std::vector<float>& got, const float* expected) {

@@ -2,7 +2,6 @@
 // ops::linear against a product in f64 with its rounding bound, and its promise: a row's bits depend on nothing but
 // the row, whatever the batch, the threads or the other weights of the call.
 #include "carousel/ops/linear.h"
-#include "tests/ops/drawn.h"
 
 #include <gtest/gtest.h>
 
@@ -15,6 +14,8 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
+#include "tests/ops/drawn.h"
+#include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
@@ -62,10 +63,6 @@ void expect_product(const Tensor& y, int64_t first_col, const Tensor& x, const C
   }
 }
 
-bool same_bits(const float* a, const float* b, int64_t count) {
-  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
-}
-
 /// What a product with a block weight makes of a row of x: in every 32 columns, integers up to 127 times a scale,
 /// before q4 a power of two.
 std::vector<float> rounded_row(const float* x, int64_t K, DType dtype) {
@@ -85,13 +82,11 @@ std::vector<float> rounded_row(const float* x, int64_t K, DType dtype) {
 }
 
 TEST(Linear, EachTypeOfBlocksRoundsXItsOwnWay) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
-    const Case q8 = make_case(stream, 40, 96, DType::kQ8, false, 5),
-               q4 = make_case(stream, 33, 96, DType::kQ4, true, 6);
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
+    const Case q8 = make_case(ctx.stream, 40, 96, DType::kQ8, false, 5),
+               q4 = make_case(ctx.stream, 33, 96, DType::kQ4, true, 6);
     for (const int64_t N : {1, 7}) {
       const Tensor x = tensor_of(normals(N * 96, 7), {N, 96});
       const Tensor both = ops::linear(ctx, x, {&q8.weight, &q4.weight, &q8.weight});
@@ -107,13 +102,11 @@ TEST(Linear, EachTypeOfBlocksRoundsXItsOwnWay) {
 }
 
 TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
-      const Case c = make_case(stream, 40, 96, dtype, false, 5);
+      const Case c = make_case(ctx.stream, 40, 96, dtype, false, 5);
       for (const int64_t N : {1, 7}) {
         Tensor x({N, 96}, DType::kF32);
         for (int64_t i = 0; i < x.count(); ++i) {
@@ -128,15 +121,13 @@ TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
 }
 
 TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
-  ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 3);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
       for (const int64_t K : {1, 5, 31, 32, 33, 96, 515, 1100}) {
         for (const int64_t M : {1, 5, 32, 33, 100}) {
-          const Case c = make_case(stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
+          const Case c = make_case(ctx.stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
           for (const int64_t N : {1, 2, 3, 7, 13, 64, 100}) {
             SCOPED_TRACE(::testing::Message()
                          << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
@@ -157,14 +148,13 @@ TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
 
 // The chain is over blocks: every instruction set with fused multiply-adds gives the same bits.
 TEST(Linear, BlockWeightsGiveTheSameBitsWithAvx2AndAvx512) {
-  ThreadPool pool(2);
   std::vector<Tensor> results;
   for (const Isa isa : cpu::runnable_isas()) {
     if (isa == Isa::kPortable) continue;
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
-    const Case a = make_case(stream, 70, 300, DType::kQ8, true, 1), b = make_case(stream, 70, 300, DType::kQ4, true, 2);
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
+    const Case a = make_case(ctx.stream, 70, 300, DType::kQ8, true, 1),
+               b = make_case(ctx.stream, 70, 300, DType::kQ4, true, 2);
     results.push_back(ops::linear(ctx, tensor_of(normals(9 * 300, 3), {9, 300}), {&a.weight, &b.weight}).clone());
   }
   for (const Tensor& result : results) EXPECT_TRUE(same_bits(result.f32(), results[0].f32(), result.count()));
@@ -198,15 +188,13 @@ TEST(Linear, ComputingInBf16RoundsXBeforeBf16WeightsAlone) {
 }
 
 TEST(Linear, AgreesWithF64) {
-  ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 3);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kFloats) {
       for (const int64_t K : {1, 2, 3, 17, 255, 256, 515}) {
         for (const int64_t M : {1, 5, 32, 33, 100}) {
-          const Case c = make_case(stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
+          const Case c = make_case(ctx.stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
           for (const int64_t N : {1, 2, 3, 7, 13, 64, 100}) {
             SCOPED_TRACE(::testing::Message()
                          << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
@@ -222,15 +210,13 @@ TEST(Linear, AgreesWithF64) {
 }
 
 TEST(Linear, WeightsOfOneCallStandSideBySide) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t K = 67;
-    const Case a = make_case(stream, 40, K, DType::kBF16, true, 1);
-    const Case b = make_case(stream, 3, K, DType::kF32, false, 2);
-    const Case c = make_case(stream, 65, K, DType::kF16, true, 3);
+    const Case a = make_case(ctx.stream, 40, K, DType::kBF16, true, 1);
+    const Case b = make_case(ctx.stream, 3, K, DType::kF32, false, 2);
+    const Case c = make_case(ctx.stream, 65, K, DType::kF16, true, 3);
     for (const int64_t N : {1, 2, 30, 200}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
       const Tensor y = ops::linear(ctx, x, {&a.weight, &b.weight, &c.weight});
@@ -243,16 +229,14 @@ TEST(Linear, WeightsOfOneCallStandSideBySide) {
 }
 
 TEST(Linear, BlockWeightsStandBesideFloats) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t K = 67;
     std::vector<Case> cases;
     uint64_t seed = 1;
     for (const DType dtype : {DType::kQ4, DType::kF32, DType::kQ8, DType::kBF16})
-      cases.push_back(make_case(stream, 40, K, dtype, seed % 2 == 1, seed)), ++seed;
+      cases.push_back(make_case(ctx.stream, 40, K, dtype, seed % 2 == 1, seed)), ++seed;
     for (const int64_t N : {1, 2, 30, 200}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
       const Tensor y =
@@ -269,15 +253,13 @@ TEST(Linear, BlockWeightsStandBesideFloats) {
 
 // 1100 rows cross the slabs of x, 600 columns those of k.
 TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
-  ThreadPool pool(4);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 4);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
       for (const int64_t K : {3, 255, 600}) {
         const int64_t M = 100;
-        const Case c = make_case(stream, M, K, dtype, true, 11);
+        const Case c = make_case(ctx.stream, M, K, dtype, true, 11);
         const Tensor x = tensor_of(normals(1100 * K, 12), {1100, K});
         const Tensor all = ops::linear(ctx, x, {&c.weight});
         for (const int64_t n : {0, 1, 5, 511, 512, 1099}) {
@@ -354,15 +336,13 @@ TEST(Linear, WeightsInPlaceGiveTheSameBits) {
 }
 
 TEST(Linear, NeighboursCannotReachARow) {
-  ThreadPool pool(2);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t N = 13, K = 33, M = 35;  // odd K: the padding column of bf16; odd M: the padding rows of a panel
     for (const DType dtype : {DType::kBF16, DType::kQ8, DType::kQ4}) {
-      const Case c = make_case(stream, M, K, dtype, false, 31);
+      const Case c = make_case(ctx.stream, M, K, dtype, false, 31);
       std::vector<float> values = normals(N * K, 32);
       for (int64_t k = 0; k < K; ++k) values[static_cast<size_t>(4 * K + k)] = nan;
       values[static_cast<size_t>(6 * K + 32)] = nan;  // one value of the row's last block
@@ -373,40 +353,34 @@ TEST(Linear, NeighboursCannotReachARow) {
 }
 
 TEST(Linear, SpecialWeightsWidenExactly) {
-  ThreadPool pool(1);
   const float inf = std::numeric_limits<float>::infinity();
   const float values[] = {0x1p-24f, -0x1p-24f, 0x1.8p-15f, 65504.0f, inf, -inf, -0.0f, 1.0f};
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 1);
+    Ctx& ctx = machine.ctx;
     uint16_t halves[8];
     narrow(values, DType::kF16, halves, 8);
     Weight weight(8, 1, DType::kF16, Weight::Layout::kPanels);
-    weight.write_rows(stream, 0, 8, halves);
+    weight.write_rows(ctx.stream, 0, 8, halves);
     const Tensor y = ops::linear(ctx, tensor_of({1.0f}, {1, 1}), {&weight});
     for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(y.f32()[i], values[i]) << cpu::isa_name(isa) << " " << i;
   }
 }
 
 TEST(Linear, SteadyStateAllocatesNothing) {
-  ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
-  Arena arena;
-  Ctx ctx{stream, arena};
-  const Case c = make_case(stream, 64, 64, DType::kF32, false, 41);
+  Machine machine(cpu::best_isa(), 2);
+  Ctx& ctx = machine.ctx;
+  const Case c = make_case(ctx.stream, 64, 64, DType::kF32, false, 41);
   const Tensor x = tensor_of(normals(8 * 64, 42), {8, 64});
   ops::linear(ctx, x, {&c.weight});
-  const size_t size_bytes = arena.size_bytes();
+  const size_t size_bytes = ctx.arena.size_bytes();
   for (int i = 0; i < 10; ++i) ops::linear(ctx, x, {&c.weight});
-  EXPECT_EQ(arena.size_bytes(), size_bytes);
+  EXPECT_EQ(ctx.arena.size_bytes(), size_bytes);
 }
 
 TEST(Linear, RefusesWrongShapes) {
-  ThreadPool pool(1);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
-  Arena arena;
-  Ctx ctx{stream, arena};
+  Machine machine(cpu::best_isa(), 1);
+  Ctx& ctx = machine.ctx;
   const Weight weight(8, 16, DType::kF32, Weight::Layout::kPanels);
   const Weight rows(8, 16, DType::kF32, Weight::Layout::kRows);
   const Weight empty;

@@ -48,6 +48,10 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
          (a.count() == 0 || std::memcmp(a.raw(), b.raw(), a.size_bytes()) == 0);
 }
 
+inline bool same_bits(const float* a, const float* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
+}
+
 /// Rows of `parts` laid end to end.
 inline Tensor joined(const std::vector<Tensor>& parts) {
   int64_t rows = 0;

@@ -12,6 +12,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear.h"
 #include "tests/ops/drawn.h"
+#include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
@@ -63,22 +64,16 @@ Case make_case(const Stream& stream, const Mask& mask, DType dtype, bool bias, b
   return c;
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && (a.count() == 0 || std::memcmp(a.raw(), b.raw(), a.size_bytes()) == 0);
-}
-
 TEST(SparseBlocks, HaveTheBitsOfZerosHeld) {
-  ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 3);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
       for (const int64_t K : {32, 64, 255, 640}) {
         for (const int64_t M : {31, 32, 100}) {
           const MatrixMask mask = uneven_mask(M, K, 0.15, static_cast<uint64_t>(K * 100 + M));
           const auto seed = static_cast<uint64_t>(K * 1000 + M);
-          const Case c = make_case(stream, mask, dtype, M % 2 == 1, K % 64 == 0, seed);
+          const Case c = make_case(ctx.stream, mask, dtype, M % 2 == 1, K % 64 == 0, seed);
           ASSERT_NE(c.sparse.sparse_blocks(), nullptr) << mask.live() << " of " << M * K;
           for (const int64_t N : {0, 1, 2, 3, 17, 100}) {
             const Tensor x = tensor_of(normals(N * K, 7), {N, K});
@@ -113,16 +108,14 @@ TEST(SparseBlocks, RowAloneHasTheBitsItHasInABatch) {
 }
 
 TEST(SparseBlocks, StandBesideOtherWeights) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t K = 96;
-    const Case a = make_case(stream, uneven_mask(41, K, 0.1, 1), DType::kQ4, true, false, 1);
-    const Case b = make_case(stream, uneven_mask(70, K, 0.2, 2), DType::kQ8, false, true, 2);
+    const Case a = make_case(ctx.stream, uneven_mask(41, K, 0.1, 1), DType::kQ4, true, false, 1);
+    const Case b = make_case(ctx.stream, uneven_mask(70, K, 0.2, 2), DType::kQ8, false, true, 2);
     Weight lists(uneven_mask(50, K, 0.1, 3), DType::kBF16);
-    lists.write_rows(stream, 0, 50, normals(50 * K, 3).data(), DType::kF32);
+    lists.write_rows(ctx.stream, 0, 50, normals(50 * K, 3).data(), DType::kF32);
     for (const int64_t N : {1, 2, 30}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
       const Tensor y = ops::linear(ctx, x, {&a.sparse, &lists, &b.dense, &b.sparse});
@@ -135,12 +128,10 @@ TEST(SparseBlocks, StandBesideOtherWeights) {
 }
 
 TEST(SparseBlocks, ABlockOfXThatIsNotFiniteMakesTheRowNaN) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
-    const Case c = make_case(stream, uneven_mask(64, 128, 0.1, 1), DType::kQ4, false, false, 1);
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
+    const Case c = make_case(ctx.stream, uneven_mask(64, 128, 0.1, 1), DType::kQ4, false, false, 1);
     std::vector<float> values = normals(3 * 128, 2);
     values[128 + 40] = std::numeric_limits<float>::infinity();
     const Tensor x = tensor_of(values, {3, 128}), y = ops::linear(ctx, x, {&c.sparse});
@@ -190,17 +181,15 @@ TEST(SparseBlocks, AreNotUsedWhereTheyDoNotPay) {
 }
 
 TEST(SparseBlocks, SteadyStateAllocatesNothing) {
-  ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
-  Arena arena;
-  Ctx ctx{stream, arena};
-  const Case c = make_case(stream, uneven_mask(64, 256, 0.1, 1), DType::kQ4, false, false, 1);
+  Machine machine(cpu::best_isa(), 2);
+  Ctx& ctx = machine.ctx;
+  const Case c = make_case(ctx.stream, uneven_mask(64, 256, 0.1, 1), DType::kQ4, false, false, 1);
   const Tensor x = tensor_of(normals(5 * 256, 2), {5, 256}), y({5, 64}, DType::kF32);
   const Tensor packed({ops::packed_count(5, 256)}, DType::kF32);
   ops::linear_into(ctx, x.rows(0, 0), {&c.sparse}, y.rows(0, 0), packed);
-  const size_t before = arena.size_bytes();
+  const size_t before = ctx.arena.size_bytes();
   for (const int64_t N : {1, 5, 0, 2}) ops::linear_into(ctx, x.rows(0, N), {&c.sparse}, y.rows(0, N), packed);
-  EXPECT_EQ(arena.size_bytes(), before);
+  EXPECT_EQ(ctx.arena.size_bytes(), before);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear.h"
 #include "tests/ops/drawn.h"
+#include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
@@ -76,21 +77,15 @@ void expect_product(const Tensor& y, int64_t first_col, const Tensor& x, const C
   }
 }
 
-bool same_bits(const float* a, const float* b, int64_t count) {
-  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
-}
-
 TEST(SparseLinear, AgreesWithF64AndWithZerosHeld) {
-  ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 3);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
       for (const int64_t K : {9, 64, 255, 515}) {
         for (const int64_t M : {1, 31, 32, 33, 100}) {
           const MatrixMask mask = uneven_mask(M, K, 0.1, static_cast<uint64_t>(K * 100 + M));
-          const Case c = make_case(stream, mask, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
+          const Case c = make_case(ctx.stream, mask, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
           ASSERT_EQ(c.sparse.sparse() != nullptr, SparsePanels::pays(mask.live(), M, K));
           for (const int64_t N : {1, 2, 3, 8, 17, 33, 64, 100}) {
             SCOPED_TRACE(::testing::Message()
@@ -109,7 +104,6 @@ TEST(SparseLinear, AgreesWithF64AndWithZerosHeld) {
 
 // More columns than 16 bits count, the last of them live.
 TEST(SparseLinear, WideColumns) {
-  ThreadPool pool(2);
   const int64_t M = 5, K = 70001;
   std::vector<int8_t> signs(static_cast<size_t>(M * K));
   for (int64_t m = 0; m < M; ++m) {
@@ -117,11 +111,10 @@ TEST(SparseLinear, WideColumns) {
   }
   const MatrixMask mask(M, K, false, signs);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
-      const Case c = make_case(stream, mask, dtype, false, 3);
+      const Case c = make_case(ctx.stream, mask, dtype, false, 3);
       ASSERT_NE(c.sparse.sparse(), nullptr);
       for (const int64_t N : {1, 3}) {
         const Tensor x = tensor_of(normals(N * K, 4), {N, K});
@@ -132,15 +125,13 @@ TEST(SparseLinear, WideColumns) {
 }
 
 TEST(SparseLinear, StandsBesideDenseWeights) {
-  ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t K = 67;
-    const Case a = make_case(stream, uneven_mask(40, K, 0.1, 1), DType::kBF16, true, 1);
-    const Case b = make_case(stream, uneven_mask(3, K, 0.9, 2), DType::kF32, false, 2);
-    const Case c = make_case(stream, uneven_mask(65, K, 0.05, 3), DType::kF16, true, 3);
+    const Case a = make_case(ctx.stream, uneven_mask(40, K, 0.1, 1), DType::kBF16, true, 1);
+    const Case b = make_case(ctx.stream, uneven_mask(3, K, 0.9, 2), DType::kF32, false, 2);
+    const Case c = make_case(ctx.stream, uneven_mask(65, K, 0.05, 3), DType::kF16, true, 3);
     ASSERT_TRUE(a.sparse.sparse() != nullptr && b.sparse.sparse() == nullptr && c.sparse.sparse() != nullptr);
     for (const int64_t N : {1, 2, 30, 200}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
@@ -176,19 +167,17 @@ TEST(SparseLinear, RowAloneHasTheBitsItHasInABatch) {
 
 // 0 x infinity is not 0: a weight that is not there must not be multiplied at all, padding of its panel included.
 TEST(SparseLinear, WhatIsMaskedIsNeverMultiplied) {
-  ThreadPool pool(2);
   const float inf = std::numeric_limits<float>::infinity();
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+    Machine machine(isa, 2);
+    Ctx& ctx = machine.ctx;
     const int64_t M = 40, K = 64;
     std::vector<int8_t> signs(static_cast<size_t>(M * K));
     for (int64_t m = 0; m < M; ++m) {  // rows of 0 to 4 live weights, none in column 0, whose index padding has
       for (int64_t l = 0; l < m % 5; ++l) signs[static_cast<size_t>(m * K + 1 + (m + 7 * l) % (K - 1))] = 1;
     }
     const MatrixMask mask(M, K, false, signs);
-    const Case c = make_case(stream, mask, DType::kF32, false, 31);
+    const Case c = make_case(ctx.stream, mask, DType::kF32, false, 31);
     for (const int64_t N : {1, 2, 20}) {
       std::vector<float> values = normals(N * K, 32);
       for (int64_t n = 0; n < N; ++n) values[static_cast<size_t>(n * K)] = inf;

@@ -190,7 +190,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   label.bytes = cost.held_bytes;
   label.parameters = size.parameters;
   label.token_bytes = cost.decode_bytes;
-  label.active_parameters = size.active_parameters;
+  label.active_parameters = size.active_parameters - cost.active_masked;
   label.threads = stream.pool->threads();
   if (!options.bounds) print_load();
   const std::vector<BenchResult> results = run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
@@ -237,7 +237,9 @@ int run_command(BenchOptions& options) {
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
-  return interrupted() ? kInterruptedStatus : 0;
+  if (!interrupted()) return 0;
+  note("interrupted: figures are of the samples taken until then");
+  return kInterruptedStatus;
 }
 
 }  // namespace

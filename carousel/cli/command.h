@@ -60,8 +60,9 @@ bool interrupted();
 void catch_interrupts(int patience = 1);
 /// Waits until `descriptor` can be read, or has ended; false when a signal is to be taken first, however early it came.
 bool wait_readable(int descriptor);
-/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1.
-void report_lost_pages();
+/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1,
+/// and until interrupts are caught Ctrl-C, SIGTERM and SIGHUP end it with a line and status 130.
+void report_signals();
 /// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all
 /// of the patience.
 int take_interrupts();

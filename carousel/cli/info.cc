@@ -126,8 +126,6 @@ Json describe_model(const std::string& path) {
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
   const ModelCost cost = measure_cost(files);
-  int64_t masked = 0;
-  for (const WiredProjection& wired : cost.wired) masked += wired.rows * wired.cols - wired.live;
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", path},
               {"model_type", config.model_type},
@@ -136,8 +134,8 @@ Json describe_model(const std::string& path) {
               {"hidden_size", config.hidden_size},
               {"tie_word_embeddings", config.tie_word_embeddings},
               {"parameters", size.parameters},
-              {"active_parameters", size.active_parameters},
-              {"live_parameters", size.parameters - masked},
+              {"active_parameters", size.active_parameters - cost.active_masked},
+              {"live_parameters", size.parameters - cost.masked},
               {"parts", parts},
               {"wirings", describe_wirings(cost.wired)},
               {"bytes_in_memory", cost.held_bytes},
@@ -241,8 +239,8 @@ void print_model(const Json& model) {
   const auto active = model.at("active_parameters").get<int64_t>();
   const auto live = model.at("live_parameters").get<int64_t>();
   fmt::print("  parameters   {}{}{}\n", with_commas(parameters),
-             active < parameters ? fmt::format(", {} of them active per token", with_commas(active)) : "",
-             live < parameters ? fmt::format(", {} of them live, the rest masked", with_commas(live)) : "");
+             live < parameters ? fmt::format(", {} of them live, the rest masked", with_commas(live)) : "",
+             active < live ? fmt::format(", {} active per token", with_commas(active)) : "");
   for (const Json& part : model.at("parts"))
     fmt::print("    {:<16} {:>15}\n", part.at("name").get<std::string>(),
                with_commas(part.at("parameters").get<int64_t>()));

@@ -32,21 +32,38 @@ void on_signal(int signal) {
   errno = error;
 }
 
+/// What a handler may do that does not return.
+[[noreturn]] void say_and_exit(std::string_view message, int status) {
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  _exit(status);
+}
+
 // Nothing can go on: the value that was to be read is gone.
 void on_lost_page(int) {
-  constexpr std::string_view kMessage =
-      "carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n";
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kMessage.data(), kMessage.size());
-  _exit(1);
+  say_and_exit("carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n", 1);
+}
+
+void on_signal_at_first(int) { say_and_exit("carousel: error: interrupted\n", kInterruptedStatus); }
+
+bool is_ignored(int signal) {
+  struct sigaction now {};
+  return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
+void handle(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigemptyset(&action.sa_mask);
+  sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
 
-void report_lost_pages() {
-  struct sigaction action {};
-  action.sa_handler = on_lost_page;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGBUS, &action, nullptr);
+void report_signals() {
+  handle(SIGBUS, on_lost_page);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    if (!is_ignored(signal)) handle(signal, on_signal_at_first);
+  }
 }
 
 void Machine::add_options(CLI::App& app) {
@@ -86,13 +103,9 @@ void catch_interrupts(int patience) {
   if (g_wake[0] < 0 && pipe2(g_wake, O_CLOEXEC | O_NONBLOCK) != 0) {
     fail(ErrorKind::kIo, "no pipe for signals: {}", std::strerror(errno));
   }
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-  struct sigaction hang_up {};
-  if (sigaction(SIGHUP, nullptr, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
+  handle(SIGINT, on_signal);
+  handle(SIGTERM, on_signal);
+  if (!is_ignored(SIGHUP)) handle(SIGHUP, on_signal);
 }
 
 bool wait_readable(int descriptor) {

@@ -177,7 +177,7 @@ void fill_closed_streams() {
 
 int main(int argc, char** argv) {
   carousel::cli::fill_closed_streams();
-  carousel::cli::report_lost_pages();
+  carousel::cli::report_signals();
   std::signal(SIGXFSZ, SIG_IGN);  // so is a limit on the size of files
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, so that a state can still be saved
   return carousel::cli::flush_output(carousel::cli::run_reporting(argc, argv));

@@ -19,7 +19,7 @@ class CostSource : public ParamSource {
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
     const Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
-    const int64_t live = init.mask ? note_wired(name, *init.mask) : rows * cols;
+    const int64_t live = init.mask ? note_wired(name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
     elements_[dtype] += rows * cols;
@@ -40,7 +40,7 @@ class CostSource : public ParamSource {
   }
 
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override {
-    if (init.mask) note_wired(name, *init.mask);
+    if (init.mask) note_wired(name, init);
     const Tensor values(shape, DType::kF32, Device::kMeta);
     cost.held_bytes += static_cast<int64_t>(values.size_bytes());
     cost.decode_bytes += static_cast<int64_t>(values.size_bytes());
@@ -61,10 +61,14 @@ class CostSource : public ParamSource {
 
  private:
   // Returns its live weights.
-  int64_t note_wired(const std::string& name, const Mask& mask) {
+  int64_t note_wired(const std::string& name, const Init& init) {
     const std::string projection = name.substr(0, name.rfind(".weight"));
-    cost.wired.push_back({projection, mask.rows(), mask.cols(), mask.live(), mask.polarity()});
-    return cost.wired.back().live;
+    const Mask& mask = *init.mask;
+    const int64_t live = mask.live(), masked = mask.rows() * mask.cols() - live;
+    cost.wired.push_back({projection, mask.rows(), mask.cols(), live, mask.polarity()});
+    cost.masked += masked;
+    cost.active_masked += add_share(&shared_masked_, init.read_share * static_cast<double>(masked));
+    return live;
   }
   // What the rounded total grows by: the rounding of single shares does not add up.
   static int64_t add_share(double* total, double share) {
@@ -74,7 +78,7 @@ class CostSource : public ParamSource {
   }
 
   std::map<DType, int64_t> elements_;
-  double shared_bytes_ = 0, shared_multiplies_ = 0;
+  double shared_bytes_ = 0, shared_multiplies_ = 0, shared_masked_ = 0;
   const ModelFiles& files_;
   const model::WeightTypes& types_;
 };

@@ -39,6 +39,8 @@ struct ModelCost {
   std::map<DType, int64_t> body_multiplies;  // multiply-adds of all projections but the head, per token, by their type
   std::map<DType, int64_t> head_multiplies;  // of the head, per row of logits
   std::vector<WiredProjection> wired;
+  int64_t masked = 0;         // weights that wirings mask
+  int64_t active_masked = 0;  // of those that a token would be computed with
 };
 /// `types`: where the files' own are not kept.
 ModelCost measure_cost(const ModelFiles& files, const model::WeightTypes& types = {});

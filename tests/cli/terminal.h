@@ -50,6 +50,7 @@ class Terminal {
     }
   }
   const std::string& shown() const { return shown_; }
+  pid_t pid() const { return pid_; }
   /// Its exit status; -1 when it was killed.
   int wait_end() {
     while (read_more()) {

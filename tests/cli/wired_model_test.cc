@@ -122,10 +122,26 @@ TEST(WiredModel, InitWritesExactZerosAndInfoCountsThem) {
   EXPECT_EQ(kind.at("live"), 205);
   EXPECT_EQ(kind.at("masked"), 32 * 64 - 205);
   EXPECT_EQ(info.at("live_parameters").get<int64_t>(), info.at("parameters").get<int64_t>() - (32 * 64 - 205));
+  EXPECT_EQ(info.at("active_parameters"), info.at("live_parameters"));
   const Ran ran = run_carousel("info " + folder);
   EXPECT_NE(ran.out.find("mlstm.q, [32, 64] of fixed signs: density 0.1001, 205 live and 1,843 masked weights"),
             std::string::npos)
       << ran.out;
+}
+
+TEST(WiredModel, ATokenTakesTheLiveWeightsOfItsExperts) {
+  const Scratch scratch;
+  write_file(scratch / "config.json",
+             R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, "layer_types": ["ffn_only"],
+                 "ffn_config": {"type": "moe"}, "moe_config": {"num_experts": 4, "num_experts_per_tok": 1,
+                 "intermediate_size": 64, "wiring": {"experts.*.up": {"type": "random", "sparsity": 0.75}}}})");
+  const Json info = parse_json(run_carousel("info --json " + (scratch / "config.json")).out, "info");
+  const auto count = [&](const char* key) { return info.at(key).get<int64_t>(); };
+  EXPECT_EQ(count("parameters") - count("live_parameters"), 4 * 32 * 64 * 3 / 4);
+  EXPECT_EQ(count("live_parameters") - count("active_parameters"), 3 * (2 * 32 * 64 + 32 * 64 / 4));  // 3 not chosen
+  const Ran ran = run_carousel("info " + (scratch / "config.json"));
+  EXPECT_NE(ran.out.find(" of them live, the rest masked, "), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find(" active per token\n"), std::string::npos) << ran.out;
 }
 
 TEST(WiredModel, MaskedValuesOfAFileCountForNothingAndAreReported) {

@@ -48,12 +48,12 @@ CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_ro
       for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(ahead + k * b_row + v);
     }
     Vec b_k[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b_k[v] = load_lanes<kPartial>(b + k * b_row + v * kLanes, lanes);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const Vec a_rk = set1(a[r * a_row + k * a_k]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) tile.acc[r][v] = fma(a_rk, b_k[v], tile.acc[r][v]);
     }
   }

@@ -4,6 +4,7 @@
 // same order, alone or in a block: decoding and prefill give the same bits.
 #include "carousel/ops/attention.h"
 
+#include "carousel/cpu/ahead.h"
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
 
@@ -12,8 +13,11 @@ namespace {
 
 constexpr int64_t kPage = kPageRows;
 constexpr int64_t kRows = ops::kAttentionRows;
-// Tiles of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read.
-constexpr int kStreamingRows = 4;
+// Blocks of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read, in tiles as wide
+// as a page where registers allow, so that lines are asked for in the order in which they lie there.
+constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
+constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
+constexpr int64_t kSoftmaxShare = 16;  // a row's of the next slice: more at once would be waited for
 
 inline float square_sum(const float* x, int64_t count) {
   Vec acc = {};
@@ -112,13 +116,14 @@ void start_span(Block* block) {
 }
 
 /// p = q k^T for the columns of the page that some row sees.
+template <int kMaxRows, int kMaxVecs>
 void page_scores(const Block& block, const float* k_page, const float* v_page) {
   const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
-  for_column_tiles<kTileVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+  for_column_tiles<kMaxVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     if (j >= columns) return;
-    for_row_tiles(block.rows, [&]<int R>(int64_t r) {
+    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
       Tile<R, V> tile = {};
-      constexpr bool kAhead = R <= kStreamingRows;
+      constexpr bool kAhead = R <= kStreamingTileRows;
       multiply_add<kPartial, kAhead>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
                                      v_page + j);
       for (int i = 0; i < R; ++i) {
@@ -126,6 +131,12 @@ void page_scores(const Block& block, const float* k_page, const float* v_page) {
       }
     });
   });
+}
+
+/// Asks for row r's share of the keys that come next, which memory would else not bring during the softmax.
+void fetch_share(const Block& block, int64_t r, const float* next_k_page) {
+  const int64_t floats = block.args->head_dim * kPage / kSoftmaxShare;
+  for (int64_t i = 0; i < floats; i += kLineFloats) __builtin_prefetch(next_k_page + r * floats + i, 0, 2);
 }
 
 /// One row's exponentials of this page under its new maximum. Keys before the row's window weigh zero: the row still
@@ -160,10 +171,11 @@ void page_softmax(Block* block, int64_t r) {
 
 /// o = rescale * o + p v over the keys each row sees. Rows of a tile share the keys its first row sees; the rest of
 /// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile.
+template <int kMaxRows, int kMaxVecs>
 void page_values(const Block& block, const float* v_page, const float* next_k_page) {
   const int64_t d = block.args->head_dim;
-  for_column_tiles<kTileVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
-    for_row_tiles(block.rows, [&]<int R>(int64_t r) {
+  for_column_tiles<kMaxVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
       const int64_t common = block.visible[r];
       float* o = block.o + r * block.stride + j;
       Tile<R, V> tile;
@@ -172,7 +184,7 @@ void page_values(const Block& block, const float* v_page, const float* next_k_pa
           tile.acc[i][v] = set1(block.rescale[r + i]) * load_lanes<kPartial>(o + i * block.stride + v * kLanes, lanes);
         }
       }
-      constexpr bool kAhead = R <= kStreamingRows;
+      constexpr bool kAhead = R <= kStreamingTileRows;
       multiply_add<kPartial, kAhead>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes,
                                      next_k_page + j);
       for (int i = 0; i < R; ++i) {
@@ -260,10 +272,15 @@ void attend_span(Block* block, int64_t span) {
     }
     const int64_t slice = block->g * args.head_dim * kPage;  // of this key head, in a page of keys or values
     const int64_t next = page < (shared ? last : last_key / kPage) ? page + 1 : page;
-    page_scores(*block, block->seq->k_pages[page] + slice, block->seq->v_pages[page] + slice);
+    const float *k = block->seq->k_pages[page] + slice, *v = block->seq->v_pages[page] + slice;
     const float* const next_k = block->seq->k_pages[next] + slice;
-    for (int64_t r = 0; r < block->rows; ++r) page_softmax(block, r);
-    page_values(*block, block->seq->v_pages[page] + slice, next_k);
+    const bool streams = block->rows <= kStreamingRows;
+    (streams ? page_scores<kStreamingTileRows, kStreamingVecs> : page_scores<kTileRows, kTileVecs>)(*block, k, v);
+    for (int64_t r = 0; r < block->rows; ++r) {
+      if (streams) fetch_share(*block, r, next_k);
+      page_softmax(block, r);
+    }
+    (streams ? page_values<kStreamingTileRows, kStreamingVecs> : page_values<kTileRows, kTileVecs>)(*block, v, next_k);
   }
 }
 

@@ -168,7 +168,8 @@ bool is_saved_state(const std::string& path) {
   for (const char* other : {".json", ".yaml", ".yml", ".ckpt", ".gguf"}) {
     if (extension == other) return false;
   }
-  if (!fs::is_regular_file(path)) return false;
+  std::error_code unknown;
+  if (!fs::is_regular_file(path, unknown)) return false;
   const formats::Metadata metadata = formats::SafetensorsFile::open(path).metadata();
   const auto format = metadata.find("format");
   return format != metadata.end() && format->second == "carousel.state";

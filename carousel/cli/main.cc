@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <numeric>
 #include <string>
@@ -145,6 +146,8 @@ int run_reporting(int argc, char** argv) {
                                                    : 1;
   } catch (const std::bad_alloc&) {
     note_error("out of memory");
+  } catch (const std::filesystem::filesystem_error& error) {
+    note_error(fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
     note_error(error.what());

@@ -4,12 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <string>
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/model/load.h"
@@ -29,8 +29,8 @@ struct TokenizeOptions {
 
 text::Tokenizer open_tokenizer(const std::string& path) {
   const bool gguf = formats::is_gguf(path);
-  const std::string inside = !gguf && std::filesystem::is_directory(path) ? model::gguf_in(path) : "";
-  if (gguf || (!inside.empty() && !std::filesystem::exists(path + "/tokenizer.json"))) {
+  const std::string inside = !gguf && is_folder(path) ? model::gguf_in(path) : "";
+  if (gguf || (!inside.empty() && !file_exists(path + "/tokenizer.json"))) {
     const std::string file = gguf ? path : inside;
     const formats::Checkpoint checkpoint = formats::Checkpoint::open(file);
     const std::optional<text::Tokenizer> tokenizer = model::open_tokenizer({"", file, file}, checkpoint.gguf());
@@ -38,11 +38,11 @@ text::Tokenizer open_tokenizer(const std::string& path) {
     if (model::read_model_config({"", file, file}, &checkpoint).vocab_size == 256) return text::Tokenizer::bytes();
     fail(ErrorKind::kInput, "{}: has no tokenizer, expected \"tokenizer.ggml.model\" to name one", file);
   }
-  if (!std::filesystem::is_directory(path)) return text::Tokenizer::from_file(path);
+  if (!is_folder(path)) return text::Tokenizer::from_file(path);
   const std::string file = path + "/tokenizer.json";
-  if (std::filesystem::exists(file)) return text::Tokenizer::from_file(file);
+  if (file_exists(file)) return text::Tokenizer::from_file(file);
   const std::string config = path + "/config.json";
-  if (std::filesystem::exists(config)) {
+  if (file_exists(config)) {
     const Json json = read_json_file(config);
     if (json.is_object() && json.value("vocab_size", Json()) == 256) return text::Tokenizer::bytes();
   }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <string>
 
 #include "carousel/blocks/wiring.h"
@@ -12,6 +11,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/cli/wiring_svg.h"
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/core/json.h"
 #include "carousel/model/config.h"
 
@@ -46,7 +46,7 @@ blocks::Wiring of_model(const Json& config, const std::string& path, int64_t lay
 }
 
 blocks::Wiring read_wiring(const WiringOptions& options) {
-  const bool folder = std::filesystem::is_directory(options.config);
+  const bool folder = is_folder(options.config);
   const std::string path = folder ? options.config + "/config.json" : options.config;
   const Json config = read_json_file(path);
   if (config.is_object() && config.contains("model_type")) return of_model(config, path, options.layer);

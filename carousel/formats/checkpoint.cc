@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/formats/checkpoint.h"
 
-#include <filesystem>
 #include <set>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/torch_zip.h"
 
@@ -17,11 +17,6 @@ constexpr int64_t kMaxGgufParts = 10'000;
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kTorch = "model.ckpt";
 constexpr const char* kIndex = "model.safetensors.index.json";
-
-bool exists(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
-}
 
 bool plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
@@ -51,8 +46,7 @@ std::unordered_map<std::string, std::string> parse_index(std::string_view text, 
 
 Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) {
+  if (!is_folder(path)) {
     if (path.ends_with(".gguf") || is_gguf(path)) {  // the name alone too: whoever reads a config goes by it
       checkpoint.open_gguf(path);
     } else {
@@ -61,14 +55,14 @@ Checkpoint Checkpoint::open(const std::string& path) {
     return checkpoint;
   }
   const std::string folder = path.ends_with('/') ? path : path + "/";
-  if (exists(folder + kSingle)) {
+  if (file_exists(folder + kSingle)) {
     checkpoint.add(folder + kSingle);
-  } else if (exists(folder + kIndex)) {
+  } else if (file_exists(folder + kIndex)) {
     checkpoint.open_indexed(folder, folder + kIndex);
-  } else if (exists(folder + kTorch)) {
+  } else if (file_exists(folder + kTorch)) {
     checkpoint.add(folder + kTorch);
   } else {
-    for (int i = 0; exists(fmt::format("{}model_{}.safetensors", folder, i)); ++i) {
+    for (int i = 0; file_exists(fmt::format("{}model_{}.safetensors", folder, i)); ++i) {
       checkpoint.add(fmt::format("{}model_{}.safetensors", folder, i));
     }
   }
@@ -84,7 +78,7 @@ void Checkpoint::open_indexed(const std::string& folder, const std::string& inde
   std::set<std::string> names;
   for (const auto& [tensor, shard] : shards) names.insert(shard);
   for (const std::string& shard : names) {
-    if (!exists(folder + shard)) {
+    if (!file_exists(folder + shard)) {
       fail(ErrorKind::kInput, "{}: shard \"{}\" is not in the folder", index_path, shard);
     }
     add(folder + shard);
@@ -139,7 +133,7 @@ void Checkpoint::open_gguf(const std::string& path) {
   if (parts == 1) name = GgufPart{};
   for (int64_t part = 1; part <= parts; ++part) {
     const std::string at = parts == 1 ? path : fmt::format("{}-{:05}-of-{:05}.gguf", name->stem, part, parts);
-    if (!exists(at))
+    if (!file_exists(at))
       fail(ErrorKind::kInput, "{}: part {} of {} is missing, expected it beside {}", at, part, parts, path);
     const GgufFile file = parts == 1 ? first : GgufFile::open(at);
     if (parts > 1 && integer(file, at, "split.no", kMaxGgufParts) != part - 1) {

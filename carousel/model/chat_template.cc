@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/model/chat_template.h"
 
-#include <filesystem>
-
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/gguf.h"
 
@@ -23,9 +22,9 @@ std::string of_gguf(const std::string& path) {
 std::string read_chat_template(const ModelPath& place) {
   if (formats::is_gguf(place.weights)) return of_gguf(place.weights);
   const std::string jinja = place.folder + "/chat_template.jinja";
-  if (std::filesystem::exists(jinja)) return read_text_file(jinja, kMaxBytes);
+  if (file_exists(jinja)) return read_text_file(jinja, kMaxBytes);
   const std::string path = place.folder + "/tokenizer_config.json";
-  if (!std::filesystem::exists(path)) return "";
+  if (!file_exists(path)) return "";
   Fields fields(read_json_file(path, {kMaxBytes, kMaxDepth}), path);
   const Json* value = fields.raw("chat_template");
   if (value == nullptr) return "";

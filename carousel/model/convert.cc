@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/core/finite.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/model/chat_template.h"
@@ -209,7 +210,7 @@ std::string base_name(const Source& source) {
 std::string tokenizer_text(const Source& source) {
   const formats::GgufMetadata* const gguf = source.checkpoint.gguf();
   const std::string path = gguf != nullptr ? source.place.weights : source.place.folder + "/tokenizer.json";
-  if (gguf == nullptr && !fs::exists(path)) return "";
+  if (gguf == nullptr && !file_exists(path)) return "";
   const std::string text = gguf != nullptr ? gguf_tokenizer(*gguf, path) : read_text_file(path, kMaxText);
   if (!text.empty() || gguf == nullptr) text::Tokenizer::from_json(text, path);
   return text;

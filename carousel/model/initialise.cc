@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/model/families/family.h"
@@ -111,7 +112,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   write_text_file(folder.file("config.json"), source.dump(2) + "\n");
   const std::string tokenizer = place.folder + "/tokenizer.json";
   std::error_code error;
-  if (fs::exists(tokenizer)) fs::copy_file(tokenizer, folder.file("tokenizer.json"), error);
+  if (file_exists(tokenizer)) fs::copy_file(tokenizer, folder.file("tokenizer.json"), error);
   if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", tokenizer, out, error.message());
   folder.keep();
 }

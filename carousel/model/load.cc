@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/yaml.h"
 #include "carousel/model/families/family.h"
@@ -28,7 +29,7 @@ constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|e
 
 std::vector<int64_t> generation_eos(const std::string& folder) {
   const std::string path = folder + "/generation_config.json";
-  if (!fs::exists(path)) return {};
+  if (!file_exists(path)) return {};
   Fields fields(read_config(path), path);
   return read_eos(fields);
 }
@@ -155,13 +156,11 @@ Json read_config(const std::string& path) {
 
 std::string gguf_in(const std::string& folder) {
   std::vector<std::string> found;
-  std::error_code ignored;
-  for (const auto& item : fs::directory_iterator(folder, ignored)) {
-    const std::string path = folder + "/" + item.path().filename().string();
+  for (const std::string& name : names_in(folder)) {
+    const std::string path = folder + "/" + name;
     const std::optional<formats::GgufPart> part = formats::split_gguf_name(path);
     if (is_gguf(path) && (!part || part->part == 1)) found.push_back(path);
   }
-  std::sort(found.begin(), found.end());
   if (found.size() > 1) {
     fail(ErrorKind::kInput, "{}: {} GGUF models, among them {} and {}, expected the path of one", folder, found.size(),
          found[0], found[1]);
@@ -170,14 +169,13 @@ std::string gguf_in(const std::string& folder) {
 }
 
 ModelPath resolve(const std::string& path) {
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) fail(ErrorKind::kIo, "{}: no such file or folder", path);
+  if (!file_exists(path)) fail(ErrorKind::kIo, "{}: no such file or folder", path);
   ModelPath place;
   const fs::path given(path);
-  if (fs::is_directory(given, ignored)) {
+  const bool folder = is_folder(path);
+  if (folder) {
     place.folder = path;
-    for (const auto& item : fs::directory_iterator(given, ignored)) {
-      const std::string name = item.path().filename().string();
+    for (const std::string& name : names_in(path)) {
       const bool weights =
           name.ends_with(".safetensors") || name == "model.safetensors.index.json" || name == kLightning;
       if (weights) place.weights = path;
@@ -199,14 +197,14 @@ ModelPath resolve(const std::string& path) {
   }
   place.config = place.folder + "/config.json";
   const std::string yaml = place.folder + "/config.yaml";
-  if (!fs::exists(place.config, ignored) && fs::exists(yaml, ignored)) place.config = yaml;
-  if (!fs::exists(place.config, ignored) && fs::exists(place.folder + "/" + kLightning, ignored)) {
+  if (!file_exists(place.config) && file_exists(yaml)) place.config = yaml;
+  if (!file_exists(place.config) && file_exists(place.folder + "/" + kLightning)) {
     place.config = place.folder + "/" + kLightning;
   }
-  if (fs::is_directory(given, ignored) && (place.weights.empty() || !fs::exists(place.config, ignored))) {
+  if (folder && (place.weights.empty() || !file_exists(place.config))) {
     if (const std::string gguf = gguf_in(place.folder); !gguf.empty()) return {place.folder, gguf, gguf};
   }
-  if (!fs::exists(place.config, ignored)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
+  if (!file_exists(place.config)) fail(ErrorKind::kInput, "{}: config.json is missing", place.folder);
   return place;
 }
 
@@ -217,7 +215,7 @@ std::optional<text::Tokenizer> open_tokenizer(const ModelPath& place, const form
     return text::Tokenizer::from_json(json, place.weights + ": tokenizer");
   }
   const std::string path = place.folder + "/tokenizer.json";
-  if (!fs::exists(path)) return {};
+  if (!file_exists(path)) return {};
   return text::Tokenizer::from_file(path);
 }
 
@@ -234,7 +232,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
            const WeightTypes& types) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
-    const bool config_alone = !fs::is_directory(path);
+    const bool config_alone = !is_folder(path);
     fail(ErrorKind::kInput, "{}: {}", path,
          config_alone ? "a config alone, expected a model folder or a .safetensors"
                       : "no weights (model.safetensors or model.safetensors.index.json)");

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
@@ -72,11 +73,12 @@ void copy_beside(const ModelPath& place, const ModelConfig& config, formats::New
   if (place.config == place.weights) write_text_file(folder.file("config.json"), config.source.dump(2) + "\n");
   std::vector<std::string> files;
   if (place.config != place.weights) files.push_back(place.config);
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}) {
     files.push_back(place.folder + "/" + name);
   }
   for (const std::string& file : files) {
-    if (!fs::exists(file)) continue;
+    if (!file_exists(file)) continue;
     std::error_code error;
     const std::string copy = folder.file(fs::path(file).filename().string());
     fs::copy_file(file, copy, error);

@@ -103,6 +103,18 @@ TEST(Quantize, ACheckpointThatIsItsOwnConfig) {
   EXPECT_EQ(info.status, 0) << info.err;
 }
 
+TEST(Quantize, WhatTurnsNeedGoesAlong) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyLlama), out = scratch / "out";
+  for (const char* name : {"chat_template.jinja", "tokenizer_config.json", "generation_config.json"}) {
+    write_file(folder + "/" + name, "{}");
+  }
+  ASSERT_EQ(run_carousel("quantize " + folder + " --type q8 --out " + out).status, 0);
+  for (const char* name : {"chat_template.jinja", "tokenizer_config.json", "generation_config.json"}) {
+    EXPECT_EQ(read_file(out + "/" + name), "{}") << name;
+  }
+}
+
 TEST(Quantize, NeverWritesOverWhatItReads) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyMixed), file = scratch / "m.gguf", link = scratch / "link.gguf";

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/core/files.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::file_status status_of(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::status_known(status)) fail(ErrorKind::kIo, "{}: cannot open: {}", path, error.message());
+  return status;
+}
+
+}  // namespace
+
+bool file_exists(const std::string& path) { return fs::exists(status_of(path)); }
+bool is_folder(const std::string& path) { return fs::is_directory(status_of(path)); }
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator item(folder, error); !error && item != fs::directory_iterator(); item.increment(error)) {
+    names.push_back(item->path().filename().string());
+  }
+  if (error) fail(ErrorKind::kIo, "{}: cannot list: {}", folder, error.message());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace carousel

@@ -15,8 +15,8 @@ bool SparsePanels::pays(int64_t live, int64_t rows, int64_t cols) {
   return cols <= kMaxCols && static_cast<double>(live) < 0.2 * static_cast<double>(rows) * static_cast<double>(cols);
 }
 
-SparsePanels::SparsePanels(const Mask& mask, DType dtype, Device device)
-    : rows_(mask.rows()), cols_(mask.cols()), dtype_(dtype), wide_(mask.cols() > 65536) {
+SparsePanels::SparsePanels(const Mask& mask, DType dtype, Device device, std::optional<DType> blocks)
+    : rows_(mask.rows()), cols_(mask.cols()), dtype_(dtype), blocks_(blocks), wide_(mask.cols() > 65536) {
   const int64_t panels = (rows_ + kPanelRows - 1) / kPanelRows;
   counts_.resize(static_cast<size_t>(panels * kPanelRows));
   first_steps_.resize(static_cast<size_t>(panels + 1));
@@ -68,6 +68,27 @@ int64_t SparsePanels::column(int64_t row, int64_t step) const {
   return column;
 }
 
+/// The values of row `row` of the matrix in f32, rounded to blocks where that is asked for.
+std::vector<float> SparsePanels::widened(int64_t row, const std::byte* stored, DType source_dtype) const {
+  const auto cols = static_cast<size_t>(cols_);
+  std::vector<float> values(cols);
+  widen(stored, source_dtype, values.data(), cols);
+  if (!blocks_) return values;
+  if (source_dtype != *blocks_) {
+    std::vector<float> live(cols);
+    for (int64_t step = 0; step < counts_[static_cast<size_t>(row)]; ++step) {
+      const auto k = static_cast<size_t>(column(row, step));
+      live[k] = values[k];
+    }
+    std::vector<std::byte> encoded(dtype_bytes(*blocks_, cols));
+    narrow(live.data(), *blocks_, encoded.data(), cols);
+    widen(encoded.data(), *blocks_, values.data(), cols);
+  }
+  const float largest = largest_value(dtype_);  // a code times its scale may be more than the value it stands for
+  for (float& value : values) value = std::clamp(value, -largest, largest);
+  return values;
+}
+
 void SparsePanels::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major,
                               DType source_dtype) {
   if (steps_.raw() == nullptr) return;
@@ -76,9 +97,8 @@ void SparsePanels::write_rows(const Stream& stream, int64_t first, int64_t count
   parallel_for(*stream.pool, count, [&](int64_t i) {
     const std::byte* row = static_cast<const std::byte*>(row_major) + static_cast<size_t>(i) * row_bytes;
     std::vector<std::byte> converted;
-    if (source_dtype != dtype_) {
-      std::vector<float> values(cols);
-      widen(row, source_dtype, values.data(), cols);
+    if (blocks_ || source_dtype != dtype_) {
+      const std::vector<float> values = widened(first + i, row, source_dtype);
       converted.resize(cols * size);
       narrow(values.data(), dtype_, converted.data(), cols);
       row = converted.data();

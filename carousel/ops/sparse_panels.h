@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "carousel/core/stream.h"
@@ -19,8 +20,9 @@ class SparsePanels {
  public:
   static constexpr int64_t kPanelRows = 32;
 
-  /// Zero weights where `mask` is not; on kMeta sizes only.
-  SparsePanels(const Mask& mask, DType dtype, Device device);
+  /// Zero weights where `mask` is not; on kMeta sizes only. With `blocks` (q8 or q4) the values written are rounded to
+  /// those of such blocks with zeros, which other machines hold and files store, and these to `dtype`.
+  SparsePanels(const Mask& mask, DType dtype, Device device, std::optional<DType> blocks = {});
   /// Whether this many live weights are better held so than as dense panels with zeros.
   static bool pays(int64_t live, int64_t rows, int64_t cols);
 
@@ -37,11 +39,13 @@ class SparsePanels {
 
  private:
   size_t step_bytes() const { return static_cast<size_t>(kPanelRows) * ((wide_ ? 4 : 2) + dtype_size(dtype_)); }
+  std::vector<float> widened(int64_t row, const std::byte* values, DType source_dtype) const;
   std::byte* cell(int64_t row, int64_t step, bool value) const;
   int64_t column(int64_t row, int64_t step) const;
 
   int64_t rows_, cols_;
   DType dtype_;
+  std::optional<DType> blocks_;
   bool wide_;
   std::vector<int64_t> first_steps_;
   std::vector<int32_t> counts_;

@@ -209,7 +209,8 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
 
 Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {
   const int64_t live = mask.live();
-  const bool blocks = byte_expand && SparseBlocks::pays(live, mask.rows(), mask.cols(), dtype);
+  const bool of_blocks = SparseBlocks::pays(live, mask.rows(), mask.cols(), dtype);
+  const bool blocks = byte_expand && of_blocks;
   if (!blocks && !SparsePanels::pays(live, mask.rows(), mask.cols())) {
     *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, device);
     return;
@@ -221,7 +222,8 @@ Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {
     sparse_blocks_ = std::make_shared<SparseBlocks>(mask, dtype, device);
     return;
   }
-  sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device);
+  sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device,
+                                           of_blocks ? std::optional(dtype) : std::nullopt);
 }
 
 Weight Weight::over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,

@@ -35,7 +35,8 @@ class Weight {
   /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device = Device::kCpu);
   /// The same for a projection that `mask` cuts: kPanels, or sparse. q8 and q4 are SparseBlocks where that pays and
-  /// `byte_expand` says that their kernel is fast; else what is sparse is held in f16.
+  /// `byte_expand` says that their kernel is fast; else what is sparse is held in f16: where SparseBlocks pay, their
+  /// values, so that one file is one model on every machine.
   Weight(const Mask& mask, DType dtype, Device device = Device::kCpu, bool byte_expand = cpu::has_byte_expand());
 
   /// Row-major rows where they are, in memory that `keep` keeps alive (a mapped file): kRows, at any alignment, and

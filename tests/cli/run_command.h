@@ -12,17 +12,9 @@
 #include <string>
 
 #include "tests/scratch.h"
+#include "tests/slow.h"
 
 namespace carousel::cli {
-
-/// Built with a sanitizer: everything takes ten times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
 
 inline std::string read_file(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);

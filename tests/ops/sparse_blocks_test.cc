@@ -180,6 +180,41 @@ TEST(SparseBlocks, AreNotUsedWhereTheyDoNotPay) {
   EXPECT_EQ(Weight(some, DType::kBF16, Device::kCpu, true).sparse_blocks(), nullptr);
 }
 
+// A model quantised while it loads is the one that was quantised into a file, on machines that hold its blocks in f16
+// too.
+TEST(SparseBlocks, HeldInF16TheyHaveTheValuesOfBlocks) {
+  ThreadPool pool(2);
+  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  for (const DType dtype : kBlocks) {
+    const int64_t M = 70, K = 333;
+    const MatrixMask mask = uneven_mask(M, K, 0.08, 9);
+    std::vector<float> all = normals(M * K, 10), expected(static_cast<size_t>(M * K)), found(expected);
+    for (size_t k = 0; k < 32; ++k) all[k + 35 * K] = 65504.0f;  // codes times scale may round to more than f16 holds
+    std::vector<F16> halves(all.size());
+    narrow(all.data(), DType::kF16, halves.data(), all.size());
+    widen(halves.data(), DType::kF16, all.data(), all.size());
+    std::vector<float> live = all;
+    impose_mask(mask, live.data());
+    Weight dense(M, K, dtype, Weight::Layout::kPanels);
+    dense.write_rows(stream, 0, M, live.data(), DType::kF32);
+    dense.read_rows(0, M, expected.data());
+    for (float& value : expected) value = to_float(to_f16(std::clamp(value, -65504.0f, 65504.0f)));
+    const size_t row_bytes = dtype_bytes(dtype, K);
+    std::vector<std::byte> stored(M * row_bytes);
+    for (size_t m = 0; m < M; ++m) narrow(live.data() + m * K, dtype, stored.data() + m * row_bytes, K);
+
+    Weight loaded(mask, dtype, Device::kCpu, false), written(mask, dtype, Device::kCpu, false);
+    ASSERT_NE(loaded.sparse(), nullptr);
+    loaded.write_rows(stream, 0, 33, all.data(), DType::kF32);
+    loaded.write_rows(stream, 33, M - 33, halves.data() + 33 * K, DType::kF16);
+    written.write_rows(stream, 0, M, stored.data());
+    for (const Weight* weight : {&loaded, &written}) {
+      weight->read_rows(0, M, found.data());
+      EXPECT_EQ(found, expected) << dtype_name(dtype);
+    }
+  }
+}
+
 TEST(SparseBlocks, SteadyStateAllocatesNothing) {
   Machine machine(cpu::best_isa(), 2);
   Ctx& ctx = machine.ctx;

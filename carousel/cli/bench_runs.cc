@@ -74,18 +74,21 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
   return tokens;
 }
 
-// Runs one test on a copy of the state it starts from; returns seconds. The copy shares nothing, so that neither the
-// copying nor the first touch of its pages is timed.
+// Runs one test on a copy of the state it starts from; returns seconds, or anything when stopped. The copy shares
+// nothing, so that neither the copying nor the first touch of its pages is timed.
 double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
-                const std::vector<int32_t>& tokens) {
+                const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
   State state = State::from(start.tensors(layout), start.pos(), layout);
   const auto begin = std::chrono::steady_clock::now();
   if (test.decode) {
     State* const states[] = {&state};
     const int64_t lengths[] = {1};
-    for (const int32_t& token : tokens) runner.logits(runner.forward({&token, 1}, states, lengths));
-  } else {
-    runner.logits(runner.prefill(tokens, state));
+    for (const int32_t& token : tokens) {
+      if (stop()) break;
+      runner.logits(runner.forward({&token, 1}, states, lengths));
+    }
+  } else if (const Tensor last = runner.prefill(tokens, state, stop); last.defined()) {
+    runner.logits(last);
   }
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
@@ -154,9 +157,9 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
     runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
     if (stop()) break;
     const std::vector<int32_t> tokens = random_tokens(tests[i].tokens, lm.vocab_size());
-    run_once(runner, lm.state_layout(), tests[i], starts[i], tokens);  // memory is had, pages are touched
+    run_once(runner, lm.state_layout(), tests[i], starts[i], tokens, stop);  // memory is had, pages are touched
     Sampled sampled;
-    sampled.run = [&, i, tokens] { return run_once(runner, lm.state_layout(), tests[i], starts[i], tokens); };
+    sampled.run = [&, i, tokens] { return run_once(runner, lm.state_layout(), tests[i], starts[i], tokens, stop); };
     for (const auto* multiplies : {&cost.body_multiplies, &cost.head_multiplies}) {
       for (const auto& [dtype, count] : *multiplies) {
         sampled.needs_int8 |= !tests[i].decode && is_block(dtype);

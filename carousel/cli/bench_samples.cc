@@ -53,7 +53,9 @@ std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream
     bool enough = true;
     for (size_t i = 0; i < what.size() && !stop(); ++i) {
       if (samples[i].quiet().size() >= static_cast<size_t>(rounds)) continue;
-      samples[i].add(take_sample(what[i], probe));
+      const Sample sample = take_sample(what[i], probe);
+      if (stop()) break;  // perhaps half of one
+      samples[i].add(sample);
       enough = false;
     }
     if (enough) break;

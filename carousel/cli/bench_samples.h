@@ -40,7 +40,7 @@ class Samples {
 };
 
 /// `rounds` quiet samples of each, taking turns; no more than `most_attempts` samples of any. `stop`, asked before
-/// every sample, ends the measuring with those taken so far.
+/// and after every sample, ends the measuring with those taken before.
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
                                   int64_t most_attempts, const std::function<bool()>& stop);
 

@@ -15,6 +15,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/saved_state.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::cli {
@@ -164,15 +165,8 @@ Json describe_model(const std::string& path) {
 
 // A saved state, whatever its file is called, is told from weights by what its metadata says it is.
 bool is_saved_state(const std::string& path) {
-  const std::string extension = fs::path(path).extension().string();
-  for (const char* other : {".json", ".yaml", ".yml", ".ckpt", ".gguf"}) {
-    if (extension == other) return false;
-  }
   std::error_code unknown;
-  if (!fs::is_regular_file(path, unknown)) return false;
-  const formats::Metadata metadata = formats::SafetensorsFile::open(path).metadata();
-  const auto format = metadata.find("format");
-  return format != metadata.end() && format->second == "carousel.state";
+  return fs::is_regular_file(path, unknown) && model::looks_like_state(path);
 }
 
 Json describe_state(const std::string& path) {

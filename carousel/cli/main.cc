@@ -111,7 +111,10 @@ int run_command(const Command& command, int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     refuse_extras(app, command.name);
-    fail(ErrorKind::kUsage, "{}: {}", command.name, error.what());
+    std::string message = error.what();
+    const size_t twice = message.find(": At Most 1 required but received");
+    if (twice != std::string::npos) message = message.substr(0, twice) + ": given more than once";
+    fail(ErrorKind::kUsage, "{}: {}", command.name, message);
   }
   return run();
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -132,9 +133,13 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
 }
 
 void write_text_file(const std::string& path, std::string_view text) {
-  const std::string temporary = path + ".tmp";
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {  // the rename would take its place
+    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
+  }
+  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (file == nullptr) fail(ErrorKind::kIo, "{}: cannot create: {}", temporary, std::strerror(errno));
+  if (file == nullptr) fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
   const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
   const bool closed = std::fclose(file) == 0;
   if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) {

@@ -36,7 +36,7 @@ int open_temporary(const std::string& path, std::string* temporary) {
     const int fd = ::open(temporary->c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd >= 0) return fd;
     if (errno != EEXIST || attempt == 1000) {
-      fail(ErrorKind::kIo, "{}: cannot create: {}", *temporary, std::strerror(errno));
+      fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
     }
   }
 }
@@ -66,7 +66,7 @@ void NewFile::put(const void* bytes, size_t size_bytes, size_t offset_bytes) {
   while (size_bytes > 0) {
     const ssize_t count = ::pwrite(fd_, next, size_bytes, static_cast<off_t>(offset_bytes));
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) fail(ErrorKind::kIo, "{}: cannot write: {}", temporary_, std::strerror(count < 0 ? errno : ENOSPC));
+    if (count <= 0) fail(ErrorKind::kIo, "{}: cannot write: {}", path_, std::strerror(count < 0 ? errno : ENOSPC));
     next += count;
     size_bytes -= static_cast<size_t>(count);
     offset_bytes += static_cast<size_t>(count);
@@ -79,7 +79,7 @@ void NewFile::finish() {
   const bool closed = ::close(fd_) == 0;
   fd_ = -1;
   if (!flushed || !closed) {
-    fail(ErrorKind::kIo, "{}: cannot write: {}", temporary_, std::strerror(flushed ? errno : flush_error));
+    fail(ErrorKind::kIo, "{}: cannot write: {}", path_, std::strerror(flushed ? errno : flush_error));
   }
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
     fail(ErrorKind::kIo, "{}: cannot rename from {}: {}", path_, temporary_, std::strerror(errno));

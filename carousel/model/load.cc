@@ -169,7 +169,7 @@ std::string gguf_in(const std::string& folder) {
 }
 
 ModelPath resolve(const std::string& path) {
-  if (!file_exists(path)) fail(ErrorKind::kIo, "{}: no such file or folder", path);
+  if (!file_exists(path)) fail(ErrorKind::kIo, "{}: no such file or folder", path.empty() ? "\"\"" : path);
   ModelPath place;
   const fs::path given(path);
   const bool folder = is_folder(path);

@@ -118,6 +118,8 @@ bool looks_like_state(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   std::string beginning(4096, '\0');  // the metadata come first in a header
   stream.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
+  // A text may speak of states, too: those begin with 64 bits, the length of a header, a small number.
+  if (beginning.compare(4, 5, std::string_view("\0\0\0\0{", 5)) != 0) return false;
   return beginning.find(fmt::format("\"{}\"", kFormat)) != std::string::npos;
 }
 

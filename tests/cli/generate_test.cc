@@ -242,6 +242,10 @@ TEST_F(GenerateCommand, WrongInputIsOneLineAndStatusOne) {
   expect_error(run + "-p a --logit-bias 4096+1", "token 4096, expected 0 to 4095");
   expect_error(run + "-p a --load-state \"$M/model.safetensors\"", "not a saved state");
   expect_error(run + "-p a --save-state '" + path("no/such/folder") + "'", "cannot write here");
+  std::ofstream(path("notes")) << "A state begins with \"carousel.state\".";
+  expect_error(run + "-p a --save-state '" + path("notes") + "'", "exists and is no saved state");
+  expect_usage_error(run + "-p a -p b", "--prompt: given more than once");
+  expect_error("\"$C\" generate '' -p a", "\"\": no such file or folder");
   expect_error(run + "-p a --save-state '" + folder_.path() + "'", "exists and is no regular file");
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
   expect_error(run + "-p a --save-state '" + path("pipe") + "'", "exists and is no regular file");

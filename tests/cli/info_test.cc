@@ -120,6 +120,10 @@ TEST(Info, NamesWhatItCannotRead) {
   EXPECT_EQ(ran.status, 1);
   EXPECT_NE(ran.err.find("retnet"), std::string::npos) << ran.err;
   EXPECT_EQ(run_carousel("info").status, 2);
+  write_file(scratch / "notes.txt", "no model, and no state");
+  const Ran notes = run_carousel("info " + (scratch / "notes.txt"));
+  EXPECT_EQ(notes.status, 1);
+  EXPECT_NE(notes.err.find("notes.txt: expected a model folder"), std::string::npos) << notes.err;
 }
 
 }  // namespace

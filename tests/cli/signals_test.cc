@@ -82,5 +82,13 @@ TEST(Signals, ABenchShowsWhatWasMeasuredUntilThen) {
   }
 }
 
+TEST(Signals, ABenchEndsWithinAPromptOfMinutes) {
+  Terminal terminal({kBinary, "bench", CAROUSEL_SOURCE_DIR "/models/stories-xlstm", "-p", "16777216", "-t", "1"});
+  ASSERT_TRUE(terminal.shows("load average")) << terminal.shown();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  kill(terminal.pid(), SIGINT);
+  EXPECT_EQ(terminal.wait_end(), 130) << terminal.shown();
+}
+
 }  // namespace
 }  // namespace carousel::cli

@@ -100,6 +100,20 @@ TEST(JsonFile, OnlyRegularFilesAreRead) {
   EXPECT_EQ(message_of([&] { read_text_file(folder / "pipe", 5); }), (folder / "pipe") + ": not a regular file");
 }
 
+TEST(JsonFile, WritingTakesNobodysPlace) {
+  const Scratch folder;
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(message_of([&] { write_text_file(pipe, "x"); }),
+            pipe + ": exists and is no regular file, expected one or none to write");
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_EQ(message_of([&] { write_text_file(folder / "no/file", "x"); }),
+            (folder / "no/file") + ": cannot create: No such file or directory");
+  write_text_file(folder / "file", "x");
+  write_text_file(folder / "file", "yz");
+  EXPECT_EQ(read_text_file(folder / "file", 5), "yz");
+}
+
 class FieldsTest : public testing::Test {
  protected:
   static std::string refusal(const char* text, const std::function<void(Fields&)>& read) {

@@ -27,8 +27,8 @@ struct BenchResult {
   size_t peak_bytes = 0;             // of memory the process had held after this test's first run
 };
 
-/// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring with
-/// the samples taken so far.
+/// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring
+/// with the samples taken so far.
 std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);

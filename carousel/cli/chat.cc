@@ -13,6 +13,7 @@
 
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
+#include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"

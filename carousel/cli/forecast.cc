@@ -10,6 +10,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
@@ -103,6 +104,8 @@ std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& comman
 }
 
 int run_forecast(ForecastCommand& command) {
+  if (command.out != "-") check_output_path(command.out, command.csv);
+  if (!command.plot.empty()) check_output_path(command.plot, command.csv);
   catch_interrupts();
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
@@ -135,7 +138,9 @@ std::function<int()> setup_forecast(CLI::App& app) {
   app.add_option("--csv", command->csv,
                  "Series: long (unique_id/item_id, ds/timestamp, y/target), wide (a column each), or one column")
       ->required();
-  add_integer(app, "--horizon", command->options.horizon, 1, kMaxHorizon, "Steps to forecast")->required();
+  add_integer(app, "--horizon", command->options.horizon, 1, kMaxHorizon, "Steps to forecast")
+      ->required()
+      ->default_str("");
   app.add_option("--column", command->table.columns, "Column of values, by its header; may be repeated")
       ->allow_extra_args(false);
   app.add_option("--id-column", command->table.id_column, "Column that tells series apart");

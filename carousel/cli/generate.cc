@@ -10,6 +10,7 @@
 
 #include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
@@ -231,7 +232,8 @@ int run_generate(GenerateOptions& options) {
 std::function<int()> setup_generate(CLI::App& app) {
   const auto options = std::make_shared<GenerateOptions>();
   options->add_model(app);
-  CLI::Option* prompt = app.add_option("-p,--prompt", options->prompt, "Text to continue (default: stdin)");
+  CLI::Option* prompt =
+      app.add_option("-p,--prompt", options->prompt, "Text to continue (default: stdin, or none at a terminal)");
   app.add_option("-f,--file", options->file, "File with the text to continue; -: stdin");
   app.add_flag("--no-display-prompt", options->no_display_prompt, "Print the continuation alone");
   options->add_sampling(app);

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/cli/generation.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 #include <random>
 #include <utility>
@@ -15,7 +12,6 @@
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/model/profile.h"
-#include "carousel/model/saved_state.h"
 
 namespace carousel::cli {
 namespace {
@@ -96,21 +92,6 @@ generate::Request GenerationOptions::request() const {
   request.max_tokens = predict;
   request.stop = stop;
   return request;
-}
-
-void check_save_path(const std::string& path) {
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
-    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
-  }
-  if (std::filesystem::exists(path, ignored) && std::filesystem::file_size(path, ignored) > 0 &&
-      !model::looks_like_state(path)) {
-    fail(ErrorKind::kIo, "{}: exists and is no saved state, expected one or none to write", path);
-  }
-  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-  if (access(folder.c_str(), W_OK) != 0) {
-    fail(ErrorKind::kIo, "{}: cannot write here: {}", path, std::strerror(errno));
-  }
 }
 
 bool Output::write(std::string_view text) {

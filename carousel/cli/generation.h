@@ -40,9 +40,6 @@ struct GenerationOptions {
   generate::Request request() const;
 };
 
-/// What can be known to fail after a long run is found before it. Throws Error(kIo).
-void check_save_path(const std::string& path);
-
 /// Standard output, flushed piece by piece. Once nobody reads it any more it is closed, which is no error.
 class Output {
  public:

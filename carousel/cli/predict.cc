@@ -11,15 +11,14 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "carousel/cli/command.h"
-#include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
@@ -300,14 +299,8 @@ void check_options(const PredictOptions& options) {
   if (!options.output.empty() && !is_npy(options.output) && !options.output.ends_with(".csv")) {
     fail(ErrorKind::kUsage, "--output: got \"{}\", expected a name that ends in .npy or .csv", options.output);
   }
-  std::error_code unknown;
-  if (!options.output.empty() && std::filesystem::equivalent(options.input, options.output, unknown))
-    fail(ErrorKind::kIo, "{}: the input, expected another file for the output", options.output);
   if (!options.save_state.empty()) check_save_path(options.save_state);
-  if (options.output.empty()) return;
-  const std::filesystem::path folder = std::filesystem::absolute(options.output).parent_path();
-  if (access(folder.c_str(), W_OK) != 0)
-    fail(ErrorKind::kIo, "{}: cannot write here: {}", options.output, std::strerror(errno));
+  if (!options.output.empty()) check_output_path(options.output, options.input);
 }
 
 int run_predict(PredictOptions& options) {

@@ -82,8 +82,6 @@ void print_result(const Json& result) {
 }
 
 int run_quantize(const QuantizeOptions& options, const Stream& stream) {
-  if (options.weights.weights == "auto")
-    fail(ErrorKind::kUsage, "--type: got auto, expected f32, f16, bf16, q8 or q4: what to write");
   const bool gguf = is_gguf_name(options.out);
   catch_interrupts();
   // What would fail after the work is found before it.
@@ -122,7 +120,7 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
 std::function<int()> setup_quantize(CLI::App& app) {
   const auto options = std::make_shared<QuantizeOptions>();
   app.add_option("model", options->model, "Model folder, .safetensors or .gguf")->required();
-  options->weights.add_options(app, "--type");
+  options->weights.add_type(app);
   app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
   app.add_option("--eval", options->eval, "Text to measure the nats per token on, before and after");
   app.add_flag("--json", options->json, "Results as JSON");

@@ -16,6 +16,12 @@ namespace {
 
 constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
 
+/// `names` and those of the types.
+std::vector<std::string> type_names(std::vector<std::string> names) {
+  for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
+  return names;
+}
+
 std::optional<DType> chosen(const std::string& name) {
   for (const DType dtype : kTypes) {
     if (weight_type_name(dtype) == name) return dtype;
@@ -31,10 +37,18 @@ std::string weight_type_name(DType dtype) {
   return name;
 }
 
-void WeightOptions::add_options(CLI::App& app, const std::string& name) {
-  std::vector<std::string> names{"auto"};
-  for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
-  add_choice(app, name, weights, names, "Type of the weights; auto: the file's");
+void WeightOptions::add_options(CLI::App& app) {
+  add_choice(app, "--weights", weights, type_names({"auto"}), "Type of the weights; auto: the file's");
+  add_parts(app, "--weights");
+}
+
+void WeightOptions::add_type(CLI::App& app) {
+  add_choice(app, "--type", weights, type_names({}), "Type of the weights")->required()->default_str("");
+  add_parts(app, "--type");
+}
+
+void WeightOptions::add_parts(CLI::App& app, const std::string& name) {
+  const std::vector<std::string> names = type_names({"auto"});
   add_choice(app, "--embeddings", embeddings, names,
              "Of the embeddings; auto: as " + name + ", but the file's under q8 and q4");
   add_choice(app, "--head", head, names, "Of the head, and of embeddings it shares; auto: likewise");

@@ -9,6 +9,7 @@
 #include "carousel/blocks/wiring.h"
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/output_path.h"
 #include "carousel/cli/wiring_svg.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
@@ -60,6 +61,7 @@ blocks::Wiring read_wiring(const WiringOptions& options) {
 }
 
 int run_wiring(const WiringOptions& options) {
+  if (!options.svg.empty()) check_output_path(options.svg, options.config);
   const blocks::Wiring wiring = read_wiring(options);
   fmt::print("{}\n", wiring_summary(wiring));
   if (options.svg.empty()) return 0;

@@ -60,6 +60,26 @@ TEST(Forecast, RefusesInOneLine) {
   refused((scratch / "none.csv") + " --horizon 1", 1, "none.csv");
 }
 
+// Before anything is computed, so that nothing was printed either.
+TEST(Forecast, WritesOverNeitherItsInputNorADevice) {
+  const Scratch scratch;
+  const std::string csv = scratch / "ramp.csv", text = "0\n1\n2\n3\n";
+  write_file(csv, text);
+  for (const std::string flag : {" --out ", " --plot "}) {
+    const std::string start = "forecast " + kModel + " --csv " + csv + " --horizon 2" + flag;
+    for (const auto& [path, why] :
+         {std::pair(csv, "the input, expected another file"), std::pair(std::string("/dev/null"), "is no regular file"),
+          std::pair(scratch / "no/file", "cannot write here: No such file or directory")}) {
+      const Ran ran = run_carousel(start + path);
+      EXPECT_EQ(ran.status, 1) << flag << path;
+      EXPECT_EQ(ran.out, "");
+      EXPECT_NE(ran.err.find(path + ": "), std::string::npos) << ran.err;
+      EXPECT_NE(ran.err.find(why), std::string::npos) << ran.err;
+    }
+  }
+  EXPECT_EQ(read_file(csv), text);
+}
+
 TEST(Forecast, WeightsInOtherTypes) {
   const Scratch scratch;
   write_file(scratch / "ramp.csv", "0\n1\n2\n3\n");

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/output_path.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "carousel/core/error.h"
+#include "carousel/model/saved_state.h"
+
+namespace carousel::cli {
+
+namespace fs = std::filesystem;
+
+void check_output_path(const std::string& path, const std::string& input) {
+  std::error_code unknown;
+  if (fs::exists(path, unknown) && !fs::is_regular_file(path, unknown)) {
+    fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
+  }
+  if (!input.empty() && fs::equivalent(input, path, unknown)) {
+    fail(ErrorKind::kIo, "{}: the input, expected another file for the output", path);
+  }
+  const fs::path folder = fs::path(path).parent_path();
+  if (access(folder.empty() ? "." : folder.c_str(), W_OK) != 0) {
+    fail(ErrorKind::kIo, "{}: cannot write here: {}", path, std::strerror(errno));
+  }
+}
+
+void check_save_path(const std::string& path) {
+  check_output_path(path);
+  std::error_code unknown;
+  if (fs::exists(path, unknown) && fs::file_size(path, unknown) > 0 && !model::looks_like_state(path)) {
+    fail(ErrorKind::kIo, "{}: exists and is no saved state, expected one or none to write", path);
+  }
+}
+
+}  // namespace carousel::cli

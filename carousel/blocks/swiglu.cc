@@ -27,8 +27,7 @@ class Swiglu : public Block {
   }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs&, LayerStates) const override {
-    const Tensor gate_up = ops::linear(ctx, x, {&gate_, &up_});  // [N, 2F]
-    return ops::linear(ctx, ops::gated_unit(ctx, gate_up, activation_), {&down_});
+    return ops::feed_forward(ctx, x, gate_, up_, down_, activation_);
   }
 
  private:

@@ -20,14 +20,11 @@ Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {
 
 SwigluArgs gated_unit_args(const Ctx& ctx, const float* gate_up, float* out, int64_t rows, int64_t width,
                            Activation activation) {
-  const bool by_tanh = activation == Activation::kGelu && ctx.numerics.gelu_tanh;
-  return {gate_up,
-          out,
-          rows,
-          width,
-          by_tanh ? Activation::kGeluTanh : activation,
-          ctx.numerics.gates,
-          ctx.numerics.activations};
+  return {gate_up, out, rows, width, activation_of(ctx, activation), ctx.numerics.gates, ctx.numerics.activations};
+}
+
+Activation activation_of(const Ctx& ctx, Activation activation) {
+  return activation == Activation::kGelu && ctx.numerics.gelu_tanh ? Activation::kGeluTanh : activation;
 }
 
 Tensor swiglu(Ctx& ctx, const Tensor& gate_up) { return gated_unit(ctx, gate_up, Activation::kSilu); }

@@ -22,6 +22,9 @@ void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype = DType::kF32);
 /// In place: every head of x [N, H*d] f32 times the sigmoid of its own gate_pre [N, H] f32.
 void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre);
 
+/// The activation as the profile of `ctx` has it.
+Activation activation_of(const Ctx& ctx, Activation activation);
+
 struct SwigluArgs {
   const float* gate_up;  // [N, 2F]
   float* out;            // [N, F]

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise gates: every lane computes the same expression, so the division of the work changes no bit.
-#include "carousel/ops/gate.h"
+#include "carousel/ops/gate_cpu.h"
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/rounding.h"
+#include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -58,31 +59,48 @@ inline Vec activate(Vec x) {
   }
 }
 
-/// `gated` is what becomes of the gate and the other half: (Vec gate, Vec up) -> Vec.
+/// `gated` is what becomes of a gate and the other half: (Vec gate, Vec up) -> Vec.
 template <class F>
-inline void gate_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end, F&& gated) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* gate = args.gate_up + n * 2 * args.width;  // [F]
-    const float* up = gate + args.width;                    // [F]
-    float* out = args.out + n * args.width;                 // [F]
-    int64_t j = 0;
-    for (; j + kLanes <= args.width; j += kLanes) {
-      store(out + j, gated(load(gate + j), load(up + j)));
-    }
-    if (const int64_t rest = args.width - j; rest > 0) {
-      store_partial(out + j, gated(load_partial(gate + j, rest), load_partial(up + j, rest)), rest);
-    }
+inline void for_values(const float* gate, const float* up, float* out, int64_t count, F&& gated) {
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) store(out + j, gated(load(gate + j), load(up + j)));
+  if (const int64_t rest = count - j; rest > 0) {
+    store_partial(out + j, gated(load_partial(gate + j, rest), load_partial(up + j, rest)), rest);
   }
 }
 
+/// f(Unit<activation>).
 template <ops::Activation kActivation>
-void unit_rows(const ops::SwigluArgs& args, int64_t begin, int64_t end) {
-  if (args.gates == DType::kF32 && args.product == DType::kF32) {
-    gate_rows(args, begin, end, [](Vec gate, Vec up) { return activate<kActivation>(gate) * up; });
-    return;
+struct Unit {
+  static constexpr ops::Activation kValue = kActivation;
+};
+template <class F>
+inline void for_activation(ops::Activation activation, F&& f) {
+  using ops::Activation;
+  switch (activation) {
+    case Activation::kSilu:
+      return f(Unit<Activation::kSilu>());
+    case Activation::kGelu:
+      return f(Unit<Activation::kGelu>());
+    case Activation::kGeluTanh:
+      return f(Unit<Activation::kGeluTanh>());
+    case Activation::kRelu:
+      return f(Unit<Activation::kRelu>());
+    case Activation::kRelu2:
+      return f(Unit<Activation::kRelu2>());
+    case Activation::kSigmoid:
+      return f(Unit<Activation::kSigmoid>());
+    case Activation::kSelu:
+      return f(Unit<Activation::kSelu>());
   }
+}
+
+void rounded_values(const ops::SwigluArgs& args, const float* gate, const float* up, float* out) {
   const Rounding gate_round(args.gates), round(args.product);
-  gate_rows(args, begin, end, [&](Vec gate, Vec up) { return round(gate_round(activate<kActivation>(gate)) * up); });
+  for_activation(args.activation, [&](auto unit) {
+    for_values(gate, up, out, args.width,
+               [&](Vec g, Vec u) { return round(gate_round(activate<decltype(unit)::kValue>(g)) * u); });
+  });
 }
 
 void soft_cap_rounded(const Stream& stream, const ops::SoftCapArgs& args) {
@@ -97,24 +115,23 @@ void soft_cap_rounded(const Stream& stream, const ops::SoftCapArgs& args) {
 
 }  // namespace
 
+void gate_values(ops::Activation activation, const float* gate, const float* up, float* out, int64_t count) {
+  for_activation(activation, [&](auto unit) {
+    for_values(gate, up, out, count, [](Vec g, Vec u) { return activate<decltype(unit)::kValue>(g) * u; });
+  });
+}
+
 void swiglu(const Stream& stream, const ops::SwigluArgs& args) {
-  using ops::Activation;
+  const bool rounds = args.gates != DType::kF32 || args.product != DType::kF32;
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
-    switch (args.activation) {
-      case Activation::kSilu:
-        return unit_rows<Activation::kSilu>(args, begin, end);
-      case Activation::kGelu:
-        return unit_rows<Activation::kGelu>(args, begin, end);
-      case Activation::kGeluTanh:
-        return unit_rows<Activation::kGeluTanh>(args, begin, end);
-      case Activation::kRelu:
-        return unit_rows<Activation::kRelu>(args, begin, end);
-      case Activation::kRelu2:
-        return unit_rows<Activation::kRelu2>(args, begin, end);
-      case Activation::kSigmoid:
-        return unit_rows<Activation::kSigmoid>(args, begin, end);
-      case Activation::kSelu:
-        return unit_rows<Activation::kSelu>(args, begin, end);
+    for (int64_t n = begin; n < end; ++n) {
+      const float* gate = args.gate_up + n * 2 * args.width;  // [F]
+      const float* up = gate + args.width;                    // [F]
+      float* out = args.out + n * args.width;                 // [F]
+      if (rounds)
+        rounded_values(args, gate, up, out);
+      else
+        gate_values(args.activation, gate, up, out, args.width);
     }
   });
 }

@@ -59,6 +59,14 @@ struct Parts {
   bool packs = false;  // x, whatever N is
   int64_t cols = 0;    // of y
 
+  /// The list that has all `count` parts of the call; null if there is none.
+  const List<LinearPart>* whole(int64_t count) const {
+    for (const auto* list : {&floats, &bf16, &q8, &q4}) {
+      if (list->count == count) return list;
+    }
+    return nullptr;
+  }
+
   void add(const Weight& weight, Compute compute) {
     const float* const bias = bias_of(weight);
     const DType dtype = weight.dtype();
@@ -80,6 +88,13 @@ struct Parts {
     cols += rows;
   }
 };
+
+using Kernel = void (*)(const Stream&, const LinearFwd&);
+
+Kernel kernel_of(DType dtype, Compute compute) {
+  if (is_block(dtype)) return kernels::linear_quant_fwd;
+  return compute == Compute::kBF16 && dtype == DType::kBF16 ? kernels::linear_bf16_fwd : kernels::linear_fwd;
+}
 
 Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weights, Compute compute) {
   check_shape("ops::linear", "x", x, {-1, -1});
@@ -111,12 +126,7 @@ void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_
     part.first_col = first_col + first;
     part.bias = bias != nullptr ? bias + first : nullptr;
     weight.pack_panels(ctx.stream, first, part.rows, packed.raw());
-    if (is_block(weight.dtype()))
-      kernels::linear_quant_fwd(ctx.stream, args);
-    else if (takes_bf16(weight, ctx.stream.compute))
-      kernels::linear_bf16_fwd(ctx.stream, args);
-    else
-      kernels::linear_fwd(ctx.stream, args);
+    kernel_of(weight.dtype(), ctx.stream.compute)(ctx.stream, args);
   }
 }
 
@@ -125,10 +135,8 @@ void run(Ctx& ctx, const Tensor& x, const Parts& parts, float* packed, const Ten
   const auto args = [&](const Parts::List<LinearPart>& list) {
     return LinearFwd{x.f32(), packed, list.parts.data(), list.count, N, K, y.f32(), cols};
   };
-  if (parts.floats.count > 0) kernels::linear_fwd(ctx.stream, args(parts.floats));
-  if (parts.bf16.count > 0) kernels::linear_bf16_fwd(ctx.stream, args(parts.bf16));
-  for (const auto* list : {&parts.q8, &parts.q4}) {
-    if (list->count > 0) kernels::linear_quant_fwd(ctx.stream, args(*list));
+  for (const auto* list : {&parts.floats, &parts.bf16, &parts.q8, &parts.q4}) {
+    if (list->count > 0) kernel_of(list->parts[0].dtype, ctx.stream.compute)(ctx.stream, args(*list));
   }
   for (int64_t i = 0; i < parts.in_place.count; ++i) {
     const Parts::InPlace& part = parts.in_place.parts[static_cast<size_t>(i)];
@@ -173,6 +181,36 @@ void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*>
   if (x.dim(0) == 0) return;
   run(ctx, x, parts, packed.f32(), y);
   rounded(ctx, y);
+}
+
+Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight& up, const Weight& down,
+                    Activation activation) {
+  const Compute compute = ctx.stream.compute;
+  const Parts units = check_and_list(x, {&gate, &up}, compute);
+  if (up.rows() != gate.rows()) {
+    fail(ErrorKind::kShape, "ops::feed_forward: up has {} rows, expected those of gate, {}", up.rows(), gate.rows());
+  }
+  check_weight(2, &down, gate.rows());
+  Parts last;
+  last.add(down, compute);
+  const auto* const unit_list = units.whole(2);
+  const auto* const last_list = last.whole(1);
+  const int64_t N = x.dim(0), D = x.dim(1), F = gate.rows();
+  const bool native = ctx.numerics.activations == DType::kF32 && ctx.numerics.gates == DType::kF32;
+  const auto kernel = [&](const Parts::List<LinearPart>* list) { return kernel_of(list->parts[0].dtype, compute); };
+  if (N <= kFewRows || ctx.stream.device == Device::kMeta || !native || unit_list == nullptr || last_list == nullptr ||
+      kernel(unit_list) != kernel(last_list)) {
+    return linear(ctx, gated_unit(ctx, linear(ctx, x, {&gate, &up}), activation), {&down});
+  }
+  const Tensor packed = ctx.arena.empty({packed_count(N, D)}), hidden = ctx.arena.empty({packed_count(N, F)});
+  const Tensor y = ctx.arena.empty({N, last.cols});
+  const LinearFwd next = {nullptr,   hidden.f32(), last_list->parts.data(), 1, N, F, y.f32(),
+                          last.cols, nullptr,      Activation::kSilu};
+  const LinearFwd first = {x.f32(), packed.f32(), unit_list->parts.data(),       2, N, D, nullptr,
+                           0,       &next,        activation_of(ctx, activation)};
+  kernel(unit_list)(ctx.stream, first);
+  kernel(last_list)(ctx.stream, next);
+  return y;
 }
 
 }  // namespace carousel::ops

@@ -6,6 +6,7 @@
 
 #include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
+#include "carousel/ops/gate.h"
 #include "carousel/ops/weight.h"
 
 namespace carousel::ops {
@@ -27,6 +28,18 @@ void linear_into(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*>
 
 int64_t packed_count(int64_t N, int64_t K);
 
+/// A feed-forward network: down(activation(gate(x)) * up(x)).
+///   x [N, D] f32; gate, up [F, D], down [M, F], as those of linear
+///   returns [N, M] f32
+/// The bits are those of linear, gated_unit and linear. Of many rows the units are computed where the sums of gate and
+/// up are complete, and go to memory once, as the product with down reads them (weights of blocks: rounded to 8 bits).
+/// Throws kShape. N may be 0.
+Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight& up, const Weight& down,
+                    Activation activation);
+
+/// Up to here weights are the traffic that counts, and each is read through.
+constexpr int64_t kFewRows = 64;
+
 /// One weight of the call that is held as panels.
 struct LinearPart {
   const void* panels;  // Weight::storage, kPanels
@@ -37,13 +50,17 @@ struct LinearPart {
 };
 
 struct LinearFwd {
-  const float* x;           // [N, K]
+  const float* x;           // [N, K]; null: it is packed already
   float* packed;            // [packed_count(N, K)] for x in tile order; unused by linear_fwd if N is 1
   const LinearPart* parts;  // [part_count]
   int64_t part_count;
   int64_t N, K;
   float* y;  // [N, y_stride]
   int64_t y_stride;
+  // Of gated units, whose gate and up are the two parts: the product that reads them. Instead of y its `packed` is
+  // written; it is for the same kernel, and N is above kFewRows.
+  const LinearFwd* next = nullptr;
+  Activation activation = Activation::kSilu;
 };
 
 }  // namespace carousel::ops

@@ -60,6 +60,25 @@ TileFn tile_of(int64_t rows) {
   return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<r.kValue>; });
 }
 
+/// To nearest, ties to even; NaN stays NaN. In the low halves of the lanes.
+IntVec round_bf16(Vec values) {
+  const IntVec bits = as_int(values);
+  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
+}
+
+/// `count` columns of one row of x, in pairs `stride` bytes apart; to the last alone comes a zero.
+void round_row(const float* x, int64_t count, char* out, int64_t stride) {
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const int64_t values = least(kLanes, count - k);
+    const IntVec rounded = round_bf16(values == kLanes ? load(x + k) : load_partial(x + k, values));
+    const HalfVec pairs = __builtin_convertvector(rounded, HalfVec);
+    int32_t cells[kLanes / 2];
+    std::memcpy(cells, &pairs, sizeof pairs);
+    for (int64_t i = 0; i < ceil_div(values, 2); ++i, out += stride) std::memcpy(out, cells + i, 4);
+  }
+}
+
 struct BF16Engine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
   static constexpr int64_t kSlabCols = 512;  // 32 KiB of panel
@@ -74,43 +93,21 @@ struct BF16Engine {
     tile_of(block.rows)(x_at(a, block, k), panel.bytes + column_bytes(DType::kBF16, k) + col * 4, ceil_div(count, 2),
                         out);
   }
+  static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
+                   int64_t end) {
+    char* const out = x_at(a, block, begin);
+    for (int64_t r = 0; r < block.rows; ++r) round_row(x + r * stride, end - begin, out + r * 4, block.rows * 4);
+  }
 };
 
-/// To nearest, ties to even; NaN stays NaN. In the low halves of the lanes.
-IntVec round_bf16(Vec values) {
-  const IntVec bits = as_int(values);
-  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
-}
-
-/// Pairs begin to end of one row of x, `stride` bytes apart.
-void round_row(const float* x, int64_t K, int64_t begin, int64_t end, char* out, int64_t stride) {
-  for (int64_t p = begin; p < end; p += kLanes / 2) {
-    const int64_t values = least(kLanes, K - 2 * p);
-    const IntVec rounded = round_bf16(values == kLanes ? load(x + 2 * p) : load_partial(x + 2 * p, values));
-    const HalfVec pairs = __builtin_convertvector(rounded, HalfVec);
-    int32_t cells[kLanes / 2];
-    std::memcpy(cells, &pairs, sizeof pairs);
-    const int64_t count = least(kLanes / 2, end - p);
-    for (int64_t i = 0; i < count; ++i, out += stride) std::memcpy(out, cells + i, 4);
-  }
-}
-
-/// Pairs begin to end of one row block.
-void round_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  char* const out = BF16Engine::x_at(a, block, 2 * begin);
-  for (int64_t r = 0; r < block.rows; ++r) {
-    round_row(a.x + (block.first + r) * a.K, a.K, begin, end, out + r * 4, block.rows * 4);
-  }
-}
-
 void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
-  constexpr int64_t kPiece = 512;
-  const int64_t pairs = ceil_div(a.K, 2), pieces = ceil_div(pairs, kPiece);
-  if (a.N == 1) return round_rows(a, row_block(a, plan, 0), 0, pairs);
+  constexpr int64_t kPiece = 1024;
+  const int64_t pieces = ceil_div(a.K, kPiece);
+  if (a.N == 1) return BF16Engine::pack(a, {0, 1}, a.x, a.K, 0, a.K);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
+    const RowBlock block = row_block(a, plan, i / pieces);
     const int64_t begin = i % pieces * kPiece;
-    round_rows(a, row_block(a, plan, i / pieces), begin, least(begin + kPiece, pairs));
+    BF16Engine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, least(begin + kPiece, a.K));
   });
 }
 
@@ -118,7 +115,7 @@ void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 
 void linear_bf16_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<BF16Engine>(a, stream.pool->threads());
-  round_x(stream, a, plan);
+  if (a.x != nullptr) round_x(stream, a, plan);
   run_products<BF16Engine>(stream, a, plan);
 }
 

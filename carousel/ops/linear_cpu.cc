@@ -117,26 +117,25 @@ struct FloatEngine {
                    int64_t count, const TileOut& out) {
     const DType dtype = panel.part->dtype;
     const int64_t cell_bytes = dtype == DType::kF16 ? 2 : 4;
-    const float* const x = (a.N == 1 ? a.x : a.packed) + block.first * a.K + k * block.rows;
+    const float* const x = (a.N == 1 && a.x != nullptr ? a.x : a.packed) + block.first * a.K + k * block.rows;
     const char* const cells = panel.bytes + column_bytes(dtype, k) + col * cell_bytes;
     tile_of(dtype, block.rows)(x, cells, count, out);
   }
-};
-
-/// Columns begin to end of one row block, from rows to tile order.
-void pack_block(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  const float* const x = a.x + block.first * a.K;
-  float* const packed = a.packed + block.first * a.K;
-  for (int64_t k = begin; k < end; ++k) {
-    for (int64_t r = 0; r < block.rows; ++r) packed[k * block.rows + r] = x[r * a.K + k];
+  static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
+                   int64_t end) {
+    float* packed = a.packed + block.first * a.K + begin * block.rows;
+    for (const float* const x_end = x + (end - begin); x < x_end; ++x) {
+      for (int64_t r = 0; r < block.rows; ++r) *packed++ = x[r * stride];
+    }
   }
-}
+};
 
 void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   const int64_t pieces = ceil_div(a.K, 1024);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
-    const int64_t piece = i % pieces;
-    pack_block(a, row_block(a, plan, i / pieces), piece * a.K / pieces, (piece + 1) * a.K / pieces);
+    const RowBlock block = row_block(a, plan, i / pieces);
+    const int64_t begin = i % pieces * a.K / pieces, end = (i % pieces + 1) * a.K / pieces;
+    FloatEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
   });
 }
 
@@ -144,7 +143,7 @@ void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 
 void linear_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<FloatEngine>(a, stream.pool->threads());
-  if (a.N > 1) pack_rows(stream, a, plan);
+  if (a.N > 1 && a.x != nullptr) pack_rows(stream, a, plan);
   run_products<FloatEngine>(stream, a, plan);
 }
 

@@ -201,28 +201,28 @@ struct QuantEngine {
     const TileFn run = dtype == DType::kQ8 ? tile_of<Q8Panel>(block.rows) : tile_of<Q4Panel>(block.rows);
     run(x_at(a, block, k), from, col, ceil_div(count, kBlock), out);
   }
+  static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
+                   int64_t end) {
+    const bool q4 = a.parts[0].dtype == DType::kQ4;
+    const auto round = q4 ? round_rows<Q4Panel::kXScale> : round_rows<Q8Panel::kXScale>;
+    round(x, stride, block.rows, end - begin, x_at(a, block, begin));
+  }
 };
 
-/// Columns begin to end of one row block; begin is a multiple of a block.
-template <XScale kScale>
-void round_rows(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
-  for (int64_t r = 0; r < block.rows; ++r) {
-    const float* const row = a.x + (block.first + r) * a.K;
-    round_row<kScale>(row + begin, end - begin, r, block.rows, QuantEngine::x_at(a, block, begin));
-  }
-}
-
-template <XScale kScale>
 void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 32 * kBlock;
+  const auto round = [&](int64_t b, int64_t begin, int64_t end) {
+    const RowBlock block = row_block(a, plan, b);
+    QuantEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
+  };
   if (a.N * a.K <= 8 * kPiece) {  // quicker than to wake the threads
-    for (int64_t b = 0; b < plan.blocks; ++b) round_rows<kScale>(a, row_block(a, plan, b), 0, a.K);
+    for (int64_t b = 0; b < plan.blocks; ++b) round(b, 0, a.K);
     return;
   }
   const int64_t pieces = plan.blocks >= 4 * stream.pool->threads() ? 1 : ceil_div(a.K, kPiece);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
     const int64_t begin = i % pieces * kPiece, end = pieces == 1 ? a.K : least(begin + kPiece, a.K);
-    round_rows<kScale>(a, row_block(a, plan, i / pieces), begin, end);
+    round(i / pieces, begin, end);
   });
 }
 
@@ -230,10 +230,7 @@ void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 
 void linear_quant_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<QuantEngine>(a, stream.pool->threads());
-  if (a.parts[0].dtype == DType::kQ4)
-    round_x<Q4Panel::kXScale>(stream, a, plan);
-  else
-    round_x<Q8Panel::kXScale>(stream, a, plan);
+  if (a.x != nullptr) round_x(stream, a, plan);
   run_products<QuantEngine>(stream, a, plan);
 }
 

@@ -11,14 +11,18 @@
 //   column_bytes(dtype, k)        of a panel's first k columns
 //   tile(a, panel, block, k, col, count, out)  columns k to k + count of a panel, from its output row `col` on, times a
 //                                 block of rows
+//   pack(a, block, x, stride, begin, end)  columns begin to end of a block of rows to where tiles read them, from x on,
+//                                 rows `stride` apart; begin is a multiple of kPanelRows
 #pragma once
 
 #include "carousel/cpu/vec.h"
+#include "carousel/ops/gate_cpu.h"
 #include "carousel/ops/linear.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
+using ops::kFewRows;
 using ops::LinearFwd;
 using ops::LinearPart;
 
@@ -27,7 +31,6 @@ constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
 
 constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second-level cache
 constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
-constexpr int64_t kFewRows = 64;     // up to here weights are the traffic that counts: each panel is read through
 
 // The sums of a tile stay in registers only while no function takes their address: everything that names them is
 // inlined.
@@ -114,8 +117,9 @@ auto for_rows(int64_t rows, const F& f) {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/// A list of panels, cut into tasks that are claimed in order: `threads` tasks of a share of what is left, as many of
-/// a share of what is left then, and so on. Threads read long streams at first and end at the same time.
+/// A list of panels, or of pairs of them, cut into tasks that are claimed in order: `threads` tasks of a share of what
+/// is left, as many of a share of what is left then, and so on. Threads read long streams at first and end at the same
+/// time.
 struct Cuts {
   int64_t panels, threads;
   int64_t most;  // panels of a task
@@ -148,7 +152,8 @@ inline int64_t task_count(const Cuts& cuts) {
 struct Plan {
   int64_t blocks;        // of rows, at most kMaxRows each and even in size
   int64_t slabs;         // of row blocks
-  Cuts cuts;             // of the panels of all parts, in one list
+  int64_t step;          // panels that need each other: 2 of gated units, else 1
+  Cuts cuts;             // of the panels of all parts, in one list, `step` at a time
   int64_t tasks;         // of a slab
   int64_t group_panels;  // panels between two steps along k
   int64_t slab_cols;     // KC
@@ -161,8 +166,9 @@ Plan plan_of(const LinearFwd& a, int threads) {
   plan.slabs = ceil_div(plan.blocks, ceil_div(kSlabRows, Engine::kMaxRows));
   int64_t panels = 0;
   for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kPanelRows);
+  plan.step = a.next != nullptr ? 2 : 1;
   plan.group_panels = a.N <= kFewRows ? 1 : kGroupPanels;
-  plan.cuts = {panels, threads, a.N <= kFewRows ? panels : kGroupPanels};
+  plan.cuts = {panels / plan.step, threads, a.N <= kFewRows ? panels : kGroupPanels / plan.step};
   plan.tasks = task_count(plan.cuts);
   // Few panels: more slabs, that every thread has some.
   const int64_t wanted = least(plan.blocks, ceil_div(4 * threads, plan.tasks));
@@ -220,6 +226,10 @@ struct FoundPanel {
 template <class Engine>
 FoundPanel panel_at(const LinearFwd& a, int64_t index) {
   const LinearPart* part = a.parts;
+  if (a.next != nullptr) {  // gate and up take turns
+    part += index % 2;
+    index /= 2;
+  }
   for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);
   const int64_t first_row = index * kPanelRows;
   return {part, first_row, least(part->rows - first_row, kPanelRows),
@@ -268,7 +278,7 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
     TileOut out;
     out.first = piece.k == 0;
     out.last = piece.k + piece.count == a.K;
-    out.y_stride = a.y_stride;
+    out.y_stride = a.next != nullptr ? kPanelRows : a.y_stride;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
     RowBlocks blocks(a, plan, slab.first_block);
@@ -277,10 +287,14 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
       const RowBlock block = next;
       next = blocks.next();
       out.sums = sums + (block.first - first.first) * kPanelRows + col;
-      out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
       if (ahead.lines > 0) ahead.ask();
-      if (out.last && b + 1 < slab.last_block)
-        ask_for_rows(out.y + block.rows * a.y_stride, next.rows, a.y_stride, out.cols);
+      if (a.next != nullptr) {
+        out.y = out.sums;
+      } else {
+        out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
+        if (out.last && b + 1 < slab.last_block)
+          ask_for_rows(out.y + block.rows * a.y_stride, next.rows, a.y_stride, out.cols);
+      }
       Engine::tile(a, panel, block, piece.k, col, piece.count, out);
     }
   }
@@ -295,6 +309,29 @@ template <class Engine>
 Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
   const int64_t panels = group.end - group.first, k = index / panels * group.slab_cols;
   return {panel_at<Engine>(a, group.first + index % panels), k, least(group.slab_cols, a.K - k)};
+}
+
+/// Pairs of panels whose sums are complete: the units' values, to where the next product reads them.
+template <class Engine>
+void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group, float* sums,
+                 int64_t panel_sums) {
+  const RowBlock first = row_block(a, plan, slab.first_block), last = row_block(a, plan, slab.last_block - 1);
+  const int64_t rows = last.first + last.rows - first.first;
+  for (int64_t i = group.first; i < group.end; i += 2, sums += 2 * panel_sums) {
+    const FoundPanel panel = panel_at<Engine>(a, i);
+    if (panel.rows == kPanelRows) {
+      gate_values(a.activation, sums, sums + panel_sums, sums, rows * kPanelRows);
+    } else {
+      for (float* row = sums; row < sums + rows * kPanelRows; row += kPanelRows)
+        gate_values(a.activation, row, row + panel_sums, row, panel.rows);
+    }
+    RowBlocks blocks(a, plan, slab.first_block);
+    for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
+      const RowBlock block = blocks.next();
+      Engine::pack(*a.next, block, sums + (block.first - first.first) * kPanelRows, kPanelRows, panel.first_row,
+                   panel.first_row + panel.rows);
+    }
+  }
 }
 
 template <class Engine>
@@ -315,6 +352,7 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
     }
     multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, ahead);
   }
+  if (a.next != nullptr) leave_units<Engine>(a, plan, slab, group, sums, kPanelSums);
 }
 
 template <class Engine>
@@ -322,8 +360,9 @@ void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t 
   const Slab slab = {slab_index * plan.blocks / plan.slabs, (slab_index + 1) * plan.blocks / plan.slabs};
   const PanelRange panels = task_range(plan.cuts, task);
   if (a.N <= kFewRows) ask_for(panel_at<Engine>(a, panels.first).bytes);
-  for (int64_t first = panels.first; first < panels.last; first += plan.group_panels) {
-    run_group<Engine>(a, plan, slab, {first, least(first + plan.group_panels, panels.last), plan.slab_cols});
+  const int64_t end = panels.last * plan.step;
+  for (int64_t first = panels.first * plan.step; first < end; first += plan.group_panels) {
+    run_group<Engine>(a, plan, slab, {first, least(first + plan.group_panels, end), plan.slab_cols});
   }
 }
 

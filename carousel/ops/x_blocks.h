@@ -82,9 +82,11 @@ CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
   return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
 }
 
-/// `count` whole blocks of one row, up to kLanes of them, as row r of `rows` each.
+/// `count` whole blocks that follow each other, up to kLanes of them, to blocks of `rows` rows.
+///   out: of the first block, `step` bytes before that of the next: a multiple of 4 behind the block of rows that it
+///   joins
 template <XScale kScale>
-void round_blocks(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
+void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_t step) {
   typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
   const BlockScales scales = block_scales<kScale>(peaks_of(x, count));
   float inverse[kLanes];
@@ -110,27 +112,35 @@ void round_blocks(const float* x, int64_t count, int64_t r, int64_t rows, char* 
   float scale[kLanes];
   store(scale, scales.scale);
   const IntVec starts[2] = {total * -128, total * -8};
-  for (int64_t i = 0; i < count; ++i, out += rows * kRowBlockBytes) {
+  for (int64_t i = 0; i < count; ++i, out += step) {
 #pragma GCC unroll 8
-    for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + (g * rows + r) * 4, codes[i] + g * 4, 4);
-    std::memcpy(out + rows * kBlock + r * 4, &scale[i], 4);
-    std::memcpy(out + rows * (kBlock + 4) + r * 4, reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
-    std::memcpy(out + rows * (kBlock + 8) + r * 4, reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
+    for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + g * rows * 4, codes[i] + g * 4, 4);
+    std::memcpy(out + rows * kBlock, &scale[i], 4);
+    std::memcpy(out + rows * (kBlock + 4), reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
+    std::memcpy(out + rows * (kBlock + 8), reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
   }
 }
 
 /// `count` values of one row as row r of `rows`; zeros fill the last block.
 template <XScale kScale>
 void round_row(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
-  const int64_t blocks = count / kBlock, rest = count % kBlock;
+  const int64_t blocks = count / kBlock, rest = count % kBlock, step = rows * kRowBlockBytes;
+  out += r * 4;
   for (int64_t b = 0; b < blocks; b += kLanes) {
     const int64_t some = blocks - b < kLanes ? blocks - b : kLanes;
-    round_blocks<kScale>(x + b * kBlock, some, r, rows, out + b * rows * kRowBlockBytes);
+    round_blocks<kScale>(x + b * kBlock, some, rows, out + b * step, step);
   }
   if (rest == 0) return;
   float values[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) values[i] = i < rest ? x[blocks * kBlock + i] : 0.0f;
-  round_blocks<kScale>(values, 1, r, rows, out + blocks * rows * kRowBlockBytes);
+  round_blocks<kScale>(values, 1, rows, out + blocks * step, step);
+}
+
+/// `count` values of each of `rows` rows, up to kLanes of them, that lie `stride` apart.
+template <XScale kScale>
+void round_rows(const float* x, int64_t stride, int64_t rows, int64_t count, char* out) {
+  if (count == kBlock && stride == kBlock) return round_blocks<kScale>(x, rows, rows, out, 4);
+  for (int64_t r = 0; r < rows; ++r) round_row<kScale>(x + r * stride, count, r, rows, out);
 }
 
 }  // namespace

@@ -15,9 +15,6 @@ constexpr int kMaxRows = 4;
 constexpr int kTileVecs = 2;
 typedef int16_t HalfVec __attribute__((vector_size(2 * kLanes)));
 
-// How far ahead of the tile the panel is asked for, as in linear_cpu.cc.
-constexpr int64_t kPrefetchBytes = 8192;
-
 /// acc + the products of a pair: columns k and k + 1 of kLanes rows of weights, times those of a row of x.
 TILE_INLINE Vec dot2(Vec acc, IntVec weights, IntVec x) {
 #if defined(__AVX512BF16__)
@@ -32,13 +29,13 @@ TILE_INLINE Vec dot2(Vec acc, IntVec weights, IntVec x) {
 /// One tile over `pairs` pairs of columns.
 ///   x: pairs of R rows   cells: the panel from its pair and the tile's first output row on
 template <int R>
-void tile(const char* x, const char* cells, int64_t pairs, const TileOut& out) {
+TILE_INLINE void tile(const char* x, const char* cells, int64_t pairs, int64_t ahead, const TileOut& out) {
   constexpr int V = kTileVecs;
   Vec acc[R][V] = {};
   if (!out.first) load_tile(acc, out.sums, kPanelRows);
   for (; pairs > 0; --pairs) {
 #pragma GCC unroll 2
-    for (int64_t line = 0; line < kPanelRows * 4; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    for (int64_t line = 0; line < kPanelRows * 4; line += 64) __builtin_prefetch(cells + ahead + line, 0, 3);
     IntVec w[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) w[v] = load_int(cells + v * kLanes * 4);
@@ -54,10 +51,17 @@ void tile(const char* x, const char* cells, int64_t pairs, const TileOut& out) {
   leave_tile(acc, out);
 }
 
-using TileFn = void (*)(const char* x, const char* cells, int64_t pairs, const TileOut& out);
+template <int R>
+void tiles(const char* x, const char* cells, int64_t pairs, const Run& run, const TileOut& out) {
+  for_blocks<R>(x, run, out, [&](const char* block, const TileOut& to) CAROUSEL_INLINE_LAMBDA {
+    tile<R>(block, cells, pairs, run.ahead, to);
+  });
+}
 
-TileFn tile_of(int64_t rows) {
-  return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<r.kValue>; });
+using TilesFn = void (*)(const char* x, const char* cells, int64_t pairs, const Run& run, const TileOut& out);
+
+TilesFn tiles_of(int64_t rows) {
+  return for_rows<kMaxRows>(rows, [](auto r) -> TilesFn { return tiles<r.kValue>; });
 }
 
 /// To nearest, ties to even; NaN stays NaN. In the low halves of the lanes.
@@ -81,17 +85,19 @@ void round_row(const float* x, int64_t count, char* out, int64_t stride) {
 
 struct BF16Engine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
-  static constexpr int64_t kSlabCols = 512;  // 32 KiB of panel
+  static constexpr int64_t kSlabCols = 512;        // 32 KiB of panel
+  static constexpr int64_t kPrefetchBytes = 8192;  // as in linear_cpu.cc
   static constexpr int tile_vecs(int) { return kTileVecs; }
   static int64_t column_bytes(DType, int64_t k) { return ceil_div(k, 2) * kPanelRows * 4; }
   // x is packed as [ceil(K / 2), rows of the block] pairs.
   static char* x_at(const LinearFwd& a, const RowBlock& block, int64_t k) {
     return reinterpret_cast<char*>(a.packed) + (block.first * ceil_div(a.K, 2) + block.rows * (k / 2)) * 4;
   }
-  static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
-                   int64_t count, const TileOut& out) {
-    tile_of(block.rows)(x_at(a, block, k), panel.bytes + column_bytes(DType::kBF16, k) + col * 4, ceil_div(count, 2),
-                        out);
+  static const char* cells(const FoundPanel& panel, int64_t k) { return panel.bytes + column_bytes(DType::kBF16, k); }
+  static void tiles(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
+                    int64_t count, Run run, const TileOut& out) {
+    run.x_step = block.rows * ceil_div(a.K, 2) * 4;
+    tiles_of(block.rows)(x_at(a, block, k), cells(panel, k) + col * 4, ceil_div(count, 2), run, out);
   }
   static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
                    int64_t end) {
@@ -105,7 +111,7 @@ void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   const int64_t pieces = ceil_div(a.K, kPiece);
   if (a.N == 1) return BF16Engine::pack(a, {0, 1}, a.x, a.K, 0, a.K);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
-    const RowBlock block = row_block(a, plan, i / pieces);
+    const RowBlock block = row_block(plan, i / pieces);
     const int64_t begin = i % pieces * kPiece;
     BF16Engine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, least(begin + kPiece, a.K));
   });

@@ -26,9 +26,6 @@ constexpr int kMaxRows = 2;
 #endif
 constexpr int kTileVecs = 2;
 
-// How far ahead of the tile the panel is asked for.
-constexpr int64_t kPrefetchBytes = 4096;
-
 /// The sum times the scale of x. vscalefps runs beside the dot products, a multiplication in their place.
 template <XScale kScale>
 TILE_INLINE Vec scaled(IntVec sum, Vec scale) {
@@ -142,7 +139,8 @@ struct Q4Panel {
 /// One tile over `blocks` blocks of k.
 ///   x: blocks of R rows   panel: from its block on   col: of the panel, the tile's first output row
 template <class Panel, int R>
-void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const TileOut& out) {
+TILE_INLINE void tile(const char* x, const char* panel, int64_t col, int64_t blocks, int64_t ahead,
+                      const TileOut& out) {
   constexpr int V = kTileVecs;
   Vec acc[R][V] = {};
   if (!out.first) load_tile(acc, out.sums, kPanelRows);
@@ -150,7 +148,7 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
   const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
   for (; blocks > 0; --blocks) {
 #pragma GCC unroll 32
-    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + kPrefetchBytes + line, 0, 3);
+    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + ahead + line, 0, 3);
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -177,16 +175,24 @@ void tile(const char* x, const char* panel, int64_t col, int64_t blocks, const T
   leave_tile(acc, out);
 }
 
-using TileFn = void (*)(const char* x, const char* panel, int64_t col, int64_t blocks, const TileOut& out);
+template <class Panel, int R>
+void tiles(const char* x, const char* panel, int64_t col, int64_t blocks, const Run& run, const TileOut& out) {
+  for_blocks<R>(x, run, out, [&](const char* block, const TileOut& to) CAROUSEL_INLINE_LAMBDA {
+    tile<Panel, R>(block, panel, col, blocks, run.ahead, to);
+  });
+}
+
+using TilesFn = void (*)(const char* x, const char* panel, int64_t col, int64_t blocks, const Run& run,
+                         const TileOut& out);
 
 template <class Panel>
-TileFn tile_of(int64_t rows) {
-  return for_rows<kMaxRows>(rows, [](auto r) -> TileFn { return tile<Panel, r.kValue>; });
+TilesFn tiles_of(int64_t rows) {
+  return for_rows<kMaxRows>(rows, [](auto r) -> TilesFn { return tiles<Panel, r.kValue>; });
 }
 
 struct QuantEngine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
-  static constexpr int64_t kSlabCols = 512;
+  static constexpr int64_t kSlabCols = 512, kPrefetchBytes = 4096;
   static constexpr int tile_vecs(int) { return kTileVecs; }
   static int64_t block_bytes(DType dtype) { return dtype == DType::kQ8 ? Q8Panel::kBytes : Q4Panel::kBytes; }
   static int64_t column_bytes(DType dtype, int64_t k) { return ceil_div(k, kBlock) * block_bytes(dtype); }
@@ -194,12 +200,15 @@ struct QuantEngine {
     return reinterpret_cast<char*>(a.packed) +
            (block.first * ceil_div(a.K, kBlock) + block.rows * (k / kBlock)) * kRowBlockBytes;
   }
-  static void tile(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
-                   int64_t count, const TileOut& out) {
-    const DType dtype = panel.part->dtype;
-    const char* const from = panel.bytes + column_bytes(dtype, k);
-    const TileFn run = dtype == DType::kQ8 ? tile_of<Q8Panel>(block.rows) : tile_of<Q4Panel>(block.rows);
-    run(x_at(a, block, k), from, col, ceil_div(count, kBlock), out);
+  static const char* cells(const FoundPanel& panel, int64_t k) {
+    return panel.bytes + column_bytes(panel.part->dtype, k);
+  }
+  static void tiles(const LinearFwd& a, const FoundPanel& panel, const RowBlock& block, int64_t k, int64_t col,
+                    int64_t count, Run run, const TileOut& out) {
+    const bool q8 = panel.part->dtype == DType::kQ8;
+    run.x_step = block.rows * ceil_div(a.K, kBlock) * kRowBlockBytes;
+    const TilesFn go = q8 ? tiles_of<Q8Panel>(block.rows) : tiles_of<Q4Panel>(block.rows);
+    go(x_at(a, block, k), cells(panel, k), col, ceil_div(count, kBlock), run, out);
   }
   static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
                    int64_t end) {
@@ -212,7 +221,7 @@ struct QuantEngine {
 void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 32 * kBlock;
   const auto round = [&](int64_t b, int64_t begin, int64_t end) {
-    const RowBlock block = row_block(a, plan, b);
+    const RowBlock block = row_block(plan, b);
     QuantEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
   };
   if (a.N * a.K <= 8 * kPiece) {  // quicker than to wake the threads

@@ -9,8 +9,10 @@
 //   kSlabCols                     KC, columns between two steps along k
 //   tile_vecs(rows)               vectors across a tile of that many rows
 //   column_bytes(dtype, k)        of a panel's first k columns
-//   tile(a, panel, block, k, col, count, out)  columns k to k + count of a panel, from its output row `col` on, times a
-//                                 block of rows
+//   cells(panel, k)               where column k of a panel begins
+//   kPrefetchBytes                how far ahead of a tile a panel is asked for that is read on
+//   tiles(a, panel, block, k, col, count, run, out)  columns k to k + count of a panel, from its output row `col` on,
+//                                 times the row blocks of `run`, the first of which is `block`
 //   pack(a, block, x, stride, begin, end)  columns begin to end of a block of rows to where tiles read them, from x on,
 //                                 rows `stride` apart; begin is a multiple of kPanelRows
 #pragma once
@@ -36,6 +38,9 @@ constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 // inlined.
 #define TILE_INLINE CAROUSEL_INLINE
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /// Where a tile's sums come from and go to.
 struct TileOut {
   float* sums;       // [R, 32] between two pieces of k, at the tile's first column; null: k is whole
@@ -45,6 +50,47 @@ struct TileOut {
   int64_t cols;       // of y that exist, from 1 to V * kLanes
   const float* bias;  // [cols], or null
 };
+
+/// What will be read next, asked for bit by bit while one multiplies something else.
+struct Ahead {
+  const char* bytes;
+  int64_t lines, step;  // left, at a time
+  void ask() {
+    const int64_t here = least(lines, step);
+    for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
+    bytes += here * 64;
+    lines -= here;
+  }
+};
+
+/// Lines that will be written.
+inline void ask_for_rows(float* y, int64_t rows, int64_t stride, int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < cols; i += 16) __builtin_prefetch(y + r * stride + i, 1, 3);
+  }
+}
+
+/// Tiles over one part of a panel, one block of rows after the other: with nothing but additions between two of them,
+/// as much of one runs while the other ends as there is room for.
+struct Run {
+  int64_t blocks;  // of rows, all of one size
+  int64_t x_step;  // bytes of packed x from one to the next
+  int64_t ahead;   // bytes from what a tile reads of the panel to what it asks for meanwhile
+  Ahead* later;    // asked for between the tiles
+};
+
+/// tile(x, out) for each of the blocks, of R rows.
+template <int R, class Tile>
+TILE_INLINE void for_blocks(const char* x, const Run& run, TileOut out, const Tile& tile) {
+  for (int64_t b = 0; b < run.blocks; ++b) {
+    if (run.later->lines > 0) run.later->ask();
+    if (out.last && b + 1 < run.blocks) ask_for_rows(out.y + R * out.y_stride, R, out.y_stride, out.cols);
+    tile(x, out);
+    x += run.x_step;
+    out.sums += R * kPanelRows;
+    out.y += R * out.y_stride;
+  }
+}
 
 template <int R, int V>
 TILE_INLINE void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
@@ -114,9 +160,6 @@ auto for_rows(int64_t rows, const F& f) {
   }
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /// A list of panels, or of pairs of them, cut into tasks that are claimed in order: `threads` tasks of a share of what
 /// is left, as many of a share of what is left then, and so on. Threads read long streams at first and end at the same
 /// time.
@@ -150,7 +193,9 @@ inline int64_t task_count(const Cuts& cuts) {
 
 /// How a call is cut. Only the order of the work depends on it.
 struct Plan {
-  int64_t blocks;        // of rows, at most kMaxRows each and even in size
+  int64_t blocks;      // of rows, at most kMaxRows each
+  int64_t block_rows;  // of a block; the first `longer` blocks have one more
+  int64_t longer;
   int64_t slabs;         // of row blocks
   int64_t step;          // panels that need each other: 2 of gated units, else 1
   Cuts cuts;             // of the panels of all parts, in one list, `step` at a time
@@ -163,6 +208,8 @@ template <class Engine>
 Plan plan_of(const LinearFwd& a, int threads) {
   Plan plan;
   plan.blocks = ceil_div(a.N, Engine::kMaxRows);
+  plan.block_rows = a.N / plan.blocks;
+  plan.longer = a.N % plan.blocks;
   plan.slabs = ceil_div(plan.blocks, ceil_div(kSlabRows, Engine::kMaxRows));
   int64_t panels = 0;
   for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kPanelRows);
@@ -182,33 +229,9 @@ Plan plan_of(const LinearFwd& a, int threads) {
 struct RowBlock {
   int64_t first, rows;
 };
-inline RowBlock row_block(const LinearFwd& a, const Plan& plan, int64_t b) {
-  const int64_t first = b * a.N / plan.blocks;
-  return {first, (b + 1) * a.N / plan.blocks - first};
+inline RowBlock row_block(const Plan& plan, int64_t b) {
+  return {b * plan.block_rows + least(b, plan.longer), plan.block_rows + (b < plan.longer ? 1 : 0)};
 }
-
-/// Row blocks b, b + 1, ... without a division each. One taken before the tile of the one before it runs is never
-/// waited for.
-class RowBlocks {
- public:
-  RowBlocks(const LinearFwd& a, const Plan& plan, int64_t b)
-      : blocks_(plan.blocks),
-        rows_(a.N / blocks_),
-        rest_(a.N % blocks_),
-        carry_(b * rest_ % blocks_),
-        first_(b * a.N / blocks_) {}
-  RowBlock next() {
-    carry_ += rest_;
-    const int64_t more = carry_ >= blocks_ ? 1 : 0;
-    carry_ -= more * blocks_;
-    const RowBlock block = {first_, rows_ + more};
-    first_ += block.rows;
-    return block;
-  }
-
- private:
-  int64_t blocks_, rows_, rest_, carry_, first_;
-};
 
 /// Row blocks first_block to last_block.
 struct Slab {
@@ -242,60 +265,38 @@ struct Piece {
   int64_t k, count;
 };
 
-/// What will be read next, asked for bit by bit while one multiplies something else.
-struct Ahead {
-  const char* bytes;
-  int64_t lines, step;  // left, at a time
-  void ask() {
-    const int64_t here = least(lines, step);
-    for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
-    bytes += here * 64;
-    lines -= here;
-  }
-};
-
 /// The beginning of what a task will stream: it comes while x does.
 inline void ask_for(const char* bytes) {
   for (int64_t i = 0; i < 4096; i += 64) __builtin_prefetch(bytes + i, 0, 2);
 }
 
-/// Lines that will be written.
-inline void ask_for_rows(float* y, int64_t rows, int64_t stride, int64_t cols) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < cols; i += 16) __builtin_prefetch(y + r * stride + i, 1, 3);
-  }
-}
-
 /// One piece, times the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
+///   soon: the piece that follows, brought into the first-level cache by the last row block; null: the panel is read on
 template <class Engine>
 void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
-                    Ahead& ahead) {
+                    const char* soon, Ahead& later) {
   const FoundPanel& panel = piece.panel;
-  const RowBlock first = row_block(a, plan, slab.first_block);
+  const RowBlock first = row_block(plan, slab.first_block);
   const int64_t width = Engine::tile_vecs(static_cast<int>(first.rows)) * kLanes;
   for (int64_t col = 0; col < panel.rows; col += width) {
     TileOut out;
     out.first = piece.k == 0;
     out.last = piece.k + piece.count == a.K;
-    out.y_stride = a.next != nullptr ? kPanelRows : a.y_stride;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
-    RowBlocks blocks(a, plan, slab.first_block);
-    RowBlock next = blocks.next();
-    for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
-      const RowBlock block = next;
-      next = blocks.next();
+    for (int64_t b = slab.first_block, end; b < slab.last_block; b = end) {
+      end = b < plan.longer ? least(plan.longer, slab.last_block) : slab.last_block;
+      const bool at_end = soon != nullptr && b + 1 == slab.last_block;
+      if (soon != nullptr && !at_end && end == slab.last_block) --end;
+      const RowBlock block = row_block(plan, b);
       out.sums = sums + (block.first - first.first) * kPanelRows + col;
-      if (ahead.lines > 0) ahead.ask();
-      if (a.next != nullptr) {
-        out.y = out.sums;
-      } else {
-        out.y = a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
-        if (out.last && b + 1 < slab.last_block)
-          ask_for_rows(out.y + block.rows * a.y_stride, next.rows, a.y_stride, out.cols);
-      }
-      Engine::tile(a, panel, block, piece.k, col, piece.count, out);
+      out.y =
+          a.next != nullptr ? out.sums : a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
+      out.y_stride = a.next != nullptr ? kPanelRows : a.y_stride;
+      Run run = {end - b, 0, Engine::kPrefetchBytes, &later};
+      if (soon != nullptr) run.ahead = at_end ? soon - Engine::cells(panel, piece.k) : 0;
+      Engine::tiles(a, panel, block, piece.k, col, piece.count, run, out);
     }
   }
 }
@@ -315,7 +316,7 @@ Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
 template <class Engine>
 void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group, float* sums,
                  int64_t panel_sums) {
-  const RowBlock first = row_block(a, plan, slab.first_block), last = row_block(a, plan, slab.last_block - 1);
+  const RowBlock first = row_block(plan, slab.first_block), last = row_block(plan, slab.last_block - 1);
   const int64_t rows = last.first + last.rows - first.first;
   for (int64_t i = group.first; i < group.end; i += 2, sums += 2 * panel_sums) {
     const FoundPanel panel = panel_at<Engine>(a, i);
@@ -325,9 +326,8 @@ void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const G
       for (float* row = sums; row < sums + rows * kPanelRows; row += kPanelRows)
         gate_values(a.activation, row, row + panel_sums, row, panel.rows);
     }
-    RowBlocks blocks(a, plan, slab.first_block);
     for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
-      const RowBlock block = blocks.next();
+      const RowBlock block = row_block(plan, b);
       Engine::pack(*a.next, block, sums + (block.first - first.first) * kPanelRows, kPanelRows, panel.first_row,
                    panel.first_row + panel.rows);
     }
@@ -342,15 +342,15 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {
     const Piece piece = next;
-    Ahead ahead = {};
+    Ahead later = {};
+    const char* soon = nullptr;
     if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);
     if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
-      const DType dtype = next.panel.part->dtype;
-      const int64_t begin = Engine::column_bytes(dtype, next.k);
-      ahead = {next.panel.bytes + begin, (Engine::column_bytes(dtype, next.k + next.count) - begin) / 64, 0};
-      ahead.step = ceil_div(ahead.lines, slab.last_block - slab.first_block);
+      soon = Engine::cells(next.panel, next.k);
+      later = {soon, (Engine::cells(next.panel, next.k + next.count) - soon) / 64, 0};
+      later.step = ceil_div(later.lines, slab.last_block - slab.first_block);
     }
-    multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, ahead);
+    multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, soon, later);
   }
   if (a.next != nullptr) leave_units<Engine>(a, plan, slab, group, sums, kPanelSums);
 }

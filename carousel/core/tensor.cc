@@ -213,14 +213,18 @@ void Arena::trim() {
 void check_shape(const char* where, const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
   const Shape& got = tensor.shape();
   bool same = got.rank() == static_cast<int>(expected.size());
-  std::string wanted;
   int i = 0;
   for (const int64_t dim : expected) {
     same = same && (dim < 0 || got[i] == dim);
-    wanted += fmt::format("{}{}", i ? ", " : "", dim < 0 ? std::string("*") : std::to_string(dim));
     ++i;
   }
-  if (!same) fail(ErrorKind::kShape, "{}: {} is {}, expected [{}]", where, name, got.str(), wanted);
+  if (same) return;
+  std::string wanted;
+  for (const int64_t dim : expected) {
+    if (!wanted.empty()) wanted += ", ";
+    wanted += dim < 0 ? "*" : std::to_string(dim);
+  }
+  fail(ErrorKind::kShape, "{}: {} is {}, expected [{}]", where, name, got.str(), wanted);
 }
 
 void check_dtype(const char* where, const char* name, const Tensor& tensor, DType expected) {

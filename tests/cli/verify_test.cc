@@ -12,7 +12,8 @@ class VerifyCase : public testing::TestWithParam<const char*> {};
 TEST_P(VerifyCase, AgreesWithTheReference) {
   const std::string folder = shared(GetParam());
   if (is_absent(folder)) GTEST_SKIP() << folder << " is absent";
-  if (kSanitized && folder.find("models/") != folder.npos) GTEST_SKIP() << "minutes of what the small cases run too";
+  if ((kSanitized || kEmulated) && folder.find("models/") != folder.npos)
+    GTEST_SKIP() << "minutes of what the small cases run too";
   const Ran ran = run_carousel("verify --json " + folder);
   EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
   int64_t agreed = 0;

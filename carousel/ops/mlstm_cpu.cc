@@ -201,8 +201,7 @@ void walk_rows(Head* head, const ops::MlstmSequence& seq, Walk* walk) {
 bool help_a_walk(Walk* walks, int64_t count, float* values) {
   Walk* best = walks;
   for (int64_t w = 1; w < count; ++w) best = walks[w].offer.left() > best->offer.left() ? walks + w : best;
-  return best->offer.left() > 0 &&
-         best->offer.help([&](int64_t i) { chunk_piece(*best->chunk, i, values, nullptr); });
+  return best->offer.left() > 0 && best->offer.help([&](int64_t i) { chunk_piece(*best->chunk, i, values, nullptr); });
 }
 
 /// f(worker, item, walk) for every item; a worker that finds none left helps with those that are not done.

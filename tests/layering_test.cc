@@ -25,7 +25,7 @@ const std::map<std::string, int> kFloors = {
 };
 
 struct Source {
-  std::string path;    // "carousel/ops/linear.cc"
+  std::string path;    // "carousel/ops/linear/linear.cc"
   std::string folder;  // "ops"; of tests: "tests"
   std::vector<std::string> lines;
   // The lines without comments and string literals, which may say anything.

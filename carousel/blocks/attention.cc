@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864), as in Llama and LFM2; LFM3's
 // options: a window, a sigmoid gate per head (arXiv:2505.06708), rotation of only the first part of each head.
-#include "carousel/ops/attention.h"
+#include "carousel/ops/attention/attention.h"
 
 #include <cmath>
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/gate.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::blocks {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "carousel/ops/cell.h"
+#include "carousel/ops/cells/cell.h"
 #include "carousel/ops/params.h"
 
 namespace carousel::blocks {

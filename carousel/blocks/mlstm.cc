@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mLSTM layer of xLSTM-7B (arXiv:2503.13427, sec. 3): projections, matrix memory, per-head norm, output gate.
 // The cell itself is ops/mlstm.
-#include "carousel/ops/mlstm.h"
+#include "carousel/ops/mlstm/mlstm.h"
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/linear.h"
-#include "carousel/ops/norm.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/norm/norm.h"
 
 namespace carousel::blocks {
 namespace {

@@ -7,11 +7,11 @@
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/block_linear.h"
-#include "carousel/ops/linear.h"
-#include "carousel/ops/mlstm.h"
-#include "carousel/ops/norm.h"
-#include "carousel/ops/short_conv.h"
+#include "carousel/ops/linear/block_linear.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/mlstm/mlstm.h"
+#include "carousel/ops/norm/norm.h"
+#include "carousel/ops/short_conv/short_conv.h"
 
 namespace carousel::blocks {
 namespace {

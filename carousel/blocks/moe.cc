@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture of gated feed-forward networks with a sigmoid router, as in LFM2-MoE (transformers' lfm2_moe).
-#include "carousel/ops/moe.h"
+#include "carousel/ops/moe/moe.h"
 
 #include <fmt/format.h>
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::blocks {
 namespace {

@@ -7,8 +7,8 @@
 #include "carousel/blocks/cell_params.h"
 #include "carousel/blocks/wiring.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/cfc.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/cells/cfc.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::blocks {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "carousel/core/json.h"
-#include "carousel/ops/mask.h"
+#include "carousel/ops/weight/mask.h"
 
 namespace carousel::blocks {
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // LFM2's short convolution layer: in_proj to B, C, X; causal depthwise convolution of B * X; gate by C; out_proj.
-#include "carousel/ops/short_conv.h"
+#include "carousel/ops/short_conv/short_conv.h"
 
 #include <cmath>
 
 #include "carousel/blocks/block.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::blocks {
 namespace {

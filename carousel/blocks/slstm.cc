@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sLSTM layer of the 2024 xLSTM (arXiv:2405.04517, app. A): causal convolution before the input and forget gates,
 // head-wise gate projections, the recurrence, per-head norm; no output projection. The cell itself is ops/slstm.
-#include "carousel/ops/slstm.h"
+#include "carousel/ops/slstm/slstm.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/block_linear.h"
-#include "carousel/ops/norm.h"
-#include "carousel/ops/short_conv.h"
+#include "carousel/ops/linear/block_linear.h"
+#include "carousel/ops/norm/norm.h"
+#include "carousel/ops/short_conv/short_conv.h"
 
 namespace carousel::blocks {
 namespace {

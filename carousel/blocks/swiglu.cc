@@ -4,8 +4,8 @@
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/gate.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::blocks {
 namespace {

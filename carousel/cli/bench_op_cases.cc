@@ -14,13 +14,13 @@
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
-#include "carousel/ops/attention.h"
-#include "carousel/ops/linear.h"
-#include "carousel/ops/mlstm.h"
-#include "carousel/ops/norm.h"
+#include "carousel/ops/attention/attention.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/mlstm/mlstm.h"
+#include "carousel/ops/norm/norm.h"
 #include "carousel/ops/params.h"
-#include "carousel/ops/short_conv.h"
-#include "carousel/ops/slstm.h"
+#include "carousel/ops/short_conv/short_conv.h"
+#include "carousel/ops/slstm/slstm.h"
 
 namespace carousel::cli {
 namespace {

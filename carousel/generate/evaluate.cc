@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
-#include "carousel/ops/cross_entropy.h"
+#include "carousel/ops/tokens/cross_entropy.h"
 
 namespace carousel::generate {
 namespace {

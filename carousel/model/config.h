@@ -10,7 +10,7 @@
 
 #include "carousel/core/json.h"
 #include "carousel/core/tensor.h"
-#include "carousel/ops/norm.h"
+#include "carousel/ops/norm/norm.h"
 
 namespace carousel::model {
 

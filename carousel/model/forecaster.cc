@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/model/forecaster.h"
 
-#include "carousel/ops/linear.h"
+#include "carousel/ops/linear/linear.h"
 
 namespace carousel::model {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/model/lm.h"
 
-#include "carousel/ops/embedding.h"
-#include "carousel/ops/gate.h"
-#include "carousel/ops/linear.h"
+#include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/tokens/embedding.h"
 
 namespace carousel::model {
 

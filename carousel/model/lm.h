@@ -3,7 +3,7 @@
 #pragma once
 
 #include "carousel/model/stack.h"
-#include "carousel/ops/weight.h"
+#include "carousel/ops/weight/weight.h"
 
 namespace carousel::model {
 

@@ -7,7 +7,7 @@
 
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/rounding.h"
+#include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::model {
 namespace {

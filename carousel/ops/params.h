@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "carousel/core/tensor.h"
-#include "carousel/ops/mask.h"
-#include "carousel/ops/weight.h"
+#include "carousel/ops/weight/mask.h"
+#include "carousel/ops/weight/weight.h"
 
 namespace carousel {
 

@@ -11,8 +11,8 @@
 #include "carousel/model/load.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
-#include "carousel/ops/linear.h"
-#include "carousel/ops/moe.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/moe/moe.h"
 
 namespace carousel::model {
 namespace {

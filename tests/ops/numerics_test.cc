@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "carousel/core/dtype.h"
-#include "carousel/ops/attention.h"
-#include "carousel/ops/block_linear.h"
-#include "carousel/ops/embedding.h"
-#include "carousel/ops/gate.h"
-#include "carousel/ops/linear.h"
-#include "carousel/ops/norm.h"
-#include "carousel/ops/rounding.h"
-#include "carousel/ops/short_conv.h"
+#include "carousel/ops/attention/attention.h"
+#include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/block_linear.h"
+#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/norm/norm.h"
+#include "carousel/ops/rounding/rounding.h"
+#include "carousel/ops/short_conv/short_conv.h"
+#include "carousel/ops/tokens/embedding.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {

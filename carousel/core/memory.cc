@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of the host, and that of nothing, which has the same sizes.
+#include "carousel/core/memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "carousel/core/error.h"
+
+namespace carousel {
+namespace {
+
+constexpr size_t kHugeBytes = size_t{4} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kAlignment = 64;
+
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+size_t host_granted(size_t size_bytes) {
+  return size_bytes >= kHugeBytes ? round_up(size_bytes, kHugePage) : size_bytes;
+}
+
+class HostMemory final : public Memory {
+ public:
+  Device device() const override { return Device::kCpu; }
+  size_t granted(size_t size_bytes) const override { return host_granted(size_bytes); }
+
+  std::byte* allocate(size_t granted_bytes) override {
+    if (granted_bytes == 0) return nullptr;
+    if (granted_bytes >= kHugeBytes) {
+      void* pages = ::mmap(nullptr, granted_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (pages == MAP_FAILED) fail_to_allocate(granted_bytes);
+      ::madvise(pages, granted_bytes, MADV_HUGEPAGE);
+      return static_cast<std::byte*>(pages);
+    }
+    auto* bytes = static_cast<std::byte*>(std::aligned_alloc(kAlignment, round_up(granted_bytes, kAlignment)));
+    if (bytes == nullptr) fail_to_allocate(granted_bytes);
+    std::memset(bytes, 0, granted_bytes);
+    return bytes;
+  }
+
+  void release(std::byte* bytes, size_t granted_bytes) noexcept override {
+    if (bytes == nullptr) return;
+    if (granted_bytes >= kHugeBytes) {
+      ::munmap(bytes, granted_bytes);
+    } else {
+      std::free(bytes);
+    }
+  }
+
+  void zero(std::byte* bytes, size_t size_bytes) override {
+    if (size_bytes > 0) std::memset(bytes, 0, size_bytes);
+  }
+
+  void copy(const Memory& to, std::byte* there, const std::byte* here, size_t size_bytes) override {
+    CAROUSEL_ASSERT(to.device() == Device::kCpu);
+    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
+  }
+
+ private:
+  [[noreturn]] static void fail_to_allocate(size_t size_bytes) {
+    fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+  }
+};
+
+class MetaMemory final : public Memory {
+ public:
+  Device device() const override { return Device::kMeta; }
+  size_t granted(size_t size_bytes) const override { return host_granted(size_bytes); }
+  std::byte* allocate(size_t) override { return nullptr; }
+  void release(std::byte*, size_t) noexcept override {}
+  void zero(std::byte*, size_t) override {}
+  void copy(const Memory& to, std::byte*, const std::byte*, size_t) override {
+    CAROUSEL_ASSERT(to.device() == Device::kMeta);  // there is nothing to bring anywhere else
+  }
+};
+
+}  // namespace
+
+// Never destroyed: storage with static lifetime may be released after them.
+Memory& Memory::host() {
+  static Memory& memory = *new HostMemory;
+  return memory;
+}
+Memory& Memory::meta() {
+  static Memory& memory = *new MetaMemory;
+  return memory;
+}
+
+}  // namespace carousel

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on CPUs: new keys and values are written to their pages, then blocks of query rows pass over the pages with
+// a running maximum (arXiv:1805.02867), span by span. Every row meets the same pages with the same operations in the
+// same order, alone or in a block: decoding and prefill give the same bits.
+#include "carousel/ops/attention/attention.h"
+
+#include "carousel/cpu/ahead.h"
+#include "carousel/cpu/divide.h"
+#include "carousel/cpu/matmul.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kPage = kPageRows;
+constexpr int64_t kRows = ops::kAttentionRows;
+// Blocks of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read, in tiles as wide
+// as a page where registers allow, so that lines are asked for in the order in which they lie there.
+constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
+constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
+constexpr int64_t kSoftmaxShare = 16;  // a row's of the next slice: more at once would be waited for
+
+inline float square_sum(const float* x, int64_t count) {
+  Vec acc = {};
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) acc = fma(load(x + j), load(x + j), acc);
+  if (j < count) {
+    const Vec v = load_partial(x + j, count - j);
+    acc = fma(v, v, acc);
+  }
+  return sum(acc);
+}
+
+/// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
+void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, int64_t row, float scale, float* out,
+             int64_t stride) {
+  const int64_t d = args.head_dim, half = args.rotary / 2;
+  float r = 1.0f;
+  if (norm != nullptr) r = 1.0f / std::sqrt(square_sum(x, d) / static_cast<float>(d) + args.norm_eps);
+  const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
+  for (int64_t j = args.rotary; j < d; ++j) out[j * stride] = normed(j) * scale;
+  if (args.cos_sin == nullptr) return;
+  const float* cosine = args.cos_sin + row * args.rotary;  // [R/2]
+  const float* sine = cosine + half;                       // [R/2]
+  for (int64_t j = 0; j < half; ++j) {
+    const float a = normed(j), b = normed(j + half);
+    out[j * stride] = (a * cosine[j] - b * sine[j]) * scale;
+    out[(j + half) * stride] = (b * cosine[j] + a * sine[j]) * scale;
+  }
+}
+
+/// Keys and values of one row into its pages, and its rotary angles into the table.
+void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq, int64_t t) {
+  const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
+  for (int64_t j = 0; j < args.rotary / 2; ++j) {
+    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
+    const double angle = static_cast<float>(pos) * args.inv_freq[j];
+    args.cos_sin[row * args.rotary + j] = static_cast<float>(std::cos(angle));
+    args.cos_sin[row * args.rotary + args.rotary / 2 + j] = static_cast<float>(std::sin(angle));
+  }
+  const float* k = args.qkv + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
+  const float* v = k + args.kv_heads * d;                                                   // [G, d]
+  float* k_page = seq.k_pages[pos / kPage] + pos % kPage;      // [G, d] at this row, kPage apart
+  float* v_page = seq.v_pages[pos / kPage] + pos % kPage * d;  // [G, kPage, d] at this row
+  for (int64_t g = 0; g < args.kv_heads; ++g) {
+    prepare(args, k + g * d, args.k_norm, row, 1.0f, k_page + g * d * kPage, kPage);
+    std::memcpy(v_page + g * kPage * d, v + g * d, sizeof(float) * static_cast<size_t>(d));
+  }
+}
+
+/// Item `item` of the batch is the part of one page that one sequence writes: no two items share a cache line.
+void write_page(const ops::AttentionArgs& args, int64_t item) {
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_page_item > item || args.sequences[s].rows == 0) --s;
+  const ops::AttentionSequence& seq = args.sequences[s];
+  const int64_t page = seq.pos / kPage + item - seq.first_page_item;
+  const int64_t begin = page * kPage > seq.pos ? page * kPage - seq.pos : 0;
+  const int64_t end = (page + 1) * kPage - seq.pos;
+  for (int64_t t = begin; t < (end < seq.rows ? end : seq.rows); ++t) write_row(args, seq, t);
+}
+
+/// A block of query rows of one key head: row r is query head r % rep of time first_time + r / rep.
+struct Block {
+  const ops::AttentionArgs* args;
+  const ops::AttentionSequence* seq;
+  int64_t g, rep;
+  int64_t first_row, rows;  // among the T * rep query rows of (sequence, g)
+  int64_t stride;           // of q and o
+  float* q;                 // [kRows, stride] prepared and scaled by d^-1/2
+  float* o;                 // [kRows, stride] unnormalised outputs
+  float* p;                 // [kRows, kPage] scores, then their exponentials
+  float max[kRows], total[kRows], rescale[kRows];
+  int64_t visible[kRows];  // keys of the current page up to row r's own
+  int64_t hidden[kRows];   // of those, the first ones that lie before its window
+
+  int64_t time(int64_t r) const { return (first_row + r) / rep; }
+  int64_t row(int64_t r) const { return seq->first_row + time(r); }
+  int64_t head(int64_t r) const { return g * rep + (first_row + r) % rep; }
+};
+
+void prepare_queries(const Block& block) {
+  const ops::AttentionArgs& args = *block.args;
+  const int64_t d = args.head_dim;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const float* q = args.qkv + block.row(r) * (args.heads + 2 * args.kv_heads) * d + block.head(r) * d;  // [d]
+    prepare(args, q, args.q_norm, block.row(r), scale, block.q + r * block.stride, 1);
+  }
+}
+
+void start_span(Block* block) {
+  for (int64_t r = 0; r < block->rows; ++r) {
+    std::memset(block->o + r * block->stride, 0, sizeof(float) * static_cast<size_t>(block->args->head_dim));
+    block->max[r] = -INFINITY;
+    block->total[r] = 0.0f;
+  }
+}
+
+/// p = q k^T for the columns of the page that some row sees.
+template <int kMaxRows, int kMaxVecs>
+void page_scores(const Block& block, const float* k_page, const float* v_page) {
+  const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
+  for_column_tiles<kMaxVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    if (j >= columns) return;
+    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
+      Tile<R, V> tile = {};
+      constexpr bool kAhead = R <= kStreamingTileRows;
+      multiply_add<kPartial, kAhead>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
+                                     v_page + j);
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) store(block.p + (r + i) * kPage + j + v * kLanes, tile.acc[i][v]);
+      }
+    });
+  });
+}
+
+/// Asks for row r's share of the keys that come next, which memory would else not bring during the softmax.
+void fetch_share(const Block& block, int64_t r, const float* next_k_page) {
+  const int64_t floats = block.args->head_dim * kPage / kSoftmaxShare;
+  for (int64_t i = 0; i < floats; i += kLineFloats) __builtin_prefetch(next_k_page + r * floats + i, 0, 2);
+}
+
+/// One row's exponentials of this page under its new maximum. Keys before the row's window weigh zero: the row still
+/// takes its chain through them, so that it is the same chain beside rows that see more of the page.
+void page_softmax(Block* block, int64_t r) {
+  float* p = block->p + r * kPage;  // [kPage]
+  const int64_t visible = block->visible[r], hidden = block->hidden[r];
+  block->rescale[r] = 1.0f;
+  if (hidden >= visible) {
+    for (int64_t j = 0; j < visible; ++j) p[j] = 0.0f;
+    return;
+  }
+  for (int64_t j = 0; j < hidden; ++j) p[j] = -INFINITY;
+  const Vec lowest = set1(-INFINITY);
+  Vec best = lowest;
+  for (int64_t j = 0; j < visible; j += kLanes) {
+    best = max(best, j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY));
+  }
+  const float page_max = max_lane(best);
+  const float new_max = page_max > block->max[r] ? page_max : block->max[r];
+  Vec total = {};
+  for (int64_t j = 0; j < visible; j += kLanes) {
+    const Vec s = j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY);
+    const Vec e = exp(s - set1(new_max));  // 0 in lanes that are not visible
+    store(p + j, e);
+    total = total + e;
+  }
+  block->rescale[r] = std::exp(block->max[r] - new_max);
+  block->total[r] = fma1(block->total[r], block->rescale[r], sum(total));
+  block->max[r] = new_max;
+}
+
+/// o = rescale * o + p v over the keys each row sees. Rows of a tile share the keys its first row sees; the rest of
+/// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile.
+template <int kMaxRows, int kMaxVecs>
+void page_values(const Block& block, const float* v_page, const float* next_k_page) {
+  const int64_t d = block.args->head_dim;
+  for_column_tiles<kMaxVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
+      const int64_t common = block.visible[r];
+      float* o = block.o + r * block.stride + j;
+      Tile<R, V> tile;
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) {
+          tile.acc[i][v] = set1(block.rescale[r + i]) * load_lanes<kPartial>(o + i * block.stride + v * kLanes, lanes);
+        }
+      }
+      constexpr bool kAhead = R <= kStreamingTileRows;
+      multiply_add<kPartial, kAhead>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes,
+                                     next_k_page + j);
+      for (int i = 0; i < R; ++i) {
+        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o + i * block.stride + v * kLanes, tile.acc[i][v], lanes);
+      }
+      for (int64_t i = 1; i < R; ++i) {
+        const int64_t rest = block.visible[r + i] - common;
+        if (rest == 0) continue;
+        float* o_i = o + i * block.stride;
+        Tile<1, V> one;
+        for (int v = 0; v < V; ++v) one.acc[0][v] = load_lanes<kPartial>(o_i + v * kLanes, lanes);
+        multiply_add<kPartial>(one, block.p + (r + i) * kPage + common, 0, 1, v_page + common * d + j, d, rest, lanes);
+        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o_i + v * kLanes, one.acc[0][v], lanes);
+      }
+    });
+  });
+}
+
+/// A row's sums over keys, d of them, not yet divided by `total`, all relative to e^max.
+struct Share {
+  float* o;  // [d]
+  float max, total;
+};
+
+/// sum += share. One without keys that its row sees (no total) is nothing; sums that are not finite stay so.
+void join(Share* sum, const Share& share, int64_t d) {
+  if (share.total == 0.0f) return;
+  if (sum->total == 0.0f) {
+    std::memcpy(sum->o, share.o, sizeof(float) * static_cast<size_t>(d));
+    sum->max = share.max;
+    sum->total = share.total;
+    return;
+  }
+  const float top = share.max > sum->max ? share.max : sum->max;
+  const float a = std::exp(sum->max - top), b = std::exp(share.max - top);
+  for (int64_t j = 0; j < d; ++j) sum->o[j] = sum->o[j] * a + share.o[j] * b;
+  sum->total = sum->total * a + share.total * b;
+  sum->max = top;
+}
+
+void write_out(const Block& block, int64_t r, const Share& sum) {
+  const int64_t d = block.args->head_dim;
+  float* out = block.args->out + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
+  for (int64_t j = 0; j < d; ++j) out[j] = sum.o[j] / sum.total;
+}
+
+/// The block of key head g that is the index-th of the batch, without scratch memory.
+Block block_of(const ops::AttentionArgs& args, int64_t index, int64_t g) {
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_block > index || args.sequences[s].rows == 0) --s;
+  Block block;
+  block.args = &args;
+  block.seq = &args.sequences[s];
+  block.g = g;
+  block.rep = args.heads / args.kv_heads;
+  block.first_row = (index - block.seq->first_block) * kRows;
+  const int64_t rest = block.seq->rows * block.rep - block.first_row;
+  block.rows = rest < kRows ? rest : kRows;
+  block.stride = ops::attention_stride(args.head_dim);
+  return block;
+}
+
+void give_scratch(Block* block, int64_t worker) {
+  block->q = block->args->scratch + worker * block->args->scratch_floats;
+  block->o = block->q + kRows * block->stride;
+  block->p = block->o + kRows * block->stride;
+}
+
+/// Sums over the keys of one span, from the first page that some row of the block sees.
+void attend_span(Block* block, int64_t span) {
+  const ops::AttentionArgs& args = *block->args;
+  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
+  start_span(block);
+  const int64_t last_key = block->seq->pos + block->time(block->rows - 1);
+  const int64_t before = args.window > 0 ? block->seq->pos + block->time(0) + 1 - args.window : 0;  // keys no row sees
+  const int64_t first = before > span * ops::kAttentionSpan ? before / kPage : span * kPages;
+  const bool shared = args.parts.memory != nullptr;  // another thread takes the next span
+  const int64_t last = last_key / kPage < (span + 1) * kPages ? last_key / kPage : (span + 1) * kPages - 1;
+  for (int64_t page = first; page <= last; ++page) {
+    for (int64_t r = 0; r < block->rows; ++r) {
+      const int64_t visible = block->seq->pos + block->time(r) + 1 - page * kPage;
+      const int64_t hidden = args.window > 0 ? visible - args.window : 0;
+      block->visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
+      block->hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
+    }
+    const int64_t slice = block->g * args.head_dim * kPage;  // of this key head, in a page of keys or values
+    const int64_t next = page < (shared ? last : last_key / kPage) ? page + 1 : page;
+    const float *k = block->seq->k_pages[page] + slice, *v = block->seq->v_pages[page] + slice;
+    const float* const next_k = block->seq->k_pages[next] + slice;
+    const bool streams = block->rows <= kStreamingRows;
+    (streams ? page_scores<kStreamingTileRows, kStreamingVecs> : page_scores<kTileRows, kTileVecs>)(*block, k, v);
+    for (int64_t r = 0; r < block->rows; ++r) {
+      if (streams) fetch_share(*block, r, next_k);
+      page_softmax(block, r);
+    }
+    (streams ? page_values<kStreamingTileRows, kStreamingVecs> : page_values<kTileRows, kTileVecs>)(*block, v, next_k);
+  }
+}
+
+/// All spans of a block.
+void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+  // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
+  Block block = block_of(args, args.blocks - 1 - item / args.kv_heads, item % args.kv_heads);
+  give_scratch(&block, worker);
+  prepare_queries(block);
+  float* const memory = block.p + kRows * kPage;  // [kRows, stride]
+  Share sums[kRows];
+  for (int64_t r = 0; r < block.rows; ++r) sums[r] = {memory + r * block.stride, -INFINITY, 0.0f};
+  for (int64_t span = block.seq->first_span; span < block.seq->first_span + block.seq->spans; ++span) {
+    attend_span(&block, span);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      join(&sums[r], {block.o + r * block.stride, block.max[r], block.total[r]}, args.head_dim);
+    }
+  }
+  for (int64_t r = 0; r < block.rows; ++r) write_out(block, r, sums[r]);
+}
+
+/// Row r's place in part `part` of key head g.
+float* part_row(const ops::AttentionArgs& args, int64_t part, int64_t g, int64_t r) {
+  const int64_t stride = ops::attention_part_floats(args.head_dim);
+  return args.parts.memory + ((part * args.kv_heads + g) * args.parts.rows + r) * stride;
+}
+
+/// One span of a block, into its part.
+void attend_part(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+  const int64_t part = item / args.kv_heads;
+  int64_t s = args.batch - 1;
+  while (args.sequences[s].first_part > part || args.sequences[s].rows == 0) --s;
+  const ops::AttentionSequence& seq = args.sequences[s];
+  const int64_t in_sequence = part - seq.first_part;
+  Block block = block_of(args, seq.first_block + in_sequence / seq.spans, item % args.kv_heads);
+  give_scratch(&block, worker);
+  prepare_queries(block);
+  attend_span(&block, seq.first_span + in_sequence % seq.spans);
+  for (int64_t r = 0; r < block.rows; ++r) {
+    float* row = part_row(args, part, block.g, r);
+    std::memcpy(row, block.o + r * block.stride, sizeof(float) * static_cast<size_t>(args.head_dim));
+    row[block.stride] = block.max[r];
+    row[block.stride + 1] = block.total[r];
+  }
+}
+
+/// The parts of a block, joined in their order.
+void join_parts(const ops::AttentionArgs& args, int64_t index, int64_t g) {
+  const Block block = block_of(args, index, g);
+  const int64_t first = block.seq->first_part + (index - block.seq->first_block) * block.seq->spans;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const auto share = [&](int64_t part) {
+      float* row = part_row(args, part, g, r);
+      return Share{row, row[block.stride], row[block.stride + 1]};
+    };
+    Share sum = share(first);
+    for (int64_t i = 1; i < block.seq->spans; ++i) join(&sum, share(first + i), args.head_dim);
+    write_out(block, r, sum);
+  }
+}
+
+}  // namespace
+
+void attention(const Stream& stream, const ops::AttentionArgs& args) {
+  const int64_t d = args.head_dim;
+  int64_t rows = 0, keys = 0;
+  for (int64_t s = 0; s < args.batch; ++s) {
+    rows += args.sequences[s].rows;
+    const int64_t seen = args.sequences[s].pos + args.sequences[s].rows;
+    keys += args.sequences[s].rows * (args.window > 0 && args.window < seen ? args.window : seen);
+  }
+  const int64_t write_work = rows * d * (args.kv_heads * 8 + 50) / args.page_items;  // 50: a cosine and a sine
+  parallel_ranges(stream, args.page_items, write_work, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) write_page(args, item);
+  });
+  const int64_t work = keys * args.heads * d * 4, items = args.blocks * args.kv_heads;
+  if (args.parts.memory == nullptr) {
+    parallel_workers(stream, items, work, [&](int64_t worker, int64_t item) { attend(args, worker, item); });
+    return;
+  }
+  parallel_workers(stream, args.parts.count * args.kv_heads, work,
+                   [&](int64_t worker, int64_t item) { attend_part(args, worker, item); });
+  const int64_t join_work = args.parts.count * args.parts.rows * d * 3 / args.blocks;
+  parallel_ranges(stream, items, join_work, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) join_parts(args, item / args.kv_heads, item % args.kv_heads);
+  });
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

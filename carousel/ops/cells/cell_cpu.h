@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps the kernels of continuous-time cells share. Every output of a map is one chain of multiply-adds over its
+// inputs, x first: it can be begun for many rows at once and continued step by step, by any thread, to the same bits.
+#pragma once
+
+#include "carousel/cpu/divide.h"
+#include "carousel/cpu/matmul.h"
+#include "carousel/ops/cells/cell.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+
+inline Vec load_some(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
+inline void store_some(float* p, Vec v, int64_t count) {
+  if (count >= kLanes) {
+    store(p, v);
+  } else {
+    store_partial(p, v, count);
+  }
+}
+
+/// f(begin, end) over groups of kCellPad columns; on the stream's threads where it is given and the work is worth it.
+template <class F>
+inline void for_groups(const Stream* threads, int64_t columns, int64_t group_work, F&& f) {
+  const int64_t groups = columns / ops::kCellPad;
+  if (threads == nullptr) return f(int64_t{0}, groups);
+  parallel_ranges(*threads, groups, group_work, f);
+}
+
+/// The x part of a map for all rows: out [N, M] = x [N, I] W[0..I).
+inline void map_rows(const Stream& stream, const ops::CellMapArgs& map, const float* x, int64_t rows, int64_t inputs,
+                     float* out) {
+  constexpr int64_t kBlock = 2 * kTileRows;
+  const int64_t M = map.outputs;
+  parallel_ranges(stream, (rows + kBlock - 1) / kBlock, kBlock * inputs * M * 2, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kBlock, last = end * kBlock < rows ? end * kBlock : rows;
+    for_column_tiles<kTileVecs>(M, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+      for_row_tiles(last - first, [&]<int R>(int64_t r) {
+        Tile<R, V> tile{};
+        multiply_add<kPartial>(tile, x + (first + r) * inputs, inputs, 1, map.weight + j, M, inputs, lanes);
+        for (int i = 0; i < R; ++i) {
+          for (int v = 0; v < V; ++v) store(out + (first + r + i) * M + j + v * kLanes, tile.acc[i][v]);
+        }
+      });
+    });
+  });
+}
+
+/// out [M] = start [M] + z [count] W[first..first + count); start may be out.
+inline void map_step(const Stream* threads, const ops::CellMapArgs& map, int64_t first, const float* z, int64_t count,
+                     const float* start, float* out) {
+  constexpr int64_t kVecs = ops::kCellPad / kLanes;
+  for_groups(threads, map.outputs, count * ops::kCellPad * 2, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin * ops::kCellPad; j < end * ops::kCellPad; j += ops::kCellPad) {
+      Vec acc[kVecs];
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVecs; ++v) acc[v] = load(start + j + v * kLanes);
+      const float* w = map.weight + first * map.outputs + j;  // [count] rows, M apart
+      for (int64_t k = 0; k < count; ++k, w += map.outputs) {
+        const Vec z_k = set1(z[k]);
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < kVecs; ++v) acc[v] = fma(z_k, load(w + v * kLanes), acc[v]);
+      }
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVecs; ++v) store(out + j + v * kLanes, acc[v]);
+    }
+  });
+}
+
+/// One step of the mixed memory. `from_x` [4 Hp]: the x part; h [H] becomes the LSTM's output, c [H] its memory.
+///   c' = c sigmoid(f + 1) + tanh(cand) sigmoid(i),  h' = tanh(c') sigmoid(o)
+inline void memory_step(const Stream* threads, const ops::CellMapArgs& map, int64_t inputs, const float* from_x,
+                        float* h, float* c, float* gates) {
+  const int64_t units = map.inputs - inputs, stride = map.outputs / 4;
+  map_step(threads, map, inputs, h, units, from_x, gates);
+  for (int64_t j = 0; j < units; j += kLanes) {
+    const int64_t count = units - j;
+    const auto gate = [&](int64_t g) { return load(gates + g * stride + j) + load(map.bias + g * stride + j); };
+    const Vec kept = load_some(c + j, count) * sigmoid(gate(2) + set1(1.0f));
+    const Vec memory = kept + tanh(gate(0)) * sigmoid(gate(1));
+    store_some(c + j, memory, count);
+    store_some(h + j, tanh(memory) * sigmoid(gate(3)), count);
+  }
+}
+
+/// body(threads, scratch, sequence) for every sequence with rows: side by side on the threads when there are several,
+/// else one after the other, each step divided where that is worth it (then `threads` is not null).
+template <class Body>
+inline void for_sequences(const Stream& stream, const ops::CellSequence* sequences, int64_t batch, int64_t total_work,
+                          float* scratch, int64_t scratch_stride, Body&& body) {
+  if (batch > 1) {
+    parallel_workers(stream, batch, total_work, [&](int64_t worker, int64_t s) {
+      if (sequences[s].rows > 0)
+        body(static_cast<const Stream*>(nullptr), scratch + worker * scratch_stride, sequences[s]);
+    });
+    return;
+  }
+  if (sequences[0].rows > 0) body(&stream, scratch, sequences[0]);
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Liquid time-constant cells (Hasani et al., AAAI 2021; arXiv:2006.04439): neurons with leaky membranes and synapses
+// that open with the potential of their source, solved by a fused implicit-explicit Euler step.
+#pragma once
+
+#include <vector>
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/cells/cell.h"
+
+namespace carousel::ops {
+
+/// S sources onto N neurons, as the kernel reads it: [S, Np] f32 with lanes along the neurons, and for every group of
+/// kCellPad neurons the sources that reach any of them. What is masked has weight zero.
+class LtcSynapses {
+ public:
+  LtcSynapses() = default;
+  /// All [S, N] f32; `weight` is the constrained one, P(w); a synapse is where the mask is not zero.
+  LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor& mu, const Tensor& sigma, const Tensor& erev);
+
+  Tensor w, we, mu, sigma;       // [S, Np]: masked weight, that times the reversal potential, midpoint, slope
+  std::vector<int32_t> begin;    // [groups + 1] into sources
+  std::vector<int32_t> sources;  // ascending within a group
+};
+
+/// The parameters of a cell as models hold them, before any constraint.
+struct LtcParams {
+  struct Synapses {
+    Tensor w, mask, mu, sigma, erev;  // [S, N] f32
+  };
+  Tensor gleak, vleak, cm;  // [N] f32
+  Synapses sensory, recurrent;
+  bool implicit = true;  // P is a softplus, else the value itself
+};
+
+struct LtcCell {
+  int64_t inputs = 0, units = 0, outputs = 0;  // I, N, M: neurons 0..M-1 are read out
+  int64_t unfolds = 6;                         // K
+  float epsilon = 1e-8f;
+  Tensor input_w, input_b;    // [I] f32, or empty
+  Tensor output_w, output_b;  // [M] f32, or empty
+  Tensor cm, gleak, gvleak;   // [cell_pad(N)] f32: constrained capacitance, leak, and leak times its potential
+  LtcSynapses sensory;        // S = I
+  LtcSynapses recurrent;      // S = N
+  CellMap memory;             // of mixed memory, or empty
+};
+
+/// Fills what `cell` computes with from P(gleak), P(cm) and P(w), each within the bounds of the profile.
+void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell);
+
+/// The recurrence over every sequence, dt from seqs.dt (1 where that is empty), per row, with x' = x input_w + input_b:
+///   K times: v_j = (c_j v_j + gleak_j vleak_j + sum a_ij erev_ij) / (c_j + gleak_j + sum a_ij + eps), c = cm K / dt,
+///   a_ij = w_ij sigmoid(sigma_ij (v_i - mu_ij)) over neurons i, and over inputs with x'. A row with dt <= 0 leaves v
+///   alone. A profile may set K, eps and the time of a step (c = cm / step, whatever dt), and choose another solver:
+///   cm dv_j/dt = gleak_j (vleak_j - v_j) + sum a_ij (erev_ij - v_j) by Euler's or the classical Runge-Kutta method.
+///   x [N, I] f32; state per sequence, f32: 0: v [N]; 1, with mixed memory: c [N]; replaced in place
+///   returns v[0..M) output_w + output_b [rows, M]. Throws kShape. No rows are fine.
+Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, LayerStates states);
+
+struct LtcSynapseArgs {
+  const float *w, *we, *mu, *sigma;  // [S, Np]
+  const int32_t* begin;              // [groups + 1]
+  const int32_t* sources;
+};
+struct LtcArgs {
+  const float* x;        // [rows, I]
+  const float* dt;       // [rows] or null
+  const float* input_w;  // [I] or null
+  const float* input_b;
+  const float* output_w;  // [M] or null
+  const float* output_b;
+  const float *cm, *gleak, *gvleak;  // [Np]
+  LtcSynapseArgs sensory, recurrent;
+  CellMapArgs memory;
+  float* sums;      // [rows, 2, Np] scratch: the sensory sums, with and without the reversal potential
+  float* memory_x;  // [rows, 4 Np] scratch: the x part of the mixed memory
+  float* y;         // [rows, M]
+  int64_t rows, inputs, units, outputs, unfolds;
+  float epsilon;
+  float step;  // time of one unfold; 0: dt / K
+  Numerics::Solver solver;
+  const CellSequence* sequences;  // [B]
+  int64_t batch;
+  float* scratch;  // [threads, scratch_stride]
+  int64_t scratch_stride;
+};
+
+}  // namespace carousel::ops
+
+KERNEL(ltc, ops::LtcArgs);

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first. A neuron's
+// sums run over its sources in ascending order; those that reach no neuron of a group of lanes are skipped, which
+// leaves out terms that are exactly zero.
+#include "carousel/ops/cells/ltc.h"
+
+#include "carousel/ops/cells/cell_cpu.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+using ops::kCellPad;
+using ops::LtcArgs;
+using ops::LtcSynapseArgs;
+
+constexpr int64_t kVecs = kCellPad / kLanes;
+constexpr int64_t kSynapseWork = 40;  // operations of a sigmoid and its two sums
+
+/// Currents and conductances of one group of neurons.
+struct Sums {
+  Vec current[kVecs];      // sum of a_ij erev_ij
+  Vec conductance[kVecs];  // sum of a_ij
+};
+
+CAROUSEL_INLINE Sums synapse_sums(const LtcSynapseArgs& synapses, int64_t padded, const float* v, int64_t group) {
+  Sums sums{};
+  for (int32_t n = synapses.begin[group]; n < synapses.begin[group + 1]; ++n) {
+    const int64_t i = synapses.sources[n], at = i * padded + group * kCellPad;
+    const Vec v_i = set1(v[i]);
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kVecs; ++k) {
+      const int64_t j = at + k * kLanes;
+      const Vec open = sigmoid(load(synapses.sigma + j) * (v_i - load(synapses.mu + j)));
+      sums.conductance[k] = fma(load(synapses.w + j), open, sums.conductance[k]);
+      sums.current[k] = fma(load(synapses.we + j), open, sums.current[k]);
+    }
+  }
+  return sums;
+}
+
+void sensory_row(const LtcArgs& args, int64_t n, float* mapped) {
+  const float* x = args.x + n * args.inputs;  // [I]
+  const int64_t padded = ops::cell_pad(args.units);
+  for (int64_t i = 0; i < args.inputs; ++i) {
+    mapped[i] = args.input_w != nullptr ? x[i] * args.input_w[i] : x[i];
+    if (args.input_b != nullptr) mapped[i] += args.input_b[i];
+  }
+  float* out = args.sums + n * 2 * padded;
+  for (int64_t group = 0; group < padded / kCellPad; ++group) {
+    const Sums sums = synapse_sums(args.sensory, padded, mapped, group);
+    for (int64_t k = 0; k < kVecs; ++k) {
+      store(out + group * kCellPad + k * kLanes, sums.current[k]);
+      store(out + padded + group * kCellPad + k * kLanes, sums.conductance[k]);
+    }
+  }
+}
+
+/// One of the K solver steps: next from v, all neurons at once (Jacobi).
+void unfold(const LtcArgs& args, const Stream* threads, const float* sensory, const float* c, const float* v,
+            float* next) {
+  const int64_t padded = ops::cell_pad(args.units);
+  const Vec epsilon = set1(args.epsilon);
+  for_groups(threads, padded, args.units * kCellPad * kSynapseWork, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const Sums sums = synapse_sums(args.recurrent, padded, v, group);
+#pragma GCC unroll 4
+      for (int64_t k = 0; k < kVecs; ++k) {
+        const int64_t j = group * kCellPad + k * kLanes;
+        const Vec above = load(c + j) * load(v + j) + load(args.gvleak + j) + sums.current[k] + load(sensory + j);
+        const Vec below = load(c + j) + load(args.gleak + j) + sums.conductance[k] + load(sensory + padded + j);
+        store(next + j, above / (below + epsilon));
+      }
+    }
+  });
+}
+
+/// dv/dt of all neurons at v.
+void rates(const LtcArgs& args, const Stream* threads, const float* sensory, const float* v, float* out) {
+  const int64_t padded = ops::cell_pad(args.units);
+  for_groups(threads, padded, args.units * kCellPad * kSynapseWork, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const Sums sums = synapse_sums(args.recurrent, padded, v, group);
+      for (int64_t k = 0; k < kVecs; ++k) {
+        const int64_t j = group * kCellPad + k * kLanes;
+        const Vec open = load(args.gleak + j) + sums.conductance[k] + load(sensory + padded + j);
+        const Vec current = load(args.gvleak + j) + sums.current[k] + load(sensory + j) - open * load(v + j);
+        store(out + j, current / load(args.cm + j));
+      }
+    }
+  });
+}
+
+/// One step of the classical Runge-Kutta method on v, in place; three more rows of scratch.
+void runge_kutta(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
+                 float* stage, float* total) {
+  const int64_t padded = ops::cell_pad(args.units);
+  constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // where in the step the next rate is taken
+  constexpr float kShare[] = {1.0f, 2.0f, 2.0f, 1.0f};
+  std::memcpy(stage, v, static_cast<size_t>(padded) * sizeof(float));
+  std::memset(total, 0, static_cast<size_t>(padded) * sizeof(float));
+  for (int i = 0; i < 4; ++i) {
+    rates(args, threads, sensory, stage, rate);
+    for (int64_t j = 0; j < padded; ++j) {
+      total[j] += kShare[i] * rate[j];
+      if (i < 3) stage[j] = v[j] + step * kReach[i] * rate[j];
+    }
+  }
+  for (int64_t j = 0; j < padded; ++j) v[j] += step / 6.0f * total[j];
+}
+
+/// The explicit solvers: v after K steps, in place.
+void solve_explicitly(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v,
+                      float* rate, float* scratch) {
+  const int64_t padded = ops::cell_pad(args.units);
+  for (int64_t k = 0; k < args.unfolds; ++k) {
+    if (args.solver == Numerics::Solver::kRungeKutta) {
+      runge_kutta(args, threads, sensory, step, v, rate, scratch, scratch + padded);
+      continue;
+    }
+    rates(args, threads, sensory, v, rate);
+    for (int64_t j = 0; j < padded; ++j) v[j] += step * rate[j];
+  }
+}
+
+void read_out(const LtcArgs& args, const float* v, float* y) {
+  for (int64_t m = 0; m < args.outputs; ++m) {
+    y[m] = args.output_w != nullptr ? v[m] * args.output_w[m] : v[m];
+    if (args.output_b != nullptr) y[m] += args.output_b[m];
+  }
+}
+
+void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+  const int64_t padded = ops::cell_pad(args.units);
+  const size_t state_bytes = static_cast<size_t>(args.units) * sizeof(float);
+  float* v = scratch;
+  float* next = scratch + padded;
+  float* const c = scratch + 2 * padded;       // capacitance over the time of a solver step
+  float* const memory = scratch + 3 * padded;  // the LSTM's c where no state keeps it
+  float* const gates = scratch + 4 * padded;   // [4 Np]
+  float* const stages = scratch + 8 * padded;  // [2, Np] of Runge-Kutta
+  std::memset(scratch, 0, static_cast<size_t>(10 * padded) * sizeof(float));
+  if (seq.h != nullptr) std::memcpy(v, seq.h, state_bytes);
+  for (int64_t n = seq.first_row; n < seq.first_row + seq.rows; ++n) {
+    const float dt = args.dt != nullptr ? args.dt[n] : 1.0f;
+    if (args.memory.weight != nullptr) {
+      memory_step(threads, args.memory, args.inputs, args.memory_x + n * args.memory.outputs, v,
+                  seq.c != nullptr ? seq.c : memory, gates);
+    }
+    const float step_time = args.step > 0 ? args.step : dt / static_cast<float>(args.unfolds);
+    const float* sensory = args.sums + n * 2 * padded;
+    if (args.solver != Numerics::Solver::kSemiImplicit) {
+      if (step_time > 0) solve_explicitly(args, threads, sensory, step_time, v, next, stages);
+    } else if (step_time > 0) {
+      const Vec step = set1(step_time);
+      for (int64_t j = 0; j < padded; j += kLanes) store(c + j, load(args.cm + j) / step);
+      for (int64_t k = 0; k < args.unfolds; ++k) {
+        unfold(args, threads, sensory, c, v, next);
+        float* const swapped = v;
+        v = next;
+        next = swapped;
+      }
+    }
+    read_out(args, v, args.y + n * args.outputs);
+  }
+  if (seq.h != nullptr) std::memcpy(seq.h, v, state_bytes);
+}
+
+}  // namespace
+
+void ltc(const Stream& stream, const ops::LtcArgs& args) {
+  const int64_t groups = ops::cell_pad(args.units) / kCellPad;
+  const int64_t sensory_work = (args.sensory.begin[groups] + groups) * kCellPad * kSynapseWork;  // of one row
+  parallel_workers(stream, args.rows, args.rows * sensory_work, [&](int64_t worker, int64_t n) {
+    sensory_row(args, n, args.scratch + worker * args.scratch_stride);
+  });
+  if (args.memory.weight != nullptr) map_rows(stream, args.memory, args.x, args.rows, args.inputs, args.memory_x);
+  const int64_t row_work = args.unfolds * (args.recurrent.begin[groups] + groups) * kCellPad * kSynapseWork;
+  for_sequences(stream, args.sequences, args.batch, args.rows * row_work, args.scratch, args.scratch_stride,
+                [&](const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+                  run_sequence(args, threads, scratch, seq);
+                });
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+// How products over panels are cut, shared by their kernels (linear_cpu.cc, linear_quant_cpu.cc, linear_bf16_cpu.cc):
+// one row streams the weights once; many rows reuse a piece of panel [KC, 32] from the first-level cache and a slab of
+// x [rows, KC] from the second. A tile cut along k goes on from what it stored, so an element's chain over k, and with
+// it its bits, is the same in any cut, which may therefore be chosen for speed. Included by *_cpu.cc files only.
+//
+// An Engine knows one way to multiply:
+//   kMaxRows                      rows of x a tile takes at most
+//   kSlabCols                     KC, columns between two steps along k
+//   tile_vecs(rows)               vectors across a tile of that many rows
+//   column_bytes(dtype, k)        of a panel's first k columns
+//   cells(panel, k)               where column k of a panel begins
+//   kPrefetchBytes                how far ahead of a tile a panel is asked for that is read on
+//   tiles(a, panel, block, k, col, count, run, out)  columns k to k + count of a panel, from its output row `col` on,
+//                                 times the row blocks of `run`, the first of which is `block`
+//   pack(a, block, x, stride, begin, end)  columns begin to end of a block of rows to where tiles read them, from x on,
+//                                 rows `stride` apart; begin is a multiple of kPanelRows
+#pragma once
+
+#include "carousel/cpu/vec.h"
+#include "carousel/ops/gate/gate_cpu.h"
+#include "carousel/ops/linear/linear.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+using ops::kFewRows;
+using ops::LinearFwd;
+using ops::LinearPart;
+
+constexpr int64_t kPanelRows = Weight::kPanelRows;
+constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
+
+constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second-level cache
+constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
+
+// The sums of a tile stay in registers only while no function takes their address: everything that names them is
+// inlined.
+#define TILE_INLINE CAROUSEL_INLINE
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/// Where a tile's sums come from and go to.
+struct TileOut {
+  float* sums;       // [R, 32] between two pieces of k, at the tile's first column; null: k is whole
+  bool first, last;  // piece of k: start from 0; add the bias and store to y
+  float* y;          // [R, y_stride], at the tile's first column
+  int64_t y_stride;
+  int64_t cols;       // of y that exist, from 1 to V * kLanes
+  const float* bias;  // [cols], or null
+};
+
+/// What will be read next, asked for bit by bit while one multiplies something else.
+struct Ahead {
+  const char* bytes;
+  int64_t lines, step;  // left, at a time
+  void ask() {
+    const int64_t here = least(lines, step);
+    for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
+    bytes += here * 64;
+    lines -= here;
+  }
+};
+
+/// Lines that will be written.
+inline void ask_for_rows(float* y, int64_t rows, int64_t stride, int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < cols; i += 16) __builtin_prefetch(y + r * stride + i, 1, 3);
+  }
+}
+
+/// Tiles over one part of a panel, one block of rows after the other: with nothing but additions between two of them,
+/// as much of one runs while the other ends as there is room for.
+struct Run {
+  int64_t blocks;  // of rows, all of one size
+  int64_t x_step;  // bytes of packed x from one to the next
+  int64_t ahead;   // bytes from what a tile reads of the panel to what it asks for meanwhile
+  Ahead* later;    // asked for between the tiles
+};
+
+/// tile(x, out) for each of the blocks, of R rows.
+template <int R, class Tile>
+TILE_INLINE void for_blocks(const char* x, const Run& run, TileOut out, const Tile& tile) {
+  for (int64_t b = 0; b < run.blocks; ++b) {
+    if (run.later->lines > 0) run.later->ask();
+    if (out.last && b + 1 < run.blocks) ask_for_rows(out.y + R * out.y_stride, R, out.y_stride, out.cols);
+    tile(x, out);
+    x += run.x_step;
+    out.sums += R * kPanelRows;
+    out.y += R * out.y_stride;
+  }
+}
+
+template <int R, int V>
+TILE_INLINE void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = load(y + r * stride + v * kLanes);
+  }
+}
+
+template <int R, int V>
+TILE_INLINE void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(y + r * stride + v * kLanes, acc[r][v]);
+  }
+}
+
+/// The last piece of a tile: plus bias, to y. A tile wider than what is left of y goes there element by element.
+template <int R, int V>
+TILE_INLINE void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
+  constexpr int64_t kWidth = V * kLanes;
+  if (out.cols == kWidth) {
+    if (out.bias != nullptr) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Vec bias = load(out.bias + v * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) acc[r][v] += bias;
+      }
+    }
+    return store_tile(acc, out.y, out.y_stride);
+  }
+  float edge[R * kWidth];
+  store_tile(acc, edge, kWidth);
+  for (int64_t r = 0; r < R; ++r) {
+    for (int64_t i = 0; i < out.cols; ++i) {
+      out.y[r * out.y_stride + i] = edge[r * kWidth + i] + (out.bias != nullptr ? out.bias[i] : -0.0f);
+    }
+  }
+}
+
+/// After one piece of k.
+template <int R, int V>
+TILE_INLINE void leave_tile(Vec (&acc)[R][V], const TileOut& out) {
+  if (out.last) {
+    finish_tile(acc, out);
+  } else {
+    store_tile(acc, out.sums, kPanelRows);
+  }
+}
+
+/// How many rows a tile has, as a type.
+template <int R>
+struct Rows {
+  static constexpr int kValue = R;
+};
+
+/// f(Rows<rows>), rows from 1 to kMost.
+template <int kMost, class F>
+auto for_rows(int64_t rows, const F& f) {
+  if constexpr (kMost == 1) {
+    return f(Rows<1>());
+  } else {
+    return rows == kMost ? f(Rows<kMost>()) : for_rows<kMost - 1>(rows, f);
+  }
+}
+
+/// A list of panels, or of pairs of them, cut into tasks that are claimed in order: `threads` tasks of a share of what
+/// is left, as many of a share of what is left then, and so on. Threads read long streams at first and end at the same
+/// time.
+struct Cuts {
+  int64_t panels, threads;
+  int64_t most;  // panels of a task
+};
+struct PanelRange {
+  int64_t first, last;
+};
+inline int64_t share_of(const Cuts& cuts, int64_t first) {
+  return least(cuts.most, (cuts.panels - first) * 3 / (4 * cuts.threads));
+}
+/// Task `task`; past the end it is empty.
+inline PanelRange task_range(const Cuts& cuts, int64_t task) {
+  for (int64_t first = 0;; task -= cuts.threads) {
+    const int64_t share = share_of(cuts, first);
+    if (share <= 1) return {least(first + task, cuts.panels), least(first + task + 1, cuts.panels)};
+    if (task < cuts.threads) return {first + task * share, first + (task + 1) * share};
+    first += cuts.threads * share;
+  }
+}
+inline int64_t task_count(const Cuts& cuts) {
+  int64_t first = 0, tasks = 0;
+  for (;; tasks += cuts.threads) {
+    const int64_t share = share_of(cuts, first);
+    if (share <= 1) return tasks + cuts.panels - first;
+    first += cuts.threads * share;
+  }
+}
+
+/// How a call is cut. Only the order of the work depends on it.
+struct Plan {
+  int64_t blocks;      // of rows, at most kMaxRows each
+  int64_t block_rows;  // of a block; the first `longer` blocks have one more
+  int64_t longer;
+  int64_t slabs;         // of row blocks
+  int64_t step;          // panels that need each other: 2 of gated units, else 1
+  Cuts cuts;             // of the panels of all parts, in one list, `step` at a time
+  int64_t tasks;         // of a slab
+  int64_t group_panels;  // panels between two steps along k
+  int64_t slab_cols;     // KC
+};
+
+template <class Engine>
+Plan plan_of(const LinearFwd& a, int threads) {
+  Plan plan;
+  plan.blocks = ceil_div(a.N, Engine::kMaxRows);
+  plan.block_rows = a.N / plan.blocks;
+  plan.longer = a.N % plan.blocks;
+  plan.slabs = ceil_div(plan.blocks, ceil_div(kSlabRows, Engine::kMaxRows));
+  int64_t panels = 0;
+  for (int64_t i = 0; i < a.part_count; ++i) panels += ceil_div(a.parts[i].rows, kPanelRows);
+  plan.step = a.next != nullptr ? 2 : 1;
+  plan.group_panels = a.N <= kFewRows ? 1 : kGroupPanels;
+  plan.cuts = {panels / plan.step, threads, a.N <= kFewRows ? panels : kGroupPanels / plan.step};
+  plan.tasks = task_count(plan.cuts);
+  // Few panels: more slabs, that every thread has some.
+  const int64_t wanted = least(plan.blocks, ceil_div(4 * threads, plan.tasks));
+  if (a.N > kFewRows && plan.slabs < wanted) plan.slabs = wanted;
+  const bool one_tile = plan.blocks == 1 && Engine::tile_vecs(static_cast<int>(a.N)) == kPanelVecs;
+  plan.slab_cols = one_tile ? a.K : Engine::kSlabCols;
+  return plan;
+}
+
+/// Row block b: rows first to first + rows. x is packed block by block.
+struct RowBlock {
+  int64_t first, rows;
+};
+inline RowBlock row_block(const Plan& plan, int64_t b) {
+  return {b * plan.block_rows + least(b, plan.longer), plan.block_rows + (b < plan.longer ? 1 : 0)};
+}
+
+/// Row blocks first_block to last_block.
+struct Slab {
+  int64_t first_block, last_block;
+};
+
+/// One panel of the list, found in its part.
+struct FoundPanel {
+  const LinearPart* part;
+  int64_t first_row;  // of the part
+  int64_t rows;       // up to 32
+  const char* bytes;
+};
+
+template <class Engine>
+FoundPanel panel_at(const LinearFwd& a, int64_t index) {
+  const LinearPart* part = a.parts;
+  if (a.next != nullptr) {  // gate and up take turns
+    part += index % 2;
+    index /= 2;
+  }
+  for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);
+  const int64_t first_row = index * kPanelRows;
+  return {part, first_row, least(part->rows - first_row, kPanelRows),
+          static_cast<const char*>(part->panels) + index * Engine::column_bytes(part->dtype, a.K)};
+}
+
+/// A piece of a panel: its columns k to k + count.
+struct Piece {
+  FoundPanel panel;
+  int64_t k, count;
+};
+
+/// The beginning of what a task will stream: it comes while x does.
+inline void ask_for(const char* bytes) {
+  for (int64_t i = 0; i < 4096; i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+/// One piece, times the slab's row blocks.
+///   sums [rows of the slab, 32] of this panel
+///   soon: the piece that follows, brought into the first-level cache by the last row block; null: the panel is read on
+template <class Engine>
+void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
+                    const char* soon, Ahead& later) {
+  const FoundPanel& panel = piece.panel;
+  const RowBlock first = row_block(plan, slab.first_block);
+  const int64_t width = Engine::tile_vecs(static_cast<int>(first.rows)) * kLanes;
+  for (int64_t col = 0; col < panel.rows; col += width) {
+    TileOut out;
+    out.first = piece.k == 0;
+    out.last = piece.k + piece.count == a.K;
+    out.cols = least(panel.rows - col, width);
+    out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;
+    for (int64_t b = slab.first_block, end; b < slab.last_block; b = end) {
+      end = b < plan.longer ? least(plan.longer, slab.last_block) : slab.last_block;
+      const bool at_end = soon != nullptr && b + 1 == slab.last_block;
+      if (soon != nullptr && !at_end && end == slab.last_block) --end;
+      const RowBlock block = row_block(plan, b);
+      out.sums = sums + (block.first - first.first) * kPanelRows + col;
+      out.y =
+          a.next != nullptr ? out.sums : a.y + block.first * a.y_stride + panel.part->first_col + panel.first_row + col;
+      out.y_stride = a.next != nullptr ? kPanelRows : a.y_stride;
+      Run run = {end - b, 0, Engine::kPrefetchBytes, &later};
+      if (soon != nullptr) run.ahead = at_end ? soon - Engine::cells(panel, piece.k) : 0;
+      Engine::tiles(a, panel, block, piece.k, col, piece.count, run, out);
+    }
+  }
+}
+
+/// The pieces of a group of panels, in the order they are taken: the panels take turns on columns of x.
+struct Group {
+  int64_t first, end;  // panels of the list
+  int64_t slab_cols;
+};
+template <class Engine>
+Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
+  const int64_t panels = group.end - group.first, k = index / panels * group.slab_cols;
+  return {panel_at<Engine>(a, group.first + index % panels), k, least(group.slab_cols, a.K - k)};
+}
+
+/// Pairs of panels whose sums are complete: the units' values, to where the next product reads them.
+template <class Engine>
+void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group, float* sums,
+                 int64_t panel_sums) {
+  const RowBlock first = row_block(plan, slab.first_block), last = row_block(plan, slab.last_block - 1);
+  const int64_t rows = last.first + last.rows - first.first;
+  for (int64_t i = group.first; i < group.end; i += 2, sums += 2 * panel_sums) {
+    const FoundPanel panel = panel_at<Engine>(a, i);
+    if (panel.rows == kPanelRows) {
+      gate_values(a.activation, sums, sums + panel_sums, sums, rows * kPanelRows);
+    } else {
+      for (float* row = sums; row < sums + rows * kPanelRows; row += kPanelRows)
+        gate_values(a.activation, row, row + panel_sums, row, panel.rows);
+    }
+    for (int64_t b = slab.first_block; b < slab.last_block; ++b) {
+      const RowBlock block = row_block(plan, b);
+      Engine::pack(*a.next, block, sums + (block.first - first.first) * kPanelRows, kPanelRows, panel.first_row,
+                   panel.first_row + panel.rows);
+    }
+  }
+}
+
+template <class Engine>
+void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
+  constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
+  alignas(64) float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
+  const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
+  Piece next = piece_at<Engine>(a, group, 0);
+  for (int64_t i = 0; i < pieces; ++i) {
+    const Piece piece = next;
+    Ahead later = {};
+    const char* soon = nullptr;
+    if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);
+    if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
+      soon = Engine::cells(next.panel, next.k);
+      later = {soon, (Engine::cells(next.panel, next.k + next.count) - soon) / 64, 0};
+      later.step = ceil_div(later.lines, slab.last_block - slab.first_block);
+    }
+    multiply_piece<Engine>(a, plan, piece, slab, sums + i % panels * kPanelSums, soon, later);
+  }
+  if (a.next != nullptr) leave_units<Engine>(a, plan, slab, group, sums, kPanelSums);
+}
+
+template <class Engine>
+void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t task) {
+  const Slab slab = {slab_index * plan.blocks / plan.slabs, (slab_index + 1) * plan.blocks / plan.slabs};
+  const PanelRange panels = task_range(plan.cuts, task);
+  if (a.N <= kFewRows) ask_for(panel_at<Engine>(a, panels.first).bytes);
+  const int64_t end = panels.last * plan.step;
+  for (int64_t first = panels.first * plan.step; first < end; first += plan.group_panels) {
+    run_group<Engine>(a, plan, slab, {first, least(first + plan.group_panels, end), plan.slab_cols});
+  }
+}
+
+/// The products of a call whose x is packed.
+template <class Engine>
+void run_products(const Stream& stream, const LinearFwd& a, const Plan& plan) {
+  parallel_for(*stream.pool, plan.slabs * plan.tasks,
+               [&](int64_t i) { run_task<Engine>(a, plan, i / plan.tasks, i % plan.tasks); });
+}
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels behind ops::linear for weights held as SparsePanels or SparseBlocks.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/weight/sparse_blocks.h"
+#include "carousel/ops/weight/sparse_panels.h"
+
+namespace carousel::ops {
+
+/// One weight of the call.
+struct SparsePart {
+  const std::byte* steps;      // of SparsePanels, as all up to wide
+  const int64_t* first_steps;  // [panels + 1]
+  const int32_t* counts;       // [panels * 32]
+  DType dtype;                 // f32, f16 or bf16
+  bool wide;                   // columns are u32, not u16
+  const float* bias;           // [rows], or null
+  int64_t rows, first_col;     // of y
+};
+
+/// Floats that `packed` must hold beyond N * K: the last vector of its last row block reaches past the block.
+constexpr int64_t kSparseSlack = 16;
+
+/// Each output is one chain of multiply-adds over its live weights, columns ascending, whatever N is; the bias last.
+struct SparseLinearFwd {
+  const float* x;  // [N, K]
+  float* packed;   // [N * K + kSparseSlack] scratch; unused if N is 1
+  const SparsePart* parts;
+  int64_t part_count;
+  int64_t N, K;
+  float* y;  // [N, y_stride]
+  int64_t y_stride;
+};
+
+/// One weight held as SparseBlocks.
+struct SparseBlocksPart {
+  const std::byte* bytes;      // of SparseBlocks
+  const int64_t* first_bytes;  // [panels + 1]
+  const float* bias;           // [rows], or null
+  int64_t rows, first_col;     // of y
+};
+
+/// Rows of x are rounded to 8 bits in blocks of 32 as for dense weights of `dtype`, q8 or q4, which is all parts'; y
+/// has the bits of the dense weights.
+struct SparseBlocksFwd {
+  const float* x;  // [N, K]
+  float* packed;   // [N * max(K, 11)] scratch
+  const SparseBlocksPart* parts;
+  int64_t part_count;
+  DType dtype;
+  int64_t N, K;
+  float* y;  // [N, y_stride]
+  int64_t y_stride;
+};
+
+}  // namespace carousel::ops
+
+KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);
+KERNEL(sparse_blocks_fwd, carousel::ops::SparseBlocksFwd);

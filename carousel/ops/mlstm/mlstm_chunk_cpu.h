@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+// A chunk of rows of one head as products of cached matrices (xLSTM's stabilised chunkwise form, arXiv:2503.14376). Its
+// preparation has one thread; then come panels of value columns, each of which any thread may do: what is known of all
+// columns is read only, and a panel of C belongs to it alone.
+#pragma once
+
+#include "carousel/cpu/ahead.h"
+#include "carousel/cpu/matmul.h"
+#include "carousel/cpu/transpose.h"
+#include "carousel/ops/mlstm/mlstm_cpu.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+// Rows of a tile. With AVX-512 eight are enough to keep the multipliers busy, and divide a chunk and most heads.
+constexpr int kRows = kLanes == 16 ? 8 : kTileRows;
+constexpr int64_t kPanel = kTileVecs * kLanes;  // columns of a panel of C or V
+
+/// Soft-capped i and log-sigmoid of f of a chunk's rows.
+struct Gates {
+  float i[kL];
+  float log_f[kL];
+};
+
+/// The decays of one chunk (xLSTM's stabilised chunkwise form): b is the running sum of log f, m_t the running maximum.
+struct Decays {
+  // log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b - m_t, u = i - b:
+  // in two floats each, because b may be huge (-1e4 per row) where the difference is not.
+  float t_hi[kL], t_lo[kL], u_hi[kL], u_lo[kL];
+  float carry[kL];  // e^(b_t + m - m_t): weight of the carried state in row t; then that over the row's denominator
+  float keep[kL];   // e^(b_L - b_j + i_j - m_next): weight of row j in the next state, 0 beyond the chunk
+  float m[kL];      // m_t
+  float state;      // e^(b_L + m - m_next)
+};
+
+inline void split(double x, float* hi, float* lo) {
+  *hi = static_cast<float>(x);
+  *lo = static_cast<float>(x - static_cast<double>(*hi));
+}
+
+void read_chunk_gates(const Head& head, int64_t first_row, int64_t count, Gates* gates) {
+  const ops::MlstmArgs& args = *head.args;
+  for (int64_t t = 0; t < kL; ++t) {
+    const int64_t row = first_row + (t < count ? t : 0);
+    gates->i[t] = args.i_pre.data[row * args.i_pre.stride + head.h];
+    gates->log_f[t] = args.f_pre.data[row * args.f_pre.stride + head.h];
+  }
+  activate_gates(gates->i, gates->log_f, kL, args.dims.gate_soft_cap);
+}
+
+void chunk_decays(const Gates& gates, int64_t count, float m_start, Decays* decays) {
+  double b[kL];
+  double sum_f = 0, m = m_start;
+  for (int64_t t = 0; t < count; ++t) {
+    sum_f += gates.log_f[t];
+    b[t] = sum_f;
+    m = m + gates.log_f[t] > gates.i[t] ? m + gates.log_f[t] : gates.i[t];
+    decays->m[t] = static_cast<float>(m);
+    split(b[t] - decays->m[t], &decays->t_hi[t], &decays->t_lo[t]);
+    split(gates.i[t] - b[t], &decays->u_hi[t], &decays->u_lo[t]);
+    decays->carry[t] = static_cast<float>(b[t] + m_start - decays->m[t]);
+  }
+  const double m_next = decays->m[count - 1];
+  for (int64_t j = 0; j < count; ++j) {
+    decays->keep[j] = static_cast<float>(sum_f - b[j] + gates.i[j] - m_next);
+  }
+  for (int64_t j = count; j < kL; ++j) decays->carry[j] = decays->keep[j] = -INFINITY;
+  for (int64_t j = 0; j < kL; j += kLanes) {
+    store(decays->carry + j, exp(load(decays->carry + j)));
+    store(decays->keep + j, exp(load(decays->keep + j)));
+  }
+  decays->state = decays->carry[count - 1];
+}
+
+/// The matrices of one chunk, packed: rows that are a power of two apart would share cache sets.
+struct Packed {
+  float* q;    // [L, q_stride] scaled
+  float* k_t;  // [Dk, L] keys scaled and transposed, zero beyond the chunk; later weighted for the next state
+  float* s;    // [L, L] scores, then the weights of the values
+  float* c;    // [panels] of [Dk, kPanel], c_stride apart: this block of C, from the first to the last chunk of a run
+  int64_t q_stride, c_stride;
+};
+
+/// In a thread's scratch memory, behind the panel of values it works on, [L, kPanel].
+Packed packed_in(float* scratch, int64_t dk) {
+  Packed p;
+  p.q_stride = (dk + 15) / 16 * 16 + 16;
+  p.c_stride = (dk + 1) * kPanel;
+  p.q = scratch + kL * kPanel;
+  p.k_t = p.q + kL * p.q_stride;
+  p.s = p.k_t + kL * dk;
+  p.c = p.s + kL * kL;
+  return p;
+}
+
+/// One row of a panel, `width` columns wide at least: what lies beyond them is zero.
+inline void copy_to_panel(const float* row, int64_t width, float* panel) {
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < kPanel; j += kLanes) {
+    const int64_t lanes = width - j;
+    store(panel + j, lanes >= kLanes ? load(row + j) : lanes > 0 ? load_partial(row + j, lanes) : Vec{});
+  }
+}
+inline void copy_from_panel(const float* panel, int64_t width, float* row) {
+#pragma GCC unroll 2
+  for (int64_t j = 0; j < kPanel; j += kLanes) {
+    const int64_t lanes = width - j;
+    if (lanes >= kLanes) {
+      store(row + j, load(panel + j));
+    } else if (lanes > 0) {
+      store_partial(row + j, load(panel + j), lanes);
+    }
+  }
+}
+
+inline void prefetch_line(const float* p) { __builtin_prefetch(p); }
+
+/// Queries, and in `carried` [L] their products with the carried n.
+void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t count, float* carried) {
+  constexpr int64_t kRowsAhead = 2;
+  const ops::MlstmArgs& args = *head.args;
+  const int64_t dk = args.dims.dk, stride = args.q.stride;
+  const Vec scale = set1(scales(args.dims).q);
+  for (int64_t t = 0; t < count; ++t) {
+    const float* q = args.q.data + (first_row + t) * stride + head.h * dk;  // [Dk]
+    const float* later = t + kRowsAhead < count ? q + kRowsAhead * stride : q;
+    float* packed = p.q + t * p.q_stride;  // [Dk]
+    Vec dot[2] = {};
+    int64_t d = 0;
+    for (int64_t i = 0; d + kLanes <= dk; d += kLanes, i ^= 1) {
+      prefetch_line(later + d);
+      const Vec scaled = scale * load(q + d);
+      store(packed + d, scaled);
+      dot[i] = fma(scaled, load(head.n + d), dot[i]);
+    }
+    if (const int64_t rest = dk - d; rest > 0) {
+      const Vec scaled = scale * load_partial(q + d, rest);
+      store_partial(packed + d, scaled, rest);
+      dot[0] = fma(scaled, load_partial(head.n + d, rest), dot[0]);
+    }
+    carried[t] = sum(dot[0] + dot[1]);
+  }
+}
+
+/// Columns d to d + lanes of the keys, and n' = state n + their weighted sum.
+CAROUSEL_INLINE void pack_key_columns(const float* k, int64_t stride, int64_t lanes, int64_t count, float scale_k,
+                                      const Decays& decays, float* n, float* k_t) {
+  const bool full = lanes == kLanes;
+  const Vec scale = set1(scale_k);
+  Vec n_d = set1(decays.state) * (full ? load(n) : load_partial(n, lanes));
+  for (int64_t t = 0; t < kL; t += kLanes) {
+    Vec block[kLanes];  // of rows
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes; ++i) {
+      block[i] = Vec{};
+      if (t + i >= count) continue;
+      const float* k_row = k + (t + i) * stride;
+      block[i] = scale * (full ? load(k_row) : load_partial(k_row, lanes));
+      n_d = fma(set1(decays.keep[t + i]), block[i], n_d);
+    }
+    transpose(block);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if (i < lanes) store(k_t + i * kL + t, block[i]);
+    }
+  }
+  full ? store(n, n_d) : store_partial(n, n_d, lanes);
+}
+
+/// Keys, and n'.
+void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t first_row, int64_t count) {
+  const ops::MlstmArgs& args = *head.args;
+  const int64_t dk = args.dims.dk, stride = args.k.stride;
+  const float scale = scales(args.dims).k;
+  const float* k = args.k.data + first_row * stride + head.h * dk;  // [count, Dk]
+  for (int64_t d = 0; d < dk; d += kLanes) {
+    const int64_t lanes = dk - d < kLanes ? dk - d : kLanes;
+    if (d % kLineFloats == 0 && d + kLineFloats < dk) {
+      for (int64_t t = 0; t < count; ++t) prefetch_line(k + t * stride + d + kLineFloats);
+    }
+    if (lanes == kLanes && count == kL) {  // known to the compiler
+      pack_key_columns(k + d, stride, kLanes, kL, scale, decays, head.n + d, p.k_t + d * kL);
+    } else {
+      pack_key_columns(k + d, stride, lanes, count, scale, decays, head.n + d, p.k_t + d * kL);
+    }
+  }
+}
+
+/// s = q k^T where j <= t: whole tiles, those above the diagonal left out.
+void scores(const Packed& p, int64_t dk, int64_t count) {
+  for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+    for_row_tiles<kRows>(count, [&]<int R>(int64_t t) {
+      if (j >= t + R) return;
+      Tile<R, V> tile = {};
+      multiply_add<kPartial>(tile, p.q + t * p.q_stride, p.q_stride, 1, p.k_t + j, kL, dk, lanes);
+      for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < V; ++v) store(p.s + (t + r) * kL + j + v * kLanes, tile.acc[r][v]);
+      }
+    });
+  });
+}
+
+/// Decays the scores and divides them, and the weight of the carried state, by the denominators of their rows.
+void weigh_values(const Head& head, const Packed& p, const float* carried, int64_t count, Decays* decays) {
+  for (int64_t t = 0; t < count; ++t) {
+    const Vec t_hi = set1(decays->t_hi[t]), t_lo = set1(decays->t_lo[t]);
+    float* s_t = p.s + t * kL;  // [L]
+    Vec total = {};
+    for (int64_t j = 0; j < kL; j += kLanes) {
+      const int64_t lanes = t + 1 - j;
+      if (lanes <= 0) {
+        store(s_t + j, Vec{});
+        continue;
+      }
+      const bool full = lanes >= kLanes;
+      const Vec u_hi = full ? load(decays->u_hi + j) : load_partial(decays->u_hi + j, lanes, -INFINITY);
+      const Vec u_lo = full ? load(decays->u_lo + j) : load_partial(decays->u_lo + j, lanes);
+      const Vec s = (full ? load(s_t + j) : load_partial(s_t + j, lanes)) * exp((t_hi + u_hi) + (t_lo + u_lo));
+      store(s_t + j, s);
+      total = total + s;
+    }
+    const float norm = denominator(fma1(decays->carry[t], carried[t], sum(total)), decays->m[t], *head.args);
+    decays->carry[t] = decays->carry[t] / norm;
+    for (int64_t j = 0; j <= t; j += kLanes) store(s_t + j, load(s_t + j) / set1(norm));
+  }
+}
+
+void weigh_keys(const Packed& p, int64_t dk, const Decays& decays) {
+  for (int64_t d = 0; d < dk; ++d) {
+    float* k_d = p.k_t + d * kL;  // [L]
+    for (int64_t j = 0; j < kL; j += kLanes) store(k_d + j, load(k_d + j) * load(decays.keep + j));
+  }
+}
+
+/// What chunks at `first_row` begin with.
+RowsAhead rows_ahead(const Head& head, int64_t first_row, int64_t rows) {
+  const ops::MlstmArgs& args = *head.args;
+  const int64_t dk = args.dims.dk, dv = args.dims.dv;
+  RowsAhead ahead(rows);
+  const auto add = [&](const View& view, int64_t first, int64_t width) {
+    ahead.add(view.data + first_row * view.stride + first, view.stride, width);
+  };
+  add(args.i_pre, head.h, 1);
+  add(args.f_pre, head.h, 1);
+  add(args.q, head.h * dk, dk);
+  add(args.k, head.h * dk, dk);
+  add(args.v, head.h * dv + head.first_column, head.width);
+  return ahead;
+}
+
+/// A chunk prepared: what its panels read.
+struct Chunk {
+  const Head* head;
+  Packed p;
+  Decays decays;
+  int64_t first_row, count;
+  bool loads, stores;  // C comes from the state before it, and goes back there after it
+
+  int64_t panels() const { return (head->width - 1) / kPanel + 1; }
+  const float* v(int64_t panel) const {  // [count, kPanel], rows of v
+    const View& all = head->args->v;
+    return all.data + first_row * all.stride + head->h * head->args->dims.dv + head->first_column + panel * kPanel;
+  }
+  float* state(int64_t panel) const { return head->c + panel * kPanel; }  // [Dk, kPanel], Dv apart
+};
+
+/// All but the panels: queries, keys, the weights of the values, n and m.
+void prepare_chunk(Head* head, Chunk* chunk) {
+  const int64_t dk = head->args->dims.dk, first_row = chunk->first_row, count = chunk->count;
+  Gates gates;
+  float carried[kL];
+  read_chunk_gates(*head, first_row, count, &gates);
+  chunk_decays(gates, count, head->m, &chunk->decays);
+  pack_queries(*head, chunk->p, first_row, count, carried);
+  pack_keys(*head, chunk->p, chunk->decays, first_row, count);
+  scores(chunk->p, dk, count);
+  head->m = chunk->decays.m[count - 1];
+  weigh_values(*head, chunk->p, carried, count, &chunk->decays);
+  weigh_keys(chunk->p, dk, chunk->decays);
+}
+
+/// What comes while a panel is multiplied, a part per tile: the loops of products leave time for it.
+struct Ahead {
+  RowsAhead* rows;  // of the next chunk, or null
+  int64_t runs_per_tile;
+  const float* values;  // of the next panel [count, kPanel], or null
+  int64_t values_per_tile;
+  const float* c;  // of the next panel [Dk, kPanel], from the state or packed, or null
+  int64_t c_stride;
+};
+
+Ahead ahead_of(const Chunk& chunk, int64_t panel, RowsAhead* rows) {
+  constexpr int64_t kNearFloats = int64_t{1} << 17;  // of C, that stay in a second level
+  const Head& head = *chunk.head;
+  const int64_t dk = head.args->dims.dk, dv = head.args->dims.dv, tiles = (dk - 1) / kRows + 1;
+  Ahead ahead = {};
+  ahead.rows = rows;
+  if (rows != nullptr) ahead.runs_per_tile = (rows->runs() - 1) / (chunk.panels() * tiles) + 1;
+  if (panel + 1 == chunk.panels()) return ahead;
+  ahead.values = chunk.v(panel + 1);
+  ahead.values_per_tile = (chunk.count - 1) / tiles + 1;
+  if (chunk.loads || chunk.stores) {
+    ahead.c = chunk.state(panel + 1);
+    ahead.c_stride = dv;
+  } else if (dk * head.width > kNearFloats) {
+    ahead.c = chunk.p.c + (panel + 1) * chunk.p.c_stride;
+    ahead.c_stride = kPanel;
+  }
+  return ahead;
+}
+
+struct Panel {
+  const float* v;  // [L, kPanel]
+  float* c;        // [Dk, kPanel]
+  float* out;      // [count, width], out_stride apart
+  int64_t out_stride, width;
+};
+
+/// Of a row of a panel.
+CAROUSEL_INLINE void prefetch_row(const float* row) {
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kPanel; j += kLineFloats) __builtin_prefetch(row + j);
+}
+
+/// h of a panel, from C as it was and the chunk's values.
+template <int V>
+CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
+  const Packed& p = chunk.p;
+  const int64_t dk = chunk.head->args->dims.dk, count = chunk.count;
+  for_row_tiles<kRows>(count, [&]<int R>(int64_t t) CAROUSEL_INLINE_LAMBDA {
+    float* out = panel.out + t * panel.out_stride;
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) prefetch_row(out + r * panel.out_stride);
+    Tile<R, V> tile = {};
+    multiply_add<false>(tile, p.q + t * p.q_stride, p.q_stride, 1, panel.c, kPanel, dk, kLanes);
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) tile.acc[r][i] = tile.acc[r][i] * set1(chunk.decays.carry[t + r]);
+    }
+    multiply_add<false>(tile, p.s + t * kL, kL, 1, panel.v, kPanel, t + R < count ? t + R : count, kLanes);
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) {
+        float* h = out + r * panel.out_stride + i * kLanes;
+        const int64_t lanes = panel.width - i * kLanes;
+        lanes >= kLanes ? store(h, tile.acc[r][i]) : store_partial(h, tile.acc[r][i], lanes);
+      }
+    }
+  });
+}
+
+/// C' of a panel.
+template <int V>
+CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, Ahead ahead) {
+  const Vec state = set1(chunk.decays.state);
+  const int64_t v_stride = chunk.head->args->v.stride;
+  int64_t values_left = ahead.values != nullptr ? chunk.count : 0;
+  for_row_tiles<kRows>(chunk.head->args->dims.dk, [&]<int R>(int64_t d) CAROUSEL_INLINE_LAMBDA {
+    for (int64_t i = 0; i < ahead.runs_per_tile; ++i) ahead.rows->fetch();
+    for (int64_t i = 0; i < ahead.values_per_tile && values_left > 0; ++i, --values_left, ahead.values += v_stride) {
+      prefetch_row(ahead.values);
+    }
+    for (int r = 0; r < R && ahead.c != nullptr; ++r) prefetch_row(ahead.c + (d + r) * ahead.c_stride);
+    float* c = panel.c + d * kPanel;
+    Tile<R, V> tile;
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) tile.acc[r][i] = state * load(c + r * kPanel + i * kLanes);
+    }
+    multiply_add<false>(tile, chunk.p.k_t + d * kL, kL, 1, panel.v, kPanel, chunk.count, kLanes);
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) store(c + r * kPanel + i * kLanes, tile.acc[r][i]);
+    }
+  });
+}
+
+/// One panel of a prepared chunk. values [L, kPanel]: the calling thread's. `rows` comes meanwhile; may be null.
+void chunk_panel(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) {
+  const Head& head = *chunk.head;
+  const ops::MlstmDims& dims = head.args->dims;
+  const int64_t out_stride = dims.heads * dims.dv, width = head.width - i * kPanel;
+  float* out = head.args->out + chunk.first_row * out_stride + head.h * dims.dv + head.first_column + i * kPanel;
+  const Panel panel = {values, chunk.p.c + i * chunk.p.c_stride, out, out_stride, width};
+  for (int64_t t = 0; t < chunk.count; ++t) {
+    copy_to_panel(chunk.v(i) + t * head.args->v.stride, width, values + t * kPanel);
+  }
+  for (int64_t d = 0; d < dims.dk && chunk.loads; ++d) {
+    copy_to_panel(chunk.state(i) + d * dims.dv, width, panel.c + d * kPanel);
+  }
+  const Ahead ahead = ahead_of(chunk, i, rows);
+  if (width <= kLanes) {
+    panel_outputs<1>(chunk, panel);
+    panel_state<1>(chunk, panel, ahead);
+  } else {
+    panel_outputs<kTileVecs>(chunk, panel);
+    panel_state<kTileVecs>(chunk, panel, ahead);
+  }
+  for (int64_t d = 0; d < dims.dk && chunk.stores; ++d) {
+    copy_from_panel(panel.c + d * kPanel, width, chunk.state(i) + d * dims.dv);
+  }
+}
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

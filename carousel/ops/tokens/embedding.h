@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// Row look-up in a table of token vectors.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/ctx.h"
+#include "carousel/ops/weight/weight.h"
+
+namespace carousel::ops {
+
+/// Rows of a table.
+///   tokens [N] i32, each in [0, V); table [V, D] in either layout (a tied table is packed for the head)
+///   returns [N, D] f32
+/// Throws kInput naming the first id out of range. N may be 0.
+Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table);
+
+}  // namespace carousel::ops

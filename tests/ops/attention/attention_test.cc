@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops::attention against a plain softmax in f64, and its promise: however a sequence is cut, batched or threaded, and
+// whether its pages are its own or were shared, a row has the same bits.
+#include "carousel/ops/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+using ops::AttentionDims;
+
+AttentionDims make_dims(int64_t heads, int64_t kv_heads, int64_t d, bool norm = true, bool rotate = true) {
+  AttentionDims dims;
+  dims.heads = heads;
+  dims.kv_heads = kv_heads;
+  dims.head_dim = d;
+  if (norm) {
+    dims.q_norm = random_tensor({d}, 101, 0.3f, 1.0f);
+    dims.k_norm = random_tensor({d}, 102, 0.3f, 1.0f);
+  }
+  if (rotate) {
+    dims.inv_freq = Tensor({d / 2}, DType::kF32);
+    for (int64_t j = 0; j < d / 2; ++j) {
+      dims.inv_freq.f32()[j] = static_cast<float>(std::pow(1e4, -2.0 * double(j) / double(d)));
+    }
+  }
+  return dims;
+}
+
+StateLayout layout_of(const AttentionDims& dims) {
+  StateLayout layout;
+  layout.add("0", {{"k", DType::kF32, {dims.kv_heads, dims.head_dim, kPageRows}, true},
+                   {"v", DType::kF32, {dims.kv_heads, kPageRows, dims.head_dim}, true}});
+  return layout;
+}
+
+Tensor random_qkv(int64_t rows, const AttentionDims& dims, uint64_t seed) {
+  return random_tensor({rows, (dims.heads + 2 * dims.kv_heads) * dims.head_dim}, seed, 1.5f);
+}
+
+Tensor advance(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const std::vector<State*>& states,
+               const std::vector<int64_t>& lengths) {
+  const StateLayout layout = layout_of(dims);
+  Seqs seqs = sequences(lengths);
+  for (size_t s = 0; s < states.size(); ++s) seqs.pos[s] = states[s]->pos();
+  StateBatch batch;
+  batch.bind(layout, states, lengths);
+  const Tensor out = ops::attention(ctx, qkv, dims, seqs, batch.layer(0)).clone();
+  batch.advance(lengths);
+  return out;
+}
+
+Tensor in_pieces(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, State* state,
+                 const std::vector<int64_t>& cuts) {
+  std::vector<Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t cut : cuts) {
+    parts.push_back(advance(ctx, qkv.rows(begin, cut), dims, {state}, {cut - begin}));
+    begin = cut;
+  }
+  return joined(parts);
+}
+
+/// One head of one row, normed and rotated.
+std::vector<double> prepared(const float* x, const Tensor& norm, const AttentionDims& dims, int64_t pos) {
+  const auto d = static_cast<size_t>(dims.head_dim);
+  std::vector<double> y(x, x + d);
+  if (norm.defined()) {
+    double squares = 0;
+    for (const double value : y) squares += value * value;
+    for (size_t j = 0; j < d; ++j) y[j] *= norm.f32()[j] / std::sqrt(squares / double(d) + double{dims.norm_eps});
+  }
+  if (!dims.inv_freq.defined()) return y;
+  std::vector<double> z = y;
+  const auto half = static_cast<size_t>(dims.inv_freq.dim(0));  // the rest of the head is not rotated
+  for (size_t j = 0; j < half; ++j) {
+    const float angle = static_cast<float>(pos) * dims.inv_freq.f32()[j];
+    const double c = std::cos(double{angle}), s = std::sin(double{angle});
+    z[j] = y[j] * c - y[j + half] * s;
+    z[j + half] = y[j + half] * c + y[j] * s;
+  }
+  return z;
+}
+
+/// [T - from, H*d] of times from .. T of the sequence in rows first .. first + T.
+std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int64_t first, int64_t rows,
+                              int64_t from = 0) {
+  const int64_t d = dims.head_dim, heads = dims.heads, kv_heads = dims.kv_heads, stride = (heads + 2 * kv_heads) * d;
+  std::vector<double> out;
+  for (int64_t t = from; t < rows; ++t) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t g = h / (heads / kv_heads);
+      const std::vector<double> q = prepared(qkv.f32() + (first + t) * stride + h * d, dims.q_norm, dims, t);
+      std::vector<double> sum(static_cast<size_t>(d), 0);
+      std::vector<double> scores;
+      double best = -INFINITY, total = 0;
+      const int64_t begin = dims.window > 0 ? std::max<int64_t>(0, t + 1 - dims.window) : 0;
+      for (int64_t u = begin; u <= t; ++u) {
+        const float* k_u = qkv.f32() + (first + u) * stride + (heads + g) * d;
+        const std::vector<double> k = prepared(k_u, dims.k_norm, dims, u);
+        double score = 0;
+        for (size_t j = 0; j < k.size(); ++j) score += q[j] * k[j];
+        scores.push_back(score / std::sqrt(double(d)));
+        best = std::max(best, scores.back());
+      }
+      for (int64_t u = begin; u <= t; ++u) {
+        const float* v = qkv.f32() + (first + u) * stride + (heads + kv_heads + g) * d;
+        const double p = std::exp(scores[static_cast<size_t>(u - begin)] - best);
+        total += p;
+        for (int64_t j = 0; j < d; ++j) sum[static_cast<size_t>(j)] += p * v[j];
+      }
+      for (const double value : sum) out.push_back(value / total);
+    }
+  }
+  return out;
+}
+
+/// Only the first 2 * pairs elements of a head rotate.
+AttentionDims partly_rotated(AttentionDims dims, int64_t pairs) {
+  dims.inv_freq = dims.inv_freq.rows(0, pairs);
+  return dims;
+}
+
+AttentionDims windowed(AttentionDims dims, int64_t window) {
+  dims.window = window;
+  return dims;
+}
+
+std::vector<AttentionDims> shapes() {
+  return {make_dims(4, 2, 32),
+          make_dims(1, 1, 2),
+          make_dims(8, 2, 64, false),
+          make_dims(6, 1, 24),
+          make_dims(3, 3, 7, true, false),
+          make_dims(2, 1, 256),
+          make_dims(2, 2, 80, false, false),
+          partly_rotated(make_dims(4, 1, 32), 8),
+          partly_rotated(make_dims(2, 2, 10, false), 1),
+          windowed(make_dims(4, 2, 16), 1),
+          windowed(make_dims(4, 2, 16), 7),
+          windowed(make_dims(6, 2, 24, false), 64),
+          windowed(partly_rotated(make_dims(4, 4, 32), 4), 65),
+          windowed(make_dims(2, 1, 16), 100),
+          windowed(make_dims(2, 1, 16), 1000)};
+}
+
+TEST(Attention, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const AttentionDims& dims : shapes()) {
+      const std::vector<int64_t> lengths = {1, 2, 0, 17, 63, 64, 65, 130};
+      const Seqs seqs = sequences(lengths);
+      const Tensor qkv = random_qkv(seqs.rows(), dims, 11);
+      const Tensor out = ops::attention(machine.ctx, qkv, dims, seqs, {});
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
+        // Scores reach 20: their rounding, 20 * 2^-24 times a few terms, is the error of the weights.
+        EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), 5e-6)
+            << cpu::isa_name(isa) << " T " << lengths[s] << " d " << dims.head_dim;
+      }
+    }
+  }
+}
+
+TEST(Attention, DecodeEqualsPrefillBitForBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const AttentionDims& dims : shapes()) {
+      const Tensor qkv = random_qkv(200, dims, 12);
+      const Tensor stateless = ops::attention(machine.ctx, qkv, dims, sequences({200}), {}).clone();
+      std::vector<int64_t> every_row;
+      for (int64_t t = 1; t <= 200; ++t) every_row.push_back(t);
+      for (const std::vector<int64_t>& cuts :
+           {std::vector<int64_t>{200}, every_row, {1, 8, 9, 64, 65, 65, 127, 150, 200}, {100, 200}}) {
+        State state;
+        EXPECT_TRUE(same_bits(in_pieces(machine.ctx, qkv, dims, &state, cuts), stateless))
+            << cpu::isa_name(isa) << " d " << dims.head_dim << " cuts " << cuts.size();
+      }
+    }
+  }
+}
+
+TEST(Attention, NeighboursAndThreadsChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), three(isa, 3);
+    const AttentionDims dims = make_dims(4, 2, 48);
+    const std::vector<int64_t> lengths = {1, 100, 0, 64, 3, 1};
+    const Seqs seqs = sequences(lengths);
+    const Tensor qkv = random_qkv(seqs.rows(), dims, 13);
+    std::vector<State> states(lengths.size());
+    std::vector<State*> pointers;
+    for (State& state : states) pointers.push_back(&state);
+    const Tensor batched = advance(three.ctx, qkv, dims, pointers, lengths);
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      const Tensor own = qkv.rows(seqs.offsets[s], seqs.offsets[s + 1]);
+      for (Machine* machine : {&one, &three}) {
+        State alone;
+        EXPECT_TRUE(same_bits(advance(machine->ctx, own, dims, {&alone}, {lengths[s]}),
+                              batched.rows(seqs.offsets[s], seqs.offsets[s + 1])));
+      }
+    }
+  }
+}
+
+// Keys of several spans. On more threads than there are blocks of rows these share the spans of one.
+std::vector<AttentionDims> few_heads() {
+  return {make_dims(3, 1, 16), make_dims(2, 2, 10, false), windowed(make_dims(2, 1, 16), 1500),
+          windowed(make_dims(2, 1, 16, false), 30)};
+}
+
+TEST(AttentionSpans, AgreeWithF64) {
+  constexpr int64_t kRows = 2 * ops::kAttentionSpan + 300, kLast = 4;
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), four(isa, 4);
+    for (const AttentionDims& dims : few_heads()) {
+      const Tensor qkv = random_qkv(kRows, dims, 21);
+      const std::vector<double> expected = reference(qkv, dims, 0, kRows, kRows - kLast);
+      for (Machine* machine : {&one, &four}) {
+        State state;
+        in_pieces(machine->ctx, qkv, dims, &state, {kRows - kLast});
+        const Tensor out = advance(machine->ctx, qkv.rows(kRows - kLast, kRows), dims, {&state}, {kLast});
+        EXPECT_LT(relative_error(out.f32(), expected), 5e-6) << cpu::isa_name(isa) << " window " << dims.window;
+      }
+    }
+  }
+}
+
+TEST(AttentionSpans, CutsThreadsAndNeighboursChangeNoBit) {
+  constexpr int64_t kSpan = ops::kAttentionSpan, kRows = 2 * kSpan + 40;
+  std::vector<int64_t> cuts = {1, 700, kSpan - 1, kSpan, kSpan + 1, kSpan + 64, 2 * kSpan - 3};
+  for (int64_t t = 2 * kSpan; t <= kRows; ++t) cuts.push_back(t);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), two(isa, 2), four(isa, 4);
+    for (const AttentionDims& dims : few_heads()) {
+      const Tensor qkv = random_qkv(kRows, dims, 22), short_qkv = random_qkv(1, dims, 23);
+      const Tensor whole = ops::attention(one.ctx, qkv, dims, sequences({kRows}), {}).clone();
+      State last;
+      for (Machine* machine : {&one, &two, &four}) {
+        State state;
+        EXPECT_TRUE(same_bits(in_pieces(machine->ctx, qkv, dims, &state, cuts), whole))
+            << cpu::isa_name(isa) << " window " << dims.window;
+        last = state;
+      }
+      State alone = last, beside = last, other;
+      const Tensor decoded = advance(four.ctx, qkv.rows(0, 1), dims, {&alone}, {1});
+      const Tensor both = advance(four.ctx, joined({short_qkv, qkv.rows(0, 1)}), dims, {&other, &beside}, {1, 1});
+      EXPECT_TRUE(same_bits(both.rows(1, 2), decoded));
+    }
+  }
+}
+
+TEST(AttentionSpans, WhatIsNotFiniteInOneReachesTheRow) {
+  constexpr int64_t kRows = 2 * ops::kAttentionSpan + 1;
+  Machine one(cpu::best_isa(), 1), four(cpu::best_isa(), 4);
+  const AttentionDims dims = make_dims(1, 1, 8);
+  for (const int64_t column : {8, 16}) {  // of a key, of a value
+    const Tensor qkv = random_qkv(kRows, dims, 24);
+    qkv.f32()[5 * 24 + column] = NAN;
+    for (Machine* machine : {&one, &four}) {
+      State state;
+      in_pieces(machine->ctx, qkv, dims, &state, {kRows - 1});
+      EXPECT_TRUE(std::isnan(advance(machine->ctx, qkv.rows(kRows - 1, kRows), dims, {&state}, {1}).f32()[0]));
+    }
+  }
+}
+
+TEST(Attention, ForksShareFullPagesAndCopyTheLastOne) {
+  Machine machine;
+  const AttentionDims dims = make_dims(4, 2, 32);
+  const Tensor qkv = random_qkv(160, dims, 14), other = random_qkv(20, dims, 15);
+  State parent;
+  in_pieces(machine.ctx, qkv, dims, &parent, {140});
+  State fork = parent, kept = parent;
+  const NamedTensors before = kept.tensors(layout_of(dims));
+  const Tensor diverged = advance(machine.ctx, other, dims, {&fork}, {20});
+  const NamedTensors after = parent.tensors(layout_of(dims));
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(same_bits(before[i].tensor, after[i].tensor));
+  const Tensor continued = advance(machine.ctx, qkv.rows(140, 160), dims, {&parent}, {20});
+  State cold;
+  const Tensor whole = in_pieces(machine.ctx, qkv, dims, &cold, {160});
+  EXPECT_TRUE(same_bits(continued, whole.rows(140, 160)));
+  EXPECT_FALSE(same_bits(continued, diverged));
+}
+
+TEST(Attention, PagesBeforeTheWindowAreNotRead) {
+  Machine machine;
+  const AttentionDims dims = windowed(make_dims(4, 2, 16), 20);
+  const StateLayout layout = layout_of(dims);
+  const Tensor qkv = random_qkv(160, dims, 18);
+  State state;
+  in_pieces(machine.ctx, qkv, dims, &state, {150});
+  NamedTensors kept = state.tensors(layout);
+  for (const NamedTensor& named : kept) {
+    float* first_page = named.tensor.f32();
+    std::fill(first_page, first_page + layout.page_bytes() / 8, 1e30f);  // half a page's bytes are keys, half values
+  }
+  const Tensor whole = ops::attention(machine.ctx, qkv, dims, sequences({160}), {});
+  State spoiled = State::from(kept, state.pos(), layout);
+  EXPECT_TRUE(same_bits(advance(machine.ctx, qkv.rows(150, 160), dims, {&spoiled}, {10}), whole.rows(150, 160)));
+}
+
+TEST(Attention, AWindowOfTheWholeSequenceChangesNoBit) {
+  Machine machine;
+  const AttentionDims dims = make_dims(4, 2, 16);
+  const Tensor qkv = random_qkv(150, dims, 19);
+  EXPECT_TRUE(same_bits(ops::attention(machine.ctx, qkv, dims, sequences({150}), {}).clone(),
+                        ops::attention(machine.ctx, qkv, windowed(dims, 150), sequences({150}), {})));
+}
+
+TEST(Attention, UnwrittenRowsOfAPageStayZero) {
+  Machine machine;
+  const AttentionDims dims = make_dims(2, 1, 4);
+  State state;
+  in_pieces(machine.ctx, random_qkv(3, dims, 16), dims, &state, {3});
+  const NamedTensors kept = state.tensors(layout_of(dims));
+  for (int64_t d = 0; d < 4; ++d) {
+    for (int64_t t = 3; t < kPageRows; ++t) {
+      EXPECT_EQ(kept[0].tensor.f32()[d * kPageRows + t], 0.0f);
+      EXPECT_EQ(kept[1].tensor.f32()[t * 4 + d], 0.0f);
+    }
+  }
+}
+
+TEST(Attention, LargeScoresStayFinite) {
+  Machine machine;
+  const AttentionDims dims = make_dims(2, 1, 16, false);
+  const Tensor qkv = random_tensor({130, 64}, 17, 300.0f);  // scores near 1e5: all but one weight vanish
+  const Tensor out = ops::attention(machine.ctx, qkv, dims, sequences({130}), {});
+  for (int64_t j = 0; j < out.count(); ++j) ASSERT_TRUE(std::isfinite(out.f32()[j]));
+}
+
+TEST(Attention, WrongArgumentsAreRefused) {
+  Machine machine;
+  const Tensor qkv({2, 64}, DType::kF32);
+  const Seqs seqs = sequences({2});
+  EXPECT_EQ(ops::attention(machine.ctx, Tensor({0, 64}, DType::kF32), make_dims(2, 1, 16), sequences({}), {}).dim(0),
+            0);
+  EXPECT_THROW(ops::attention(machine.ctx, qkv, make_dims(3, 2, 16), seqs, {}), Error);
+  EXPECT_THROW(ops::attention(machine.ctx, qkv, make_dims(2, 1, 17), seqs, {}), Error);
+  EXPECT_THROW(ops::attention(machine.ctx, qkv, make_dims(2, 0, 16), seqs, {}), Error);
+  AttentionDims odd = make_dims(2, 1, 16);
+  odd.k_norm = Tensor();
+  EXPECT_THROW(ops::attention(machine.ctx, qkv, odd, seqs, {}), Error);
+  Seqs later = seqs;
+  later.pos[0] = 5;
+  EXPECT_THROW(ops::attention(machine.ctx, qkv, make_dims(2, 1, 16), later, {}), Error);
+}
+
+TEST(Attention, MorePairsThanAHeadHasCannotRotate) {
+  Machine machine;
+  AttentionDims dims = make_dims(1, 1, 7, false, false);
+  dims.inv_freq = Tensor({4}, DType::kF32);
+  EXPECT_THROW(ops::attention(machine.ctx, Tensor({2, 21}, DType::kF32), dims, sequences({2}), {}), Error);
+}
+
+}  // namespace
+}  // namespace carousel

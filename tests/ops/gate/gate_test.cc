@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gated units and the soft cap against f64; odd widths, extremes, threads.
+#include "carousel/ops/gate/gate.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+TEST(Swiglu, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t width : {1, 3, 16, 17, 704, 1001}) {
+      const Tensor x = random_tensor({5, 2 * width}, 1, 4.0f);
+      const Tensor y = ops::swiglu(machine.ctx, x);
+      ASSERT_EQ(y.dim(1), width);
+      for (int64_t n = 0; n < 5; ++n) {
+        for (int64_t j = 0; j < width; ++j) {
+          const double gate = x.f32()[n * 2 * width + j], up = x.f32()[n * 2 * width + width + j];
+          const double expected = gate / (1 + std::exp(-gate)) * up;
+          ASSERT_NEAR(y.f32()[n * width + j], expected, 6e-7 * std::abs(expected));  // 5 roundings of 2^-24, exp 1.5
+        }
+      }
+    }
+  }
+}
+
+TEST(Swiglu, ExtremesAndThreads) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), three(isa, 3);
+    const Tensor x = random_tensor({300, 2 * 513}, 2, 100.0f);
+    const Tensor y = ops::swiglu(one.ctx, x);
+    EXPECT_TRUE(same_bits(y, ops::swiglu(three.ctx, x)));
+    EXPECT_TRUE(same_bits(ops::swiglu(one.ctx, x.rows(17, 18)), y.rows(17, 18)));
+    for (int64_t j = 0; j < y.count(); ++j) ASSERT_TRUE(std::isfinite(y.f32()[j]));
+    EXPECT_EQ(ops::swiglu(one.ctx, Tensor({0, 6}, DType::kF32)).dim(0), 0);
+    EXPECT_THROW(ops::swiglu(one.ctx, Tensor({1, 5}, DType::kF32)), Error);
+  }
+}
+
+TEST(SoftCap, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const float cap : {30.0f, 15.0f, 0.5f}) {
+      const Tensor x = random_tensor({3, 50001}, 3, 40.0f);
+      x.f32()[0] = 1e-20f;
+      x.f32()[1] = 3e38f;
+      x.f32()[2] = -3e38f;
+      const Tensor y = x.clone();
+      ops::soft_cap(machine.ctx, y, cap);
+      for (int64_t j = 0; j < x.count(); ++j) {
+        const double expected = cap * std::tanh(double{x.f32()[j]} / cap);
+        ASSERT_NEAR(y.f32()[j], expected, 4e-7 * std::abs(expected));
+        ASSERT_LE(std::abs(y.f32()[j]), cap);
+      }
+    }
+  }
+}
+
+TEST(HeadGate, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor x = random_tensor({7, 3 * 21}, 4), gate_pre = random_tensor({7, 3}, 5, 3.0f);
+    const Tensor y = x.clone();
+    ops::head_gate(machine.ctx, y, gate_pre);
+    for (int64_t j = 0; j < x.count(); ++j) {
+      const double expected = x.f32()[j] / (1 + std::exp(-double{gate_pre.f32()[j / 21]}));
+      ASSERT_NEAR(y.f32()[j], expected, 4e-7 * std::abs(expected));  // exp, a division, a product
+    }
+    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({7, 4}, DType::kF32)), Error);
+    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({6, 3}, DType::kF32)), Error);
+  }
+}
+
+TEST(SoftCap, CapMustBePositive) {
+  Machine machine;
+  EXPECT_THROW(ops::soft_cap(machine.ctx, Tensor({1, 1}, DType::kF32), 0.0f), Error);
+  EXPECT_THROW(ops::soft_cap(machine.ctx, Tensor({1, 1}, DType::kF32), std::nanf("")), Error);
+}
+
+TEST(GatedUnit, EveryActivationAgreesWithF64) {
+  using ops::Activation;
+  const auto exact = [](Activation activation, double x) {
+    switch (activation) {
+      case Activation::kSilu:
+        return x / (1 + std::exp(-x));
+      case Activation::kGelu:
+        return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kGeluTanh:
+        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+      case Activation::kRelu:
+        return std::max(x, 0.0);
+      case Activation::kRelu2:
+        return std::max(x, 0.0) * std::max(x, 0.0);
+      case Activation::kSigmoid:
+        return 1 / (1 + std::exp(-x));
+      case Activation::kSelu:
+        return 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * std::expm1(x));
+    }
+    return 0.0;
+  };
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor x = random_tensor({5, 2 * 1001}, 3, 3.0f);
+    for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu, Activation::kRelu2,
+                                        Activation::kSigmoid, Activation::kSelu, Activation::kGeluTanh}) {
+      const Tensor y = ops::gated_unit(machine.ctx, x, activation);
+      for (int64_t n = 0; n < 5; ++n) {
+        for (int64_t j = 0; j < 1001; ++j) {
+          const double gate = x.f32()[n * 2002 + j], up = x.f32()[n * 2002 + 1001 + j];
+          // Absolute in units of the gate: 1 + erf cancels far below zero, as in float32 references.
+          const double tolerance = 1e-6 * std::max(1.0, std::abs(gate * gate)) * std::max(1e-3, std::abs(up));
+          ASSERT_NEAR(y.f32()[n * 1001 + j], exact(activation, gate) * up, tolerance) << gate;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carousel

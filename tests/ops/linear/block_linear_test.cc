@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops::block_linear against f64 for narrow and wide blocks; rows and threads change no bit.
+#include "carousel/ops/linear/block_linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+struct Shapes {
+  int64_t blocks, size;
+};
+constexpr Shapes kShapes[] = {{1, 1}, {37, 1}, {32, 4}, {5, 3}, {16, 8}, {2, 31}, {1, 32}, {3, 33}, {2, 128}};
+
+TEST(BlockLinear, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const auto& [blocks, size] : kShapes) {
+      const int64_t width = blocks * size, rows = 7;
+      const Tensor x = random_tensor({rows, width + 5}, 1), w = random_tensor({blocks, size, size}, 2);
+      const Tensor bias = random_tensor({width}, 3);
+      const ops::BlockWeight with_bias = ops::pack_blocks(w, bias), without = ops::pack_blocks(w, {});
+      const Tensor y({rows, 2 * width + 1}, DType::kF32);
+      ops::block_linear(machine.ctx, columns(x, 5), rows, {{&with_bias, 1}, {&without, width + 1}}, columns(y, 0));
+      for (int64_t n = 0; n < rows; ++n) {
+        EXPECT_EQ(y.f32()[n * (2 * width + 1)], 0.0f);  // a column of no part
+        std::vector<double> plain, biased;
+        for (int64_t j = 0; j < width; ++j) {
+          double sum = 0;
+          for (int64_t d = 0; d < size; ++d) {
+            sum += double{w.f32()[j * size + d]} * x.f32()[n * (width + 5) + 5 + j / size * size + d];
+          }
+          plain.push_back(sum);
+          biased.push_back(sum + bias.f32()[j]);
+        }
+        const float* y_n = y.f32() + n * (2 * width + 1);
+        EXPECT_LT(relative_error(y_n + 1, biased), 2e-6) << blocks << " of " << size;
+        EXPECT_LT(relative_error(y_n + width + 1, plain), 2e-6) << blocks << " of " << size;
+      }
+    }
+  }
+}
+
+TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), four(isa, 4);
+    for (const auto& [blocks, size] : kShapes) {
+      const int64_t width = blocks * size;
+      const Tensor x = random_tensor({300, width}, 4);
+      const ops::BlockWeight weight = ops::pack_blocks(random_tensor({blocks, size, size}, 5), {});
+      const Tensor a({300, width}, DType::kF32), b({300, width}, DType::kF32), c({1, width}, DType::kF32);
+      ops::block_linear(one.ctx, columns(x, 0), 300, {{&weight, 0}}, columns(a, 0));
+      ops::block_linear(four.ctx, columns(x, 0), 300, {{&weight, 0}}, columns(b, 0));
+      EXPECT_TRUE(same_bits(a, b));
+      ops::block_linear(four.ctx, columns(x.rows(7, 8), 0), 1, {{&weight, 0}}, columns(c, 0));
+      EXPECT_TRUE(same_bits(a.rows(7, 8), c));
+    }
+  }
+}
+
+TEST(BlockLinear, WrongShapesAreRefused) {
+  Machine machine;
+  EXPECT_THROW(ops::pack_blocks(Tensor({2, 3, 4}, DType::kF32), {}), Error);
+  const ops::BlockWeight weight = ops::pack_blocks(Tensor({2, 4, 4}, DType::kF32), {});
+  const ops::BlockWeight other = ops::pack_blocks(Tensor({4, 2, 2}, DType::kF32), {});
+  const Tensor x({3, 8}, DType::kF32), y({3, 8}, DType::kF32);
+  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x, 0), 3, {{&weight, 1}}, columns(y, 0)), Error);
+  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x, 0), 3, {{&weight, 0}, {&other, 0}}, columns(y, 0)), Error);
+  EXPECT_THROW(ops::block_linear(machine.ctx, {x.f32(), 7}, 3, {{&weight, 0}}, columns(y, 0)), Error);
+}
+
+}  // namespace
+}  // namespace carousel

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops::mlstm against the paper's recurrence in f64, the golden vectors of three worked sequences, and its promises:
+// chunks agree with steps, cuts on the chunk grid, batches and threads change no bit.
+#include "carousel/ops/mlstm/mlstm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+using ops::MlstmDims;
+
+struct Inputs {
+  Tensor q, k, v, i_pre, f_pre;  // [N, H*Dk] x 2, [N, H*Dv], [N, H] x 2
+  Inputs rows(int64_t begin, int64_t end) const {
+    return {q.rows(begin, end), k.rows(begin, end), v.rows(begin, end), i_pre.rows(begin, end), f_pre.rows(begin, end)};
+  }
+};
+
+Inputs random_inputs(int64_t rows, const MlstmDims& dims, uint64_t seed, float gate_scale = 2.0f) {
+  return {random_tensor({rows, dims.heads * dims.dk}, seed), random_tensor({rows, dims.heads * dims.dk}, seed + 1),
+          random_tensor({rows, dims.heads * dims.dv}, seed + 2),
+          random_tensor({rows, dims.heads}, seed + 3, gate_scale, -1.0f),
+          random_tensor({rows, dims.heads}, seed + 4, gate_scale, 3.0f)};
+}
+
+Tensor run(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const Seqs& seqs, LayerStates states) {
+  return ops::mlstm(ctx, columns(in.q, 0), columns(in.k, 0), columns(in.v, 0), columns(in.i_pre, 0),
+                    columns(in.f_pre, 0), dims, seqs, states);
+}
+
+StateLayout layout_of(const MlstmDims& dims) {
+  StateLayout layout;
+  layout.add("0", {{"C", DType::kF32, {dims.heads, dims.dk, dims.dv}},
+                   {"n", DType::kF32, {dims.heads, dims.dk}},
+                   {"m", DType::kF32, {dims.heads}}});
+  return layout;
+}
+
+/// One forward over `states` [B] of pieces of these lengths.
+Tensor advance(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const std::vector<State*>& states,
+               const std::vector<int64_t>& lengths) {
+  const StateLayout layout = layout_of(dims);
+  Seqs seqs = sequences(lengths);
+  for (size_t s = 0; s < states.size(); ++s) seqs.pos[s] = states[s]->pos();
+  StateBatch batch;
+  batch.bind(layout, states, lengths);
+  const Tensor h = run(ctx, in, dims, seqs, batch.layer(0)).clone();
+  batch.advance(lengths);
+  return h;
+}
+
+/// One sequence in pieces that end at `cuts`.
+Tensor in_pieces(Ctx& ctx, const Inputs& in, const MlstmDims& dims, State* state, const std::vector<int64_t>& cuts) {
+  std::vector<Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t cut : cuts) {
+    parts.push_back(advance(ctx, in.rows(begin, cut), dims, {state}, {cut - begin}));
+    begin = cut;
+  }
+  return joined(parts);
+}
+
+bool same_state(const State& a, const State& b, const MlstmDims& dims) {
+  const StateLayout layout = layout_of(dims);
+  const NamedTensors x = a.tensors(layout), y = b.tensors(layout);
+  bool same = true;
+  for (size_t i = 0; i < x.size(); ++i) same = same && same_bits(x[i].tensor, y[i].tensor);
+  return same;
+}
+
+/// The recurrence, one head: states start at zero.
+struct Reference {
+  std::vector<double> h, c, n;  // [T, Dv], [Dk, Dv], [Dk]
+  double m = 0;
+};
+
+Reference reference(const Inputs& in, const MlstmDims& dims, int64_t first, int64_t rows, int64_t head) {
+  const int64_t dk = dims.dk, dv = dims.dv;
+  Reference r;
+  r.c.assign(static_cast<size_t>(dk * dv), 0);
+  r.n.assign(static_cast<size_t>(dk), 0);
+  for (int64_t t = first; t < first + rows; ++t) {
+    const float* q = in.q.f32() + (t * dims.heads + head) * dk;
+    const float* k = in.k.f32() + (t * dims.heads + head) * dk;
+    const float* v = in.v.f32() + (t * dims.heads + head) * dv;
+    double i = in.i_pre.f32()[t * dims.heads + head], f = in.f_pre.f32()[t * dims.heads + head];
+    if (dims.gate_soft_cap > 0) {
+      const double cap = dims.gate_soft_cap;
+      i = cap * std::tanh(i / cap);
+      f = cap * std::tanh(f / cap);
+    }
+    const double log_f = std::min(f, 0.0) - std::log1p(std::exp(-std::abs(f)));
+    const double m = std::max(log_f + r.m, i);
+    const double f_act = std::exp(log_f + r.m - m), i_act = std::exp(i - m);
+    double qn = 0;
+    std::vector<double> h(static_cast<size_t>(dv), 0);
+    for (int64_t d = 0; d < dk; ++d) {
+      double& n = r.n[static_cast<size_t>(d)];
+      n = f_act * n + i_act * k[d];
+      qn += q[d] / std::sqrt(double(dk)) * n;
+      for (int64_t j = 0; j < dv; ++j) {
+        double& c = r.c[static_cast<size_t>(d * dv + j)];
+        c = f_act * c + i_act * k[d] * v[j];
+        h[static_cast<size_t>(j)] += q[d] / std::sqrt(double(dk)) * c;
+      }
+    }
+    for (const double x : h) r.h.push_back(x / (std::max(std::abs(qn), std::exp(-m)) + dims.eps));
+    r.m = m;
+  }
+  return r;
+}
+
+/// h rows of one head of [N, H*Dv].
+std::vector<float> head_rows(const Tensor& h, const MlstmDims& dims, int64_t first, int64_t rows, int64_t head) {
+  std::vector<float> out;
+  for (int64_t t = first; t < first + rows; ++t) {
+    const float* row = h.f32() + (t * dims.heads + head) * dims.dv;
+    out.insert(out.end(), row, row + dims.dv);
+  }
+  return out;
+}
+
+const int64_t kLengths[] = {0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300};
+
+MlstmDims dims_of(int64_t heads, int64_t dk, int64_t dv, float cap = 15.0f) { return {heads, dk, dv, cap, 1e-6f}; }
+
+const MlstmDims kShapes[] = {dims_of(1, 3, 5),    dims_of(1, 16, 64), dims_of(2, 48, 33),       dims_of(3, 32, 160),
+                             dims_of(4, 64, 128), dims_of(1, 1, 1),   dims_of(2, 5, 257, 0.0f), dims_of(2, 300, 130)};
+
+TEST(Mlstm, AgreesWithTheRecurrence) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const MlstmDims& dims : kShapes) {
+      const std::vector<int64_t> lengths(std::begin(kLengths), std::end(kLengths));
+      const Seqs seqs = sequences(lengths);
+      const Inputs in = random_inputs(seqs.rows(), dims, 7);
+      std::vector<State> states(lengths.size());
+      std::vector<State*> pointers;
+      for (State& state : states) pointers.push_back(&state);
+      const Tensor h = advance(machine.ctx, in, dims, pointers, lengths);
+      const Tensor stateless = run(machine.ctx, in, dims, seqs, {});
+      EXPECT_TRUE(same_bits(h, stateless));
+      for (int64_t s = 0; s < seqs.batch(); ++s) {
+        const NamedTensors kept = states[static_cast<size_t>(s)].tensors(layout_of(dims));
+        for (int64_t head = 0; head < dims.heads; ++head) {
+          const int64_t first = seqs.offsets[static_cast<size_t>(s)];
+          const Reference r = reference(in, dims, first, seqs.length(s), head);
+          const std::vector<float> got = head_rows(h, dims, first, seqs.length(s), head);
+          // f32 sums of up to 300 terms; q.n may nearly cancel in a row, which amplifies its rounding.
+          EXPECT_LT(relative_error(got.data(), r.h), 2e-5)
+              << cpu::isa_name(isa) << " T " << seqs.length(s) << " dk " << dims.dk << " dv " << dims.dv;
+          EXPECT_LT(relative_error(kept[0].tensor.f32() + head * dims.dk * dims.dv, r.c), 5e-6);
+          EXPECT_LT(relative_error(kept[1].tensor.f32() + head * dims.dk, r.n), 5e-6);
+          EXPECT_NEAR(kept[2].tensor.f32()[head], r.m, 2e-6 * std::max(1.0, std::abs(r.m)));
+        }
+      }
+    }
+  }
+}
+
+TEST(Mlstm, ChunkedEqualsStepped) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const MlstmDims& dims : kShapes) {
+      const Inputs in = random_inputs(200, dims, 21);
+      State chunked, stepped;
+      std::vector<int64_t> every_row;
+      for (int64_t t = 1; t <= 200; ++t) every_row.push_back(t);
+      const Tensor a = in_pieces(machine.ctx, in, dims, &chunked, {200});
+      const Tensor b = in_pieces(machine.ctx, in, dims, &stepped, every_row);
+      const std::vector<double> expected(b.f32(), b.f32() + b.count());
+      EXPECT_LT(relative_error(a.f32(), expected), 2e-5) << cpu::isa_name(isa) << " dk " << dims.dk;
+    }
+  }
+}
+
+TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const MlstmDims dims = dims_of(2, 48, 80);
+    const Inputs in = random_inputs(300, dims, 3);
+    State whole, cut;
+    const Tensor a = in_pieces(machine.ctx, in, dims, &whole, {300});
+    const Tensor b = in_pieces(machine.ctx, in, dims, &cut, {64, 64, 192, 256, 300});
+    EXPECT_TRUE(same_bits(a, b));
+    EXPECT_TRUE(same_state(whole, cut, dims));
+    // A start off the grid is taken back to it: 50 + 14 rows, then whole chunks.
+    State off, off_again;
+    in_pieces(machine.ctx, in, dims, &off, {50, 300});
+    in_pieces(machine.ctx, in, dims, &off_again, {50, 64, 128, 300});
+    EXPECT_TRUE(same_state(off, off_again, dims));
+  }
+}
+
+TEST(Mlstm, NeighboursAndThreadsChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    // One head of 512 columns: three threads share it. Two heads: the third thread helps with either. Four: one is
+    // left.
+    for (const MlstmDims& dims : {dims_of(1, 64, 512), dims_of(2, 64, 200), dims_of(4, 32, 96), dims_of(1, 48, 200)}) {
+      const std::vector<int64_t> lengths = {1, 130, 0, 64, 65, 1};
+      const Seqs seqs = sequences(lengths);
+      const Inputs in = random_inputs(seqs.rows(), dims, 5);
+      Machine one(isa, 1), three(isa, 3);
+      std::vector<State> batched(lengths.size());
+      std::vector<State*> pointers;
+      for (State& state : batched) pointers.push_back(&state);
+      const Tensor h = advance(three.ctx, in, dims, pointers, lengths);
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        const Inputs own = in.rows(seqs.offsets[s], seqs.offsets[s + 1]);
+        for (Machine* machine : {&one, &three}) {
+          State alone;
+          EXPECT_TRUE(same_bits(advance(machine->ctx, own, dims, {&alone}, {lengths[s]}),
+                                h.rows(seqs.offsets[s], seqs.offsets[s + 1])));
+          EXPECT_TRUE(same_state(alone, batched[s], dims));
+        }
+      }
+    }
+  }
+}
+
+TEST(Mlstm, ForkedStateContinuesAndLeavesItsParent) {
+  Machine machine;
+  const MlstmDims dims = dims_of(2, 32, 64);
+  const Inputs in = random_inputs(100, dims, 9);
+  State parent;
+  in_pieces(machine.ctx, in, dims, &parent, {70});
+  const State kept = parent;
+  State fork = parent;
+  const Tensor a = advance(machine.ctx, in.rows(70, 100), dims, {&fork}, {30});
+  EXPECT_TRUE(same_state(parent, kept, dims));
+  EXPECT_TRUE(same_bits(a, advance(machine.ctx, in.rows(70, 100), dims, {&parent}, {30})));
+}
+
+struct Golden {
+  std::vector<float> i, f;
+  std::vector<std::vector<double>> h;  // rows 1 .. ; an empty one is not compared
+  double m;
+  std::vector<double> n, c;
+  double tolerance;  // relative; h is printed to 9 digits
+};
+
+TEST(Mlstm, GoldenVectors) {
+  const Golden cases[] = {
+      {{-10, -9.5f, -10, -8},
+       {3, 4, 5, 6},
+       {{-4.81538514e-05, -9.63077029e-05, 4.81538514e-05}, {}, {}, {-1.36975431e-4, 5.40847514e-4, -1.18809154e-4}},
+       -0.0759283131,
+       {1.07584152e-4, 3.34683263e-4},
+       {},
+       3e-6},
+      {{.5f, -1, 2, 0},
+       {1, -2, 3, 0},
+       {{-.999999057, -1.99999811, .999999057},
+        {.0207103024, .187743703, -.0694846684},
+        {2.11264447, -1.04907572, -3.13781737},
+        {-1.76902785, 1.05585045, 2.52353028}},
+       1.30685282,
+       {1.53290994, -.247947794},
+       {-3.01104476, 1.61671692, 4.41966419, 1.03719281, -.258180854, -1.72833927},
+       3e-6},
+      {{15, 14, -15, 15},
+       {15, -15, 15, -15},
+       {{-.999999057, -1.99999811, .999999057},
+        {-.49999756, .500000886, -1.10870167e-6},
+        {.499999667, -.499998836, -2.77176834e-7},
+        {-6.75208465e-8, .999999071, -.999999004}},
+       15,
+       {},
+       {},
+       3e-6},
+  };
+  const float q[] = {1, -2, .5f, .25f, -1, 1, 2, 1}, k[] = {.5f, 1, -1, .5f, 1.5f, -.5f, .25f, .75f};
+  const float v[] = {1, 2, -1, .5f, -.5f, 0, -2, 1, 3, 0, 1, -1};
+  const MlstmDims dims = dims_of(1, 2, 3, 0.0f);
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{4}, {1, 2, 3, 4}, {1, 4}}) {
+      for (const Golden& golden : cases) {
+        Machine machine(isa);
+        const Inputs in = {Tensor({4, 2}, DType::kF32), Tensor({4, 2}, DType::kF32), Tensor({4, 3}, DType::kF32),
+                           Tensor({4, 1}, DType::kF32), Tensor({4, 1}, DType::kF32)};
+        std::memcpy(in.q.raw(), q, sizeof q);
+        std::memcpy(in.k.raw(), k, sizeof k);
+        std::memcpy(in.v.raw(), v, sizeof v);
+        std::memcpy(in.i_pre.raw(), golden.i.data(), 16);
+        std::memcpy(in.f_pre.raw(), golden.f.data(), 16);
+        State state;
+        const Tensor h = in_pieces(machine.ctx, in, dims, &state, cuts);
+        for (size_t t = 0; t < golden.h.size(); ++t) {
+          if (golden.h[t].empty()) continue;
+          EXPECT_LT(relative_error(h.f32() + 3 * t, golden.h[t]), golden.tolerance) << "row " << t;
+        }
+        const NamedTensors kept = state.tensors(layout_of(dims));
+        EXPECT_NEAR(kept[2].tensor.f32()[0], golden.m, 1e-6);
+        if (!golden.n.empty()) {
+          EXPECT_LT(relative_error(kept[1].tensor.f32(), golden.n), golden.tolerance);
+        }
+        if (!golden.c.empty()) {
+          EXPECT_LT(relative_error(kept[0].tensor.f32(), golden.c), golden.tolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST(Mlstm, ExtremeGatesStayFinite) {
+  const float extremes[] = {15, -15, 1e4f, -1e4f, 0, -90, 90};
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const float cap : {0.0f, 15.0f}) {
+      Machine machine(isa);
+      const MlstmDims dims = dims_of(1, 4, 6, cap);
+      const Inputs in = random_inputs(98, dims, 31);
+      for (int64_t t = 0; t < 98; ++t) {
+        in.i_pre.f32()[t] = extremes[t / 2 % 7];
+        in.f_pre.f32()[t] = extremes[t / 14 % 7];
+      }
+      std::vector<int64_t> every_row;
+      for (int64_t t = 1; t <= 98; ++t) every_row.push_back(t);
+      for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{98}, every_row}) {
+        State state;
+        const Tensor h = in_pieces(machine.ctx, in, dims, &state, cuts);
+        for (int64_t j = 0; j < h.count(); ++j) ASSERT_TRUE(std::isfinite(h.f32()[j])) << j << " cap " << cap;
+        for (const NamedTensor& kept : state.tensors(layout_of(dims))) {
+          for (int64_t j = 0; j < kept.tensor.count(); ++j) ASSERT_TRUE(std::isfinite(kept.tensor.f32()[j]));
+        }
+      }
+    }
+  }
+}
+
+TEST(Mlstm, LargeForgetLogsDoNotBlurTheRest) {
+  // One gate of -1e4 puts the running sum of log f near 1e4, where an f32 has steps of 1e-3.
+  Machine machine;
+  const MlstmDims dims = dims_of(1, 8, 8, 0.0f);
+  const Inputs in = random_inputs(64, dims, 33);
+  in.f_pre.f32()[3] = -1e4f;
+  const Tensor h = run(machine.ctx, in, dims, sequences({64}), {});
+  EXPECT_LT(relative_error(h.f32(), reference(in, dims, 0, 64, 0).h), 1e-5);
+}
+
+TEST(Mlstm, ZeroKeysGiveZero) {
+  Machine machine;
+  const MlstmDims dims = dims_of(2, 16, 16);
+  Inputs in = random_inputs(70, dims, 1);
+  in.k = Tensor({70, 32}, DType::kF32);
+  const Tensor h = run(machine.ctx, in, dims, sequences({70}), {});
+  for (int64_t j = 0; j < h.count(); ++j) ASSERT_EQ(h.f32()[j], 0.0f);
+}
+
+TEST(Mlstm, EmptyBatches) {
+  Machine machine;
+  const MlstmDims dims = dims_of(2, 16, 16);
+  const Inputs in = random_inputs(0, dims, 1);
+  EXPECT_EQ(run(machine.ctx, in, dims, sequences({}), {}).dim(0), 0);
+  EXPECT_EQ(run(machine.ctx, in, dims, sequences({0, 0}), {}).dim(0), 0);
+}
+
+TEST(Mlstm, WrongDimsAreRefused) {
+  Machine machine;
+  const Inputs in = random_inputs(2, dims_of(2, 16, 16), 1);
+  EXPECT_THROW(run(machine.ctx, in, dims_of(0, 16, 16), sequences({2}), {}), Error);
+  EXPECT_THROW(run(machine.ctx, in, dims_of(2, 17, 16), sequences({2}), {}), Error);
+}
+
+// With keys scaled instead of queries h is the same, and C and n hold keys Dk^-1/2 times as large.
+TEST(Mlstm, ScaledKeysGiveTheSameOutputsAndSmallerStates) {
+  const MlstmDims plain{2, 24, 40, 0, 1e-6f};
+  MlstmDims scaled = plain;
+  scaled.scale_keys = true;
+  const float factor = 1 / std::sqrt(24.0f);
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Inputs in = random_inputs(130, plain, 9);
+    for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{130}, {64, 65, 66, 67, 68, 130}}) {
+      State a, b;
+      const Tensor h = in_pieces(machine.ctx, in, plain, &a, cuts);
+      const Tensor other = in_pieces(machine.ctx, in, scaled, &b, cuts);
+      EXPECT_LT(relative_error(other.f32(), std::vector<double>(h.f32(), h.f32() + h.count())), 3e-6);
+      const NamedTensors x = a.tensors(layout_of(plain)), y = b.tensors(layout_of(plain));
+      for (size_t i = 0; i < 2; ++i) {
+        std::vector<double> expected(x[i].tensor.f32(), x[i].tensor.f32() + x[i].tensor.count());
+        for (double& value : expected) value *= double{factor};
+        EXPECT_LT(relative_error(y[i].tensor.f32(), expected), 3e-6);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carousel

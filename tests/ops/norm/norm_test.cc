@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// The norms against f64, at widths with and without tails, with and without weights; rows do not meet.
+#include "carousel/ops/norm/norm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+using ops::Norm;
+
+constexpr Norm::Kind kKinds[] = {Norm::Kind::kNone, Norm::Kind::kRms, Norm::Kind::kLayer};
+
+std::vector<double> normed(const float* x, int64_t width, const Norm& norm, int64_t first_weight) {
+  std::vector<double> y(x, x + width);
+  double mean = 0, squares = 0;
+  for (const double v : y) mean += v / double(width);
+  if (norm.kind != Norm::Kind::kLayer) mean = 0;
+  for (const double v : y) squares += (v - mean) * (v - mean) / double(width);
+  if (norm.kind != Norm::Kind::kNone) {
+    for (double& v : y) v = (v - mean) / std::sqrt(squares + double{norm.eps});
+  }
+  for (int64_t j = 0; j < width; ++j) {
+    if (norm.weight.defined()) y[static_cast<size_t>(j)] *= norm.weight.f32()[first_weight + j];
+    if (norm.bias.defined()) y[static_cast<size_t>(j)] += norm.bias.f32()[first_weight + j];
+  }
+  return y;
+}
+
+Norm make_norm(Norm::Kind kind, int64_t width, bool weight, bool bias) {
+  Norm norm;
+  norm.kind = kind;
+  norm.eps = 1e-5f;
+  if (weight) norm.weight = random_tensor({width}, 91);
+  if (bias) norm.bias = random_tensor({width}, 92);
+  return norm;
+}
+
+TEST(AddNorm, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
+      for (const int64_t width : {1, 2, 15, 16, 17, 96, 512, 1001}) {
+        for (const bool affine : {false, true}) {
+          // A mean of 30 against a spread of 1: the variance must come from the deviations.
+          const Tensor x = random_tensor({4, width}, 1, 1.0f, 30.0f), y = random_tensor({4, width}, 2);
+          const Norm norm = make_norm(kind, width, affine, affine);
+          const ops::AddNorm out = ops::add_norm(machine.ctx, x, y, norm);
+          for (int64_t n = 0; n < 4; ++n) {
+            for (int64_t j = 0; j < width; ++j) {
+              const int64_t at = n * width + j;
+              ASSERT_EQ(out.sum.f32()[at], x.f32()[at] + y.f32()[at]);
+            }
+            const std::vector<double> expected = normed(out.sum.f32() + n * width, width, norm, 0);
+            if (width == 1 && kind == Norm::Kind::kLayer && !affine) continue;  // exactly 0
+            // The mean's rounding, 30 * 2^-24 times a few, against a spread of 1.
+            EXPECT_LT(relative_error(out.normed.f32() + n * width, expected), 1e-5) << width;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(AddNorm, NothingToAddAndNoNorm) {
+  Machine machine;
+  const Tensor x = random_tensor({3, 33}, 1), y = random_tensor({3, 33}, 2);
+  const ops::AddNorm alone = ops::add_norm(machine.ctx, x, {}, make_norm(Norm::Kind::kRms, 33, true, false));
+  EXPECT_EQ(alone.sum.raw(), x.raw());
+  EXPECT_LT(relative_error(alone.normed.f32(), normed(x.f32(), 33, make_norm(Norm::Kind::kRms, 33, true, false), 0)),
+            1e-6);
+  const ops::AddNorm none = ops::add_norm(machine.ctx, x, y, make_norm(Norm::Kind::kNone, 33, false, false));
+  EXPECT_EQ(none.normed.raw(), none.sum.raw());
+  EXPECT_EQ(none.sum.f32()[40], x.f32()[40] + y.f32()[40]);
+  EXPECT_EQ(ops::add_norm(machine.ctx, x.rows(0, 0), {}, {}).normed.dim(0), 0);
+}
+
+TEST(AddNorm, NeighboursAndThreadsChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), three(isa, 3);
+    for (const Norm::Kind kind : kKinds) {
+      const Tensor x = random_tensor({500, 333}, 1), y = random_tensor({500, 333}, 2);
+      const Norm norm = make_norm(kind, 333, true, true);
+      const Tensor all = ops::add_norm(three.ctx, x, y, norm).normed;
+      EXPECT_TRUE(same_bits(all, ops::add_norm(one.ctx, x, y, norm).normed));
+      EXPECT_TRUE(same_bits(all.rows(7, 8), ops::add_norm(three.ctx, x.rows(7, 8), y.rows(7, 8), norm).normed));
+    }
+  }
+}
+
+TEST(AddNorm, WrongShapesAreRefused) {
+  Machine machine;
+  const Tensor x = random_tensor({3, 8}, 1);
+  EXPECT_THROW(ops::add_norm(machine.ctx, x, random_tensor({3, 7}, 1), {}), Error);
+  EXPECT_THROW(ops::add_norm(machine.ctx, x, {}, make_norm(Norm::Kind::kRms, 9, true, false)), Error);
+}
+
+TEST(GatedHeadNorm, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const int threads : {1, 3}) {
+      Machine machine(isa, threads);
+      for (const Norm::Kind kind : kKinds) {
+        for (const int64_t dv : {1, 5, 16, 33, 128}) {
+          const int64_t heads = 3, width = heads * dv, rows = 40;
+          // Rows of h near 1e-4, as small gates give: eps then decides the scale.
+          const Tensor h = random_tensor({rows, width}, 3, 1e-2f), o = random_tensor({rows, 2 * width}, 4, 3.0f);
+          const Norm norm = make_norm(kind, width, true, dv % 2 == 1);
+          const Tensor out = ops::gated_head_norm(machine.ctx, h, columns(o, width), heads, norm);
+          for (int64_t n = 0; n < rows; ++n) {
+            std::vector<double> expected;
+            for (int64_t head = 0; head < heads; ++head) {
+              const std::vector<double> y = normed(h.f32() + n * width + head * dv, dv, norm, head * dv);
+              expected.insert(expected.end(), y.begin(), y.end());
+            }
+            for (int64_t j = 0; j < width; ++j) {
+              expected[static_cast<size_t>(j)] /= 1 + std::exp(-double{o.f32()[n * 2 * width + width + j]});
+            }
+            if (dv == 1 && kind == Norm::Kind::kLayer) continue;
+            EXPECT_LT(relative_error(out.f32() + n * width, expected), 3e-6) << dv;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GatedHeadNorm, HeadsMustDivideTheWidth) {
+  Machine machine;
+  const Tensor h = random_tensor({2, 10}, 1);
+  EXPECT_THROW(ops::gated_head_norm(machine.ctx, h, columns(h, 0), 3, {}), Error);
+  EXPECT_THROW(ops::gated_head_norm(machine.ctx, h, columns(h, 0), 0, {}), Error);
+}
+
+TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t dv : {3, 16, 33}) {
+      const int64_t heads = 2, width = heads * dv, rows = 20;
+      const Tensor h = random_tensor({rows, width}, 3), pre = random_tensor({rows, 2 * width}, 4, 3.0f);
+      const Tensor skip = random_tensor({rows, width + 1}, 5), skip_weight = random_tensor({width}, 6);
+      const Norm norm = make_norm(Norm::Kind::kLayer, width, true, false);
+      const ops::HeadGate gate = {ops::HeadGate::Kind::kSilu, columns(pre, width), columns(skip, 1), skip_weight};
+      const Tensor gated = ops::head_norm(machine.ctx, h, heads, norm, gate);
+      const Tensor plain = ops::head_norm(machine.ctx, h, heads, norm, {});
+      for (int64_t n = 0; n < rows; ++n) {
+        std::vector<double> expected;
+        for (int64_t head = 0; head < heads; ++head) {
+          const std::vector<double> y = normed(h.f32() + n * width + head * dv, dv, norm, head * dv);
+          expected.insert(expected.end(), y.begin(), y.end());
+        }
+        EXPECT_LT(relative_error(plain.f32() + n * width, expected), 3e-6);
+        for (int64_t j = 0; j < width; ++j) {
+          const double z = pre.f32()[n * 2 * width + width + j];
+          double& y = expected[static_cast<size_t>(j)];
+          y += double{skip_weight.f32()[j]} * double{skip.f32()[n * (width + 1) + 1 + j]};
+          y *= z / (1 + std::exp(-z));
+        }
+        EXPECT_LT(relative_error(gated.f32() + n * width, expected), 3e-6);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carousel

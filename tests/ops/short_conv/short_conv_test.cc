@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops::short_conv against its formula in f64, and its promise: no cut, batch or thread changes a bit.
+#include "carousel/ops/short_conv/short_conv.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+struct Conv {
+  Tensor taps, bias;  // [K, D], [D] or empty
+};
+
+Conv make_conv(int64_t count, int64_t width, bool bias) {
+  return {random_tensor({count, width}, 51), bias ? random_tensor({width}, 52) : Tensor()};
+}
+
+StateLayout layout_of(const Conv& conv) {
+  StateLayout layout;
+  layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0) - 1, conv.taps.dim(1)}}});
+  return layout;
+}
+
+Tensor advance(Ctx& ctx, const Tensor& bcx, const Conv& conv, const std::vector<State*>& states,
+               const std::vector<int64_t>& lengths) {
+  const StateLayout layout = layout_of(conv);
+  StateBatch batch;
+  batch.bind(layout, states, lengths);
+  const Tensor out = ops::short_conv(ctx, bcx, conv.taps, conv.bias, sequences(lengths), batch.layer(0)).clone();
+  batch.advance(lengths);
+  return out;
+}
+
+std::vector<double> reference(const Tensor& bcx, const Conv& conv, int64_t first, int64_t rows) {
+  const int64_t count = conv.taps.dim(0), width = conv.taps.dim(1);
+  std::vector<double> out;
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t j = 0; j < width; ++j) {
+      double sum = conv.bias.defined() ? double{conv.bias.f32()[j]} : 0.0;
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t u = t - (count - 1) + k;
+        if (u < 0) continue;
+        const float* row = bcx.f32() + (first + u) * 3 * width + j;
+        sum += double{conv.taps.f32()[k * width + j]} * row[0] * row[2 * width];
+      }
+      out.push_back(sum * bcx.f32()[(first + t) * 3 * width + width + j]);
+    }
+  }
+  return out;
+}
+
+TEST(ShortConv, AgreesWithF64) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t width : {1, 7, 16, 33, 256}) {
+      for (const int64_t count : {1, 2, 3, 5}) {
+        const Conv conv = make_conv(count, width, count != 3);
+        const std::vector<int64_t> lengths = {1, 0, 2, 17, 130};
+        const Seqs seqs = sequences(lengths);
+        const Tensor bcx = random_tensor({seqs.rows(), 3 * width}, 1);
+        const Tensor out = ops::short_conv(machine.ctx, bcx, conv.taps, conv.bias, seqs, {});
+        for (size_t s = 0; s < lengths.size(); ++s) {
+          const std::vector<double> expected = reference(bcx, conv, seqs.offsets[s], lengths[s]);
+          EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * width, expected), 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine one(isa, 1), three(isa, 3);
+    for (const int64_t count : {1, 2, 3, 4, 6}) {
+      const Conv conv = make_conv(count, 600, true);
+      const std::vector<int64_t> lengths = {90, 0, 30, 1};
+      const Seqs seqs = sequences(lengths);
+      const Tensor bcx = random_tensor({seqs.rows(), 1800}, 2);
+      const Tensor whole = ops::short_conv(three.ctx, bcx, conv.taps, conv.bias, seqs, {}).clone();
+      std::vector<State> batched(4);
+      EXPECT_TRUE(same_bits(
+          whole, advance(three.ctx, bcx, conv, {&batched[0], &batched[1], &batched[2], &batched[3]}, lengths)));
+      // Pieces shorter than the history, and a cut anywhere.
+      for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{90}, {1, 2, 3, 4, 5, 90}, {2, 2, 7, 50, 90}}) {
+        State state;
+        std::vector<Tensor> parts;
+        int64_t begin = 0;
+        for (const int64_t cut : cuts) {
+          parts.push_back(advance(one.ctx, bcx.rows(begin, cut), conv, {&state}, {cut - begin}));
+          begin = cut;
+        }
+        EXPECT_TRUE(same_bits(joined(parts), whole.rows(0, 90)));
+        EXPECT_TRUE(same_bits(state.tensors(layout_of(conv))[0].tensor, batched[0].tensors(layout_of(conv))[0].tensor));
+      }
+    }
+  }
+}
+
+TEST(ShortConv, WrongShapesAreRefused) {
+  Machine machine;
+  const Conv conv = make_conv(3, 8, false);
+  const Seqs seqs = sequences({2});
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 23}, DType::kF32), conv.taps, {}, seqs, {}), Error);
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({3, 24}, DType::kF32), conv.taps, {}, seqs, {}), Error);
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 24}, DType::kF32), Tensor({0, 8}, DType::kF32), {}, seqs, {}),
+               Error);
+  EXPECT_EQ(ops::short_conv(machine.ctx, Tensor({0, 24}, DType::kF32), conv.taps, {}, sequences({}), {}).dim(0), 0);
+}
+
+Tensor advance_silu(Ctx& ctx, View x, const Conv& conv, State* state, int64_t rows) {
+  StateLayout layout;
+  layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0), conv.taps.dim(1)}}});
+  StateBatch batch;
+  const std::vector<State*> states = {state};
+  const std::vector<int64_t> lengths = {rows};
+  batch.bind(layout, states, lengths);
+  const Tensor out = ops::silu_conv(ctx, x, conv.taps, conv.bias, sequences(lengths), batch.layer(0)).clone();
+  batch.advance(lengths);
+  return out;
+}
+
+// silu of the plain convolution; the state is the last K inputs, the current one among them.
+TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const int64_t width : {1, 16, 37}) {
+      for (const int64_t count : {1, 2, 4}) {
+        const Conv conv = make_conv(count, width, count != 2);
+        const Tensor x = random_tensor({30, width + 3}, 1);
+        State state;
+        std::vector<Tensor> parts;
+        int64_t begin = 0;
+        for (const int64_t cut : {1, 3, 4, 20, 30}) {
+          parts.push_back(advance_silu(machine.ctx, columns(x.rows(begin, cut), 3), conv, &state, cut - begin));
+          begin = cut;
+        }
+        const Tensor out = joined(parts);
+        EXPECT_TRUE(same_bits(
+            ops::silu_conv(machine.ctx, columns(x, 3), conv.taps, conv.bias, sequences({30}), {}).clone(), out));
+        std::vector<double> expected, kept;
+        for (int64_t t = 0; t < 30; ++t) {
+          for (int64_t j = 0; j < width; ++j) {
+            double sum = conv.bias.defined() ? double{conv.bias.f32()[j]} : 0.0;
+            for (int64_t k = 0; k < count; ++k) {
+              const int64_t u = t - (count - 1) + k;
+              if (u >= 0) sum += double{conv.taps.f32()[k * width + j]} * x.f32()[u * (width + 3) + 3 + j];
+            }
+            expected.push_back(sum / (1 + std::exp(-sum)));
+            if (t >= 30 - count) kept.push_back(x.f32()[t * (width + 3) + 3 + j]);
+          }
+        }
+        EXPECT_LT(relative_error(out.f32(), expected), 1e-6);
+        StateLayout layout;
+        layout.add("0", {{"u", DType::kF32, {count, width}}});
+        EXPECT_EQ(relative_error(state.tensors(layout)[0].tensor.f32(), kept), 0);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carousel

@@ -85,7 +85,8 @@ struct Batch {
     for (size_t s = 0; s < states.size(); ++s) {
       for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
         const int64_t count = layout.entries()[spec].spec.shape.count();
-        for (float* page : bound.layer(0).pages(static_cast<int64_t>(s), spec)) fill(page, count, 1.0f);
+        float* const* const pages = bound.layer(0).pages(spec)[s];
+        for (int64_t p = 0; p * kPageRows < depth; ++p) fill(pages[p], count, 1.0f);
       }
     }
     bound.advance(lengths);
@@ -212,7 +213,7 @@ OpCase linear_case(const Shapes& shapes) {
   ring_of(weights * kF32);  // as they are drawn
   Init init;
   init.mask = sparse_mask(out, in, shapes.sparsity);
-  const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Device::kMeta);
+  const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Memory::meta());
   const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
   OpCase result;
   result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));

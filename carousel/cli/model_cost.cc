@@ -18,7 +18,7 @@ class CostSource : public ParamSource {
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
-    const Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
+    const Weight weight = weight_for(init, rows, cols, dtype, layout, Memory::meta());
     const int64_t live = init.mask ? note_wired(name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
@@ -41,7 +41,7 @@ class CostSource : public ParamSource {
 
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override {
     if (init.mask) note_wired(name, init);
-    const Tensor values(shape, DType::kF32, Device::kMeta);
+    const Tensor values(shape, DType::kF32, Memory::meta());
     cost.held_bytes += static_cast<int64_t>(values.size_bytes());
     cost.decode_bytes += static_cast<int64_t>(values.size_bytes());
     return values;

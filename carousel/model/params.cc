@@ -15,12 +15,12 @@ namespace carousel::model {
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
   records_.push_back({name, Shape{rows, cols}, init, true});
-  return Weight(rows, cols, dtype_, layout, Device::kMeta);
+  return Weight(rows, cols, dtype_, layout, Memory::meta());
 }
 
 Tensor ParamList::tensor(const std::string& name, const Shape& shape, const Init& init) {
   records_.push_back({name, shape, init});
-  return Tensor(shape, DType::kF32, Device::kMeta);
+  return Tensor(shape, DType::kF32, Memory::meta());
 }
 
 std::shared_ptr<const Mask> ParamList::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {

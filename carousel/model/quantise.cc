@@ -44,10 +44,10 @@ class TypeSource : public ParamSource {
       if (source.permuted) choice.permuted = true;
       break;
     }
-    return Weight(rows, cols, DType::kF32, layout, Device::kMeta);
+    return Weight(rows, cols, DType::kF32, layout, Memory::meta());
   }
   Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
-    return Tensor(shape, DType::kF32, Device::kMeta);
+    return Tensor(shape, DType::kF32, Memory::meta());
   }
   std::map<std::string, Choice> choices;  // by file name
 
@@ -93,7 +93,7 @@ std::optional<DType> written_dtype(const WeightTypes& types, const std::string& 
                                    const Init& init) {
   const std::optional<DType> wanted = types.of(name, layout, init);
   if (!wanted || !init.mask) return wanted;
-  const Weight weight(*init.mask, *wanted, Device::kMeta, true);  // not as this machine, but as any may hold it
+  const Weight weight(*init.mask, *wanted, Memory::meta(), true);  // not as this machine, but as any may hold it
   return weight.sparse() != nullptr ? weight.sparse()->dtype() : *wanted;
 }
 

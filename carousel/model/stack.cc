@@ -69,7 +69,7 @@ void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& s
     const int64_t count = residual.fixed_counts[i];
     for (int64_t s = 0; s < seqs.batch() && count > 0; ++s) {
       if (seqs.length(s) == 0) continue;
-      ops::round_to(ctx, View{layer.fixed(s, i), count}, 1, count, ctx.numerics.states);
+      ops::round_to(ctx, View{layer.fixed(i)[s], count}, 1, count, ctx.numerics.states);
     }
   }
 }

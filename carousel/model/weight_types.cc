@@ -20,12 +20,12 @@ class HeldSource : public ParamSource {
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const Stored found = stored(name);
     const DType dtype = types_.held(name, cols, layout, init, found.entry ? held_dtype(*found.entry) : DType::kF32);
-    Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
+    Weight weight = weight_for(init, rows, cols, dtype, layout, Memory::meta());
     if (!found.entry || !types_.maps(*found.entry, found.permuted, init, dtype)) bytes += weight.size_bytes();
     return weight;
   }
   Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
-    Tensor values(shape, DType::kF32, Device::kMeta);
+    Tensor values(shape, DType::kF32, Memory::meta());
     bytes += values.size_bytes();
     return values;
   }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "carousel/core/error.h"
+
 namespace carousel::ops {
 namespace {
 
@@ -89,9 +91,8 @@ void list_sequences(const AttentionDims& dims, const Seqs& seqs, LayerStates sta
       seq.v_pages = table + scratch.pages.dim(1) + scratch_page;
       scratch_page += pages;
     } else {
-      CAROUSEL_ASSERT(static_cast<int64_t>(states.pages(s, 0).size()) >= pages);
-      seq.k_pages = states.pages(s, 0).data();
-      seq.v_pages = states.pages(s, 1).data();
+      seq.k_pages = states.pages(0)[s];
+      seq.v_pages = states.pages(1)[s];
     }
     args->page_items += pages - seq.pos / kPageRows;
     const int64_t query_rows = seq.rows * (dims.heads / dims.kv_heads);

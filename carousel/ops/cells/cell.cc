@@ -54,8 +54,8 @@ CellMapArgs map_args(const CellMap& map) {
 
 void list_sequences(const Seqs& seqs, LayerStates states, bool memory, CellSequence* sequences) {
   for (int64_t s = 0; s < seqs.batch(); ++s) {
-    sequences[s] = {seqs.offsets[static_cast<size_t>(s)], seqs.length(s), states.empty() ? nullptr : states.fixed(s, 0),
-                    states.empty() || !memory ? nullptr : states.fixed(s, 1)};
+    sequences[s] = {seqs.offsets[static_cast<size_t>(s)], seqs.length(s), states.empty() ? nullptr : states.fixed(0)[s],
+                    states.empty() || !memory ? nullptr : states.fixed(1)[s]};
   }
 }
 

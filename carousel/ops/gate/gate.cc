@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/ops/gate/gate.h"
 
+#include "carousel/core/error.h"
+
 namespace carousel::ops {
 
 Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {

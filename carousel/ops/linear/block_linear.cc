@@ -71,7 +71,7 @@ BlockWeight pack_blocks(const Tensor& weight, const Tensor& bias) {
   if (weight.raw() == nullptr) return out;
   if (size >= Weight::kPanelRows) {
     ThreadPool alone(1);  // packed once, when the model is built
-    const Stream stream{Device::kCpu, Isa::kPortable, &alone};
+    const Stream stream{&Memory::host(), Isa::kPortable, &alone};
     for (int64_t b = 0; b < out.blocks; ++b) {
       out.wide.emplace_back(size, size, DType::kF32, Weight::Layout::kPanels);
       out.wide.back().write_rows(stream, 0, size, weight.f32() + b * size * size);

@@ -162,7 +162,7 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
   const Parts parts = check_and_list(x, weights, ctx.stream.compute);
   const int64_t N = x.dim(0);
   const Tensor y = ctx.arena.empty({N, parts.cols});
-  if (N == 0 || ctx.stream.device == Device::kMeta) return y;
+  if (N == 0 || ctx.stream.device() == Device::kMeta) return y;
   const bool packs = N > 1 || parts.packs;
   const Tensor packed = packs ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
   run(ctx, x, parts, packs ? packed.f32() : nullptr, y);
@@ -198,8 +198,8 @@ Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight&
   const int64_t N = x.dim(0), D = x.dim(1), F = gate.rows();
   const bool native = ctx.numerics.activations == DType::kF32 && ctx.numerics.gates == DType::kF32;
   const auto kernel = [&](const Parts::List<LinearPart>* list) { return kernel_of(list->parts[0].dtype, compute); };
-  if (N <= kFewRows || ctx.stream.device == Device::kMeta || !native || unit_list == nullptr || last_list == nullptr ||
-      kernel(unit_list) != kernel(last_list)) {
+  if (N <= kFewRows || ctx.stream.device() == Device::kMeta || !native || unit_list == nullptr ||
+      last_list == nullptr || kernel(unit_list) != kernel(last_list)) {
     return linear(ctx, gated_unit(ctx, linear(ctx, x, {&gate, &up}), activation), {&down});
   }
   const Tensor packed = ctx.arena.empty({packed_count(N, D)}), hidden = ctx.arena.empty({packed_count(N, F)});

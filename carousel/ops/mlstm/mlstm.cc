@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/rounding/rounding.h"
 
@@ -88,9 +89,9 @@ Tensor mlstm(Ctx& ctx, View q, View k, View v, View i_pre, View f_pre, const Mls
     seq.first_row = seqs.offsets[static_cast<size_t>(s)];
     seq.rows = seqs.length(s);
     seq.pos = seqs.pos[static_cast<size_t>(s)];
-    seq.c = states.empty() ? scratch.c.f32() + s * heads * dims.dk * dims.dv : states.fixed(s, 0);
-    seq.n = states.empty() ? scratch.n.f32() + s * heads * dims.dk : states.fixed(s, 1);
-    seq.m = states.empty() ? scratch.m.f32() + s * heads : states.fixed(s, 2);
+    seq.c = states.empty() ? scratch.c.f32() + s * heads * dims.dk * dims.dv : states.fixed(0)[s];
+    seq.n = states.empty() ? scratch.n.f32() + s * heads * dims.dk : states.fixed(1)[s];
+    seq.m = states.empty() ? scratch.m.f32() + s * heads : states.fixed(2)[s];
     seq.n_next = scratch.n_next.f32() + s * heads * dims.dk;
     seq.m_next = scratch.m_next.f32() + s * heads;
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/linear.h"
 #include "carousel/ops/rounding/rounding.h"

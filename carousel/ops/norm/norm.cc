@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/ops/norm/norm.h"
 
+#include "carousel/core/error.h"
+
 namespace carousel::ops {
 namespace {
 

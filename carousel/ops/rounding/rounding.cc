@@ -4,7 +4,7 @@
 namespace carousel::ops {
 
 void round_to(Ctx& ctx, const Tensor& x, DType dtype) {
-  if (dtype == DType::kF32 || x.count() == 0 || ctx.stream.device == Device::kMeta) return;
+  if (dtype == DType::kF32 || x.count() == 0 || ctx.stream.device() == Device::kMeta) return;
   check_dtype("ops::round_to", "x", x, DType::kF32);
   const int64_t width = x.dim(-1);
   kernels::round_to(ctx.stream, {x.f32(), x.count() / width, width, width, dtype});

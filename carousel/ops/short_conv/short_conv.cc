@@ -33,7 +33,7 @@ Tensor convolve(Ctx& ctx, ShortConvArgs args, const Tensor& taps, const Tensor& 
   const Tensor list = ctx.arena.empty({batch, static_cast<int64_t>(sizeof(ShortConvSequence))}, DType::kU8);
   auto* sequences = static_cast<ShortConvSequence*>(list.raw());
   for (int64_t s = 0; s < batch; ++s) {
-    float* u = states.empty() || args.kept == 0 ? nullptr : states.fixed(s, index);
+    float* u = states.empty() || args.kept == 0 ? nullptr : states.fixed(index)[s];
     sequences[s] = {seqs.offsets[static_cast<size_t>(s)], seqs.length(s), u};
   }
   args.out = out.f32();

@@ -27,10 +27,10 @@ int64_t list_sequences(const Seqs& seqs, LayerStates states, size_t first, float
     seq.first_row = seqs.offsets[static_cast<size_t>(s)];
     seq.rows = seqs.length(s);
     float* fresh = zeros == nullptr ? nullptr : zeros + s * 4 * width;
-    seq.y = states.empty() ? fresh : states.fixed(s, first);
-    seq.c = states.empty() ? fresh + width : states.fixed(s, first + 1);
-    seq.n = states.empty() ? fresh + 2 * width : states.fixed(s, first + 2);
-    seq.m = states.empty() ? fresh + 3 * width : states.fixed(s, first + 3);
+    seq.y = states.empty() ? fresh : states.fixed(first)[s];
+    seq.c = states.empty() ? fresh + width : states.fixed(first + 1)[s];
+    seq.n = states.empty() ? fresh + 2 * width : states.fixed(first + 2)[s];
+    seq.m = states.empty() ? fresh + 3 * width : states.fixed(first + 3)[s];
   }
   std::sort(out, out + count, [](const SlstmSequence& a, const SlstmSequence& b) { return a.rows > b.rows; });
   return count;

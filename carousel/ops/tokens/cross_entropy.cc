@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/ops/tokens/cross_entropy.h"
 
+#include "carousel/core/error.h"
+
 namespace carousel::ops {
 
 Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Tensor& targets) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {

@@ -141,16 +141,16 @@ OpCase slstm_case(const Shapes& shapes) {
 
   const auto work = std::make_shared<Work>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  const Tensor packed = ops::pack_slstm_recurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  const ops::SlstmRecurrent recurrent = ops::SlstmRecurrent(drawn({heads, dh, 4 * dh}, scale), dims);
   const Shape row{width};
   work->layout.add(
       "0", {{"y", DType::kF32, row}, {"c", DType::kF32, row}, {"n", DType::kF32, row}, {"m", DType::kF32, row}});
   work->draw(result.ring, {rows, 4 * width});
   work->add_states(result.ring, shapes);
-  result.run = [work, dims, packed, &stream = shapes.stream](size_t i) {
+  result.run = [work, recurrent, &stream = shapes.stream](size_t i) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
-    work->result(i) = ops::slstm(ctx, work->x[i], packed, dims, batch.seqs, batch.bound.layer(0));
+    work->result(i) = ops::slstm(ctx, work->x[i], recurrent, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }
@@ -181,9 +181,11 @@ OpCase mlstm_case(const Shapes& shapes) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
     const int64_t qk = dims.heads * dims.dk, v = dims.heads * dims.dv;
-    const auto at = [&](int64_t first) { return columns(work->x[i], first); };
-    work->result(i) = ops::mlstm(ctx, at(0), at(qk), at(2 * qk), at(2 * qk + v), at(2 * qk + v + dims.heads), dims,
-                                 batch.seqs, batch.bound.layer(0));
+    const Tensor& x = work->x[i];
+    const ops::MlstmInputs inputs = {columns(x, 0, qk), columns(x, qk, qk), columns(x, 2 * qk, v),
+                                     columns(x, 2 * qk + v, dims.heads),
+                                     columns(x, 2 * qk + v + dims.heads, dims.heads)};
+    work->result(i) = ops::mlstm(ctx, inputs, dims, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }
@@ -258,14 +260,15 @@ OpCase conv_case(const Shapes& shapes) {
   result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
-  const Tensor taps = drawn({taps_count, width});
+  ops::ConvTaps taps;
+  taps.taps = drawn({taps_count, width});
   work->layout.add("0", {{"u", DType::kF32, Shape{taps_count - 1, width}}});
   work->draw(result.ring, {shapes.all_rows(), 3 * width});
   work->add_states(result.ring, shapes);
   result.run = [work, taps, &stream = shapes.stream](size_t i) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
-    work->result(i) = ops::short_conv(ctx, work->x[i], taps, {}, batch.seqs, batch.bound.layer(0));
+    work->result(i) = ops::short_conv(ctx, work->x[i], taps, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }

@@ -15,7 +15,7 @@ namespace carousel::model {
 
 Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
   records_.push_back({name, Shape{rows, cols}, init, true});
-  return Weight(rows, cols, dtype_, layout, Memory::meta());
+  return weight_for(init, rows, cols, dtype_, layout, Memory::meta());
 }
 
 Tensor ParamList::tensor(const std::string& name, const Shape& shape, const Init& init) {

@@ -49,6 +49,7 @@ class Weight {
   int64_t cols() const { return cols_; }
   DType dtype() const { return dtype_; }
   Layout layout() const { return layout_; }
+  Memory& memory() const { return *memory_; }
   Device device() const { return memory_->device(); }
   bool in_place() const { return in_place_; }  // made by over()
   size_t size_bytes() const;                   // as held, bias and padding included

@@ -64,9 +64,10 @@ std::vector<Group> group_rows(const formats::CsvTable& table, const Columns& col
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     for (size_t i = 1; i < group.rows.size(); ++i) {
       if (group.rows[i].first != group.rows[i - 1].first) continue;
-      fail(ErrorKind::kInput, "{}: the time \"{}\" is there already in line {}",
+      fail(ErrorKind::kInput, "{}: the time \"{}\" is there already in line {}{}",
            table.place(group.rows[i].second, columns.time),
-           table.cell(group.rows[i].second, columns.time).substr(0, 40), table.line(group.rows[i - 1].second));
+           table.cell(group.rows[i].second, columns.time).substr(0, 40), table.line(group.rows[i - 1].second),
+           columns.id < 0 && table.columns() > 2 ? " (--id-column names the column that tells series apart)" : "");
     }
   }
   return groups;

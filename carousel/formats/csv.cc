@@ -239,18 +239,17 @@ void CsvTable::read(std::string_view text, const CsvOptions& options) {
 void CsvTable::end_row(int64_t line, bool quoted, const CsvOptions& options) {
   const size_t before = lines_.size() * static_cast<size_t>(columns_);
   const size_t width = cells_.size() - before;
+  if (width > options.max_columns) {
+    fail(ErrorKind::kInput, "{}:{}: {} columns, expected at most {}", where_, line, width, options.max_columns);
+  }
   const bool filled = quoted || std::any_of(cells_.begin() + static_cast<std::ptrdiff_t>(before), cells_.end(),
                                             [](const Cell& cell) { return cell.size > 0; });
   if (!filled && (width == 1 || lines_.empty())) {
     cells_.resize(before);
     return;
   }
-  if (lines_.empty()) {
-    if (width > options.max_columns) {
-      fail(ErrorKind::kInput, "{}:{}: {} columns, expected at most {}", where_, line, width, options.max_columns);
-    }
-    columns_ = static_cast<int64_t>(width);
-  } else if (static_cast<int64_t>(width) != columns_) {
+  if (lines_.empty()) columns_ = static_cast<int64_t>(width);
+  if (static_cast<int64_t>(width) != columns_) {
     fail(ErrorKind::kInput, "{}:{}: {} cells, expected {} as in the first row", where_, line, width, columns_);
   }
   lines_.push_back(line);
@@ -270,7 +269,8 @@ bool CsvTable::first_row_is_header() const {
 void CsvTable::take_header() {
   std::map<std::string, int64_t, std::less<>> taken;  // by name: how often it was tried
   for (int64_t column = 0; column < columns_; ++column) {
-    const std::string name = cell(0, column).empty() ? fmt::format("Unnamed: {}", column) : std::string(cell(0, column));
+    const std::string name =
+        cell(0, column).empty() ? fmt::format("Unnamed: {}", column) : std::string(cell(0, column));
     std::string unique = name;
     while (taken.contains(unique)) unique = fmt::format("{}.{}", name, ++taken[name]);
     taken.emplace(unique, 0);
@@ -300,9 +300,12 @@ std::string CsvTable::place(int64_t row, int64_t column) const {
 double CsvTable::number(int64_t row, int64_t column) const {
   const std::string_view text = cell(row, column);
   if (const std::optional<double> value = csv_number(text, decimal_)) return *value;
+  // "1,234" may be either; "1,5" is no number with thousands.
+  const bool grouped = text.find(',') != text.npos && text.find(',') + 4 <= text.size();
   const bool comma = decimal_ == '.' && csv_number(text, ',');
-  fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number or a missing value{}", place(row, column),
-       shortened(text), comma ? " (--decimal comma reads a decimal comma)" : "");
+  fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number or a missing value{}{}", place(row, column),
+       shortened(text), grouped ? ", without separators of thousands" : "",
+       comma ? " (--decimal comma reads a decimal comma)" : "");
 }
 
 }  // namespace carousel::formats

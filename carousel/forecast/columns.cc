@@ -105,6 +105,8 @@ class Finder {
   bool is_count_name(int64_t column) const { return is_one_of(kCounts, header(column)); }
   // A year alone is a time where each is there once.
   bool is_part_of_time(int64_t column) const {
+    const auto has_name = [&](const Part& part) { return part.name == header(column); };
+    if (std::none_of(std::begin(kParts), std::end(kParts), has_name)) return false;
     const std::vector<int64_t> all = numbers(column);
     if (all.empty() || (header(column) == "year" && (out_.id >= 0 || all_differ(all)))) return false;
     return std::any_of(std::begin(kParts), std::end(kParts), [&](const Part& part) {

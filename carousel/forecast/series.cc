@@ -106,26 +106,35 @@ Frequency find_frequency(const formats::CsvTable& table, const Columns& columns,
   fail(ErrorKind::kInput, "--freq: one time alone has no step; expected a frequency such as D or h");
 }
 
+// The values of a group's rows, in their order.
+std::vector<double> read_numbers(const formats::CsvTable& table, const Group& group, int64_t column) {
+  std::vector<double> numbers;
+  for (const auto& [time, row] : group.rows) {
+    numbers.push_back(table.number(row, column));
+    if (!std::isinf(static_cast<float>(numbers.back()))) continue;
+    fail(ErrorKind::kInput, "{}: got \"{}\", expected a value within the range of float32", table.place(row, column),
+         table.cell(row, column).substr(0, 40));
+  }
+  return numbers;
+}
+
 Series read_values(const formats::CsvTable& table, const Columns& columns, const Group& group, int64_t column,
                    const SeriesTable& out, int64_t max_values) {
   Series series;
   series.id = series_name(table, columns, group.id, column);
+  const std::vector<double> numbers = read_numbers(table, group, column);
   const int64_t last = group.rows.back().first;
-  for (auto it = group.rows.rbegin(); it != group.rows.rend(); ++it) {  // from the last one back
-    const auto back = out.frequency.steps(it->first, last);
+  for (size_t i = group.rows.size(); i-- > 0;) {  // from the last one back
+    const auto& [time, row] = group.rows[i];
+    const auto back = out.frequency.steps(time, last);
     if (!back) {
       fail(ErrorKind::kInput, "{}: the time \"{}\" is no whole number of steps of {} before \"{}\"",
-           table.place(it->second, columns.time), table.cell(it->second, columns.time).substr(0, 40),
-           out.frequency.str(), format_timestamp(last, out.style));
-    }
-    const double value = table.number(it->second, column);
-    if (std::isinf(static_cast<float>(value))) {
-      fail(ErrorKind::kInput, "{}: got \"{}\", expected a value within the range of float32",
-           table.place(it->second, column), table.cell(it->second, column).substr(0, 40));
+           table.place(row, columns.time), table.cell(row, columns.time).substr(0, 40), out.frequency.str(),
+           format_timestamp(last, out.style));
     }
     if (*back >= max_values) continue;
     series.values.resize(static_cast<size_t>(*back), kMissing);
-    series.values.push_back(value);
+    series.values.push_back(numbers[i]);
   }
   std::reverse(series.values.begin(), series.values.end());
   series.start = out.frequency.advance(last, 1 - static_cast<int64_t>(series.values.size()));

@@ -164,7 +164,13 @@ std::optional<int64_t> date_of_digits(int64_t number, int digits) {
     number /= 100;
   }
   fields[0] = number;
-  if (number < 1800 || number > 2200 || !is_date({fields[0], fields[1], fields[2]})) return std::nullopt;
+  const int64_t first = digits == 6    ? 1600
+                        : digits == 10 ? 1800
+                                       : 1000,
+                last = digits == 6    ? 2400
+                       : digits == 10 ? 2200
+                                      : kMaxYear;
+  if (number < first || number > last || !is_date({fields[0], fields[1], fields[2]})) return std::nullopt;
   if (fields[3] > 23 || fields[4] > 59 || fields[5] > 59) return std::nullopt;
   return days_of({fields[0], fields[1], fields[2]}) * kDaySeconds + fields[3] * 3600 + fields[4] * 60 + fields[5];
 }

@@ -40,8 +40,9 @@ std::optional<Timestamp> parse_timestamp(std::string_view text);
 /// Why a text that is none looks like a time of another kind, and what to write instead; empty where it does not.
 std::string time_hint(std::string_view text);
 
-/// The time a number spells in 4 (2020), 6 (202001), 8 (20200131), 10, 12 or 14 digits. Years 1800 to 2200, so that
-/// other numbers are seldom taken for one; of 4 digits 1583 to 2999, since counting them as integers gives the same.
+/// The time a number spells in 4 (2020), 6 (202001), 8 (20200131), 10, 12 or 14 digits. Years 1000 to 9999; of 6 digits
+/// 1600 to 2400 and of 10 digits 1800 to 2200, since fewer other numbers are taken for one then; of 4 digits 1583 to
+/// 2999, where counting them as integers gives the same.
 std::optional<int64_t> date_of_digits(int64_t number, int digits);
 
 /// Throws Error(kInput) beyond the year 9999, which no reader of dates takes.

@@ -112,6 +112,7 @@ TEST(SeriesTable, IntegersThatSpellDatesAreDates) {
   EXPECT_EQ(read("ds,y\n20210130,1\n20210131,2\n20210201,3\n").series[0].values.size(), 3u);
   EXPECT_EQ(next_time("20210130,1\n20210131,2\n"), "20210201") << "the first column, without a name";
   EXPECT_EQ(next_time("Datum;Wert\n20210130;1\n20210131;2\n"), "20210201");
+  EXPECT_NE(next_time("ds,y\n99991230,1\n99991231,2\n").find("the year 10000"), std::string::npos);
   TableOptions options;
   options.frequency = "D";
   EXPECT_EQ(next_time("ds,y\n20210130,1\n20210131,2\n", options), "20210201");

@@ -133,8 +133,7 @@ class Finder {
 
   // Columns that count the rows are set aside; the first is the times where there are no others.
   void find_counts() {
-    const bool own_id = !options_.id_column.empty();
-    if (!own_id && out_.id >= 0 && header(out_.id) == "id" && counts_rows(numbers(out_.id)) && times_differ()) {
+    if (options_.id_column.empty() && out_.id >= 0 && header(out_.id) == "id" && numbers_rows(out_.id)) {
       notes_.push_back(fmt::format("{} numbers the rows and names no series; --id-column {} would make it name them",
                                    column_name(table_, out_.id), table_.header()[static_cast<size_t>(out_.id)]));
       counts_.push_back(out_.id);
@@ -148,6 +147,12 @@ class Finder {
     if (out_.time >= 0 || out_.id >= 0 || counts_.empty() || !counts_rows(numbers(counts_.front()))) return;
     out_.time = counts_.front();
     out_.time_is_index = true;
+  }
+
+  // A key of the rows: whole numbers, each once, beside times that are there once too.
+  bool numbers_rows(int64_t column) const {
+    const std::vector<int64_t> all = numbers(column);
+    return all.size() > 1 && all_differ(all) && times_differ();
   }
 
   // Of a frame's index, whose header pandas leaves empty: whole numbers, each once. Or a delimiter too many.

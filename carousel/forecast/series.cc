@@ -77,12 +77,10 @@ bool is_integer(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
 }
 
-// Says so where the names of the series are no names: each is there once.
-std::string single_rows(const formats::CsvTable& table, const Columns& columns, const std::vector<Group>& groups) {
-  const bool single = std::all_of(groups.begin(), groups.end(), [](const Group& one) { return one.rows.size() == 1; });
-  if (columns.id < 0 || groups.size() < 2 || !single) return "";
-  return fmt::format("{} was taken for the names of {} series, and each has one row", column_name(table, columns.id),
-                     groups.size());
+// Whether the names of the series are no names: each is there once.
+bool single_rows(const Columns& columns, const std::vector<Group>& groups) {
+  return columns.id >= 0 && groups.size() > 1 &&
+         std::all_of(groups.begin(), groups.end(), [](const Group& one) { return one.rows.size() == 1; });
 }
 
 Frequency find_frequency(const formats::CsvTable& table, const Columns& columns, const std::vector<Group>& groups,
@@ -92,16 +90,21 @@ Frequency find_frequency(const formats::CsvTable& table, const Columns& columns,
     times.emplace_back();
     for (const auto& [time, row] : group.rows) times.back().push_back(time);
   }
-  const std::string single = single_rows(table, columns, groups);
+  const bool single = single_rows(columns, groups);
   if (!options.frequency.empty() || out.style.integer) {
-    if (!single.empty()) out.notes.push_back(single);
+    if (single) {
+      out.notes.push_back(fmt::format("{} is taken for the names of {} series, and each has one row",
+                                      column_name(table, columns.id), groups.size()));
+    }
     if (!options.frequency.empty()) return parse_frequency(options.frequency, times, out.style, out.notes);
     return infer_frequency(times, true).value_or(Frequency{});
   }
   if (const auto found = infer_frequency(times, false)) return *found;
-  if (!single.empty()) {
-    fail(ErrorKind::kInput, "{}: {}; expected --id-column with the names, several rows of each, or --freq",
-         table.place(0, columns.id), single);
+  if (single) {
+    fail(ErrorKind::kInput,
+         "{} is taken for the names of {} series, and each has one row; expected several rows of each, another "
+         "--id-column, or --freq",
+         table.place(groups.front().rows.front().second, columns.id), groups.size());
   }
   fail(ErrorKind::kInput, "--freq: one time alone has no step; expected a frequency such as D or h");
 }

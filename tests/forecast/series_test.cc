@@ -179,6 +179,7 @@ TEST(SeriesTable, RowNumbersAreNoSeries) {
   EXPECT_NE(numbered.notes[0].find("column 1 \"id\" numbers the rows"), std::string::npos);
   EXPECT_EQ(read("id,value\n1,5\n2,6\n3,7\n").series.size(), 1u);
   EXPECT_EQ(next_time("id,value\n1,5\n2,6\n3,7\n"), "4");
+  EXPECT_EQ(next_time("id,date,value\n101,2020-01-01,5\n207,2020-01-02,6\n"), "2020-01-03") << "a key";
   const SeriesTable frame = read(",value\n7,10\n8,11\n9,12\n");
   ASSERT_EQ(frame.series.size(), 1u);
   EXPECT_EQ(frame.series[0].id, "value");
@@ -197,7 +198,7 @@ TEST(SeriesTable, RowNumbersAreNoSeries) {
 
 TEST(SeriesTable, NamesThatAreThereOnceAreToldOf) {
   EXPECT_NE(refusal("unique_id,ds,y\na,2020-01-01,5\nb,2020-01-02,6\n")
-                .find("column 1 \"unique_id\" was taken for the names of 2 series, and each has one row"),
+                .find("t.csv:2: column 1 \"unique_id\" is taken for the names of 2 series, and each has one row"),
             std::string::npos);
   EXPECT_EQ(read("id,y\na,5\nb,6\n").notes.size(), 1u);
   EXPECT_EQ(read("id,ds,y\n1,5,5\n2,5,6\n").series.size(), 2u) << "two series of one time";

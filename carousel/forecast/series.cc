@@ -90,6 +90,10 @@ Frequency find_frequency(const formats::CsvTable& table, const Columns& columns,
     times.emplace_back();
     for (const auto& [time, row] : group.rows) times.back().push_back(time);
   }
+  if (columns.time < 0 && !options.frequency.empty() && options.frequency != "1") {
+    fail(ErrorKind::kUsage, "--freq: got \"{}\", but the table has no column of times, expected --time-column with one",
+         options.frequency);
+  }
   const bool single = single_rows(columns, groups);
   if (!options.frequency.empty() || out.style.integer) {
     if (single) {

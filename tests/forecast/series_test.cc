@@ -237,6 +237,10 @@ TEST(SeriesTable, FrequenciesAreThoseOfThePlainTimes) {
   TableOptions options;
   options.frequency = "QE-DEC";
   EXPECT_EQ(next_time("ds,y\n2020-03-31,1\n2020-06-30,2\n", options), "2020-09-30");
+  for (const char* frequency : {"7", "D"}) {
+    options.frequency = frequency;
+    EXPECT_NE(refusal("y\n1\n2\n", options).find("no column of times"), std::string::npos);
+  }
   options.frequency = "W-MON";
   EXPECT_NE(next_time("ds,y\n2021-01-03,1\n2021-01-10,2\n", options).find("the times have W-SUN"), std::string::npos);
 }

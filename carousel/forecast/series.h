@@ -35,8 +35,8 @@ struct SeriesTable {
 };
 
 /// Sorts by time and puts each series on its grid, gaps as missing values. An integer as the frequency makes integer
-/// times counts, whatever dates they may spell. Throws Error(kInput) naming line and column: a time that cannot be read,
-/// twice or off the grid, a column that is not there, a value that is no number or none of float32.
+/// times counts, whatever dates they may spell. Throws Error(kInput) naming line and column: a time that cannot be
+/// read, twice or off the grid, a column that is not there, a value that is no number or none of float32.
 SeriesTable read_series(const formats::CsvTable& table, const TableOptions& options);
 
 /// Quantiles `wanted` of a forecast [H, levels], between its levels by linear interpolation: [H, wanted].

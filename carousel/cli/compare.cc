@@ -248,6 +248,20 @@ void print_table(const CompareOptions& options, const Comparing& comparing, cons
   if (report.greedy > 0) fmt::print("greedy: the first {} of {} tokens agree\n", report.greedy_agree, report.greedy);
 }
 
+// A number that overflows has no difference from another. The table shows where it begins; the status says so too.
+void check_finite(const Comparing& comparing, const Report& report) {
+  const auto check = [](const Drift& drift, const std::string& name) {
+    if (std::isfinite(drift.largest)) return;
+    fail(ErrorKind::kInput, "compare: {} holds numbers that are not finite, expected finite ones: one side overflows",
+         name);
+  };
+  const std::vector<model::Sublayer>& sublayers = comparing.model().config.sublayers;
+  check(report.sublayers[0], "the embeddings");
+  for (size_t i = 0; i < sublayers.size(); ++i) check(report.sublayers[i + 1], "the output of " + sublayers[i].name);
+  for (const StateDrift& state : report.states) check(state.drift, "the state " + state.name);
+  check(report.logits, "the logits");
+}
+
 std::vector<int32_t> read_tokens(const CompareOptions& options, const model::Model& model) {
   std::vector<int32_t> tokens;
   if (!options.ids.empty()) {
@@ -279,6 +293,7 @@ int run_compare(CompareOptions& options) {
   } else {
     print_table(options, comparing, report);
   }
+  check_finite(comparing, report);
   return 0;
 }
 

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -38,7 +39,7 @@ constexpr const char* kLastColumn = "last";
 
 struct PredictOptions {
   std::string model, input, timespans, output, save_state, load_state;
-  std::string profile = "native";
+  std::string profile = "native", decimal = "point";
   WeightOptions weights;
   Machine machine;
 };
@@ -53,8 +54,10 @@ struct Rows {
 bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
 
 /// The numbers of a CSV file as [rows, columns]; a missing value is refused later, as any that is not finite.
-Tensor read_csv(const std::string& path) {
-  const formats::CsvTable table = formats::CsvTable::open(path);
+Tensor read_csv(const std::string& path, const PredictOptions& options) {
+  formats::CsvOptions csv;
+  csv.decimal = options.decimal == "comma" ? ',' : '.';
+  const formats::CsvTable table = formats::CsvTable::open(path, csv);
   Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
   for (int64_t i = 0; i < values.count(); ++i) {
     const int64_t row = i / table.columns(), column = i % table.columns();
@@ -78,13 +81,13 @@ void check_finite(const std::string& path, const Tensor& values) {
   }
 }
 
-Tensor read_array(const std::string& path) {
+Tensor read_array(const std::string& path, const PredictOptions& options) {
   if (is_npy(path)) {
     const Tensor values = formats::read_npy(path);
     check_finite(path, values);
     return values;
   }
-  if (path.ends_with(".csv")) return read_csv(path);
+  if (path.ends_with(".csv")) return read_csv(path, options);
   fail(ErrorKind::kUsage, "{}: expected a file that ends in .npy or .csv", path);
 }
 
@@ -102,7 +105,7 @@ void split_last(const Tensor& values, Tensor& x, Tensor& last) {
 
 Rows read_rows(const PredictOptions& options, int64_t inputs) {
   const bool last = options.timespans == kLastColumn;
-  Tensor values = read_array(options.input);
+  Tensor values = read_array(options.input, options);
   const int rank = values.shape().rank();
   if (rank == 1 && inputs == 1) values = values.reshape(Shape{values.dim(0), 1});
   const int64_t width = values.dim(-1);
@@ -116,7 +119,7 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   rows.x = values.reshape(Shape{batch * length, width});
   if (last) split_last(values.reshape(Shape{batch * length, width}), rows.x, rows.elapsed);
   if (!last && !options.timespans.empty()) {
-    rows.elapsed = read_array(options.timespans);
+    rows.elapsed = read_array(options.timespans, options);
     if (rows.elapsed.count() != batch * length) {
       fail(ErrorKind::kInput, "{}: shape {}, expected one time for each of {} x {} rows", options.timespans,
            rows.elapsed.shape().str(), batch, length);
@@ -125,6 +128,15 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   rows.x = rows.x.reshape(Shape{batch, length, inputs});
   if (rows.elapsed.defined()) rows.elapsed = rows.elapsed.reshape(Shape{batch, length});
   return rows;
+}
+
+/// Throws for what is no result: finite features near the end of float32's range may overflow on their way.
+void check_result(const Tensor& y, const std::string& where) {
+  for (int64_t i = 0; i < y.count(); ++i) {
+    if (std::isfinite(y.f32()[i])) continue;
+    fail(ErrorKind::kInput, "{}: output {} is {}, expected a finite number: the features overflow float32 on their way",
+         where, i % y.dim(-1), y.f32()[i]);
+  }
 }
 
 /// "0.25,-1\n": every number as short as reads back the same.
@@ -160,6 +172,7 @@ class Prediction {
   void run_file();
   void run_stdin();
   Tensor compute(const Rows& rows);
+  void take_line(std::string text, int64_t line);
   void run_line(const std::string& text, int64_t line);
 
   const PredictOptions& options_;
@@ -204,6 +217,7 @@ void Prediction::run_file() {
     fail(ErrorKind::kInput, "{}: {} sequences, expected 1 where a state is saved or loaded", options_.input, batch);
   }
   const Tensor y = compute(rows);
+  check_result(y, options_.input);
   if (is_npy(options_.output)) {
     formats::write_npy(options_.output, rows.batch ? y : y.reshape(Shape{length, outputs}));
     return;
@@ -217,10 +231,19 @@ void Prediction::run_file() {
   }
 }
 
-/// Numbers between commas, semicolons, tabs or spaces. False: some cell is no number.
+/// Numbers between commas, semicolons, tabs or spaces. False: some cell is no number, or there is none between two.
 bool parse_line(const std::string& text, std::vector<float>& out) {
   constexpr const char* kBetween = ",; \t\r";
   out.clear();
+  bool delimited = true;  // a comma or semicolon before the next number
+  for (const char c : text) {
+    if (c != ',' && c != ';') {
+      delimited = delimited && std::strchr(kBetween, c) != nullptr;
+      continue;
+    }
+    if (delimited && text.find_first_not_of(kBetween) != std::string::npos) return false;
+    delimited = true;
+  }
   for (size_t begin = text.find_first_not_of(kBetween); begin != std::string::npos;) {
     const size_t end = std::min(text.find_first_of(kBetween, begin), text.size());
     const std::optional<double> number = formats::csv_number(std::string_view(text).substr(begin, end - begin));
@@ -256,7 +279,18 @@ void Prediction::run_line(const std::string& text, int64_t line) {
   State* const states[] = {&state_};
   const int64_t lengths[] = {1};
   const Tensor y = predictor_.forward(x, elapsed, states, lengths);
+  check_result(y, fmt::format("stdin:{}", line));
   print(csv_line(y.f32(), y.dim(1)));
+}
+
+// A byte order mark before the first row is no part of it.
+void Prediction::take_line(std::string text, int64_t line) {
+  constexpr std::string_view kBom = "\xEF\xBB\xBF";
+  if (line == 1 && text.starts_with(kBom)) text.erase(0, kBom.size());
+  if (line == 1 && (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))) {
+    fail(ErrorKind::kInput, "stdin:1: UTF-16, expected UTF-8");
+  }
+  run_line(text, line);
 }
 
 // A row's result is printed before the next row is waited for.
@@ -273,14 +307,14 @@ void Prediction::run_stdin() {
     pending.append(buffer, static_cast<size_t>(count));
     size_t begin = 0;
     for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      run_line(pending.substr(begin, end - begin), ++line);
+      take_line(pending.substr(begin, end - begin), ++line);
     }
     pending.erase(0, begin);
     if (pending.size() > kMaxLineBytes) {
       fail(ErrorKind::kInput, "stdin:{}: more than {} bytes in a line, expected at most that", line + 1, kMaxLineBytes);
     }
     if (count == 0) {
-      if (!pending.empty()) run_line(pending, ++line);
+      if (!pending.empty()) take_line(pending, ++line);
       return;
     }
   }
@@ -331,6 +365,8 @@ std::function<int()> setup_predict(CLI::App& app) {
   app.add_option("--output", options->output, "File for the result, .npy or .csv (default: stdout, as CSV)");
   app.add_option("--save-state", options->save_state, "File for the state after the last row");
   app.add_option("--load-state", options->load_state, "State to go on from");
+  add_choice(app, "--decimal", options->decimal, {"point", "comma"},
+             "What numbers of a .csv have before their fraction");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->weights.add_options(app);
   options->weights.add_mmap(app);

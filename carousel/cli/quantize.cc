@@ -67,6 +67,7 @@ Score score_of(const std::string& path, const std::string& text_path, const Stre
     return !interrupted();
   });
   if (!score.complete) fail(ErrorKind::kCancelled, "{}: interrupted; {}", text_path, state);
+  generate::check_likelihood(score.nll, path);
   return {score.nll / static_cast<double>(score.tokens), score.tokens};
 }
 

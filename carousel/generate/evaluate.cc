@@ -2,6 +2,7 @@
 #include "carousel/generate/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "carousel/core/error.h"
@@ -154,6 +155,12 @@ PassageScore score_passages(model::Runner& runner, std::span<const Passage> pass
   }
   if (progress) progress(score.passages, total);
   return score;
+}
+
+void check_likelihood(double nll, const std::string& model) {
+  if (std::isfinite(nll)) return;
+  fail(ErrorKind::kInput, "{}: the likelihood is {}, expected a finite number: the model's logits overflow", model,
+       std::isnan(nll) ? "NaN" : "infinite");
 }
 
 }  // namespace carousel::generate

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "carousel/core/error.h"
+#include "carousel/text/ascii_matcher.h"
 #include "carousel/text/onig_faults.h"
 #include "carousel/text/unicode.h"
 #include "carousel/text/unicode_encoding.h"
@@ -20,7 +22,7 @@ constexpr unsigned long kMatchRetries = 10'000'000;    // backtracking steps per
 constexpr unsigned long kSearchRetries = 100'000'000;  // and per search
 constexpr double kSlowBytes = 2e9;                     // that steps which cost up to the whole text may cost together
 constexpr unsigned int kMatchStack = 5'000'000;        // entries of about 48 bytes, on the heap
-constexpr auto kSearchTime = std::chrono::seconds(8);  // fruitless search between two matches
+constexpr auto kSearchTime = std::chrono::seconds(4);  // fruitless search between two matches
 constexpr size_t kMaxOneSearch = 65536;                // bytes of text that are searched in one call
 
 // `pattern` as a message shows it: its first part, on one line.
@@ -48,6 +50,7 @@ struct Regex::Compiled {
   std::string pattern;
   std::string where;
   std::unique_ptr<OnigRegexType, decltype(&onig_free)> code{nullptr, onig_free};
+  std::optional<AsciiMatcher> short_cut;
   bool slow_steps = false;  // one step may look at all of the text: the limit of steps falls as the text grows
   bool one_search = false;  // has \G, which is true where the search began
   bool segments = false;    // has text segments, for which libonig has tables of its own age
@@ -164,6 +167,7 @@ Regex::Regex(const std::string& pattern, const std::string& where) {
          shown(reinterpret_cast<const char*>(reason)));
   }
   compiled->code.reset(code);
+  compiled->short_cut = AsciiMatcher::make(pattern);
   compiled_ = std::move(compiled);
 }
 
@@ -175,14 +179,23 @@ void Regex::each_match(std::string_view text, const std::function<void(size_t, s
          "know; expected older characters or a newer libonig",
          compiled_->where, shown(compiled_->pattern), static_cast<uint32_t>(code), onig_version());
   }
-  Matcher matcher(
-      {compiled_->code.get(), compiled_->where, compiled_->pattern, compiled_->slow_steps, compiled_->one_search},
-      text);
+  std::optional<Matcher> matcher;
+  const auto find = [&](size_t pos, size_t* begin, size_t* end) {
+    *begin = pos;
+    *end = compiled_->short_cut ? compiled_->short_cut->match(text, pos) : AsciiMatcher::kUnknown;
+    if (*end != AsciiMatcher::kUnknown) return true;
+    if (!matcher) {
+      matcher.emplace(Matcher::Source{compiled_->code.get(), compiled_->where, compiled_->pattern,
+                                      compiled_->slow_steps, compiled_->one_search},
+                      text);
+    }
+    return matcher->find(pos, begin, end);
+  };
   size_t pos = 0;
   size_t last_end = SIZE_MAX;
   size_t begin = 0;
   size_t end = 0;
-  while (pos <= text.size() && matcher.find(pos, &begin, &end)) {
+  while (pos <= text.size() && find(pos, &begin, &end)) {
     if (begin == end && end == last_end) {
       if (pos >= text.size()) return;
       pos += decode_utf8(text, pos).size;

@@ -169,7 +169,7 @@ TEST(TokenizerHostile, GrowingReplacementsMeetALimit) {
 
 TEST(Regex, BacktrackingMeetsALimit) {
   const std::string text(200000, 'a');
-  for (const char* pattern : {"(a+)+[xy]", "(a|aa)+[bc]", "(?:a*)*[bc]", "a*a*a*a*a*a*[bc]", "a\\g<0>?\\g<0>?[bc]"}) {
+  for (const char* pattern : {"(a+)+[xy]", "(a|aa)+[bc]", "a*a*a*a*a*a*[bc]", "a\\g<0>?\\g<0>?[bc]"}) {
     try {
       Regex(pattern, "r").each_match(text, [](size_t, size_t) {});
       ADD_FAILURE() << pattern << " met no limit";

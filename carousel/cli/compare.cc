@@ -284,8 +284,8 @@ int run_compare(CompareOptions& options) {
     fail(ErrorKind::kUsage, "compare: got more than one of -p, -f and --ids, expected at most one");
   }
   const Stream stream = options.machine.stream();
-  catch_interrupts();
   Comparing comparing(options, stream);
+  catch_interrupts();
   for (const std::string& warning : comparing.model().warnings) note("warning: " + warning);
   const Report report = comparing.run(read_tokens(options, comparing.model()));
   if (options.json) {

@@ -169,12 +169,12 @@ void print_lambada(const Json& result) {
 int run_eval(EvalOptions& options) {
   if (options.text.empty() && options.lambada.empty())
     fail(ErrorKind::kUsage, "eval: got nothing to evaluate, expected --text or --lambada");
-  catch_interrupts();
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
   const model::Model model =
       model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
+  catch_interrupts();
   model::Runner runner(*model.lm, stream, *model.numerics);
   Json results = Json::object();
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);

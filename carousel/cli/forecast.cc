@@ -122,7 +122,6 @@ std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& comman
 int run_forecast(ForecastCommand& command) {
   if (command.out != "-") check_output_path(command.out, command.csv);
   if (!command.plot.empty()) check_output_path(command.plot, command.csv);
-  catch_interrupts();
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
   command.weights.check_parts(command.model);
@@ -131,8 +130,10 @@ int run_forecast(ForecastCommand& command) {
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   forecast::Tirex model(*loaded.forecaster, stream);
   warn(command, table, model);
+  catch_interrupts();
   const std::vector<forecast::SeriesForecast> forecasts = forecast_all(command, table, model);
   const std::string text = forecast::write_forecasts(table, forecasts, command.quantiles, choose_style(command, table));
+  if (interrupted()) fail(ErrorKind::kCancelled, "forecast: interrupted");
   if (command.out == "-") {
     std::fwrite(text.data(), 1, text.size(), stdout);
   } else {

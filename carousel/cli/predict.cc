@@ -2,7 +2,6 @@
 // carousel predict: rows of features through a model that is no language model, from a file or row by row from stdin,
 // with the state kept between rows and, in a file, between runs.
 #include <fmt/format.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,10 +13,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
@@ -146,11 +145,6 @@ std::string csv_line(const float* values, int64_t count) {
   return line + "\n";
 }
 
-void print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
-  throw std::system_error(errno, std::system_category(), "stdout");
-}
-
 class Prediction {
  public:
   Prediction(const PredictOptions& options, const model::Model& model, const Stream& stream)
@@ -164,11 +158,15 @@ class Prediction {
     } else {
       run_file();
     }
-    if (!options_.save_state.empty()) model::save_state(options_.save_state, {state_, {}, {}}, model_);
-    return interrupted() ? kInterruptedStatus : 0;
+    end_by_itself();
+    save(state_);
+    return interrupted() ? kInterruptedStatus : output_.closed() ? kBrokenPipeStatus : 0;
   }
 
  private:
+  void save(const State& state) const {
+    if (!options_.save_state.empty()) model::save_state(options_.save_state, {state, {}, {}}, model_);
+  }
   void run_file();
   void run_stdin();
   Tensor compute(const Rows& rows);
@@ -179,9 +177,10 @@ class Prediction {
   const model::Model& model_;
   model::Predictor predictor_;
   State state_;
+  Output output_;
 };
 
-// Slab by slab over all sequences at once -> [B, T, O].
+// Slab by slab over all sequences at once -> [B, T, O]. After a signal the rest is zeros.
 Tensor Prediction::compute(const Rows& rows) {
   const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
   const int64_t outputs = model_.regressor->output_size();
@@ -192,7 +191,19 @@ Tensor Prediction::compute(const Rows& rows) {
   Tensor y(Shape{batch, length, outputs}, DType::kF32);
   const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
   Progress bar("rows", length);
+  const auto read = [this, length](int64_t count) {
+    note(fmt::format("interrupted, {} of {} rows read{}", with_commas(count), with_commas(length),
+                     options_.save_state.empty() ? "" : fmt::format("; {} holds their state", options_.save_state)));
+  };
   for (int64_t begin = 0; begin < length && batch > 0; begin += slab) {
+    if (interrupted()) {
+      read(begin);
+      return y;
+    }
+    set_last_will([this, read, begin, state = state_] {
+      save(state);
+      read(begin);
+    });
     const int64_t count = std::min(slab, length - begin);
     const Tensor x(Shape{batch * count, inputs}, DType::kF32);
     const Tensor elapsed = rows.elapsed.defined() ? Tensor(Shape{batch * count}, DType::kF32) : Tensor();
@@ -207,6 +218,7 @@ Tensor Prediction::compute(const Rows& rows) {
     }
     bar.update(begin + count);
   }
+  set_last_will([this, state = state_] { save(state); });
   return y;
 }
 
@@ -217,6 +229,7 @@ void Prediction::run_file() {
     fail(ErrorKind::kInput, "{}: {} sequences, expected 1 where a state is saved or loaded", options_.input, batch);
   }
   const Tensor y = compute(rows);
+  if (interrupted()) return;
   check_result(y, options_.input);
   if (is_npy(options_.output)) {
     formats::write_npy(options_.output, rows.batch ? y : y.reshape(Shape{length, outputs}));
@@ -225,7 +238,7 @@ void Prediction::run_file() {
   std::string text;  // sequences of a batch follow each other
   for (int64_t n = 0; n < batch * length; ++n) text += csv_line(y.f32() + n * outputs, outputs);
   if (options_.output.empty()) {
-    print(text);
+    output_.write(text);
   } else {
     write_text_file(options_.output, text);
   }
@@ -280,7 +293,7 @@ void Prediction::run_line(const std::string& text, int64_t line) {
   const int64_t lengths[] = {1};
   const Tensor y = predictor_.forward(x, elapsed, states, lengths);
   check_result(y, fmt::format("stdin:{}", line));
-  print(csv_line(y.f32(), y.dim(1)));
+  output_.write(csv_line(y.f32(), y.dim(1)));
 }
 
 // A byte order mark before the first row is no part of it.
@@ -297,19 +310,21 @@ void Prediction::take_line(std::string text, int64_t line) {
 void Prediction::run_stdin() {
   std::string pending;
   int64_t line = 0;
+  end_by_itself();  // a row is short
   char buffer[1 << 16];
-  while (!interrupted()) {
-    pollfd ready = {STDIN_FILENO, POLLIN, 0};  // unlike read, a signal always ends it
-    if (poll(&ready, 1, -1) < 0) continue;
+  while (!interrupted() && !output_.closed()) {
+    if (!wait_readable(STDIN_FILENO)) return;
     const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
     pending.append(buffer, static_cast<size_t>(count));
     size_t begin = 0;
-    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    for (size_t end; !interrupted() && !output_.closed() && (end = pending.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
       take_line(pending.substr(begin, end - begin), ++line);
     }
     pending.erase(0, begin);
+    if (interrupted() || output_.closed()) return;
     if (pending.size() > kMaxLineBytes) {
       fail(ErrorKind::kInput, "stdin:{}: more than {} bytes in a line, expected at most that", line + 1, kMaxLineBytes);
     }
@@ -346,6 +361,7 @@ int run_predict(PredictOptions& options) {
       model::load(options.model, stream, model::ModelKind::kRegressor, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note(fmt::format("warning: {}", warning));
   Prediction prediction(options, model, stream);
+  const LastWillScope scope;
   catch_interrupts();
   return prediction.run();
 }

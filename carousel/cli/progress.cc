@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "carousel/cli/command.h"
+
 namespace carousel::cli {
 namespace {
 
@@ -47,7 +49,7 @@ void Progress::update(int64_t done) {
   std::fflush(stderr);
 }
 
-void note(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
+void note(const std::string& line) { write_all(STDERR_FILENO, line + "\n"); }
 
 void note_error(std::string message) {
   for (char& c : message) {

@@ -124,6 +124,13 @@ void Batcher::submit(Request request) {
   born_.push_back(std::move(sequence));
 }
 
+std::optional<model::SavedState> Batcher::prefix() const {
+  if (live() == 0) return {};
+  const Sequence& first = live_.empty() ? *born_.front() : *live_.front();
+  if (!first.request->keep_state || !first.reading()) return {};
+  return model::SavedState{first.state, first.history, {}};
+}
+
 /// Lays out the forward: single tokens first, then slabs of prompts in order of arrival while they fit.
 Batcher::Rows Batcher::gather() {
   tokens_.clear();

@@ -15,7 +15,8 @@ namespace carousel::model {
 /// The type to write a matrix in, given what it is and the tensor it is read from; nullptr: the type it has.
 /// F32, F16, BF16, Q8_0 or Q4_0. Where rows are not whole blocks the matrix keeps its type.
 using TypeOf = std::function<const formats::GgmlType*(const ParamRecord& record, const formats::TensorEntry& entry)>;
-/// Told the share done now and then; false stops the work, which then throws Error(kCancelled) and leaves nothing.
+/// Told the share done now and then, and 1 before what was written is flushed; false stops the work, which then throws
+/// Error(kCancelled) and leaves nothing.
 using ConvertProgress = std::function<bool(double)>;
 
 /// Writes FILE.gguf, whole or not at all. Vectors, convolutions and routers are widened to F32, as readers of the

@@ -79,10 +79,11 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   check_memory(largest_bytes, place.config);
   formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, {{"format", "pt"}});
   double done = 0;
+  const auto step = [&](double share) {
+    if (progress && !progress(share)) fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
+  };
   for (const FileTensor& tensor : tensors) {
-    if (progress && !progress(done / static_cast<double>(tensors.size()))) {
-      fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
-    }
+    step(done / static_cast<double>(tensors.size()));
     done += 1;
     Tensor values(tensor.spec.shape, DType::kF32);
     int64_t offset = 0;
@@ -105,6 +106,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
     }
     writer.write(tensor.spec.name, narrowed);
   }
+  step(1);
   writer.finish();
 
   Json source = config.source;

@@ -172,13 +172,16 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
   metadata.try_emplace("format", "pt");
   formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, metadata);
   size_t done_bytes = 0;
-  for (const QuantisePlan::Item& item : plan.items) {
-    const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));
+  const auto step = [&](double share) {
     if (progress && !progress(share)) fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
+  };
+  for (const QuantisePlan::Item& item : plan.items) {
+    step(static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before)));
     writer.write(item.entry->name, quantised(item, stream, place.weights));
     item.entry->release();
     done_bytes += item.entry->size_bytes;
   }
+  step(1);
   writer.finish();
   folder.keep();
   return {plan.bytes_before, plan.bytes_after, plan.kept};

@@ -3,6 +3,7 @@
 // An output element is one chain of multiply-adds over k in order, whichever tile it falls in.
 #pragma once
 
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -45,7 +46,7 @@ CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_ro
                                   int64_t b_row, int64_t count, int64_t lanes, const float* ahead = nullptr) {
   for (int64_t k = 0; k < count; ++k) {
     if (kAhead) {
-      for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(ahead + k * b_row + v);
+      for (int64_t v = 0; v < V * kLanes; v += kLineFloats) prefetch_near(ahead + k * b_row + v);
     }
     Vec b_k[V];
 #pragma GCC unroll 4

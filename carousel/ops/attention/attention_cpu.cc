@@ -4,9 +4,9 @@
 // same order, alone or in a block: decoding and prefill give the same bits.
 #include "carousel/ops/attention/attention_cpu.h"
 
-#include "carousel/cpu/ahead.h"
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/ops/attention/attention_batch_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -135,7 +135,7 @@ void page_scores(const Block& block, const float* k_page, const float* v_page) {
 /// Asks for row r's share of the keys that come next, which memory would else not bring during the softmax.
 void fetch_share(const Block& block, int64_t r, const float* next_k_page) {
   const int64_t floats = block.args->head_dim * kPage / kSoftmaxShare;
-  for (int64_t i = 0; i < floats; i += kLineFloats) __builtin_prefetch(next_k_page + r * floats + i, 0, 2);
+  prefetch_far_floats(next_k_page + r * floats, floats);
 }
 
 /// One row's exponentials of this page under its new maximum. Keys before the row's window weigh zero: the row still

@@ -35,7 +35,7 @@ TILE_INLINE void tile(const char* x, const char* cells, int64_t pairs, int64_t a
   if (!out.first) load_tile(acc, out.sums, kPanelRows);
   for (; pairs > 0; --pairs) {
 #pragma GCC unroll 2
-    for (int64_t line = 0; line < kPanelRows * 4; line += 64) __builtin_prefetch(cells + ahead + line, 0, 3);
+    for (int64_t line = 0; line < kPanelRows * 4; line += 64) prefetch_near(cells + ahead + line);
     IntVec w[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) w[v] = load_int(cells + v * kLanes * 4);

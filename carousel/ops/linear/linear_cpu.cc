@@ -76,7 +76,7 @@ TILE_INLINE void tile(const float* x, const char* cells, int64_t count, int64_t 
   for (; count >= Panel::kStep; count -= Panel::kStep) {
 #pragma GCC unroll 2
     for (int64_t line = 0; line < kPanelRows * Panel::kCellBytes; line += 64) {
-      __builtin_prefetch(cells + ahead + line, 0, 3);
+      prefetch_near(cells + ahead + line);
     }
     step<Panel, 0>(acc, x, cells);
     if constexpr (Panel::kStep == 2) step<Panel, 1>(acc, x + R, cells);

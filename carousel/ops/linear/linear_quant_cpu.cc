@@ -148,7 +148,7 @@ TILE_INLINE void tile(const char* x, const char* panel, int64_t col, int64_t blo
   const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
   for (; blocks > 0; --blocks) {
 #pragma GCC unroll 32
-    for (int64_t line = 0; line < Panel::kBytes; line += 64) __builtin_prefetch(cells + ahead + line, 0, 3);
+    for (int64_t line = 0; line < Panel::kBytes; line += 64) prefetch_near(cells + ahead + line);
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {

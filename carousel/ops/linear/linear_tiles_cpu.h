@@ -17,6 +17,7 @@
 //                                 rows `stride` apart; begin is a multiple of kPanelRows
 #pragma once
 
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
 #include "carousel/ops/gate/gate_values_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
@@ -51,40 +52,28 @@ struct TileOut {
   const float* bias;  // [cols], or null
 };
 
-/// What will be read next, asked for bit by bit while one multiplies something else.
-struct Ahead {
-  const char* bytes;
-  int64_t lines, step;  // left, at a time
-  void ask() {
-    const int64_t here = least(lines, step);
-    for (int64_t i = 0; i < here; ++i) __builtin_prefetch(bytes + i * 64, 0, 2);
-    bytes += here * 64;
-    lines -= here;
-  }
-};
-
-/// Lines that will be written.
-inline void ask_for_rows(float* y, int64_t rows, int64_t stride, int64_t cols) {
+/// Rows of y that the next tile writes.
+inline void prefetch_outputs(float* y, int64_t rows, int64_t stride, int64_t cols) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < cols; i += 16) __builtin_prefetch(y + r * stride + i, 1, 3);
+    for (int64_t i = 0; i < cols; i += kLineFloats) prefetch_write(y + r * stride + i);
   }
 }
 
 /// Tiles over one part of a panel, one block of rows after the other: with nothing but additions between two of them,
 /// as much of one runs while the other ends as there is room for.
 struct Run {
-  int64_t blocks;  // of rows, all of one size
-  int64_t x_step;  // bytes of packed x from one to the next
-  int64_t ahead;   // bytes from what a tile reads of the panel to what it asks for meanwhile
-  Ahead* later;    // asked for between the tiles
+  int64_t blocks;     // of rows, all of one size
+  int64_t x_step;     // bytes of packed x from one to the next
+  int64_t ahead;      // bytes from what a tile reads of the panel to what it prefetches meanwhile
+  LinesAhead* later;  // fetched between the tiles
 };
 
 /// tile(x, out) for each of the blocks, of R rows.
 template <int R, class Tile>
 TILE_INLINE void for_blocks(const char* x, const Run& run, TileOut out, const Tile& tile) {
   for (int64_t b = 0; b < run.blocks; ++b) {
-    if (run.later->lines > 0) run.later->ask();
-    if (out.last && b + 1 < run.blocks) ask_for_rows(out.y + R * out.y_stride, R, out.y_stride, out.cols);
+    if (run.later->lines > 0) run.later->fetch();
+    if (out.last && b + 1 < run.blocks) prefetch_outputs(out.y + R * out.y_stride, R, out.y_stride, out.cols);
     tile(x, out);
     x += run.x_step;
     out.sums += R * kPanelRows;
@@ -265,17 +254,15 @@ struct Piece {
   int64_t k, count;
 };
 
-/// The beginning of what a task will stream: it comes while x does.
-inline void ask_for(const char* bytes) {
-  for (int64_t i = 0; i < 4096; i += 64) __builtin_prefetch(bytes + i, 0, 2);
-}
+/// Bytes of what a task will stream that are prefetched while x is packed.
+constexpr int64_t kStartBytes = 4096;
 
 /// One piece, times the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
 ///   soon: the piece that follows, brought into the first-level cache by the last row block; null: the panel is read on
 template <class Engine>
 void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
-                    const char* soon, Ahead& later) {
+                    const char* soon, LinesAhead& later) {
   const FoundPanel& panel = piece.panel;
   const RowBlock first = row_block(plan, slab.first_block);
   const int64_t width = Engine::tile_vecs(static_cast<int>(first.rows)) * kLanes;
@@ -342,7 +329,7 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {
     const Piece piece = next;
-    Ahead later = {};
+    LinesAhead later = {};
     const char* soon = nullptr;
     if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);
     if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
@@ -359,7 +346,7 @@ template <class Engine>
 void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t task) {
   const Slab slab = {slab_index * plan.blocks / plan.slabs, (slab_index + 1) * plan.blocks / plan.slabs};
   const PanelRange panels = task_range(plan.cuts, task);
-  if (a.N <= kFewRows) ask_for(panel_at<Engine>(a, panels.first).bytes);
+  if (a.N <= kFewRows) prefetch_far_bytes(panel_at<Engine>(a, panels.first).bytes, kStartBytes);
   const int64_t end = panels.last * plan.step;
   for (int64_t first = panels.first * plan.step; first < end; first += plan.group_panels) {
     run_group<Engine>(a, plan, slab, {first, least(first + plan.group_panels, end), plan.slab_cols});

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "carousel/core/dtype.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -73,7 +74,7 @@ CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
   for (int64_t i = 0; i < kLanes; ++i) {
     magnitudes[i] = IntVec{};
     if (i >= count) continue;
-    for (int64_t j = 0; j < kBlock; j += 16) __builtin_prefetch(ahead + (i * kBlock + j) * 4, 0, 3);
+    for (int64_t j = 0; j < kBlock; j += 16) prefetch_near(ahead + (i * kBlock + j) * 4);
 #pragma GCC unroll 8
     for (int64_t j = i * kBlock; j < (i + 1) * kBlock; j += kLanes) {
       magnitudes[i] = max(magnitudes[i], as_int(load(x + j)) & 0x7FFFFFFF);

@@ -86,7 +86,7 @@ CAROUSEL_BYTE_EXPAND __attribute__((always_inline)) inline __m512i expand(const 
 CAROUSEL_BYTE_EXPAND void multiply_expanding(const char* panel, const XBlock* x, int64_t blocks, float* sums) {
   __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (; blocks > 0; --blocks, ++x) {
-    for (int64_t line = 0; line < 8; ++line) __builtin_prefetch(panel + kPrefetchBytes + line * 64, 0, 3);
+    for (int64_t line = 0; line < 8; ++line) prefetch_near(panel + kPrefetchBytes + line * kLineBytes);
     const char* code = panel + kHeadBytes;
     __m512i totals[2] = {_mm512_set1_epi32(x->start), _mm512_set1_epi32(x->start)};
 #pragma GCC unroll 8
@@ -125,7 +125,7 @@ struct Piece {
 /// Returns where the next piece begins.
 CAROUSEL_BYTE_EXPAND const char* expand_piece(const char* block, Piece& out) {
   for (int64_t b = 0; b < out.blocks; ++b) {
-    for (int64_t line = 0; line < 8; ++line) __builtin_prefetch(block + kPrefetchBytes + line * 64, 0, 3);
+    for (int64_t line = 0; line < 8; ++line) prefetch_near(block + kPrefetchBytes + line * kLineBytes);
     const char* code = block + kHeadBytes;
 #pragma GCC unroll 16
     for (int64_t word = 0; word < kMaskBytes / 8; ++word) {

@@ -3,6 +3,7 @@
 // the x of its own column; for many, lanes run along the rows of x and a weight is broadcast. Either way an element of
 // y is the same chain: its live weights, columns ascending.
 #include "carousel/ops/linear/sparse_linear_cpu.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -194,8 +195,8 @@ void multiply_block(const Panel& panel, const float* x, int64_t pitch, float* su
     Vec acc[kLanes] = {};
     int64_t l = 0;
     for (; l < whole; ++l, cells.advance()) {
-      __builtin_prefetch(cells.columns + kPrefetchBytes);
-      __builtin_prefetch(cells.values + kPrefetchBytes);
+      prefetch_near(cells.columns + kPrefetchBytes);
+      prefetch_near(cells.values + kPrefetchBytes);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) acc[i] = cells.add(i, x, pitch, acc[i]);
     }

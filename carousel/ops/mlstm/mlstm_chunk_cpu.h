@@ -4,8 +4,8 @@
 // columns is read only, and a panel of C belongs to it alone.
 #pragma once
 
-#include "carousel/cpu/ahead.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/transpose.h"
 #include "carousel/ops/mlstm/mlstm_decays_cpu.h"
 
@@ -57,8 +57,6 @@ inline void copy_from_panel(const float* panel, int64_t width, float* row) {
   }
 }
 
-inline void prefetch_line(const float* p) { __builtin_prefetch(p); }
-
 /// Queries, and in `carried` [L] their products with the carried n.
 void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t count, float* carried) {
   constexpr int64_t kRowsAhead = 2;
@@ -72,7 +70,7 @@ void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t 
     Vec dot[2] = {};
     int64_t d = 0;
     for (int64_t i = 0; d + kLanes <= dk; d += kLanes, i ^= 1) {
-      prefetch_line(later + d);
+      prefetch_near(later + d);
       const Vec scaled = scale * load(q + d);
       store(packed + d, scaled);
       dot[i] = fma(scaled, load(head.n + d), dot[i]);
@@ -120,7 +118,7 @@ void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t 
   for (int64_t d = 0; d < dk; d += kLanes) {
     const int64_t lanes = dk - d < kLanes ? dk - d : kLanes;
     if (d % kLineFloats == 0 && d + kLineFloats < dk) {
-      for (int64_t t = 0; t < count; ++t) prefetch_line(k + t * stride + d + kLineFloats);
+      for (int64_t t = 0; t < count; ++t) prefetch_near(k + t * stride + d + kLineFloats);
     }
     if (lanes == kLanes && count == kL) {  // known to the compiler
       pack_key_columns(k + d, stride, kLanes, kL, scale, decays, head.n + d, p.k_t + d * kL);
@@ -232,8 +230,8 @@ void prepare_chunk(Head* head, Chunk* chunk) {
   weigh_keys(chunk->p, dk, chunk->decays);
 }
 
-/// What comes while a panel is multiplied, a part per tile: the loops of products leave time for it.
-struct Ahead {
+/// What is prefetched while a panel is multiplied, a part per tile: the loops of products leave time for it.
+struct PanelAhead {
   RowsAhead* rows;  // of the next chunk, or null
   int64_t runs_per_tile;
   const float* values;  // of the next panel [count, kPanel], or null
@@ -242,11 +240,11 @@ struct Ahead {
   int64_t c_stride;
 };
 
-Ahead ahead_of(const Chunk& chunk, int64_t panel, RowsAhead* rows) {
+PanelAhead ahead_of(const Chunk& chunk, int64_t panel, RowsAhead* rows) {
   constexpr int64_t kNearFloats = int64_t{1} << 17;  // of C, that stay in a second level
   const Head& head = *chunk.head;
   const int64_t dk = head.args->dims.dk, dv = head.args->dims.dv, tiles = (dk - 1) / kRows + 1;
-  Ahead ahead = {};
+  PanelAhead ahead = {};
   ahead.rows = rows;
   if (rows != nullptr) ahead.runs_per_tile = (rows->runs() - 1) / (chunk.panels() * tiles) + 1;
   if (panel + 1 == chunk.panels()) return ahead;
@@ -272,7 +270,7 @@ struct Panel {
 /// Of a row of a panel.
 CAROUSEL_INLINE void prefetch_row(const float* row) {
 #pragma GCC unroll 4
-  for (int64_t j = 0; j < kPanel; j += kLineFloats) __builtin_prefetch(row + j);
+  for (int64_t j = 0; j < kPanel; j += kLineFloats) prefetch_near(row + j);
 }
 
 /// h of a panel, from C as it was and the chunk's values.
@@ -302,7 +300,7 @@ CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
 
 /// C' of a panel.
 template <int V>
-CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, Ahead ahead) {
+CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, PanelAhead ahead) {
   const Vec state = set1(chunk.decays.state);
   const int64_t v_stride = chunk.head->args->v.stride;
   int64_t values_left = ahead.values != nullptr ? chunk.count : 0;
@@ -337,7 +335,7 @@ void chunk_panel(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) 
   for (int64_t d = 0; d < dims.dk && chunk.loads; ++d) {
     copy_to_panel(chunk.state(i) + d * dims.dv, width, panel.c + d * kPanel);
   }
-  const Ahead ahead = ahead_of(chunk, i, rows);
+  const PanelAhead ahead = ahead_of(chunk, i, rows);
   if (width <= kLanes) {
     panel_outputs<1>(chunk, panel);
     panel_state<1>(chunk, panel, ahead);

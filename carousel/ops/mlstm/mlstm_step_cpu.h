@@ -4,6 +4,7 @@
 #pragma once
 
 #include "carousel/cpu/divide.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/ops/mlstm/mlstm_head_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -35,7 +36,7 @@ inline void step_row(float* c, float f_act, float i_k, float q, const float* v, 
   const Vec f_v = set1(f_act), i_k_v = set1(i_k), q_v = set1(q);
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
-    if (j % 16 == 0) __builtin_prefetch(c + j + kAheadFloats);
+    if (j % kLineFloats == 0) prefetch_near(c + j + kAheadFloats);
     const Vec updated = fma(i_k_v, load(v + j), f_v * load(c + j));
     store(c + j, updated);
     store(h + j, fma(q_v, updated, load(h + j)));
@@ -45,10 +46,6 @@ inline void step_row(float* c, float f_act, float i_k, float q, const float* v, 
     store_partial(c + j, updated, rest);
     store_partial(h + j, fma(q_v, updated, load_partial(h + j, rest)), rest);
   }
-}
-
-inline void prefetch(const float* p, int64_t count) {
-  for (int64_t j = 0; j < count; j += 16) __builtin_prefetch(p + j);
 }
 
 /// One step of rows [first, end) of a head's C and n. share [width] becomes their share of q^T C'; returns that of
@@ -61,10 +58,10 @@ float step_block(const Head& head, int64_t row, int64_t first, int64_t end, cons
   const float* k = args.k.f32() + row * args.k.stride + head.h * dk;                      // [Dk]
   const float* v = args.v.f32() + row * args.v.stride + head.h * dv + head.first_column;  // [width]
   // What the next block begins with, or the next head: they lie behind.
-  prefetch(k + end, end - first);
-  prefetch(q + end, end - first);
-  prefetch(head.n + end, end - first);
-  if (end == dk) prefetch(v + dv, dv);
+  prefetch_near_floats(k + end, end - first);
+  prefetch_near_floats(q + end, end - first);
+  prefetch_near_floats(head.n + end, end - first);
+  if (end == dk) prefetch_near_floats(v + dv, dv);
   const float f_act = gates.f, i_act = gates.i;
   float* n = head.n;  // [Dk]
   for (int64_t j = first; j < end; ++j) n[j] = fma1(i_act, scale.k * k[j], f_act * n[j]);

@@ -74,7 +74,7 @@ void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t co
     const float* wx = args.wx.f32() + row * 4 * width + h * dh + j;
     places[i] = {wx, cells, y, args.out.f32() + row * width + h * dh + j, lanes};
 #pragma GCC unroll 4
-    for (int64_t g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 3);
+    for (int64_t g = 0; g < kGates; ++g) prefetch_near(wx + g * width);
   }
 }
 

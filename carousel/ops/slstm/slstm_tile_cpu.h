@@ -4,6 +4,7 @@
 #pragma once
 
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/slstm/slstm_cpu.h"
 
@@ -91,8 +92,8 @@ CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t h, int64_t q, int6
   const int64_t width = dims.heads * dims.dh, row = group.sequence(r).first_row + t, at = h * dims.dh + q * kElements;
   const float* wx = group.args->wx.f32() + row * 4 * width + at;
 #pragma GCC unroll 4
-  for (int g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 2);
-  __builtin_prefetch(group.args->out.f32() + row * width + at, 0, 2);
+  for (int g = 0; g < kGates; ++g) prefetch_far(wx + g * width);
+  prefetch_far(group.args->out.f32() + row * width + at);
 }
 
 template <int R, int P, int V>
@@ -120,7 +121,7 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const Vec w_k = load(w + v * kLanes);
-      if (v * kLanes % 16 == 0) __builtin_prefetch(ahead + v * kLanes, 0, 3);
+      if (v * kLanes % 16 == 0) prefetch_near(ahead + v * kLanes);
 #pragma GCC unroll 3
       for (int r = 0; r < R; ++r) sums.at[r][0][v] = fma(y_k[r], w_k, sums.at[r][0][v]);
     }
@@ -135,7 +136,7 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         w_k[p][v] = load(w + p * piece + v * kLanes);
-        if (R > kReadingRows && v * kLanes % 16 == 0) __builtin_prefetch(ahead + p * piece + v * kLanes, 0, 3);
+        if (R > kReadingRows && v * kLanes % 16 == 0) prefetch_near(ahead + p * piece + v * kLanes);
       }
     }
 #pragma GCC unroll 12

@@ -11,6 +11,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
 #include "carousel/core/slab.h"
+#include "carousel/cpu/prefetch.h"
 #include "carousel/ops/weight/transpose_cells.h"
 
 namespace carousel {
@@ -47,7 +48,7 @@ void pack_cells(std::byte* panel, int64_t begin, int64_t end, const std::byte* r
     for (; last - first == kBlock && done + 4 <= end; done += 4) {
       const std::byte* const row = rows + static_cast<size_t>(done - begin) * row_bytes;
       for (size_t r = 0; r < 4; ++r) {
-        __builtin_prefetch(row + r * row_bytes + static_cast<size_t>(first) * sizeof(Cell) + kPrefetchBytes, 0, 2);
+        cpu::prefetch_far(row + r * row_bytes + static_cast<size_t>(first) * sizeof(Cell) + kPrefetchBytes);
       }
       for (int64_t i = first; i < last; i += kVec) {
         const std::byte* const from = row + static_cast<size_t>(i) * sizeof(Cell);

@@ -4,6 +4,14 @@
 // x [rows, KC] from the second. A tile cut along k goes on from what it stored, so an element's chain over k, and with
 // it its bits, is the same in any cut, which may therefore be chosen for speed. Included by *_cpu.cc files only.
 //
+//   task: a slab of up to kSlabRows rows of x, and a range of panels     any thread claims it
+//     group: kGroupPanels panels of the range                           they take turns on the slab
+//       step: kSlabCols columns of k                                    the slab's part of it stays in the second level
+//         piece: one panel's part of the step, [KC, 32]                 stays in the first level for all rows
+//           tiles side by side: tile_vecs vectors of the 32 each
+//             tile: a block of up to kMaxRows rows                      sums in registers over all KC columns, and in
+//                                                                       [slab rows, 32] between two steps
+//
 // An Engine knows one way to multiply:
 //   kMaxRows                      rows of x a tile takes at most
 //   kSlabCols                     KC, columns between two steps along k

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "carousel/cli/chat_turns.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
 #include "carousel/cli/output_path.h"
@@ -18,9 +19,7 @@
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
-#include "carousel/model/chat_template.h"
 #include "carousel/model/saved_state.h"
-#include "carousel/text/chat_ml.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::cli {
@@ -35,30 +34,9 @@ struct ChatOptions : GenerationOptions {
   bool plain = false;
 };
 
-/// How what is said becomes tokens.
-struct Form {
-  std::optional<text::ChatMl> turns;  // absent: plain text that goes on
-  std::vector<int32_t> start;         // before the first turn
-};
-
-/// ChatML where the tokenizer has its control tokens and the template, if there is one, writes them. Throws
-/// Error(kInput) for any other template.
-Form find_form(const ChatOptions& options, const model::Model& model) {
-  const text::Tokenizer& tokenizer = model.text();
+ChatTurns turns_of(const ChatOptions& options, const model::Model& model) {
   if (options.plain) return {};
-  const std::string chat_template = model::read_chat_template(model::resolve(options.model));
-  Form form{text::ChatMl::find(tokenizer), tokenizer.encode("")};
-  if (!chat_template.empty() && !text::writes_chat_ml(chat_template)) {
-    fail(ErrorKind::kInput, "{}: its chat template is not ChatML, which is all that is known; --plain does without",
-         options.model);
-  }
-  if (!chat_template.empty() && !form.turns) {
-    fail(ErrorKind::kInput, "{}: the tokenizer lacks the control tokens of its chat template; --plain does without",
-         options.model);
-  }
-  const bool names_start = chat_template.find("bos_token") != std::string::npos;
-  if (form.turns && form.start.empty() && names_start) form.start.push_back(start_token(model));
-  return form;
+  return find_turns(options.model, model, !options.system.empty(), !options.load_state.empty());
 }
 
 std::string trimmed(const std::string& text) {
@@ -102,7 +80,7 @@ class Chat {
   const ChatOptions& options_;
   const model::Model& model_;
   const Stream& stream_;
-  Form form_;
+  ChatTurns form_;
   LineReader lines_;
   Output output_;
   std::map<std::string, generate::Conversation> branches_{{kFirstBranch, generate::Conversation()}};
@@ -131,7 +109,7 @@ const Chat::Command Chat::kCommands[] = {
 };
 
 Chat::Chat(const ChatOptions& options, const model::Model& model, const Stream& stream)
-    : options_(options), model_(model), stream_(stream), form_(find_form(options, model)) {
+    : options_(options), model_(model), stream_(stream), form_(turns_of(options, model)) {
   if (!options.system.empty() && !form_.turns) {
     fail(ErrorKind::kInput, "--system: the text goes on plainly, without turns, expected a model that knows ChatML");
   }
@@ -221,7 +199,7 @@ void Chat::obey(const std::string& line) {
 
 std::vector<int32_t> Chat::tokens_of(const std::string& text) const {
   const model::SavedState& now = branches_.at(branch_).now();
-  if (form_.turns) return form_.turns->ask(now.tokens, form_.start, options_.system, text);
+  if (form_.turns) return form_.ask(now.tokens, options_.system, text);
   const text::Tokenizer& tokenizer = model_.text();
   if (now.state.pos() > 0) return tokenizer.encode_inner(text);
   std::vector<int32_t> tokens = tokenizer.encode(text, true, false);

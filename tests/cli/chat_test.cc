@@ -143,7 +143,9 @@ std::string chat_model(const Scratch& scratch, const std::string& chat_template 
   return folder;
 }
 
-constexpr const char* kChatMlTemplate = "{{ bos_token }}<|im_start|>{{ role }}\n{{ content }}<|im_end|>\n";
+constexpr const char* kChatMlTemplate =
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 std::vector<int32_t> tokens_of(const std::string& state) {
   for (const NamedTensor& named : formats::SafetensorsFile::open(state).load_all()) {
@@ -196,7 +198,7 @@ TEST(Chat, TheTemplateDecidesWhetherThereAreTurns) {
   write_file((scratch / "model") + "/chat_template.jinja", "[INST] {{ content }} [/INST]");
   const Ran refused = run_carousel("chat " + (scratch / "model"), "Hi\n");
   EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.err.find("its chat template is not ChatML"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("its chat template is not plain ChatML"), std::string::npos) << refused.err;
   EXPECT_EQ(first_token(" --plain"), 'H');
 }
 
@@ -215,7 +217,7 @@ TEST(Chat, AGgufFileBringsItsTemplate) {
   ASSERT_EQ(ran.status, 0) << ran.err;
   EXPECT_EQ(tokens_of(state).at(1), text::kTurnStart);
   write_file(folder + "/chat_template.jinja", "[INST] {{ content }} [/INST]");
-  EXPECT_NE(chat_with().err.find("its chat template is not ChatML"), std::string::npos);
+  EXPECT_NE(chat_with().err.find("its chat template is not plain ChatML"), std::string::npos);
 }
 
 // Ctrl-C.

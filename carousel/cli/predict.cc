@@ -28,6 +28,7 @@
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/saved_state.h"
+#include "carousel/text/unicode.h"
 
 namespace carousel::cli {
 namespace {
@@ -238,7 +239,8 @@ bool begins_with_name(const std::string& text) {
   return letter && !formats::csv_number(text.substr(0, text.find_first_of(",; \t\r")));
 }
 
-void Prediction::run_line(const std::string& text, int64_t line) {
+void Prediction::run_line(const std::string& read, int64_t line) {
+  const std::string text = line == 1 ? text::without_byte_order_mark(read) : read;
   const int64_t inputs = model_.regressor->input_size();
   const bool timed = options_.timespans == kLastColumn;
   std::vector<float> numbers;

@@ -88,6 +88,7 @@ class Chat {
   int presses_ = 0;  // of Ctrl-C since the last line
   bool quit_ = false;
   bool failed_ = false;  // standard output did
+  bool wrong_ = false;   // some line was not obeyed, or not said
 };
 
 struct Chat::Command {
@@ -134,7 +135,9 @@ int Chat::run() {
     model::save_state(options_.save_state, branches_.at(branch_).now(), model_);
   }
   if (output_.closed()) return kBrokenPipeStatus;
-  return failed_ ? 1 : presses_ >= kPresses ? kInterruptedStatus : 0;
+  if (failed_) return 1;
+  if (presses_ >= kPresses) return kInterruptedStatus;
+  return wrong_ && !lines_.terminal() ? 1 : 0;  // who runs a script is not there to read its errors
 }
 
 /// The next line to handle, several joined where they end in a backslash; presses_ tells that Ctrl-C came instead.
@@ -148,6 +151,7 @@ bool Chat::next_line(std::string& line) {
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kInput) throw;
       note_error(error.what());
+      wrong_ = true;
       line.clear();
       continue;
     }
@@ -180,6 +184,7 @@ void Chat::handle(const std::string& line) {
   failed_ = std::ferror(stdout) != 0;
   if (!failed_) output_.end_line();
   note_error(wrong);
+  wrong_ = true;
 }
 
 void Chat::obey(const std::string& line) {
@@ -338,15 +343,19 @@ int run_chat(const ChatOptions& options, Machine& machine) {
 std::function<int()> setup_chat(CLI::App& app) {
   const auto options = std::make_shared<ChatOptions>();
   options->add_model(app);
-  app.add_option("--system", options->system, "What the model is told before the first turn");
+  app.add_option("--system", options->system,
+                 std::string("What the model is told before the first turn") + kTakesEscapes);
   app.add_flag("--plain", options->plain, "No turns: the text goes on from what is typed");
-  options->add_sampling(app);
+  options->add_sampling(app, "--system");
   options->add_states(app);
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
-  return [options] { return run_chat(*options, options->machine); };
+  return [options] {
+    options->system = options->escapes.read(options->system);
+    return run_chat(*options, options->machine);
+  };
 }
 
 }  // namespace carousel::cli

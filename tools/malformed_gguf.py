@@ -197,7 +197,6 @@ GGUF_MODEL = {
     "lfm2_without_cache": (lfm2(["lfm2.shortconv.l_cache"]), '"lfm2.shortconv.l_cache" is missing'),
     "lfm2_kv_text": (lfm2(["lfm2.attention.head_count_kv"], [array("lfm2.attention.head_count_kv", F32, [0.5])]), '"lfm2.attention.head_count_kv" is 0.5, expected'),
     "lfm2_window": (lfm2(more=[key("lfm2.attention.sliding_window", U32, 64)]), '"lfm2.attention.sliding_window" is 64, which is not supported'),
-    "lfm2_width": (lfm2(["lfm2.feed_forward_length"], [key("lfm2.feed_forward_length", U32, 32)]), '"lfm2.feed_forward_length" is 32, but "blk.0.ffn_gate.weight" has '),
     "widened_scalar": (llama(more=[key("carousel.widened.bf16", STRING, "output_norm.weight")]), '"carousel.widened.bf16" is "output_norm.weight", expected a list of tensor names'),
     "widened_numbers": (llama(more=[array("carousel.widened.f16", U32, [1])]), '"carousel.widened.f16" is an array of u32, expected strings'),
     **{"xlstm_without_" + k.split(".")[-1]: (xlstm([k]), f'"{k}" is missing') for k in XLSTM_KEYS},

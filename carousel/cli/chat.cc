@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "carousel/cli/chat_turns.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
 #include "carousel/cli/output_path.h"
@@ -18,9 +19,7 @@
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
-#include "carousel/model/chat_template.h"
 #include "carousel/model/saved_state.h"
-#include "carousel/text/chat_ml.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::cli {
@@ -35,30 +34,9 @@ struct ChatOptions : GenerationOptions {
   bool plain = false;
 };
 
-/// How what is said becomes tokens.
-struct Form {
-  std::optional<text::ChatMl> turns;  // absent: plain text that goes on
-  std::vector<int32_t> start;         // before the first turn
-};
-
-/// ChatML where the tokenizer has its control tokens and the template, if there is one, writes them. Throws
-/// Error(kInput) for any other template.
-Form find_form(const ChatOptions& options, const model::Model& model) {
-  const text::Tokenizer& tokenizer = model.text();
+ChatTurns turns_of(const ChatOptions& options, const model::Model& model) {
   if (options.plain) return {};
-  const std::string chat_template = model::read_chat_template(model::resolve(options.model));
-  Form form{text::ChatMl::find(tokenizer), tokenizer.encode("")};
-  if (!chat_template.empty() && !text::writes_chat_ml(chat_template)) {
-    fail(ErrorKind::kInput, "{}: its chat template is not ChatML, which is all that is known; --plain does without",
-         options.model);
-  }
-  if (!chat_template.empty() && !form.turns) {
-    fail(ErrorKind::kInput, "{}: the tokenizer lacks the control tokens of its chat template; --plain does without",
-         options.model);
-  }
-  const bool names_start = chat_template.find("bos_token") != std::string::npos;
-  if (form.turns && form.start.empty() && names_start) form.start.push_back(start_token(model));
-  return form;
+  return find_turns(options.model, model, !options.system.empty(), !options.load_state.empty());
 }
 
 std::string trimmed(const std::string& text) {
@@ -102,7 +80,7 @@ class Chat {
   const ChatOptions& options_;
   const model::Model& model_;
   const Stream& stream_;
-  Form form_;
+  ChatTurns form_;
   LineReader lines_;
   Output output_;
   std::map<std::string, generate::Conversation> branches_{{kFirstBranch, generate::Conversation()}};
@@ -110,6 +88,7 @@ class Chat {
   int presses_ = 0;  // of Ctrl-C since the last line
   bool quit_ = false;
   bool failed_ = false;  // standard output did
+  bool wrong_ = false;   // some line was not obeyed, or not said
 };
 
 struct Chat::Command {
@@ -131,7 +110,7 @@ const Chat::Command Chat::kCommands[] = {
 };
 
 Chat::Chat(const ChatOptions& options, const model::Model& model, const Stream& stream)
-    : options_(options), model_(model), stream_(stream), form_(find_form(options, model)) {
+    : options_(options), model_(model), stream_(stream), form_(turns_of(options, model)) {
   if (!options.system.empty() && !form_.turns) {
     fail(ErrorKind::kInput, "--system: the text goes on plainly, without turns, expected a model that knows ChatML");
   }
@@ -163,7 +142,9 @@ int Chat::run() {
     model::save_state(options_.save_state, branches_.at(branch_).now(), model_);
   }
   if (output_.closed()) return kBrokenPipeStatus;
-  return failed_ ? 1 : presses_ >= kPresses ? kInterruptedStatus : 0;
+  if (failed_) return 1;
+  if (presses_ >= kPresses) return kInterruptedStatus;
+  return wrong_ && !lines_.terminal() ? 1 : 0;  // who runs a script is not there to read its errors
 }
 
 /// The next line to handle, several joined where they end in a backslash; presses_ tells that Ctrl-C came instead.
@@ -177,6 +158,7 @@ bool Chat::next_line(std::string& line) {
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kInput) throw;
       note_error(error.what());
+      wrong_ = true;
       line.clear();
       continue;
     }
@@ -209,6 +191,7 @@ void Chat::handle(const std::string& line) {
   failed_ = output_.failed();
   if (!failed_) output_.end_line();
   note_error(wrong);
+  wrong_ = true;
 }
 
 void Chat::obey(const std::string& line) {
@@ -228,7 +211,7 @@ void Chat::obey(const std::string& line) {
 
 std::vector<int32_t> Chat::tokens_of(const std::string& text) const {
   const model::SavedState& now = branches_.at(branch_).now();
-  if (form_.turns) return form_.turns->ask(now.tokens, form_.start, options_.system, text);
+  if (form_.turns) return form_.ask(now.tokens, options_.system, text);
   const text::Tokenizer& tokenizer = model_.text();
   if (now.state.pos() > 0) return tokenizer.encode_inner(text);
   std::vector<int32_t> tokens = tokenizer.encode(text, true, false);
@@ -367,15 +350,19 @@ int run_chat(const ChatOptions& options, Machine& machine) {
 std::function<int()> setup_chat(CLI::App& app) {
   const auto options = std::make_shared<ChatOptions>();
   options->add_model(app);
-  app.add_option("--system", options->system, "What the model is told before the first turn");
+  app.add_option("--system", options->system,
+                 std::string("What the model is told before the first turn") + kTakesEscapes);
   app.add_flag("--plain", options->plain, "No turns: the text goes on from what is typed");
-  options->add_sampling(app);
+  options->add_sampling(app, "--system");
   options->add_states(app);
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
-  return [options] { return run_chat(*options, options->machine); };
+  return [options] {
+    options->system = options->escapes.read(options->system);
+    return run_chat(*options, options->machine);
+  };
 }
 
 }  // namespace carousel::cli

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/escapes.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
@@ -28,6 +29,7 @@ constexpr int64_t kLogitRows = 64;  // of both sides held at once
 struct CompareOptions {
   std::string model, a = "native", b, prompt, file;
   bool has_prompt = false;
+  Escapes escapes;
   std::vector<int64_t> ids;
   int64_t greedy = 16;
   bool json = false;
@@ -268,11 +270,12 @@ std::vector<int32_t> read_tokens(const CompareOptions& options, const model::Mod
     tokens.assign(options.ids.begin(), options.ids.end());
     for (const int64_t id : options.ids) {
       if (id < model.config.vocab_size) continue;
-      fail(ErrorKind::kInput, "--ids: got {}, expected 0 to {}", id, model.config.vocab_size - 1);
+      fail(ErrorKind::kInput, "--ids: got {}, expected an id from 0 to {}", id, model.config.vocab_size - 1);
     }
     return tokens;
   }
-  const Prompt prompt = options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, true);
+  const Prompt prompt =
+      options.has_prompt ? Prompt{options.escapes.read(options.prompt), "--prompt"} : read_prompt(options.file, true);
   check_prompt(prompt, model.text());
   tokens = model.text().encode(prompt.text, true, true);
   if (tokens.empty()) tokens.push_back(start_token(model));
@@ -305,7 +308,9 @@ std::function<int()> setup_compare(CLI::App& app) {
       ->required();
   add_profile(app, "--a", options->a, "Numeric profile to compare with");
   add_profile(app, "--b", options->b, "Numeric profile that is compared")->required();
-  CLI::Option* prompt = app.add_option("-p,--prompt", options->prompt, "Text to run (default: stdin)");
+  CLI::Option* prompt =
+      app.add_option("-p,--prompt", options->prompt, std::string("Text to run (default: stdin)") + kTakesEscapes);
+  options->escapes.add_option(app, "-p");
   app.add_option("-f,--file", options->file, "File with the text to run; -: stdin");
   add_integers(app, "--ids", options->ids, 0, std::numeric_limits<int32_t>::max(),
                "Token ids to run instead of a text");

@@ -19,6 +19,7 @@
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
+#include "carousel/text/unicode.h"
 
 namespace carousel::cli {
 namespace {
@@ -105,7 +106,7 @@ generate::Passage split_passage(const std::string& text, const model::Model& mod
 }
 
 std::vector<generate::Passage> read_lambada(const std::string& path, const model::Model& model) {
-  const std::string lines = read_text_file(path, kMaxTextBytes);
+  const std::string lines = text::without_byte_order_mark(read_text_file(path, kMaxTextBytes));
   std::vector<generate::Passage> passages;
   int64_t number = 0;
   for (size_t begin = 0; begin < lines.size();) {

@@ -248,8 +248,8 @@ int run_generate(GenerateOptions& options) {
     fail(ErrorKind::kUsage, "generate: got both -p and -f, expected at most one");
   }
   // A resumed state needs no prompt, so what stdin happens to be is not read unasked.
-  const Prompt prompt =
-      options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, options.load_state.empty());
+  const Prompt prompt = options.has_prompt ? Prompt{options.escapes.read(options.prompt), "--prompt"}
+                                           : read_prompt(options.file, options.load_state.empty());
   const Stream stream = options.machine.stream();
   const model::Model model = options.load(stream);
   model::SavedState saved;
@@ -267,10 +267,11 @@ std::function<int()> setup_generate(CLI::App& app) {
   const auto options = std::make_shared<GenerateOptions>();
   options->add_model(app);
   CLI::Option* prompt =
-      app.add_option("-p,--prompt", options->prompt, "Text to continue (default: stdin, or none at a terminal)");
+      app.add_option("-p,--prompt", options->prompt,
+                     std::string("Text to continue (default: stdin, or none at a terminal)") + kTakesEscapes);
   app.add_option("-f,--file", options->file, "File with the text to continue; -: stdin");
   app.add_flag("--no-display-prompt", options->no_display_prompt, "Print the continuation alone");
-  options->add_sampling(app);
+  options->add_sampling(app, "-p");
   add_integer(app, "--samples", options->samples, 1, kMaxSamples, "Continuations, forked from one read of the prompt");
   options->add_states(app);
   app.add_flag("--json", options->json, "One JSON record per token, and one at the end of each sample");

@@ -65,12 +65,22 @@ void GenerationOptions::add_model(CLI::App& app) {
   add_profile(app, "--profile", profile, "How numbers are handled");
 }
 
-void GenerationOptions::add_sampling(CLI::App& app) {
+void GenerationOptions::add_sampling(CLI::App& app, const std::string& with_escapes) {
   add_integer(app, "-n,--n-predict,--predict", predict, -1, kMaxCount, "Tokens to generate; -1: until an end token");
   add_integer(app, "-s,--seed", seed, -1, std::numeric_limits<int64_t>::max(), "Seed; -1: a random one");
   add_sampler(app, sampler);
-  CLI::Option* option = app.add_option("--stop", stop, "Stop before this text; repeatable");
-  option->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  CLI::Option* option = app.add_option(
+      "--stop",
+      [this](const CLI::results_t& results) {
+        for (const std::string& text : results) {
+          if (text.empty()) fail(ErrorKind::kUsage, "--stop: got \"\", expected some text to stop before");
+        }
+        stop = results;
+        return true;
+      },
+      std::string("Stop before this text; repeatable") + kTakesEscapes);
+  option->type_name("TEXT")->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  escapes.add_option(app, with_escapes + " and --stop");
 }
 
 void GenerationOptions::add_states(CLI::App& app) {
@@ -90,7 +100,7 @@ generate::Request GenerationOptions::request() const {
   request.sampler = sampler;
   request.seed = seed >= 0 ? static_cast<uint64_t>(seed) : std::random_device()();
   request.max_tokens = predict;
-  request.stop = stop;
+  for (const std::string& text : stop) request.stop.push_back(escapes.read(text));
   return request;
 }
 

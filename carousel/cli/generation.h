@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/escapes.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/generate/batcher.h"
 #include "carousel/model/load.h"
@@ -24,14 +25,15 @@ struct GenerationOptions {
   int64_t predict = -1;
   int64_t seed = -1;
   generate::SamplerParams sampler;
-  std::vector<std::string> stop;
+  std::vector<std::string> stop;  // as typed
+  Escapes escapes;                // of --stop and of what a command adds
   WeightOptions weights;
   Machine machine;
 
   /// The model, and --profile.
   void add_model(CLI::App& app);
-  /// -n, --seed, the sampler's and --stop.
-  void add_sampling(CLI::App& app);
+  /// -n, --seed, the sampler's, --stop and --no-escape, which is also about the option `with_escapes`.
+  void add_sampling(CLI::App& app, const std::string& with_escapes);
   void add_states(CLI::App& app);
 
   /// Loads the model and tells its warnings.

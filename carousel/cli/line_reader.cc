@@ -17,6 +17,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/core/error.h"
+#include "carousel/text/unicode.h"
 
 namespace carousel::cli {
 namespace {
@@ -153,8 +154,17 @@ LineReader::Got LineReader::read(const std::string& prompt, std::string& line) {
 }
 
 LineReader::Got LineReader::read_plain(std::string& line) {
+  const Got got = read_bytes(line);
+  if (got != Got::kLine) return got;
+  first_ = false;
+  if (line.ends_with('\r')) line.pop_back();
+  return got;
+}
+
+LineReader::Got LineReader::read_bytes(std::string& line) {
   bool too_long = false;
   for (;;) {
+    if (first_ && buffer_.starts_with(text::kByteOrderMark)) buffer_.erase(0, text::kByteOrderMark.size());
     const size_t end = buffer_.find('\n', searched_);
     if (end != std::string::npos) {
       line = buffer_.substr(0, end);
@@ -167,7 +177,7 @@ LineReader::Got LineReader::read_plain(std::string& line) {
       too_long = true;
       buffer_.clear();
     }
-    searched_ = buffer_.size();
+    searched_ = first_ ? 0 : buffer_.size();
     if (!wait_readable(STDIN_FILENO)) {
       if (terminal_) {
         buffer_.clear();

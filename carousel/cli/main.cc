@@ -19,6 +19,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/typed_names.h"
 #include "carousel/core/error.h"
 
 namespace carousel::cli {
@@ -99,9 +100,7 @@ void refuse_extras(const CLI::App& app, const char* command) {
        near.empty() ? fmt::format("; see {} --help", app.get_name()) : near);
 }
 
-int run_command(const Command& command, int argc, char** argv) {
-  CLI::App app(command.summary, std::string("carousel ") + command.name);
-  app.get_formatter()->column_width(36);
+int parse_and_run(const Command& command, CLI::App& app, int argc, char** argv) {
   const std::function<int()> run = command.setup(app);
   try {
     app.parse(argc, argv);
@@ -117,6 +116,16 @@ int run_command(const Command& command, int argc, char** argv) {
     fail(ErrorKind::kUsage, "{}: {}", command.name, message);
   }
   return run();
+}
+
+int run_command(const Command& command, int argc, char** argv) {
+  CLI::App app(command.summary, std::string("carousel ") + command.name);
+  app.get_formatter()->column_width(36);
+  try {
+    return parse_and_run(command, app, argc, argv);
+  } catch (const Error& error) {
+    throw Error(error.kind(), with_typed_names(error.what(), app, {argv + 1, argv + argc}));
+  }
 }
 
 int dispatch(int argc, char** argv) {

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/model/saved_state.h"
 
 namespace carousel::cli {
@@ -29,7 +30,8 @@ void check_output_path(const std::string& path, const std::string& input) {
 }
 
 void check_save_path(const std::string& path) {
-  check_output_path(path);
+  if (is_null_device(path)) return;
+  check_output_path(link_target(path));
   std::error_code unknown;
   if (fs::exists(path, unknown) && fs::file_size(path, unknown) > 0 && !model::looks_like_state(path)) {
     fail(ErrorKind::kIo, "{}: exists and is no saved state, expected one or none to write", path);

@@ -12,7 +12,6 @@
 #include <cstring>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "carousel/cli/command.h"
@@ -28,6 +27,7 @@
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/saved_state.h"
+#include "carousel/text/unicode.h"
 
 namespace carousel::cli {
 namespace {
@@ -298,8 +298,7 @@ void Prediction::run_line(const std::string& text, int64_t line) {
 
 // A byte order mark before the first row is no part of it.
 void Prediction::take_line(std::string text, int64_t line) {
-  constexpr std::string_view kBom = "\xEF\xBB\xBF";
-  if (line == 1 && text.starts_with(kBom)) text.erase(0, kBom.size());
+  if (line == 1) text = text::without_byte_order_mark(text);
   if (line == 1 && (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))) {
     fail(ErrorKind::kInput, "stdin:1: UTF-16, expected UTF-8");
   }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/cli/prompt.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 #include "carousel/core/error.h"
@@ -16,29 +18,48 @@ namespace {
 
 constexpr size_t kMaxPromptBytes = size_t{1} << 30;
 
-}  // namespace
+struct Descriptor {
+  ~Descriptor() {
+    if (number >= 0) close(number);
+  }
+  int number;
+};
 
-std::string read_stdin(size_t max_bytes) {
+std::string read_all(int descriptor, const std::string& where, size_t max_bytes) {
   std::string text;
   char buffer[1 << 16];
   for (;;) {
-    const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
+    const ssize_t count = read(descriptor, buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
+    if (count < 0) fail(ErrorKind::kIo, "{}: cannot read: {}", where, std::strerror(errno));
     if (count == 0) return text;
     text.append(buffer, static_cast<size_t>(count));
     if (text.size() > max_bytes) {
-      fail(ErrorKind::kInput, "stdin: more than {} bytes, expected at most that", max_bytes);
+      fail(ErrorKind::kInput, "{}: more than {} bytes, expected at most that", where, max_bytes);
     }
   }
 }
 
+}  // namespace
+
+std::string read_input(const std::string& path, size_t max_bytes) {
+  if (path == "-") return read_all(STDIN_FILENO, "stdin", max_bytes);
+  std::error_code unknown;  // read_text_file tells why
+  const std::filesystem::file_status status = std::filesystem::status(path, unknown);
+  if (!std::filesystem::is_fifo(status) && !std::filesystem::is_character_file(status)) {
+    return read_text_file(path, max_bytes);
+  }
+  const Descriptor pipe{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (pipe.number < 0) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
+  return read_all(pipe.number, path, max_bytes);
+}
+
 Prompt read_prompt(const std::string& file, bool piped_too) {
   Prompt prompt;
-  if (file == "-" || (file.empty() && piped_too && isatty(STDIN_FILENO) == 0)) {
-    prompt = {read_stdin(kMaxPromptBytes), "stdin"};
-  } else if (!file.empty()) {
-    prompt = {read_text_file(file, kMaxPromptBytes), file};
+  if (!file.empty()) {
+    prompt = {read_input(file, kMaxPromptBytes), file == "-" ? "stdin" : file};
+  } else if (piped_too && isatty(STDIN_FILENO) == 0) {
+    prompt = {read_input("-", kMaxPromptBytes), "stdin"};
   }
   if (prompt.text.ends_with('\n')) prompt.text.pop_back();  // the editor's or echo's, not the author's
   return prompt;

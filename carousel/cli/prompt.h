@@ -15,8 +15,9 @@ struct Prompt {
   std::string where;
 };
 
-/// All of stdin. Throws Error(kIo); kInput beyond max_bytes.
-std::string read_stdin(size_t max_bytes);
+/// All of a file, or of what a pipe or a terminal gives until its end; "-": of stdin. Throws Error(kIo); kInput beyond
+/// max_bytes.
+std::string read_input(const std::string& path, size_t max_bytes);
 /// The text of `file` ("-": stdin) without the newline at its end. Without a file: of stdin if `piped_too` and that is
 /// no terminal. Throws Error(kIo, kInput).
 Prompt read_prompt(const std::string& file, bool piped_too);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/escapes.h"
 #include "carousel/cli/prompt.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
@@ -23,6 +24,7 @@ constexpr size_t kMaxTextBytes = size_t{1} << 30;
 struct TokenizeOptions {
   std::string path, text, file;
   bool has_text = false;
+  Escapes escapes;
   bool decode = false;
   bool no_special = false;
 };
@@ -66,10 +68,8 @@ int run_tokenize(const TokenizeOptions& options) {
   if (options.has_text && !options.file.empty())
     fail(ErrorKind::kUsage, "tokenize: got both -p and -f, expected at most one");
   const text::Tokenizer tokenizer = open_tokenizer(options.path);
-  const bool piped = options.file.empty() || options.file == "-";
-  const std::string text = options.has_text ? options.text
-                           : piped          ? read_stdin(kMaxTextBytes)
-                                            : read_text_file(options.file, kMaxTextBytes);
+  const std::string text = options.has_text ? options.escapes.read(options.text)
+                                            : read_input(options.file.empty() ? "-" : options.file, kMaxTextBytes);
   if (options.decode) {
     const std::string out = tokenizer.decode(parse_ids(text, tokenizer.vocab_size()), options.no_special);
     fmt::print("{}", out);
@@ -85,7 +85,9 @@ int run_tokenize(const TokenizeOptions& options) {
 std::function<int()> setup_tokenize(CLI::App& app) {
   const auto options = std::make_shared<TokenizeOptions>();
   app.add_option("path", options->path, "Model folder, .gguf or tokenizer.json")->required();
-  CLI::Option* text = app.add_option("-p,--prompt", options->text, "Text, or with --decode a JSON array of ids");
+  CLI::Option* text = app.add_option("-p,--prompt", options->text,
+                                     std::string("Text, or with --decode a JSON array of ids") + kTakesEscapes);
+  options->escapes.add_option(app, "-p");
   app.add_option("-f,--file", options->file, "File to read it from; -: stdin (default: stdin)");
   app.add_flag("--decode", options->decode, "Ids to text");
   app.add_flag("--no-special", options->no_special,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/core/files.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
@@ -23,6 +25,25 @@ fs::file_status status_of(const std::string& path) {
 
 bool file_exists(const std::string& path) { return fs::exists(status_of(path)); }
 bool is_folder(const std::string& path) { return fs::is_directory(status_of(path)); }
+
+std::string link_target(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as the system follows
+  std::string at = path;
+  std::error_code error;
+  for (int i = 0; i < kMostLinks && fs::is_symlink(fs::symlink_status(at, error)); ++i) {
+    const fs::path next = fs::read_symlink(at, error);
+    if (error) break;
+    at = (next.is_absolute() ? next : fs::path(at).parent_path() / next).string();
+  }
+  return at;
+}
+
+bool is_null_device(const std::string& path) {
+  struct stat given {
+  }, null{};
+  if (::stat(path.c_str(), &given) != 0 || ::stat("/dev/null", &null) != 0) return false;
+  return S_ISCHR(given.st_mode) && S_ISCHR(null.st_mode) && given.st_rdev == null.st_rdev;
+}
 
 std::vector<std::string> names_in(const std::string& folder) {
   std::vector<std::string> names;

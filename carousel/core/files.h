@@ -10,6 +10,9 @@ namespace carousel {
 
 bool file_exists(const std::string& path);  // of any kind
 bool is_folder(const std::string& path);
+/// Where writing to `path` ends up: the target of a symbolic link, also of one to nothing yet; else `path`.
+std::string link_target(const std::string& path);
+bool is_null_device(const std::string& path);  // /dev/null, which takes anything
 /// Names of what is in a folder, sorted.
 std::vector<std::string> names_in(const std::string& folder);
 

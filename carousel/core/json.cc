@@ -194,6 +194,20 @@ int64_t Fields::integer(const char* key, int64_t min, int64_t max, std::optional
   return value->get<int64_t>();
 }
 
+namespace {
+
+// "from 0 to 1" includes its ends. A bound that is the neighbour of a shorter number excludes that one.
+std::string number_range(double min, double max) {
+  const auto shorter = [](double bound) { return std::strtod(fmt::format("{:g}", bound).c_str(), nullptr); };
+  const double above = shorter(min), below = shorter(max);
+  const bool open_above = min != above && std::nextafter(above, min) == min && min > above;
+  const bool open_below = max != below && std::nextafter(below, max) == max && max < below;
+  if (!open_above && !open_below) return fmt::format("a number from {:g} to {:g}", min, max);
+  return fmt::format("a number {} {:g} and {} {:g}", open_above ? ">" : ">=", above, open_below ? "<" : "<=", below);
+}
+
+}  // namespace
+
 double Fields::number(const char* key, double min, double max, std::optional<double> fallback) {
   const Json* value = find(key);
   if (value == nullptr) {
@@ -202,7 +216,7 @@ double Fields::number(const char* key, double min, double max, std::optional<dou
   }
   const bool fits = value->is_number() && std::isfinite(value->get<double>());
   if (!fits || value->get<double>() < min || value->get<double>() > max) {
-    wrong(key, *value, fmt::format("a number from {:g} to {:g}", min, max));
+    wrong(key, *value, number_range(min, max));
   }
   return value->get<double>();
 }

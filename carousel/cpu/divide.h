@@ -2,17 +2,14 @@
 // How a kernel divides its work among threads. Every way claims tasks dynamically, runs inline what is not worth waking
 // a thread for, and divides only what is independent, so that no division changes a bit. Which to choose:
 //
-//   parallel_for(pool, n, f)            core/parallel.h   n tasks that are known to be worth a thread each
-//   parallel_ranges(stream, n, work, f) here              many small items alike: they go in ranges of kTaskWork
-//   parallel_workers(stream, n, work, f) here             items that need scratch memory: one piece per worker
-//   parallel_runs(stream, n, work, f)   here              items that lie side by side in memory and are read in order:
-//                                                         a thread walks neighbours, so that it prefetches what is next
-//   parallel_steps(pool, slices, steps, f) core/parallel.h  steps that depend on each other, each of independent
-//   slices:
-//                                                         a slice stays on one thread, and its data in that core's
-//                                                         cache
-//   Offer                               cpu/offer.h       steps of one owner, whose pieces threads without work may
-//   take
+//   parallel_for      n tasks that are known to be worth a thread each (core/parallel.h)
+//   parallel_ranges   many small items alike: they go in ranges of kTaskWork
+//   parallel_workers  items that need scratch memory: one piece per worker
+//   parallel_runs     items that lie side by side in memory and are read in order: a thread walks neighbours, so that
+//                     it prefetches what is next
+//   parallel_steps    steps that depend on each other, each of independent slices: a slice stays on one thread, and its
+//                     data in that core's cache (core/parallel.h)
+//   Offer             steps of one owner, whose pieces threads without work may take (cpu/offer.h)
 //
 // Begin with parallel_ranges. Take parallel_workers where a task needs memory of its own, parallel_runs where the work
 // is bound by reading, and the last two where an item depends on the one before.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/formats/checkpoint.h"
 
+#include <algorithm>
+#include <functional>
 #include <set>
 
 #include "carousel/core/error.h"
@@ -17,6 +19,14 @@ constexpr int64_t kMaxGgufParts = 10'000;
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kTorch = "model.ckpt";
 constexpr const char* kIndex = "model.safetensors.index.json";
+
+constexpr const char* kSafetensors = ".safetensors";
+
+std::vector<std::string> files_with_ending(const std::string& folder, std::string_view ending) {
+  std::vector<std::string> names = names_in(folder);
+  std::erase_if(names, [&](const std::string& name) { return !name.ends_with(ending); });
+  return names;
+}
 
 bool plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
@@ -61,16 +71,44 @@ Checkpoint Checkpoint::open(const std::string& path) {
     checkpoint.open_indexed(folder, folder + kIndex);
   } else if (file_exists(folder + kTorch)) {
     checkpoint.add(folder + kTorch);
-  } else {
+  } else if (!checkpoint.open_shards(path, folder)) {
     for (int i = 0; file_exists(fmt::format("{}model_{}.safetensors", folder, i)); ++i) {
       checkpoint.add(fmt::format("{}model_{}.safetensors", folder, i));
     }
   }
   if (checkpoint.files_.empty()) {
-    fail(ErrorKind::kInput, "{}: no weights here, expected {}, {}, model_0.safetensors or {}", path, kSingle, kIndex,
-         kTorch);
+    const std::vector<std::string> others = files_with_ending(path, kSafetensors);
+    fail(ErrorKind::kInput,
+         "{}: no weights here, expected {}, {}, model-00001-of-00001.safetensors, model_0.safetensors or {}{}", path,
+         kSingle, kIndex, kTorch,
+         others.empty() ? "" : fmt::format("; {} has another name, which can be given as the path", others.front()));
   }
   return checkpoint;
+}
+
+// Shards without an index: their names say how many there are. False: the folder has none.
+bool Checkpoint::open_shards(const std::string& path, const std::string& folder) {
+  std::vector<ShardName> shards;
+  for (const std::string& name : files_with_ending(path, kSafetensors)) {
+    if (const std::optional<ShardName> shard = split_shard_name(name, kSafetensors)) shards.push_back(*shard);
+  }
+  const auto usual = [](const ShardName& shard) { return shard.stem == "model"; };
+  if (std::any_of(shards.begin(), shards.end(), usual)) std::erase_if(shards, std::not_fn(usual));
+  if (shards.empty()) return false;
+  const ShardName& first = shards.front();
+  for (const ShardName& shard : shards) {
+    if (shard.stem == first.stem && shard.parts == first.parts) continue;
+    fail(ErrorKind::kInput, "{}: shards of several models, {} of {} and {} of {}, expected those of one", path,
+         first.stem, first.parts, shard.stem, shard.parts);
+  }
+  for (int64_t part = 1; part <= first.parts; ++part) {
+    const std::string shard = fmt::format("{}{}-{:05}-of-{:05}{}", folder, first.stem, part, first.parts, kSafetensors);
+    if (!file_exists(shard)) {
+      fail(ErrorKind::kInput, "{}: shard {} of {} is missing, expected it beside the others", shard, part, first.parts);
+    }
+    add(shard);
+  }
+  return true;
 }
 
 void Checkpoint::open_indexed(const std::string& folder, const std::string& index_path) {
@@ -125,12 +163,12 @@ void Checkpoint::open_gguf(const std::string& path) {
   };
   const GgufFile first = GgufFile::open(path);
   const int64_t parts = std::max<int64_t>(1, integer(first, path, "split.count", kMaxGgufParts));
-  std::optional<GgufPart> name = split_gguf_name(path);
+  std::optional<ShardName> name = split_gguf_name(path);
   if (parts > 1 && (!name || name->parts != parts)) {
     fail(ErrorKind::kInput, "{}: one of {} parts, expected a name that ends in -00001-of-{:05}.gguf", path, parts,
          parts);
   }
-  if (parts == 1) name = GgufPart{};
+  if (parts == 1) name = ShardName{};
   for (int64_t part = 1; part <= parts; ++part) {
     const std::string at = parts == 1 ? path : fmt::format("{}-{:05}-of-{:05}.gguf", name->stem, part, parts);
     if (!file_exists(at))
@@ -155,18 +193,20 @@ void Checkpoint::open_gguf(const std::string& path) {
   }
 }
 
-std::optional<GgufPart> split_gguf_name(const std::string& path) {
-  constexpr size_t kTail = 20;  // "-00001-of-00002.gguf"
-  if (path.size() < kTail || !path.ends_with(".gguf")) return {};
-  const std::string tail = path.substr(path.size() - kTail);
+std::optional<ShardName> split_shard_name(const std::string& path, std::string_view ending) {
+  constexpr size_t kNumbers = 15;  // "-00001-of-00002"
+  if (path.size() < kNumbers + ending.size() || !path.ends_with(ending)) return {};
+  const size_t begin = path.size() - ending.size() - kNumbers;
+  const std::string tail = path.substr(begin, kNumbers);
   const std::string digits = tail.substr(1, 5) + tail.substr(10, 5);
   const bool fits =
       tail[0] == '-' && tail.substr(6, 4) == "-of-" && digits.find_first_not_of("0123456789") == tail.npos;
   if (!fits) return {};
-  const GgufPart part{path.substr(0, path.size() - kTail), std::stoll(digits.substr(0, 5)),
-                      std::stoll(digits.substr(5))};
+  const ShardName part{path.substr(0, begin), std::stoll(digits.substr(0, 5)), std::stoll(digits.substr(5))};
   return part.part >= 1 && part.part <= part.parts ? std::optional(part) : std::nullopt;
 }
+
+std::optional<ShardName> split_gguf_name(const std::string& path) { return split_shard_name(path, ".gguf"); }
 
 const TensorEntry* Checkpoint::find(std::string_view name) const {
   const auto it = by_name_.find(std::string(name));

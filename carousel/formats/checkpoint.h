@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of one model, however they are spread over files: one .safetensors, or a folder with model.safetensors,
-// with model.safetensors.index.json and its shards, or with model_0.safetensors, model_1.safetensors and so on; a file
-// of torch.save (model.ckpt) or a GGUF file, which may be the first of several parts, told by its first bytes.
+// with model.safetensors.index.json and its shards, with all of model-00001-of-0000N.safetensors, or with
+// model_0.safetensors, model_1.safetensors and so on; a file of torch.save (model.ckpt) or a GGUF file, which may be
+// the first of several parts, told by its first bytes.
 #pragma once
 
 #include <string>
@@ -36,6 +37,7 @@ class Checkpoint {
   };
   void add(const std::string& path);
   void open_indexed(const std::string& folder, const std::string& index_path);
+  bool open_shards(const std::string& path, const std::string& folder);
   void open_gguf(const std::string& path);
   void add_entries(const std::string& path, File file);
 
@@ -46,12 +48,13 @@ class Checkpoint {
 };
 
 /// "model-00002-of-00007.gguf" taken apart: what is before the numbers, which part it is (from 1), and of how many.
-struct GgufPart {
+struct ShardName {
   std::string stem;
   int64_t part = 1, parts = 1;
 };
 /// Nothing for a name that is not of this form.
-std::optional<GgufPart> split_gguf_name(const std::string& path);
+std::optional<ShardName> split_shard_name(const std::string& path, std::string_view ending);
+std::optional<ShardName> split_gguf_name(const std::string& path);
 
 /// The shard of every tensor by the text of an index file. Every shard is a plain file name: no folder, no "..".
 std::unordered_map<std::string, std::string> parse_index(std::string_view text, const std::string& where);

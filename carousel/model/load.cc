@@ -136,12 +136,10 @@ ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint*
   if (checkpoint == nullptr || checkpoint->gguf() == nullptr) {
     return parse_config(read_config(place.config), place.config, shapes_of(checkpoint));
   }
-  std::vector<std::string> unknown;
-  const Json config = gguf_config(*checkpoint, place.weights, &unknown);
+  std::vector<std::string> warnings;
+  const Json config = gguf_config(*checkpoint, place.weights, &warnings);
   ModelConfig out = parse_config(config, place.weights, shapes_of(checkpoint));
-  for (const std::string& key : unknown) {
-    out.warnings.push_back(fmt::format("{}: \"{}\" is not a key known here; ignored", place.weights, key));
-  }
+  out.warnings.insert(out.warnings.end(), warnings.begin(), warnings.end());
   return out;
 }
 
@@ -159,7 +157,7 @@ std::string gguf_in(const std::string& folder) {
   std::vector<std::string> found;
   for (const std::string& name : names_in(folder)) {
     const std::string path = folder + "/" + name;
-    const std::optional<formats::GgufPart> part = formats::split_gguf_name(path);
+    const std::optional<formats::ShardName> part = formats::split_gguf_name(path);
     if (is_gguf(path) && (!part || part->part == 1)) found.push_back(path);
   }
   if (found.size() > 1) {

@@ -62,9 +62,17 @@ std::vector<int32_t> ChatMl::ask(std::span<const int32_t> seen, std::span<const 
   return out;
 }
 
-bool writes_chat_ml(std::string_view chat_template) {
-  return chat_template.find(kTurnStart) != std::string_view::npos &&
-         chat_template.find(kTurnEnd) != std::string_view::npos;
+std::vector<ChatTurn> ChatMl::turns_of(std::span<const int32_t> seen) const {
+  std::vector<ChatTurn> out;
+  const auto control = [this](int32_t id) { return id == turn_start_ || id == turn_end_; };
+  for (auto at = std::find(seen.begin(), seen.end(), turn_start_); at != seen.end();) {
+    const auto end = std::find_if(at + 1, seen.end(), control);
+    const std::string text = tokenizer_.decode(std::span(at + 1, end));
+    const size_t head = std::min(text.find('\n'), text.size());
+    out.push_back({text.substr(0, head), text.substr(std::min(head + 1, text.size()))});
+    at = std::find(end, seen.end(), turn_start_);
+  }
+  return out;
 }
 
 }  // namespace carousel::text

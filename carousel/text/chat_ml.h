@@ -6,12 +6,17 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::text {
+
+struct ChatTurn {
+  std::string role, text;
+};
 
 class ChatMl {
  public:
@@ -24,6 +29,9 @@ class ChatMl {
   std::vector<int32_t> ask(std::span<const int32_t> seen, std::span<const int32_t> start, std::string_view system,
                            std::string_view text) const;
 
+  /// The turns that the tokens `seen` hold, the last of which may be open.
+  std::vector<ChatTurn> turns_of(std::span<const int32_t> seen) const;
+
  private:
   ChatMl(Tokenizer tokenizer, int32_t turn_start, int32_t turn_end);
   void add_text(std::string_view text, std::vector<int32_t>& out) const;
@@ -33,8 +41,5 @@ class ChatMl {
   int32_t turn_start_;
   int32_t turn_end_;
 };
-
-/// Whether a chat template, Jinja's source, writes ChatML.
-bool writes_chat_ml(std::string_view chat_template);
 
 }  // namespace carousel::text

@@ -10,7 +10,8 @@
 
 namespace carousel::text {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";    // U+FFFD
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // U+FEFF, which some editors begin a file with
 
 struct Decoded {
   char32_t code = 0;
@@ -22,6 +23,9 @@ struct Decoded {
 /// The character at `pos` < text.size(). Surrogates, overlong forms and codes beyond U+10FFFF are invalid.
 Decoded decode_utf8(std::string_view text, size_t pos);
 void append_utf8(std::string& out, char32_t code);
+inline std::string without_byte_order_mark(const std::string& text) {
+  return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+}
 /// Bytes of the longest valid prefix.
 size_t valid_prefix(std::string_view text);
 /// `text` with each invalid sequence replaced by U+FFFD, as browsers and the reference library do.

@@ -97,7 +97,7 @@ TEST(Chat, AnErrorIsOneLineAndChangesNothing) {
   const std::string both = chat("Once upon a time\n\n").out;
   for (const auto& [line, message] : errors) {
     const Ran ran = chat("Once upon a time\n" + line + "\n\n");
-    EXPECT_EQ(ran.status, 0) << line;
+    EXPECT_EQ(ran.status, 1) << line << ": the script went on, but not all of it was done";
     EXPECT_EQ(ran.out, both) << line;
     EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
     EXPECT_TRUE(ran.err.starts_with("carousel: error: ")) << ran.err;
@@ -113,6 +113,20 @@ TEST(Chat, LinesMayGoOnAndBeginWithASlash) {
   const Ran help = chat("/help\n/quit\nnever said\n");
   EXPECT_EQ(help.out, "");
   EXPECT_NE(help.err.find("/fork [NAME]"), std::string::npos) << help.err;
+}
+
+TEST(Chat, LinesMayEndAsOtherSystemsEndThem) {
+  const Ran plain = chat("Once upon\\\na time\n/undo\n The dog\n/quit\nnever\n");
+  EXPECT_EQ(plain.status, 0) << plain.err;
+  for (const std::string script : {"Once upon\\\r\na time\r\n/undo\r\n The dog\r\n/quit\r\nnever\r\n",
+                                   "\xEF\xBB\xBFOnce upon\\\na time\n/undo\n The dog\n/quit",
+                                   "\xEF\xBB\xBFOnce upon\\\r\na time\r\n/undo\r\n The dog\r\n/quit\r"}) {
+    const Ran ran = chat(script);
+    EXPECT_EQ(ran.out, plain.out);
+    EXPECT_EQ(ran.err, plain.err);
+    EXPECT_EQ(ran.status, 0);
+  }
+  EXPECT_EQ(chat("\xEF\xBB\xBF").out, "") << "no line at all";
 }
 
 TEST(Chat, WrongUsage) {
@@ -143,7 +157,10 @@ std::string chat_model(const Scratch& scratch, const std::string& chat_template 
   return folder;
 }
 
-constexpr const char* kChatMlTemplate = "{{ bos_token }}<|im_start|>{{ role }}\n{{ content }}<|im_end|>\n";
+constexpr const char* kChatMlTemplate =
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor "
+    "%}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 std::vector<int32_t> tokens_of(const std::string& state) {
   for (const NamedTensor& named : formats::SafetensorsFile::open(state).load_all()) {
@@ -196,8 +213,46 @@ TEST(Chat, TheTemplateDecidesWhetherThereAreTurns) {
   write_file((scratch / "model") + "/chat_template.jinja", "[INST] {{ content }} [/INST]");
   const Ran refused = run_carousel("chat " + (scratch / "model"), "Hi\n");
   EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.err.find("its chat template is not ChatML"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("its chat template is not plain ChatML"), std::string::npos) << refused.err;
   EXPECT_EQ(first_token(" --plain"), 'H');
+}
+
+const std::string kThoughtless =
+    "{{ bos_token }}{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and "
+    "'<|tool_call_start|>' in c "
+    "%}{% set c = c.split('<|tool_call_start|>')[-1] | trim %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + c + "
+    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+TEST(Chat, AnAnswerThatTheTemplateWouldCutEndsTheTurns) {
+  const Scratch scratch;
+  const std::string folder = chat_model(scratch, kThoughtless);
+  const std::string flags = " --seed 1 -n 2 --save-state " + (scratch / "state");
+  const auto say = [&](const std::string& more, const std::string& script) {
+    return run_carousel("chat " + folder + flags + more, script);
+  };
+  const Ran plain = say(" -l 259-inf", "Hi\nHo\n");
+  EXPECT_EQ(plain.status, 0) << plain.err;
+  const Ran cut = say(" -l 259+1000", "Hi\nHo\n");
+  EXPECT_EQ(cut.status, 1);
+  EXPECT_NE(cut.err.find("an answer holds \"<|tool_call_start|>\""), std::string::npos) << cut.err;
+  EXPECT_NE(cut.err.find("--plain"), std::string::npos) << cut.err;
+  EXPECT_EQ(say(" -l 259+1000", "Hi\n/undo\nHo\n").status, 0);
+}
+
+TEST(Chat, ATemplateMayNeedASystemTurn) {
+  const Scratch scratch;
+  const std::string own = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe.<|im_end|>\n' }}{% endif %}";
+  const std::string folder = chat_model(scratch, own + std::string(kChatMlTemplate).substr(15));
+  const std::string state = scratch / "state";
+  const Ran refused = run_carousel("chat " + folder + " -n 1", "Hi\n");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.err.find("with --system it is"), std::string::npos) << refused.err;
+  const Ran told = run_carousel("chat " + folder + " -n 1 --system x --save-state " + state, "Hi\n");
+  EXPECT_EQ(told.status, 0) << told.err;
+  EXPECT_EQ(tokens_of(state).at(0), text::kTurnStart) << "the tokenizer's own start is not the template's";
+  const Ran loaded = run_carousel("chat " + folder + " -n 1 --load-state " + state, "Ho\n/reset\nHi\n");
+  EXPECT_EQ(loaded.status, 1);
+  EXPECT_EQ(std::count(loaded.err.begin(), loaded.err.end(), '\n'), 2) << loaded.err;  // /reset's note and the refusal
 }
 
 TEST(Chat, AGgufFileBringsItsTemplate) {
@@ -215,7 +270,7 @@ TEST(Chat, AGgufFileBringsItsTemplate) {
   ASSERT_EQ(ran.status, 0) << ran.err;
   EXPECT_EQ(tokens_of(state).at(1), text::kTurnStart);
   write_file(folder + "/chat_template.jinja", "[INST] {{ content }} [/INST]");
-  EXPECT_NE(chat_with().err.find("its chat template is not ChatML"), std::string::npos);
+  EXPECT_NE(chat_with().err.find("its chat template is not plain ChatML"), std::string::npos);
 }
 
 // Ctrl-C.

@@ -108,6 +108,34 @@ TEST(Convert, VerifyTakesAFolderWithOneGguf) {
   EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
 }
 
+// A file's key says `value` instead.
+std::string with_key(std::string gguf, const std::string& key, uint32_t value) {
+  const size_t at = gguf.find(key);
+  EXPECT_NE(at, std::string::npos) << key;
+  gguf.replace(at + key.size() + sizeof(uint32_t), sizeof value, reinterpret_cast<const char*>(&value), sizeof value);
+  return gguf;
+}
+
+TEST(Gguf, TheTensorsDecideWhereAWidthIsWrong) {
+  const Scratch scratch;
+  const std::pair<const char*, const char*> keys[] = {{"llama", "llama.feed_forward_length"},
+                                                      {"lfm2", "lfm2.feed_forward_length"},
+                                                      {"xlstm", "xlstm.feed_forward_length"},
+                                                      {"lfm2moe", "lfm2moe.feed_forward_length"},
+                                                      {"lfm2moe", "lfm2moe.expert_feed_forward_length"}};
+  for (const auto& [name, key] : keys) {
+    const std::string file = CAROUSEL_SOURCE_DIR "/tests/fixtures/gguf/" + std::string(name) + ".gguf";
+    write_file(scratch / "wrong.gguf", with_key(read_file(file), key, 7777));
+    const Ran right = run_carousel("eval " + file + " --text " CAROUSEL_SOURCE_DIR "/tests/fixtures/chat/branches.txt");
+    const Ran wrong = run_carousel("eval " + (scratch / "wrong.gguf") +
+                                   " --text " CAROUSEL_SOURCE_DIR "/tests/fixtures/chat/branches.txt");
+    EXPECT_EQ(wrong.status, 0) << wrong.err;
+    EXPECT_EQ(wrong.out.substr(wrong.out.find("tokens")), right.out.substr(right.out.find("tokens"))) << key;
+    EXPECT_NE(wrong.err.find("\"" + std::string(key) + "\" is 7777, but \"blk."), std::string::npos) << wrong.err;
+    EXPECT_EQ(right.err.find("using theirs"), std::string::npos);
+  }
+}
+
 TEST(Convert, Refusals) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyLlama), gguf = scratch / "m.gguf";

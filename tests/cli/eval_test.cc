@@ -96,6 +96,11 @@ TEST(Eval, LambadaAsksForTheLastWord) {
   const Json result = eval(folder + " --lambada " + (scratch / "lambada.jsonl")).at("lambada");
   EXPECT_EQ(result.at("passages"), passages);
   EXPECT_EQ(result.at("correct"), correct);
+  std::string crlf = "\xEF\xBB\xBF";
+  for (const char c : lines.substr(0, lines.size() - 1)) crlf += c == '\n' ? "\r\n" : std::string(1, c);
+  write_file(scratch / "lambada.jsonl", crlf);
+  EXPECT_EQ(eval(folder + " --lambada " + (scratch / "lambada.jsonl")).at("lambada"), result)
+      << "as other systems write lines";
   EXPECT_NEAR(result.at("nats_per_target").get<double>(), sum / static_cast<double>(passages), 1e-4);
 }
 

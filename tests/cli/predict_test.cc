@@ -150,6 +150,23 @@ TEST(Predict, ResultsThatOverflowAreRefused) {
   EXPECT_EQ(run_carousel("predict " + model + " --input " + (scratch / "x.csv")).status, 1);
 }
 
+TEST(Predict, LinesMayEndAsOtherSystemsEndThem) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  const auto answers = [&](const std::string& input) {
+    const Ran ran = run_carousel("predict " + model, input);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return ran.out;
+  };
+  const std::string mark = "\xEF\xBB\xBF";
+  const std::string plain = answers("a,b\n1,2\n\n3,4\n");
+  EXPECT_EQ(std::count(plain.begin(), plain.end(), '\n'), 2);
+  EXPECT_EQ(answers("a,b\r\n1,2\r\n\r\n3,4\r\n"), plain);
+  EXPECT_EQ(answers(mark + "a,b\r\n1,2\r\n3,4"), plain);
+  EXPECT_EQ(answers(mark + "1,2\n3,4\n"), plain);
+  EXPECT_EQ(answers(mark), "");
+}
+
 TEST(Predict, WeightsInOtherTypes) {
   const Scratch scratch;
   const std::string model = init_model(scratch, R"({"model_type": "cfc", "input_size": 2, "units": 32,

@@ -37,10 +37,10 @@ std::string replace_all(std::string text, const std::string& from, const std::st
   return text;
 }
 
-TEST(Readme, CommandsRunAndPrintWhatItShows) {
+void run_page(const std::string& page, size_t least) {
   const Scratch scratch;
-  const std::vector<Example> found = examples(read_file(CAROUSEL_SOURCE_DIR "/README.md"));
-  ASSERT_GE(found.size(), 8u);
+  const std::vector<Example> found = examples(read_file(CAROUSEL_SOURCE_DIR "/" + page));
+  ASSERT_GE(found.size(), least);
   for (const Example& example : found) {
     // A program the README builds lacks the flags that a sanitized library needs, and the processor of an emulated one.
     const bool ours = example.command.starts_with("carousel ");
@@ -55,6 +55,15 @@ TEST(Readme, CommandsRunAndPrintWhatItShows) {
       EXPECT_EQ(read_file(scratch / "out"), example.output) << example.command;
     }
   }
+}
+
+TEST(Readme, CommandsRunAndPrintWhatItShows) { run_page("README.md", 8); }
+
+TEST(Readme, TheLibraryPageRunsAndShowsTheProgramItCompiles) {
+  const std::string page = read_file(CAROUSEL_SOURCE_DIR "/docs/library.md");
+  const std::string program = read_file(CAROUSEL_SOURCE_DIR "/tests/install/forks.cc");
+  EXPECT_NE(page.find("```cpp\n" + program.substr(program.find("#include")) + "```\n"), std::string::npos);
+  run_page("docs/library.md", 3);
 }
 
 }  // namespace

@@ -158,6 +158,10 @@ TEST_F(FieldsTest, WrongValuesNameGotAndExpected) {
   const auto number = [](Fields& f) { f.number("a", 0, 1); };
   EXPECT_EQ(refusal(R"({"a": "1"})", number), "c: \"a\" is \"1\", expected a number from 0 to 1");
   EXPECT_NE(refusal(R"({"a": {"__float__": "NaN"}})", number), "no error");
+  const auto below = [](Fields& f) { f.number("a", 0, std::nextafter(1.0, 0.0)); };
+  EXPECT_EQ(refusal(R"({"a": 1})", below), "c: \"a\" is 1, expected a number >= 0 and < 1");
+  const auto above = [](Fields& f) { f.number("a", std::nextafter(0.5, 1.0), 1e9); };
+  EXPECT_EQ(refusal(R"({"a": 0.5})", above), "c: \"a\" is 0.5, expected a number > 0.5 and <= 1e+09");
   EXPECT_EQ(refusal(R"({"a": 1})", [](Fields& f) { f.boolean("a"); }), "c: \"a\" is 1, expected true or false");
   EXPECT_EQ(refusal(R"({"a": []})", [](Fields& f) { f.string("a"); }), "c: \"a\" is [], expected a string");
   EXPECT_EQ(refusal(R"({"a": "z"})",

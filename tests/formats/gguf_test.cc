@@ -161,7 +161,7 @@ TEST_F(SplitGguf, WhatIsWrongIsNamed) {
 }
 
 TEST(Gguf, NamesOfParts) {
-  const std::optional<GgufPart> part = split_gguf_name("a/b-00002-of-00010.gguf");
+  const std::optional<ShardName> part = split_gguf_name("a/b-00002-of-00010.gguf");
   ASSERT_TRUE(part.has_value());
   EXPECT_EQ(part->stem, "a/b");
   EXPECT_EQ(part->part, 2);

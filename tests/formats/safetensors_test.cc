@@ -293,6 +293,29 @@ TEST(Checkpoint, ReadsNumberedFilesAndOneFile) {
             folder / "model_1.safetensors" + ": \"x\" is also in " + folder / "model_0.safetensors");
 }
 
+TEST(Checkpoint, ReadsShardsWithoutAnIndexIfTheyAreAllThere) {
+  const Scratch folder;
+  const auto write = [&](const std::string& name, const std::string& tensor) {
+    write_safetensors(folder / name, {{tensor, counting({2}, DType::kF32)}});
+  };
+  const auto error = [&] { return message_of([&] { Checkpoint::open(folder.path()); }); };
+  write("adapter.safetensors", "stray");
+  EXPECT_NE(error().find("adapter.safetensors has another name, which can be given as the path"), std::string::npos);
+  write("model-00001-of-00001.safetensors", "x");
+  EXPECT_EQ(Checkpoint::open(folder.path()).entries().size(), 1u) << "the stray file is left alone";
+  write("model-00003-of-00003.safetensors", "z");
+  EXPECT_NE(error().find("shards of several models, model of 1 and model of 3"), std::string::npos) << error();
+  std::filesystem::remove(folder / "model-00001-of-00001.safetensors");
+  write("model-00001-of-00003.safetensors", "x");
+  EXPECT_EQ(error(),
+            folder / "model-00002-of-00003.safetensors: shard 2 of 3 is missing, expected it beside the others");
+  write("model-00002-of-00003.safetensors", "y");
+  write("consolidated-00001-of-00002.safetensors", "x");
+  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  EXPECT_EQ(checkpoint.entries().size(), 3u);
+  expect_same(checkpoint.find("z")->view(), counting({2}, DType::kF32));
+}
+
 TEST(Checkpoint, AFolderWithoutWeightsSaysWhatIsMissing) {
   const Scratch folder;
   EXPECT_NE(message_of([&] { Checkpoint::open(folder.path()); }).find("no weights here, expected model.safetensors"),

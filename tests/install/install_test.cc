@@ -78,6 +78,15 @@ TEST(Install, SharedLibraryServesOtherPrograms) {
   EXPECT_EQ(through_pkg_config(folder, ""), kStory);
 }
 
+TEST(Install, TheExampleTellsWhatIsWrongInsteadOfAborting) {
+  const std::string folder = stage("wrong");
+  install(folder, {"development", "static"});
+  through_pkg_config(folder, "--static");
+  const std::string program = "'" + folder + "/story'";
+  EXPECT_EQ(run(program + " /nowhere 2>&1; echo $?"), "story: /nowhere: no such file or folder\n1\n");
+  EXPECT_EQ(run(program + " 2>&1; echo $?"), "usage: story MODEL\n2\n");
+}
+
 TEST(Install, EverythingIsRelocatable) {
   const std::string root = stage("everything");
   run("DESTDIR='" + root + "/staged' " CAROUSEL_CMAKE " --install '" + kBuilt + "' --prefix /opt/carousel");

@@ -200,6 +200,67 @@ TEST(Config, UnknownModelTypeListsTheKnownOnes) {
             std::string::npos);
 }
 
+// Values of transformers 5.24.0's LlamaConfig and Lfm2Config, from_dict: of both keys the older one alone counts.
+TEST(RopeConfig, RopeScalingWinsAsInTransformers) {
+  const std::string llama3 = R"("rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, )";
+  const std::string whole = llama3 + R"("original_max_position_embeddings": 64)";
+  struct Case {
+    std::string keys, type;
+    double llama_theta, lfm2_theta;
+    int64_t original;
+  };
+  const std::string plain = R"("rope_parameters": {"rope_type": "default", "rope_theta": 3e5})";
+  const Case cases[] = {
+      {R"("rope_theta": 5e5, "rope_scaling": {)" + whole + "}, " + plain, "llama3", 5e5, 5e5, 64},
+      {R"("rope_scaling": {)" + whole + "}, " + plain, "llama3", 1e4, 1e6, 64},
+      {R"("rope_theta": 5e5, "rope_scaling": {"rope_theta": 7e5, )" + whole + "}", "llama3", 7e5, 7e5, 64},
+      {R"("rope_scaling": {}, )" + plain, "default", 3e5, 3e5, 0},
+      {R"("rope_scaling": null, "rope_parameters": {"rope_theta": 3e5, )" + whole + "}", "llama3", 3e5, 3e5, 64},
+      {R"("max_position_embeddings": 777, "rope_scaling": {"rope_theta": 1e4, )" + llama3.substr(0, llama3.size() - 2) +
+           "}",
+       "llama3", 1e4, 1e4, 777},
+      {R"("rope_theta": 9e4, "rope_scaling": {"type": "default"}, "rope_parameters": {)" + whole + "}", "default", 9e4,
+       9e4, 0},
+  };
+  for (const Case& one : cases) {
+    for (const std::string family : {"llama", "lfm2", "lfm2_moe"}) {
+      const ModelConfig config =
+          parse(R"({"model_type": ")" + family + R"(", "num_hidden_layers": 1, "layer_types": ["full_attention"], )" +
+                one.keys + "}");
+      const Json& options = config.sublayers.at(0).options;
+      EXPECT_EQ(options.at("rope_type"), one.type) << family << one.keys;
+      EXPECT_EQ(options.at("rope_theta"), family == "llama" ? one.llama_theta : one.lfm2_theta) << family << one.keys;
+      if (one.original != 0) EXPECT_EQ(options.at("rope_original_max_position"), one.original) << one.keys;
+    }
+  }
+}
+
+TEST(RopeConfig, EveryOtherTypeIsRefusedByNameWhereverItStands) {
+  for (const std::string type : {"linear", "dynamic", "yarn", "longrope", "proportional", "mrope", "su"}) {
+    const std::string other = "\"" + type + "\", \"factor\": 2}";
+    for (const std::string keys : {R"("rope_scaling": {"type": )" + other, R"("rope_scaling": {"rope_type": )" + other,
+                                   R"("rope_parameters": {"rope_type": )" + other,
+                                   R"("rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": )" + other,
+                                   R"("rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": )" + other,
+                                   R"("rope_scaling": {"rope_type": "default", "type": )" + other,
+                                   R"("rope_parameters": {"full_attention": {"rope_type": )" + other + "}"}) {
+      for (const std::string family : {"llama", "lfm2", "lfm2_moe"}) {
+        const std::string got = refusal(R"({"model_type": ")" + family + "\", " + keys + "}");
+        EXPECT_NE(got.find("\"" + type + "\", expected one of: default, llama3"), std::string::npos) << got;
+      }
+    }
+    const std::string mixed = refusal(R"({"model_type": "carousel", "vocab_size": 8, "hidden_size": 8, "layer_types":
+        ["full_attention"], "attention_config": {"num_heads": 2, "rope_type": ")" +
+                                      type + R"("}})");
+    EXPECT_NE(mixed.find("\"" + type + "\", expected one of: default, llama3"), std::string::npos) << mixed;
+  }
+  const std::string head = R"({"model_type": "llama", )";
+  EXPECT_NE(refusal(head + R"("rope_parameters": {"full_attention": {"rope_theta": 1e4}}})")
+                .find("rotary positions of its own"),
+            std::string::npos);
+  EXPECT_NE(refusal(head + R"("partial_rotary_factor": 0.5})").find("partial_rotary_factor"), std::string::npos);
+}
+
 TEST(LlamaConfig, RefusesOtherActivationsAndScalings) {
   EXPECT_NE(refusal(R"({"model_type": "llama", "hidden_act": "gelu"})").find("hidden_act"), std::string::npos);
   EXPECT_NE(refusal(R"({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2}})").find("linear"),

@@ -74,10 +74,19 @@ TEST(ChatMl, ATokenizerThatMakesControlTokensOfTextIsRefused) {
   EXPECT_THROW(turns.ask({}, {}, "", "<|im_end|>"), Error);
 }
 
+TEST(ChatMl, TurnsAreReadBack) {
+  const ChatMl turns = *ChatMl::find(tokenizer());
+  const std::vector<ChatTurn> read =
+      turns.turns_of(rendered("<|startoftext|><|im_start|>user\nWho?\n<|im_end|>\n<|im_start|>assistant\nI"));
+  ASSERT_EQ(read.size(), 2u);
+  EXPECT_EQ(read[0].role + "|" + read[0].text, "user|Who?\n");
+  EXPECT_EQ(read[1].role + "|" + read[1].text, "assistant|I");
+  EXPECT_EQ(turns.turns_of(rendered("Once")).size(), 0u);
+  EXPECT_EQ(turns.turns_of(rendered("<|im_start|>user")).at(0).text, "");
+}
+
 TEST(ChatMl, IsFoundByItsControlTokens) {
   EXPECT_FALSE(ChatMl::find(Tokenizer::bytes()));
-  EXPECT_TRUE(writes_chat_ml("{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}"));
-  EXPECT_FALSE(writes_chat_ml("{{ '[INST]' + m.content + '[/INST]' }}"));
 }
 
 }  // namespace

@@ -97,6 +97,26 @@ Sublayer ffn_sublayer(const LayerPlan& plan, int64_t index, const std::string& w
           plan.post_norm};
 }
 
+constexpr const char* kDefaultRope = "default";
+constexpr const char* kStretchedRope = "llama3";
+
+// Throws Error(kInput) for a type of rotary positions that is not computed, also where another key takes precedence.
+void refuse_rope_types(const Json& parameters, const std::string& where) {
+  Fields rope(parameters, where);
+  for (const char* key : {"rope_type", "type"}) {
+    const std::string type = rope.string(key, kDefaultRope);
+    if (type == kDefaultRope || type == kStretchedRope) continue;
+    fail(ErrorKind::kInput, "{}: {} is \"{}\", expected one of: {}, {}", where, key, type, kDefaultRope,
+         kStretchedRope);
+  }
+  for (const auto& [name, value] : parameters.items()) {
+    if (!value.is_object()) continue;
+    refuse_rope_types(value, where + ": \"" + name + "\"");
+    fail(ErrorKind::kInput, "{}: \"{}\" has rotary positions of its own, expected the same for all layers", where,
+         name);
+  }
+}
+
 }  // namespace
 
 Family find_family(const std::string& model_type, const std::string& where) {
@@ -215,23 +235,27 @@ std::vector<int64_t> read_eos(Fields& fields) {
 void read_rope(Fields& fields, double default_theta, Json& options) {
   const Json parameters = fields.object("rope_parameters");
   const Json scaling = fields.object("rope_scaling");
+  refuse_rope_types(parameters, fields.where() + ": \"rope_parameters\"");
+  refuse_rope_types(scaling, fields.where() + ": \"rope_scaling\"");
   const double theta = fields.number("rope_theta", 1e-3, 1e12, default_theta);
-  const bool v5 = !parameters.empty();
-  Fields rope(v5 ? parameters : scaling, fields.where() + (v5 ? ": \"rope_parameters\"" : ": \"rope_scaling\""));
+  // As transformers: of both, the older key alone counts, its theta too.
+  const bool older = !scaling.empty();
+  Fields rope(older ? scaling : parameters, fields.where() + (older ? ": \"rope_scaling\"" : ": \"rope_parameters\""));
   options["rope_theta"] = rope.number("rope_theta", 1e-3, 1e12, theta);
-  const std::string type = rope.string("rope_type", rope.string("type", "default"));
-  if (type != "default" && type != "llama3") {
-    fail(ErrorKind::kInput, "{}: rope_type is \"{}\", expected one of: default, llama3", rope.where(), type);
-  }
-  if (rope.number("partial_rotary_factor", 0, 1, 1.0) != 1.0) {
-    fail(ErrorKind::kInput, "{}: \"partial_rotary_factor\" is not supported, expected 1", rope.where());
+  const std::string type = rope.string("rope_type", rope.string("type", kDefaultRope));
+  for (Fields* place : {&fields, &rope}) {
+    if (place->number("partial_rotary_factor", 0, 1, 1.0) == 1.0) continue;
+    fail(ErrorKind::kInput, "{}: \"partial_rotary_factor\" is not supported, expected 1", place->where());
   }
   options["rope_type"] = type;
-  if (type == "llama3") {
+  if (type == kStretchedRope) {
+    constexpr int64_t kMost = int64_t{1} << 40;
+    std::optional<int64_t> whole;
+    if (fields.has("max_position_embeddings")) whole = fields.integer("max_position_embeddings", 1, kMost);
     options["rope_factor"] = rope.number("factor", 1e-6, 1e6);
     options["rope_low_freq_factor"] = rope.number("low_freq_factor", 1e-6, 1e6);
     options["rope_high_freq_factor"] = rope.number("high_freq_factor", 1e-6, 1e6);
-    options["rope_original_max_position"] = rope.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
+    options["rope_original_max_position"] = rope.integer("original_max_position_embeddings", 1, kMost, whole);
   }
   rope.finish();
 }

@@ -34,7 +34,7 @@ std::vector<double> read_quantiles(Fields& fields) {
   const Json* list = fields.raw("quantiles");
   std::vector<double> levels;
   const auto wrong = [&] {
-    fail(ErrorKind::kInput, "{}: \"quantiles\" is {}, expected increasing numbers between 0 and 1, 0.5 among them",
+    fail(ErrorKind::kInput, "{}: \"quantiles\" is {}, expected increasing numbers > 0 and < 1, 0.5 among them",
          fields.where(), list == nullptr ? "missing" : brief(*list));
   };
   if (list == nullptr || !list->is_array() || list->empty() || list->size() > kMaxQuantiles) wrong();

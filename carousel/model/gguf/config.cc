@@ -99,6 +99,20 @@ class Keys {
     }
   }
 
+  /// A width that the rows of `tensor` [..., rows, cols] say too: converters are known to get the key wrong, so the
+  /// tensor decides, with a warning.
+  int64_t width(const char* key, const std::string& tensor_name) {
+    const int64_t stated = integer(key, 1, kMaxWidth);
+    const formats::TensorEntry* found = tensor(tensor_name);
+    if (found == nullptr || found->shape.rank() < 2) return stated;
+    const int64_t rows = found->shape[found->shape.rank() - 2];
+    if (rows == stated || rows < 1) return stated;
+    warnings.push_back(fmt::format("{}: \"{}\" is {}, but \"{}\" has {} rows; using theirs", where(), name(key), stated,
+                                   tensor_name, rows));
+    return rows;
+  }
+  std::vector<std::string> warnings;
+
   /// Keys that are neither the format's own nor known here.
   std::vector<std::string> unknown() const {
     std::vector<std::string> out;
@@ -205,9 +219,7 @@ std::vector<int64_t> attention(Keys& keys, std::optional<double> default_theta, 
   }
   const double theta = keys.number("rope.freq_base", 1e-3, 1e12, default_theta);
   out["rope_theta"] = theta;
-  const std::string scaling = keys.string("rope.scaling.type", "none");
-  const bool scaled = scaling != "none" && keys.number("rope.scaling.factor", 0, 1e9, 1.0) != 1.0;
-  if (scaled) {
+  if (const std::string scaling = keys.string("rope.scaling.type", "none"); scaling != "none") {
     fail(ErrorKind::kInput,
          "{}: \"{}\" is \"{}\", which is not supported, expected none or a tensor \"rope_freqs.weight\"", keys.where(),
          keys.name("rope.scaling.type"), scaling);
@@ -226,21 +238,11 @@ Json llama(Keys& keys) {
     fail(ErrorKind::kInput, "{}: \"{}\" has layers without attention, expected none in this architecture", keys.where(),
          keys.name("attention.head_count_kv"));
   }
-  out["intermediate_size"] = keys.integer("feed_forward_length", 1, kMaxWidth);
+  out["intermediate_size"] = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
   out["rms_norm_eps"] = keys.number("attention.layer_norm_rms_epsilon", 0, 1);
   out["attention_bias"] = keys.tensor("blk.0.attn_q.bias") != nullptr;
   out["mlp_bias"] = keys.tensor("blk.0.ffn_up.bias") != nullptr;
   return out;
-}
-
-// The family's reader takes the tensors' width over the config's, as published configs contradict themselves; a GGUF
-// file that does is broken.
-void check_width(const Keys& keys, int64_t stated) {
-  constexpr const char* kTensor = "blk.0.ffn_gate.weight";
-  const formats::TensorEntry* gate = keys.tensor(kTensor);
-  if (gate == nullptr || gate->shape.rank() != 2 || gate->shape[0] == stated) return;
-  fail(ErrorKind::kInput, "{}: \"{}\" is {}, but \"{}\" has {} rows", keys.where(), keys.name("feed_forward_length"),
-       stated, kTensor, gate->shape[0]);
 }
 
 Json lfm2(Keys& keys, bool experts) {
@@ -261,17 +263,17 @@ Json lfm2(Keys& keys, bool experts) {
   for (int64_t i = 0; i < layers; ++i)
     bias = bias || keys.tensor(fmt::format("blk.{}.shortconv.conv.bias", i)) != nullptr;
   out["conv_bias"] = bias;
-  const int64_t width = keys.integer("feed_forward_length", 1, kMaxWidth);
-  out["intermediate_size"] = width;
+  out["intermediate_size"] = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
   if (!experts) {
-    check_width(keys, width);
     out["block_auto_adjust_ff_dim"] = false;
     return out;
   }
-  out["num_dense_layers"] = keys.integer("leading_dense_block_count", 0, kMaxLayers);
+  const int64_t dense = keys.integer("leading_dense_block_count", 0, kMaxLayers);
+  out["num_dense_layers"] = dense;
   out["num_experts"] = keys.integer("expert_count", 1, kMaxDim);
   out["num_experts_per_tok"] = keys.integer("expert_used_count", 1, kMaxDim);
-  out["moe_intermediate_size"] = keys.integer("expert_feed_forward_length", 1, kMaxWidth);
+  out["moe_intermediate_size"] =
+      keys.width("expert_feed_forward_length", fmt::format("blk.{}.ffn_gate_exps.weight", dense));
   out["routed_scaling_factor"] = keys.number("expert_weights_scale", 0, 1e6, 1.0);
   out["norm_topk_prob"] = keys.boolean("expert_weights_norm", true);
   bool choice_bias = false;
@@ -304,7 +306,7 @@ Json xlstm(Keys& keys) {
   out["num_heads"] = heads;
   out["qk_dim_factor"] = share(heads * keys.integer("mlstm.key_length", 1, kMaxDim), hidden);
   out["v_dim_factor"] = share(heads * keys.integer("mlstm.value_length", 1, kMaxDim), hidden);
-  const int64_t width = keys.integer("feed_forward_length", 1, kMaxWidth);
+  const int64_t width = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
   // The published models' rule where it gives this width, so that a config looks as it did.
   constexpr double kFactor = 2.667;
   constexpr int64_t kMultiple = 64;
@@ -333,7 +335,7 @@ Json carousel(Keys& keys) {
 
 }  // namespace
 
-Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where, std::vector<std::string>* unknown) {
+Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where, std::vector<std::string>* warnings) {
   Fields general(checkpoint.gguf()->values, where);
   const std::string arch =
       general.choice("general.architecture", {"llama", "lfm2", "lfm2moe", "xlstm", "carousel"}, {});
@@ -358,7 +360,11 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
              : arch == "carousel" ? carousel(keys)
                                   : lfm2(keys, arch == "lfm2moe");
   keys.refuse_unsupported();
-  if (unknown != nullptr) *unknown = keys.unknown();
+  if (warnings == nullptr) return out;
+  *warnings = keys.warnings;
+  for (const std::string& key : keys.unknown()) {
+    warnings->push_back(fmt::format("{}: \"{}\" is not a key known here; ignored", where, key));
+  }
   return out;
 }
 

@@ -14,10 +14,10 @@
 namespace carousel::model {
 
 /// The config.json of a GGUF checkpoint, of the family its architecture belongs to. Throws Error(kInput) naming the
-/// key or tensor: absent, contradictory, out of range, or of an effect that is not implemented. `unknown`, if given,
-/// receives the keys nobody knows.
+/// key or tensor: absent, contradictory, out of range, or of an effect that is not implemented. `warnings`, if
+/// given, receives lines about keys nobody knows and widths that the tensors contradict.
 Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where,
-                 std::vector<std::string>* unknown = nullptr);
+                 std::vector<std::string>* warnings = nullptr);
 
 /// The keys that gguf_config reads back as `config`, "general.architecture" first.
 formats::GgufKeys gguf_keys(const ModelConfig& config, const std::vector<ParamRecord>& records);

@@ -155,6 +155,9 @@ Regex::Regex(const std::string& pattern, const std::string& where) {
   compiled->segments = has_any(pattern, {"\\X", "\\y", "\\Y"});
   const char* refused = nullptr;
   const std::string source = without_onig_faults(pattern, &refused);
+  // Word segments of some characters changed before Unicode 16, which brought U+0897.
+  if (has_any(pattern, {"y{w"}) && first_younger_than_libonig("\u0897") != 0)
+    refused = "(?y{w}), text segments by word";
   if (refused != nullptr) unsupported(where, pattern, refused);
   OnigRegex code = nullptr;
   OnigErrorInfo at{};

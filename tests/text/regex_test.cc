@@ -15,6 +15,7 @@
 #include "carousel/text/pattern.h"
 #include "carousel/text/tokenizer.h"
 #include "carousel/text/unicode.h"
+#include "carousel/text/unicode_encoding.h"
 
 namespace carousel::text {
 namespace {
@@ -97,6 +98,19 @@ TEST(Regex, NamesThePatternAsItsFileSpellsIt) {
   EXPECT_NE(refusal("a(?{f})").find("a callout"), std::string::npos);
   EXPECT_EQ(refusal("(?x)a\nb[").find('\n'), std::string::npos);
   EXPECT_NE(refusal(std::string(40000, 'a') + "b").find("expected at most 32768"), std::string::npos);
+}
+
+// libonig's text segments are of its own age: where they may be wrong, they are refused.
+TEST(Regex, TextSegmentsAreRightOrRefused) {
+  const std::string young = "a\u0897";  // a mark of Unicode 16
+  if (first_younger_than_libonig(young) == 0) {
+    EXPECT_EQ(matched(Regex("\\X", "test"), young), std::vector<std::string>{young});
+    return;
+  }
+  EXPECT_NE(refusal("\\X", young).find("regex \"\\X\" is about text segments, and the text has U+0897"),
+            std::string::npos);
+  EXPECT_NE(refusal("(?y{w}:\\X)").find("regex \"(?y{w}:\\X)\" uses (?y{w})"), std::string::npos);
+  EXPECT_EQ(matched(Regex("\\w+", "test"), young), std::vector<std::string>{young});
 }
 
 TEST(Regex, DeepAndLargePatternsMeetALimit) {

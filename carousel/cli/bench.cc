@@ -174,7 +174,7 @@ void print_load() {
 
 Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<BenchTest> tests = plan(options);
-  const ModelFiles files = open_model_files(options.model);
+  const model::ModelFiles files = model::open_model_files(options.model);
   const model::WeightTypes types = options.weights.types();
   reset_peak_memory();
   model::Model loaded;
@@ -182,7 +182,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
     loaded.lm = random_model(files, types, stream);
   else
     loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
-  const ModelCost cost = measure_cost(files, types);
+  const model::ModelCost cost = model::measure_cost(files, types);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/model_cost.h"
+#include "carousel/model/cost.h"
 
 #include <cmath>
 
@@ -8,13 +8,13 @@
 #include "carousel/model/params.h"
 #include "carousel/ops/params.h"
 
-namespace carousel::cli {
+namespace carousel::model {
 namespace {
 
 // Hands out shapes only and counts what they would take. Of the experts a token takes the chosen share.
 class CostSource : public ParamSource {
  public:
-  CostSource(const ModelFiles& files, const model::WeightTypes& types) : files_(files), types_(types) {}
+  CostSource(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
@@ -48,11 +48,11 @@ class CostSource : public ParamSource {
   }
 
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override {
-    const model::Family family = model::find_family(files_.config.model_type, files_.place.config);
-    for (const model::TensorSource& source : family.sources(files_.config, name)) {
+    const Family family = find_family(files_.config.model_type, files_.place.config);
+    for (const TensorSource& source : family.sources(files_.config, name)) {
       const formats::TensorEntry* entry = files_.checkpoint ? files_.checkpoint->find(source.file_name) : nullptr;
       if (entry == nullptr) continue;
-      return model::read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files_.place.weights);
+      return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files_.place.weights);
     }
     return drawn;
   }
@@ -80,17 +80,16 @@ class CostSource : public ParamSource {
   std::map<DType, int64_t> elements_;
   double shared_bytes_ = 0, shared_multiplies_ = 0, shared_masked_ = 0;
   const ModelFiles& files_;
-  const model::WeightTypes& types_;
+  const WeightTypes& types_;
 };
 
 }  // namespace
 
 DType ModelFiles::dtype_of(const std::string& name) const {
   if (checkpoint) {
-    for (const model::TensorSource& source :
-         model::spelling_of(config, &*checkpoint, place.config).sources(config, name)) {
+    for (const TensorSource& source : spelling_of(config, &*checkpoint, place.config).sources(config, name)) {
       const formats::TensorEntry* entry = checkpoint->find(source.file_name);
-      if (entry != nullptr && entry->is_weight()) return model::held_dtype(*entry);
+      if (entry != nullptr && entry->is_weight()) return held_dtype(*entry);
     }
   }
   for (const char* key : {"torch_dtype", "dtype"}) {
@@ -103,15 +102,15 @@ DType ModelFiles::dtype_of(const std::string& name) const {
 
 ModelFiles open_model_files(const std::string& path) {
   ModelFiles files;
-  files.place = model::resolve(path);
+  files.place = resolve(path);
   if (!files.place.weights.empty()) files.checkpoint = formats::Checkpoint::open(files.place.weights);
-  files.config = model::read_model_config(files.place, files.checkpoint ? &*files.checkpoint : nullptr);
+  files.config = read_model_config(files.place, files.checkpoint ? &*files.checkpoint : nullptr);
   return files;
 }
 
-ModelCost measure_cost(const ModelFiles& files, const model::WeightTypes& types) {
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
   CostSource source(files, types);
-  model::declare_params(files.config, source, files.place.config);
+  declare_params(files.config, source, files.place.config);
   return source.cost;
 }
 
@@ -123,4 +122,4 @@ int64_t fixed_state_bytes(const StateLayout& layout) {
   return bytes;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::model

@@ -3,11 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 
-#include "carousel/cli/options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/forecast/tirex.h"
@@ -19,6 +18,7 @@ namespace {
 
 // float32 throughout; seen: below 6e-7.
 constexpr double kTolerance = 2e-6;
+constexpr int64_t kMaxAccelerate = 1024;
 constexpr const char* kContext = "ctx.";
 constexpr const char* kQuantiles = "quantiles.";
 constexpr const char* kMean = "mean.";
@@ -85,6 +85,17 @@ class ForecastCase {
     return series;
   }
 
+  // The number at the end of a rollout's name.
+  int64_t patches_at_once(const std::string& digits) const {
+    int64_t value = 0;
+    const char* const end = digits.data() + digits.size();
+    const auto [stopped, error] = std::from_chars(digits.data(), end, value);
+    if (error != std::errc() || stopped != end || value < 1 || value > kMaxAccelerate) {
+      fail(ErrorKind::kInput, "{}: got \"{}\", expected an integer from 1 to {}", where_, digits, kMaxAccelerate);
+    }
+    return value;
+  }
+
   // [B, L, Q], or the median alone [B, L].
   std::vector<float> forecast_of(const Series& series, const forecast::ForecastOptions& options, bool median) {
     std::vector<float> out;
@@ -100,7 +111,7 @@ class ForecastCase {
   void compare_one(const formats::TensorEntry& entry, std::string name, bool median, Comparison& out) {
     forecast::ForecastOptions options;
     if (const size_t rollout = name.find(kRollout); rollout != std::string::npos) {
-      options.accelerate = parse_integer(where_, name.substr(rollout + std::strlen(kRollout)), 1, 1024);
+      options.accelerate = patches_at_once(name.substr(rollout + std::strlen(kRollout)));
       name.resize(rollout);
     }
     const Series series = read_context(name);

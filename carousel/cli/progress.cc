@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 
 namespace carousel::cli {
 namespace {
@@ -45,6 +46,15 @@ void Progress::update(int64_t done) {
                   share * 100, with_commas(done), with_commas(total_), unit_, rate, left);
   std::fputs(bar.c_str(), stderr);
   std::fflush(stderr);
+}
+
+std::function<void(int64_t done, int64_t total)> progress_bar(const std::string& unit) {
+  const auto bar = std::make_shared<std::unique_ptr<Progress>>();  // a function must be copyable
+  return [unit, bar](int64_t done, int64_t total) {
+    if (done >= total) return bar->reset();
+    if (*bar == nullptr) *bar = std::make_unique<Progress>(unit, total);
+    (*bar)->update(done);
+  };
 }
 
 void note(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace carousel::cli {
@@ -23,6 +24,9 @@ class Progress {
   bool terminal_;
   std::chrono::steady_clock::time_point start_, shown_;
 };
+
+/// Shows a bar while it is told (done, total): from the first call until done is total, or it is destroyed.
+std::function<void(int64_t done, int64_t total)> progress_bar(const std::string& unit);
 
 /// A line on standard error. That nobody can read it is no error: the result goes to standard output.
 void note(const std::string& line);

@@ -13,7 +13,6 @@
 
 #include "carousel/cli/forecast_case.h"
 #include "carousel/cli/package_state.h"
-#include "carousel/cli/progress.h"
 #include "carousel/cli/regressor_case.h"
 #include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
@@ -50,12 +49,13 @@ std::vector<std::string> logits_names(const std::string& suffix) {
 
 class Case {
  public:
-  Case(const std::string& folder, const Stream& stream, const Numerics& numerics)
+  Case(const std::string& folder, const Stream& stream, const Numerics& numerics, const TokensDone& progress)
       : folder_(folder),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         model_(model::load(folder, stream, model::ModelKind::kLanguage, numerics)),
-        runner_(*model_.lm, stream, *model_.numerics) {}
+        runner_(*model_.lm, stream, *model_.numerics),
+        progress_(progress) {}
 
   std::vector<Comparison> compare();
 
@@ -81,6 +81,7 @@ class Case {
   formats::SafetensorsFile expected_;
   model::Model model_;
   model::Runner runner_;
+  const TokensDone& progress_;
   std::map<std::string, Comparison> results_;
 };
 
@@ -301,11 +302,12 @@ void Case::compare_mean(const std::string& name) {
     fail(ErrorKind::kInput, "{}: \"{}\" ends in no window length", where_, name);
   const Ids ids = read_ids("valid.ids");
   const float want = read_floats(name, 1).front();
-  Progress bar("tokens", static_cast<int64_t>(ids.front().size()));
+  const auto total = static_cast<int64_t>(ids.front().size());
   const generate::TextScore score = generate::score_text(runner_, ids.front(), window, [&](int64_t done, int64_t) {
-    bar.update(done);
+    if (progress_) progress_(done, total);  // predictions, one fewer than tokens
     return true;
   });
+  if (progress_) progress_(total, total);
   Comparison& comparison = result(name);
   const double mean = score.nll / static_cast<double>(std::max<int64_t>(1, score.tokens));
   comparison.largest = std::abs(mean - static_cast<double>(want));
@@ -376,7 +378,8 @@ void fold(Comparison& out, const float* got, const float* want, size_t count, co
   }
 }
 
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics) {
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
+                                     const TokensDone& progress) {
   if (is_forecast_case(folder)) {
     if (numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
     return compare_forecast_case(folder, stream);
@@ -390,7 +393,7 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     return skipped;
   }
   if (is_regressor_case(folder)) return compare_regressor_case(folder, stream, numerics);
-  return Case(folder, stream, numerics).compare();
+  return Case(folder, stream, numerics, progress).compare();
 }
 
 }  // namespace carousel::cli

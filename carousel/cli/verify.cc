@@ -89,7 +89,7 @@ int run_verify(VerifyOptions& options) {
   for (const std::string& folder : options.cases) {
     int status = kMalformed;
     try {
-      const std::vector<Comparison> comparisons = compare_case(folder, stream, numerics);
+      const std::vector<Comparison> comparisons = compare_case(folder, stream, numerics, progress_bar("tokens"));
       status = judge(comparisons, options.strict);
       if (options.json)
         results.push_back(to_json(folder, comparisons, status));

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/cli/bench_op.h"
 #include "carousel/cli/bench_ops.h"
 #include "carousel/cli/bench_runs.h"
 #include "carousel/cli/command.h"
@@ -232,8 +233,10 @@ int run_command(BenchOptions& options) {
   }
   if (!options.op.op.empty()) {
     if (!options.bounds) print_load();
-    const std::vector<OpCase> cases = op_cases(options.op, options.depths, options.weights.weights, stream);
-    json["ops"] = bench_op(options.op, cases, stream, options.rounds, options.json, interrupted);
+    const DType weights = options.weights.types().body.value_or(DType::kF32);
+    const std::vector<OpCase> cases = op_cases(options.op, options.depths, weights, stream);
+    json["ops"] = op_lines(options.op.op, cases, measure_ops(cases, stream, options.rounds, interrupted), stream);
+    if (!options.json) print_op_lines(json["ops"]);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -256,7 +259,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   app.add_flag("--json", options->json, "Results as JSON");
-  options->op.add_options(app);
+  add_op_options(app, options->op);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_command(*options); };

@@ -8,6 +8,8 @@
 #include <functional>
 #include <string>
 
+#include "carousel/cli/byte_units.h"
+
 namespace carousel::cli {
 
 class Progress {
@@ -35,7 +37,5 @@ void note_error(std::string message);
 
 /// "1,234,567"
 std::string with_commas(int64_t value);
-/// "128.25 MiB"
-std::string in_binary_units(double bytes);
 
 }  // namespace carousel::cli

@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-#include "carousel/cli/byte_units.h"
+#include "carousel/bench/byte_units.h"
 #include "carousel/cli/options.h"
 #include "carousel/cpu/isa.h"
 
@@ -12,23 +12,23 @@ namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 26;
 
-std::string bound_name(const OpCase& test, const OpResult& result) {
+std::string bound_name(const bench::OpCase& test, const bench::OpResult& result) {
   switch (result.bound) {
-    case Bound::kF32:
+    case bench::Bound::kF32:
       return "f32";
-    case Bound::kBF16:
+    case bench::Bound::kBF16:
       return "bf16";
-    case Bound::kInt8:
+    case bench::Bound::kInt8:
       return "int8";
-    case Bound::kMemory:
+    case bench::Bound::kMemory:
       return "memory";
-    case Bound::kCache:
+    case bench::Bound::kCache:
       break;
   }
-  return fmt::format("cache {}", in_binary_units(static_cast<double>(test.cached_bytes)));
+  return fmt::format("cache {}", bench::in_binary_units(static_cast<double>(test.cached_bytes)));
 }
 
-Json to_json(const std::string& op, const OpCase& test, const OpResult& result, const Stream& stream) {
+Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream) {
   return {{"op", op},
           {"shape", test.shape},
           {"isa", cpu::isa_name(stream.isa)},
@@ -65,8 +65,8 @@ void print_op_lines(const Json& lines) {
   }
 }
 
-Json op_lines(const std::string& op, const std::vector<OpCase>& cases, const std::vector<OpResult>& results,
-              const Stream& stream) {
+Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
+              const std::vector<bench::OpResult>& results, const Stream& stream) {
   Json lines = Json::array();
   for (size_t i = 0; i < cases.size(); ++i) {
     if (results[i].samples > 0) lines.push_back(to_json(op, cases[i], results[i], stream));
@@ -74,8 +74,8 @@ Json op_lines(const std::string& op, const std::vector<OpCase>& cases, const std
   return lines;
 }
 
-void add_op_options(CLI::App& app, OpOptions& options) {
-  add_choice(app, "--op", options.op, op_names(), "Measure one op instead of a model; -d and --weights apply");
+void add_op_options(CLI::App& app, bench::OpOptions& options) {
+  add_choice(app, "--op", options.op, bench::op_names(), "Measure one op instead of a model; -d and --weights apply");
   add_integers(app, "--rows", options.rows, 1, kMaxSize, "--op: rows of each sequence (1,512; slstm 512)")
       ->default_str("");
   add_integers(app, "--batch", options.batch, 1, 65536, "--op: sequences");

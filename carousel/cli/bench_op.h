@@ -7,16 +7,16 @@
 #include <string>
 #include <vector>
 
-#include "carousel/cli/bench_ops.h"
+#include "carousel/bench/ops.h"
 #include "carousel/core/json.h"
 
 namespace carousel::cli {
 
-void add_op_options(CLI::App& app, OpOptions& options);
+void add_op_options(CLI::App& app, bench::OpOptions& options);
 
 /// What --json prints: an object for each case that was measured. `results` are those of `cases`.
-Json op_lines(const std::string& op, const std::vector<OpCase>& cases, const std::vector<OpResult>& results,
-              const Stream& stream);
+Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
+              const std::vector<bench::OpResult>& results, const Stream& stream);
 /// The same as a table on standard output.
 void print_op_lines(const Json& lines);
 

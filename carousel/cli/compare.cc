@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
-#include "carousel/cli/drift.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
@@ -17,6 +16,7 @@
 #include "carousel/core/json.h"
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
+#include "carousel/verify/drift.h"
 
 namespace carousel::cli {
 namespace {
@@ -33,31 +33,32 @@ struct CompareOptions {
 };
 
 /// States of the layer that begins with sublayer `index`: those a layer's first sublayer is named with.
-std::vector<StateDrift> states_of(const DriftReport& report, const std::vector<model::Sublayer>& sublayers,
-                                  size_t index) {
+std::vector<verify::StateDrift> states_of(const verify::DriftReport& report,
+                                          const std::vector<model::Sublayer>& sublayers, size_t index) {
   const int64_t layer = sublayers[index].layer;
-  std::vector<StateDrift> found;
+  std::vector<verify::StateDrift> found;
   if (index > 0 && sublayers[index - 1].layer == layer) return found;
   const std::string prefix = fmt::format("{}.", layer);
-  for (const StateDrift& state : report.states) {
+  for (const verify::StateDrift& state : report.states) {
     if (state.name.starts_with(prefix)) found.push_back(state);
   }
   return found;
 }
 
-Json drift_json(const Drift& drift) {
+Json drift_json(const verify::Drift& drift) {
   const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
   return {{"relative_l2", number(drift.relative())}, {"max_abs", number(drift.largest)}};
 }
 
-Json to_json(const CompareOptions& options, const Side& a, const Side& b, const DriftReport& report) {
+Json to_json(const CompareOptions& options, const verify::Side& a, const verify::Side& b,
+             const verify::DriftReport& report) {
   const std::vector<model::Sublayer>& sublayers = a.model.config.sublayers;
   Json lines = Json::array();
   for (size_t i = 0; i < sublayers.size(); ++i) {
     Json line = drift_json(report.sublayers[i + 1]);
     line["name"] = sublayers[i].name;
     line["states"] = Json::object();
-    for (const StateDrift& state : states_of(report, sublayers, i))
+    for (const verify::StateDrift& state : states_of(report, sublayers, i))
       line["states"][state.name] = drift_json(state.drift);
     lines.push_back(std::move(line));
   }
@@ -72,11 +73,12 @@ Json to_json(const CompareOptions& options, const Side& a, const Side& b, const 
           {"greedy", {{"agree", report.greedy_agree}, {"of", report.greedy}}}};
 }
 
-void print_table(const CompareOptions& options, const Side& a, const Side& b, const DriftReport& report) {
+void print_table(const CompareOptions& options, const verify::Side& a, const verify::Side& b,
+                 const verify::DriftReport& report) {
   const std::vector<model::Sublayer>& sublayers = a.model.config.sublayers;
   size_t width = 16;
   for (const model::Sublayer& sublayer : sublayers) width = std::max(width, sublayer.name.size());
-  const auto line = [&](const std::string& name, const Drift& drift) {
+  const auto line = [&](const std::string& name, const verify::Drift& drift) {
     fmt::print("  {:<{}}  {:<11.2e}  {:.2e}\n", name, width, drift.relative(), drift.largest);
   };
   fmt::print("{}: {} tokens, a {}, b {}\n", options.model, report.tokens, a.model.numerics->name,
@@ -85,7 +87,7 @@ void print_table(const CompareOptions& options, const Side& a, const Side& b, co
   line("embeddings", report.sublayers[0]);
   for (size_t i = 0; i < sublayers.size(); ++i) {
     line(sublayers[i].name, report.sublayers[i + 1]);
-    for (const StateDrift& state : states_of(report, sublayers, i)) line("  state " + state.name, state.drift);
+    for (const verify::StateDrift& state : states_of(report, sublayers, i)) line("  state " + state.name, state.drift);
   }
   line("logits", report.logits);
   fmt::print("next token: the same at {} of {} positions\n", report.agree, report.tokens);
@@ -115,11 +117,12 @@ int run_compare(CompareOptions& options) {
   }
   const Stream stream = options.machine.stream();
   catch_interrupts();
-  Side a(options.model, model::find_profile(options.a), stream);
-  Side b(options.model, model::find_profile(options.b), stream);
+  verify::Side a(options.model, model::find_profile(options.a), stream);
+  verify::Side b(options.model, model::find_profile(options.b), stream);
   for (const std::string& warning : a.model.warnings) note("warning: " + warning);
   const std::vector<int32_t> tokens = read_tokens(options, a.model);
-  const DriftReport report = measure_drift(a, b, tokens, options.greedy, interrupted, progress_bar("tokens"));
+  const verify::DriftReport report =
+      verify::measure_drift(a, b, tokens, options.greedy, interrupted, progress_bar("tokens"));
   if (options.json) {
     fmt::print("{}\n", to_json(options, a, b, report).dump(2, ' ', false, Json::error_handler_t::replace));
   } else {

@@ -8,9 +8,11 @@
 #include <functional>
 #include <string>
 
-#include "carousel/cli/byte_units.h"
+#include "carousel/bench/byte_units.h"
 
 namespace carousel::cli {
+
+using bench::in_binary_units;
 
 class Progress {
  public:

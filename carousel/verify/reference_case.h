@@ -10,7 +10,7 @@
 #include "carousel/core/stream.h"
 #include "carousel/ops/numerics.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// The outcome for one expected tensor.
 struct Comparison {
@@ -33,4 +33,4 @@ using TokensDone = std::function<void(int64_t done, int64_t total)>;
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
                                      const TokensDone& progress = {});
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

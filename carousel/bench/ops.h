@@ -10,7 +10,7 @@
 #include "carousel/core/dtype.h"
 #include "carousel/core/stream.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 /// Which op, and its shapes; a size of 0 is the op's default.
 struct OpOptions {
@@ -67,4 +67,4 @@ struct OpResult {
 std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,
                                   const std::function<bool()>& stop);
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/drift.h"
+#include "carousel/verify/drift.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "carousel/core/error.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 constexpr int64_t kLogitRows = 64;  // of both sides held at once
@@ -130,4 +130,4 @@ DriftReport measure_drift(Side& a, Side& b, std::span<const int32_t> tokens, int
   return comparing.report();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

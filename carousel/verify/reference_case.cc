@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/reference_case.h"
+#include "carousel/verify/reference_case.h"
 
 #include <fmt/format.h>
 
@@ -11,17 +11,17 @@
 #include <optional>
 #include <span>
 
-#include "carousel/cli/forecast_case.h"
-#include "carousel/cli/package_state.h"
-#include "carousel/cli/regressor_case.h"
-#include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/forecast_case.h"
+#include "carousel/verify/package_state.h"
+#include "carousel/verify/regressor_case.h"
+#include "carousel/verify/sequence_cuts.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 // float32 throughout: independent implementations of one formula agree to 1e-7 .. 8e-6, another formula does not.
@@ -396,4 +396,4 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
   return Case(folder, stream, numerics, progress).compare();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

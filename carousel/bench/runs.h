@@ -10,7 +10,7 @@
 #include "carousel/model/cost.h"
 #include "carousel/model/lm.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 struct BenchTest {
   bool decode = false;  // token by token; otherwise a prompt and the logits after it
@@ -37,4 +37,4 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
 std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const model::WeightTypes& types,
                                         const Stream& stream);
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

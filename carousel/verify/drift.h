@@ -12,7 +12,7 @@
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// Sums over everything seen of one quantity, as a and b have it.
 struct Drift {
@@ -74,4 +74,4 @@ DriftReport measure_drift(Side& a, Side& b, std::span<const int32_t> tokens, int
                           const std::function<bool()>& stop,
                           const std::function<void(int64_t done, int64_t total)>& progress);
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

@@ -9,9 +9,9 @@
 #include <cmath>
 #include <memory>
 
+#include "carousel/bench/byte_units.h"
+#include "carousel/bench/ops.h"
 #include "carousel/blocks/projection_wirings.h"
-#include "carousel/cli/bench_ops.h"
-#include "carousel/cli/byte_units.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/ops/attention/attention.h"
@@ -22,7 +22,7 @@
 #include "carousel/ops/short_conv/short_conv.h"
 #include "carousel/ops/slstm/slstm.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
@@ -381,4 +381,4 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
   return cases;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

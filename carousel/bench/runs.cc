@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/bench_runs.h"
+#include "carousel/bench/runs.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
-#include "carousel/cli/bench_samples.h"
+#include "carousel/bench/samples.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 constexpr uint64_t kSeed = 1;
@@ -193,4 +193,4 @@ std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const mo
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

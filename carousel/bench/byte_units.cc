@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/byte_units.h"
+#include "carousel/bench/byte_units.h"
 
 #include <fmt/format.h>
 
 #include <iterator>
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 std::string in_binary_units(double bytes) {
   constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
@@ -17,4 +17,4 @@ std::string in_binary_units(double bytes) {
   return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, kUnits[unit]);
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

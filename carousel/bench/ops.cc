@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/bench_ops.h"
+#include "carousel/bench/ops.h"
 
 #include <algorithm>
 #include <chrono>
 
-#include "carousel/cli/bench_samples.h"
+#include "carousel/bench/samples.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -82,4 +82,4 @@ std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream
   return results;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/forecast_case.h"
+#include "carousel/verify/forecast_case.h"
 
 #include <fmt/format.h>
 
@@ -13,7 +13,7 @@
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 // float32 throughout; seen: below 6e-7.
@@ -156,4 +156,4 @@ std::vector<Comparison> compare_forecast_case(const std::string& folder, const S
   return ForecastCase(folder, stream).compare_all();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

@@ -4,9 +4,9 @@
 
 #include <string>
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 /// "128.25 MiB"
 std::string in_binary_units(double bytes);
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

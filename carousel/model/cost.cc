@@ -3,63 +3,53 @@
 
 #include <cmath>
 
-#include "carousel/model/families/family.h"
-#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"
-#include "carousel/ops/params.h"
+#include "carousel/model/stored_params.h"
 
 namespace carousel::model {
 namespace {
 
-// Hands out shapes only and counts what they would take. Of the experts a token takes the chosen share.
-class CostSource : public ParamSource {
+// Counts what parameters take, one after the other. Of the experts a token takes the chosen share.
+class Counter {
  public:
-  CostSource(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
+  Counter(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
 
-  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
-    const Weight weight = weight_for(init, rows, cols, dtype, layout, Device::kMeta);
-    const int64_t live = init.mask ? note_wired(name, init) : rows * cols;
-    const auto bytes = static_cast<int64_t>(weight.size_bytes());
+  void add(const ParamRecord& record) {
+    if (record.init.kind == Init::Kind::kMask) return;  // of a parameter, none itself
+    if (record.matrix) return add_matrix(record);
+    if (record.init.mask) note_wired(record.name, record.init);
+    const int64_t bytes = record.shape.count() * static_cast<int64_t>(sizeof(float));
     cost.held_bytes += bytes;
-    elements_[dtype] += rows * cols;
-    if (elements_[dtype] > elements_[cost.dtype]) cost.dtype = dtype;
-    if (layout == Weight::Layout::kRows) {
-      cost.decode_bytes += static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(cols)));
-      return weight;
-    }
-    if (init.read_share < 1) {
-      cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
-      cost.body_multiplies[dtype] += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
-      return weight;
-    }
     cost.decode_bytes += bytes;
-    const bool head = name == "lm_head.weight" || name == "embeddings.weight";
-    (head ? cost.head_multiplies : cost.body_multiplies)[dtype] += live;
-    return weight;
-  }
-
-  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override {
-    if (init.mask) note_wired(name, init);
-    const Tensor values(shape, DType::kF32, Device::kMeta);
-    cost.held_bytes += static_cast<int64_t>(values.size_bytes());
-    cost.decode_bytes += static_cast<int64_t>(values.size_bytes());
-    return values;
-  }
-
-  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override {
-    const Family family = find_family(files_.config.model_type, files_.place.config);
-    for (const TensorSource& source : family.sources(files_.config, name)) {
-      const formats::TensorEntry* entry = files_.checkpoint ? files_.checkpoint->find(source.file_name) : nullptr;
-      if (entry == nullptr) continue;
-      return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files_.place.weights);
-    }
-    return drawn;
   }
 
   ModelCost cost;
 
  private:
+  void add_matrix(const ParamRecord& record) {
+    const int64_t rows = record.shape[0], cols = record.shape[1];
+    const Init& init = record.init;
+    const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
+    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Device::kMeta);
+    const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
+    const auto bytes = static_cast<int64_t>(weight.size_bytes());
+    cost.held_bytes += bytes;
+    elements_[dtype] += rows * cols;
+    if (elements_[dtype] > elements_[cost.dtype]) cost.dtype = dtype;
+    if (record.layout == Weight::Layout::kRows) {
+      cost.decode_bytes += static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(cols)));
+      return;
+    }
+    if (init.read_share < 1) {
+      cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
+      cost.body_multiplies[dtype] += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
+      return;
+    }
+    cost.decode_bytes += bytes;
+    const bool head = record.name == "lm_head.weight" || record.name == "embeddings.weight";
+    (head ? cost.head_multiplies : cost.body_multiplies)[dtype] += live;
+  }
+
   // Returns its live weights.
   int64_t note_wired(const std::string& name, const Init& init) {
     const std::string projection = name.substr(0, name.rfind(".weight"));
@@ -86,12 +76,8 @@ class CostSource : public ParamSource {
 }  // namespace
 
 DType ModelFiles::dtype_of(const std::string& name) const {
-  if (checkpoint) {
-    for (const TensorSource& source : spelling_of(config, &*checkpoint, place.config).sources(config, name)) {
-      const formats::TensorEntry* entry = checkpoint->find(source.file_name);
-      if (entry != nullptr && entry->is_weight()) return held_dtype(*entry);
-    }
-  }
+  const StoredParams stored(config, checkpoint ? &*checkpoint : nullptr, place.config);
+  if (const formats::TensorEntry* entry = stored.find_weight(name).entry) return held_dtype(*entry);
   for (const char* key : {"torch_dtype", "dtype"}) {
     if (!config.source.contains(key)) continue;
     if (config.source[key] == "bfloat16") return DType::kBF16;
@@ -109,9 +95,37 @@ ModelFiles open_model_files(const std::string& path) {
 }
 
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
-  CostSource source(files, types);
+  Counter counter(files, types);
+  const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
+  ShapeSource source([&](const ParamRecord& record) { counter.add(record); },
+                     [&](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
+                       const formats::TensorEntry* entry = stored.find(name).entry;
+                       if (entry == nullptr) return drawn;
+                       return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files.place.weights);
+                     });
   declare_params(files.config, source, files.place.config);
-  return source.cost;
+  return counter.cost;
+}
+
+size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                  const std::string& where) {
+  const StoredParams stored(config, &checkpoint, where);
+  size_t bytes = 0;
+  ShapeSource source([&](const ParamRecord& record) {
+    if (record.init.kind == Init::Kind::kMask) return;
+    if (!record.matrix) {
+      bytes += static_cast<size_t>(record.shape.count()) * sizeof(float);
+      return;
+    }
+    const StoredParams::Found found = stored.find_weight(record.name);
+    const int64_t rows = record.shape[0], cols = record.shape[1];
+    const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
+    const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
+    if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
+    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Device::kMeta).size_bytes();
+  });
+  declare_params(config, source, where);
+  return bytes;
 }
 
 int64_t fixed_state_bytes(const StateLayout& layout) {

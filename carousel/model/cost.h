@@ -45,6 +45,10 @@ struct ModelCost {
 /// `types`: where the files' own are not kept.
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
 
+/// What a checkpoint's weights take in memory with these types, beside what stays in the mapped file.
+size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                  const std::string& where);
+
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);
 

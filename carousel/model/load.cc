@@ -11,6 +11,7 @@
 #include "carousel/core/files.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/yaml.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"

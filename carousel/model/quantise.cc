@@ -12,53 +12,42 @@
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/formats/new_file.h"
-#include "carousel/model/families/family.h"
-#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/load.h"
+#include "carousel/model/stored_params.h"
 
 namespace carousel::model {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Asks where every matrix of a model is stored, and what type it is to have there.
-class TypeSource : public ParamSource {
- public:
-  struct Choice {
-    std::optional<DType> dtype;
-    bool agreed = true;  // all matrices of the tensor
-    bool permuted = false;
-    int64_t cols = 0;
-  };
-  TypeSource(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-             const std::string& where)
-      : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
-
-  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const std::optional<DType> dtype = written_dtype(types_, name, layout, init);
-    for (const TensorSource& source : family_.sources(config_, name)) {
-      if (checkpoint_.find(source.file_name) == nullptr) continue;
-      const auto [place, fresh] = choices.try_emplace(source.file_name, Choice{dtype, true, false, cols});
-      Choice& choice = place->second;
-      if (!fresh && choice.dtype != dtype) choice.agreed = false;
-      if (source.permuted) choice.permuted = true;
-      break;
-    }
-    return Weight(rows, cols, DType::kF32, layout, Device::kMeta);
-  }
-  Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
-    return Tensor(shape, DType::kF32, Device::kMeta);
-  }
-  std::map<std::string, Choice> choices;  // by file name
-
- private:
-  const ModelConfig& config_;
-  const formats::Checkpoint& checkpoint_;
-  const WeightTypes& types_;
-  Family family_;
+// What the matrices that one tensor of the file holds are to be written in.
+struct Choice {
+  std::optional<DType> dtype;
+  bool agreed = true;  // all of them
+  bool permuted = false;
+  int64_t cols = 0;
 };
 
-std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntry& entry) {
+// By the tensors' names in the file.
+std::map<std::string, Choice> choose(const ModelConfig& config, const formats::Checkpoint& checkpoint,
+                                     const WeightTypes& types, const std::string& where) {
+  std::map<std::string, Choice> choices;
+  const StoredParams stored(config, &checkpoint, where);
+  ShapeSource source([&](const ParamRecord& record) {
+    const StoredParams::Found found = record.matrix ? stored.find(record.name) : StoredParams::Found();
+    if (found.entry == nullptr) return;
+    const std::optional<DType> dtype = written_dtype(types, record.name, record.layout, record.init);
+    const Choice first{dtype, true, false, record.shape[1]};
+    const auto [place, fresh] = choices.try_emplace(found.entry->name, first);
+    Choice& choice = place->second;
+    if (!fresh && choice.dtype != dtype) choice.agreed = false;
+    if (found.permuted) choice.permuted = true;
+  });
+  declare_params(config, source, where);
+  return choices;
+}
+
+std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   if (!choice.agreed) return "it holds matrices of different types";
   if (!is_block(*choice.dtype)) return "";
   if (choice.permuted) return "it is stored in another order than it is used in";
@@ -108,13 +97,12 @@ TypeOf type_choice(const WeightTypes& types, bool tied) {
 
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where) {
-  TypeSource source(config, checkpoint, types, where);
-  declare_params(config, source, where);
+  const std::map<std::string, Choice> choices = choose(config, checkpoint, types, where);
   QuantisePlan plan;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
     DType dtype = entry->dtype;
-    const auto found = source.choices.find(entry->name);
-    if (found != source.choices.end() && (found->second.dtype || !found->second.agreed)) {
+    const auto found = choices.find(entry->name);
+    if (found != choices.end() && (found->second.dtype || !found->second.agreed)) {
       const std::string reason = why_kept(found->second, *entry);
       if (reason.empty()) {
         dtype = *found->second.dtype;

@@ -12,6 +12,7 @@
 #include "carousel/forecast/tirex.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/drift.h"
 
 namespace carousel::verify {
 namespace {
@@ -28,14 +29,11 @@ using Series = std::vector<std::vector<float>>;
 
 // The numbers of two computations of one tensor; the status follows from the worst.
 void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const std::string& way) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double d = static_cast<double>(got[i]) - static_cast<double>(want.f32()[i]);
-    difference += d * d;
-    norm += static_cast<double>(want.f32()[i]) * static_cast<double>(want.f32()[i]);
-    if (!(std::abs(d) <= out.largest)) out.largest = std::abs(d);
-  }
-  const double relative = difference == 0 ? 0 : std::sqrt(difference / norm);
+  Drift drift;
+  drift.add(want.f32(), got.data(), static_cast<int64_t>(got.size()));
+  if (!(drift.largest <= out.largest)) out.largest = drift.largest;
+  // One rounding fewer than drift.relative(): the digits are those reported ever since.
+  const double relative = drift.difference == 0 ? 0 : std::sqrt(drift.difference / drift.size);
   if (!(relative <= out.relative)) out.relative = relative;
   const bool agrees = relative <= kTolerance;
   if (out.status != Comparison::Status::kFail)

@@ -16,6 +16,7 @@
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/drift.h"
 #include "carousel/verify/forecast_case.h"
 #include "carousel/verify/package_state.h"
 #include "carousel/verify/regressor_case.h"
@@ -361,17 +362,12 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 }  // namespace
 
 void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
-  double difference = 0, norm = 0, largest = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
-    difference += d * d;
-    norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
-    if (!(std::abs(d) <= largest)) largest = std::abs(d);
-  }
-  const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
+  Drift drift;
+  drift.add(want, got, static_cast<int64_t>(count));
+  const double relative = drift.relative();
   if (out.status == Status::kSkip) out.status = Status::kOk;
   if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
-  if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;
+  if (!std::isnan(out.largest) && !(drift.largest <= out.largest)) out.largest = drift.largest;
   if (!(relative <= kTolerance) && out.status == Status::kOk) {
     out.status = Status::kFail;
     out.note = way;

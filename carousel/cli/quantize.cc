@@ -41,7 +41,7 @@ struct Score {
 
 // Into one GGUF file: the writer's own pass over the tensors, with the types asked for.
 model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
-                                 const model::ConvertProgress& progress) {
+                                 const model::WriteProgress& progress) {
   const model::ModelFiles files = model::open_model_files(options.model);
   const model::TypeOf type = model::type_choice(options.weights.types(), files.config.tie_word_embeddings);
   model::write_gguf(options.model, options.out, stream, type, progress);

@@ -11,8 +11,8 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
-#include "carousel/formats/new_file.h"
 #include "carousel/model/load.h"
+#include "carousel/model/model_writer.h"
 #include "carousel/model/stored_params.h"
 
 namespace carousel::model {
@@ -58,8 +58,9 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   return "";
 }
 
-void copy_beside(const ModelPath& place, const ModelConfig& config, formats::NewFolder& folder) {
-  if (place.config == place.weights) write_text_file(folder.file("config.json"), config.source.dump(2) + "\n");
+// A config that is a file of its own goes along as it is, whatever its form; that of a model in one file is written out.
+void copy_beside(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
+  if (place.config == place.weights) writer.write_config(config.source);
   std::vector<std::string> files;
   if (place.config != place.weights) files.push_back(place.config);
   for (const char* name :
@@ -69,7 +70,7 @@ void copy_beside(const ModelPath& place, const ModelConfig& config, formats::New
   for (const std::string& file : files) {
     if (!file_exists(file)) continue;
     std::error_code error;
-    const std::string copy = folder.file(fs::path(file).filename().string());
+    const std::string copy = writer.file(fs::path(file).filename().string());
     fs::copy_file(file, copy, error);
     if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, copy, error.message());
     fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
@@ -151,24 +152,22 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
     return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(), kept};
   }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
-  formats::NewFolder folder(out);
-  copy_beside(place, config, folder);
   std::vector<formats::TensorSpec> specs;
   for (const QuantisePlan::Item& item : plan.items) specs.push_back({item.entry->name, item.dtype, item.entry->shape});
   formats::Metadata metadata = checkpoint.metadata();
   metadata.erase(formats::kBlocksKey);
   metadata.try_emplace("format", "pt");
-  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, metadata);
+  ModelWriter writer(out, specs, metadata);
+  copy_beside(place, config, writer);
   size_t done_bytes = 0;
   for (const QuantisePlan::Item& item : plan.items) {
     const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));
-    if (progress && !progress(share)) fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
+    tell_progress(progress, share, out);
     writer.write(item.entry->name, quantised(item, stream, place.weights));
     item.entry->release();
     done_bytes += item.entry->size_bytes;
   }
   writer.finish();
-  folder.keep();
   return {plan.bytes_before, plan.bytes_after, plan.kept};
 }
 

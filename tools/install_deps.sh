@@ -7,7 +7,7 @@
 #                                     build/aarch64-libs, nothing of the machine's own is changed for them
 set -euo pipefail
 
-packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev
+packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libonig-dev
           libutf8proc-dev libxxhash-dev libyaml-cpp-dev libedit-dev libgtest-dev)
 dev=no aarch64=no
 libraries="$(cd "$(dirname "$0")/.." && pwd)/build/aarch64-libs"
@@ -64,7 +64,7 @@ fi
 # The libraries for arm64, with a package list of their own: registering the architecture with dpkg would tie the
 # versions of the machine's libraries to those of arm64.
 unpack_arm64() {
-  local wanted=(nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev libyaml-cpp-dev
+  local wanted=(nlohmann-json3-dev libcli11-dev libfmt-dev libonig-dev libutf8proc-dev libxxhash-dev libyaml-cpp-dev
                 libgtest-dev)
   local apt="$libraries.apt" package
   rm -rf "$apt" "$libraries.new"
@@ -76,7 +76,7 @@ unpack_arm64() {
   for package in "${wanted[@]}"; do  # and the shared libraries behind them, whose names carry versions
     echo "$package"
     apt-cache "${options[@]:1}" depends --important "$package" |
-      sed -nE 's/^ *Depends: (lib(fmt|pcre2-8|utf8proc|xxhash|yaml-cpp)[0-9.-]*)$/\1/p'
+      sed -nE 's/^ *Depends: (lib(fmt|onig|utf8proc|xxhash|yaml-cpp)[0-9.-]*)$/\1/p'
   done | sort -u >"$apt/names"
   (cd "$apt/packages" && xargs apt-get "${options[@]}" download <"$apt/names")
   for package in "$apt"/packages/*.deb; do dpkg -x "$package" "$libraries.new"; done

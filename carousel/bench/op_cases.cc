@@ -85,7 +85,8 @@ struct Batch {
     for (size_t s = 0; s < states.size(); ++s) {
       for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
         const int64_t count = layout.entries()[spec].spec.shape.count();
-        for (float* page : bound.layer(0).pages(static_cast<int64_t>(s), spec)) fill(page, count, 1.0f);
+        float* const* const pages = bound.layer(0).pages(spec)[s];
+        for (int64_t p = 0; p * kPageRows < depth; ++p) fill(pages[p], count, 1.0f);
       }
     }
     bound.advance(lengths);
@@ -140,16 +141,16 @@ OpCase slstm_case(const Shapes& shapes) {
 
   const auto work = std::make_shared<Work>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  const Tensor packed = ops::pack_slstm_recurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  const ops::SlstmRecurrent recurrent = ops::SlstmRecurrent(drawn({heads, dh, 4 * dh}, scale), dims);
   const Shape row{width};
   work->layout.add(
       "0", {{"y", DType::kF32, row}, {"c", DType::kF32, row}, {"n", DType::kF32, row}, {"m", DType::kF32, row}});
   work->draw(result.ring, {rows, 4 * width});
   work->add_states(result.ring, shapes);
-  result.run = [work, dims, packed, &stream = shapes.stream](size_t i) {
+  result.run = [work, recurrent, &stream = shapes.stream](size_t i) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
-    work->result(i) = ops::slstm(ctx, work->x[i], packed, dims, batch.seqs, batch.bound.layer(0));
+    work->result(i) = ops::slstm(ctx, work->x[i], recurrent, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }
@@ -180,9 +181,11 @@ OpCase mlstm_case(const Shapes& shapes) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
     const int64_t qk = dims.heads * dims.dk, v = dims.heads * dims.dv;
-    const auto at = [&](int64_t first) { return columns(work->x[i], first); };
-    work->result(i) = ops::mlstm(ctx, at(0), at(qk), at(2 * qk), at(2 * qk + v), at(2 * qk + v + dims.heads), dims,
-                                 batch.seqs, batch.bound.layer(0));
+    const Tensor& x = work->x[i];
+    const ops::MlstmInputs inputs = {columns(x, 0, qk), columns(x, qk, qk), columns(x, 2 * qk, v),
+                                     columns(x, 2 * qk + v, dims.heads),
+                                     columns(x, 2 * qk + v + dims.heads, dims.heads)};
+    work->result(i) = ops::mlstm(ctx, inputs, dims, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }
@@ -202,7 +205,7 @@ OpCase linear_case(const Shapes& shapes) {
   ring_of(weights * kF32);  // as they are drawn
   Init init;
   init.mask = sparse_mask(out, in, shapes.sparsity);
-  const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Device::kMeta);
+  const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Memory::meta());
   const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
   OpCase result;
   result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));
@@ -247,14 +250,15 @@ OpCase conv_case(const Shapes& shapes) {
   result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
-  const Tensor taps = drawn({taps_count, width});
+  ops::ConvTaps taps;
+  taps.taps = drawn({taps_count, width});
   work->layout.add("0", {{"u", DType::kF32, Shape{taps_count - 1, width}}});
   work->draw(result.ring, {shapes.all_rows(), 3 * width});
   work->add_states(result.ring, shapes);
   result.run = [work, taps, &stream = shapes.stream](size_t i) {
     Ctx ctx{stream, work->arena};
     const Batch& batch = *work->batches[i];
-    work->result(i) = ops::short_conv(ctx, work->x[i], taps, {}, batch.seqs, batch.bound.layer(0));
+    work->result(i) = ops::short_conv(ctx, work->x[i], taps, batch.seqs, batch.bound.layer(0));
   };
   return result;
 }

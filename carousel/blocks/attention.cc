@@ -106,9 +106,9 @@ class Attention : public Block {
   double cell_flops(int64_t rows, int64_t depth) const override { return ops::attention_flops(dims_, rows, depth); }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
-    const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});             // [N, (H + 2G) d]
-    const Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);  // [N, H d]
-    if (gate_.defined()) ops::head_gate(ctx, mixed, ops::linear(ctx, x, {&gate_}));
+    const Tensor qkv = ops::linear(ctx, x, {&q_, &k_, &v_});       // [N, (H + 2G) d]
+    Tensor mixed = ops::attention(ctx, qkv, dims_, seqs, states);  // [N, H d]
+    if (gate_.defined()) mixed = ops::gate_heads(ctx, mixed, ops::linear(ctx, x, {&gate_}));
     return ops::linear(ctx, mixed, {&out_});
   }
 

@@ -15,10 +15,10 @@ Init xavier_uniform(int64_t rows, int64_t cols);
 /// Uniform within 1 / sqrt(fan_in) of zero, as torch draws a Linear.
 Init fan_in_uniform(int64_t fan_in);
 
-/// The weight [rows, cols] row by row in f32; empty on kMeta.
+/// The weight [rows, cols] row by row in f32.
 Tensor row_major(const Weight& weight);
 
-/// "input.weight" [4H, I] and bias, "recurrent.weight" [4H, H] of `p`. Empty on kMeta.
+/// "input.weight" [4H, I] and bias, "recurrent.weight" [4H, H] of `p`.
 ops::CellMap read_mixed_memory(Params p, int64_t inputs, int64_t units);
 
 }  // namespace carousel::blocks

@@ -58,9 +58,12 @@ class Mlstm : public Block {
     const int64_t qk = dims_.heads * dims_.dk;
     const int64_t vo = dims_.heads * dims_.dv;
     const int64_t gates = 2 * qk + 2 * vo;
-    const Tensor h = ops::mlstm(ctx, columns(proj, 0), columns(proj, qk), columns(proj, 2 * qk), columns(proj, gates),
-                                columns(proj, gates + dims_.heads), dims_, seqs, states);
-    const Tensor gated = ops::gated_head_norm(ctx, h, columns(proj, 2 * qk + vo), dims_.heads, head_norm_);
+    const ops::MlstmInputs inputs = {columns(proj, 0, qk), columns(proj, qk, qk), columns(proj, 2 * qk, vo),
+                                     columns(proj, gates, dims_.heads),
+                                     columns(proj, gates + dims_.heads, dims_.heads)};
+    const Tensor h = ops::mlstm(ctx, inputs, dims_, seqs, states);
+    const ops::NormGate gate = {ops::NormGate::Kind::kSigmoid, columns(proj, 2 * qk + vo, vo), {}, {}};
+    const Tensor gated = ops::head_norm(ctx, h, dims_.heads, head_norm_, gate);
     return ops::linear(ctx, gated, {&out_});
   }
 

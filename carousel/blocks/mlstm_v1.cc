@@ -33,8 +33,8 @@ class MlstmV1 : public Block {
     up_ = p.projection("up", 2 * inner_, hidden, Init::small(hidden), bias);
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
-      taps_ = ops::conv_taps(p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init));
-      conv_bias_ = p.tensor("conv.bias", Shape{inner_}, init);
+      const Tensor weight = p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init);
+      taps_ = ops::ConvTaps(weight, p.tensor("conv.bias", Shape{inner_}, init));
     }
     const auto blocks = [&](const char* name) {
       const Tensor weight =
@@ -46,7 +46,8 @@ class MlstmV1 : public Block {
     v_ = blocks("v");
     i_ = p.projection("igate", dims_.heads, 3 * inner_, Init::constant(0).as_gate(), true, Init::normal(0.1));
     f_ = p.projection("fgate", dims_.heads, 3 * inner_, Init::constant(0).as_gate(), true, Init::linspace(3, 6));
-    head_norm_.weight = ops::around_one(p.tensor("head_norm.weight", Shape{inner_}, Init::constant(0)));
+    head_norm_.weight = p.tensor("head_norm.weight", Shape{inner_}, Init::constant(0));
+    head_norm_.weight_offset = 1;
     skip_ = p.tensor("skip", Shape{inner_}, Init::constant(1));
     down_ = p.projection("down", hidden, inner_, Init::wang(hidden, config.num_layers), bias);
   }
@@ -64,18 +65,20 @@ class MlstmV1 : public Block {
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const int64_t rows = x.dim(0);
     const Tensor up = ops::linear(ctx, x, {&up_});  // [N, 2I]
-    const View memory = columns(up, 0), branch = columns(up, inner_);
-    const Tensor conv =
-        taps_count_ > 0 ? ops::silu_conv(ctx, memory, taps_, conv_bias_, seqs, states, kConvState) : Tensor();
-    const View a = conv.defined() ? columns(conv, 0) : memory;  // [N, I]
+    const Columns memory = columns(up, 0, inner_), branch = columns(up, inner_, inner_);
+    const Columns a =
+        taps_count_ > 0 ? columns(ops::silu_conv(ctx, memory, taps_, seqs, states, kConvState)) : memory;  // [N, I]
 
     const Tensor qkv = ctx.arena.empty({rows, 3 * inner_});
-    ops::block_linear(ctx, a, rows, {{&q_, 0}, {&k_, inner_}}, columns(qkv, 0));
-    ops::block_linear(ctx, memory, rows, {{&v_, 2 * inner_}}, columns(qkv, 0));
+    ops::block_linear(ctx, a, {{&q_, 0}, {&k_, inner_}}, columns(qkv));
+    ops::block_linear(ctx, memory, {{&v_, 2 * inner_}}, columns(qkv));
     const Tensor gates = ops::linear(ctx, qkv, {&i_, &f_});  // [N, 2H]
-    const Tensor h = ops::mlstm(ctx, columns(qkv, 0), columns(qkv, inner_), columns(qkv, 2 * inner_), columns(gates, 0),
-                                columns(gates, dims_.heads), dims_, seqs, states);
-    const Tensor out = ops::head_norm(ctx, h, dims_.heads, head_norm_, {ops::HeadGate::Kind::kSilu, branch, a, skip_});
+    const int64_t heads = dims_.heads;
+    const ops::MlstmInputs inputs = {columns(qkv, 0, inner_), columns(qkv, inner_, inner_),
+                                     columns(qkv, 2 * inner_, inner_), columns(gates, 0, heads),
+                                     columns(gates, heads, heads)};
+    const Tensor h = ops::mlstm(ctx, inputs, dims_, seqs, states);
+    const Tensor out = ops::head_norm(ctx, h, heads, head_norm_, {ops::NormGate::Kind::kSilu, branch, a, skip_});
     return ops::linear(ctx, out, {&down_});
   }
 
@@ -108,7 +111,7 @@ class MlstmV1 : public Block {
   int64_t taps_count_ = 0;      // K; 0: no convolution and no SiLU
   int64_t block_size_ = 0;      // of q, k, v
   Weight up_;                   // [2I, D]
-  Tensor taps_, conv_bias_;     // [K, I], [I] f32
+  ops::ConvTaps taps_;          // [K, I], with bias
   ops::BlockWeight q_, k_, v_;  // [I, I]
   Weight i_, f_;                // [H, 3I], with bias
   ops::Norm head_norm_;         // weight [I]

@@ -133,8 +133,7 @@ class NcpsCfc : public Block {
     for (size_t part = 0; part < names.size(); ++part) {
       const Weight weight =
           p.projection(names[part], rows, cols, xavier_uniform(rows, cols).as_gate(), true, fan_in_uniform(cols));
-      if (weight.device() == Device::kMeta) continue;
-      if (!map.defined()) map = ops::CellMap(cols, rows, static_cast<int64_t>(names.size()));
+      if (!map.defined()) map = ops::CellMap(cols, rows, static_cast<int64_t>(names.size()), weight.memory());
       map.write(static_cast<int64_t>(part), 0, row_major(weight), 0, part < 2 ? mask : Tensor());
       map.write_bias(static_cast<int64_t>(part), weight.bias);
     }
@@ -143,9 +142,8 @@ class NcpsCfc : public Block {
 
   static Tensor read_row(Params& p, const char* name, int64_t units) {
     const Tensor values = p.tensor(name, Shape{1, units}, xavier_uniform(1, units));
-    if (values.raw() == nullptr) return {};
-    Tensor padded(Shape{ops::cell_pad(units)}, DType::kF32);
-    for (int64_t j = 0; j < units; ++j) padded.f32()[j] = values.f32()[j];
+    Tensor padded(Shape{ops::cell_pad(units)}, DType::kF32, values.memory());
+    for (int64_t j = 0; j < units && values.raw() != nullptr; ++j) padded.f32()[j] = values.f32()[j];
     return padded;
   }
 

@@ -90,7 +90,7 @@ class NcpsLtc : public Block {
     params_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
     read_mapping(options, "input_mapping", p, "input", cell_.inputs, cell_.input_w, cell_.input_b);
     read_mapping(options, "output_mapping", p, "output", cell_.outputs, cell_.output_w, cell_.output_b);
-    if (params_.gleak.raw() != nullptr) ops::constrain(params_, {}, cell_);  // not on meta
+    ops::constrain(params_, {}, cell_);
   }
 
   ops::LtcParams::Synapses read_synapses(Params& p, const std::string& prefix, int64_t sources,

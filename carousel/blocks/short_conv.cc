@@ -18,9 +18,9 @@ class ShortConv : public Block {
     const Init conv_init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
     in_ = p.projection("in_proj", 3 * hidden_, hidden_, Init::small(hidden_), bias);
     const Tensor conv = p.tensor("conv.weight", Shape{hidden_, 1, taps_count_}, conv_init);
-    if (bias) conv_bias_ = p.tensor("conv.bias", Shape{hidden_}, conv_init);
+    const Tensor conv_bias = bias ? p.tensor("conv.bias", Shape{hidden_}, conv_init) : Tensor();
     out_ = p.projection("out_proj", hidden_, hidden_, Init::wang(hidden_, config.num_layers), bias);
-    taps_ = ops::conv_taps(conv);
+    taps_ = ops::ConvTaps(conv, conv_bias);
   }
 
   std::vector<StateSpec> state() const override {
@@ -30,7 +30,7 @@ class ShortConv : public Block {
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const Tensor bcx = ops::linear(ctx, x, {&in_});  // [N, 3D]
-    const Tensor gated = ops::short_conv(ctx, bcx, taps_, conv_bias_, seqs, states);
+    const Tensor gated = ops::short_conv(ctx, bcx, taps_, seqs, states);
     return ops::linear(ctx, gated, {&out_});
   }
 
@@ -38,8 +38,7 @@ class ShortConv : public Block {
   int64_t hidden_;
   int64_t taps_count_;  // K
   Weight in_;           // [3D, D]
-  Tensor taps_;         // [K, D] f32
-  Tensor conv_bias_;    // [D] f32, or empty
+  ops::ConvTaps taps_;  // [K, D], bias or none
   Weight out_;          // [D, D]
 };
 

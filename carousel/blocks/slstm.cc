@@ -41,8 +41,8 @@ class Slstm : public Block {
 
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
-      taps_ = ops::conv_taps(p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init));
-      conv_bias_ = p.tensor("conv.bias", Shape{hidden}, init);
+      const Tensor weight = p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init);
+      taps_ = ops::ConvTaps(weight, p.tensor("conv.bias", Shape{hidden}, init));
     }
     Tensor weights[kGates];
     for (size_t g = 0; g < kGates; ++g) {
@@ -51,9 +51,10 @@ class Slstm : public Block {
     const Tensor recurrent = p.tensor("recurrent", Shape{dims_.heads, dims_.dh, 4 * dims_.dh}, recurrent_init(options));
     const Tensor bias = p.tensor("bias", Shape{4 * hidden}, bias_init(options));
     for (size_t g = 0; g < kGates; ++g) gates_[g] = ops::pack_blocks(weights[g], gate_bias(bias, g));
-    if (recurrent.raw() != nullptr) recurrent_ = ops::pack_slstm_recurrent(recurrent, dims_);
+    recurrent_ = ops::SlstmRecurrent(recurrent, dims_);
     if (norm_weight) {
-      head_norm_.weight = ops::around_one(p.tensor("head_norm.weight", Shape{hidden}, Init::constant(0)));
+      head_norm_.weight = p.tensor("head_norm.weight", Shape{hidden}, Init::constant(0));
+      head_norm_.weight_offset = 1;
     }
   }
 
@@ -69,13 +70,12 @@ class Slstm : public Block {
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
     const int64_t rows = x.dim(0), width = x.dim(1);
-    const Tensor conv = taps_count_ > 0
-                            ? ops::silu_conv(ctx, columns(x, 0), taps_, conv_bias_, seqs, states, kConvState)
-                            : x;  // [N, D]
+    const Tensor conv =
+        taps_count_ > 0 ? ops::silu_conv(ctx, columns(x), taps_, seqs, states, kConvState) : x;  // [N, D]
     const Tensor wx = ctx.arena.empty({rows, 4 * width});
-    ops::block_linear(ctx, columns(conv, 0), rows, {{&gates_[0], 0}, {&gates_[1], width}}, columns(wx, 0));
-    ops::block_linear(ctx, columns(x, 0), rows, {{&gates_[2], 2 * width}, {&gates_[3], 3 * width}}, columns(wx, 0));
-    const Tensor y = ops::slstm(ctx, wx, recurrent_, dims_, seqs, states);
+    ops::block_linear(ctx, columns(conv), {{&gates_[0], 0}, {&gates_[1], width}}, columns(wx));
+    ops::block_linear(ctx, columns(x), {{&gates_[2], 2 * width}, {&gates_[3], 3 * width}}, columns(wx));
+    const Tensor y = ops::slstm(ctx, wx, recurrent_, seqs, states);
     return ops::head_norm(ctx, y, dims_.heads, head_norm_, {});
   }
 
@@ -119,9 +119,8 @@ class Slstm : public Block {
 
   // Gate g of [H, 4, dh] as [H*dh].
   Tensor gate_bias(const Tensor& bias, size_t g) const {
-    if (bias.raw() == nullptr) return {};
-    Tensor out(Shape{dims_.heads * dims_.dh}, DType::kF32);
-    for (int64_t h = 0; h < dims_.heads; ++h) {
+    Tensor out(Shape{dims_.heads * dims_.dh}, DType::kF32, bias.memory());
+    for (int64_t h = 0; h < dims_.heads && bias.raw() != nullptr; ++h) {
       const float* from = bias.f32() + (h * 4 + static_cast<int64_t>(g)) * dims_.dh;
       std::copy(from, from + dims_.dh, out.f32() + h * dims_.dh);
     }
@@ -130,9 +129,9 @@ class Slstm : public Block {
 
   ops::SlstmDims dims_;
   int64_t taps_count_ = 0;          // K; 0: no convolution and no SiLU
-  Tensor taps_, conv_bias_;         // [K, D], [D] f32
+  ops::ConvTaps taps_;              // [K, D], with bias
   ops::BlockWeight gates_[kGates];  // [D, D], with bias
-  Tensor recurrent_;                // packed
+  ops::SlstmRecurrent recurrent_;   // [H, dh, 4 dh]
   ops::Norm head_norm_;             // weight [D]
 };
 

@@ -147,11 +147,18 @@ int Chat::run() {
     if (!options_.load_state.empty()) note(place());
   }
   catch_interrupts(kPresses);
+  const LastWillScope scope;
   std::string line;
   while (!quit_ && !failed_ && presses_ < kPresses && !output_.closed() && next_line(line)) {
-    if (presses_ == 0) handle(line);
+    if (presses_ == 0) {
+      set_last_will([this, now = branches_.at(branch_).now()] {
+        if (!options_.save_state.empty()) model::save_state(options_.save_state, now, model_);
+      });
+      handle(line);
+    }
     presses_ += take_interrupts();
   }
+  end_by_itself();
   if (!options_.save_state.empty()) {
     model::save_state(options_.save_state, branches_.at(branch_).now(), model_);
   }
@@ -199,7 +206,7 @@ void Chat::handle(const std::string& line) {
   } catch (const std::bad_alloc&) {
     wrong = "out of memory";
   }
-  failed_ = std::ferror(stdout) != 0;
+  failed_ = output_.failed();
   if (!failed_) output_.end_line();
   note_error(wrong);
 }

@@ -94,6 +94,20 @@ void print_table(const CompareOptions& options, const verify::Side& a, const ver
   if (report.greedy > 0) fmt::print("greedy: the first {} of {} tokens agree\n", report.greedy_agree, report.greedy);
 }
 
+// A number that overflows has no difference from another. The table shows where it begins; the status says so too.
+void check_finite(const model::ModelConfig& config, const verify::DriftReport& report) {
+  const auto check = [](const verify::Drift& drift, const std::string& name) {
+    if (std::isfinite(drift.largest)) return;
+    fail(ErrorKind::kInput, "compare: {} holds numbers that are not finite, expected finite ones: one side overflows",
+         name);
+  };
+  const std::vector<model::Sublayer>& sublayers = config.sublayers;
+  check(report.sublayers[0], "the embeddings");
+  for (size_t i = 0; i < sublayers.size(); ++i) check(report.sublayers[i + 1], "the output of " + sublayers[i].name);
+  for (const verify::StateDrift& state : report.states) check(state.drift, "the state " + state.name);
+  check(report.logits, "the logits");
+}
+
 std::vector<int32_t> read_tokens(const CompareOptions& options, const model::Model& model) {
   std::vector<int32_t> tokens;
   if (!options.ids.empty()) {
@@ -116,9 +130,9 @@ int run_compare(CompareOptions& options) {
     fail(ErrorKind::kUsage, "compare: got more than one of -p, -f and --ids, expected at most one");
   }
   const Stream stream = options.machine.stream();
-  catch_interrupts();
   verify::Side a(options.model, model::find_profile(options.a), stream);
   verify::Side b(options.model, model::find_profile(options.b), stream);
+  catch_interrupts();
   for (const std::string& warning : a.model.warnings) note("warning: " + warning);
   const std::vector<int32_t> tokens = read_tokens(options, a.model);
   const verify::DriftReport report =
@@ -128,6 +142,7 @@ int run_compare(CompareOptions& options) {
   } else {
     print_table(options, a, b, report);
   }
+  check_finite(a.model.config, report);
   return 0;
 }
 

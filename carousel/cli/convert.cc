@@ -26,7 +26,7 @@ int run_convert(ConvertOptions& options) {
   Progress bar("%", 100);
   const auto go_on = [&](double done) {
     bar.update(static_cast<int64_t>(100 * done));
-    return !interrupted();
+    return may_go_on(done);
   };
   if (gguf) {
     model::write_gguf(options.model, options.out, stream, {}, go_on);

@@ -44,13 +44,6 @@ void check_ids(std::span<const int32_t> ids, const model::Model& model, const st
   }
 }
 
-// A model whose activations overflow gives no likelihood; NaN is no result.
-void check_likelihood(double nll, const std::string& model) {
-  if (!std::isfinite(nll))
-    fail(ErrorKind::kInput, "{}: the likelihood is {}, expected a finite number: the model's logits overflow", model,
-         std::isnan(nll) ? "NaN" : "infinite");
-}
-
 // {"nats_per_token": ..., ...}: sums over `tokens` predictions that spell `bytes` bytes.
 Json rates(double nll, int64_t tokens, int64_t bytes) {
   const double per_token = nll / static_cast<double>(tokens);
@@ -77,7 +70,7 @@ Json eval_text(const EvalOptions& options, const model::Model& model, model::Run
     });
   }
   if (score.tokens == 0) return {{"file", options.text}, {"complete", false}, {"tokens", 0}};
-  check_likelihood(score.nll, options.model);
+  generate::check_likelihood(score.nll, options.model);
   // A text cut short is measured against the bytes its tokens so far spell.
   const std::span<const int32_t> seen = std::span(ids).first(static_cast<size_t>(score.tokens) + 1);
   const size_t bytes = score.complete ? text.size() : model.text().decode_bytes(seen).size();
@@ -137,7 +130,7 @@ Json eval_lambada(const EvalOptions& options, const model::Model& model, model::
   });
   Json result = {{"file", options.lambada}, {"passages", score.passages}, {"complete", score.complete}};
   if (score.passages == 0) return result;
-  check_likelihood(score.nll, options.model);
+  generate::check_likelihood(score.nll, options.model);
   const double per_token = score.nll / static_cast<double>(score.tokens);
   result.update({{"correct", score.correct},
                  {"accuracy", static_cast<double>(score.correct) / static_cast<double>(score.passages)},
@@ -176,12 +169,12 @@ void print_lambada(const Json& result) {
 int run_eval(EvalOptions& options) {
   if (options.text.empty() && options.lambada.empty())
     fail(ErrorKind::kUsage, "eval: got nothing to evaluate, expected --text or --lambada");
-  catch_interrupts();
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
   const model::Model model =
       model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
+  catch_interrupts();
   model::Runner runner(*model.lm, stream, *model.numerics);
   Json results = Json::object();
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);

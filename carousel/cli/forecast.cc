@@ -29,7 +29,7 @@ constexpr size_t kMaxQuantiles = 999;
 
 struct ForecastCommand {
   std::string model, csv, out = "-", plot;
-  std::string style = "auto", header = "auto";
+  std::string style = "auto", header = "auto", decimal = "point";
   forecast::TableOptions table;
   forecast::ForecastOptions options;
   std::vector<double> quantiles{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
@@ -56,6 +56,7 @@ formats::CsvTable read_table(const ForecastCommand& command) {
   formats::CsvOptions options;
   using Header = formats::CsvOptions::Header;
   options.header = command.header == "yes" ? Header::kYes : command.header == "no" ? Header::kNo : Header::kAuto;
+  options.decimal = command.decimal == "comma" ? ',' : '.';
   return formats::CsvTable::open(command.csv, options);
 }
 
@@ -66,6 +67,7 @@ forecast::TableStyle choose_style(const ForecastCommand& command, const forecast
 }
 
 void warn(const ForecastCommand& command, const forecast::SeriesTable& table, const forecast::Tirex& model) {
+  for (const std::string& text : table.notes) note("warning: " + text);
   if (command.options.horizon > model.context()) {
     fmt::print(
         stderr,
@@ -76,6 +78,23 @@ void warn(const ForecastCommand& command, const forecast::SeriesTable& table, co
     if (std::all_of(series.values.begin(), series.values.end(), [](double value) { return std::isnan(value); }))
       note(fmt::format("warning: \"{}\" holds no value; its forecast says nothing", series.id));
   }
+}
+
+// Values near the end of float32's range overflow where they are scaled; NaN is no forecast.
+void check_finite(const ForecastCommand& command, const forecast::Series& series,
+                  const forecast::SeriesForecast& forecast) {
+  const auto finite = [](double value) { return std::isfinite(value); };
+  if (std::all_of(forecast.median.begin(), forecast.median.end(), finite) &&
+      std::all_of(forecast.quantiles.begin(), forecast.quantiles.end(), finite)) {
+    return;
+  }
+  double largest = 0;
+  for (const double value : series.values) largest = std::max(largest, std::abs(value));
+  fail(ErrorKind::kInput,
+       "{}: the forecast of \"{}\" is no finite number, expected values whose spread is within the range of float32 "
+       "(the "
+       "largest is {:g})",
+       command.csv, series.id, largest);
 }
 
 std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& command, const forecast::SeriesTable& table,
@@ -90,14 +109,11 @@ std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& comman
     for (size_t s = begin; s < std::min(begin + kBatch, table.series.size()); ++s) {
       const std::vector<double>& values = table.series[s].values;
       batch.emplace_back(values.begin(), values.end());
-      if (std::any_of(batch.back().begin(), batch.back().end(), [](float value) { return std::isinf(value); })) {
-        fail(ErrorKind::kInput, "{}: \"{}\" holds a value beyond the range of float32", command.csv,
-             table.series[s].id);
-      }
     }
     for (const forecast::Forecast& one : model.forecast(batch, command.options)) {
       out.push_back({forecast::select_quantiles(one.values, model.levels(), {0.5}),
                      forecast::select_quantiles(one.values, model.levels(), command.quantiles)});
+      check_finite(command, table.series[out.size() - 1], out.back());
     }
   }
   return out;
@@ -106,7 +122,6 @@ std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& comman
 int run_forecast(ForecastCommand& command) {
   if (command.out != "-") check_output_path(command.out, command.csv);
   if (!command.plot.empty()) check_output_path(command.plot, command.csv);
-  catch_interrupts();
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
   command.weights.check_parts(command.model);
@@ -115,8 +130,10 @@ int run_forecast(ForecastCommand& command) {
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   forecast::Tirex model(*loaded.forecaster, stream);
   warn(command, table, model);
+  catch_interrupts();
   const std::vector<forecast::SeriesForecast> forecasts = forecast_all(command, table, model);
   const std::string text = forecast::write_forecasts(table, forecasts, command.quantiles, choose_style(command, table));
+  if (interrupted()) fail(ErrorKind::kCancelled, "forecast: interrupted");
   if (command.out == "-") {
     std::fwrite(text.data(), 1, text.size(), stdout);
   } else {
@@ -146,8 +163,10 @@ std::function<int()> setup_forecast(CLI::App& app) {
   app.add_option("--id-column", command->table.id_column, "Column that tells series apart");
   app.add_option("--time-column", command->table.time_column, "Column of times");
   app.add_option("--freq", command->table.frequency,
-                 "Step, as pandas names it (15min, h, D, B, MS, ...); else inferred");
+                 "Step, as pandas names it (15min, h, D, B, W-SUN, MS, QE-DEC, ...), or an integer where "
+                 "the times are counts; else inferred");
   add_choice(app, "--header", command->header, {"auto", "yes", "no"}, "Whether the first line names the columns");
+  add_choice(app, "--decimal", command->decimal, {"point", "comma"}, "What numbers have before their fraction");
   CLI::Option* quantiles = app.add_option("--quantiles", [command](const CLI::results_t& results) {
     command->quantiles = parse_quantiles(results.back());
     return true;

@@ -33,18 +33,30 @@ struct GenerateOptions : GenerationOptions {
   int64_t top_logprobs = 0;
 };
 
-generate::Request make_request(const GenerateOptions& options, const model::Model& model, const Prompt& prompt) {
+/// What a signal leaves while a prompt is read. `read`: how far.
+void save_prefix(const GenerateOptions& options, const model::Model& model, const model::SavedState& prefix,
+                 const std::string& read) {
+  if (options.save_state.empty()) return note(fmt::format("interrupted within the prompt, {}", read));
+  model::save_state(options.save_state, prefix, model);
+  note(fmt::format("interrupted within the prompt, {}; {} holds the state after {} tokens", read, options.save_state,
+                   prefix.state.pos()));
+}
+
+std::string read_of(int64_t read, size_t all) {
+  return fmt::format("{} of its {} tokens read", with_commas(read), with_commas(static_cast<int64_t>(all)));
+}
+
+/// `saved`: of --load-state.
+generate::Request make_request(const GenerateOptions& options, const model::Model& model, const Prompt& prompt,
+                               model::SavedState saved) {
   generate::Request request = options.request();
   request.samples = options.samples;
   request.logprobs = options.json;
   request.top_logprobs = options.top_logprobs;
   request.keep_state = !options.save_state.empty();
-  if (!options.load_state.empty()) {
-    model::SavedState saved = model::load_state(options.load_state, model);
-    request.state = std::move(saved.state);
-    request.history = std::move(saved.tokens);
-    request.logits = std::move(saved.logits);
-  }
+  request.state = std::move(saved.state);
+  request.history = std::move(saved.tokens);
+  request.logits = std::move(saved.logits);
   check_prompt(prompt, model.text());
   const bool fresh = request.state.pos() == 0;
   if (!prompt.text.empty() || fresh) request.prompt = model.text().encode(prompt.text, fresh, true);
@@ -98,6 +110,7 @@ class Run {
   void on_finish(generate::Finished& finished, uint64_t seed);
   void print_samples();
   void loop();
+  void leave_prefix();
   void print_rates(uint64_t seed) const;
 
   const GenerateOptions& options_;
@@ -112,6 +125,7 @@ class Run {
   std::string error_;
   model::SavedState saved_;
   bool to_save_ = false;
+  size_t prompt_tokens_ = 0;
   int64_t prompt_rows_ = 0;
   int64_t decode_rows_ = 0;
   double prompt_seconds_ = 0;
@@ -153,14 +167,24 @@ void Run::print_samples() {
   }
 }
 
+/// A tick may take longer than a signal waits: its prefix is what is saved then. Ticks after the prompt are short.
+void Run::leave_prefix() {
+  if (prompt_rows_ == static_cast<int64_t>(prompt_tokens_)) return end_by_itself();
+  set_last_will([this, prefix = batcher_.prefix().value_or(model::SavedState()), read = prompt_rows_] {
+    save_prefix(options_, model_, prefix, read_of(read, prompt_tokens_));
+  });
+}
+
 void Run::loop() {
   bool cancelled = false;
   while (batcher_.live() > 0) {
     if (interrupted() && !cancelled) {
       cancelled = true;
+      end_by_itself();
       batcher_.cancel();
       continue;
     }
+    if (decode_rows_ == 0) leave_prefix();
     const auto start = std::chrono::steady_clock::now();
     const generate::Batcher::Rows rows = batcher_.tick();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -191,6 +215,7 @@ void Run::print_rates(uint64_t seed) const {
 
 int Run::run(generate::Request request, const Prompt& prompt) {
   const uint64_t seed = request.seed;
+  prompt_tokens_ = request.prompt.size();
   texts_.resize(static_cast<size_t>(options_.samples));
   complete_.resize(texts_.size());
   if (!options_.no_display_prompt) prompt_ = prompt.text;
@@ -199,7 +224,12 @@ int Run::run(generate::Request request, const Prompt& prompt) {
   batcher_.submit(std::move(request));
   if (!options_.json && options_.samples == 1) output_.write(prompt_);
   loop();
-  if (to_save_) model::save_state(options_.save_state, saved_, model_);
+  end_by_itself();
+  if (interrupted() && prompt_rows_ < static_cast<int64_t>(prompt_tokens_)) {
+    save_prefix(options_, model_, saved_, read_of(prompt_rows_, prompt_tokens_));
+  } else if (to_save_) {
+    model::save_state(options_.save_state, saved_, model_);
+  }
   if (!error_.empty()) fail(ErrorKind::kInput, "{}", error_);
   print_rates(seed);
   if (interrupted()) return kInterruptedStatus;
@@ -222,8 +252,12 @@ int run_generate(GenerateOptions& options) {
       options.has_prompt ? Prompt{options.prompt, "--prompt"} : read_prompt(options.file, options.load_state.empty());
   const Stream stream = options.machine.stream();
   const model::Model model = options.load(stream);
-  generate::Request request = make_request(options, model, prompt);
+  model::SavedState saved;
+  if (!options.load_state.empty()) saved = model::load_state(options.load_state, model);
+  const LastWillScope scope;
+  set_last_will([&options, &model, saved] { save_prefix(options, model, saved, "nothing of it read"); });
   catch_interrupts();
+  generate::Request request = make_request(options, model, prompt, std::move(saved));
   return Run(options, model, stream).run(std::move(request), prompt);
 }
 

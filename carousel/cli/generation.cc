@@ -97,8 +97,10 @@ generate::Request GenerationOptions::request() const {
 bool Output::write(std::string_view text) {
   if (closed_ || text.empty()) return !closed_;
   ends_line_ = text.back() == '\n';
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return true;
-  if (errno != EPIPE) fail(ErrorKind::kIo, "stdout: cannot write: {}", std::strerror(errno));
+  if (write_all(STDOUT_FILENO, text)) return true;
+  if (errno == EINTR) return false;
+  failed_ = errno != EPIPE;
+  if (failed_) fail(ErrorKind::kIo, "stdout: cannot write: {}", std::strerror(errno));
   return !(closed_ = true);
 }
 

@@ -40,17 +40,20 @@ struct GenerationOptions {
   generate::Request request() const;
 };
 
-/// Standard output, flushed piece by piece. Once nobody reads it any more it is closed, which is no error.
+/// Standard output, written piece by piece. Once nobody reads it any more it is closed, which is no error.
 class Output {
  public:
-  /// False when nobody reads. Throws Error(kIo).
+  /// False when nobody reads, or a signal came and nobody reads at the moment. Throws Error(kIo).
   bool write(std::string_view text);
   /// Ends the line, if one is begun.
   void end_line();
   bool closed() const { return closed_; }
+  /// An error was thrown.
+  bool failed() const { return failed_; }
 
  private:
   bool closed_ = false;
+  bool failed_ = false;
   bool ends_line_ = true;
 };
 

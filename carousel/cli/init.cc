@@ -30,7 +30,7 @@ int run_init(const InitOptions& options) {
   Progress bar("%", 100);
   const auto go_on = [&](double done) {
     bar.update(static_cast<int64_t>(100 * done));
-    return !interrupted();
+    return may_go_on(done);
   };
   model::write_initialised(options.config, static_cast<uint64_t>(options.seed), dtype, options.out, go_on,
                            model::find_profile(options.profile));

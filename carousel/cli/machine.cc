@@ -1,19 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 // What commands share of the process: threads and instruction set, and Ctrl-C. What a signal handler can reach has to
 // be global; it stays in this file.
+//
+// 1. A command runs on a thread of its own, the worker; the first thread watches.
+// 2. The handlers write g_interrupts and a byte into both pipes. g_wake is read by the worker, where it waits for a
+//    file; g_watch by the first thread. The worker's end is a byte in g_watch too.
+// 3. Once the patience is used up, the command has kGrace to end. Then the first thread takes g_end, does the last will
+//    and leaves the process; it never gives g_end back.
+// 4. g_will and g_own_end are read and written under g_end. A worker that changes them when the first thread has begun
+//    waits for the end of the process.
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <climits>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 #include <string_view>
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
+#include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
+#include "carousel/core/thread.h"
 #include "carousel/cpu/isa.h"
+#include "carousel/formats/new_file.h"
 
 namespace carousel::cli {
 namespace {
@@ -22,19 +37,34 @@ constexpr int64_t kMaxThreads = 1024;
 
 volatile std::sig_atomic_t g_interrupts = 0;
 volatile std::sig_atomic_t g_patience = 1;
-int g_wake[2] = {-1, -1};  // a pipe with a byte for each signal: one that comes just before poll() ends it too
+int g_wake[2] = {-1, -1};   // a pipe with a byte for each signal: one that comes just before poll() ends it too
+int g_watch[2] = {-1, -1};  // a pipe with kSignalled or kEnded
+std::mutex g_end;
+std::function<void()> g_will;
+bool g_own_end = false;
+
+constexpr char kSignalled = 's', kEnded = 'e';
+constexpr auto kGrace = std::chrono::milliseconds(500);
 
 void on_signal(int signal) {
   if (g_interrupts >= g_patience) _exit(kInterruptedStatus);
   g_interrupts = signal == SIGINT ? g_interrupts + 1 : g_patience;
   const int error = errno;
-  [[maybe_unused]] const ssize_t written = write(g_wake[1], "", 1);
+  [[maybe_unused]] ssize_t written = write(g_wake[1], "", 1);
+  if (g_interrupts >= g_patience) written = write(g_watch[1], &kSignalled, 1);
   errno = error;
 }
 
-/// What a handler may do that does not return.
+bool is_writable(int descriptor) {
+  pollfd ready = {descriptor, POLLOUT, 0};
+  return poll(&ready, 1, 0) > 0;
+}
+
+/// What a handler may do that does not return. A message that nobody reads is not waited for.
 [[noreturn]] void say_and_exit(std::string_view message, int status) {
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  if (is_writable(STDERR_FILENO)) {
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  }
   _exit(status);
 }
 
@@ -108,16 +138,111 @@ void catch_interrupts(int patience) {
   if (!is_ignored(SIGHUP)) handle(SIGHUP, on_signal);
 }
 
-bool wait_readable(int descriptor) {
+namespace {
+
+/// Until `descriptor` is ready for `events`; false when a signal is to be taken first, however early it came.
+bool wait_for(int descriptor, short events) {
   for (;;) {
-    pollfd ready[] = {{descriptor, POLLIN, 0}, {g_wake[0], POLLIN, 0}};  // no pipe (-1) is passed over
-    const int events = poll(ready, 2, -1);
+    pollfd ready[] = {{descriptor, events, 0}, {g_wake[0], POLLIN, 0}};  // no pipe (-1) is passed over
+    const int count = poll(ready, 2, -1);
     if (interrupted()) return false;
-    if (events < 0 && errno != EINTR) return true;  // read() tells what is wrong
-    char stale[64];                                 // of signals that were taken
-    if (events > 0 && ready[1].revents != 0 && read(g_wake[0], stale, sizeof stale) < 0) continue;
-    if (events > 0 && ready[0].revents != 0) return true;
+    if (count < 0 && errno != EINTR) return true;  // read() or write() tells what is wrong
+    char stale[64];                                // of signals that were taken
+    if (count > 0 && ready[1].revents != 0 && read(g_wake[0], stale, sizeof stale) < 0) continue;
+    if (count > 0 && ready[0].revents != 0) return true;
   }
+}
+
+}  // namespace
+
+bool wait_readable(int descriptor) { return wait_for(descriptor, POLLIN); }
+
+bool write_all(int descriptor, std::string_view text) {
+  while (!text.empty()) {
+    // What fits is written after a signal too.
+    if (!wait_for(descriptor, POLLOUT) && !is_writable(descriptor)) {
+      errno = EINTR;
+      return false;
+    }
+    // A pipe that can be written takes so much without waiting.
+    const ssize_t count = write(descriptor, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (count < 0) return false;
+    text.remove_prefix(static_cast<size_t>(count));
+  }
+  return true;
+}
+
+void set_last_will(std::function<void()> will) {
+  const std::lock_guard lock(g_end);
+  g_will = std::move(will);
+  g_own_end = false;
+}
+
+void end_by_itself() {
+  const std::lock_guard lock(g_end);
+  g_own_end = true;
+}
+
+bool may_go_on(double done) {
+  if (interrupted()) return false;
+  if (done >= 1) end_by_itself();
+  return true;
+}
+
+namespace {
+
+/// Returns if the command is ending by itself.
+void end_command() {
+  const std::lock_guard lock(g_end);
+  if (g_own_end) return;
+  int status = kInterruptedStatus;
+  std::string message = "interrupted";
+  try {
+    formats::abandon_drafts();
+    if (g_will) g_will();
+  } catch (const std::exception& error) {
+    message = error.what();
+    status = 1;
+  }
+  note_error(message);
+  _exit(status);
+}
+
+/// Until the worker has ended.
+void watch() {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point deadline = Clock::time_point::max();
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    const bool waits = deadline != Clock::time_point::max();
+    pollfd ready = {g_watch[0], POLLIN, 0};
+    const int count = poll(&ready, 1, waits ? static_cast<int>(std::max<int64_t>(0, left.count())) : -1);
+    char what = 0;
+    if (count > 0 && read(g_watch[0], &what, 1) == 1 && what == kEnded) return;
+    if (what == kSignalled && !waits) deadline = Clock::now() + kGrace;
+    if (count != 0) continue;
+    end_command();
+    deadline = Clock::time_point::max();
+  }
+}
+
+}  // namespace
+
+int run_watched(const std::function<int()>& command) {
+  int status = 1;
+  if (pipe2(g_watch, O_CLOEXEC) != 0) fail(ErrorKind::kIo, "no pipe for signals: {}", std::strerror(errno));
+  Thread worker([&] {
+    status = command();
+    while (write(g_watch[1], &kEnded, 1) < 0 && errno == EINTR) {
+    }
+  });
+  sigset_t all;  // the worker takes signals, and its system calls are interrupted by them
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  watch();
+  worker.join();
+  return status;
 }
 
 }  // namespace carousel::cli

@@ -152,6 +152,7 @@ int run_reporting(int argc, char** argv) {
   } catch (const std::filesystem::filesystem_error& error) {
     note_error(fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::system_error& error) {
+    if (error.code() == std::errc::interrupted && interrupted()) return kInterruptedStatus;  // nobody reads it
     if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
     note_error(error.what());
   } catch (const std::exception& error) {
@@ -164,6 +165,7 @@ int flush_output(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
   const int reason = errno;
+  if (reason == EINTR && interrupted()) _exit(kInterruptedStatus);  // what nobody reads would be waited for again
   if (reason == EPIPE || status == kBrokenPipeStatus) return kBrokenPipeStatus;
   if (status != 0) return status;  // reported already
   note_error(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
@@ -178,6 +180,15 @@ void fill_closed_streams() {
   }
 }
 
+int run_first_thread(int argc, char** argv) {
+  try {
+    return run_watched([argc, argv] { return flush_output(run_reporting(argc, argv)); });
+  } catch (const std::exception& error) {
+    note_error(error.what());
+    return 1;
+  }
+}
+
 }  // namespace
 }  // namespace carousel::cli
 
@@ -186,5 +197,5 @@ int main(int argc, char** argv) {
   carousel::cli::report_signals();
   std::signal(SIGXFSZ, SIG_IGN);  // so is a limit on the size of files
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, so that a state can still be saved
-  return carousel::cli::flush_output(carousel::cli::run_reporting(argc, argv));
+  return carousel::cli::run_first_thread(argc, argv);
 }

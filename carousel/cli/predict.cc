@@ -2,7 +2,6 @@
 // carousel predict: rows of features through a model that is no language model, from a file or row by row from stdin,
 // with the state kept between rows and, in a file, between runs.
 #include <fmt/format.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,10 +12,11 @@
 #include <cstring>
 #include <optional>
 #include <string>
-#include <system_error>
+#include <string_view>
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
@@ -38,7 +38,7 @@ constexpr const char* kLastColumn = "last";
 
 struct PredictOptions {
   std::string model, input, timespans, output, save_state, load_state;
-  std::string profile = "native";
+  std::string profile = "native", decimal = "point";
   WeightOptions weights;
   Machine machine;
 };
@@ -53,8 +53,10 @@ struct Rows {
 bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
 
 /// The numbers of a CSV file as [rows, columns]; a missing value is refused later, as any that is not finite.
-Tensor read_csv(const std::string& path) {
-  const formats::CsvTable table = formats::CsvTable::open(path);
+Tensor read_csv(const std::string& path, const PredictOptions& options) {
+  formats::CsvOptions csv;
+  csv.decimal = options.decimal == "comma" ? ',' : '.';
+  const formats::CsvTable table = formats::CsvTable::open(path, csv);
   Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
   for (int64_t i = 0; i < values.count(); ++i) {
     const int64_t row = i / table.columns(), column = i % table.columns();
@@ -78,13 +80,13 @@ void check_finite(const std::string& path, const Tensor& values) {
   }
 }
 
-Tensor read_array(const std::string& path) {
+Tensor read_array(const std::string& path, const PredictOptions& options) {
   if (is_npy(path)) {
     const Tensor values = formats::read_npy(path);
     check_finite(path, values);
     return values;
   }
-  if (path.ends_with(".csv")) return read_csv(path);
+  if (path.ends_with(".csv")) return read_csv(path, options);
   fail(ErrorKind::kUsage, "{}: expected a file that ends in .npy or .csv", path);
 }
 
@@ -102,7 +104,7 @@ void split_last(const Tensor& values, Tensor& x, Tensor& last) {
 
 Rows read_rows(const PredictOptions& options, int64_t inputs) {
   const bool last = options.timespans == kLastColumn;
-  Tensor values = read_array(options.input);
+  Tensor values = read_array(options.input, options);
   const int rank = values.shape().rank();
   if (rank == 1 && inputs == 1) values = values.reshape(Shape{values.dim(0), 1});
   const int64_t width = values.dim(-1);
@@ -116,7 +118,7 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   rows.x = values.reshape(Shape{batch * length, width});
   if (last) split_last(values.reshape(Shape{batch * length, width}), rows.x, rows.elapsed);
   if (!last && !options.timespans.empty()) {
-    rows.elapsed = read_array(options.timespans);
+    rows.elapsed = read_array(options.timespans, options);
     if (rows.elapsed.count() != batch * length) {
       fail(ErrorKind::kInput, "{}: shape {}, expected one time for each of {} x {} rows", options.timespans,
            rows.elapsed.shape().str(), batch, length);
@@ -127,16 +129,20 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   return rows;
 }
 
+/// Throws for what is no result: finite features near the end of float32's range may overflow on their way.
+void check_result(const Tensor& y, const std::string& where) {
+  for (int64_t i = 0; i < y.count(); ++i) {
+    if (std::isfinite(y.f32()[i])) continue;
+    fail(ErrorKind::kInput, "{}: output {} is {}, expected a finite number: the features overflow float32 on their way",
+         where, i % y.dim(-1), y.f32()[i]);
+  }
+}
+
 /// "0.25,-1\n": every number as short as reads back the same.
 std::string csv_line(const float* values, int64_t count) {
   std::string line;
   for (int64_t j = 0; j < count; ++j) line += fmt::format("{}{}", j > 0 ? "," : "", values[j]);
   return line + "\n";
-}
-
-void print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
-  throw std::system_error(errno, std::system_category(), "stdout");
 }
 
 class Prediction {
@@ -152,23 +158,29 @@ class Prediction {
     } else {
       run_file();
     }
-    if (!options_.save_state.empty()) model::save_state(options_.save_state, {state_, {}, {}}, model_);
-    return interrupted() ? kInterruptedStatus : 0;
+    end_by_itself();
+    save(state_);
+    return interrupted() ? kInterruptedStatus : output_.closed() ? kBrokenPipeStatus : 0;
   }
 
  private:
+  void save(const State& state) const {
+    if (!options_.save_state.empty()) model::save_state(options_.save_state, {state, {}, {}}, model_);
+  }
   void run_file();
   void run_stdin();
   Tensor compute(const Rows& rows);
+  void take_line(std::string text, int64_t line);
   void run_line(const std::string& text, int64_t line);
 
   const PredictOptions& options_;
   const model::Model& model_;
   model::Predictor predictor_;
   State state_;
+  Output output_;
 };
 
-// Slab by slab over all sequences at once -> [B, T, O].
+// Slab by slab over all sequences at once -> [B, T, O]. After a signal the rest is zeros.
 Tensor Prediction::compute(const Rows& rows) {
   const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
   const int64_t outputs = model_.regressor->output_size();
@@ -179,7 +191,19 @@ Tensor Prediction::compute(const Rows& rows) {
   Tensor y(Shape{batch, length, outputs}, DType::kF32);
   const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
   Progress bar("rows", length);
+  const auto read = [this, length](int64_t count) {
+    note(fmt::format("interrupted, {} of {} rows read{}", with_commas(count), with_commas(length),
+                     options_.save_state.empty() ? "" : fmt::format("; {} holds their state", options_.save_state)));
+  };
   for (int64_t begin = 0; begin < length && batch > 0; begin += slab) {
+    if (interrupted()) {
+      read(begin);
+      return y;
+    }
+    set_last_will([this, read, begin, state = state_] {
+      save(state);
+      read(begin);
+    });
     const int64_t count = std::min(slab, length - begin);
     const Tensor x(Shape{batch * count, inputs}, DType::kF32);
     const Tensor elapsed = rows.elapsed.defined() ? Tensor(Shape{batch * count}, DType::kF32) : Tensor();
@@ -194,6 +218,7 @@ Tensor Prediction::compute(const Rows& rows) {
     }
     bar.update(begin + count);
   }
+  set_last_will([this, state = state_] { save(state); });
   return y;
 }
 
@@ -204,6 +229,8 @@ void Prediction::run_file() {
     fail(ErrorKind::kInput, "{}: {} sequences, expected 1 where a state is saved or loaded", options_.input, batch);
   }
   const Tensor y = compute(rows);
+  if (interrupted()) return;
+  check_result(y, options_.input);
   if (is_npy(options_.output)) {
     formats::write_npy(options_.output, rows.batch ? y : y.reshape(Shape{length, outputs}));
     return;
@@ -211,16 +238,25 @@ void Prediction::run_file() {
   std::string text;  // sequences of a batch follow each other
   for (int64_t n = 0; n < batch * length; ++n) text += csv_line(y.f32() + n * outputs, outputs);
   if (options_.output.empty()) {
-    print(text);
+    output_.write(text);
   } else {
     write_text_file(options_.output, text);
   }
 }
 
-/// Numbers between commas, semicolons, tabs or spaces. False: some cell is no number.
+/// Numbers between commas, semicolons, tabs or spaces. False: some cell is no number, or there is none between two.
 bool parse_line(const std::string& text, std::vector<float>& out) {
   constexpr const char* kBetween = ",; \t\r";
   out.clear();
+  bool delimited = true;  // a comma or semicolon before the next number
+  for (const char c : text) {
+    if (c != ',' && c != ';') {
+      delimited = delimited && std::strchr(kBetween, c) != nullptr;
+      continue;
+    }
+    if (delimited && text.find_first_not_of(kBetween) != std::string::npos) return false;
+    delimited = true;
+  }
   for (size_t begin = text.find_first_not_of(kBetween); begin != std::string::npos;) {
     const size_t end = std::min(text.find_first_of(kBetween, begin), text.size());
     const std::optional<double> number = formats::csv_number(std::string_view(text).substr(begin, end - begin));
@@ -256,31 +292,44 @@ void Prediction::run_line(const std::string& text, int64_t line) {
   State* const states[] = {&state_};
   const int64_t lengths[] = {1};
   const Tensor y = predictor_.forward(x, elapsed, states, lengths);
-  print(csv_line(y.f32(), y.dim(1)));
+  check_result(y, fmt::format("stdin:{}", line));
+  output_.write(csv_line(y.f32(), y.dim(1)));
+}
+
+// A byte order mark before the first row is no part of it.
+void Prediction::take_line(std::string text, int64_t line) {
+  constexpr std::string_view kBom = "\xEF\xBB\xBF";
+  if (line == 1 && text.starts_with(kBom)) text.erase(0, kBom.size());
+  if (line == 1 && (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))) {
+    fail(ErrorKind::kInput, "stdin:1: UTF-16, expected UTF-8");
+  }
+  run_line(text, line);
 }
 
 // A row's result is printed before the next row is waited for.
 void Prediction::run_stdin() {
   std::string pending;
   int64_t line = 0;
+  end_by_itself();  // a row is short
   char buffer[1 << 16];
-  while (!interrupted()) {
-    pollfd ready = {STDIN_FILENO, POLLIN, 0};  // unlike read, a signal always ends it
-    if (poll(&ready, 1, -1) < 0) continue;
+  while (!interrupted() && !output_.closed()) {
+    if (!wait_readable(STDIN_FILENO)) return;
     const ssize_t count = read(STDIN_FILENO, buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail(ErrorKind::kIo, "stdin: cannot read: {}", std::strerror(errno));
     pending.append(buffer, static_cast<size_t>(count));
     size_t begin = 0;
-    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      run_line(pending.substr(begin, end - begin), ++line);
+    for (size_t end; !interrupted() && !output_.closed() && (end = pending.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
+      take_line(pending.substr(begin, end - begin), ++line);
     }
     pending.erase(0, begin);
+    if (interrupted() || output_.closed()) return;
     if (pending.size() > kMaxLineBytes) {
       fail(ErrorKind::kInput, "stdin:{}: more than {} bytes in a line, expected at most that", line + 1, kMaxLineBytes);
     }
     if (count == 0) {
-      if (!pending.empty()) run_line(pending, ++line);
+      if (!pending.empty()) take_line(pending, ++line);
       return;
     }
   }
@@ -312,6 +361,7 @@ int run_predict(PredictOptions& options) {
       model::load(options.model, stream, model::ModelKind::kRegressor, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note(fmt::format("warning: {}", warning));
   Prediction prediction(options, model, stream);
+  const LastWillScope scope;
   catch_interrupts();
   return prediction.run();
 }
@@ -331,6 +381,8 @@ std::function<int()> setup_predict(CLI::App& app) {
   app.add_option("--output", options->output, "File for the result, .npy or .csv (default: stdout, as CSV)");
   app.add_option("--save-state", options->save_state, "File for the state after the last row");
   app.add_option("--load-state", options->load_state, "State to go on from");
+  add_choice(app, "--decimal", options->decimal, {"point", "comma"},
+             "What numbers of a .csv have before their fraction");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
   options->weights.add_options(app);
   options->weights.add_mmap(app);

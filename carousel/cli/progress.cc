@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <memory>
 
+#include "carousel/cli/command.h"
+
 namespace carousel::cli {
 namespace {
 
@@ -57,7 +59,7 @@ std::function<void(int64_t done, int64_t total)> progress_bar(const std::string&
   };
 }
 
-void note(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
+void note(const std::string& line) { write_all(STDERR_FILENO, line + "\n"); }
 
 void note_error(std::string message) {
   for (char& c : message) {

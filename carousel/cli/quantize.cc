@@ -67,6 +67,7 @@ Score score_of(const std::string& path, const std::string& text_path, const Stre
     return !interrupted();
   });
   if (!score.complete) fail(ErrorKind::kCancelled, "{}: interrupted; {}", text_path, state);
+  generate::check_likelihood(score.nll, path);
   return {score.nll / static_cast<double>(score.tokens), score.tokens};
 }
 
@@ -92,11 +93,12 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
     Progress bar("%", 100);
     const auto go_on = [&](double done) {
       bar.update(static_cast<int64_t>(100 * done));
-      return !interrupted();
+      return may_go_on(done);
     };
     written = gguf ? write_gguf(options, stream, go_on)
                    : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
   }
+  set_last_will({});  // of which there is none: the model is written
   for (const std::string& kept : written.kept) note("warning: " + kept);
   Json result = {{"out", options.out}, {"bytes_before", written.bytes_before}, {"bytes_after", written.bytes_after}};
   if (!options.eval.empty()) {

@@ -8,6 +8,8 @@
 #include <iterator>
 #include <vector>
 
+#include "carousel/text/xml.h"
+
 namespace carousel::cli {
 namespace {
 
@@ -55,7 +57,7 @@ class Drawing {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} "
         "{1:.0f}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" "
         "fill=\"white\"/>\n<text x=\"{2}\" y=\"32\" fill=\"#333\">{3}</text>\n",
-        width, height_, kMargin - 30, title);
+        width, height_, kMargin - 30, text::xml_text(title));
     synapses();
     neurons();
     legend();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors and assertions. Input (files, flags, shapes from a caller) throws Error; a broken invariant aborts.
+// Errors. Input (files, flags, shapes from a caller) throws Error; a broken invariant aborts (core/assert.h).
 // A message reads "where: what, got, expected": lower case, no full stop, names quoted, numbers exact.
 #pragma once
 
@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "carousel/core/assert.h"
 
 namespace carousel {
 
@@ -36,15 +38,4 @@ template <class... Args>
   throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
 }
 
-[[noreturn]] void assert_failed(const char* condition, const char* file, int line);
-
 }  // namespace carousel
-
-// A bug, not bad input: on in all builds. CAROUSEL_DASSERT is for inner loops, on in debug builds only.
-#define CAROUSEL_ASSERT(condition) \
-  ((condition) ? static_cast<void>(0) : ::carousel::assert_failed(#condition, __FILE__, __LINE__))
-#ifdef NDEBUG
-#define CAROUSEL_DASSERT(condition) static_cast<void>(0)
-#else
-#define CAROUSEL_DASSERT(condition) CAROUSEL_ASSERT(condition)
-#endif

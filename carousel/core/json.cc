@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 
+#include "carousel/core/draft.h"
 #include "carousel/core/error.h"
 
 namespace carousel {
@@ -137,16 +138,17 @@ void write_text_file(const std::string& path, std::string_view text) {
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {  // the rename would take its place
     fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
   }
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (file == nullptr) fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file) == 0;
-  if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) {
+  Draft draft;
+  take_draft_of(path, Rivals::kReplace, draft);
+  std::FILE* file = std::fopen(draft.path().c_str(), "wb");
+  const bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool closed = file != nullptr && std::fclose(file) == 0;
+  if (!written || !closed || std::rename(draft.path().c_str(), path.c_str()) != 0) {
     const std::string reason = std::strerror(errno);
-    std::remove(temporary.c_str());
+    draft.remove();
     fail(ErrorKind::kIo, "{}: cannot write: {}", path, reason);
   }
+  draft.let_go();
 }
 
 std::string brief(const Json& value) {

@@ -18,7 +18,12 @@ constexpr size_t kAlignment = 64;
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+[[noreturn]] void fail_to_allocate(size_t size_bytes) {
+  fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+}
+
 size_t host_granted(size_t size_bytes) {
+  if (size_bytes > SIZE_MAX - kHugePage) fail_to_allocate(size_bytes);  // before it is rounded up to a small one
   return size_bytes >= kHugeBytes ? round_up(size_bytes, kHugePage) : size_bytes;
 }
 
@@ -54,14 +59,9 @@ class HostMemory final : public Memory {
     if (size_bytes > 0) std::memset(bytes, 0, size_bytes);
   }
 
-  void copy(const Memory& to, std::byte* there, const std::byte* here, size_t size_bytes) override {
-    CAROUSEL_ASSERT(to.device() == Device::kCpu);
-    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
-  }
-
  private:
-  [[noreturn]] static void fail_to_allocate(size_t size_bytes) {
-    fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
+    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
   }
 };
 
@@ -72,7 +72,9 @@ class MetaMemory final : public Memory {
   std::byte* allocate(size_t) override { return nullptr; }
   void release(std::byte*, size_t) noexcept override {}
   void zero(std::byte*, size_t) override {}
-  void copy(const Memory& to, std::byte*, const std::byte*, size_t) override {
+
+ private:
+  void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte*, size_t) override {
     CAROUSEL_ASSERT(to.device() == Device::kMeta);  // there is nothing to bring anywhere else
   }
 };

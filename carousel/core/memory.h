@@ -18,19 +18,27 @@ class Memory {
  public:
   virtual ~Memory() = default;
   virtual Device device() const = 0;
-  /// Bytes that a request for `size_bytes` takes: at least as many.
+  /// Bytes that a request for `size_bytes` takes: at least as many. Throws Error(kIo) beyond the address space.
   virtual size_t granted(size_t size_bytes) const = 0;
   /// Zeroed, of a granted size; null for none, and always on kMeta. Throws Error(kIo, kDevice) if it cannot be had.
   virtual std::byte* allocate(size_t granted_bytes) = 0;
   virtual void release(std::byte* bytes, size_t granted_bytes) noexcept = 0;
   virtual void zero(std::byte* bytes, size_t size_bytes) = 0;
-  /// From here to a place of `to`, which is this memory or the host's.
-  virtual void copy(const Memory& to, std::byte* there, const std::byte* here, size_t size_bytes) = 0;
+  /// Copies `size_bytes` at `here` of one memory to `there` of another. They are one and the same, or one of them is
+  /// the host's.
+  static void copy(Memory& from, const std::byte* here, Memory& to, std::byte* there, size_t size_bytes) {
+    (to.device() == Device::kCpu ? from : to).copy_between(from, here, to, there, size_bytes);
+  }
 
   /// Blocks are 64-byte aligned; from 4 MiB on they are page-aligned and ask for huge pages.
   static Memory& host();
   /// Grants what the host would, and has nothing: tensors on it have shapes and no bytes.
   static Memory& meta();
+
+ protected:
+  /// As copy(), of which this memory is a side.
+  virtual void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
+                            size_t size_bytes) = 0;
 };
 
 }  // namespace carousel

@@ -23,6 +23,7 @@
 #include "carousel/core/control_groups.h"
 #include "carousel/core/error.h"
 #include "carousel/core/placement.h"
+#include "carousel/core/thread.h"
 
 namespace carousel {
 namespace {
@@ -77,7 +78,7 @@ struct ThreadPool::Shared {
   std::condition_variable wake;
   std::mutex caller_mutex;
   Placement placement;
-  std::vector<std::thread> workers;
+  std::vector<Thread> workers;
 
   void claim_all() {
     const Task run = task;
@@ -159,7 +160,7 @@ struct ThreadPool::Shared {
   void stop() {
     stopping.store(true);
     wake_all();
-    for (std::thread& worker : workers) worker.join();
+    for (Thread& worker : workers) worker.join();
   }
 };
 

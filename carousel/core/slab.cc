@@ -2,6 +2,7 @@
 #include "carousel/core/slab.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <mutex>
 
@@ -25,23 +26,26 @@ struct Slab {
   size_t used = 0;
 };
 
-Slab& current() {
-  static Slab slab;
-  return slab;
+/// The one that `memory` is filling. Those of all memories: a few, and none is ever destroyed.
+Slab& current(Memory& memory) {
+  static std::mutex mutex;
+  static auto& slabs = *new std::map<Memory*, Slab>;
+  const std::lock_guard lock(mutex);
+  return slabs[&memory];
 }
 
 }  // namespace
 
-Tensor slab_bytes(int64_t count, Device device) {
+Tensor slab_bytes(int64_t count, Memory& memory) {
   const auto bytes = static_cast<size_t>(count);
-  if (!kShares || device == Device::kMeta || bytes < kSmallest || bytes > kLargest) {
-    return Tensor(Shape{count}, DType::kU8, device);
+  if (!kShares || memory.device() == Device::kMeta || bytes < kSmallest || bytes > kLargest) {
+    return Tensor(Shape{count}, DType::kU8, memory);
   }
-  Slab& slab = current();
+  Slab& slab = current(memory);
   const std::lock_guard lock(slab.mutex);
   std::shared_ptr<Storage> storage = slab.storage.lock();
   if (!storage || kSlabBytes - slab.used < bytes) {
-    storage = std::make_shared<Storage>(device, kSlabBytes);
+    storage = std::make_shared<Storage>(memory, kSlabBytes);
     slab.storage = storage;
     slab.used = 0;
   }

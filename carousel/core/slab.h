@@ -7,9 +7,9 @@
 
 namespace carousel {
 
-/// Fresh zeroed bytes [count] u8, 64-byte aligned, for what lives as long as a model does. Neighbours in the order of
-/// the calls share a slab, which is given back with the last of them; large or tiny ones have storage of their own.
-/// Any thread may call it. Throws Error(kIo) if the memory cannot be had.
-Tensor slab_bytes(int64_t count, Device device = Device::kCpu);
+/// Fresh zeroed bytes [count] u8 of `memory`, 64-byte aligned, for what lives as long as a model does. Neighbours in
+/// the order of the calls share a slab, which is given back with the last of them; large or tiny ones have storage of
+/// their own. Any thread may call it. Throws Error(kIo) if the memory cannot be had.
+Tensor slab_bytes(int64_t count, Memory& memory = Memory::host());
 
 }  // namespace carousel

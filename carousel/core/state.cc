@@ -19,10 +19,15 @@ int64_t pages_for(int64_t rows) { return rows / kPageRows + (rows % kPageRows !=
 
 size_t spec_bytes(const StateSpec& spec) { return static_cast<size_t>(spec.shape.count()) * dtype_size(spec.dtype); }
 
-std::shared_ptr<Storage> copy_of(const Storage& source) {
-  auto copy = std::make_shared<Storage>(source.device(), source.size_bytes());
-  std::memcpy(copy->bytes(), source.bytes(), source.size_bytes());
-  return copy;
+/// `size_bytes` at `offset_bytes` of `source`, to host memory.
+void read_bytes(const Storage& source, size_t offset_bytes, void* there, size_t size_bytes) {
+  Memory::copy(source.memory(), source.bytes() + offset_bytes, Memory::host(), static_cast<std::byte*>(there),
+               size_bytes);
+}
+
+/// Itself where it lies in `memory`, else a copy there.
+std::shared_ptr<Storage> brought_to(Memory& memory, const std::shared_ptr<Storage>& storage) {
+  return storage == nullptr || &storage->memory() == &memory ? storage : storage->copy(memory);
 }
 
 Shape paged_shape(int64_t pages, const Shape& page) {
@@ -67,17 +72,17 @@ NamedTensors State::tensors(const StateLayout& layout) const {
   for (const StateLayout::Entry& entry : layout.entries()) {
     const StateSpec& spec = entry.spec;
     if (!spec.per_token) {
-      Tensor tensor =
+      const Tensor tensor =
           fixed_ ? Tensor(fixed_, entry.offset_bytes, spec.shape, spec.dtype) : Tensor(spec.shape, spec.dtype);
-      out.push_back({entry.name, tensor});
+      out.push_back({entry.name, tensor.to(Memory::host())});
       continue;
     }
     const int64_t pages = pages_for(pos_);
     Tensor tensor(paged_shape(pages, spec.shape), spec.dtype);
     const size_t page_bytes = spec_bytes(spec);
     for (int64_t p = 0; p < pages; ++p) {
-      std::memcpy(static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(p) * page_bytes,
-                  pages_[entry.index][static_cast<size_t>(p)]->bytes(), page_bytes);
+      read_bytes(*pages_[entry.index][static_cast<size_t>(p)], 0,
+                 static_cast<std::byte*>(tensor.raw()) + static_cast<size_t>(p) * page_bytes, page_bytes);
     }
     out.push_back({entry.name, tensor});
   }
@@ -114,7 +119,7 @@ State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& l
 
   State state;
   state.pos_ = pos;
-  if (layout.fixed_bytes() > 0) state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
+  if (layout.fixed_bytes() > 0) state.fixed_ = std::make_shared<Storage>(Memory::host(), layout.fixed_bytes());
   state.pages_.resize(layout.paged_count());
   for (const StateLayout::Entry& entry : layout.entries()) {
     const Tensor& tensor = *by_name[entry.name];
@@ -124,7 +129,7 @@ State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& l
       continue;
     }
     for (int64_t p = 0; p < tensor.dim(0); ++p) {
-      auto page = std::make_shared<Storage>(Device::kCpu, size_bytes);
+      auto page = std::make_shared<Storage>(Memory::host(), size_bytes);
       std::memcpy(page->bytes(), static_cast<const std::byte*>(tensor.raw()) + static_cast<size_t>(p) * size_bytes,
                   size_bytes);
       state.pages_[entry.index].push_back(std::move(page));
@@ -133,49 +138,78 @@ State State::from(const NamedTensors& tensors, int64_t pos, const StateLayout& l
   return state;
 }
 
-float* LayerStates::fixed(int64_t s, size_t spec) const {
-  const StateLayout::Entry& entry = batch_->layout_->entries()[first_entry_ + spec];
-  CAROUSEL_DASSERT(!entry.spec.per_token);
-  return reinterpret_cast<float*>(batch_->states_[static_cast<size_t>(s)]->fixed_->bytes() + entry.offset_bytes);
+State State::to(Memory& memory) const {
+  State state = *this;
+  state.fixed_ = brought_to(memory, fixed_);
+  for (auto& list : state.pages_) {
+    for (auto& page : list) page = brought_to(memory, page);
+  }
+  return state;
 }
 
-std::span<float* const> LayerStates::pages(int64_t s, size_t spec) const {
+float* const* LayerStates::fixed(size_t spec) const {
+  const size_t entry = first_entry_ + spec;
+  CAROUSEL_DASSERT(!batch_->layout_->entries()[entry].spec.per_token);
+  return batch_->fixed_table_.data() + entry * batch_->states_.size();
+}
+
+float* const* const* LayerStates::pages(size_t spec) const {
   const StateLayout::Entry& entry = batch_->layout_->entries()[first_entry_ + spec];
   CAROUSEL_DASSERT(entry.spec.per_token);
-  return batch_->page_table_[static_cast<size_t>(s) * batch_->layout_->paged_count() + entry.index];
+  return batch_->page_table_.data() + entry.index * batch_->states_.size();
 }
 
-void StateBatch::bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths) {
+void StateBatch::bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
+                      Memory& memory) {
   CAROUSEL_ASSERT(states.size() == lengths.size());
   layout_ = &layout;
   states_.assign(states.begin(), states.end());
-  const size_t paged = layout.paged_count();
-  if (page_table_.size() < states.size() * paged) page_table_.resize(states.size() * paged);
-  for (size_t s = 0; s < states.size(); ++s) {
-    State& state = *states[s];
-    if (lengths[s] == 0 && state.fixed_ == nullptr && layout.fixed_bytes() > 0) {
-      state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
+  for (size_t s = 0; s < states.size(); ++s) make_writable(*states[s], lengths[s], memory);
+  fill_tables();
+}
+
+void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const {
+  const auto is_elsewhere = [&](const std::shared_ptr<Storage>& storage) { return &storage->memory() != &memory; };
+  if (layout_->fixed_bytes() > 0) {
+    if (state.fixed_ == nullptr) {
+      state.fixed_ = std::make_shared<Storage>(memory, layout_->fixed_bytes());
+    } else if (is_elsewhere(state.fixed_) || (rows > 0 && state.fixed_.use_count() > 1)) {
+      state.fixed_ = state.fixed_->copy(memory);
     }
-    if (lengths[s] > 0 && layout.fixed_bytes() > 0) {
-      if (state.fixed_ == nullptr) {
-        state.fixed_ = std::make_shared<Storage>(Device::kCpu, layout.fixed_bytes());
-      } else if (state.fixed_.use_count() > 1) {
-        state.fixed_ = copy_of(*state.fixed_);
-      }
+  }
+  state.pages_.resize(layout_->paged_count());
+  const auto first_written = static_cast<size_t>(state.pos_ / kPageRows);
+  const auto needed = static_cast<size_t>(pages_for(state.pos_ + rows));
+  for (const StateLayout::Entry& entry : layout_->entries()) {
+    if (!entry.spec.per_token) continue;
+    auto& list = state.pages_[entry.index];
+    while (list.size() < needed) list.push_back(std::make_shared<Storage>(memory, spec_bytes(entry.spec)));
+    for (size_t p = 0; p < list.size(); ++p) {
+      const bool written = rows > 0 && first_written <= p && p < needed;
+      if (is_elsewhere(list[p]) || (written && list[p].use_count() > 1)) list[p] = list[p]->copy(memory);
     }
-    state.pages_.resize(paged);
-    const auto first_written = static_cast<size_t>(state.pos_ / kPageRows);
-    const auto needed = static_cast<size_t>(pages_for(state.pos_ + lengths[s]));
-    for (const StateLayout::Entry& entry : layout.entries()) {
-      if (!entry.spec.per_token) continue;
-      auto& list = state.pages_[entry.index];
-      while (list.size() < needed) list.push_back(std::make_shared<Storage>(Device::kCpu, spec_bytes(entry.spec)));
-      for (size_t p = first_written; lengths[s] > 0 && p < needed; ++p) {
-        if (list[p].use_count() > 1) list[p] = copy_of(*list[p]);
+  }
+}
+
+void StateBatch::fill_tables() {
+  const size_t batch = states_.size(), paged = layout_->paged_count();
+  if (pages_.size() < batch * paged) pages_.resize(batch * paged);
+  page_table_.resize(batch * paged);
+  fixed_table_.assign(batch * layout_->entries().size(), nullptr);
+  for (size_t e = 0; e < layout_->entries().size(); ++e) {
+    const StateLayout::Entry& entry = layout_->entries()[e];
+    for (size_t s = 0; s < batch; ++s) {
+      const State& state = *states_[s];
+      if (!entry.spec.per_token) {
+        std::byte* const bytes = state.fixed_ ? state.fixed_->bytes() : nullptr;
+        if (bytes != nullptr) fixed_table_[e * batch + s] = reinterpret_cast<float*>(bytes + entry.offset_bytes);
+        continue;
       }
-      auto& table = page_table_[s * paged + entry.index];
-      table.resize(list.size());
-      for (size_t p = 0; p < list.size(); ++p) table[p] = reinterpret_cast<float*>(list[p]->bytes());
+      const auto& list = state.pages_[entry.index];
+      std::vector<float*>& pages = pages_[entry.index * batch + s];
+      pages.resize(list.size());
+      for (size_t p = 0; p < list.size(); ++p) pages[p] = reinterpret_cast<float*>(list[p]->bytes());
+      page_table_[entry.index * batch + s] = pages.data();
     }
   }
 }

@@ -57,12 +57,14 @@ class State {
   size_t bytes() const;                 // held by this state, shared or not: for admission and cache budgets
   bool empty() const { return pos_ == 0 && fixed_ == nullptr && pages_.empty(); }
 
-  /// What a file holds: one tensor per layout entry, a per-token entry as [pages, ...page shape]. Views, not copies,
-  /// of fixed tensors; a state that was never run gives zeros.
+  /// What a file holds, on the host: one tensor per layout entry, a per-token entry as [pages, ...page shape]. Views,
+  /// not copies, of fixed tensors that lie there; a state that was never run gives zeros.
   NamedTensors tensors(const StateLayout& layout) const;
   /// The inverse. Throws Error(kState) naming the first missing, extra, misshaped or non-finite tensor; nothing is
   /// built before all of it is checked.
   static State from(const NamedTensors& tensors, int64_t pos, const StateLayout& layout);
+  /// The same state in another memory: its tensors have one layout everywhere. Shares what lies there already.
+  State to(Memory& memory) const;
 
  private:
   friend class StateBatch;
@@ -80,10 +82,10 @@ class LayerStates {
   LayerStates() = default;
   LayerStates(const StateBatch* batch, size_t first_entry) : batch_(batch), first_entry_(first_entry) {}
   bool empty() const { return batch_ == nullptr; }
-  /// Fixed tensor `spec` (index into Block::state()) of sequence s; written in place.
-  float* fixed(int64_t s, size_t spec) const;
-  /// Pages of per-token tensor `spec` of sequence s: enough for the rows this forward appends.
-  std::span<float* const> pages(int64_t s, size_t spec) const;
+  /// [B] where fixed tensor `spec` (index into Block::state()) of each sequence lies; read, then replaced in place.
+  float* const* fixed(size_t spec) const;
+  /// [B] the pages of per-token tensor `spec` of each sequence: enough for the rows this forward appends.
+  float* const* const* pages(size_t spec) const;
 
  private:
   const StateBatch* batch_ = nullptr;
@@ -91,12 +93,14 @@ class LayerStates {
 };
 
 /// The states of a batch made ready to be written: shared storage is copied, zero states are given storage, and pages
-/// are added for the rows to come. Held across steps it allocates nothing until a page fills.
+/// are added for the rows to come. Where their tensors lie is written to tables once, for the kernels of all blocks.
+/// Held across steps it allocates nothing until a page fills.
 class StateBatch {
  public:
-  /// Binds `states` ([B], each at its own position) for a forward of lengths[s] rows. The states must outlive the
-  /// batch's use and may not repeat.
-  void bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths);
+  /// Binds `states` ([B], each at its own position) for a forward of lengths[s] rows in `memory`; states that lie
+  /// elsewhere are brought there. The states must outlive the batch's use and may not repeat.
+  void bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
+            Memory& memory = Memory::host());
   void unbind();
   bool bound() const { return layout_ != nullptr; }
   /// Called once after the forward: every position moves on by its length.
@@ -106,9 +110,15 @@ class StateBatch {
 
  private:
   friend class LayerStates;
+  /// Gives a state storage of its own for the `rows` to come.
+  void make_writable(State& state, int64_t rows, Memory& memory) const;
+  void fill_tables();
+
   const StateLayout* layout_ = nullptr;
   std::vector<State*> states_;
-  std::vector<std::vector<float*>> page_table_;  // [sequence * paged_count + per-token tensor][page]
+  std::vector<std::vector<float*>> pages_;  // [per-token tensor * B + sequence][page]
+  std::vector<float* const*> page_table_;   // [per-token tensor * B + sequence], into pages_
+  std::vector<float*> fixed_table_;         // [entry * B + sequence], null for a per-token entry
 };
 
 }  // namespace carousel

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where work runs: a device, the instruction set its CPU kernels use, and the threads they run on.
+// Where work runs: the memory its tensors are in, the instruction set its CPU kernels use, and their threads.
 #pragma once
 
 #include "carousel/core/parallel.h"
@@ -13,10 +13,13 @@ enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kNeon, kNeonDotprod };
 enum class Compute : uint8_t { kF32, kBF16 };
 
 struct Stream {
-  Device device = Device::kCpu;
+  Memory* memory = &Memory::host();
   Isa isa = Isa::kPortable;
-  ThreadPool* pool = nullptr;  // never null on kCpu
+  ThreadPool* pool = nullptr;  // never null on kCpu; on kMeta the threads that are counted on, null for one
   Compute compute = Compute::kF32;
+
+  Device device() const { return memory->device(); }
+  int threads() const { return pool != nullptr ? pool->threads() : 1; }
 };
 
 }  // namespace carousel

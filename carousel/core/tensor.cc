@@ -2,7 +2,6 @@
 #include "carousel/core/tensor.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -15,10 +14,6 @@
 
 namespace carousel {
 namespace {
-
-constexpr size_t kHugeBytes = size_t{4} << 20;
-constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kAlignment = 64;
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -60,38 +55,26 @@ bool Shape::operator==(const Shape& other) const {
   return true;
 }
 
-Storage::Storage(Device device, size_t size_bytes) : device_(device), size_bytes_(size_bytes) {
-  if (device == Device::kMeta || size_bytes == 0) return;
-  if (size_bytes >= kHugeBytes) {
-    size_bytes_ = round_up(size_bytes, kHugePage);
-    void* pages = ::mmap(nullptr, size_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
-    ::madvise(pages, size_bytes_, MADV_HUGEPAGE);
-    bytes_ = static_cast<std::byte*>(pages);
-    return;
-  }
-  bytes_ = static_cast<std::byte*>(std::aligned_alloc(kAlignment, round_up(size_bytes, kAlignment)));
-  if (bytes_ == nullptr) fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
-  std::memset(bytes_, 0, size_bytes);
+Storage::Storage(Memory& memory, size_t size_bytes) : memory_(memory), size_bytes_(memory.granted(size_bytes)) {
+  bytes_ = memory.allocate(size_bytes_);
 }
 
-Storage::~Storage() {
-  if (bytes_ == nullptr) return;
-  if (size_bytes_ >= kHugeBytes) {
-    ::munmap(bytes_, size_bytes_);
-  } else {
-    std::free(bytes_);
-  }
+Storage::~Storage() { memory_.release(bytes_, size_bytes_); }
+
+std::shared_ptr<Storage> Storage::copy(Memory& to) const {
+  auto copy = std::make_shared<Storage>(to, size_bytes_);
+  Memory::copy(memory_, bytes_, to, copy->bytes_, size_bytes_);
+  return copy;
 }
 
-Tensor::Tensor(Shape shape, DType dtype, Device device) : shape_(shape), dtype_(dtype), device_(device) {
-  auto storage = std::make_shared<Storage>(device, dtype_bytes(dtype, static_cast<size_t>(shape.count())));
+Tensor::Tensor(Shape shape, DType dtype, Memory& memory) : shape_(shape), dtype_(dtype), memory_(&memory) {
+  auto storage = std::make_shared<Storage>(memory, dtype_bytes(dtype, static_cast<size_t>(shape.count())));
   bytes_ = storage->bytes();
   keep_ = std::move(storage);
 }
 
 Tensor::Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype)
-    : shape_(shape), dtype_(dtype), device_(storage->device()) {
+    : shape_(shape), dtype_(dtype), memory_(&storage->memory()) {
   CAROUSEL_ASSERT(offset_bytes + size_bytes() <= storage->size_bytes());
   if (storage->bytes() != nullptr) bytes_ = storage->bytes() + offset_bytes;
   keep_ = std::move(storage);
@@ -138,13 +121,20 @@ Tensor Tensor::reshape(Shape shape) const {
 }
 
 Tensor Tensor::clone() const {
-  Tensor copy(shape_, dtype_, device_);
-  if (copy.bytes_ != nullptr) std::memcpy(copy.bytes_, bytes_, size_bytes());
+  Tensor copy(shape_, dtype_, memory());
+  Memory::copy(memory(), bytes_, memory(), copy.bytes_, size_bytes());
+  return copy;
+}
+
+Tensor Tensor::to(Memory& there) const {
+  if (&there == &memory()) return *this;
+  Tensor copy(shape_, dtype_, there);
+  Memory::copy(memory(), bytes_, there, copy.bytes_, size_bytes());
   return copy;
 }
 
 Tensor Tensor::to_f32() const {
-  Tensor copy(shape_, DType::kF32, device_);
+  Tensor copy(shape_, DType::kF32, memory());
   if (copy.bytes_ != nullptr) widen(bytes_, dtype_, copy.f32(), static_cast<size_t>(count()));
   return copy;
 }
@@ -188,7 +178,7 @@ Tensor Arena::empty(Shape shape, DType dtype) {
   if (best == nullptr) {
     // Rounded up so that neighbouring sizes share a block.
     const size_t unit = size_bytes < (size_t{1} << 16) ? 1024 : size_t{1} << 16;
-    blocks_.push_back(std::make_shared<Storage>(device_, round_up(size_bytes + 1, unit)));
+    blocks_.push_back(std::make_shared<Storage>(*memory_, round_up(size_bytes + 1, unit)));
     best = &blocks_.back();
   }
   return Tensor(*best, 0, shape, dtype);
@@ -196,7 +186,7 @@ Tensor Arena::empty(Shape shape, DType dtype) {
 
 Tensor Arena::zeros(Shape shape, DType dtype) {
   Tensor tensor = empty(shape, dtype);
-  if (tensor.raw() != nullptr) std::memset(tensor.raw(), 0, tensor.size_bytes());
+  memory_->zero(static_cast<std::byte*>(tensor.raw()), tensor.size_bytes());
   return tensor;
 }
 

@@ -11,13 +11,9 @@
 #include <vector>
 
 #include "carousel/core/dtype.h"
+#include "carousel/core/memory.h"
 
 namespace carousel {
-
-enum class Device : uint8_t {
-  kCpu,
-  kMeta,  // shapes only: counts parameters, bytes and states without allocating
-};
 
 /// Up to 6 dimensions, held in place.
 class Shape {
@@ -39,29 +35,30 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A block of memory on one device, freed with its last owner. Zeroed when fresh. CPU blocks are 64-byte aligned;
-/// from 4 MiB on they are page-aligned and ask for huge pages.
+/// A block of one Memory, freed with its last owner. Zeroed when fresh.
 class Storage {
  public:
-  Storage(Device device, size_t size_bytes);
+  Storage(Memory& memory, size_t size_bytes);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   std::byte* bytes() const { return bytes_; }
-  size_t size_bytes() const { return size_bytes_; }
-  Device device() const { return device_; }
+  size_t size_bytes() const { return size_bytes_; }  // as granted
+  Memory& memory() const { return memory_; }
+  /// A fresh block of `to` with the same bytes.
+  std::shared_ptr<Storage> copy(Memory& to) const;
 
  private:
-  Device device_;
-  std::byte* bytes_ = nullptr;
+  Memory& memory_;
+  std::byte* bytes_ = nullptr;  // null on kMeta
   size_t size_bytes_ = 0;
 };
 
 class Tensor {
  public:
   Tensor() = default;  // empty: defined() is false
-  /// Fresh zeroed storage on `device` (none on kMeta).
-  Tensor(Shape shape, DType dtype, Device device = Device::kCpu);
+  /// Fresh zeroed storage of `memory`.
+  Tensor(Shape shape, DType dtype, Memory& memory = Memory::host());
   /// A view of `storage` from byte `offset`; keeps it alive.
   Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype);
   /// A view of memory that `keep` keeps alive (a mapped file, say); read only by convention.
@@ -72,7 +69,8 @@ class Tensor {
   int64_t dim(int i) const { return shape_[i]; }
   int64_t count() const { return shape_.count(); }
   DType dtype() const { return dtype_; }
-  Device device() const { return device_; }
+  Memory& memory() const { return memory_ != nullptr ? *memory_ : Memory::host(); }
+  Device device() const { return memory_ != nullptr ? memory_->device() : Device::kCpu; }
   size_t size_bytes() const { return dtype_bytes(dtype_, static_cast<size_t>(count())); }
   void* raw() const { return bytes_; }
   float* f32() const;  // asserts the dtype
@@ -81,8 +79,9 @@ class Tensor {
 
   Tensor rows(int64_t begin, int64_t end) const;  // view of rows of the first dimension
   Tensor reshape(Shape shape) const;              // same elements, another shape
-  Tensor clone() const;
-  Tensor to_f32() const;  // widened copy (float dtypes)
+  Tensor clone() const;                           // a copy in the same memory
+  Tensor to(Memory& memory) const;                // itself where it lies there already, else a copy
+  Tensor to_f32() const;                          // widened copy (float dtypes)
   long owners() const { return keep_.use_count(); }
 
  private:
@@ -90,7 +89,7 @@ class Tensor {
   std::byte* bytes_ = nullptr;
   Shape shape_;
   DType dtype_ = DType::kF32;
-  Device device_ = Device::kCpu;
+  Memory* memory_ = nullptr;  // null: the host's
 };
 
 struct NamedTensor {
@@ -111,14 +110,14 @@ void reset_peak_memory();
 /// allocates nothing. Contents of a fresh tensor are unspecified. Used by one thread at a time.
 class Arena {
  public:
-  explicit Arena(Device device = Device::kCpu) : device_(device) {}
+  explicit Arena(Memory& memory = Memory::host()) : memory_(&memory) {}
   Tensor empty(Shape shape, DType dtype = DType::kF32);
   Tensor zeros(Shape shape, DType dtype = DType::kF32);
   size_t size_bytes() const;  // reserved now
   void trim();                // frees what no tensor holds
 
  private:
-  Device device_;
+  Memory* memory_;
   std::vector<std::shared_ptr<Storage>> blocks_;
 };
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // KERNEL(name, Args), at global scope in an op's header, declares the op's kernel for every device and instruction set
-// and `kernels::name(stream, args)`, an ordinary call that switches on where the stream runs.
+// and `kernels::name(stream, args)`, an ordinary call that switches on where the stream runs. On meta it does nothing.
+// KERNEL_WITH_WORKSPACE(name, Args) also declares `kernels::name_workspace(stream, args)`: the bytes of scratch memory
+// that the kernel asks the op for and lays out itself (cpu/workspace.h). On meta it answers as the CPU would.
 #pragma once
 
-#include "carousel/core/error.h"
+#include "carousel/core/assert.h"
 #include "carousel/core/stream.h"
 
 // The sets of one architecture: CAROUSEL_FOR_EACH_ISA(do, ...) is do(set, value of Isa, ...) for each of them.
@@ -22,6 +24,10 @@
   namespace carousel::cpu::set {                            \
   void name(const Stream& stream, const __VA_ARGS__& args); \
   }
+#define CAROUSEL_DECLARE_WORKSPACE(set, isa, name, ...)                    \
+  namespace carousel::cpu::set {                                           \
+  int64_t name##_workspace(const Stream& stream, const __VA_ARGS__& args); \
+  }
 #define CAROUSEL_CALL_KERNEL(set, value, name, ...) \
   case Isa::value:                                  \
     return cpu::set::name(stream, args);
@@ -30,7 +36,7 @@
   CAROUSEL_FOR_EACH_ISA(CAROUSEL_DECLARE_KERNEL, name, __VA_ARGS__)          \
   namespace carousel::kernels {                                              \
   inline void name(const Stream& stream, const __VA_ARGS__& args) {          \
-    CAROUSEL_ASSERT(stream.device == Device::kCpu);                          \
+    if (stream.device() == Device::kMeta) return;                            \
     switch (stream.isa) {                                                    \
       CAROUSEL_FOR_EACH_ISA(CAROUSEL_CALL_KERNEL, name, __VA_ARGS__)         \
       default:                                                               \
@@ -38,4 +44,18 @@
     }                                                                        \
   }                                                                          \
   }                                                                          \
+  static_assert(true)
+
+#define KERNEL_WITH_WORKSPACE(name, ...)                                           \
+  KERNEL(name, __VA_ARGS__);                                                       \
+  CAROUSEL_FOR_EACH_ISA(CAROUSEL_DECLARE_WORKSPACE, name, __VA_ARGS__)             \
+  namespace carousel::kernels {                                                    \
+  inline int64_t name##_workspace(const Stream& stream, const __VA_ARGS__& args) { \
+    switch (stream.isa) {                                                          \
+      CAROUSEL_FOR_EACH_ISA(CAROUSEL_CALL_KERNEL, name##_workspace, __VA_ARGS__)   \
+      default:                                                                     \
+        CAROUSEL_ASSERT(false);                                                    \
+    }                                                                              \
+  }                                                                                \
+  }                                                                                \
   static_assert(true)

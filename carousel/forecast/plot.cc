@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "carousel/text/xml.h"
+
 namespace carousel::forecast {
 namespace {
 
@@ -14,22 +16,6 @@ constexpr double kWidth = 960, kPanelHeight = 340, kLeft = 84, kRight = 24, kTop
 constexpr const char* kHistoryColor = "#334155";
 constexpr const char* kForecastColor = "#c2410c";
 constexpr int64_t kMinHistory = 48;
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<') {
-      out += "&lt;";
-    } else if (c == '&') {
-      out += "&amp;";
-    } else if (c == '>') {
-      out += "&gt;";
-    } else {
-      out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return out;
-}
 
 // A round step that gives about `count` ticks.
 double tick_step(double span, int count) {
@@ -96,7 +82,7 @@ void draw_axes(const Panel& panel, std::string& out) {
     out += fmt::format("<line x1='{0:.1f}' y1='{1:.1f}' x2='{0:.1f}' y2='{2:.1f}' stroke='#94a3b8'/>\n", panel.x(at),
                        panel.bottom(), panel.bottom() + 5);
     out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='{}'>{}</text>\n", panel.x(at), panel.bottom() + 20,
-                       anchor, format_timestamp(time, panel.table.style));
+                       anchor, text::xml_text(format_timestamp(time, panel.table.style)));
   }
   out += fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#94a3b8'/>\n", kLeft,
                      panel.bottom(), kWidth - kRight, panel.bottom());
@@ -166,7 +152,7 @@ void draw_median(const Panel& panel, std::string& out) {
 void draw_title(const Panel& panel, std::string& out) {
   const double y = panel.top + 26;
   out += fmt::format("<text x='{:.1f}' y='{:.1f}' font-size='16' font-weight='bold'>{}</text>\n", kLeft, y,
-                     escaped(panel.series.id));
+                     text::xml_text(panel.series.id));
   double x = kWidth - kRight;
   const size_t bands = panel.levels.size() / 2;
   std::string range;

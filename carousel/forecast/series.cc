@@ -6,79 +6,23 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <unordered_map>
 
 #include "carousel/core/error.h"
+#include "carousel/forecast/alias.h"
+#include "carousel/forecast/columns.h"
+#include "carousel/forecast/time_column.h"
 
 namespace carousel::forecast {
 namespace {
 
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
-using Names = std::initializer_list<std::string_view>;
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return out;
-}
-
-// Which column is what; -1: none.
-struct Roles {
-  int64_t id = -1, time = -1;
-  std::vector<int64_t> values;
-};
-
-int64_t find_column(const formats::CsvTable& table, const std::string& name, const char* option) {
-  if (const auto found = table.find(name)) return *found;
-  std::string known;
-  for (const std::string& header : table.header()) known += (known.empty() ? "" : ", ") + header;
-  fail(ErrorKind::kInput, "{}: no column \"{}\", expected one of: {}", option, name,
-       known.empty() ? "none, the table has no header" : known);
-}
-
-int64_t find_named(const formats::CsvTable& table, Names names) {
-  for (size_t i = 0; i < table.header().size(); ++i) {
-    if (std::find(names.begin(), names.end(), lower(table.header()[i])) != names.end()) return static_cast<int64_t>(i);
-  }
-  return -1;
-}
-
-// A column by its name, or the first whose first cell is a date; a count of steps needs a name.
-int64_t find_time(const formats::CsvTable& table) {
-  if (const int64_t named = find_named(table, {"ds", "timestamp", "date", "time", "datetime"}); named >= 0)
-    return named;
-  for (int64_t column = 0; column < table.columns(); ++column) {
-    const auto time = parse_timestamp(table.cell(0, column));
-    if (time && !time->style.integer) return column;
-  }
-  return -1;
-}
-
-Roles find_roles(const formats::CsvTable& table, const TableOptions& options) {
-  Roles roles;
-  roles.id = options.id_column.empty() ? find_named(table, {"unique_id", "item_id", "id"})
-                                       : find_column(table, options.id_column, "--id-column");
-  roles.time =
-      options.time_column.empty() ? find_time(table) : find_column(table, options.time_column, "--time-column");
-  for (const std::string& name : options.columns) roles.values.push_back(find_column(table, name, "--column"));
-  if (!roles.values.empty()) return roles;
-  const int64_t target = find_named(table, {"y", "target", "value"});
-  if (roles.id >= 0 && target >= 0) {
-    roles.values = {target};
-    return roles;
-  }
-  for (int64_t column = 0; column < table.columns(); ++column) {
-    if (column != roles.id && column != roles.time) roles.values.push_back(column);
-  }
-  if (roles.values.empty()) fail(ErrorKind::kInput, "{}: no column of values", table.place(0, 0));
-  return roles;
-}
-
-std::string series_name(const formats::CsvTable& table, const Roles& roles, const std::string& id, int64_t column) {
+std::string series_name(const formats::CsvTable& table, const Columns& columns, const std::string& id, int64_t column) {
   const std::string header =
       table.header().empty() ? fmt::format("series {}", column + 1) : table.header()[static_cast<size_t>(column)];
-  if (roles.id < 0) return header;
-  return roles.values.size() == 1 ? id : id + "/" + header;
+  if (columns.id < 0) return header;
+  return columns.values.size() == 1 ? id : id + "/" + header;
 }
 
 // Rows of one id, with their times.
@@ -87,87 +31,148 @@ struct Group {
   std::vector<std::pair<int64_t, int64_t>> rows;  // time, row
 };
 
-std::vector<Group> group_rows(const formats::CsvTable& table, const Roles& roles, TimeStyle& style) {
+// Lines of delimiters alone, as spreadsheets write below a table, hold nothing where the times tell the steps.
+std::vector<int64_t> filled_rows(const formats::CsvTable& table) {
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < table.rows(); ++row) {
+    bool filled = false;
+    for (int64_t column = 0; column < table.columns() && !filled; ++column) filled = !table.cell(row, column).empty();
+    if (filled) rows.push_back(row);
+  }
+  return rows;
+}
+
+std::vector<int64_t> all_rows(const formats::CsvTable& table) {
+  std::vector<int64_t> rows(static_cast<size_t>(table.rows()));
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  return rows;
+}
+
+std::vector<Group> group_rows(const formats::CsvTable& table, const Columns& columns, const std::vector<int64_t>& rows,
+                              const TimeColumn& times) {
   std::vector<Group> groups;
   std::unordered_map<std::string, size_t> by_id;
-  for (int64_t row = 0; row < table.rows(); ++row) {
-    const std::string id = roles.id < 0 ? "" : std::string(table.cell(row, roles.id));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string id = columns.id < 0 ? "" : std::string(table.cell(rows[i], columns.id));
     const auto [it, fresh] = by_id.emplace(id, groups.size());
     if (fresh) groups.push_back({id, {}});
     Group& group = groups[it->second];
-    int64_t time = static_cast<int64_t>(group.rows.size());
-    if (roles.time >= 0) {
-      const auto read = parse_timestamp(table.cell(row, roles.time));
-      if (!read || (row > 0 && read->style.integer != style.integer)) {
-        fail(ErrorKind::kInput, "{}: got \"{}\", expected a time such as 2016-07-01 13:00:00, 2016-07 or {}",
-             table.place(row, roles.time), table.cell(row, roles.time).substr(0, 40),
-             row > 0 ? "what the rows before have" : "an integer");
-      }
-      if (row == 0) style = read->style;
-      style.clock = style.clock || read->style.clock;
-      style.seconds = style.seconds || read->style.seconds;
-      time = read->value;
-    }
-    group.rows.emplace_back(time, row);
+    group.rows.emplace_back(columns.time < 0 ? static_cast<int64_t>(group.rows.size()) : times.values[i], rows[i]);
   }
   for (Group& group : groups) {
     std::stable_sort(group.rows.begin(), group.rows.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });
     for (size_t i = 1; i < group.rows.size(); ++i) {
       if (group.rows[i].first != group.rows[i - 1].first) continue;
-      fail(ErrorKind::kInput, "{}: the time \"{}\" is there already in line {}",
-           table.place(group.rows[i].second, roles.time), table.cell(group.rows[i].second, roles.time).substr(0, 40),
-           table.line(group.rows[i - 1].second));
+      fail(ErrorKind::kInput, "{}: the time \"{}\" is there already in line {}{}",
+           table.place(group.rows[i].second, columns.time),
+           table.cell(group.rows[i].second, columns.time).substr(0, 40), table.line(group.rows[i - 1].second),
+           columns.id < 0 && table.columns() > 2 ? " (--id-column names the column that tells series apart)" : "");
     }
   }
   return groups;
 }
 
-Frequency find_frequency(const std::vector<Group>& groups, const TableOptions& options, const TimeStyle& style) {
-  std::vector<std::vector<int64_t>> times;
+bool is_integer(const std::string& text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+// Whether the names of the series are no names: each is there once.
+bool single_rows(const Columns& columns, const std::vector<Group>& groups) {
+  return columns.id >= 0 && groups.size() > 1 &&
+         std::all_of(groups.begin(), groups.end(), [](const Group& one) { return one.rows.size() == 1; });
+}
+
+Frequency find_frequency(const formats::CsvTable& table, const Columns& columns, const std::vector<Group>& groups,
+                         const TableOptions& options, SeriesTable& out) {
+  SeriesTimes times;
   for (const Group& group : groups) {
     times.emplace_back();
     for (const auto& [time, row] : group.rows) times.back().push_back(time);
   }
-  if (!options.frequency.empty()) return parse_frequency(options.frequency, times.front().front(), style.integer);
-  if (const auto found = infer_frequency(times, style.integer)) return *found;
-  if (style.integer) return {};
+  if (columns.time < 0 && !options.frequency.empty() && options.frequency != "1") {
+    fail(ErrorKind::kUsage, "--freq: got \"{}\", but the table has no column of times, expected --time-column with one",
+         options.frequency);
+  }
+  const bool single = single_rows(columns, groups);
+  if (!options.frequency.empty() || out.style.integer) {
+    if (single) {
+      out.notes.push_back(fmt::format("{} is taken for the names of {} series, and each has one row",
+                                      column_name(table, columns.id), groups.size()));
+    }
+    if (!options.frequency.empty()) return parse_frequency(options.frequency, times, out.style, out.notes);
+    return infer_frequency(times, true).value_or(Frequency{});
+  }
+  if (const auto found = infer_frequency(times, false)) return *found;
+  if (single) {
+    fail(ErrorKind::kInput,
+         "{} is taken for the names of {} series, and each has one row; expected several rows of each, another "
+         "--id-column, or --freq",
+         table.place(groups.front().rows.front().second, columns.id), groups.size());
+  }
   fail(ErrorKind::kInput, "--freq: one time alone has no step; expected a frequency such as D or h");
+}
+
+// The values of a group's rows, in their order.
+std::vector<double> read_numbers(const formats::CsvTable& table, const Group& group, int64_t column) {
+  std::vector<double> numbers;
+  for (const auto& [time, row] : group.rows) {
+    numbers.push_back(table.number(row, column));
+    if (!std::isinf(static_cast<float>(numbers.back()))) continue;
+    fail(ErrorKind::kInput, "{}: got \"{}\", expected a value within the range of float32", table.place(row, column),
+         table.cell(row, column).substr(0, 40));
+  }
+  return numbers;
+}
+
+Series read_values(const formats::CsvTable& table, const Columns& columns, const Group& group, int64_t column,
+                   const SeriesTable& out, int64_t max_values) {
+  Series series;
+  series.id = series_name(table, columns, group.id, column);
+  const std::vector<double> numbers = read_numbers(table, group, column);
+  const int64_t last = group.rows.back().first;
+  for (size_t i = group.rows.size(); i-- > 0;) {  // from the last one back
+    const auto& [time, row] = group.rows[i];
+    const auto back = out.frequency.steps(time, last);
+    if (!back) {
+      fail(ErrorKind::kInput, "{}: the time \"{}\" is no whole number of steps of {} before \"{}\"",
+           table.place(row, columns.time), table.cell(row, columns.time).substr(0, 40), out.frequency.str(),
+           format_timestamp(last, out.style));
+    }
+    if (*back >= max_values) continue;
+    series.values.resize(static_cast<size_t>(*back), kMissing);
+    series.values.push_back(numbers[i]);
+  }
+  std::reverse(series.values.begin(), series.values.end());
+  series.start = out.frequency.advance(last, 1 - static_cast<int64_t>(series.values.size()));
+  return series;
 }
 
 }  // namespace
 
 SeriesTable read_series(const formats::CsvTable& table, const TableOptions& options) {
-  const Roles roles = find_roles(table, options);
   SeriesTable out;
-  out.style.integer = true;
-  const std::vector<Group> groups = group_rows(table, roles, out.style);
-  out.frequency = find_frequency(groups, options, out.style);
+  std::vector<int64_t> rows = filled_rows(table);
+  if (rows.empty()) rows = all_rows(table);
+  const Columns columns = find_columns(table, rows, options, out.notes);
+  TimeColumn times;
+  times.style.integer = true;
+  if (columns.time < 0) {
+    rows = all_rows(table);
+  } else {
+    times = read_times(table, columns.time, rows, is_integer(options.frequency));
+  }
+  out.style = times.style;
+  const std::vector<Group> groups = group_rows(table, columns, rows, times);
+  out.frequency = find_frequency(table, columns, groups, options, out);
   const auto header = [&](int64_t column) {
     return column < 0 || table.header().empty() ? "" : table.header()[static_cast<size_t>(column)];
   };
-  out.id_column = header(roles.id);
-  out.time_column = header(roles.time);
+  out.id_column = header(columns.id);
+  out.time_column = columns.time_is_index ? "" : header(columns.time);
   for (const Group& group : groups) {
-    const int64_t last = group.rows.back().first;
-    for (const int64_t column : roles.values) {
-      Series series;
-      series.id = series_name(table, roles, group.id, column);
-      for (auto it = group.rows.rbegin(); it != group.rows.rend(); ++it) {  // from the last one back
-        const auto back = out.frequency.steps(it->first, last);
-        if (!back) {
-          fail(ErrorKind::kInput, "{}: the time \"{}\" is no whole number of steps of {} before \"{}\"",
-               table.place(it->second, roles.time), table.cell(it->second, roles.time).substr(0, 40),
-               out.frequency.str(), format_timestamp(last, out.style));
-        }
-        const double value = table.number(it->second, column);
-        if (*back >= options.max_values) continue;
-        series.values.resize(static_cast<size_t>(*back), kMissing);
-        series.values.push_back(value);
-      }
-      std::reverse(series.values.begin(), series.values.end());
-      series.start = out.frequency.advance(last, 1 - static_cast<int64_t>(series.values.size()));
-      out.series.push_back(std::move(series));
+    for (const int64_t column : columns.values) {
+      out.series.push_back(read_values(table, columns, group, column, out, options.max_values));
     }
   }
   return out;

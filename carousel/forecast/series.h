@@ -31,10 +31,12 @@ struct SeriesTable {
   std::string time_column;     // empty: steps are counted from 0
   TimeStyle style;
   Frequency frequency;
+  std::vector<std::string> notes;  // what was left out, or read otherwise than it may have been meant
 };
 
-/// Sorts by time and puts each series on its grid, gaps as missing values. Throws Error(kInput) naming line and column:
-/// a time that cannot be read, twice or off the grid, a column that is not there, a value that is no number.
+/// Sorts by time and puts each series on its grid, gaps as missing values. An integer as the frequency makes integer
+/// times counts, whatever dates they may spell. Throws Error(kInput) naming line and column: a time that cannot be
+/// read, twice or off the grid, a column that is not there, a value that is no number or none of float32.
 SeriesTable read_series(const formats::CsvTable& table, const TableOptions& options);
 
 /// Quantiles `wanted` of a forecast [H, levels], between its levels by linear interpolation: [H, wanted].

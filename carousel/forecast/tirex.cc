@@ -98,19 +98,10 @@ const State& Tirex::padding(int64_t tokens) {
 // tokens [N, 2P] -> quantiles of every token [N, Q * P], scaled; the states move on.
 Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::span<State> states) {
   std::vector<State*> pointers;
-  Seqs seqs;
-  seqs.offsets.push_back(0);
-  for (size_t s = 0; s < lengths.size(); ++s) {
-    seqs.offsets.push_back(seqs.offsets.back() + lengths[s]);
-    seqs.pos.push_back(states[s].pos());
-    pointers.push_back(&states[s]);
-  }
-  Ctx ctx{stream_, arena_};
-  batch_.bind(model_.state_layout(), pointers, lengths);
-  const Tensor y = model_.forward(ctx, tokens, seqs, &batch_);
-  batch_.advance(lengths);
-  batch_.unbind();
-  return y;
+  for (State& state : states) pointers.push_back(&state);
+  return pass_.run(
+      model_.state_layout(), pointers, lengths, {},
+      [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return model_.forward(ctx, tokens, seqs, bound); });
 }
 
 // Forecasts `patches` more patches of every window and moves the windows on over them: what was forecast is unknown, so

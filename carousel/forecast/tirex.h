@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carousel/model/forecaster.h"
+#include "carousel/model/pass.h"
 
 namespace carousel::forecast {
 
@@ -60,8 +61,7 @@ class Tirex {
 
   const model::Forecaster& model_;
   Stream stream_;
-  Arena arena_;
-  StateBatch batch_;
+  model::Pass pass_{stream_, Numerics::native()};
   std::map<int64_t, State> padding_;  // after k leading tokens without a value
 };
 

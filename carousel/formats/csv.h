@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Comma-separated values (RFC 4180) as tables of text: quoted fields, CRLF, a byte order mark, and `;` or tab in place
-// of the comma (told by the first line). What a cell means is the caller's; numbers are read here, so that every
-// command reads them alike, whatever the locale.
+// of the comma (told by the first lines, or by "sep=;" in the first). What a cell means is the caller's; numbers are
+// read here, so that every command reads them alike, whatever the locale.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,7 @@ namespace carousel::formats {
 struct CsvOptions {
   enum class Header { kAuto, kYes, kNo };
   Header header = Header::kAuto;  // kAuto: a first line with a cell that begins like neither a number nor a date
+  char decimal = '.';             // ',' is then no delimiter
   size_t max_bytes = size_t{1} << 30;
   size_t max_columns = 65536;
 };
@@ -23,11 +24,13 @@ struct CsvOptions {
 class CsvTable {
  public:
   /// Throws Error(kIo), or Error(kInput) "path:line: what": text after a closing quote, an open quote, a row of another
-  /// width, a NUL byte, no rows at all, too large. Blank lines are skipped.
+  /// width, a NUL byte, UTF-16, no rows at all, too large. Blank lines are skipped, and so are lines of delimiters
+  /// alone above and below the table. A pipe is read to its end.
   static CsvTable open(const std::string& path, const CsvOptions& options = {});
   static CsvTable parse(std::string_view text, const std::string& where, const CsvOptions& options = {});
 
-  const std::vector<std::string>& header() const { return header_; }  // empty: there is none
+  /// Empty: there is none. As in pandas a column without a name is "Unnamed: 0", a second "a" is "a.1".
+  const std::vector<std::string>& header() const { return header_; }
   int64_t rows() const { return static_cast<int64_t>(lines_.size()); }
   int64_t columns() const { return columns_; }
   std::string_view cell(int64_t row, int64_t column) const;  // without quotes; outer spaces only if quoted
@@ -49,17 +52,19 @@ class CsvTable {
   void take_header();
 
   std::string where_;
+  char decimal_ = '.';
   std::string text_;  // of all cells, end to end
   std::vector<Cell> cells_;
   std::vector<int64_t> lines_;
+  size_t filled_ = 0;  // rows up to the last one with text
   int64_t columns_ = 0;
   std::vector<std::string> header_;
 };
 
-/// Empty, NA, N/A, NaN, null or None, in any case.
+/// Empty, or one of pandas' words: NA, N/A, NaN, null, None, <NA>, #N/A, #NA, 1.#IND, 1.#QNAN, ..., in any case.
 bool csv_missing(std::string_view cell);
 /// A finite number ("+1.5", "-2e3"), or NaN for a missing value; nothing for anything else.
-std::optional<double> csv_number(std::string_view cell);
+std::optional<double> csv_number(std::string_view cell, char decimal = '.');
 /// The cell as it must be written: quoted when it holds a delimiter, a quote, a line break or outer spaces.
 std::string csv_quoted(std::string_view cell);
 

@@ -105,7 +105,7 @@ GgufWriter::GgufWriter(const std::string& path, const GgufKeys& keys, const std:
   }
   header.pad();
   for (auto& [name, place] : places_) place.begin += header.bytes().size();
-  file_ = std::make_unique<NewFile>(path);
+  file_ = std::make_unique<NewFile>(path, Rivals::kRefuse);
   file_->put(header.bytes().data(), header.bytes().size(), 0);
   // Readers of the format expect the padding after the last tensor too.
   const size_t total = header.bytes().size() + end;

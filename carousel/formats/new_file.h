@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file that appears under its name complete or not at all: written beside it under a temporary name, flushed to the
-// disk, then renamed over it. And a folder likewise.
+// Files and folders that appear complete or not at all, whoever else writes at the same place and whenever a writer is
+// killed.
+//
+// 1. A file is written as its draft, ".NAME.partial" beside it, and takes its name by rename(2) once it is flushed.
+// 2. A folder that is being filled holds a draft of its own, a list of what is written into it. A name is on the list
+//    before its file is in the folder. Unlinking the draft, once every file is flushed, completes the folder.
+// 3. A writer holds the lock of its draft (core/draft) from before the first byte until the draft is gone
+//    from its name. The system drops the lock with the process: a draft without a lock has no writer.
+// 4. The next writer of the same place takes such a draft over, and removes what is on its list.
+// 5. Nobody removes or changes what is not on a list of its own or of a dead writer.
 #pragma once
 
 #include <cstddef>
 #include <string>
 #include <vector>
 
+#include "carousel/core/draft.h"
+
 namespace carousel::formats {
 
 class NewFile {
  public:
-  /// Throws Error(kIo): `path` is something else than a regular file, or nothing can be created beside it.
-  explicit NewFile(const std::string& path);
+  /// Throws Error(kIo): `path` is something else than a regular file, nothing can be created beside it, or a rival is
+  /// refused.
+  explicit NewFile(const std::string& path, Rivals rivals = Rivals::kReplace);
   ~NewFile();  // without finish(): nothing is left
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
@@ -25,27 +36,45 @@ class NewFile {
 
  private:
   std::string path_;
-  std::string temporary_;
-  int fd_ = -1;
+  Draft draft_;
+  size_t unflushed_bytes_ = 0;  // written since the system was last told to begin
+};
+
+/// What the draft of a folder says: a line with the process and whether it made the folder, then a name per line.
+struct FolderDraft {
+  long process = 0;
+  bool made = false;
+  std::vector<std::string> names;  // of files in the folder
+  std::string first_line() const;
+  static FolderDraft read(int descriptor);
+  /// Removes the files, and their drafts, from `folder`.
+  void remove_files(const std::string& folder) const;
 };
 
 /// A folder that goes again, with the files that were put into it, unless it is kept. What others put there stays.
 class NewFolder {
  public:
-  /// Throws Error(kIo): `path` exists and is not an empty folder, or cannot be created.
+  /// Throws Error(kIo): `path` exists and is not an empty folder, cannot be created, or another run is writing it.
   explicit NewFolder(const std::string& path);
   ~NewFolder();
   NewFolder(const NewFolder&) = delete;
   NewFolder& operator=(const NewFolder&) = delete;
-  /// The path of a file in it that the caller is about to write.
+  /// The path of a file in it that the caller is about to write. Throws Error(kIo).
   std::string file(const std::string& name);
-  void keep() { kept_ = true; }
+  /// Flushes the files and completes the folder. Throws Error(kIo).
+  void keep();
 
  private:
   std::string path_;
-  std::vector<std::string> files_;
-  bool made_ = false;
-  bool kept_ = false;
+  Draft draft_;
+  FolderDraft list_;
 };
+
+/// Throws Error(kInput) where `folder` is still being filled, or its writer was ended before it was complete.
+void check_complete(const std::string& folder);
+
+/// Removes what this process is writing at the moment, for one that ends without unwinding: its drafts are those among
+/// its open files. Nothing may be written after.
+void abandon_drafts();
 
 }  // namespace carousel::formats

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -184,17 +185,24 @@ Tensor parse_npy(std::span<const std::byte> bytes, const std::string& where) {
   const size_t prefix = version == 1 ? 10 : 12;
   size_t length = byte_at(8) | byte_at(9) << 8;
   if (version > 1 && bytes.size() >= prefix) length |= byte_at(10) << 16 | byte_at(11) << 24;
-  if (bytes.size() < prefix || length > kMaxHeaderBytes || length > bytes.size() - prefix) {
-    fail(ErrorKind::kInput, "{}: the header says {} bytes, the file has {}", where, length, bytes.size());
+  if (bytes.size() < prefix || length > bytes.size() - prefix) {
+    fail(ErrorKind::kInput, "{}: the header says {} bytes after the first {}, the file has {} in all: it is cut short",
+         where, length, prefix, bytes.size());
+  }
+  if (length > kMaxHeaderBytes) {
+    fail(ErrorKind::kInput, "{}: a header of {} bytes, expected at most {}", where, length, kMaxHeaderBytes);
   }
   const Header header = HeaderReader(text.substr(prefix, length), where).read();
   const ElementType& type = find_type(header.descr, where);
   const size_t held = bytes.size() - prefix - length;
-  const int64_t count = element_count(header.shape);
-  if (count < 0 || static_cast<uint64_t>(count) > held / type.size_bytes ||
-      static_cast<size_t>(count) * type.size_bytes != held) {
-    fail(ErrorKind::kInput, "{}: {} bytes of elements, expected shape {} of \"{}\"", where, held,
-         Shape(header.shape).str(), type.descr);
+  int64_t expected = element_count(header.shape);
+  if (expected >= 0 && __builtin_mul_overflow(expected, static_cast<int64_t>(type.size_bytes), &expected))
+    expected = -1;
+  if (expected < 0 || static_cast<uint64_t>(expected) != held) {
+    fail(ErrorKind::kInput, "{}: {} bytes of elements, expected {} for shape {} of \"{}\"{}", where, held,
+         expected < 0 ? "more than 2^63" : std::to_string(expected), Shape(header.shape).str(), type.descr,
+         expected < 0 || static_cast<uint64_t>(expected) > held ? ": the file is cut short, or its header is wrong"
+                                                                : "");
   }
   Tensor out(header.shape.empty() ? Shape{1} : Shape(header.shape), DType::kF32);
   fill(out, bytes.data() + prefix + length, type, header.fortran_order);

@@ -7,6 +7,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/generate/stop.h"
+#include "carousel/ops/rows/rows.h"
 #include "carousel/text/tokenizer.h"
 
 namespace carousel::generate {
@@ -123,6 +124,13 @@ void Batcher::submit(Request request) {
   born_.push_back(std::move(sequence));
 }
 
+std::optional<model::SavedState> Batcher::prefix() const {
+  if (live() == 0) return {};
+  const Sequence& first = live_.empty() ? *born_.front() : *live_.front();
+  if (!first.request->keep_state || !first.reading()) return {};
+  return model::SavedState{first.state, first.history, {}};
+}
+
 /// Lays out the forward: single tokens first, then slabs of prompts in order of arrival while they fit.
 Batcher::Rows Batcher::gather() {
   tokens_.clear();
@@ -157,13 +165,8 @@ Batcher::Rows Batcher::gather() {
 Tensor Batcher::due_logits(const Tensor& hidden) {
   const auto count = static_cast<int64_t>(due_rows_.size());
   if (count == hidden.dim(0)) return runner_.logits(hidden);
-  const Tensor rows = runner_.arena().empty(Shape{count, hidden.dim(1)});
-  const auto row_size = static_cast<size_t>(hidden.dim(1));
-  for (size_t r = 0; r < due_rows_.size(); ++r) {
-    std::memcpy(rows.f32() + r * row_size, hidden.f32() + static_cast<size_t>(due_rows_[r]) * row_size,
-                row_size * sizeof(float));
-  }
-  return runner_.logits(rows);
+  Ctx ctx = runner_.pass().ctx();
+  return runner_.logits(ops::gather_rows(ctx, hidden, due_rows_));
 }
 
 Batcher::Rows Batcher::tick() {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include "carousel/generate/sampler.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
+#include "carousel/model/saved_state.h"
 
 namespace carousel::generate {
 
@@ -76,6 +78,8 @@ class Batcher {
   /// values out of range.
   void submit(Request request);
   size_t live() const { return live_.size() + born_.size(); }
+  /// While the first sequence reads its prompt: what it has read so far, if it keeps a state. Between ticks.
+  std::optional<model::SavedState> prefix() const;
 
   struct Rows {
     int64_t prompt = 0;  // rows of prompts

@@ -2,9 +2,11 @@
 #include "carousel/generate/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/rows/rows.h"
 #include "carousel/ops/tokens/cross_entropy.h"
 
 namespace carousel::generate {
@@ -86,12 +88,8 @@ void score_batch(model::Runner& runner, std::span<const Passage> passages, Passa
     lengths.push_back(static_cast<int64_t>(passage.context.size() + passage.target.size()) - 1);
   }
   const Tensor hidden = runner.forward(tokens, lengths);  // [N, D]
-  const int64_t width = hidden.dim(1);
-  const Tensor picked = runner.arena().empty(Shape{static_cast<int64_t>(asked.size()), width});
-  for (size_t i = 0; i < asked.size(); ++i) {
-    std::memcpy(picked.f32() + static_cast<int64_t>(i) * width, hidden.f32() + asked[i] * width,
-                static_cast<size_t>(width) * sizeof(float));
-  }
+  Ctx ctx = runner.pass().ctx();
+  const Tensor picked = ops::gather_rows(ctx, hidden, asked);
   std::vector<bool> hits;
   compare_targets(runner, picked, targets, true, [&](int64_t, double nll, bool hit) {
     score.nll += nll;
@@ -157,6 +155,12 @@ PassageScore score_passages(model::Runner& runner, std::span<const Passage> pass
   }
   if (progress) progress(score.passages, total);
   return score;
+}
+
+void check_likelihood(double nll, const std::string& model) {
+  if (std::isfinite(nll)) return;
+  fail(ErrorKind::kInput, "{}: the likelihood is {}, expected a finite number: the model's logits overflow", model,
+       std::isnan(nll) ? "NaN" : "infinite");
 }
 
 }  // namespace carousel::generate

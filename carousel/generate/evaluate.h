@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "carousel/model/runner.h"
@@ -43,5 +44,8 @@ struct PassageScore {
 /// Greedy accuracy and likelihood of every passage's target. Progress counts passages.
 PassageScore score_passages(model::Runner& runner, std::span<const Passage> passages,
                             const EvalProgress& progress = {});
+
+/// A model whose activations overflow gives no likelihood; NaN is no result. Throws Error(kInput) naming the model.
+void check_likelihood(double nll, const std::string& model);
 
 }  // namespace carousel::generate

@@ -30,7 +30,7 @@ class Counter {
     const int64_t rows = record.shape[0], cols = record.shape[1];
     const Init& init = record.init;
     const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
-    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Device::kMeta);
+    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Memory::meta());
     const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
@@ -122,7 +122,7 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
     const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
     const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
     if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
-    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Device::kMeta).size_bytes();
+    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Memory::meta()).size_bytes();
   });
   declare_params(config, source, where);
   return bytes;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/model/forecaster.h"
 
+#include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/linear.h"
 
 namespace carousel::model {
@@ -11,13 +12,9 @@ ResidualMlp::ResidualMlp(Params p, int64_t in, int64_t hidden, int64_t out)
       residual_(p.projection("residual_layer", out, in, Init::small(in), true)) {}
 
 Tensor ResidualMlp::forward(Ctx& ctx, const Tensor& x) const {
-  const Tensor hidden = ops::linear(ctx, x, {&hidden_});
-  float* h = hidden.f32();
-  for (int64_t i = 0; i < hidden.count(); ++i) h[i] = h[i] > 0 ? h[i] : 0;
+  const Tensor hidden = ops::relu(ctx, ops::linear(ctx, x, {&hidden_}));
   const Tensor y = ops::linear(ctx, hidden, {&output_});
-  const Tensor direct = ops::linear(ctx, x, {&residual_});
-  for (int64_t i = 0; i < y.count(); ++i) y.f32()[i] += direct.f32()[i];
-  return y;
+  return ops::add(ctx, y, ops::linear(ctx, x, {&residual_}));
 }
 
 Forecaster::Forecaster(const ModelConfig& config, ParamSource& source, const std::string& where)

@@ -10,6 +10,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/formats/checkpoint.h"
+#include "carousel/formats/new_file.h"
 #include "carousel/formats/yaml.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
@@ -176,6 +177,7 @@ ModelPath resolve(const std::string& path) {
   const bool folder = is_folder(path);
   if (folder) {
     place.folder = path;
+    formats::check_complete(path);
     for (const std::string& name : names_in(path)) {
       const bool weights =
           name.ends_with(".safetensors") || name == "model.safetensors.index.json" || name == kLightning;
@@ -184,6 +186,7 @@ ModelPath resolve(const std::string& path) {
   } else {
     place.folder = given.has_parent_path() ? given.parent_path().string() : ".";
     if (given.extension() == ".safetensors") {
+      formats::check_complete(place.folder);
       place.weights = path;
     } else if (is_lightning(path) || is_gguf(path)) {
       place.weights = place.config = path;

@@ -85,7 +85,7 @@ Json read_config(const std::string& path);
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
 /// `dtype`, drawn as `numerics` says. Throws Error(kInput); kIo when `out` exists and is not empty, or cannot be
 /// written. `progress`, if any, is told the share done before every tensor and stops the work by returning false; then,
-/// as on any error, no model is left behind and Error(kCancelled) is thrown.
+/// as on any error, no model is left behind and Error(kCancelled) is thrown. 1 is told before the model is flushed.
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 

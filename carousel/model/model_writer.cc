@@ -107,6 +107,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
     tell_progress(progress, static_cast<double>(i) / static_cast<double>(tensors.size()), out);
     writer.write(tensors[i].name, narrowed(values_of(model, tensors[i]), specs[i].dtype));
   }
+  tell_progress(progress, 1, out);
   Json config = model.config.source;
   config["torch_dtype"] = torch_name(model.dtype);
   writer.write_config(config);

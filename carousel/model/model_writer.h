@@ -17,7 +17,8 @@
 
 namespace carousel::model {
 
-/// Told the share done now and then; false stops the work, which then throws Error(kCancelled) and leaves nothing.
+/// Told the share done now and then, and 1 before what was written is flushed; false stops the work, which then throws
+/// Error(kCancelled) and leaves nothing.
 using WriteProgress = std::function<bool(double)>;
 /// Throws Error(kCancelled), naming `out`, where `progress` is there and says to stop.
 void tell_progress(const WriteProgress& progress, double share, const std::string& out);

@@ -16,12 +16,12 @@ namespace carousel::model {
 Weight ShapeSource::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                            const Init& init) {
   see_({name, Shape{rows, cols}, init, true, layout});
-  return Weight(rows, cols, DType::kF32, layout, Device::kMeta);
+  return weight_for(init, rows, cols, DType::kF32, layout, Memory::meta());
 }
 
 Tensor ShapeSource::tensor(const std::string& name, const Shape& shape, const Init& init) {
   see_({name, shape, init});
-  return Tensor(shape, DType::kF32, Device::kMeta);
+  return Tensor(shape, DType::kF32, Memory::meta());
 }
 
 std::shared_ptr<const Mask> ShapeSource::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {

@@ -58,7 +58,8 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   return "";
 }
 
-// A config that is a file of its own goes along as it is, whatever its form; that of a model in one file is written out.
+// A config that is a file of its own goes along as it is, whatever its form; that of a model in one file is written
+// out.
 void copy_beside(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
   if (place.config == place.weights) writer.write_config(config.source);
   std::vector<std::string> files;
@@ -83,7 +84,7 @@ std::optional<DType> written_dtype(const WeightTypes& types, const std::string& 
                                    const Init& init) {
   const std::optional<DType> wanted = types.of(name, layout, init);
   if (!wanted || !init.mask) return wanted;
-  const Weight weight(*init.mask, *wanted, Device::kMeta, true);  // not as this machine, but as any may hold it
+  const Weight weight(*init.mask, *wanted, Memory::meta(), true);  // not as this machine, but as any may hold it
   return weight.sparse() != nullptr ? weight.sparse()->dtype() : *wanted;
 }
 
@@ -167,6 +168,7 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
     item.entry->release();
     done_bytes += item.entry->size_bytes;
   }
+  tell_progress(progress, 1, out);
   writer.finish();
   return {plan.bytes_before, plan.bytes_after, plan.kept};
 }

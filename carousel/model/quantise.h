@@ -44,6 +44,7 @@ Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std
 /// The model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config as
 /// they are, or as a GGUF file's keys say them. `progress`, if any, is told the share done before every tensor and
 /// stops the work by returning false; then, as on any error, nothing is left behind and Error(kCancelled) is thrown.
+/// 1 is told before the model is flushed and becomes visible. Throws Error(kIo) where another run is writing `out`.
 /// Returns what was planned, its entries gone.
 struct QuantiseResult {
   size_t bytes_before = 0, bytes_after = 0;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Models from features to features: checks, and their forward over Pass.
 #include "carousel/model/regressor.h"
 
 #include <cmath>
@@ -32,29 +33,18 @@ Tensor Regressor::forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, const Sta
 
 Tensor Predictor::forward(const Tensor& x, const Tensor& elapsed, std::span<State* const> states,
                           std::span<const int64_t> lengths) {
-  CAROUSEL_ASSERT(states.size() == lengths.size());
-  seqs_.offsets.assign(1, 0);
-  seqs_.pos.clear();
-  for (size_t s = 0; s < states.size(); ++s) {
-    CAROUSEL_ASSERT(lengths[s] >= 0);
-    seqs_.offsets.push_back(seqs_.offsets.back() + lengths[s]);
-    seqs_.pos.push_back(states[s]->pos());
-  }
-  check_shape("predict", "x", x, {seqs_.rows(), regressor_.input_size()});
+  int64_t rows = 0;
+  for (const int64_t length : lengths) rows += length;
+  check_shape("predict", "x", x, {rows, regressor_.input_size()});
   check_dtype("predict", "x", x, DType::kF32);
   if (elapsed.defined()) {
-    check_shape("predict", "elapsed", elapsed, {seqs_.rows()});
+    check_shape("predict", "elapsed", elapsed, {rows});
     check_dtype("predict", "elapsed", elapsed, DType::kF32);
   }
   check_values(x, elapsed);
-  seqs_.dt = elapsed;
-  Ctx ctx{stream_, arena_, numerics_};
-  states_.bind(regressor_.state_layout(), states, lengths);
-  Tensor y = regressor_.forward(ctx, x, seqs_, &states_);
-  states_.advance(lengths);
-  states_.unbind();
-  seqs_.dt = Tensor();
-  return y;
+  return pass_.run(
+      regressor_.state_layout(), states, lengths, elapsed,
+      [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return regressor_.forward(ctx, x, seqs, bound); });
 }
 
 }  // namespace carousel::model

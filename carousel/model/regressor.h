@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "carousel/model/pass.h"
 #include "carousel/model/stack.h"
 
 namespace carousel::model {
@@ -32,7 +33,7 @@ class Predictor {
  public:
   /// All must outlive the predictor. Not for use by two threads at once.
   Predictor(const Regressor& regressor, const Stream& stream, const Numerics& numerics = Numerics::native())
-      : regressor_(regressor), stream_(stream), numerics_(numerics) {}
+      : regressor_(regressor), pass_(stream, numerics) {}
 
   /// The next lengths[s] rows of every sequence s, laid end to end in x [N, I]; every state moves on by its length.
   /// elapsed [N] f32: time before each row, 0 or more; empty: 1 everywhere. Returns [N, O], valid until dropped. Throws
@@ -44,11 +45,7 @@ class Predictor {
 
  private:
   const Regressor& regressor_;
-  const Stream& stream_;
-  const Numerics& numerics_;
-  Arena arena_;
-  Seqs seqs_;
-  StateBatch states_;
+  Pass pass_;
 };
 
 }  // namespace carousel::model

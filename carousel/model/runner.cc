@@ -1,44 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
+// A language model's forwards over Pass: tokens in, hidden rows and logits out.
 #include "carousel/model/runner.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "carousel/core/error.h"
+#include "carousel/core/assert.h"
+#include "carousel/ops/rows/rows.h"
 
 namespace carousel::model {
 
-void Runner::lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
-  seqs_.offsets.assign(1, 0);
-  for (const int64_t length : lengths) {
-    CAROUSEL_ASSERT(length >= 0);
-    seqs_.offsets.push_back(seqs_.offsets.back() + length);
-  }
-  CAROUSEL_ASSERT(seqs_.offsets.back() == static_cast<int64_t>(tokens.size()));
-  tokens_ = Tensor();  // first back to the arena, then out of it again
-  tokens_ = arena_.empty(Shape{static_cast<int64_t>(tokens.size())}, DType::kI32);
-  std::copy(tokens.begin(), tokens.end(), tokens_.i32());
-}
-
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> states,
                        std::span<const int64_t> lengths) {
-  CAROUSEL_ASSERT(states.size() == lengths.size());
-  lay_out(tokens, lengths);
-  seqs_.pos.clear();
-  for (const State* state : states) seqs_.pos.push_back(state->pos());
-  Ctx ctx{stream_, arena_, numerics_, observer_};
-  states_.bind(lm_.state_layout(), states, lengths);
-  const Tensor hidden = lm_.forward(ctx, tokens_, seqs_, &states_);
-  states_.advance(lengths);
-  states_.unbind();
-  return hidden;
+  const Tensor ids = pass_.upload(tokens);
+  return pass_.run(lm_.state_layout(), states, lengths, {}, [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
+    CAROUSEL_ASSERT(seqs.rows() == ids.dim(0));
+    return lm_.forward(ctx, ids, seqs, bound);
+  });
 }
 
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
-  lay_out(tokens, lengths);
-  seqs_.pos.assign(lengths.size(), 0);
-  Ctx ctx{stream_, arena_, numerics_, observer_};
-  return lm_.forward(ctx, tokens_, seqs_, nullptr);
+  const Tensor ids = pass_.upload(tokens);
+  return pass_.run(lengths, [&](Ctx& ctx, const Seqs& seqs, const StateBatch*) {
+    CAROUSEL_ASSERT(seqs.rows() == ids.dim(0));
+    return lm_.forward(ctx, ids, seqs, nullptr);
+  });
 }
 
 Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std::function<bool()>& stop) {
@@ -52,15 +37,16 @@ Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std:
     last = Tensor();
     const Tensor hidden =
         forward(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(slab)), states, lengths);
-    last = arena_.empty(Shape{1, hidden.dim(1)});
-    std::memcpy(last.raw(), hidden.rows(slab - 1, slab).raw(), last.size_bytes());
+    Ctx ctx = pass_.ctx();
+    const int64_t rows[] = {slab - 1};
+    last = ops::gather_rows(ctx, hidden, rows);
     begin += slab;
   }
   return last;
 }
 
 Tensor Runner::logits(const Tensor& hidden) {
-  Ctx ctx{stream_, arena_, numerics_, observer_};
+  Ctx ctx = pass_.ctx();
   return lm_.logits(ctx, hidden);
 }
 

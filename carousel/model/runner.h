@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread's way through a model: the arena, batch offsets and state table a forward needs, kept between calls so
-// that a steady decode loop allocates nothing. Holds no memory of any sequence: that is in the States it is given.
+// One thread's way through a language model. Holds no memory of any sequence: that is in the States it is given.
 #pragma once
 
 #include <functional>
 #include <span>
-#include <vector>
 
 #include "carousel/model/lm.h"
+#include "carousel/model/pass.h"
 
 namespace carousel::model {
 
@@ -18,7 +17,7 @@ class Runner {
  public:
   /// All must outlive the runner. Not for use by two threads at once.
   Runner(const Lm& lm, const Stream& stream, const Numerics& numerics = Numerics::native())
-      : lm_(lm), stream_(stream), numerics_(numerics) {}
+      : lm_(lm), pass_(stream, numerics) {}
 
   /// The next lengths[s] tokens of every sequence s, laid end to end in `tokens`; every state moves on by its length.
   /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed
@@ -34,23 +33,16 @@ class Runner {
   /// hidden [rows, D] -> logits [rows, V] f32.
   Tensor logits(const Tensor& hidden);
 
-  Arena& arena() { return arena_; }
-  const Stream& stream() const { return stream_; }
+  Pass& pass() { return pass_; }
+  Arena& arena() { return pass_.arena(); }
+  const Stream& stream() const { return pass_.stream(); }
   const Lm& lm() const { return lm_; }
   /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
-  void observe(Observer* observer) { observer_ = observer; }
+  void observe(Observer* observer) { pass_.observe(observer); }
 
  private:
-  void lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
-
   const Lm& lm_;
-  const Stream& stream_;
-  const Numerics& numerics_;
-  Observer* observer_ = nullptr;
-  Arena arena_;
-  Seqs seqs_;
-  StateBatch states_;
-  Tensor tokens_;  // [N] i32
+  Pass pass_;
 };
 
 }  // namespace carousel::model

@@ -18,9 +18,7 @@ ops::Norm make_norm(const NormConfig& config, Params p, int64_t hidden) {
   norm.eps = static_cast<float>(config.eps);
   if (config.kind == ops::Norm::Kind::kNone) return norm;
   norm.weight = p.tensor("weight", Shape{hidden}, Init::constant(config.weight_around_zero ? 0 : 1));
-  if (config.weight_around_zero && norm.weight.raw() != nullptr) {
-    for (int64_t i = 0; i < hidden; ++i) norm.weight.f32()[i] += 1.0f;
-  }
+  norm.weight_offset = config.weight_around_zero ? 1 : 0;
   if (config.bias) norm.bias = p.tensor("bias", Shape{hidden}, Init::constant(0));
   return norm;
 }
@@ -67,10 +65,7 @@ void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& s
   const LayerStates layer = states.layer(residual.first_state);
   for (size_t i = 0; i < residual.fixed_counts.size(); ++i) {
     const int64_t count = residual.fixed_counts[i];
-    for (int64_t s = 0; s < seqs.batch() && count > 0; ++s) {
-      if (seqs.length(s) == 0) continue;
-      ops::round_to(ctx, View{layer.fixed(s, i), count}, 1, count, ctx.numerics.states);
-    }
+    if (count > 0) ops::round_states(ctx, seqs, layer, i, count, ctx.numerics.states);
   }
 }
 

@@ -9,9 +9,22 @@
 #include "carousel/core/state.h"
 #include "carousel/core/stream.h"
 #include "carousel/core/tensor.h"
+#include "carousel/ops/columns.h"
 #include "carousel/ops/numerics.h"
 
 namespace carousel {
+
+/// The ragged batch as kernels see it; the fields are those of Seqs.
+struct SeqsView {
+  const int64_t* offsets = nullptr;  // [B+1]
+  const int64_t* pos = nullptr;      // [B]
+  const float* dt = nullptr;         // [N], or null: 1 everywhere
+  int64_t batch = 0;                 // B
+
+  int64_t first_row(int64_t s) const { return offsets[s]; }
+  int64_t length(int64_t s) const { return offsets[s + 1] - offsets[s]; }
+  int64_t rows() const { return offsets[batch]; }
+};
 
 /// The ragged batch: rows of all sequences laid end to end. A sequence may have no row.
 struct Seqs {
@@ -22,7 +35,12 @@ struct Seqs {
   int64_t batch() const { return static_cast<int64_t>(pos.size()); }
   int64_t rows() const { return offsets.empty() ? 0 : offsets.back(); }
   int64_t length(int64_t s) const { return offsets[static_cast<size_t>(s) + 1] - offsets[static_cast<size_t>(s)]; }
+  SeqsView view() const;
 };
+
+inline SeqsView Seqs::view() const {
+  return {offsets.data(), pos.data(), dt.raw() == nullptr ? nullptr : dt.f32(), batch()};
+}
 
 /// Told what passes between the sublayers of a model while it runs.
 class Observer {
@@ -37,15 +55,9 @@ struct Ctx {
   Arena& arena;
   const Numerics& numerics = Numerics::native();
   Observer* observer = nullptr;
-};
 
-/// Columns of a row-major f32 matrix: row n starts at data + n * stride.
-struct View {
-  float* data = nullptr;
-  int64_t stride = 0;
+  /// Scratch memory of one kernel call [bytes] u8, 64-byte aligned, contents unspecified.
+  Tensor workspace(int64_t bytes) const { return arena.empty({bytes}, DType::kU8); }
 };
-inline View columns(const Tensor& matrix, int64_t first) {
-  return {matrix.raw() == nullptr ? nullptr : matrix.f32() + first, matrix.dim(1)};
-}
 
 }  // namespace carousel

@@ -44,8 +44,8 @@ Init Init::as_gate() const {
 
 std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
 
-Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout, Device device) {
-  return init.mask ? Weight(*init.mask, dtype, device) : Weight(rows, cols, dtype, layout, device);
+Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout, Memory& memory) {
+  return init.mask ? Weight(*init.mask, dtype, memory) : Weight(rows, cols, dtype, layout, memory);
 }
 
 Init Params::masked(const std::string& name, int64_t rows, int64_t cols, const Init& init) const {

@@ -67,7 +67,7 @@ class ParamSource {
 
 /// An empty weight for a matrix a source was asked for, as its mask lets it be held.
 Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout,
-                  Device device = Device::kCpu);
+                  Memory& memory = Memory::host());
 
 /// A source seen from one place in the model: names are relative to it.
 class Params {

@@ -21,14 +21,30 @@ constexpr size_t kMaxGrowth = 64;  // times the text, plus
 constexpr size_t kMaxExtra = size_t{16} << 20;
 
 template <class Change>
-std::string map_characters(std::string_view text, Change&& change) {
+std::string map_characters(std::string_view text, size_t* origin, Change&& change) {
   std::string out;
   out.reserve(text.size());
+  size_t new_origin = 0;
   for (size_t pos = 0; pos < text.size();) {
     const Decoded next = decode_utf8(text, pos);
     change(out, next.code);
     pos += next.size;
+    if (origin != nullptr && pos <= *origin) new_origin = out.size();
   }
+  if (origin != nullptr) *origin = new_origin;
+  return out;
+}
+
+std::string normal_form(std::string_view text, NormalForm form, size_t* origin) {
+  std::string out = normalize(text, form);
+  if (origin == nullptr || *origin == 0) return out;
+  // What the first characters become alone; the last of them may be one with what follows, as e and an accent are.
+  const std::string alone = normalize(text.substr(0, *origin), form);
+  size_t size = 0;
+  for (size_t pos = 0; pos < alone.size() && size < out.size(); pos += decode_utf8(alone, pos).size) {
+    size += decode_utf8(out, size).size;
+  }
+  *origin = size;
   return out;
 }
 
@@ -69,37 +85,43 @@ void Normalizer::add(size_t kind, Fields& fields) {
   if (steps_.size() > kMaxSteps) fail(ErrorKind::kInput, "{}: more than {} steps", fields.where(), kMaxSteps);
 }
 
-std::string Normalizer::apply(const Step& step, std::string_view text, size_t max_bytes) {
+std::string Normalizer::apply(const Step& step, std::string_view text, size_t max_bytes, size_t* origin) {
   switch (step.kind) {
     case Kind::kNfc:
-      return normalize(text, NormalForm::kNfc);
+      return normal_form(text, NormalForm::kNfc, origin);
     case Kind::kNfd:
-      return normalize(text, NormalForm::kNfd);
+      return normal_form(text, NormalForm::kNfd, origin);
     case Kind::kNfkc:
-      return normalize(text, NormalForm::kNfkc);
+      return normal_form(text, NormalForm::kNfkc, origin);
     case Kind::kNfkd:
-      return normalize(text, NormalForm::kNfkd);
+      return normal_form(text, NormalForm::kNfkd, origin);
     case Kind::kLowercase:
-      return map_characters(text, append_lower);
+      return map_characters(text, origin, append_lower);
     case Kind::kPrepend:
-      return text.empty() ? std::string() : step.text + std::string(text);
+      if (text.empty()) return {};
+      if (origin != nullptr && *origin > 0) *origin += step.text.size();
+      return step.text + std::string(text);
     case Kind::kReplace:
-      return step.pattern->replace(text, step.text, max_bytes);
-    case Kind::kStrip:
-      return std::string(strip(text, step.left, step.right));
+      return step.pattern->replace(text, step.text, max_bytes, origin);
+    case Kind::kStrip: {
+      const std::string_view kept = strip(text, step.left, step.right);
+      const size_t cut = kept.empty() ? text.size() : static_cast<size_t>(kept.data() - text.data());
+      if (origin != nullptr) *origin -= std::min(*origin, cut);
+      return std::string(kept);
+    }
     case Kind::kStripAccents:
-      return map_characters(text, [](std::string& out, char32_t code) {
+      return map_characters(text, origin, [](std::string& out, char32_t code) {
         if (!is_mark(code)) append_utf8(out, code);
       });
   }
   return std::string(text);
 }
 
-std::string Normalizer::apply(std::string_view text) const {
+std::string Normalizer::apply(std::string_view text, size_t* origin) const {
   const size_t max_bytes = text.size() * kMaxGrowth + kMaxExtra;
   std::string out(text);
   for (const Step& step : steps_) {
-    out = apply(step, out, max_bytes);
+    out = apply(step, out, max_bytes, origin);
     if (out.size() > max_bytes) {
       fail(ErrorKind::kInput, "normalizer: {} bytes of text became {}, expected at most {}", text.size(), out.size(),
            max_bytes);

@@ -20,8 +20,9 @@ class Normalizer {
   Normalizer(const Json& json, const std::string& where);
 
   bool empty() const { return steps_.empty(); }
-  /// `text` must be valid UTF-8.
-  std::string apply(std::string_view text) const;
+  /// `text` must be valid UTF-8. `origin`, unless null, is how many bytes at the beginning of `text` stand for the
+  /// first character of the whole input; after the call, how many of the result do.
+  std::string apply(std::string_view text, size_t* origin = nullptr) const;
 
  private:
   enum class Kind : uint8_t { kNfc, kNfd, kNfkc, kNfkd, kLowercase, kPrepend, kReplace, kStrip, kStripAccents };
@@ -33,7 +34,7 @@ class Normalizer {
     bool right = false;
   };
   void add(size_t kind, Fields& fields);
-  static std::string apply(const Step& step, std::string_view text, size_t max_bytes);
+  static std::string apply(const Step& step, std::string_view text, size_t max_bytes, size_t* origin);
 
   std::vector<Step> steps_;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/text/pattern.h"
 
+#include <algorithm>
+
 #include "carousel/core/error.h"
 
 namespace carousel::text {
@@ -35,17 +37,27 @@ void Pattern::each_match(std::string_view text, const std::function<void(size_t,
   }
 }
 
-std::string Pattern::replace(std::string_view text, std::string_view content, size_t max_bytes) const {
+std::string Pattern::replace(std::string_view text, std::string_view content, size_t max_bytes, size_t* origin) const {
+  if (text.empty()) return {};  // the reference library looks for nothing in nothing, not even for ^
   std::string out;
   size_t copied = 0;
+  const size_t old_origin = origin == nullptr ? 0 : *origin;
+  size_t new_origin = 0;
+  const auto copy_until = [&](size_t end) {
+    out.append(text.substr(copied, end - copied));
+    if (copied < old_origin) new_origin += std::min(end, old_origin) - copied;
+  };
   each_match(text, [&](size_t begin, size_t end) {
-    out.append(text.substr(copied, begin - copied)).append(content);
+    copy_until(begin);
+    out.append(content);
+    if (end <= old_origin) new_origin += content.size();  // it stands where the last of the match stood
     copied = end;
     if (out.size() > max_bytes) {
       fail(ErrorKind::kInput, "{}: replacements make {} bytes of text more than {}", where_, text.size(), max_bytes);
     }
   });
-  out.append(text.substr(copied));
+  copy_until(text.size());
+  if (origin != nullptr) *origin = new_origin;
   return out;
 }
 

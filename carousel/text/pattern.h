@@ -21,7 +21,9 @@ class Pattern {
   /// found(begin, end) for every match, left to right.
   void each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const;
   /// `text` with every match replaced. Throws Error(kInput) when the result grows beyond `max_bytes`.
-  std::string replace(std::string_view text, std::string_view content, size_t max_bytes) const;
+  /// `origin`, unless null: as Normalizer::apply has it.
+  std::string replace(std::string_view text, std::string_view content, size_t max_bytes,
+                      size_t* origin = nullptr) const;
 
  private:
   std::string literal_;

@@ -72,6 +72,10 @@ PreTokenizer::Step PreTokenizer::make(Kind kind, Fields& fields) {
       const bool legacy = fields.boolean("add_prefix_space", true);
       step.prepend =
           read_choice<Prepend>(fields, "prepend_scheme", {"first", "always", "never"}, legacy ? "always" : "never");
+      if (!legacy && step.prepend != Prepend::kNever) {
+        fail(ErrorKind::kInput, "{}: \"add_prefix_space\" is false, expected true or \"prepend_scheme\" \"never\"",
+             fields.where());
+      }
       step.cut = fields.boolean("split", true);
       fields.ignore({"str_rep"});
       break;
@@ -91,24 +95,39 @@ PreTokenizer::Step PreTokenizer::make(Kind kind, Fields& fields) {
   return step;
 }
 
-void PreTokenizer::split(std::string_view text, bool at_start, Words& words) const {
+void PreTokenizer::split(std::string_view text, size_t origin, Words& words) const {
   const size_t begin = words.list.size();
   words.list.push_back(text);
   std::vector<std::string_view> pieces;
+  std::vector<size_t> origins = {origin};
   for (const Step& step : steps_) {
     pieces.assign(words.list.begin() + static_cast<std::ptrdiff_t>(begin), words.list.end());
     words.list.resize(begin);
-    for (size_t i = 0; i < pieces.size(); ++i) run(step, pieces[i], at_start && i == 0, words);
+    Output out{words};
+    for (size_t i = 0; i < pieces.size(); ++i) run(step, pieces[i], i < origins.size() ? origins[i] : 0, out);
+    origins = std::move(out.origins);
   }
 }
 
-void PreTokenizer::run(const Step& step, std::string_view piece, bool at_start, Words& words) {
+void PreTokenizer::Output::push(std::string_view word, size_t origin) {
+  words.list.push_back(word);
+  if (origin > 0) origins.push_back(origin);
+}
+
+void PreTokenizer::run(const Step& step, std::string_view piece, size_t origin, Output& out) {
   if (piece.empty()) return;
-  if (step.kind == Kind::kMetaspace) return metaspace(step, piece, at_start, words);
-  if (step.prefix_space && piece[0] != ' ') piece = words.rewritten.emplace_back(" " + std::string(piece));
+  Words& words = out.words;
+  if (step.kind == Kind::kMetaspace) return metaspace(step, piece, origin, out);
+  if (step.prefix_space && piece[0] != ' ') {
+    piece = words.rewritten.emplace_back(" " + std::string(piece));
+    origin += origin > 0 ? 1 : 0;
+  }
   const auto emit = [&](std::string_view word) {
     if (word.empty()) return;
-    words.list.push_back(step.spell ? words.rewritten.emplace_back(to_byte_alphabet(word)) : word);
+    size_t own = std::min(origin - std::min(origin, static_cast<size_t>(word.data() - piece.data())), word.size());
+    if (!step.spell) return out.push(word, own);
+    if (own > 0) own = to_byte_alphabet(word.substr(0, own)).size();
+    out.push(words.rewritten.emplace_back(to_byte_alphabet(word)), own);
   };
   if (step.kind == Kind::kByteLevel && !step.pattern) return emit(piece);
   if (step.pattern && step.behavior == Behavior::kIsolated) {  // the usual case, without a list of spans
@@ -203,21 +222,23 @@ void PreTokenizer::merge(Behavior behavior, std::vector<Span>& spans) {
   spans = std::move(out);
 }
 
-void PreTokenizer::metaspace(const Step& step, std::string_view piece, bool at_start, Words& words) {
+void PreTokenizer::metaspace(const Step& step, std::string_view piece, size_t origin, Output& out) {
   std::string text;
   const bool starts = piece[0] == ' ' || piece.substr(0, step.replacement.size()) == step.replacement;
-  if (!starts && (step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && at_start))) {
+  if (!starts && (step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && origin > 0))) {
     text = step.replacement;
   }
-  for (const char c : piece) {
-    if (c == ' ') {
+  size_t new_origin = 0;
+  for (size_t i = 0; i < piece.size(); ++i) {
+    if (piece[i] == ' ') {
       text.append(step.replacement);
     } else {
-      text.push_back(c);
+      text.push_back(piece[i]);
     }
+    if (i < origin) new_origin = text.size();
   }
-  const std::string_view kept = words.rewritten.emplace_back(std::move(text));
-  if (!step.cut) return words.list.push_back(kept);
+  const std::string_view kept = out.words.rewritten.emplace_back(std::move(text));
+  if (!step.cut) return out.push(kept, new_origin);
   std::vector<Span> spans;
   size_t done = 0;
   for (size_t at = 0; (at = kept.find(step.replacement, at)) != std::string_view::npos; at += step.replacement.size()) {
@@ -227,7 +248,10 @@ void PreTokenizer::metaspace(const Step& step, std::string_view piece, bool at_s
   }
   if (done < kept.size()) spans.push_back({done, kept.size(), false});
   merge(Behavior::kMergedWithNext, spans);
-  for (const Span& span : spans) words.list.push_back(kept.substr(span.begin, span.end - span.begin));
+  for (const Span& span : spans) {
+    const std::string_view word = kept.substr(span.begin, span.end - span.begin);
+    out.push(word, std::min(new_origin - std::min(new_origin, span.begin), word.size()));
+  }
 }
 
 }  // namespace carousel::text

@@ -29,8 +29,9 @@ class PreTokenizer {
   /// True when the last step is ByteLevel: its rewriting into the byte alphabet is then left out, and the model takes
   /// the words as bytes.
   bool byte_level() const { return byte_level_; }
-  /// Cuts `text` (valid UTF-8). `at_start`: it begins the whole input.
-  void split(std::string_view text, bool at_start, Words& words) const;
+  /// Cuts `text` (valid UTF-8). `origin`: how many bytes at its beginning stand for the first character of the whole
+  /// input; 0 when that character is elsewhere, or a normalizer took it away.
+  void split(std::string_view text, size_t origin, Words& words) const;
 
  private:
   enum class Kind : uint8_t {
@@ -59,12 +60,18 @@ class PreTokenizer {
     size_t begin, end;
     bool match;
   };
+  // What a step made so far. Only the words at the beginning have an origin other than 0, so a list of those is enough.
+  struct Output {
+    Words& words;
+    std::vector<size_t> origins{};
+    void push(std::string_view word, size_t origin);
+  };
   void add(size_t kind, Fields& fields);
   static Step make(Kind kind, Fields& fields);
-  static void run(const Step& step, std::string_view piece, bool at_start, Words& words);
+  static void run(const Step& step, std::string_view piece, size_t origin, Output& out);
   static void spans_of(const Step& step, std::string_view piece, std::vector<Span>& spans);
   static void merge(Behavior behavior, std::vector<Span>& spans);
-  static void metaspace(const Step& step, std::string_view piece, bool at_start, Words& words);
+  static void metaspace(const Step& step, std::string_view piece, size_t origin, Output& out);
 
   std::vector<Step> steps_;
   bool byte_level_ = false;

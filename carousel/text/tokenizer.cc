@@ -32,11 +32,13 @@ struct Tokenizer::Impl {
 
 namespace {
 
-// A segment of text and whether it is the very beginning, valid UTF-8 or not.
+// A segment of text, valid UTF-8 or not, and whether it begins the whole input.
 struct Segment {
   std::string_view text;
   bool at_start;
 };
+
+size_t first_character(std::string_view text) { return text.empty() ? 0 : decode_utf8(text, 0).size; }
 
 }  // namespace
 
@@ -75,17 +77,18 @@ struct Tokenizer::Impl::Run {
   }
 
   void normalized(Segment segment) {
-    if (impl.file.normalizer.empty()) return words(segment);
-    const std::string text = impl.file.normalizer.apply(segment.text);
-    words({text, segment.at_start});
+    size_t origin = segment.at_start ? first_character(segment.text) : 0;
+    if (impl.file.normalizer.empty()) return words(segment.text, origin);
+    const std::string text = impl.file.normalizer.apply(segment.text, segment.at_start ? &origin : nullptr);
+    words(text, origin);
   }
 
-  void words(Segment segment) {
-    const std::string_view text = segment.text;
+  // `origin`: as PreTokenizer::split has it.
+  void words(std::string_view text, size_t origin) {
     impl.normalized_tokens.split(text, which, [&](size_t begin, size_t end, const AddedToken* token) {
       if (token != nullptr) return ids.push_back(token->id);
       Words cut;
-      impl.file.pre_tokenizer.split(text.substr(begin, end - begin), segment.at_start && begin == 0, cut);
+      impl.file.pre_tokenizer.split(text.substr(begin, end - begin), origin - std::min(origin, begin), cut);
       for (const std::string_view word : cut.list) impl.file.bpe->encode(word, scratch, ids);
     });
   }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 
+#include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/stack.h"
 #include "tests/ops/machine.h"

@@ -64,7 +64,7 @@ struct Sequence {
 
 class Subject {
  public:
-  Subject(const Param& param, int threads) : pool_(threads), stream_{Device::kCpu, param.isa, &pool_} {
+  Subject(const Param& param, int threads) : pool_(threads), stream_{&Memory::host(), param.isa, &pool_} {
     model::ModelConfig config;
     config.hidden_size = kWidth;
     config.num_layers = 1;

@@ -151,6 +151,16 @@ TEST(Eval, LogitsThatOverflowAreRefused) {
     EXPECT_EQ(ran.out, "");
     EXPECT_NE(ran.err.find("expected a finite number"), std::string::npos) << ran.err;
   }
+  const Ran quantized =
+      run_carousel("quantize " + folder + " --type bf16 --out " + (scratch / "q") + " --eval " + (scratch / "text"));
+  EXPECT_EQ(quantized.status, 1) << quantized.out;
+  EXPECT_NE(quantized.err.find("expected a finite number"), std::string::npos) << quantized.err;
+  const Ran compared = run_carousel("compare " + folder + " --b torch-f32 --ids 1,2,3 -n 0");
+  EXPECT_EQ(compared.status, 1) << compared.out;
+  EXPECT_NE(compared.out.find("embeddings"), std::string::npos) << "the table shows where it begins";
+  EXPECT_NE(compared.err.find("compare: the output of layers.0.ffn holds numbers that are not finite"),
+            std::string::npos)
+      << compared.err;
 }
 
 TEST(Eval, HelpShowsEveryDefault) {

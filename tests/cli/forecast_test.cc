@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 
 #include "tests/cli/run_command.h"
 
@@ -109,6 +111,97 @@ TEST(Forecast, LongHorizonsAreWarnedOf) {
   EXPECT_EQ(ran.status, 0);
   EXPECT_NE(ran.err.find("warning: --horizon 17 is longer than the model's context of 16"), std::string::npos)
       << ran.err;
+}
+
+// The last line of what was written.
+std::string last_line(const std::string& text) {
+  const size_t end = text.find_last_not_of('\n');
+  const size_t before = text.find_last_of('\n', end);
+  return text.substr(before + 1, end - before);
+}
+Ran forecast_of(const Scratch& scratch, const std::string& text, const std::string& flags = "") {
+  write_file(scratch / "t.csv", text);
+  return run_carousel("forecast " + kModel + " --csv " + (scratch / "t.csv") + " --horizon 2 --quantiles 0.5 " + flags);
+}
+
+// One table in the spellings of editors, spreadsheets and pandas.
+TEST(Forecast, SpellingsOfATableAreAlike) {
+  const Scratch scratch;
+  const std::string rows = "2021-01-30,10\n2021-01-31,11.5\n2021-02-01,12\n2021-02-02,NaN\n2021-02-03,13\n";
+  const auto numbers = [&](const std::string& text, const std::string& flags = "") {
+    const Ran ran = forecast_of(scratch, text, flags);
+    EXPECT_EQ(ran.status, 0) << text << ran.err;
+    const std::string line = last_line(ran.out);
+    const size_t time = line.find(',') + 1;
+    return line.substr(line.find(',', time));
+  };
+  const auto replaced = [](std::string text, const std::string& from, const std::string& to) {
+    for (size_t at = text.find(from); at != text.npos; at = text.find(from, at + to.size()))
+      text.replace(at, from.size(), to);
+    return text;
+  };
+  const std::string text = "date,value\n" + rows, expected = numbers(text);
+  EXPECT_EQ(numbers(replaced(text, "\n", "\r\n")), expected);
+  EXPECT_EQ(numbers("\xEF\xBB\xBF" + text), expected);
+  EXPECT_EQ(numbers(text.substr(0, text.size() - 1)), expected);
+  EXPECT_EQ(numbers(replaced(text, "-", "")), expected) << "20210130";
+  EXPECT_EQ(numbers(replaced(text, ",", "\t")), expected);
+  EXPECT_EQ(numbers("sep=;\r\n" + replaced(text, ",", ";")), expected);
+  EXPECT_EQ(numbers(replaced(replaced(text, ",", ";"), ".", ","), "--decimal comma"), expected);
+  EXPECT_EQ(numbers(text + ",\n,\n"), expected);
+  EXPECT_EQ(numbers(replaced(text, "NaN", "#N/A")), expected);
+  EXPECT_EQ(numbers(replaced(replaced(text, ",1", " 00:00:00+00:00,1"), ",NaN", " 00:00:00Z,")), expected);
+  std::string indexed = ",date,value\n";
+  int row = 5;
+  for (const char c : "\n" + rows.substr(0, rows.size() - 1)) {
+    if (c != '\n' || row > 5) indexed += c;
+    if (c == '\n') indexed += std::to_string(row++) + ",";
+  }
+  EXPECT_EQ(numbers(indexed), expected);
+}
+
+TEST(Forecast, ReadsPipes) {
+  const Scratch scratch;
+  const std::string start = "forecast " + kModel + " --horizon 2 --csv ";
+  write_file(scratch / "t.csv", "1\n2\n4\n");
+  const Ran file = run_carousel(start + (scratch / "t.csv"));
+  ASSERT_EQ(file.status, 0) << file.err;
+  EXPECT_EQ(run_carousel(start + "/dev/stdin", "1\n2\n4\n").out, file.out);
+  const std::string pipe = scratch / "pipe";
+  ASSERT_EQ(std::system(("mkfifo " + pipe + " && (cat " + (scratch / "t.csv") + " > " + pipe + " &)").c_str()), 0);
+  EXPECT_EQ(run_carousel(start + pipe).out, file.out);
+  EXPECT_EQ(run_carousel(start + scratch.path()).status, 1) << "a folder";
+}
+
+TEST(Forecast, WhatOverflowsIsRefused) {
+  const Scratch scratch;
+  const Ran ran = forecast_of(scratch, "v\n1e37\n-3e38\n3e38\n2e38\n", "--out " + (scratch / "o.csv"));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("the forecast of \"v\" is no finite number"), std::string::npos) << ran.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "o.csv"));
+  EXPECT_NE(forecast_of(scratch, "v\n1\n1e39\n").err.find("t.csv:3: column 1 \"v\": got \"1e39\""), std::string::npos);
+}
+
+TEST(Forecast, TakesPandasFrequencies) {
+  const Scratch scratch;
+  const std::string text = "ds,y\n2020-10-30,1\n2020-11-30,2\n2020-12-31,3\n2021-01-29,4\n";
+  EXPECT_EQ(last_line(forecast_of(scratch, text, "--freq BME").out).rfind("y,2021-03-31,", 0), 0u);
+  EXPECT_EQ(last_line(forecast_of(scratch, text, "--freq BM").out).rfind("y,2021-03-31,", 0), 0u);
+  EXPECT_EQ(last_line(forecast_of(scratch, text).out).rfind("y,2021-03-31,", 0), 0u) << "inferred";
+  const Ran other = forecast_of(scratch, text, "--freq ME");
+  EXPECT_EQ(other.status, 1);
+  EXPECT_NE(other.err.find("2020-10-30 (a Friday) is not one of its days; the times have BME"), std::string::npos)
+      << other.err;
+  EXPECT_EQ(forecast_of(scratch, text, "--freq Wxyz").status, 2);
+}
+
+TEST(Forecast, PicturesOfAnyNameAreXml) {
+  const Scratch scratch;
+  const std::string flags = "--plot " + (scratch / "p.svg") + " --out " + (scratch / "o.csv");
+  ASSERT_EQ(forecast_of(scratch, "ds,\"T\xE9\x02<&>\"\n2020-01-01,1\n2020-01-02,2\n", flags).status, 0);
+  const std::string svg = read_file(scratch / "p.svg");
+  EXPECT_NE(svg.find("T\xEF\xBF\xBD\xEF\xBF\xBD&lt;&amp;&gt;</text>"), std::string::npos) << svg;
+  EXPECT_EQ(svg.find_first_of("\x01\x02\xE9"), std::string::npos);
 }
 
 TEST(Forecast, VerifiesTheReferenceCase) {

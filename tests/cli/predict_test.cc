@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 
 #include "carousel/core/json.h"
 #include "carousel/formats/npy.h"
+#include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 #include "tests/cli/tiny_model.h"
 
@@ -103,6 +105,49 @@ TEST(Predict, MistakesAreNamed) {
   const std::string another = init_model(other, kCfc);
   EXPECT_EQ(run_carousel("predict " + another + " --save-state " + (scratch / "state"), "1,2\n").status, 0);
   EXPECT_NE(error("--load-state " + (scratch / "state"), "1,2\n").find("state of another model"), std::string::npos);
+}
+
+TEST(Predict, SpellingsOfRowsAreAlike) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  const std::string expected = run_carousel("predict " + model, "a,b\n1,0.5\n2,3\n").out;
+  EXPECT_EQ(std::count(expected.begin(), expected.end(), '\n'), 2);
+  const std::string bom = "\xEF\xBB\xBF";
+  for (const std::string& text : {std::string("a,b\r\n1,0.5\r\n2,3\r\n"), bom + "a,b\n1,0.5\n2,3\n", bom + "1,0.5\n2,3",
+                                  std::string("1,0.5,\n2,3,\n")}) {
+    EXPECT_EQ(run_carousel("predict " + model, text).out, expected) << text;
+  }
+  for (const std::string& text :
+       {std::string("a,b\r\n1,0.5\r\n2,3"), bom + "1,0.5\r\n2,3\r\n,\r\n", std::string("sep=;\na;b\n1;0.5\n2;3\n")}) {
+    write_file(scratch / "x.csv", text);
+    EXPECT_EQ(run_carousel("predict " + model + " --input " + (scratch / "x.csv")).out, expected) << text;
+  }
+  write_file(scratch / "x.csv", "a;b\n1;0,5\n2;3\n");
+  EXPECT_EQ(run_carousel("predict " + model + " --decimal comma --input " + (scratch / "x.csv")).out, expected);
+  EXPECT_EQ(run_carousel("predict " + model, "1,,2\n").status, 1) << "an empty cell is no blank";
+  EXPECT_NE(run_carousel("predict " + model,
+                         "\xFF\xFE"
+                         "1")
+                .err.find("stdin:1: UTF-16"),
+            std::string::npos);
+}
+
+TEST(Predict, ResultsThatOverflowAreRefused) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kCfc);
+  const std::string weights = model + "/model.safetensors";
+  NamedTensors tensors = formats::SafetensorsFile::open(weights).load_all();
+  for (NamedTensor& named : tensors) {
+    for (int64_t i = 0; i < named.tensor.count(); ++i) named.tensor.f32()[i] = i % 3 == 0 ? -3e38f : 3e38f;
+  }
+  formats::write_safetensors(weights, tensors);
+  const Ran streamed = run_carousel("predict " + model + " --save-state " + (scratch / "state"), "3e38,3e38\n");
+  EXPECT_EQ(streamed.status, 1) << streamed.out;
+  EXPECT_EQ(streamed.out, "");
+  EXPECT_NE(streamed.err.find("stdin:1: output 0 is "), std::string::npos) << streamed.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "state"));
+  write_file(scratch / "x.csv", "3e38,3e38\n");
+  EXPECT_EQ(run_carousel("predict " + model + " --input " + (scratch / "x.csv")).status, 1);
 }
 
 TEST(Predict, WeightsInOtherTypes) {

@@ -53,7 +53,7 @@ inline std::map<std::string, std::string> tensors_of(const std::string& folder) 
 struct Library {
   explicit Library(const std::string& folder, const model::WeightTypes& types = {})
       : pool(1),
-        stream{Device::kCpu, cpu::best_isa(), &pool},
+        stream{&Memory::host(), cpu::best_isa(), &pool},
         model(model::load(folder, stream, model::ModelKind::kLanguage, Numerics::native(), types)) {}
 
   /// Logits [T, V] of `tokens` from the zero state, one token at a time.

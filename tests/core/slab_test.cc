@@ -65,7 +65,7 @@ TEST(Slab, ThreadsGetBytesOfTheirOwn) {
   EXPECT_EQ(good, std::vector<int>(4, 1));
 }
 
-TEST(Slab, OnMetaNothingIsAllocated) { EXPECT_EQ(slab_bytes(1 << 20, Device::kMeta).raw(), nullptr); }
+TEST(Slab, OnMetaNothingIsAllocated) { EXPECT_EQ(slab_bytes(1 << 20, Memory::meta()).raw(), nullptr); }
 
 }  // namespace
 }  // namespace carousel

@@ -30,11 +30,11 @@ void run(const StateLayout& layout, std::span<State* const> states, std::span<co
   for (size_t s = 0; s < states.size(); ++s) {
     const auto sequence = static_cast<int64_t>(s);
     for (int64_t t = 0; t < lengths[s]; ++t) {
-      for (int i = 0; i < 10; ++i) batch.layer(0).fixed(sequence, 0)[i] += token;
-      for (int i = 0; i < 5; ++i) batch.layer(0).fixed(sequence, 1)[i] -= token;
-      for (int i = 0; i < 4; ++i) batch.layer(2).fixed(sequence, 1)[i] += 2 * token;
+      for (int i = 0; i < 10; ++i) batch.layer(0).fixed(0)[sequence][i] += token;
+      for (int i = 0; i < 5; ++i) batch.layer(0).fixed(1)[sequence][i] -= token;
+      for (int i = 0; i < 4; ++i) batch.layer(2).fixed(1)[sequence][i] += 2 * token;
       const int64_t row = states[s]->pos() + t;
-      float* page = batch.layer(2).pages(sequence, 0)[static_cast<size_t>(row / kPageRows)];
+      float* page = batch.layer(2).pages(0)[sequence][static_cast<size_t>(row / kPageRows)];
       for (int64_t i = 0; i < kDim; ++i) page[row % kPageRows * kDim + i] = token;
     }
   }
@@ -121,12 +121,29 @@ TEST(State, ForksShareFullPagesAndOwnTheOneTheyWrite) {
   const int64_t none[] = {0, 0};
   StateBatch batch;
   batch.bind(layout, states, none);
-  const std::span<float* const> a = batch.layer(2).pages(0, 0);
-  const std::span<float* const> b = batch.layer(2).pages(1, 0);
-  ASSERT_EQ(a.size(), 2u);
+  ASSERT_EQ(parent.tensors(layout)[2].tensor.dim(0), 2);
+  float* const* const a = batch.layer(2).pages(0)[0];
+  float* const* const b = batch.layer(2).pages(0)[1];
   EXPECT_EQ(a[0], b[0]) << "the full page is shared";
   EXPECT_NE(a[1], b[1]) << "the written page is not";
-  EXPECT_NE(batch.layer(0).fixed(0, 0), batch.layer(0).fixed(1, 0));
+  EXPECT_NE(batch.layer(0).fixed(0)[0], batch.layer(0).fixed(0)[1]);
+}
+
+TEST(State, TheSameStateOnAnotherDeviceHasItsBytes) {
+  const StateLayout layout = make_layout();
+  State state;
+  run_one(layout, state, kPageRows + 5, 1);
+  EXPECT_TRUE(same(layout, state, state.to(Memory::host())));
+  const State meta = state.to(Memory::meta());
+  EXPECT_EQ(meta.pos(), state.pos());
+  EXPECT_EQ(meta.bytes(), state.bytes());
+  State copy = meta;  // bound on meta it asks for what the host would, and has no memory
+  State* const states[] = {&copy};
+  const int64_t one[] = {1};
+  StateBatch batch;
+  batch.bind(layout, states, one, Memory::meta());
+  EXPECT_EQ(batch.layer(0).fixed(0)[0], nullptr);
+  EXPECT_EQ(batch.layer(2).pages(0)[0][1], nullptr);
 }
 
 TEST(State, AZeroLengthPieceSharesEverythingStill) {
@@ -140,7 +157,7 @@ TEST(State, AZeroLengthPieceSharesEverythingStill) {
   const int64_t none[] = {0, 0};
   StateBatch batch;
   batch.bind(layout, states, none);
-  EXPECT_EQ(batch.layer(0).fixed(0, 0), batch.layer(0).fixed(1, 0));
+  EXPECT_EQ(batch.layer(0).fixed(0)[0], batch.layer(0).fixed(0)[1]);
 }
 
 TEST(State, SequencesOfABatchDoNotTouchEachOther) {
@@ -166,12 +183,12 @@ TEST(State, ASteadyStepMovesNothing) {
   const int64_t lengths[] = {1};
   StateBatch batch;
   batch.bind(layout, states, lengths);
-  const float* fixed = batch.layer(0).fixed(0, 0);
-  const float* page = batch.layer(2).pages(0, 0)[0];
+  const float* fixed = batch.layer(0).fixed(0)[0];
+  const float* page = batch.layer(2).pages(0)[0][0];
   for (int step = 0; step < 20; ++step) {
     batch.bind(layout, states, lengths);
-    EXPECT_EQ(batch.layer(0).fixed(0, 0), fixed);
-    EXPECT_EQ(batch.layer(2).pages(0, 0)[0], page);
+    EXPECT_EQ(batch.layer(0).fixed(0)[0], fixed);
+    EXPECT_EQ(batch.layer(2).pages(0)[0][0], page);
     batch.advance(lengths);
     batch.unbind();
     EXPECT_FALSE(batch.bound());

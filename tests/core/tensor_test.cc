@@ -37,7 +37,7 @@ TEST(Shape, ImpossibleCountsAreRefused) {
   const int64_t huge = std::numeric_limits<int64_t>::max();
   EXPECT_THROW((Shape{huge, 2}.count()), Error);
   EXPECT_THROW((Tensor({huge / 2}, DType::kF32)), Error);
-  EXPECT_THROW((Tensor({huge / 2, 1}, DType::kF64, Device::kMeta)), Error);
+  EXPECT_THROW((Tensor({huge / 2, 1}, DType::kF64, Memory::meta())), Error);
   EXPECT_EQ(message_of([] { Shape({1, 1, 1, 1, 1, 1, 1}); }), "shape: got more than 6 dimensions");
 }
 
@@ -78,7 +78,7 @@ TEST(Tensor, EmptyAndMetaHoldNoMemory) {
   EXPECT_TRUE(none.defined());
   EXPECT_EQ(none.clone().count(), 0);
   EXPECT_EQ(none.to_f32().count(), 0);
-  const Tensor meta({int64_t{1} << 40, 4}, DType::kF32, Device::kMeta);
+  const Tensor meta({int64_t{1} << 40, 4}, DType::kF32, Memory::meta());
   EXPECT_EQ(meta.raw(), nullptr);
   EXPECT_EQ(meta.size_bytes(), size_t{1} << 44);
   EXPECT_EQ(meta.rows(0, 2).size_bytes(), 32u);

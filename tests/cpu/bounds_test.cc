@@ -12,7 +12,7 @@ namespace {
 TEST(Bounds, AreMeasuredOnEverySet) {
   ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
+    const Stream stream{&Memory::host(), isa, &pool};
     const cpu::Bounds bounds = cpu::measure_bounds(stream, 1, size_t{8} << 20);
     EXPECT_GT(bounds.read_gb_per_s, 0.01);
     EXPECT_LT(bounds.read_gb_per_s, 1e5);

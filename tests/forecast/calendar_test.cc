@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "carousel/core/error.h"
 
 namespace carousel::forecast {
@@ -39,9 +41,31 @@ TEST(Timestamp, IsWrittenAsItWasRead) {
 }
 
 TEST(Timestamp, WhatIsNoneIsRefused) {
-  for (const char* text :
-       {"", "2020-13", "2020-02-30", "2021-02-29", "01/02/2020", "2020-1-1x", "2020-01-01 24:00", "2020-01-01 1",
-        "2020-01-01 10:00:00.5", "0000-01-01", "1.5", "2020-", "99999999999999999999", "2020-01-01 10:00+02:00"}) {
+  for (const char* text : {"",
+                           "2020-13",
+                           "2020-02-30",
+                           "2021-02-29",
+                           "01/02/2020",
+                           "2020-1-1x",
+                           "2020-01-01 24:00",
+                           "2020-01-01 1",
+                           "2020-01-01 10:00:00.5",
+                           "0000-01-01",
+                           "1.5",
+                           "2020-",
+                           "99999999999999999999",
+                           "2020-01-01 10:00+2",
+                           "2020-01-01 10:00+24:00",
+                           "2020-01-01+00:00",
+                           "2020-01-01 10:00 UTC",
+                           "20-01-31",
+                           "2020-W05",
+                           "2020Q1",
+                           "+5",
+                           "2020-01-01 10:00:00Z+00:00",
+                           "1e300",
+                           "inf",
+                           "nan"}) {
     EXPECT_FALSE(parse_timestamp(text)) << text;
   }
 }
@@ -79,22 +103,57 @@ TEST(Frequency, StepsInvertAdvance) {
   }
 }
 
-TEST(Frequency, AliasesOfPandas) {
-  const int64_t start = at("2020-01-31");
-  const auto next_of = [&](const char* alias) {
-    return format_timestamp(parse_frequency(alias, start, false).advance(start, 1),
-                            parse_timestamp("2020-01-31")->style);
+TEST(Frequency, FirstAndLastBusinessDaysAreInferred) {
+  EXPECT_EQ(next({"2020-10-30", "2020-11-30", "2020-12-31", "2021-01-29"}), "2021-02-26");
+  EXPECT_EQ(next({"2021-01-01", "2021-02-01", "2021-03-01", "2021-04-01", "2021-05-03"}), "2021-06-01");
+  EXPECT_EQ(next({"2021-01-01", "2021-01-15", "2021-02-01"}), "2021-02-15");
+  EXPECT_EQ(next({"2021-01-15", "2021-01-31", "2021-02-15"}), "2021-02-28");
+}
+
+TEST(Timestamp, OffsetsAndFractionsOfZeroAreKept) {
+  for (const char* text : {"2020-01-01 00:00:00+00:00", "2020-01-01T10:00-0530", "2020-01-01 10:00:00.000",
+                           "2020-01-01 10:00:00.000000+02", "2020-10-1"}) {
+    const auto time = parse_timestamp(text);
+    ASSERT_TRUE(time) << text;
+    EXPECT_EQ(format_timestamp(time->value, time->style), text);
+  }
+  EXPECT_EQ(at("2020-01-01 10:00+02:00"), at("2020-01-01 10:00")) << "times are those of the offset";
+  EXPECT_EQ(offset_minutes("-0530"), -330);
+  EXPECT_EQ(offset_minutes("Z"), offset_minutes("+00:00"));
+}
+
+TEST(Timestamp, WholeNumbersHaveNoFraction) {
+  EXPECT_EQ(at("1577836800.0"), 1577836800);
+  EXPECT_EQ(at("1.5778368e9"), 1577836800);
+  EXPECT_EQ(at("1577836800000000000"), 1577836800000000000);
+  const auto time = parse_timestamp("7.0");
+  EXPECT_EQ(format_timestamp(time->value + 1, time->style), "8.0");
+}
+
+TEST(Timestamp, DigitsSpellDatesThatExist) {
+  const auto written = [](int64_t number, int digits) {
+    TimeStyle style;
+    style.digits = digits;
+    const auto time = date_of_digits(number, digits);
+    return time ? format_timestamp(*time, style) : "none";
   };
-  EXPECT_EQ(next_of("15min"), "2020-01-31 00:15");
-  EXPECT_EQ(next_of("2h"), "2020-01-31 02:00");
-  EXPECT_EQ(next_of("D"), "2020-02-01");
-  EXPECT_EQ(next_of("B"), "2020-02-03");
-  EXPECT_EQ(next_of("W-SUN"), "2020-02-07");
-  EXPECT_EQ(next_of("ME"), "2020-02-29");
-  EXPECT_EQ(next_of("YE"), "2021-01-31");
-  EXPECT_EQ(parse_frequency("3", 0, true).advance(4, 2), 10);
-  for (const char* alias : {"", "x", "0D", "3"}) EXPECT_THROW(parse_frequency(alias, start, false), Error) << alias;
-  EXPECT_THROW(parse_frequency("D", 0, true), Error);
+  for (const int64_t number : {20200229LL, 202012LL, 2020LL, 2020022923LL, 202002292359LL, 20200229235959LL}) {
+    EXPECT_EQ(written(number, static_cast<int>(std::to_string(number).size())), std::to_string(number));
+  }
+  EXPECT_EQ(written(20200230, 8), "none");
+  EXPECT_EQ(written(20210229, 8), "none");
+  EXPECT_EQ(written(202013, 6), "none");
+  EXPECT_EQ(written(2020022924, 10), "none");
+  EXPECT_EQ(written(1577836800, 10), "none") << "seconds since 1970";
+}
+
+TEST(Timestamp, NoneIsWrittenBeyondTheYear9999) {
+  const auto last = parse_timestamp("9999-12-31");
+  EXPECT_THROW(format_timestamp(last->value + 86400, last->style), Error);
+}
+
+TEST(Frequency, CountsStayWithin64Bits) {
+  EXPECT_THROW((Frequency{Frequency::Unit::kCount, int64_t{1} << 60}.advance(int64_t{1} << 60, 100)), Error);
 }
 
 }  // namespace

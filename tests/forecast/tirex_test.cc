@@ -27,7 +27,7 @@ class WrittenDown : public ParamSource {
     const Tensor values = draw(name, Shape{rows, cols}, 0.4);
     ThreadPool pool(1);
     Weight weight(rows, cols, DType::kF32, layout);
-    weight.write_rows({Device::kCpu, cpu::best_isa(), &pool}, 0, rows, values.raw());
+    weight.write_rows({&Memory::host(), cpu::best_isa(), &pool}, 0, rows, values.raw());
     return weight;
   }
   Tensor tensor(const std::string& name, const Shape& shape, const Init&) override {
@@ -69,7 +69,7 @@ class WrittenDown : public ParamSource {
 
 class TinyTirex : public testing::Test {
  protected:
-  TinyTirex() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
+  TinyTirex() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {
     const Json config{{"train_ctx_len", 16},
                       {"model_config",
                        {{"input_patch_size", 4},
@@ -192,7 +192,7 @@ TEST(TirexGolden, AgreesWithTheReference) {
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no reference case here";
   for (const Isa isa : {cpu::best_isa(), Isa::kPortable}) {
     ThreadPool pool(2);
-    const Stream stream{Device::kCpu, isa, &pool};
+    const Stream stream{&Memory::host(), isa, &pool};
     const model::Model loaded = model::load(folder, stream, model::ModelKind::kForecaster);
     Tirex model(*loaded.forecaster, stream);
     const auto file = formats::SafetensorsFile::open(folder + "/expected.safetensors");

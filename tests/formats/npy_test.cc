@@ -82,13 +82,23 @@ TEST(Npy, MalformedFilesAreRefused) {
   EXPECT_NE(refusal(file(header("<f4", "(1,)"), one).substr(0, 40)).find("the file has 40"), std::string::npos);
   EXPECT_NE(refusal(file(header("|O", "(1,)"), one)).find("type \"|O\""), std::string::npos);
   EXPECT_NE(refusal(file(header(">f4", "(1,)"), one)).find("type \">f4\""), std::string::npos);
-  EXPECT_NE(refusal(file(header("<f4", "(2,)"), one)).find("4 bytes of elements, expected shape [2]"),
+  EXPECT_NE(refusal(file(header("<f4", "(2,)"), one))
+                .find("4 bytes of elements, expected 8 for shape [2] of \"<f4\": the file is cut"),
             std::string::npos);
-  EXPECT_NE(refusal(file(header("<f4", "(0,)"), one)).find("expected shape [0]"), std::string::npos);
+  EXPECT_NE(refusal(file(header("<f4", "(0,)"), one)).find("4 bytes of elements, expected 0 for shape [0]"),
+            std::string::npos);
   const std::string huge = "(999999999999999, 999999999999999, 999999999999999)";
-  EXPECT_NE(refusal(file(header("<f4", huge), one)).find("4 bytes of elements"), std::string::npos);
+  EXPECT_NE(refusal(file(header("<f4", huge), one)).find("4 bytes of elements, expected more than 2^63 for"),
+            std::string::npos);
   EXPECT_NE(refusal(file(header("<f4", "(0, 999999999999999, 999999999999999)"), "")).find("0 bytes of elements"),
             std::string::npos);
+  EXPECT_NE(refusal(file(header("<f8", "(999999999999999, 9000)"), "")).find("expected more than 2^63"),
+            std::string::npos)
+      << "the elements can be counted, their bytes not";
+  std::string long_header = file(header("<f4", "(1,)"), one, 2);
+  long_header[10] = 2;  // 0x20000 and what it was
+  EXPECT_NE(refusal(long_header).find("cut short"), std::string::npos);
+  EXPECT_NE(refusal(long_header + std::string(1 << 18, ' ')).find("expected at most 65536"), std::string::npos);
   EXPECT_NE(refusal(file(header("<f4", "(-1,)"), one)).find("a dimension"), std::string::npos);
   EXPECT_NE(refusal(file(header("<f4", "(99999999999999999999,)"), one)).find("a dimension"), std::string::npos);
   EXPECT_NE(refusal(file(header("<f4", "(1,1,1,1,1,1,1)"), one)).find("at most 6"), std::string::npos);

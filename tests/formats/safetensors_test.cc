@@ -219,7 +219,7 @@ TEST(SafetensorsWriter, WhatDoesNotFitIsRefused) {
             }),
             path + ": a tensor name or metadata is not valid UTF-8");
   EXPECT_EQ(message_of([&] {
-              write_safetensors(path, {{"a", Tensor({2}, DType::kF32, Device::kMeta)}});
+              write_safetensors(path, {{"a", Tensor({2}, DType::kF32, Memory::meta())}});
             }),
             path + ": \"a\" holds no values to write");
   SafetensorsWriter writer(path, {{"a", DType::kF32, {3}}});

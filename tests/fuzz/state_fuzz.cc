@@ -30,7 +30,7 @@ const carousel::model::Model& model() {
                "layer_types": ["mlstm", "full_attention"], "mlstm_config": {"num_heads": 2},
                "attention_config": {"num_heads": 2, "num_kv_heads": 1}})";
     static carousel::ThreadPool pool(1);
-    const carousel::Stream stream{carousel::Device::kCpu, carousel::Isa::kPortable, &pool};
+    const carousel::Stream stream{&carousel::Memory::host(), carousel::Isa::kPortable, &pool};
     carousel::model::write_initialised(folder / "config.json", 1, carousel::DType::kF32, folder / "model");
     carousel::model::Model result = carousel::model::load(folder / "model", stream);
     std::filesystem::remove_all(folder);

@@ -24,7 +24,7 @@ constexpr const char* kMixed =
 
 class Batching : public testing::Test {
  protected:
-  Batching() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
+  Batching() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {
     model_.config = model::parse_config(parse_json(kMixed, "mixed"), "mixed");
     model::DrawnParams params(stream_, 3, DType::kF32);
     model_.lm = std::make_unique<model::Lm>(model_.config, params, "mixed");

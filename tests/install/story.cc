@@ -7,7 +7,7 @@
 
 int main(int, char** argv) {
   carousel::ThreadPool pool(1);
-  const carousel::Stream stream{carousel::Device::kCpu, carousel::cpu::best_isa(), &pool};
+  const carousel::Stream stream{&carousel::Memory::host(), carousel::cpu::best_isa(), &pool};
   const carousel::model::Model model = carousel::model::load(argv[1], stream);
   carousel::generate::Request request;
   request.prompt = model.text().encode("Once upon a time");

@@ -55,7 +55,7 @@ TEST(Decode, AllocatesNothingInTheSteadyState) {
   GTEST_SKIP() << "the sanitizer's allocator is in use";
 #endif
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   const ModelConfig config = mixed();
   DrawnParams params(stream, 1, DType::kBF16);
   const Lm lm(config, params, "mixed");

@@ -21,7 +21,7 @@ const std::string kSource = CAROUSEL_SOURCE_DIR "/";
 struct Loaded {
   Loaded(const std::string& path, const Numerics& numerics, int threads = 2)
       : pool(threads),
-        stream{Device::kCpu, cpu::best_isa(), &pool},
+        stream{&Memory::host(), cpu::best_isa(), &pool},
         model(load(path, stream, ModelKind::kLanguage, numerics)),
         runner(*model.lm, stream, *model.numerics) {}
 

@@ -29,7 +29,7 @@ const std::string kPrefix = "model.layers.1.feed_forward.";
 
 class ExpertLayouts : public testing::Test {
  protected:
-  ExpertLayouts() : stream_{Device::kCpu, cpu::best_isa(), &pool_} {
+  ExpertLayouts() : stream_{&Memory::host(), cpu::best_isa(), &pool_} {
     fs::create_directories(folder_ / "config");
     std::ofstream(folder_ / "config/config.json") << kConfig;
   }

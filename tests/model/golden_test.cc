@@ -34,7 +34,7 @@ class Golden : public testing::TestWithParam<std::string> {
  protected:
   Golden()
       : pool_(2),
-        stream_{Device::kCpu, cpu::best_isa(), &pool_},
+        stream_{&Memory::host(), cpu::best_isa(), &pool_},
         folder_(CAROUSEL_SOURCE_DIR "/tests/fixtures/models/" + GetParam()),
         model_(load(folder_, stream_)),
         expected_(formats::SafetensorsFile::open(folder_ + "/expected.safetensors")),

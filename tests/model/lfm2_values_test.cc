@@ -66,7 +66,7 @@ class FormulaParams : public ParamSource {
 
 class Lfm2Values : public testing::Test {
  protected:
-  Lfm2Values() : stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
+  Lfm2Values() : stream_{&Memory::host(), cpu::best_isa(), &pool_} {}
 
   void build(const std::string& json) {
     config_ = parse_config(parse_json(json, "test"), "test");

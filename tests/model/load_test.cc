@@ -28,7 +28,7 @@ constexpr const char* kXlstm =
 
 class Load : public testing::Test {
  protected:
-  Load() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
+  Load() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {}
 
   void write(const std::string& name, const std::string& text) {
     std::ofstream(folder_ / name, std::ios::binary) << text;

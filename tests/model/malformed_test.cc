@@ -45,13 +45,13 @@ TEST(Malformed, Tokenizer) {
 
 TEST(Malformed, GgufModel) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   expect_messages("gguf_model", [&](const std::string& path) { load(path, stream); });
 }
 
 TEST(Malformed, State) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   const Model model = load(kFixtures + "models/xlstm-odd", stream);
   expect_messages("state", [&](const std::string& path) { load_state(path, model); });
 }

@@ -60,7 +60,7 @@ class Mapped : public testing::Test {
   void expect_same_bits(const std::string& path, const WeightTypes& types = {}) {
     for (const Isa isa : cpu::runnable_isas()) {
       for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-        const Stream stream{Device::kCpu, isa, &pool_, compute};
+        const Stream stream{&Memory::host(), isa, &pool_, compute};
         const std::vector<float> packed = logits(path, types, stream), in_place = logits(path, mapped(types), stream);
         ASSERT_EQ(packed.size(), in_place.size());
         EXPECT_EQ(std::memcmp(packed.data(), in_place.data(), packed.size() * sizeof(float)), 0)
@@ -75,7 +75,7 @@ class Mapped : public testing::Test {
   }
 
   ThreadPool pool_{2};
-  Stream stream_{Device::kCpu, cpu::best_isa(), &pool_};
+  Stream stream_{&Memory::host(), cpu::best_isa(), &pool_};
   const Scratch folder_;
 };
 

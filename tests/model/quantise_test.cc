@@ -32,7 +32,7 @@ WeightTypes all_of(DType dtype) { return {dtype, dtype, dtype, dtype}; }
 
 class Quantise : public testing::Test {
  protected:
-  Quantise() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
+  Quantise() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {}
 
   std::string at(const std::string& name) const { return folder_ / name; }
   std::string init(const std::string& config, const std::string& name, DType dtype = DType::kF32) {

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 class SavedStates : public testing::Test {
  protected:
-  SavedStates() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {
+  SavedStates() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {
     path_ = (folder_ / "state.safetensors").string();
   }
 

@@ -116,7 +116,7 @@ TEST(XlstmLmConfig, WhatChangesTheResultAndIsNotSupportedIsRefused) {
 
 class XlstmLm : public testing::Test {
  protected:
-  XlstmLm() : pool_(2), stream_{Device::kCpu, cpu::best_isa(), &pool_} {}
+  XlstmLm() : pool_(2), stream_{&Memory::host(), cpu::best_isa(), &pool_} {}
 
   std::string init(const std::string& text, const std::string& name) {
     fs::create_directories(folder_ / (name + "-config"));

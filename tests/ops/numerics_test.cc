@@ -80,7 +80,7 @@ TEST(Rounding, IsThatOfTheDType) {
 TEST(Rounding, OfColumnsLeavesTheOthersAlone) {
   Machine machine;
   const Tensor before = random_tensor({3, 8}, 2), x = before.clone();
-  ops::round_to(machine.ctx, columns(x, 2), 3, 4, DType::kBF16);
+  ops::round_to(machine.ctx, columns(x, 2, 4), DType::kBF16);
   for (int64_t i = 0; i < x.count(); ++i) {
     const bool inside = i % 8 >= 2 && i % 8 < 6;
     EXPECT_EQ(x.f32()[i], inside ? bf16(before.f32()[i]) : before.f32()[i]) << i;
@@ -104,8 +104,8 @@ TEST(Activations, ProductsAndLookUpsAreRounded) {
   expect_rounded(ops::linear(machine.ctx, x, {&panels}), ops::linear(narrow.ctx, x, {&panels}));
   expect_rounded(ops::embedding(machine.ctx, tokens, rows), ops::embedding(narrow.ctx, tokens, rows));
   const Tensor a(Shape{5, 24}, DType::kF32), b(Shape{5, 24}, DType::kF32);
-  ops::block_linear(machine.ctx, columns(x, 0), 5, {{&blocks, 0}}, columns(a, 0));
-  ops::block_linear(narrow.ctx, columns(x, 0), 5, {{&blocks, 0}}, columns(b, 0));
+  ops::block_linear(machine.ctx, columns(x), {{&blocks, 0}}, columns(a));
+  ops::block_linear(narrow.ctx, columns(x), {{&blocks, 0}}, columns(b));
   expect_rounded(a, b);
 }
 
@@ -137,15 +137,16 @@ TEST(Gates, AndActivationsRoundAUnitsTwoHalves) {
 TEST(Gates, OfHeadsAndOutputsAreRounded) {
   for (const Isa isa : cpu::runnable_isas()) {
     Profiled profiled(isa, kGates);
-    const Tensor gate = random_tensor({4, 2}, 7), x = random_tensor({4, 6}, 8), y = x.clone();
-    ops::head_gate(profiled.ctx, y, gate);
+    const Tensor gate = random_tensor({4, 2}, 7), x = random_tensor({4, 6}, 8);
+    const Tensor y = ops::gate_heads(profiled.ctx, x, gate);
     for (int64_t i = 0; i < x.count(); ++i) {
       EXPECT_EQ(y.f32()[i], x.f32()[i] * bf16(sigmoid(double{gate.f32()[i / 3]}))) << i;
     }
     const Tensor pre = random_tensor({4, 6}, 9);
     ops::Norm none;
     none.kind = ops::Norm::Kind::kNone;
-    const Tensor gated = ops::gated_head_norm(profiled.ctx, x, columns(pre, 0), 2, none);
+    const Tensor gated =
+        ops::head_norm(profiled.ctx, x, 2, none, {ops::NormGate::Kind::kSigmoid, columns(pre), {}, {}});
     for (int64_t i = 0; i < x.count(); ++i) {
       EXPECT_EQ(gated.f32()[i], bf16(sigmoid(double{pre.f32()[i]})) * x.f32()[i]) << i;
     }
@@ -278,7 +279,9 @@ TEST(Convolutions, RoundTheInputTheSumAndTheGate) {
     Profiled profiled(isa, kActivations);
     constexpr int64_t kRows = 6, kWidth = 19, kTaps = 3;
     const Tensor bcx = bf16_tensor({kRows, 3 * kWidth}, 16), taps = bf16_tensor({kTaps, kWidth}, 17);
-    const Tensor got = ops::short_conv(profiled.ctx, bcx, taps, {}, sequences({kRows}), {});
+    ops::ConvTaps conv;
+    conv.taps = taps;
+    const Tensor got = ops::short_conv(profiled.ctx, bcx, conv, sequences({kRows}), {});
     std::vector<float> expected, silu;
     for (int64_t n = 0; n < kRows; ++n) {
       for (int64_t j = 0; j < kWidth; ++j) {
@@ -296,7 +299,7 @@ TEST(Convolutions, RoundTheInputTheSumAndTheGate) {
     }
     EXPECT_LE(misses(got, expected), few(got));
     Profiled gates(isa, kGates);
-    EXPECT_LE(misses(ops::silu_conv(gates.ctx, columns(bcx, 0), taps, {}, sequences({kRows}), {}), silu), few(got));
+    EXPECT_LE(misses(ops::silu_conv(gates.ctx, columns(bcx, 0, kWidth), conv, sequences({kRows}), {}), silu), few(got));
   }
 }
 

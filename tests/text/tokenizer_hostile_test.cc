@@ -100,9 +100,9 @@ TEST(TokenizerHostile, EveryWrongFieldIsNamed) {
       {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "[a"}, "behavior": "Isolated"})", "regex \"[a\""},
       {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Odd"})", "expected one of"},
       {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": 4}, "behavior": "Isolated"})", "expected a string"},
-      {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "[a&&b]"}, "behavior": "Isolated"})",
-       "intersection"},
-      {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "\\C"}, "behavior": "Isolated"})", "not compile"},
+      {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "(?I)b"}, "behavior": "Isolated"})",
+       "regex \"(?I)b\" uses"},
+      {"/pre_tokenizer", R"({"type": "Split", "pattern": {"Regex": "\\p{X}"}, "behavior": "Isolated"})", "not compile"},
       {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "ab"})", "not one character"},
       {"/pre_tokenizer", R"({"type": "Metaspace", "prepend_scheme": "last"})", "expected one of"},
       {"/pre_tokenizer", R"({"type": "ByteLevel", "add_prefix_space": 1})", "expected true or false"},
@@ -169,7 +169,7 @@ TEST(TokenizerHostile, GrowingReplacementsMeetALimit) {
 
 TEST(Regex, BacktrackingMeetsALimit) {
   const std::string text(200000, 'a');
-  for (const char* pattern : {"(a+)+[xy]", "(a|aa)+[bc]", "(?:a*)*[bc]", "a*a*a*a*a*a*[bc]", "(?R)?a(?R)?[bc]"}) {
+  for (const char* pattern : {"(a+)+[xy]", "(a|aa)+[bc]", "a*a*a*a*a*a*[bc]", "a\\g<0>?\\g<0>?[bc]"}) {
     try {
       Regex(pattern, "r").each_match(text, [](size_t, size_t) {});
       ADD_FAILURE() << pattern << " met no limit";
@@ -178,7 +178,6 @@ TEST(Regex, BacktrackingMeetsALimit) {
       EXPECT_NE(std::string(error.what()).find("on a text of 200000 bytes"), std::string::npos) << error.what();
     }
   }
-  EXPECT_THROW(Regex("(a*)\\1[bc]", "r"), Error);
 }
 
 // Repeats of one character class need no stack, groups need some: both must do ordinary long texts.

@@ -178,7 +178,7 @@ TEST(PreTokenizer, Llama3Splits) {
   };
   for (const auto& [text, expected] : table) {
     Words words;
-    pre.split(text, true, words);
+    pre.split(text, 1, words);
     EXPECT_EQ(std::vector<std::string>(words.list.begin(), words.list.end()), expected) << text;
   }
 }

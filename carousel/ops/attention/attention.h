@@ -3,7 +3,6 @@
 // earlier rows or a window of them.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
 
 namespace carousel::ops {
@@ -37,65 +36,7 @@ constexpr double attention_flops(const AttentionDims& dims, int64_t rows, int64_
   return 4 * static_cast<double>(rows * dims.heads * dims.head_dim) * (window > 0 && window < seen ? window : seen);
 }
 
-/// Query rows one task takes through the pages together.
-constexpr int64_t kAttentionRows = 48;
 /// Keys whose share of a row is summed by itself.
 constexpr int64_t kAttentionSpan = 16 * kPageRows;
 
-struct AttentionSequence {
-  int64_t first_row, rows;
-  int64_t pos;                // of the first row
-  float* const* k_pages;      // [pages] of [G, d, kPageRows]
-  float* const* v_pages;      // [pages] of [G, kPageRows, d]
-  int64_t first_page_item;    // pages written by the sequences before this one
-  int64_t first_block;        // blocks of kAttentionRows query rows (of one key head) of the sequences before this one
-  int64_t first_span, spans;  // those with keys that some row sees
-  int64_t first_part;         // spans of the blocks before this sequence's
-};
-/// Where a block's share of one span is kept until the shares are joined: [rows, stride + 16], in a row d sums, from
-/// `stride` on the maximum and the total.
-struct AttentionParts {
-  float* memory = nullptr;  // null: a thread takes all spans of a block
-  int64_t rows = 0;         // of the largest block
-  int64_t count = 0;        // spans of all blocks of one key head
-};
-struct AttentionArgs {
-  const float* qkv;       // [N, (H + 2G) d]
-  float* out;             // [N, H*d]
-  const float* q_norm;    // [d] or null
-  const float* k_norm;    // [d] or null
-  const float* inv_freq;  // [R/2] or null
-  float* cos_sin;         // [N, R] to be filled: cosines, then sines, of each row's angles
-  float norm_eps;
-  int64_t heads, kv_heads, head_dim;
-  int64_t rotary;                      // R
-  int64_t window;                      // 0: none
-  const AttentionSequence* sequences;  // [B]
-  int64_t batch, page_items, blocks;   // totals over the batch
-  float* scratch;                      // [threads, scratch_floats], 64-byte aligned
-  int64_t scratch_floats;              // multiple of 16
-  AttentionParts parts;
-};
-/// Floats of one row of queries or outputs in scratch memory.
-constexpr int64_t attention_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-constexpr int64_t attention_part_floats(int64_t head_dim) { return attention_stride(head_dim) + 16; }
-/// Floats of scratch memory one thread needs: queries, outputs of a span and scores of its rows; their outputs so far.
-constexpr int64_t attention_scratch_floats(int64_t head_dim) {
-  return kAttentionRows * (2 * attention_stride(head_dim) + kPageRows + attention_part_floats(head_dim));
-}
-
-/// The same as a profile of a narrower implementation has it.
-struct CastAttentionArgs {
-  AttentionArgs attention;
-  Numerics::Norm rule;
-  DType activations, rotary, scores;
-};
-/// Floats of scratch memory one of its threads needs, for `keys` keys at most.
-constexpr int64_t cast_attention_scratch_floats(int64_t head_dim, int64_t keys) {
-  return 2 * head_dim + (keys + kPageRows) / 16 * 16 + kPageRows;
-}
-
 }  // namespace carousel::ops
-
-KERNEL(attention, ops::AttentionArgs);
-KERNEL(cast_attention, ops::CastAttentionArgs);

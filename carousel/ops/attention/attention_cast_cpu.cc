@@ -2,22 +2,27 @@
 // Attention operation by operation, as transformers' eager form computes it, with every result rounded to the type it
 // has there: all scores of a row, their softmax in f32, then the values. A task is one query head of one row.
 #include "carousel/cpu/divide.h"
-#include "carousel/ops/attention/attention.h"
+#include "carousel/ops/attention/attention_batch_cpu.h"
 #include "carousel/ops/norm/norm_cast_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kPage = kPageRows;
+struct CastCall {
+  Call attention;
+  Numerics::Norm rule;
+  DType activations, rotary, scores;
+};
 
 /// out = rotate(norm(x)) for one head of one row; `stride` floats between the elements of out, which may be x.
-void prepare(const ops::CastAttentionArgs& cast, const float* x, const float* norm, int64_t row, float* normed,
-             float* out, int64_t stride) {
-  const ops::AttentionArgs& args = cast.attention;
+void prepare(const CastCall& cast, const float* x, const float* norm, int64_t row, float* normed, float* out,
+             int64_t stride) {
+  const Call& args = cast.attention;
   const Rounding round(cast.activations), rotary(cast.rotary);
   const int64_t d = args.head_dim, half = args.rotary / 2;
   if (norm != nullptr) {
-    cast_norm_row({ops::Norm::Kind::kRms, args.norm_eps, cast.rule, cast.activations}, x, norm, nullptr, d, normed);
+    const ops::NormArgs rms = {ops::Norm::Kind::kRms, args.norm_eps, norm, 0, nullptr};
+    cast_norm_row({rms, cast.rule, cast.activations}, x, d, normed);
   } else {
     for (int64_t j = 0; j < d; ++j) normed[j] = x[j];
   }
@@ -30,8 +35,8 @@ void prepare(const ops::CastAttentionArgs& cast, const float* x, const float* no
   }
 }
 
-void write_row(const ops::CastAttentionArgs& cast, const ops::AttentionSequence& seq, int64_t t, float* scratch) {
-  const ops::AttentionArgs& args = cast.attention;
+void write_row(const CastCall& cast, const Sequence& seq, int64_t t, float* scratch) {
+  const Call& args = cast.attention;
   const Rounding rotary(cast.rotary);
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
   for (int64_t j = 0; j < args.rotary / 2; ++j) {
@@ -39,8 +44,8 @@ void write_row(const ops::CastAttentionArgs& cast, const ops::AttentionSequence&
     args.cos_sin[row * args.rotary + j] = rotary(static_cast<float>(std::cos(angle)));
     args.cos_sin[row * args.rotary + args.rotary / 2 + j] = rotary(static_cast<float>(std::sin(angle)));
   }
-  const float* k = args.qkv + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
-  const float* v = k + args.kv_heads * d;                                                   // [G, d]
+  const float* k = args.qkv.f32() + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
+  const float* v = k + args.kv_heads * d;                                                         // [G, d]
   float* k_page = seq.k_pages[pos / kPage] + pos % kPage;
   float* v_page = seq.v_pages[pos / kPage] + pos % kPage * d;
   for (int64_t g = 0; g < args.kv_heads; ++g) {
@@ -61,9 +66,8 @@ void softmax(float* scores, int64_t first, int64_t last, Rounding round) {
   for (int64_t j = first; j <= last; ++j) scores[j] = round(scores[j] / static_cast<float>(total));
 }
 
-void attend(const ops::CastAttentionArgs& cast, const ops::AttentionSequence& seq, int64_t t, int64_t head,
-            float* scratch) {
-  const ops::AttentionArgs& args = cast.attention;
+void attend(const CastCall& cast, const Sequence& seq, int64_t t, int64_t head, float* scratch) {
+  const Call& args = cast.attention;
   const Rounding round(cast.activations), score_round(cast.scores);
   const int64_t d = args.head_dim, row = seq.first_row + t, last = seq.pos + t;
   const int64_t first = args.window > 0 && last + 1 > args.window ? last + 1 - args.window : 0;
@@ -71,7 +75,7 @@ void attend(const ops::CastAttentionArgs& cast, const ops::AttentionSequence& se
   float* q = scratch;           // [d]
   float* values = scratch + d;  // [d]
   float* scores = values + d;   // [keys], to the end of a page
-  prepare(cast, args.qkv + row * (args.heads + 2 * args.kv_heads) * d + head * d, args.q_norm, row, values, q, 1);
+  prepare(cast, args.qkv.f32() + row * (args.heads + 2 * args.kv_heads) * d + head * d, args.q_norm, row, values, q, 1);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int64_t page = first / kPage; page <= last / kPage; ++page) {
     const float* k = seq.k_pages[page] + g * d * kPage;  // [d, kPage]
@@ -88,16 +92,33 @@ void attend(const ops::CastAttentionArgs& cast, const ops::AttentionSequence& se
     const float* v = seq.v_pages[j / kPage] + (g * kPage + j % kPage) * d;  // [d]
     for (int64_t e = 0; e < d; ++e) values[e] += scores[j] * v[e];
   }
-  float* out = args.out + (row * args.heads + head) * d;  // [d]
+  float* out = args.out.f32() + (row * args.heads + head) * d;  // [d]
   for (int64_t e = 0; e < d; ++e) out[e] = round(values[e]);
+}
+
+/// Floats of scratch memory one thread needs, for the keys of the longest sequence.
+int64_t cast_scratch_floats(const ops::AttentionArgs& args) {
+  int64_t keys = 0;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) keys = larger(keys, args.seqs.pos[s] + args.seqs.length(s));
+  return 2 * args.head_dim + (keys + kPage) / 16 * 16 + kPage;
 }
 
 }  // namespace
 
-void cast_attention(const Stream& stream, const ops::CastAttentionArgs& cast) {
-  const ops::AttentionArgs& args = cast.attention;
+int64_t cast_attention_workspace(const Stream& stream, const ops::CastAttentionArgs& cast) {
+  Workspace counted;
+  lay_out(stream, cast.attention, cast_scratch_floats(cast.attention), false, counted);
+  return counted.bytes();
+}
+
+void cast_attention(const Stream& stream, const ops::CastAttentionArgs& given) {
+  Workspace workspace(given.attention.workspace);
+  const CastCall cast = {lay_out(stream, given.attention, cast_scratch_floats(given.attention), false, workspace),
+                         given.rule, given.activations, given.rotary, given.scores};
+  const Call& args = cast.attention;
+  fill_own_table(args);
   for (int64_t s = 0; s < args.batch; ++s) {
-    const ops::AttentionSequence& seq = args.sequences[s];
+    const Sequence& seq = args.sequences[s];
     // Rows of one page share cache lines: they are written by one task.
     for (int64_t t = 0; t < seq.rows; ++t) write_row(cast, seq, t, args.scratch);
     const int64_t work = seq.rows * args.heads * (seq.pos + seq.rows) * args.head_dim * 4;

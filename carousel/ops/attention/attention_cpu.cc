@@ -2,17 +2,16 @@
 // Attention on CPUs: new keys and values are written to their pages, then blocks of query rows pass over the pages with
 // a running maximum (arXiv:1805.02867), span by span. Every row meets the same pages with the same operations in the
 // same order, alone or in a block: decoding and prefill give the same bits.
-#include "carousel/ops/attention/attention.h"
+#include "carousel/ops/attention/attention_cpu.h"
 
 #include "carousel/cpu/ahead.h"
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/ops/attention/attention_batch_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kPage = kPageRows;
-constexpr int64_t kRows = ops::kAttentionRows;
 // Blocks of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read, in tiles as wide
 // as a page where registers allow, so that lines are asked for in the order in which they lie there.
 constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
@@ -31,7 +30,7 @@ inline float square_sum(const float* x, int64_t count) {
 }
 
 /// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
-void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, int64_t row, float scale, float* out,
+void prepare(const Call& args, const float* x, const float* norm, int64_t row, float scale, float* out,
              int64_t stride) {
   const int64_t d = args.head_dim, half = args.rotary / 2;
   float r = 1.0f;
@@ -49,7 +48,7 @@ void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, 
 }
 
 /// Keys and values of one row into its pages, and its rotary angles into the table.
-void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq, int64_t t) {
+void write_row(const Call& args, const Sequence& seq, int64_t t) {
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
   for (int64_t j = 0; j < args.rotary / 2; ++j) {
     // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
@@ -57,8 +56,8 @@ void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq
     args.cos_sin[row * args.rotary + j] = static_cast<float>(std::cos(angle));
     args.cos_sin[row * args.rotary + args.rotary / 2 + j] = static_cast<float>(std::sin(angle));
   }
-  const float* k = args.qkv + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
-  const float* v = k + args.kv_heads * d;                                                   // [G, d]
+  const float* k = args.qkv.f32() + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
+  const float* v = k + args.kv_heads * d;                                                         // [G, d]
   float* k_page = seq.k_pages[pos / kPage] + pos % kPage;      // [G, d] at this row, kPage apart
   float* v_page = seq.v_pages[pos / kPage] + pos % kPage * d;  // [G, kPage, d] at this row
   for (int64_t g = 0; g < args.kv_heads; ++g) {
@@ -68,10 +67,10 @@ void write_row(const ops::AttentionArgs& args, const ops::AttentionSequence& seq
 }
 
 /// Item `item` of the batch is the part of one page that one sequence writes: no two items share a cache line.
-void write_page(const ops::AttentionArgs& args, int64_t item) {
+void write_page(const Call& args, int64_t item) {
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_page_item > item || args.sequences[s].rows == 0) --s;
-  const ops::AttentionSequence& seq = args.sequences[s];
+  const Sequence& seq = args.sequences[s];
   const int64_t page = seq.pos / kPage + item - seq.first_page_item;
   const int64_t begin = page * kPage > seq.pos ? page * kPage - seq.pos : 0;
   const int64_t end = (page + 1) * kPage - seq.pos;
@@ -80,8 +79,8 @@ void write_page(const ops::AttentionArgs& args, int64_t item) {
 
 /// A block of query rows of one key head: row r is query head r % rep of time first_time + r / rep.
 struct Block {
-  const ops::AttentionArgs* args;
-  const ops::AttentionSequence* seq;
+  const Call* args;
+  const Sequence* seq;
   int64_t g, rep;
   int64_t first_row, rows;  // among the T * rep query rows of (sequence, g)
   int64_t stride;           // of q and o
@@ -98,11 +97,11 @@ struct Block {
 };
 
 void prepare_queries(const Block& block) {
-  const ops::AttentionArgs& args = *block.args;
+  const Call& args = *block.args;
   const int64_t d = args.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int64_t r = 0; r < block.rows; ++r) {
-    const float* q = args.qkv + block.row(r) * (args.heads + 2 * args.kv_heads) * d + block.head(r) * d;  // [d]
+    const float* q = args.qkv.f32() + block.row(r) * (args.heads + 2 * args.kv_heads) * d + block.head(r) * d;  // [d]
     prepare(args, q, args.q_norm, block.row(r), scale, block.q + r * block.stride, 1);
   }
 }
@@ -227,12 +226,12 @@ void join(Share* sum, const Share& share, int64_t d) {
 
 void write_out(const Block& block, int64_t r, const Share& sum) {
   const int64_t d = block.args->head_dim;
-  float* out = block.args->out + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
+  float* out = block.args->out.f32() + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
   for (int64_t j = 0; j < d; ++j) out[j] = sum.o[j] / sum.total;
 }
 
 /// The block of key head g that is the index-th of the batch, without scratch memory.
-Block block_of(const ops::AttentionArgs& args, int64_t index, int64_t g) {
+Block block_of(const Call& args, int64_t index, int64_t g) {
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_block > index || args.sequences[s].rows == 0) --s;
   Block block;
@@ -243,7 +242,7 @@ Block block_of(const ops::AttentionArgs& args, int64_t index, int64_t g) {
   block.first_row = (index - block.seq->first_block) * kRows;
   const int64_t rest = block.seq->rows * block.rep - block.first_row;
   block.rows = rest < kRows ? rest : kRows;
-  block.stride = ops::attention_stride(args.head_dim);
+  block.stride = row_stride(args.head_dim);
   return block;
 }
 
@@ -255,7 +254,7 @@ void give_scratch(Block* block, int64_t worker) {
 
 /// Sums over the keys of one span, from the first page that some row of the block sees.
 void attend_span(Block* block, int64_t span) {
-  const ops::AttentionArgs& args = *block->args;
+  const Call& args = *block->args;
   constexpr int64_t kPages = ops::kAttentionSpan / kPage;
   start_span(block);
   const int64_t last_key = block->seq->pos + block->time(block->rows - 1);
@@ -285,7 +284,7 @@ void attend_span(Block* block, int64_t span) {
 }
 
 /// All spans of a block.
-void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+void attend(const Call& args, int64_t worker, int64_t item) {
   // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
   Block block = block_of(args, args.blocks - 1 - item / args.kv_heads, item % args.kv_heads);
   give_scratch(&block, worker);
@@ -303,17 +302,17 @@ void attend(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
 }
 
 /// Row r's place in part `part` of key head g.
-float* part_row(const ops::AttentionArgs& args, int64_t part, int64_t g, int64_t r) {
-  const int64_t stride = ops::attention_part_floats(args.head_dim);
+float* part_row(const Call& args, int64_t part, int64_t g, int64_t r) {
+  const int64_t stride = part_floats(args.head_dim);
   return args.parts.memory + ((part * args.kv_heads + g) * args.parts.rows + r) * stride;
 }
 
 /// One span of a block, into its part.
-void attend_part(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
+void attend_part(const Call& args, int64_t worker, int64_t item) {
   const int64_t part = item / args.kv_heads;
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_part > part || args.sequences[s].rows == 0) --s;
-  const ops::AttentionSequence& seq = args.sequences[s];
+  const Sequence& seq = args.sequences[s];
   const int64_t in_sequence = part - seq.first_part;
   Block block = block_of(args, seq.first_block + in_sequence / seq.spans, item % args.kv_heads);
   give_scratch(&block, worker);
@@ -328,7 +327,7 @@ void attend_part(const ops::AttentionArgs& args, int64_t worker, int64_t item) {
 }
 
 /// The parts of a block, joined in their order.
-void join_parts(const ops::AttentionArgs& args, int64_t index, int64_t g) {
+void join_parts(const Call& args, int64_t index, int64_t g) {
   const Block block = block_of(args, index, g);
   const int64_t first = block.seq->first_part + (index - block.seq->first_block) * block.seq->spans;
   for (int64_t r = 0; r < block.rows; ++r) {
@@ -342,9 +341,23 @@ void join_parts(const ops::AttentionArgs& args, int64_t index, int64_t g) {
   }
 }
 
+/// Floats of scratch memory one thread needs: queries, outputs of a span and scores of its rows; their outputs so far.
+constexpr int64_t scratch_floats(int64_t head_dim) {
+  return kRows * (2 * row_stride(head_dim) + kPage + part_floats(head_dim));
+}
+
 }  // namespace
 
-void attention(const Stream& stream, const ops::AttentionArgs& args) {
+int64_t attention_workspace(const Stream& stream, const ops::AttentionArgs& args) {
+  Workspace counted;
+  lay_out(stream, args, scratch_floats(args.head_dim), true, counted);
+  return counted.bytes();
+}
+
+void attention(const Stream& stream, const ops::AttentionArgs& given) {
+  Workspace workspace(given.workspace);
+  const Call args = lay_out(stream, given, scratch_floats(given.head_dim), true, workspace);
+  fill_own_table(args);
   const int64_t d = args.head_dim;
   int64_t rows = 0, keys = 0;
   for (int64_t s = 0; s < args.batch; ++s) {

@@ -18,13 +18,13 @@ constexpr int64_t cell_pad(int64_t n) { return (n + kCellPad - 1) / kCellPad * k
 class CellMap {
  public:
   CellMap() = default;
-  CellMap(int64_t inputs, int64_t units, int64_t parts);
+  CellMap(int64_t inputs, int64_t units, int64_t parts, Memory& memory = Memory::host());
 
   bool defined() const { return weight_.defined(); }
   int64_t inputs() const { return inputs_; }
   int64_t outputs() const { return weight_.dim(1); }
-  /// Part p's weights of inputs first.. from rows first_row.. of `weight` [rows, columns] f32; where `mask`, of the
-  /// same shape or empty, is zero, they are held as zero.
+  /// Part p's weights (nothing on kMeta) of inputs first.. from rows first_row.. of `weight` [rows, columns] f32; where
+  /// `mask`, of the same shape or empty, is zero, they are held as zero.
   void write(int64_t part, int64_t first, const Tensor& weight, int64_t first_row = 0, const Tensor& mask = {});
   void write_bias(int64_t part, const Tensor& bias, int64_t first_row = 0);  // [rows] f32
 
@@ -43,20 +43,5 @@ CellMap memory_map(const Tensor& input, const Tensor& bias, const Tensor& recurr
 
 /// Throws Error(kShape) unless elapsed times are empty or f32 [rows].
 void check_elapsed(const char* where, const Seqs& seqs);
-
-struct CellMapArgs {
-  const float* weight = nullptr;  // [inputs, outputs]; null: no such map
-  const float* bias = nullptr;    // [outputs]
-  int64_t inputs = 0, outputs = 0;
-};
-CellMapArgs map_args(const CellMap& map);
-
-struct CellSequence {
-  int64_t first_row, rows;
-  float* h;  // [H] the cell's state, or null: zeros, nothing kept
-  float* c;  // [H] the LSTM's memory, or null
-};
-/// Fills `sequences` [B] from the batch; tensor 0 of the states is h, tensor 1 c where there is a memory.
-void list_sequences(const Seqs& seqs, LayerStates states, bool memory, CellSequence* sequences);
 
 }  // namespace carousel::ops

@@ -5,9 +5,21 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
-#include "carousel/ops/cells/cell.h"
+#include "carousel/cpu/workspace.h"
+#include "carousel/ops/cells/cell_args_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
+
+/// One sequence of the batch.
+struct CellSequence {
+  int64_t first_row, rows;
+  float* h;  // [H] the cell's state, or null: zeros, nothing kept
+  float* c;  // [H] the LSTM's memory, or null
+};
+inline CellSequence cell_sequence(const ops::CellBatch& batch, int64_t s) {
+  return {batch.seqs.first_row(s), batch.seqs.length(s), batch.h == nullptr ? nullptr : batch.h[s],
+          batch.c == nullptr ? nullptr : batch.c[s]};
+}
 
 inline Vec load_some(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
 inline void store_some(float* p, Vec v, int64_t count) {
@@ -85,16 +97,17 @@ inline void memory_step(const Stream* threads, const ops::CellMapArgs& map, int6
 /// body(threads, scratch, sequence) for every sequence with rows: side by side on the threads when there are several,
 /// else one after the other, each step divided where that is worth it (then `threads` is not null).
 template <class Body>
-inline void for_sequences(const Stream& stream, const ops::CellSequence* sequences, int64_t batch, int64_t total_work,
-                          float* scratch, int64_t scratch_stride, Body&& body) {
-  if (batch > 1) {
-    parallel_workers(stream, batch, total_work, [&](int64_t worker, int64_t s) {
-      if (sequences[s].rows > 0)
-        body(static_cast<const Stream*>(nullptr), scratch + worker * scratch_stride, sequences[s]);
+inline void for_sequences(const Stream& stream, const ops::CellBatch& batch, int64_t total_work, float* scratch,
+                          int64_t scratch_stride, Body&& body) {
+  if (batch.seqs.batch > 1) {
+    parallel_workers(stream, batch.seqs.batch, total_work, [&](int64_t worker, int64_t s) {
+      const CellSequence seq = cell_sequence(batch, s);
+      if (seq.rows > 0) body(static_cast<const Stream*>(nullptr), scratch + worker * scratch_stride, seq);
     });
     return;
   }
-  if (sequences[0].rows > 0) body(&stream, scratch, sequences[0]);
+  const CellSequence seq = cell_sequence(batch, 0);
+  if (seq.rows > 0) body(&stream, scratch, seq);
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -5,7 +5,6 @@
 
 #include <vector>
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/cells/cell.h"
 
 namespace carousel::ops {
@@ -39,32 +38,4 @@ struct CfcCell {
 ///   returns the last layer's h [N, its units]. Throws kShape. N may be 0.
 Tensor cfc(Ctx& ctx, const Tensor& x, const CfcCell& cell, const Seqs& seqs, LayerStates states);
 
-struct CfcLayerArgs {
-  const CellMapArgs* backbone;  // [depth]
-  int64_t depth;
-  CellMapArgs heads;
-  const float* w_tau;  // [cell_pad(units)], mode pure
-  const float* a;
-  int64_t inputs, units;
-};
-struct CfcArgs {
-  const float* x;   // [N, I]
-  const float* dt;  // [N] or null
-  float* from_x;    // [N, M] scratch: the x part of the first map
-  float* memory_x;  // [N, 4 Hp] scratch: that of the mixed memory
-  float* y;         // [N, units of the last layer]
-  int64_t rows, inputs, units;
-  const CfcLayerArgs* layers;  // [layer_count]
-  int64_t layer_count;
-  CellMapArgs memory;
-  CfcMode mode;
-  CfcActivation activation;
-  const CellSequence* sequences;  // [B]
-  int64_t batch;
-  float* scratch;  // [threads, scratch_stride]
-  int64_t scratch_stride, widest;
-};
-
 }  // namespace carousel::ops
-
-KERNEL(cfc, ops::CfcArgs);

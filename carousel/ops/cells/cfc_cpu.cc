@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CfC recurrence. What depends on x alone is computed for all rows first; a step then continues those chains with
 // the state. Sequences are independent, and so are the units of a step.
-#include "carousel/ops/cells/cfc.h"
+#include "carousel/ops/cells/cfc_cpu.h"
 
 #include "carousel/ops/cells/cell_cpu.h"
 
@@ -9,9 +9,30 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 using ops::CfcActivation;
-using ops::CfcArgs;
-using ops::CfcLayerArgs;
 using ops::CfcMode;
+
+struct Layer : ops::CfcLayerArgs {
+  const ops::CellMapArgs* backbone;  // [depth]
+};
+
+/// The arguments, the layers listed, and what is laid out in their workspace.
+struct Call {
+  const float* x;   // [N, I]
+  const float* dt;  // [N] or null
+  float* y;         // [N, units of the last layer]
+  int64_t rows, inputs;
+  int64_t units;  // of all layers
+  Layer* layers;  // [layer_count]
+  int64_t layer_count;
+  ops::CellMapArgs memory;
+  CfcMode mode;
+  CfcActivation activation;
+  float* from_x;    // [N, M] the x part of the first map
+  float* memory_x;  // [N, 4 Hp] that of the mixed memory
+  float* scratch;   // [threads, scratch_stride]
+  int64_t scratch_stride;
+  int64_t widest;  // outputs of a map
+};
 
 inline Vec gelu(Vec x) {
   float lane[kLanes];
@@ -39,7 +60,7 @@ inline Vec activate(CfcActivation kind, Vec x) {
 }
 
 /// The state of one layer after time dt, from the heads' sums [G, Up].
-inline Vec new_state(const CfcArgs& args, const CfcLayerArgs& layer, const float* sums, Vec dt, int64_t j) {
+inline Vec new_state(const Call& args, const Layer& layer, const float* sums, Vec dt, int64_t j) {
   const int64_t stride = ops::cell_pad(layer.units);
   const auto head = [&](int64_t g) { return load(sums + g * stride + j) + load(layer.heads.bias + g * stride + j); };
   const Vec a1 = head(0);
@@ -56,8 +77,8 @@ inline Vec new_state(const CfcArgs& args, const CfcLayerArgs& layer, const float
 
 /// One step of one layer: h [units] becomes the new state. `from_x`: the begun chains of the first map, or null where
 /// the input [inputs] is still to be added.
-void layer_step(const CfcArgs& args, const CfcLayerArgs& layer, const Stream* threads, const float* from_x,
-                const float* input, float* h, float dt, float* sums, float* other) {
+void layer_step(const Call& args, const Layer& layer, const Stream* threads, const float* from_x, const float* input,
+                float* h, float dt, float* sums, float* other) {
   const ops::CellMapArgs& first = layer.depth > 0 ? layer.backbone[0] : layer.heads;
   if (from_x == nullptr) {
     std::memset(sums, 0, static_cast<size_t>(first.outputs) * sizeof(float));
@@ -83,7 +104,7 @@ void layer_step(const CfcArgs& args, const CfcLayerArgs& layer, const Stream* th
   }
 }
 
-void run_sequence(const CfcArgs& args, const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+void run_sequence(const Call& args, const Stream* threads, float* scratch, const CellSequence& seq) {
   const int64_t padded = ops::cell_pad(args.units);
   float* h = seq.h;
   float* c = seq.c;
@@ -94,17 +115,17 @@ void run_sequence(const CfcArgs& args, const Stream* threads, float* scratch, co
     h = scratch;
     c = scratch + padded;
   }
-  const CfcLayerArgs& front = args.layers[0];
+  const Layer& front = args.layers[0];
   const int64_t width = front.depth > 0 ? front.backbone[0].outputs : front.heads.outputs;
   const int64_t out_units = args.layers[args.layer_count - 1].units;
   for (int64_t n = seq.first_row; n < seq.first_row + seq.rows; ++n) {
     const float dt = args.dt != nullptr ? args.dt[n] : 1.0f;
-    if (args.memory.weight != nullptr) {
+    if (args.memory.outputs > 0) {
       memory_step(threads, args.memory, args.inputs, args.memory_x + n * args.memory.outputs, h, c, gates);
     }
     float* h_l = h;
     for (int64_t l = 0; l < args.layer_count; ++l) {
-      const CfcLayerArgs& layer = args.layers[l];
+      const Layer& layer = args.layers[l];
       const float* from_x = l == 0 ? args.from_x + n * width : nullptr;
       layer_step(args, layer, threads, from_x, l == 0 ? nullptr : h_l - layer.inputs, h_l, dt, sums,
                  sums + args.widest);
@@ -114,15 +135,67 @@ void run_sequence(const CfcArgs& args, const Stream* threads, float* scratch, co
   }
 }
 
+const ops::CellMapArgs& first_map(const Layer& layer) { return layer.depth > 0 ? layer.backbone[0] : layer.heads; }
+
+/// Layers and, behind each other, the maps of all backbones.
+void list_layers(const ops::CfcCell& cell, Layer* layers, ops::CellMapArgs* maps) {
+  for (int64_t l = 0; l < ops::cfc_layers(cell); ++l) {
+    static_cast<ops::CfcLayerArgs&>(layers[l]) = ops::cfc_layer(cell, l);
+    layers[l].backbone = maps;
+    for (int64_t i = 0; i < layers[l].depth; ++i) *maps++ = ops::cfc_backbone(cell, l, i);
+  }
+}
+
+Call lay_out(const Stream& stream, const ops::CfcArgs& args, Workspace& workspace) {
+  const ops::CfcCell& cell = *args.cell;
+  Call call = {};
+  call.rows = args.batch.seqs.rows();
+  call.inputs = cell.inputs;
+  call.layer_count = ops::cfc_layers(cell);
+  int64_t depth = 0, first_outputs = 0;
+  for (int64_t l = 0; l < call.layer_count; ++l) {
+    const ops::CfcLayerArgs layer = ops::cfc_layer(cell, l);
+    if (l == 0) first_outputs = layer.depth > 0 ? ops::cfc_backbone(cell, 0, 0).outputs : layer.heads.outputs;
+    call.units += layer.units;
+    call.widest = layer.heads.outputs > call.widest ? layer.heads.outputs : call.widest;
+    for (int64_t i = 0; i < layer.depth; ++i, ++depth) {
+      const int64_t outputs = ops::cfc_backbone(cell, l, i).outputs;
+      call.widest = outputs > call.widest ? outputs : call.widest;
+    }
+  }
+  call.memory = ops::cfc_memory(cell);
+  call.layers = workspace.take<Layer>(call.layer_count);
+  auto* const maps = workspace.take<ops::CellMapArgs>(depth);
+  if (call.layers != nullptr) list_layers(cell, call.layers, maps);
+  call.from_x = workspace.take<float>(call.rows * first_outputs);
+  call.memory_x = workspace.take<float>(call.rows * call.memory.outputs);
+  // h, c, the memory's gates, and two buffers of activations.
+  call.scratch_stride = 6 * ops::cell_pad(call.units) + 2 * call.widest;
+  call.scratch = workspace.take<float>(stream.threads() * call.scratch_stride);
+  return call;
+}
+
 }  // namespace
 
-void cfc(const Stream& stream, const ops::CfcArgs& args) {
-  const ops::CfcLayerArgs& front = args.layers[0];
-  map_rows(stream, front.depth > 0 ? front.backbone[0] : front.heads, args.x, args.rows, args.inputs, args.from_x);
-  if (args.memory.weight != nullptr) map_rows(stream, args.memory, args.x, args.rows, args.inputs, args.memory_x);
+int64_t cfc_workspace(const Stream& stream, const ops::CfcArgs& args) {
+  Workspace counted;
+  lay_out(stream, args, counted);
+  return counted.bytes();
+}
+
+void cfc(const Stream& stream, const ops::CfcArgs& given) {
+  Workspace workspace(given.workspace);
+  Call args = lay_out(stream, given, workspace);
+  args.x = given.x.f32();
+  args.dt = given.batch.seqs.dt;
+  args.y = given.y.f32();
+  args.mode = given.cell->mode;
+  args.activation = given.activation;
+  map_rows(stream, first_map(args.layers[0]), args.x, args.rows, args.inputs, args.from_x);
+  if (args.memory.outputs > 0) map_rows(stream, args.memory, args.x, args.rows, args.inputs, args.memory_x);
   const int64_t row_work = args.widest * (args.units + args.inputs) * 2;
-  for_sequences(stream, args.sequences, args.batch, args.rows * row_work, args.scratch, args.scratch_stride,
-                [&](const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+  for_sequences(stream, given.batch, args.rows * row_work, args.scratch, args.scratch_stride,
+                [&](const Stream* threads, float* scratch, const CellSequence& seq) {
                   run_sequence(args, threads, scratch, seq);
                 });
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+// LTC cells: the constraints of their parameters, checks, and the call of the kernel.
 #include "carousel/ops/cells/ltc.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "carousel/core/error.h"
+#include "carousel/ops/cells/ltc_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::ops {
@@ -29,17 +30,19 @@ float constrained(float raw, bool implicit, const Numerics::Range& range) {
 void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell) {
   const bool implicit = numerics.implicit.value_or(params.implicit);
   const auto synapses = [&](const LtcParams::Synapses& from) {
-    Tensor w(from.w.shape(), DType::kF32);
-    for (int64_t i = 0; i < w.count(); ++i) w.f32()[i] = constrained(from.w.f32()[i], implicit, numerics.w);
+    Tensor w(from.w.shape(), DType::kF32, from.w.memory());
+    for (int64_t i = 0; i < w.count() && w.raw() != nullptr; ++i)
+      w.f32()[i] = constrained(from.w.f32()[i], implicit, numerics.w);
     return LtcSynapses(w, from.mask, from.mu, from.sigma, from.erev);
   };
   cell.sensory = synapses(params.sensory);
   cell.recurrent = synapses(params.recurrent);
   for (Tensor* row : {&cell.cm, &cell.gleak, &cell.gvleak}) {
-    *row = Tensor(Shape{cell_pad(cell.units)}, DType::kF32);
-    for (int64_t j = 0; j < row->count(); ++j) row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
+    *row = Tensor(Shape{cell_pad(cell.units)}, DType::kF32, params.cm.memory());
+    for (int64_t j = 0; j < row->count() && row->raw() != nullptr; ++j)
+      row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
   }
-  for (int64_t j = 0; j < cell.units; ++j) {
+  for (int64_t j = 0; j < cell.units && cell.cm.raw() != nullptr; ++j) {
     cell.cm.f32()[j] = constrained(params.cm.f32()[j], implicit, numerics.cm);
     cell.gleak.f32()[j] = constrained(params.gleak.f32()[j], implicit, numerics.gleak);
     cell.gvleak.f32()[j] = cell.gleak.f32()[j] * params.vleak.f32()[j];
@@ -49,7 +52,8 @@ void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& 
 LtcSynapses::LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor& mu_in, const Tensor& sigma_in,
                          const Tensor& erev) {
   const int64_t count = weight.dim(0), units = weight.dim(1), padded = cell_pad(units);
-  for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32);
+  for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, weight.memory());
+  if (w.raw() == nullptr) return;
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j < units; ++j) {
       const int64_t from = i * units + j, to = i * padded + j;
@@ -63,7 +67,7 @@ LtcSynapses::LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor&
   for (int64_t j = 0; j < padded; j += kCellPad) {
     for (int64_t i = 0; i < count; ++i) {
       bool reaches = false;
-      for (int64_t k = 0; k < kCellPad; ++k) reaches |= w.f32()[i * padded + j + k] != 0;
+      for (int64_t k = j; k < j + kCellPad && k < units; ++k) reaches |= mask.f32()[i * units + k] != 0;
       if (reaches) sources.push_back(static_cast<int32_t>(i));
     }
     begin.push_back(static_cast<int32_t>(sources.size()));
@@ -75,47 +79,34 @@ Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, Lay
   check_shape(kWhere, "x", x, {seqs.rows(), cell.inputs});
   check_dtype(kWhere, "x", x, DType::kF32);
   check_elapsed(kWhere, seqs);
-  const int64_t rows = seqs.rows(), batch = seqs.batch(), padded = cell_pad(cell.units);
-  Tensor y = ctx.arena.empty({rows, cell.outputs});
-  if (rows == 0) return y;
+  Tensor y = ctx.arena.empty({seqs.rows(), cell.outputs});
+  if (seqs.rows() == 0) return y;
 
-  const Tensor list = ctx.arena.empty({batch * static_cast<int64_t>(sizeof(CellSequence))}, DType::kU8);
-  auto* sequences = static_cast<CellSequence*>(list.raw());
-  list_sequences(seqs, states, cell.memory.defined(), sequences);
-  const Tensor sums = ctx.arena.empty({rows, 2 * padded});
-  const Tensor memory_x = cell.memory.defined() ? ctx.arena.empty({rows, cell.memory.outputs()}) : Tensor();
-  // Two potentials, capacitance over time, the memory's c and gates, two more of Runge-Kutta; or, for the sensory sums,
-  // one mapped input.
-  const int64_t stride = 10 * padded + cell_pad(cell.inputs);
-  const Tensor scratch = ctx.arena.empty({ctx.stream.pool->threads(), stride});
   const Numerics::Ltc& numerics = ctx.numerics.ltc;
-  kernels::ltc(ctx.stream, {x.f32(),
-                            values_of(seqs.dt),
-                            values_of(cell.input_w),
-                            values_of(cell.input_b),
-                            values_of(cell.output_w),
-                            values_of(cell.output_b),
-                            cell.cm.f32(),
-                            cell.gleak.f32(),
-                            cell.gvleak.f32(),
-                            synapse_args(cell.sensory),
-                            synapse_args(cell.recurrent),
-                            map_args(cell.memory),
-                            sums.f32(),
-                            memory_x.defined() ? memory_x.f32() : nullptr,
-                            y.f32(),
-                            rows,
-                            cell.inputs,
-                            cell.units,
-                            cell.outputs,
-                            numerics.unfolds.value_or(cell.unfolds),
-                            static_cast<float>(numerics.epsilon.value_or(cell.epsilon)),
-                            static_cast<float>(numerics.step.value_or(0)),
-                            numerics.solver,
-                            sequences,
-                            batch,
-                            scratch.f32(),
-                            stride});
+  LtcArgs args = {view(x),
+                  view(y),
+                  values_of(cell.input_w),
+                  values_of(cell.input_b),
+                  values_of(cell.output_w),
+                  values_of(cell.output_b),
+                  cell.cm.f32(),
+                  cell.gleak.f32(),
+                  cell.gvleak.f32(),
+                  synapse_args(cell.sensory),
+                  synapse_args(cell.recurrent),
+                  map_args(cell.memory),
+                  cell.inputs,
+                  cell.units,
+                  cell.outputs,
+                  numerics.unfolds.value_or(cell.unfolds),
+                  static_cast<float>(numerics.epsilon.value_or(cell.epsilon)),
+                  static_cast<float>(numerics.step.value_or(0)),
+                  numerics.solver,
+                  cell_batch(seqs, states, cell.memory.defined()),
+                  nullptr};
+  const Tensor workspace = ctx.workspace(kernels::ltc_workspace(ctx.stream, args));
+  args.workspace = workspace.raw();
+  kernels::ltc(ctx.stream, args);
   return rounded(ctx, y);
 }
 

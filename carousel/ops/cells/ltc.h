@@ -5,7 +5,6 @@
 
 #include <vector>
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/cells/cell.h"
 
 namespace carousel::ops {
@@ -57,34 +56,4 @@ void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& 
 ///   returns v[0..M) output_w + output_b [rows, M]. Throws kShape. No rows are fine.
 Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, LayerStates states);
 
-struct LtcSynapseArgs {
-  const float *w, *we, *mu, *sigma;  // [S, Np]
-  const int32_t* begin;              // [groups + 1]
-  const int32_t* sources;
-};
-struct LtcArgs {
-  const float* x;        // [rows, I]
-  const float* dt;       // [rows] or null
-  const float* input_w;  // [I] or null
-  const float* input_b;
-  const float* output_w;  // [M] or null
-  const float* output_b;
-  const float *cm, *gleak, *gvleak;  // [Np]
-  LtcSynapseArgs sensory, recurrent;
-  CellMapArgs memory;
-  float* sums;      // [rows, 2, Np] scratch: the sensory sums, with and without the reversal potential
-  float* memory_x;  // [rows, 4 Np] scratch: the x part of the mixed memory
-  float* y;         // [rows, M]
-  int64_t rows, inputs, units, outputs, unfolds;
-  float epsilon;
-  float step;  // time of one unfold; 0: dt / K
-  Numerics::Solver solver;
-  const CellSequence* sequences;  // [B]
-  int64_t batch;
-  float* scratch;  // [threads, scratch_stride]
-  int64_t scratch_stride;
-};
-
 }  // namespace carousel::ops
-
-KERNEL(ltc, ops::LtcArgs);

@@ -2,7 +2,7 @@
 // The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first. A neuron's
 // sums run over its sources in ascending order; those that reach no neuron of a group of lanes are skipped, which
 // leaves out terms that are exactly zero.
-#include "carousel/ops/cells/ltc.h"
+#include "carousel/ops/cells/ltc_cpu.h"
 
 #include "carousel/ops/cells/cell_cpu.h"
 
@@ -10,11 +10,20 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 using ops::kCellPad;
-using ops::LtcArgs;
 using ops::LtcSynapseArgs;
 
 constexpr int64_t kVecs = kCellPad / kLanes;
 constexpr int64_t kSynapseWork = 40;  // operations of a sigmoid and its two sums
+
+/// The arguments, and what is laid out in their workspace.
+struct Call : ops::LtcArgs {
+  const float* dt;  // [rows] or null
+  int64_t rows;
+  float* sums;      // [rows, 2, Np] the sensory sums, with and without the reversal potential
+  float* memory_x;  // [rows, 4 Np] the x part of the mixed memory
+  float* scratch;   // [threads, scratch_stride]
+  int64_t scratch_stride;
+};
 
 /// Currents and conductances of one group of neurons.
 struct Sums {
@@ -38,8 +47,8 @@ CAROUSEL_INLINE Sums synapse_sums(const LtcSynapseArgs& synapses, int64_t padded
   return sums;
 }
 
-void sensory_row(const LtcArgs& args, int64_t n, float* mapped) {
-  const float* x = args.x + n * args.inputs;  // [I]
+void sensory_row(const Call& args, int64_t n, float* mapped) {
+  const float* x = args.x.f32() + n * args.inputs;  // [I]
   const int64_t padded = ops::cell_pad(args.units);
   for (int64_t i = 0; i < args.inputs; ++i) {
     mapped[i] = args.input_w != nullptr ? x[i] * args.input_w[i] : x[i];
@@ -56,7 +65,7 @@ void sensory_row(const LtcArgs& args, int64_t n, float* mapped) {
 }
 
 /// One of the K solver steps: next from v, all neurons at once (Jacobi).
-void unfold(const LtcArgs& args, const Stream* threads, const float* sensory, const float* c, const float* v,
+void unfold(const Call& args, const Stream* threads, const float* sensory, const float* c, const float* v,
             float* next) {
   const int64_t padded = ops::cell_pad(args.units);
   const Vec epsilon = set1(args.epsilon);
@@ -75,7 +84,7 @@ void unfold(const LtcArgs& args, const Stream* threads, const float* sensory, co
 }
 
 /// dv/dt of all neurons at v.
-void rates(const LtcArgs& args, const Stream* threads, const float* sensory, const float* v, float* out) {
+void rates(const Call& args, const Stream* threads, const float* sensory, const float* v, float* out) {
   const int64_t padded = ops::cell_pad(args.units);
   for_groups(threads, padded, args.units * kCellPad * kSynapseWork, [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
@@ -91,7 +100,7 @@ void rates(const LtcArgs& args, const Stream* threads, const float* sensory, con
 }
 
 /// One step of the classical Runge-Kutta method on v, in place; three more rows of scratch.
-void runge_kutta(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
+void runge_kutta(const Call& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
                  float* stage, float* total) {
   const int64_t padded = ops::cell_pad(args.units);
   constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // where in the step the next rate is taken
@@ -109,8 +118,8 @@ void runge_kutta(const LtcArgs& args, const Stream* threads, const float* sensor
 }
 
 /// The explicit solvers: v after K steps, in place.
-void solve_explicitly(const LtcArgs& args, const Stream* threads, const float* sensory, float step, float* v,
-                      float* rate, float* scratch) {
+void solve_explicitly(const Call& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
+                      float* scratch) {
   const int64_t padded = ops::cell_pad(args.units);
   for (int64_t k = 0; k < args.unfolds; ++k) {
     if (args.solver == Numerics::Solver::kRungeKutta) {
@@ -122,14 +131,14 @@ void solve_explicitly(const LtcArgs& args, const Stream* threads, const float* s
   }
 }
 
-void read_out(const LtcArgs& args, const float* v, float* y) {
+void read_out(const Call& args, const float* v, float* y) {
   for (int64_t m = 0; m < args.outputs; ++m) {
     y[m] = args.output_w != nullptr ? v[m] * args.output_w[m] : v[m];
     if (args.output_b != nullptr) y[m] += args.output_b[m];
   }
 }
 
-void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+void run_sequence(const Call& args, const Stream* threads, float* scratch, const CellSequence& seq) {
   const int64_t padded = ops::cell_pad(args.units);
   const size_t state_bytes = static_cast<size_t>(args.units) * sizeof(float);
   float* v = scratch;
@@ -142,7 +151,7 @@ void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, co
   if (seq.h != nullptr) std::memcpy(v, seq.h, state_bytes);
   for (int64_t n = seq.first_row; n < seq.first_row + seq.rows; ++n) {
     const float dt = args.dt != nullptr ? args.dt[n] : 1.0f;
-    if (args.memory.weight != nullptr) {
+    if (args.memory.outputs > 0) {
       memory_step(threads, args.memory, args.inputs, args.memory_x + n * args.memory.outputs, v,
                   seq.c != nullptr ? seq.c : memory, gates);
     }
@@ -160,23 +169,46 @@ void run_sequence(const LtcArgs& args, const Stream* threads, float* scratch, co
         next = swapped;
       }
     }
-    read_out(args, v, args.y + n * args.outputs);
+    read_out(args, v, args.y.f32() + n * args.outputs);
   }
   if (seq.h != nullptr) std::memcpy(seq.h, v, state_bytes);
 }
 
+Call lay_out(const Stream& stream, const ops::LtcArgs& args, Workspace& workspace) {
+  const int64_t padded = ops::cell_pad(args.units);
+  Call call;
+  static_cast<ops::LtcArgs&>(call) = args;
+  call.dt = args.batch.seqs.dt;
+  call.rows = args.batch.seqs.rows();
+  call.sums = workspace.take<float>(call.rows * 2 * padded);
+  call.memory_x = workspace.take<float>(call.rows * args.memory.outputs);
+  // Two potentials, capacitance over time, the memory's c and gates, two more of Runge-Kutta; or, for the sensory sums,
+  // one mapped input.
+  call.scratch_stride = 10 * padded + ops::cell_pad(args.inputs);
+  call.scratch = workspace.take<float>(stream.threads() * call.scratch_stride);
+  return call;
+}
+
 }  // namespace
 
-void ltc(const Stream& stream, const ops::LtcArgs& args) {
+int64_t ltc_workspace(const Stream& stream, const ops::LtcArgs& args) {
+  Workspace counted;
+  lay_out(stream, args, counted);
+  return counted.bytes();
+}
+
+void ltc(const Stream& stream, const ops::LtcArgs& given) {
+  Workspace workspace(given.workspace);
+  const Call args = lay_out(stream, given, workspace);
   const int64_t groups = ops::cell_pad(args.units) / kCellPad;
   const int64_t sensory_work = (args.sensory.begin[groups] + groups) * kCellPad * kSynapseWork;  // of one row
   parallel_workers(stream, args.rows, args.rows * sensory_work, [&](int64_t worker, int64_t n) {
     sensory_row(args, n, args.scratch + worker * args.scratch_stride);
   });
-  if (args.memory.weight != nullptr) map_rows(stream, args.memory, args.x, args.rows, args.inputs, args.memory_x);
+  if (args.memory.outputs > 0) map_rows(stream, args.memory, args.x.f32(), args.rows, args.inputs, args.memory_x);
   const int64_t row_work = args.unfolds * (args.recurrent.begin[groups] + groups) * kCellPad * kSynapseWork;
-  for_sequences(stream, args.sequences, args.batch, args.rows * row_work, args.scratch, args.scratch_stride,
-                [&](const Stream* threads, float* scratch, const ops::CellSequence& seq) {
+  for_sequences(stream, args.batch, args.rows * row_work, args.scratch, args.scratch_stride,
+                [&](const Stream* threads, float* scratch, const CellSequence& seq) {
                   run_sequence(args, threads, scratch, seq);
                 });
 }

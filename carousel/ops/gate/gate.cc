@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+// Elementwise gates: checks, and the calls of the kernels.
 #include "carousel/ops/gate/gate.h"
+
+#include "carousel/core/error.h"
+#include "carousel/ops/gate/gate_cpu.h"
 
 namespace carousel::ops {
 
@@ -13,13 +17,13 @@ Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {
   const int64_t rows = gate_up.dim(0), width = gate_up.dim(1) / 2;
   Tensor out = ctx.arena.empty({rows, width});
   if (rows > 0 && width > 0) {
-    kernels::swiglu(ctx.stream, gated_unit_args(ctx, gate_up.f32(), out.f32(), rows, width, activation));
+    kernels::gated_unit(ctx.stream, gated_unit_args(ctx, view(gate_up), view(out), rows, width, activation));
   }
   return out;
 }
 
-SwigluArgs gated_unit_args(const Ctx& ctx, const float* gate_up, float* out, int64_t rows, int64_t width,
-                           Activation activation) {
+GatedUnitArgs gated_unit_args(const Ctx& ctx, const View& gate_up, const View& out, int64_t rows, int64_t width,
+                              Activation activation) {
   return {gate_up, out, rows, width, activation_of(ctx, activation), ctx.numerics.gates, ctx.numerics.activations};
 }
 
@@ -33,22 +37,44 @@ void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype) {
   check_shape("ops::soft_cap", "x", x, {-1, -1});
   check_dtype("ops::soft_cap", "x", x, DType::kF32);
   if (!(cap > 0)) fail(ErrorKind::kInput, "ops::soft_cap: cap is {}, expected a number above 0", cap);
-  if (x.count() > 0) kernels::soft_cap(ctx.stream, {x.f32(), x.count(), cap, dtype});
+  if (x.count() > 0) kernels::soft_cap(ctx.stream, {view(x), x.count(), cap, dtype});
 }
 
-void head_gate(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
-  check_shape("ops::head_gate", "gate_pre", gate_pre, {-1, -1});
-  check_dtype("ops::head_gate", "gate_pre", gate_pre, DType::kF32);
-  check_shape("ops::head_gate", "x", x, {gate_pre.dim(0), -1});
-  check_dtype("ops::head_gate", "x", x, DType::kF32);
+Tensor gate_heads(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
+  constexpr const char* kWhere = "ops::gate_heads";
+  check_shape(kWhere, "gate_pre", gate_pre, {-1, -1});
+  check_dtype(kWhere, "gate_pre", gate_pre, DType::kF32);
+  check_shape(kWhere, "x", x, {gate_pre.dim(0), -1});
+  check_dtype(kWhere, "x", x, DType::kF32);
   const int64_t rows = gate_pre.dim(0), heads = gate_pre.dim(1);
   if (heads < 1 || x.dim(1) % heads != 0) {
-    fail(ErrorKind::kShape, "ops::head_gate: x is {}, expected a multiple of the {} heads as last dimension",
+    fail(ErrorKind::kShape, "{}: x is {}, expected a multiple of the {} heads as last dimension", kWhere,
          x.shape().str(), heads);
   }
-  if (rows > 0)
-    kernels::head_gate(ctx.stream, {x.f32(), gate_pre.f32(), rows, heads, x.dim(1) / heads, ctx.numerics.gates,
-                                    ctx.numerics.activations});
+  Tensor out = ctx.arena.empty({rows, x.dim(1)});
+  if (rows == 0) return out;
+  kernels::gate_heads(ctx.stream, {view(x), view(out), view(gate_pre), rows, heads, x.dim(1) / heads,
+                                   ctx.numerics.gates, ctx.numerics.activations});
+  return out;
+}
+
+Tensor relu(Ctx& ctx, const Tensor& x) {
+  check_dtype("ops::relu", "x", x, DType::kF32);
+  Tensor out = ctx.arena.empty(x.shape());
+  if (x.count() > 0) kernels::relu(ctx.stream, {view(x), {}, view(out), x.count()});
+  return out;
+}
+
+Tensor add(Ctx& ctx, const Tensor& x, const Tensor& y) {
+  constexpr const char* kWhere = "ops::add";
+  check_dtype(kWhere, "x", x, DType::kF32);
+  check_dtype(kWhere, "y", y, DType::kF32);
+  if (!(x.shape() == y.shape())) {
+    fail(ErrorKind::kShape, "{}: y is {}, expected {} as x", kWhere, y.shape().str(), x.shape().str());
+  }
+  Tensor out = ctx.arena.empty(x.shape());
+  if (x.count() > 0) kernels::add(ctx.stream, {view(x), view(y), view(out), x.count()});
+  return out;
 }
 
 }  // namespace carousel::ops

@@ -5,6 +5,7 @@
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/rounding.h"
 #include "carousel/cpu/vec.h"
+#include "carousel/ops/gate/gate_values_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -95,7 +96,7 @@ inline void for_activation(ops::Activation activation, F&& f) {
   }
 }
 
-void rounded_values(const ops::SwigluArgs& args, const float* gate, const float* up, float* out) {
+void rounded_values(const ops::GatedUnitArgs& args, const float* gate, const float* up, float* out) {
   const Rounding gate_round(args.gates), round(args.product);
   for_activation(args.activation, [&](auto unit) {
     for_values(gate, up, out, args.width,
@@ -105,10 +106,11 @@ void rounded_values(const ops::SwigluArgs& args, const float* gate, const float*
 
 void soft_cap_rounded(const Stream& stream, const ops::SoftCapArgs& args) {
   const Rounding round(args.dtype);
+  float* const x = args.x.f32();
   parallel_ranges(stream, args.count, kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
-      const float capped = round(tanh(set1(round(args.x[j] / args.cap)))[0]);
-      args.x[j] = round(args.cap * capped);
+      const float capped = round(tanh(set1(round(x[j] / args.cap)))[0]);
+      x[j] = round(args.cap * capped);
     }
   });
 }
@@ -121,13 +123,13 @@ void gate_values(ops::Activation activation, const float* gate, const float* up,
   });
 }
 
-void swiglu(const Stream& stream, const ops::SwigluArgs& args) {
+void gated_unit(const Stream& stream, const ops::GatedUnitArgs& args) {
   const bool rounds = args.gates != DType::kF32 || args.product != DType::kF32;
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const float* gate = args.gate_up + n * 2 * args.width;  // [F]
-      const float* up = gate + args.width;                    // [F]
-      float* out = args.out + n * args.width;                 // [F]
+      const float* gate = args.gate_up.f32() + n * args.gate_up.stride;  // [F]
+      const float* up = gate + args.width;                               // [F]
+      float* out = args.out.f32() + n * args.out.stride;                 // [F]
       if (rounds)
         rounded_values(args, gate, up, out);
       else
@@ -139,27 +141,47 @@ void swiglu(const Stream& stream, const ops::SwigluArgs& args) {
 void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
   if (args.dtype != DType::kF32) return soft_cap_rounded(stream, args);
   const Vec cap = set1(args.cap);
+  float* const x = args.x.f32();
   const int64_t blocks = (args.count + kBlock - 1) / kBlock;
   parallel_ranges(stream, blocks, kBlock * kWorkPerElement, [&](int64_t begin, int64_t end) {
     const int64_t last = end * kBlock < args.count ? end * kBlock : args.count;
     int64_t j = begin * kBlock;
-    for (; j + kLanes <= last; j += kLanes) store(args.x + j, cap * tanh(load(args.x + j) / cap));
+    for (; j + kLanes <= last; j += kLanes) store(x + j, cap * tanh(load(x + j) / cap));
     if (const int64_t rest = last - j; rest > 0) {
-      store_partial(args.x + j, cap * tanh(load_partial(args.x + j, rest) / cap), rest);
+      store_partial(x + j, cap * tanh(load_partial(x + j, rest) / cap), rest);
     }
   });
 }
 
-void head_gate(const Stream& stream, const ops::HeadGateArgs& args) {
+void gate_heads(const Stream& stream, const ops::GateHeadsArgs& args) {
   const Rounding gate_round(args.gates), round(args.product);
   parallel_ranges(stream, args.rows, args.heads * (args.dim + kWorkPerElement), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * args.heads; i < end * args.heads; ++i) {
-      Vec gate = {};
-      gate[0] = args.gate_pre[i];
-      const float share = gate_round(sigmoid(gate)[0]);
-      float* x = args.x + i * args.dim;  // [d]
-      for (int64_t j = 0; j < args.dim; ++j) x[j] = round(x[j] * share);
+    for (int64_t n = begin; n < end; ++n) {
+      for (int64_t h = 0; h < args.heads; ++h) {
+        Vec gate = {};
+        gate[0] = args.gate_pre.f32()[n * args.gate_pre.stride + h];
+        const float share = gate_round(sigmoid(gate)[0]);
+        const float* x = args.x.f32() + n * args.x.stride + h * args.dim;  // [d]
+        float* out = args.out.f32() + n * args.out.stride + h * args.dim;  // [d]
+        for (int64_t j = 0; j < args.dim; ++j) out[j] = round(x[j] * share);
+      }
     }
+  });
+}
+
+void relu(const Stream& stream, const ops::ElementwiseArgs& args) {
+  const float* const x = args.x.f32();
+  float* const out = args.out.f32();
+  parallel_ranges(stream, args.count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) out[j] = x[j] > 0 ? x[j] : 0.0f;
+  });
+}
+
+void add(const Stream& stream, const ops::ElementwiseArgs& args) {
+  const float *const x = args.x.f32(), *const y = args.y.f32();
+  float* const out = args.out.f32();
+  parallel_ranges(stream, args.count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) out[j] = x[j] + y[j];
   });
 }
 

@@ -1,12 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gated units for the kernels whose results they are.
+// What the kernels of elementwise gates are called with.
 #pragma once
 
+#include "carousel/cpu/kernel.h"
 #include "carousel/ops/gate/gate.h"
 
-namespace carousel::cpu::CAROUSEL_ISA {
+namespace carousel::ops {
 
-/// out = activation(gate) * up, [count] each; out may be one of the others.
-void gate_values(ops::Activation activation, const float* gate, const float* up, float* out, int64_t count);
+struct GatedUnitArgs {
+  View gate_up;         // [N, 2F]
+  View out;             // [N, F]
+  int64_t rows, width;  // N, F
+  Activation activation = Activation::kSilu;
+  DType gates = DType::kF32, product = DType::kF32;  // what the activation and the product are rounded to
+};
+/// A unit's arguments as the profile of `ctx` has them.
+GatedUnitArgs gated_unit_args(const Ctx& ctx, const View& gate_up, const View& out, int64_t rows, int64_t width,
+                              Activation activation = Activation::kSilu);
+struct SoftCapArgs {
+  View x;  // [count]
+  int64_t count;
+  float cap;
+  DType dtype = DType::kF32;  // of each operation's result
+};
+struct GateHeadsArgs {
+  View x, out;    // [N, H*d]
+  View gate_pre;  // [N, H]
+  int64_t rows, heads, dim;
+  DType gates = DType::kF32, product = DType::kF32;  // as above
+};
+struct ElementwiseArgs {
+  View x, y, out;  // [count]; y of add alone
+  int64_t count;
+};
 
-}  // namespace carousel::cpu::CAROUSEL_ISA
+}  // namespace carousel::ops
+
+KERNEL(gated_unit, ops::GatedUnitArgs);
+KERNEL(soft_cap, ops::SoftCapArgs);
+KERNEL(gate_heads, ops::GateHeadsArgs);
+KERNEL(relu, ops::ElementwiseArgs);
+KERNEL(add, ops::ElementwiseArgs);

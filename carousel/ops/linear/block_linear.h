@@ -5,7 +5,6 @@
 #include <initializer_list>
 #include <vector>
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
 #include "carousel/ops/weight/weight.h"
 
@@ -20,7 +19,7 @@ struct BlockWeight {
   Tensor bias;               // [blocks * size] f32, or empty
 };
 
-/// From a tensor as files hold it. On Device::kMeta nothing is packed.
+/// From a tensor as files hold it. On meta the blocks have shapes alone.
 ///   weight [blocks, size, size] f32: block, out, in;  bias [blocks * size] or empty
 BlockWeight pack_blocks(const Tensor& weight, const Tensor& bias);
 
@@ -31,24 +30,9 @@ struct BlockPart {
 };
 
 /// Projections of the same x, into columns of y.
-///   x [rows, blocks * size] f32 columns; y f32 columns, wide enough for every part
+///   x [rows, blocks * size] f32; y [rows, *] f32, wide enough for every part
 /// All parts have the same blocks. Each output is one chain of multiply-adds over its block's inputs, the bias added
 /// last: a row's result does not depend on the other rows. Throws kShape. rows may be 0.
-void block_linear(Ctx& ctx, View x, int64_t rows, std::initializer_list<BlockPart> parts, View y);
-
-struct BlockLinearArgs {
-  View x, y;            // [rows, width]; y at the part's first column
-  const float* weight;  // [size, width]
-  const float* bias;    // [width] or null
-  int64_t rows, width, size;
-};
-struct CopyColumnsArgs {
-  View x;
-  float* out;  // [rows, width]
-  int64_t rows, width;
-};
+void block_linear(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y);
 
 }  // namespace carousel::ops
-
-KERNEL(block_linear, ops::BlockLinearArgs);
-KERNEL(copy_columns, ops::CopyColumnsArgs);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Narrow blocks: lanes run along the outputs, and each reads the input of its own block.
-#include "carousel/ops/linear/block_linear.h"
+#include "carousel/ops/linear/block_linear_cpu.h"
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/vec.h"
@@ -35,16 +35,7 @@ void project_row(const ops::BlockLinearArgs& args, const float* x, float* y) {
 void block_linear(const Stream& stream, const ops::BlockLinearArgs& args) {
   parallel_ranges(stream, args.rows, args.width * args.size * 4, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      project_row(args, args.x.data + n * args.x.stride, args.y.data + n * args.y.stride);
-    }
-  });
-}
-
-void copy_columns(const Stream& stream, const ops::CopyColumnsArgs& args) {
-  parallel_ranges(stream, args.rows, args.width, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      std::memcpy(args.out + n * args.width, args.x.data + n * args.x.stride,
-                  sizeof(float) * static_cast<size_t>(args.width));
+      project_row(args, args.x.f32() + n * args.x.stride, args.y.f32() + n * args.y.stride);
     }
   });
 }

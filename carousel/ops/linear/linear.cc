@@ -6,7 +6,8 @@
 #include <array>
 
 #include "carousel/core/error.h"
-#include "carousel/ops/linear/sparse_linear.h"
+#include "carousel/ops/linear/linear_cpu.h"
+#include "carousel/ops/linear/sparse_linear_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::ops {
@@ -115,7 +116,7 @@ Parts check_and_list(const Tensor& x, std::initializer_list<const Weight*> weigh
 void run_in_place(Ctx& ctx, const Weight& weight, LinearFwd args, int64_t first_col) {
   const int64_t panel_bytes = static_cast<int64_t>(Weight::panel_bytes(weight.cols(), weight.dtype()));
   const int64_t panels = (weight.rows() + Weight::kPanelRows - 1) / Weight::kPanelRows;
-  const int64_t piece = std::min(panels, std::max<int64_t>(4 * ctx.stream.pool->threads(), kPieceBytes / panel_bytes));
+  const int64_t piece = std::min(panels, std::max<int64_t>(4 * ctx.stream.threads(), kPieceBytes / panel_bytes));
   const Tensor packed = ctx.arena.empty({piece * panel_bytes}, DType::kU8);
   LinearPart part = {packed.raw(), nullptr, 0, 0, weight.dtype()};
   args.parts = &part;
@@ -162,7 +163,7 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
   const Parts parts = check_and_list(x, weights, ctx.stream.compute);
   const int64_t N = x.dim(0);
   const Tensor y = ctx.arena.empty({N, parts.cols});
-  if (N == 0 || ctx.stream.device == Device::kMeta) return y;
+  if (N == 0) return y;
   const bool packs = N > 1 || parts.packs;
   const Tensor packed = packs ? ctx.arena.empty({packed_count(N, x.dim(1))}) : Tensor();
   run(ctx, x, parts, packs ? packed.f32() : nullptr, y);
@@ -198,7 +199,7 @@ Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight&
   const int64_t N = x.dim(0), D = x.dim(1), F = gate.rows();
   const bool native = ctx.numerics.activations == DType::kF32 && ctx.numerics.gates == DType::kF32;
   const auto kernel = [&](const Parts::List<LinearPart>* list) { return kernel_of(list->parts[0].dtype, compute); };
-  if (N <= kFewRows || ctx.stream.device == Device::kMeta || !native || unit_list == nullptr || last_list == nullptr ||
+  if (N <= kFewRows || !native || unit_list == nullptr || last_list == nullptr ||
       kernel(unit_list) != kernel(last_list)) {
     return linear(ctx, gated_unit(ctx, linear(ctx, x, {&gate, &up}), activation), {&down});
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of bf16 with x rounded to bf16: one pair of columns per step of a chain, two multiply-adds
 // in the order of k. The instruction for it takes subnormal factors as zero and rounds to nearest; elsewhere the same
-// products are exact in f32 and added by fused multiply-adds. How the work is cut is in linear_tiles.h.
-#include "carousel/ops/linear/linear_tiles.h"
+// products are exact in f32 and added by fused multiply-adds. How the work is cut is in linear_tiles_cpu.h.
+#include "carousel/ops/linear/linear_tiles_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

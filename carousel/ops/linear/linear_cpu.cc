@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of 32 output rows of floats. A register tile of R rows of x by V vectors of a panel takes
-// one fused multiply-add per element and k, in the order of k. How the work is cut is in linear_tiles.h.
-#include "carousel/ops/linear/linear_tiles.h"
+// one fused multiply-add per element and k, in the order of k. How the work is cut is in linear_tiles_cpu.h.
+#include "carousel/ops/linear/linear_tiles_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

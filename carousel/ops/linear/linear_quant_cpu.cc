@@ -2,11 +2,11 @@
 // y = x W^T + b over panels of q8 or q4. x is rounded to 8 bits in blocks of 32 along k, each with a scale of its own,
 // before q4 a power of two; the 32 products of a block are summed as integers, exactly, and one fused multiply-add per
 // block takes the sum, times both scales, into the element's chain in the order of k. How the work is cut is in
-// linear_tiles.h.
+// linear_tiles_cpu.h.
 //
 // Codes of weights are unsigned (q + 128, q + 8), as the dot instructions ask for; a block of x carries -128 and -8
 // times the sum of its codes, from which the integer sums start.
-#include "carousel/ops/linear/linear_tiles.h"
+#include "carousel/ops/linear/linear_tiles_cpu.h"
 #include "carousel/ops/linear/rounded_rows_cpu.h"
 
 #if defined(__SSE2__) && !defined(__AVX2__)

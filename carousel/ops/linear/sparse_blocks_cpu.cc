@@ -9,7 +9,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/cpu/vec.h"
 #include "carousel/ops/linear/rounded_rows_cpu.h"
-#include "carousel/ops/linear/sparse_linear.h"
+#include "carousel/ops/linear/sparse_linear_cpu.h"
 
 #if defined(__AVX512VNNI__)
 #define CAROUSEL_BYTE_EXPAND __attribute__((target("avx512vbmi2,popcnt")))

@@ -2,8 +2,8 @@
 // y = x W^T + b over the live weights alone. For one row of x lanes run along the 32 rows of a panel and each fetches
 // the x of its own column; for many, lanes run along the rows of x and a weight is broadcast. Either way an element of
 // y is the same chain: its live weights, columns ascending.
+#include "carousel/ops/linear/sparse_linear_cpu.h"
 #include "carousel/cpu/vec.h"
-#include "carousel/ops/linear/sparse_linear.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

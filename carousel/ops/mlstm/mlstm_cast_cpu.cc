@@ -3,7 +3,7 @@
 // with every result rounded to the type it has there. A task is one head of one sequence.
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/rounding.h"
-#include "carousel/ops/mlstm/mlstm.h"
+#include "carousel/ops/mlstm/mlstm_head_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -24,10 +24,10 @@ struct CastHead {
 
   int64_t dk() const { return args.cell.dims.dk; }
   int64_t dv() const { return args.cell.dims.dv; }
-  const float* q_row(int64_t row) const { return args.cell.q.data + row * args.cell.q.stride + h * dk(); }
-  const float* k_row(int64_t row) const { return args.cell.k.data + row * args.cell.k.stride + h * dk(); }
-  const float* v_row(int64_t row) const { return args.cell.v.data + row * args.cell.v.stride + h * dv(); }
-  float* out_row(int64_t row) const { return args.cell.out + (row * args.cell.dims.heads + h) * dv(); }
+  const float* q_row(int64_t row) const { return args.cell.q.f32() + row * args.cell.q.stride + h * dk(); }
+  const float* k_row(int64_t row) const { return args.cell.k.f32() + row * args.cell.k.stride + h * dk(); }
+  const float* v_row(int64_t row) const { return args.cell.v.f32() + row * args.cell.v.stride + h * dv(); }
+  float* out_row(int64_t row) const { return args.cell.out.f32() + (row * args.cell.dims.heads + h) * dv(); }
   float q_scale() const { return args.cell.dims.scale_keys ? 1.0f : scale(); }
   float k_scale() const { return args.cell.dims.scale_keys ? scale() : 1.0f; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(dk())); }
@@ -35,9 +35,9 @@ struct CastHead {
     const float cap = args.cell.dims.gate_soft_cap;
     return cap > 0 ? cap * tanh(set1(x / cap))[0] : x;
   }
-  float input_gate(int64_t row) const { return capped(args.cell.i_pre.data[row * args.cell.i_pre.stride + h]); }
+  float input_gate(int64_t row) const { return capped(args.cell.i_pre.f32()[row * args.cell.i_pre.stride + h]); }
   float log_forget(int64_t row) const {
-    const float f = capped(args.cell.f_pre.data[row * args.cell.f_pre.stride + h]);
+    const float f = capped(args.cell.f_pre.f32()[row * args.cell.f_pre.stride + h]);
     return gate((f < 0 ? f : 0.0f) - std::log1p(std::exp(-std::fabs(f))));
   }
 };
@@ -156,38 +156,68 @@ void chunk(CastHead* head, int64_t first_row, int64_t count) {
   head->m = m;
 }
 
+struct CastLayout {
+  ZeroStates zeros;
+  Sequence* sequences;  // [B]
+  int64_t chunk_rows, scratch_floats;
+  float* scratch;  // [threads, scratch_floats]
+};
+
+CastLayout lay_out(const Stream& stream, const ops::MlstmArgs& cell, Workspace& workspace) {
+  const int64_t rows = cell.seqs.rows();
+  CastLayout layout;
+  layout.zeros = take_zero_states(cell, workspace);
+  layout.sequences = workspace.take<Sequence>(cell.seqs.batch);
+  layout.chunk_rows = cell.dims.call_chunk < rows ? cell.dims.call_chunk : rows;
+  layout.scratch_floats = (4 * layout.chunk_rows + 2 * cell.dims.dk + 3 * cell.dims.dv + 15) / 16 * 16;
+  layout.scratch = workspace.take<float>(stream.threads() * layout.scratch_floats);
+  return layout;
+}
+
+/// Divides a thread's scratch memory among what a head needs.
+void give_scratch(CastHead* head, float* scratch, int64_t chunk_rows) {
+  float** const by_row[] = {&head->b, &head->i, &head->keep, &head->s};
+  float** const by_key[] = {&head->q, &head->k};
+  float** const by_value[] = {&head->num, &head->carried, &head->added};
+  for (float** part : by_row) {
+    *part = scratch;
+    scratch += chunk_rows;
+  }
+  for (float** part : by_key) {
+    *part = scratch;
+    scratch += head->dk();
+  }
+  for (float** part : by_value) {
+    *part = scratch;
+    scratch += head->dv();
+  }
+}
+
 }  // namespace
+
+int64_t cast_mlstm_workspace(const Stream& stream, const ops::CastMlstmArgs& args) {
+  Workspace counted;
+  lay_out(stream, args.cell, counted);
+  return counted.bytes();
+}
 
 void cast_mlstm(const Stream& stream, const ops::CastMlstmArgs& args) {
   const ops::MlstmArgs& cell = args.cell;
   const int64_t heads = cell.dims.heads, dk = cell.dims.dk, dv = cell.dims.dv, chunk_rows = cell.dims.call_chunk;
-  int64_t rows = 0;
-  for (int64_t s = 0; s < cell.batch; ++s) rows += cell.sequences[s].rows;
-  parallel_workers(stream, cell.batch * heads, rows * heads * dk * dv * 10, [&](int64_t worker, int64_t item) {
-    const ops::MlstmSequence& seq = cell.sequences[item / heads];
+  Workspace workspace(cell.workspace);
+  const CastLayout layout = lay_out(stream, cell, workspace);
+  layout.zeros.clear();
+  list_sequences(cell, layout.zeros.c, layout.zeros.n, layout.zeros.m, nullptr, nullptr, layout.sequences);
+  const int64_t work = cell.seqs.rows() * heads * dk * dv * 10;
+  parallel_workers(stream, cell.seqs.batch * heads, work, [&](int64_t worker, int64_t item) {
+    const Sequence& seq = layout.sequences[item / heads];
     if (seq.rows == 0) return;
-    const int64_t scratch_rows = chunk_rows < rows ? chunk_rows : rows;
     CastHead head(args);
     head.h = item % heads;
     head.c = seq.c + head.h * dk * dv;
     head.n = seq.n + head.h * dk;
     head.m = seq.m[head.h];
-    float* scratch = cell.scratch + worker * cell.scratch_floats;
-    float** const by_row[] = {&head.b, &head.i, &head.keep, &head.s};
-    for (float** part : by_row) {
-      *part = scratch;
-      scratch += scratch_rows;
-    }
-    float** const by_key[] = {&head.q, &head.k};
-    for (float** part : by_key) {
-      *part = scratch;
-      scratch += dk;
-    }
-    float** const by_value[] = {&head.num, &head.carried, &head.added};
-    for (float** part : by_value) {
-      *part = scratch;
-      scratch += dv;
-    }
+    give_scratch(&head, layout.scratch + worker * layout.scratch_floats, layout.chunk_rows);
     int64_t t = 0;
     for (; args.chunks && seq.rows > 1 && t + chunk_rows <= seq.rows; t += chunk_rows) {
       chunk(&head, seq.first_row + t, chunk_rows);

@@ -7,7 +7,7 @@
 #include "carousel/cpu/ahead.h"
 #include "carousel/cpu/matmul.h"
 #include "carousel/cpu/transpose.h"
-#include "carousel/ops/mlstm/mlstm_cpu.h"
+#include "carousel/ops/mlstm/mlstm_decays_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -15,62 +15,6 @@ namespace {
 // Rows of a tile. With AVX-512 eight are enough to keep the multipliers busy, and divide a chunk and most heads.
 constexpr int kRows = kLanes == 16 ? 8 : kTileRows;
 constexpr int64_t kPanel = kTileVecs * kLanes;  // columns of a panel of C or V
-
-/// Soft-capped i and log-sigmoid of f of a chunk's rows.
-struct Gates {
-  float i[kL];
-  float log_f[kL];
-};
-
-/// The decays of one chunk (xLSTM's stabilised chunkwise form): b is the running sum of log f, m_t the running maximum.
-struct Decays {
-  // log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b - m_t, u = i - b:
-  // in two floats each, because b may be huge (-1e4 per row) where the difference is not.
-  float t_hi[kL], t_lo[kL], u_hi[kL], u_lo[kL];
-  float carry[kL];  // e^(b_t + m - m_t): weight of the carried state in row t; then that over the row's denominator
-  float keep[kL];   // e^(b_L - b_j + i_j - m_next): weight of row j in the next state, 0 beyond the chunk
-  float m[kL];      // m_t
-  float state;      // e^(b_L + m - m_next)
-};
-
-inline void split(double x, float* hi, float* lo) {
-  *hi = static_cast<float>(x);
-  *lo = static_cast<float>(x - static_cast<double>(*hi));
-}
-
-void read_chunk_gates(const Head& head, int64_t first_row, int64_t count, Gates* gates) {
-  const ops::MlstmArgs& args = *head.args;
-  for (int64_t t = 0; t < kL; ++t) {
-    const int64_t row = first_row + (t < count ? t : 0);
-    gates->i[t] = args.i_pre.data[row * args.i_pre.stride + head.h];
-    gates->log_f[t] = args.f_pre.data[row * args.f_pre.stride + head.h];
-  }
-  activate_gates(gates->i, gates->log_f, kL, args.dims.gate_soft_cap);
-}
-
-void chunk_decays(const Gates& gates, int64_t count, float m_start, Decays* decays) {
-  double b[kL];
-  double sum_f = 0, m = m_start;
-  for (int64_t t = 0; t < count; ++t) {
-    sum_f += gates.log_f[t];
-    b[t] = sum_f;
-    m = m + gates.log_f[t] > gates.i[t] ? m + gates.log_f[t] : gates.i[t];
-    decays->m[t] = static_cast<float>(m);
-    split(b[t] - decays->m[t], &decays->t_hi[t], &decays->t_lo[t]);
-    split(gates.i[t] - b[t], &decays->u_hi[t], &decays->u_lo[t]);
-    decays->carry[t] = static_cast<float>(b[t] + m_start - decays->m[t]);
-  }
-  const double m_next = decays->m[count - 1];
-  for (int64_t j = 0; j < count; ++j) {
-    decays->keep[j] = static_cast<float>(sum_f - b[j] + gates.i[j] - m_next);
-  }
-  for (int64_t j = count; j < kL; ++j) decays->carry[j] = decays->keep[j] = -INFINITY;
-  for (int64_t j = 0; j < kL; j += kLanes) {
-    store(decays->carry + j, exp(load(decays->carry + j)));
-    store(decays->keep + j, exp(load(decays->keep + j)));
-  }
-  decays->state = decays->carry[count - 1];
-}
 
 /// The matrices of one chunk, packed: rows that are a power of two apart would share cache sets.
 struct Packed {
@@ -118,11 +62,11 @@ inline void prefetch_line(const float* p) { __builtin_prefetch(p); }
 /// Queries, and in `carried` [L] their products with the carried n.
 void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t count, float* carried) {
   constexpr int64_t kRowsAhead = 2;
-  const ops::MlstmArgs& args = *head.args;
+  const Call& args = *head.args;
   const int64_t dk = args.dims.dk, stride = args.q.stride;
   const Vec scale = set1(scales(args.dims).q);
   for (int64_t t = 0; t < count; ++t) {
-    const float* q = args.q.data + (first_row + t) * stride + head.h * dk;  // [Dk]
+    const float* q = args.q.f32() + (first_row + t) * stride + head.h * dk;  // [Dk]
     const float* later = t + kRowsAhead < count ? q + kRowsAhead * stride : q;
     float* packed = p.q + t * p.q_stride;  // [Dk]
     Vec dot[2] = {};
@@ -169,10 +113,10 @@ CAROUSEL_INLINE void pack_key_columns(const float* k, int64_t stride, int64_t la
 
 /// Keys, and n'.
 void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t first_row, int64_t count) {
-  const ops::MlstmArgs& args = *head.args;
+  const Call& args = *head.args;
   const int64_t dk = args.dims.dk, stride = args.k.stride;
   const float scale = scales(args.dims).k;
-  const float* k = args.k.data + first_row * stride + head.h * dk;  // [count, Dk]
+  const float* k = args.k.f32() + first_row * stride + head.h * dk;  // [count, Dk]
   for (int64_t d = 0; d < dk; d += kLanes) {
     const int64_t lanes = dk - d < kLanes ? dk - d : kLanes;
     if (d % kLineFloats == 0 && d + kLineFloats < dk) {
@@ -234,11 +178,11 @@ void weigh_keys(const Packed& p, int64_t dk, const Decays& decays) {
 
 /// What chunks at `first_row` begin with.
 RowsAhead rows_ahead(const Head& head, int64_t first_row, int64_t rows) {
-  const ops::MlstmArgs& args = *head.args;
+  const Call& args = *head.args;
   const int64_t dk = args.dims.dk, dv = args.dims.dv;
   RowsAhead ahead(rows);
   const auto add = [&](const View& view, int64_t first, int64_t width) {
-    ahead.add(view.data + first_row * view.stride + first, view.stride, width);
+    ahead.add(view.f32() + first_row * view.stride + first, view.stride, width);
   };
   add(args.i_pre, head.h, 1);
   add(args.f_pre, head.h, 1);
@@ -259,10 +203,19 @@ struct Chunk {
   int64_t panels() const { return (head->width - 1) / kPanel + 1; }
   const float* v(int64_t panel) const {  // [count, kPanel], rows of v
     const View& all = head->args->v;
-    return all.data + first_row * all.stride + head->h * head->args->dims.dv + head->first_column + panel * kPanel;
+    return all.f32() + first_row * all.stride + head->h * head->args->dims.dv + head->first_column + panel * kPanel;
   }
   float* state(int64_t panel) const { return head->c + panel * kPanel; }  // [Dk, kPanel], Dv apart
 };
+
+/// Floats of scratch memory one thread needs: a panel of values, a chunk's queries, keys and scores, C, and n at the
+/// end.
+constexpr int64_t chunk_scratch_floats(int64_t dk, int64_t dv) {
+  constexpr int64_t kWidestPanel = 64;
+  const int64_t columns = (dv + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
+  const int64_t q = kL * (dk + 32), k = kL * dk, s = kL * kL, values = kL * kWidestPanel;
+  return (values + q + k + s + (dk + 2) * columns + dk + 64 + 15) / 16 * 16;
+}
 
 /// All but the panels: queries, keys, the weights of the values, n and m.
 void prepare_chunk(Head* head, Chunk* chunk) {
@@ -376,7 +329,7 @@ void chunk_panel(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) 
   const Head& head = *chunk.head;
   const ops::MlstmDims& dims = head.args->dims;
   const int64_t out_stride = dims.heads * dims.dv, width = head.width - i * kPanel;
-  float* out = head.args->out + chunk.first_row * out_stride + head.h * dims.dv + head.first_column + i * kPanel;
+  float* out = head.args->out.f32() + chunk.first_row * out_stride + head.h * dims.dv + head.first_column + i * kPanel;
   const Panel panel = {values, chunk.p.c + i * chunk.p.c_stride, out, out_stride, width};
   for (int64_t t = 0; t < chunk.count; ++t) {
     copy_to_panel(chunk.v(i) + t * head.args->v.stride, width, values + t * kPanel);

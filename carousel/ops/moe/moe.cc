@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+// A mixture of experts: rows grouped by expert, and the products of each group.
 #include "carousel/ops/moe/moe.h"
 
 #include <algorithm>
 
-#include "carousel/ops/gate/gate.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/gate/gate_cpu.h"
 #include "carousel/ops/linear/linear.h"
+#include "carousel/ops/moe/moe_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::ops {
@@ -33,6 +36,7 @@ Groups group_rows(Ctx& ctx, const MoeRoutes& routes, int64_t experts) {
   const int64_t count = routes.experts.count();
   const Groups groups{ctx.arena.zeros({experts}, DType::kI32), ctx.arena.empty({count}, DType::kI32)};
   const int32_t* chosen = routes.experts.i32();  // [N * k]
+  if (chosen == nullptr) return groups;          // on meta nobody is chosen
   int32_t* ends = groups.ends.i32();
   for (int64_t slot = 0; slot < count; ++slot) {
     if (chosen[slot] < 0 || chosen[slot] >= experts) {
@@ -57,15 +61,15 @@ Groups group_rows(Ctx& ctx, const MoeRoutes& routes, int64_t experts) {
 void run_expert(Ctx& ctx, const MoeExpert& expert, const Tensor& x, const MoeRoutes& routes, const int32_t* slots,
                 int64_t count, const Buffers& buffers, const Tensor& y) {
   const int64_t rows = x.dim(0), width = x.dim(1), hidden = expert.gate.rows();
-  MoeRowsArgs args = {x.f32(), buffers.x.f32(), slots, routes.weights.f32(), count, width, routes.experts.dim(1)};
+  MoeRowsArgs args = {view(x), view(buffers.x), slots, view(routes.weights), count, width, routes.experts.dim(1)};
   if (count < rows) kernels::moe_gather(ctx.stream, args);
   const Tensor in = count < rows ? buffers.x.rows(0, count) : x;  // every row in its order: nothing to gather
   const Tensor gate_up = buffers.gate_up.rows(0, count);
   linear_into(ctx, in, {&expert.gate, &expert.up}, gate_up, buffers.packed);
-  kernels::swiglu(ctx.stream, gated_unit_args(ctx, gate_up.f32(), buffers.hidden.f32(), count, hidden));
+  kernels::gated_unit(ctx.stream, gated_unit_args(ctx, view(gate_up), view(buffers.hidden), count, hidden));
   linear_into(ctx, buffers.hidden.rows(0, count), {&expert.down}, buffers.y.rows(0, count), buffers.packed);
-  args.from = buffers.y.f32();
-  args.to = y.f32();
+  args.from = view(buffers.y);
+  args.to = view(y);
   kernels::moe_scatter(ctx.stream, args);
 }
 
@@ -87,8 +91,8 @@ MoeRoutes moe_route(Ctx& ctx, const Tensor& logits, const MoeRouting& routing) {
   if (rows == 0) return routes;
   const Tensor scores = ctx.arena.empty({rows, experts});
   kernels::moe_route(ctx.stream,
-                     {logits.f32(), biased ? routing.expert_bias.f32() : nullptr, scores.f32(), routes.experts.i32(),
-                      routes.weights.f32(), rows, experts, routing.top_k, routing.normalise, routing.scale});
+                     {view(logits), biased ? routing.expert_bias.f32() : nullptr, view(scores), routes.experts.i32(),
+                      view(routes.weights), rows, experts, routing.top_k, routing.normalise, routing.scale});
   return routes;
 }
 
@@ -110,7 +114,7 @@ Tensor moe_experts(Ctx& ctx, const Tensor& x, const MoeRoutes& routes, std::span
       ctx.arena.empty({group, width}), ctx.arena.empty({packed_count(group, std::max(width, hidden))}),
       ctx.arena.empty({group, 2 * hidden}), ctx.arena.empty({group, hidden}), ctx.arena.empty({group, width})};
   int64_t begin = 0;
-  for (size_t e = 0; e < experts.size(); ++e) {
+  for (size_t e = 0; e < experts.size() && groups.ends.raw() != nullptr; ++e) {
     const int64_t end = groups.ends.i32()[e];
     for (; begin < end; begin += group) {
       run_expert(ctx, experts[e], x, routes, groups.slots.i32() + begin, std::min(group, end - begin), buffers, y);

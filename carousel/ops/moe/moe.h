@@ -5,7 +5,6 @@
 
 #include <span>
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
 #include "carousel/ops/weight/weight.h"
 
@@ -42,27 +41,4 @@ struct MoeExpert {
 /// N may be 0.
 Tensor moe_experts(Ctx& ctx, const Tensor& x, const MoeRoutes& routes, std::span<const MoeExpert> experts);
 
-struct MoeRouteArgs {
-  const float* logits;  // [N, E]
-  const float* bias;    // [E] or null
-  float* scores;        // [N, E] scratch
-  int32_t* experts;     // [N, k]
-  float* weights;       // [N, k]
-  int64_t rows, count, top_k;
-  bool normalise;
-  float scale;
-};
-/// Rows of one expert, copied together or added to where they came from.
-struct MoeRowsArgs {
-  const float* from;     // [*, D] rows to copy, or [count, D] rows to add
-  float* to;             // [count, D] copies, or [*, D] sums
-  const int32_t* slots;  // [count] slot n * k + i: row n, its i-th choice
-  const float* weights;  // [N, k]
-  int64_t count, width, top_k;
-};
-
 }  // namespace carousel::ops
-
-KERNEL(moe_route, ops::MoeRouteArgs);
-KERNEL(moe_gather, ops::MoeRowsArgs);
-KERNEL(moe_scatter, ops::MoeRowsArgs);

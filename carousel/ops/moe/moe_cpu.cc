@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Routing, and moving rows to and from an expert. A row is one item: its expressions never meet another row's.
-#include "carousel/ops/moe/moe.h"
+#include "carousel/ops/moe/moe_cpu.h"
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/vec.h"
@@ -34,15 +34,15 @@ void sort_ascending(int32_t* values, int64_t count) {
 }
 
 void route_row(const ops::MoeRouteArgs& args, int64_t n) {
-  const float* logits = args.logits + n * args.count;  // [E]
-  float* s = args.scores + n * args.count;             // [E]
+  const float* logits = args.logits.f32() + n * args.logits.stride;  // [E]
+  float* s = args.scores.f32() + n * args.scores.stride;             // [E]
   int64_t e = 0;
   for (; e + kLanes <= args.count; e += kLanes) store(s + e, sigmoid(load(logits + e)));
   if (const int64_t rest = args.count - e; rest > 0)
     store_partial(s + e, sigmoid(load_partial(logits + e, rest)), rest);
 
-  int32_t* chosen = args.experts + n * args.top_k;  // [k]
-  float* weights = args.weights + n * args.top_k;   // [k]
+  int32_t* chosen = args.experts + n * args.top_k;       // [k]
+  float* weights = args.weights.f32() + n * args.top_k;  // [k]
   choose(s, args.bias, args.count, args.top_k, chosen);
   sort_ascending(chosen, args.top_k);
   float sum = 0;
@@ -64,7 +64,7 @@ void moe_route(const Stream& stream, const ops::MoeRouteArgs& args) {
 void moe_gather(const Stream& stream, const ops::MoeRowsArgs& args) {
   parallel_ranges(stream, args.count, args.width, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      std::memcpy(args.to + i * args.width, args.from + args.slots[i] / args.top_k * args.width,
+      std::memcpy(args.to.f32() + i * args.width, args.from.f32() + args.slots[i] / args.top_k * args.from.stride,
                   sizeof(float) * static_cast<size_t>(args.width));
     }
   });
@@ -73,9 +73,9 @@ void moe_gather(const Stream& stream, const ops::MoeRowsArgs& args) {
 void moe_scatter(const Stream& stream, const ops::MoeRowsArgs& args) {
   parallel_ranges(stream, args.count, args.width * 2, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Vec weight = set1(args.weights[args.slots[i]]);
-      const float* from = args.from + i * args.width;                 // [D]
-      float* to = args.to + args.slots[i] / args.top_k * args.width;  // [D]
+      const Vec weight = set1(args.weights.f32()[args.slots[i]]);
+      const float* from = args.from.f32() + i * args.width;                     // [D]
+      float* to = args.to.f32() + args.slots[i] / args.top_k * args.to.stride;  // [D]
       int64_t j = 0;
       for (; j + kLanes <= args.width; j += kLanes) store(to + j, fma(weight, load(from + j), load(to + j)));
       if (const int64_t rest = args.width - j; rest > 0) {

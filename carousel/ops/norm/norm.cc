@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+// The norms: checks, and the calls of the kernels.
 #include "carousel/ops/norm/norm.h"
+
+#include "carousel/core/error.h"
+#include "carousel/ops/norm/norm_cpu.h"
 
 namespace carousel::ops {
 namespace {
@@ -11,16 +15,21 @@ const float* parameter(const char* where, const char* name, const Tensor& tensor
   return tensor.f32();
 }
 
+NormArgs norm_args(const char* where, const Norm& norm, int64_t width) {
+  return {norm.kind, norm.eps, parameter(where, "weight", norm.weight, width), norm.weight_offset,
+          parameter(where, "bias", norm.bias, width)};
+}
+
 bool casts(const Numerics& numerics) {
   return numerics.activations != DType::kF32 || numerics.gates != DType::kF32 || numerics.norm != Numerics::Norm{};
 }
 
-}  // namespace
-
-Tensor around_one(const Tensor& weight) {
-  for (int64_t i = 0; weight.raw() != nullptr && i < weight.count(); ++i) weight.f32()[i] += 1.0f;
-  return weight;
+void run_cast(Ctx& ctx, const HeadNormArgs& head, View y, View sum) {
+  const Numerics& numerics = ctx.numerics;
+  kernels::cast_norm(ctx.stream, {head, y, sum, numerics.norm, numerics.activations, numerics.gates});
 }
+
+}  // namespace
 
 AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
   constexpr const char* kWhere = "ops::add_norm";
@@ -31,8 +40,7 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
     check_shape(kWhere, "y", y, {rows, width});
     check_dtype(kWhere, "y", y, DType::kF32);
   }
-  const float* weight = parameter(kWhere, "weight", norm.weight, width);
-  const float* bias = parameter(kWhere, "bias", norm.bias, width);
+  const NormArgs parameters = norm_args(kWhere, norm, width);
 
   AddNorm out;
   out.sum = y.defined() ? ctx.arena.empty({rows, width}) : x;
@@ -43,20 +51,17 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
     out.normed = ctx.arena.empty({rows, width});
   }
   if (rows == 0 || width == 0) return out;
+  const View added = y.defined() ? view(y) : View();
   if (casts(ctx.numerics)) {
-    const HeadNormArgs args = {
-        x.f32(), {},    {},        nullptr, HeadGate::Kind::kNone, out.normed.f32(), weight, bias, rows,
-        1,       width, norm.kind, norm.eps};
-    kernels::cast_norm(ctx.stream, {args, y.defined() ? y.f32() : nullptr, out.sum.f32(), ctx.numerics.norm,
-                                    ctx.numerics.activations, ctx.numerics.gates});
-    return out;
+    run_cast(ctx, {view(x), {}, {}, nullptr, NormGate::Kind::kNone, view(out.normed), parameters, rows, 1, width},
+             added, view(out.sum));
+  } else {
+    kernels::add_norm(ctx.stream, {view(x), added, view(out.sum), view(out.normed), parameters, rows, width});
   }
-  kernels::add_norm(ctx.stream, {x.f32(), y.defined() ? y.f32() : nullptr, out.sum.f32(), out.normed.f32(), weight,
-                                 bias, rows, width, norm.kind, norm.eps});
   return out;
 }
 
-Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, const HeadGate& gate) {
+Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, const NormGate& gate) {
   constexpr const char* kWhere = "ops::head_norm";
   check_shape(kWhere, "h", h, {-1, -1});
   check_dtype(kWhere, "h", h, DType::kF32);
@@ -65,33 +70,22 @@ Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, con
     fail(ErrorKind::kShape, "{}: h is {}, expected a last dimension that is a multiple of {} heads", kWhere,
          h.shape().str(), heads);
   }
-  const bool gated = gate.kind != HeadGate::Kind::kNone;
-  if (gated && gate.pre.stride < width) {
-    fail(ErrorKind::kShape, "{}: the gate has row stride {}, expected at least {}", kWhere, gate.pre.stride, width);
-  }
-  const bool skips = gate.skip.data != nullptr;
-  if (skips && gate.skip.stride < width) {
-    fail(ErrorKind::kShape, "{}: skip has row stride {}, expected at least {}", kWhere, gate.skip.stride, width);
-  }
+  const bool gated = gate.kind != NormGate::Kind::kNone, skips = gate.skip.defined();
+  if (gated) check_columns(kWhere, "the gate", gate.pre, rows, width);
+  if (skips) check_columns(kWhere, "skip", gate.skip, rows, width);
   if (skips) check_shape(kWhere, "skip_weight", gate.skip_weight, {width});
   const float* skip_weight = skips ? parameter(kWhere, "skip_weight", gate.skip_weight, width) : nullptr;
-  const float* weight = parameter(kWhere, "weight", norm.weight, width);
-  const float* bias = parameter(kWhere, "bias", norm.bias, width);
+  const NormArgs parameters = norm_args(kWhere, norm, width);
   Tensor out = ctx.arena.empty({rows, width});
   if (rows == 0 || width == 0) return out;
-  const HeadNormArgs args = {h.f32(), gate.pre, gate.skip, skip_weight,   gate.kind, out.f32(), weight,
-                             bias,    rows,     heads,     width / heads, norm.kind, norm.eps};
+  const HeadNormArgs args = {view(h),    view(gate.pre), view(gate.skip), skip_weight,  gate.kind, view(out),
+                             parameters, rows,           heads,           width / heads};
   if (casts(ctx.numerics)) {
-    kernels::cast_norm(ctx.stream,
-                       {args, nullptr, nullptr, ctx.numerics.norm, ctx.numerics.activations, ctx.numerics.gates});
+    run_cast(ctx, args, {}, {});
   } else {
     kernels::head_norm(ctx.stream, args);
   }
   return out;
-}
-
-Tensor gated_head_norm(Ctx& ctx, const Tensor& h, View o_pre, int64_t heads, const Norm& norm) {
-  return head_norm(ctx, h, heads, norm, {HeadGate::Kind::kSigmoid, o_pre, {}, {}});
 }
 
 }  // namespace carousel::ops

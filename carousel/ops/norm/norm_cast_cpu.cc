@@ -3,7 +3,6 @@
 // there. Moments are summed in f64, so that what is rounded is the value itself.
 #include "carousel/ops/norm/norm_cast_cpu.h"
 #include "carousel/cpu/divide.h"
-#include "carousel/ops/norm/norm.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -13,16 +12,16 @@ constexpr int64_t kWorkPerElement = 64;
 inline float sigmoid1(float x) { return sigmoid(set1(x))[0]; }
 
 void gate_head(const ops::CastNormArgs& args, int64_t n, int64_t first, float* out) {
-  const ops::HeadNormArgs& norm = args.norm;
+  const ops::HeadNormArgs& head = args.head;
   const Rounding round(args.activations), gate_round(args.gates);
-  for (int64_t j = 0; j < norm.dv; ++j) {
-    if (norm.skip.data != nullptr) {
-      const float skip = round(norm.skip_weight[first + j] * norm.skip.data[n * norm.skip.stride + first + j]);
+  for (int64_t j = 0; j < head.dv; ++j) {
+    if (head.skip.data != nullptr) {
+      const float skip = round(head.skip_weight[first + j] * head.skip.f32()[n * head.skip.stride + first + j]);
       out[j] = round(out[j] + skip);
     }
-    if (norm.gate == ops::HeadGate::Kind::kNone) continue;
-    const float pre = norm.pre.data[n * norm.pre.stride + first + j];
-    const float gate = norm.gate == ops::HeadGate::Kind::kSigmoid ? sigmoid1(pre) : pre * sigmoid1(pre);
+    if (head.gate == ops::NormGate::Kind::kNone) continue;
+    const float pre = head.pre.f32()[n * head.pre.stride + first + j];
+    const float gate = head.gate == ops::NormGate::Kind::kSigmoid ? sigmoid1(pre) : pre * sigmoid1(pre);
     out[j] = round(gate_round(gate) * out[j]);
   }
 }
@@ -30,22 +29,25 @@ void gate_head(const ops::CastNormArgs& args, int64_t n, int64_t first, float* o
 }  // namespace
 
 void cast_norm(const Stream& stream, const ops::CastNormArgs& args) {
-  const ops::HeadNormArgs& norm = args.norm;
-  const int64_t width = norm.heads * norm.dv;
+  const ops::HeadNormArgs& head = args.head;
+  const int64_t width = head.heads * head.dv;
   const Rounding round(args.activations);
-  parallel_ranges(stream, norm.rows, width * kWorkPerElement, [&](int64_t begin, int64_t end) {
+  parallel_ranges(stream, head.rows, width * kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const float* x = norm.h + n * width;
-      if (args.y != nullptr) {
-        for (int64_t j = 0; j < width; ++j) args.sum[n * width + j] = round(x[j] + args.y[n * width + j]);
-        x = args.sum + n * width;
+      const float* x = head.h.f32() + n * head.h.stride;  // [width]
+      if (args.y.data != nullptr) {
+        float* sum = args.sum.f32() + n * args.sum.stride;  // [width]
+        const float* y = args.y.f32() + n * args.y.stride;  // [width]
+        for (int64_t j = 0; j < width; ++j) sum[j] = round(x[j] + y[j]);
+        x = sum;
       }
-      if (norm.kind == ops::Norm::Kind::kNone && norm.out == args.sum) continue;
-      for (int64_t first = 0; first < width; first += norm.dv) {
-        float* out = norm.out + n * width + first;
-        const float* weight = norm.weight == nullptr ? nullptr : norm.weight + first;
-        const float* bias = norm.bias == nullptr ? nullptr : norm.bias + first;
-        cast_norm_row({norm.kind, norm.eps, args.rule, args.activations}, x + first, weight, bias, norm.dv, out);
+      if (head.norm.kind == ops::Norm::Kind::kNone && head.out.data == args.sum.data) continue;
+      for (int64_t first = 0; first < width; first += head.dv) {
+        float* out = head.out.f32() + n * head.out.stride + first;
+        CastNorm norm = {head.norm, args.rule, args.activations};
+        if (norm.args.weight != nullptr) norm.args.weight += first;
+        if (norm.args.bias != nullptr) norm.args.bias += first;
+        cast_norm_row(norm, x + first, head.dv, out);
         gate_head(args, n, first, out);
       }
     }

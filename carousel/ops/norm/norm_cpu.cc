@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The norms, one row at a time: moments over a row are summed in one fixed order, so a row never depends on the others.
+#include "carousel/ops/norm/norm_cpu.h"
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/vec.h"
-#include "carousel/ops/norm/norm.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -32,20 +32,23 @@ struct Affine {
   float shift, scale;  // normed = (x - shift) * scale
 };
 
-inline Affine row_statistics(const float* x, int64_t width, ops::Norm::Kind kind, float eps) {
+inline Affine row_statistics(const float* x, int64_t width, const ops::NormArgs& norm) {
   const auto count = static_cast<float>(width);
-  if (kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
-  const float mean = kind == ops::Norm::Kind::kLayer ? moment<false>(x, width, 0.0f) / count : 0.0f;
+  if (norm.kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
+  const float mean = norm.kind == ops::Norm::Kind::kLayer ? moment<false>(x, width, 0.0f) / count : 0.0f;
   // From the deviations: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
   const float variance = moment<true>(x, width, mean) / count;
-  return {mean, 1.0f / std::sqrt(variance + eps)};
+  return {mean, 1.0f / std::sqrt(variance + norm.eps)};
 }
 
-inline Vec apply(Vec x, Affine row, const float* weight, const float* bias, int64_t j, int64_t count) {
+inline Vec apply(Vec x, Affine row, const ops::NormArgs& norm, int64_t j, int64_t count) {
   Vec v = (x - set1(row.shift)) * set1(row.scale);
   const bool full = count >= kLanes;
-  if (weight != nullptr) v = v * (full ? load(weight + j) : load_partial(weight + j, count));
-  if (bias != nullptr) v = v + (full ? load(bias + j) : load_partial(bias + j, count));
+  if (norm.weight != nullptr) {
+    const Vec weight = full ? load(norm.weight + j) : load_partial(norm.weight + j, count);
+    v = v * (norm.weight_offset != 0 ? weight + set1(norm.weight_offset) : weight);
+  }
+  if (norm.bias != nullptr) v = v + (full ? load(norm.bias + j) : load_partial(norm.bias + j, count));
   return v;
 }
 
@@ -56,18 +59,18 @@ inline void add_row(const float* x, const float* y, float* out, int64_t width) {
 }
 
 inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
-  const Affine row = row_statistics(x, args.width, args.kind, args.eps);
+  const Affine row = row_statistics(x, args.width, args.norm);
   int64_t j = 0;
   for (; j + kLanes <= args.width; j += kLanes) {
-    store(out + j, apply(load(x + j), row, args.weight, args.bias, j, kLanes));
+    store(out + j, apply(load(x + j), row, args.norm, j, kLanes));
   }
   if (const int64_t rest = args.width - j; rest > 0) {
-    store_partial(out + j, apply(load_partial(x + j, rest), row, args.weight, args.bias, j, rest), rest);
+    store_partial(out + j, apply(load_partial(x + j, rest), row, args.norm, j, rest), rest);
   }
 }
 
-inline Vec gated(Vec normed, Vec pre, ops::HeadGate::Kind kind) {
-  if (kind == ops::HeadGate::Kind::kSigmoid) return sigmoid(pre) * normed;
+inline Vec gated(Vec normed, Vec pre, ops::NormGate::Kind kind) {
+  if (kind == ops::NormGate::Kind::kSigmoid) return sigmoid(pre) * normed;
   return (pre * sigmoid(pre)) * normed;
 }
 
@@ -75,18 +78,18 @@ inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? loa
 
 inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
   const int64_t first = h * args.dv;
-  const float* x = args.h + n * args.heads * args.dv + first;  // [Dv]
-  float* out = args.out + n * args.heads * args.dv + first;    // [Dv]
-  const Affine row = row_statistics(x, args.dv, args.kind, args.eps);
+  const float* x = args.h.f32() + n * args.h.stride + first;  // [Dv]
+  float* out = args.out.f32() + n * args.out.stride + first;  // [Dv]
+  const Affine row = row_statistics(x, args.dv, args.norm);
   for (int64_t j = 0; j < args.dv; j += kLanes) {
     const int64_t count = args.dv - j;
-    Vec v = apply(load_at(x + j, count), row, args.weight, args.bias, first + j, count);
+    Vec v = apply(load_at(x + j, count), row, args.norm, first + j, count);
     if (args.skip.data != nullptr) {
-      const Vec skip = load_at(args.skip.data + n * args.skip.stride + first + j, count);
+      const Vec skip = load_at(args.skip.f32() + n * args.skip.stride + first + j, count);
       v = fma(load_at(args.skip_weight + first + j, count), skip, v);
     }
-    if (args.gate != ops::HeadGate::Kind::kNone) {
-      v = gated(v, load_at(args.pre.data + n * args.pre.stride + first + j, count), args.gate);
+    if (args.gate != ops::NormGate::Kind::kNone) {
+      v = gated(v, load_at(args.pre.f32() + n * args.pre.stride + first + j, count), args.gate);
     }
     if (count >= kLanes) {
       store(out + j, v);
@@ -101,9 +104,11 @@ inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      float* sum_n = args.sum + n * args.width;
-      if (args.y != nullptr) add_row(args.x + n * args.width, args.y + n * args.width, sum_n, args.width);
-      if (args.kind != ops::Norm::Kind::kNone) norm_row(args, sum_n, args.normed + n * args.width);
+      float* sum_n = args.sum.f32() + n * args.sum.stride;  // [D]
+      if (args.y.data != nullptr) {
+        add_row(args.x.f32() + n * args.x.stride, args.y.f32() + n * args.y.stride, sum_n, args.width);
+      }
+      if (args.norm.kind != ops::Norm::Kind::kNone) norm_row(args, sum_n, args.normed.f32() + n * args.normed.stride);
     }
   });
 }

@@ -1,65 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sLSTM recurrence on CPUs. All sequences of a group advance in step: a tile of rows is multiplied with a panel of
-// the head's matrix, which stays in cache, and the sums, all four gates of 16 elements, advance those elements at once.
-// From step to step y, c, n and m go through a small buffer: those of the caller lie far apart, often in the same
-// cache sets.
-// An element's sum is one chain over the head's inputs in any tile, so groups, slices and cuts change no bit.
+// the head's matrix, which stays in cache (slstm_tile_cpu.h), and the sums, all four gates of 16 elements, advance
+// those elements at once. From step to step y, c, n and m go through a small buffer: those of the caller lie far apart,
+// often in the same cache sets.
+#include "carousel/ops/slstm/slstm_cpu.h"
+
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/matmul.h"
-#include "carousel/ops/slstm/slstm.h"
+#include "carousel/ops/slstm/slstm_tile_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
-
-constexpr int64_t kElements = ops::kSlstmElements;
-constexpr int64_t kPanel = ops::kSlstmPanel;
-constexpr int64_t kPiece = ops::kSlstmPiece;
-constexpr int kGates = 4;
-
-// A tile is up to kRows rows of y by V vectors of P pieces: its sums fill the registers, but for the operands of their
-// multiply-adds, so that one pass over a panel does for as many rows as possible. Of few rows it takes more vectors, of
-// two panels even, to have enough chains of multiply-adds.
-struct TileShape {
-  int pieces, vecs;
-};
-constexpr int kPanelPieces = static_cast<int>(kPanel / kPiece);
-#if defined(__AVX512F__)
-constexpr int kRows = static_cast<int>(ops::kSlstmTileRows);
-constexpr int kPairRows = 2;  // up to which a tile takes two panels
-constexpr TileShape tile_shape(int rows) { return {rows <= 6 ? 2 : 1, 2}; }
-#else
-constexpr int kRows = 3;
-constexpr int kPairRows = 0;
-constexpr TileShape tile_shape(int rows) {
-  if (rows == 1) return kLanes == 4 ? TileShape{1, 8} : TileShape{2, 4};
-#if !defined(__AVX2__) && !defined(CAROUSEL_NEON)
-  if (rows == 3) return {1, 2};  // of sixteen registers a product takes one too, where it is not added at once
-#endif
-  return {1, 4};
-}
-#endif
-
-/// Sequences first, first + args->groups, ...; their places in the scratch memory follow each other from `place` on.
-struct Group {
-  const ops::SlstmArgs* args;
-  int64_t first, count, place;
-
-  const ops::SlstmSequence& sequence(int64_t r) const { return args->sequences[first + r * args->groups]; }
-  /// y of head h, [dh], after step t; t is -1 before the first. Rows are ops::slstm_y_stride apart.
-  float* y(int64_t r, int64_t h, int64_t t) const {
-    const int64_t row = ((t + 2) % 2 * args->dims.heads + h) * args->batch + place + r;
-    return args->y + row * ops::slstm_y_stride(args->dims);
-  }
-  /// c, n and m of the elements of panel q of head h between steps: [3, kElements].
-  float* cells(int64_t r, int64_t h, int64_t q) const {
-    return args->cells + ((h * args->panels + q) * args->batch + place + r) * 3 * kElements;
-  }
-};
-
-Group group_of(const ops::SlstmArgs& args, int64_t first) {
-  const int64_t whole = args.batch / args.groups, rest = args.batch % args.groups;
-  return {&args, first, whole + (first < rest ? 1 : 0), first * whole + (first < rest ? first : rest)};
-}
 
 struct Cell {
   Vec y, c, n, m;
@@ -85,147 +35,12 @@ CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_
   return next;
 }
 
-/// Asks for the inputs of one row and the place of its result: too far from the last step's for the hardware to
-/// foresee. Into the second level: R would push them out of the first.
-CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t h, int64_t q, int64_t r, int64_t t) {
-  const ops::SlstmDims& dims = group.args->dims;
-  const int64_t width = dims.heads * dims.dh, row = group.sequence(r).first_row + t, at = h * dims.dh + q * kElements;
-  const float* wx = group.args->wx + row * 4 * width + at;
-#pragma GCC unroll 4
-  for (int g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 2);
-  __builtin_prefetch(group.args->out + row * width + at, 0, 2);
-}
-
-template <int R, int P, int V>
-struct Sums {
-  Vec at[R][P][V];
-};
-
-/// Up to so many rows reading R takes longer than the multiply-adds. Loads then run ahead farther than prefetches could
-/// ask for, the more so the fewer instructions are between them.
-constexpr int kReadingRows = kLanes == 16 ? 4 : 2;
-/// Of sixteen registers a tile of three rows by four vectors leaves four, for its rows' inputs and one vector of R.
-constexpr bool holds_rows(int rows) { return rows == 3 && tile_shape(rows).vecs == 4; }
-
-/// sums += inputs 0..count of R rows of y, `stride` apart, times V vectors of P pieces, `piece` floats apart. Meanwhile
-/// `ahead`, laid out as w is, is fetched into the first level of cache.
-template <int R, int P, int V>
-CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t stride, const float* w, int64_t piece,
-                              int64_t count, const float* ahead) {
-  const float *y4 = y + 4 * stride, *y8 = y + 8 * stride;  // of sixteen registers twelve cannot point to rows
-  const int64_t stride3 = 3 * stride;
-  const auto step_holding_rows = [&]() __attribute__((always_inline)) {
-    Vec y_k[R];
-#pragma GCC unroll 3
-    for (int r = 0; r < R; ++r) y_k[r] = set1(y[r * stride]);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Vec w_k = load(w + v * kLanes);
-      if (v * kLanes % 16 == 0) __builtin_prefetch(ahead + v * kLanes, 0, 3);
-#pragma GCC unroll 3
-      for (int r = 0; r < R; ++r) sums.at[r][0][v] = fma(y_k[r], w_k, sums.at[r][0][v]);
-    }
-    y += 1;
-    w += kPiece;
-    ahead += kPiece;
-  };
-  const auto step = [&]() __attribute__((always_inline)) {
-    Vec w_k[P][V];
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        w_k[p][v] = load(w + p * piece + v * kLanes);
-        if (R > kReadingRows && v * kLanes % 16 == 0) __builtin_prefetch(ahead + p * piece + v * kLanes, 0, 3);
-      }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const float* base = r < 4 ? y : r < 8 ? y4 : y8;
-      const Vec y_k = set1(base[r % 4 == 3 ? stride3 : r % 4 * stride]);
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums.at[r][p][v] = fma(y_k, w_k[p][v], sums.at[r][p][v]);
-      }
-    }
-    y += 1;
-    y4 += 1;
-    y8 += 1;
-    w += kPiece;
-    ahead += kPiece;
-  };
-  if constexpr (holds_rows(R)) {
-    for (int64_t k = 0; k < count; ++k) step_holding_rows();
-  } else if (R == 1 || R > kReadingRows) {
-    for (int64_t k = 0; k < count; ++k) step();
-  } else {
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < count; ++k) step();
-  }
-}
-
-/// Parts in which a tile goes through a piece: while it multiplies with one it fetches the next, and what a row needs.
-constexpr int kParts = 8;
-
-/// raw[p * R + i] = the products of rows r + i < r + R of the group with panel q + p of head h, p < N, at step t.
-/// `next` is the panel that will be needed after them.
-template <int R, int N>
-void multiply_tile(const Group& group, const float* panel, const float* next, int64_t h, int64_t q, int64_t r,
-                   int64_t t, float (*raw)[kPanel]) {
-  constexpr int P = tile_shape(R).pieces * N, V = tile_shape(R).vecs;
-  const int64_t dh = group.args->dims.dh, stride = ops::slstm_y_stride(group.args->dims);
-  const float* y = group.y(r, h, t - 1);
-  int64_t asked = 0;
-  for (int first = 0; first < N * kPanel; first += P * V * kLanes) {
-    const float* w = panel + first / kPiece * dh * kPiece + first % kPiece;
-    const int after = first + P * V * kLanes;
-    const float* following = after == N * kPanel ? next : panel + after / kPiece * dh * kPiece + after % kPiece;
-    Sums<R, P, V> sums = {};
-    for (int64_t part = 0; part < kParts; ++part) {
-      if (asked < N * R) {
-        prefetch_row(group, h, q + asked / R, r + asked % R, t);
-        ++asked;
-      }
-      const int64_t begin = dh * part / kParts, end = dh * (part + 1) / kParts;
-      multiply(sums, y + begin, stride, w + begin * kPiece, dh * kPiece, end - begin,
-               part + 1 < kParts ? w + end * kPiece : following);
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        float* sum = raw[p / kPanelPieces * R + i] + first + p % kPanelPieces * kPiece;
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) store(sum + v * kLanes, sums.at[i][p][v]);
-      }
-    }
-  }
-}
-
-using TileFunction = void (*)(const Group&, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
-                              float (*)[kPanel]);
-constexpr TileFunction kTiles[] = {
-    multiply_tile<1, 1>, multiply_tile<2, 1>,  multiply_tile<3, 1>,
-#if defined(__AVX512F__)
-    multiply_tile<4, 1>, multiply_tile<5, 1>,  multiply_tile<6, 1>,  multiply_tile<7, 1>,  multiply_tile<8, 1>,
-    multiply_tile<9, 1>, multiply_tile<10, 1>, multiply_tile<11, 1>, multiply_tile<12, 1>,
-#endif
-};
-static_assert(sizeof kTiles / sizeof kTiles[0] == kRows);
-#if defined(__AVX512F__)
-constexpr TileFunction kPairTiles[] = {multiply_tile<1, 2>, multiply_tile<2, 2>};
-static_assert(sizeof kPairTiles / sizeof kPairTiles[0] == kPairRows);
-#else
-constexpr const TileFunction* kPairTiles = nullptr;
-#endif
-
 /// c, n and m of panel q of head h, from where the caller keeps them or back.
 enum class Copy { kIn, kOut };
 template <Copy kWay>
 void copy_cells(const Group& group, int64_t h, int64_t q, int64_t r) {
   const int64_t dh = group.args->dims.dh, j = q * kElements, lanes = dh - j < kElements ? dh - j : kElements;
-  const ops::SlstmSequence& seq = group.sequence(r);
+  const Sequence& seq = group.sequence(r);
   float* cells = group.cells(r, h, q);
   float* kept[] = {seq.c + h * dh + j, seq.n + h * dh + j, seq.m + h * dh + j};
   const auto bytes = sizeof(float) * static_cast<size_t>(lanes);
@@ -249,15 +64,15 @@ struct Place {
 /// The places of panel q of head h and rows r..r+count at step t. Their inputs are fetched into the first level of
 /// cache.
 void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t, Place* places) {
-  const ops::SlstmArgs& args = *group.args;
-  const int64_t dh = args.dims.dh, width = args.dims.heads * dh, stride = ops::slstm_y_stride(args.dims);
+  const Call& args = *group.args;
+  const int64_t dh = args.dims.dh, width = args.dims.heads * dh, stride = y_stride(args.dims);
   const int64_t j = q * kElements, lanes = dh - j < kElements ? dh - j : kElements;
-  const ops::SlstmSequence* seq = &group.sequence(r);
+  const Sequence* seq = &group.sequence(r);
   float *cells = group.cells(r, h, q), *y = group.y(r, h, t) + j;
   for (int64_t i = 0; i < count; ++i, cells += 3 * kElements, y += stride) {
     const int64_t row = seq[i * args.groups].first_row + t;
-    const float* wx = args.wx + row * 4 * width + h * dh + j;
-    places[i] = {wx, cells, y, args.out + row * width + h * dh + j, lanes};
+    const float* wx = args.wx.f32() + row * 4 * width + h * dh + j;
+    places[i] = {wx, cells, y, args.out.f32() + row * width + h * dh + j, lanes};
 #pragma GCC unroll 4
     for (int64_t g = 0; g < kGates; ++g) __builtin_prefetch(wx + g * width, 0, 3);
   }
@@ -265,7 +80,7 @@ void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t co
 
 /// The elements of `count` places; raw holds their products. kPartial: some have fewer than kElements lanes.
 template <bool kPartial>
-void advance_places(const ops::SlstmArgs& args, const Place* places, int64_t count, const float (*raw)[kPanel]) {
+void advance_places(const Call& args, const Place* places, int64_t count, const float (*raw)[kPanel]) {
   const int64_t width = args.dims.heads * args.dims.dh;
   const Vec f_gate_max = set1(args.dims.f_gate_max);
   const auto lanes_from = [](const Place& place, int64_t v) { return place.lanes < v ? 0 : place.lanes - v; };
@@ -303,58 +118,89 @@ void advance_places(const ops::SlstmArgs& args, const Place* places, int64_t cou
 constexpr int64_t kBulk = 16;
 static_assert(kBulk >= kRows);
 
-/// All of the group's running sequences, panels [begin, end) of head h, at step t. Odd steps go backwards: what the
-/// second level of cache still holds of the step before is then read from there, and not pushed out first.
+/// The panels [begin, end) of a head in the order of one step, by units of one or, of few rows, two. Odd steps go
+/// backwards: what the second level of cache still holds of the step before is then read from there, and not pushed out
+/// first.
+struct PanelOrder {
+  int64_t begin, end, unit, step;
+
+  int64_t units() const { return (end - begin + unit - 1) / unit; }
+  /// The first panel of the n-th unit, and how many it has.
+  int64_t first(int64_t n) const { return begin + (step % 2 == 0 ? n : units() - 1 - n) * unit; }
+  int64_t count(int64_t n) const { return end - first(n) < unit ? end - first(n) : unit; }
+  /// f(panel) for those of units [from, to).
+  template <class F>
+  CAROUSEL_INLINE void each(int64_t from, int64_t to, F&& f) const {
+    for (int64_t n = from; n < to; ++n) {
+      for (int64_t q = first(n), past = q + count(n); q < past; ++q) f(q);
+    }
+  }
+};
+
+/// Rows r to r + count of a group, which share a tile.
+struct TileRows {
+  int64_t r, count;
+  bool last;  // of the step: what follows is another unit
+};
+
+/// Products of the tile's rows with the panels of units [from, to) of head h.
+void multiply_units(const Group& group, const PanelOrder& order, int64_t h, int64_t from, int64_t to,
+                    const TileRows& rows, float (*raw)[kPanel]) {
+  const Call& args = *group.args;
+  const auto panel = [&](int64_t q) { return args.panels + (h * args.panels_of_head + q) * args.dims.dh * kPanel; };
+  for (int64_t n = from; n < to; ++n) {
+    const int64_t q = order.first(n), next = n + 1 < order.units() ? n + 1 : n;
+    const int64_t following = rows.last ? order.first(next) : q;
+    const TileFunction tile = (order.count(n) == 2 ? kPairTiles : kTiles)[rows.count - 1];
+    tile(group, panel(q), panel(following), h, q, rows.r, order.step, raw);
+    raw += order.count(n) * rows.count;
+  }
+}
+
+/// The elements of units [from, to) of the tile's rows: cells are taken from the caller before the first step, and
+/// given back after a row's last.
+void advance_units(const Group& group, const PanelOrder& order, int64_t h, int64_t from, int64_t to,
+                   const TileRows& rows, const float (*raw)[kPanel]) {
+  const int64_t t = order.step;
+  Place places[kBulk];
+  Place* next = places;
+  order.each(from, to, [&](int64_t q) {
+    for (int64_t row = rows.r; t == 0 && row < rows.r + rows.count; ++row) copy_cells<Copy::kIn>(group, h, q, row);
+    find_places(group, h, q, rows.r, rows.count, t, next);
+    next += rows.count;
+  });
+  const bool partial = group.args->dims.dh % kElements != 0;
+  (partial ? advance_places<true> : advance_places<false>)(*group.args, places, next - places, raw);
+  order.each(from, to, [&](int64_t q) {  // longest first
+    for (int64_t row = rows.r + rows.count - 1; row >= rows.r && group.sequence(row).rows == t + 1; --row)
+      copy_cells<Copy::kOut>(group, h, q, row);
+  });
+}
+
+/// All of the group's running sequences, panels [begin, end) of head h, at step t.
 void advance_head(const Group& group, int64_t h, int64_t begin, int64_t end, int64_t t) {
-  const ops::SlstmArgs& args = *group.args;
   int64_t rows = group.count;
   while (rows > 0 && group.sequence(rows - 1).rows <= t) --rows;  // longest first
   if (rows == 0 || begin == end) return;
   const int64_t tiles = (rows + kRows - 1) / kRows;
-  // Panels go by units of one or, of few rows, two.
-  const int64_t unit = rows <= kPairRows ? 2 : 1, units = (end - begin + unit - 1) / unit;
-  const int64_t bulk = tiles > 1 ? 1 : kBulk / (rows * unit);  // units
-  const auto unit_at = [&](int64_t n) { return begin + (t % 2 == 0 ? n : units - 1 - n) * unit; };
-  const auto panel = [&](int64_t q) { return args.packed + (h * args.panels + q) * args.dims.dh * kPanel; };
-  const auto panels_of = [&](int64_t q) { return end - q < unit ? end - q : unit; };
+  const PanelOrder order = {begin, end, rows <= kPairRows ? 2 : 1, t};
+  const int64_t bulk = tiles > 1 ? 1 : kBulk / (rows * order.unit);  // units
   alignas(64) float raw[kBulk][kPanel];
-  for (int64_t first = 0; first < units; first += bulk) {
-    const int64_t last = first + bulk < units ? first + bulk : units;
+  for (int64_t from = 0; from < order.units(); from += bulk) {
+    const int64_t to = from + bulk < order.units() ? from + bulk : order.units();
     for (int64_t i = 0, r = 0; i < tiles; ++i) {
-      const int64_t count = rows / tiles + (i < rows % tiles ? 1 : 0);
-      float(*sums)[kPanel] = raw;
-      for (int64_t n = first; n < last; ++n) {
-        const int64_t q = unit_at(n), following = i + 1 < tiles ? q : unit_at(n + 1 < units ? n + 1 : n);
-        const TileFunction tile = (panels_of(q) == 2 ? kPairTiles : kTiles)[count - 1];
-        tile(group, panel(q), panel(following), h, q, r, t, sums);
-        sums += panels_of(q) * count;
-      }
-      const auto each_panel = [&](auto&& act) {
-        for (int64_t n = first; n < last; ++n) {
-          for (int64_t q = unit_at(n), past = q + panels_of(q); q < past; ++q) act(q);
-        }
-      };
-      Place places[kBulk];
-      Place* next = places;
-      each_panel([&](int64_t q) {
-        for (int64_t row = r; t == 0 && row < r + count; ++row) copy_cells<Copy::kIn>(group, h, q, row);
-        find_places(group, h, q, r, count, t, next);
-        next += count;
-      });
-      const bool partial = args.dims.dh % kElements != 0;
-      (partial ? advance_places<true> : advance_places<false>)(args, places, next - places, raw);
-      each_panel([&](int64_t q) {  // longest first
-        for (int64_t row = r + count - 1; row >= r && group.sequence(row).rows == t + 1; --row)
-          copy_cells<Copy::kOut>(group, h, q, row);
-      });
-      r += count;
+      const TileRows tile = {r, rows / tiles + (i < rows % tiles ? 1 : 0), i + 1 == tiles};
+      multiply_units(group, order, h, from, to, tile, raw);
+      advance_units(group, order, h, from, to, tile, raw);
+      r += tile.count;
     }
   }
 }
 
 /// Panels [begin, end) of all heads' in order.
 void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
-  const int64_t panels = group.args->panels, first = begin / panels, heads = (end + panels - 1) / panels - first;
+  const int64_t panels = group.args->panels_of_head, first = begin / panels,
+                heads = (end + panels - 1) / panels - first;
   for (int64_t i = 0; i < heads; ++i) {
     const int64_t h = first + (t % 2 == 0 ? i : heads - 1 - i), from = begin - h * panels, to = end - h * panels;
     advance_head(group, h, from < 0 ? 0 : from, to < panels ? to : panels, t);
@@ -368,10 +214,108 @@ void copy_y(const Group& group, int64_t h) {
     std::memcpy(group.y(r, h, -1), group.sequence(r).y + h * dh, sizeof(float) * static_cast<size_t>(dh));
 }
 
+/// Sequences that share a pass over R at most: a tile's with AVX-512, fewer otherwise.
+constexpr int64_t kRowsOfPass = 12;
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Measured: two threads in step took over from one at 0.3 us a step; whole recurrences win where they occupy more than
+// half the threads, since none waits for another, and where a group fills the tiles that read R for several rows.
+constexpr int64_t kWorthThreads = int64_t{1} << 19;  // operations of a call
+constexpr int64_t kWorthSteps = int64_t{1} << 15;    // operations of a step
+constexpr int64_t kFullTile = 6;                     // rows
+constexpr int64_t kSlicesPerThread = 4;              // of a single step, where nothing waits for the slowest
+
+Division divide(const ops::SlstmDims& dims, const Sequence* sequences, int64_t active, int64_t threads) {
+  int64_t rows = 0;
+  for (int64_t s = 0; s < active; ++s) rows += sequences[s].rows;
+  const int64_t row_work = 8 * dims.heads * dims.dh * dims.dh, panels = dims.heads * ops::slstm_panels(dims);
+  if (threads == 1 || rows * row_work < kWorthThreads) return {};
+  if (sequences[0].rows == 1) return {1, least(least(kSlicesPerThread * threads, panels), kMaxSlices)};
+  // As few groups as occupy the threads: the more sequences share a pass over R, the better. What is more than a tile
+  // of them shares it no further, so that threads can as well claim more groups, as fast as each is.
+  const int64_t occupying = least(active, (threads + dims.heads - 1) / dims.heads);
+  const int64_t passes = (active + kRowsOfPass - 1) / kRowsOfPass;
+  const int64_t groups = occupying > passes ? occupying : passes;
+  const bool in_step = 2 * dims.heads <= threads && active < kFullTile * groups && active * row_work >= kWorthSteps;
+  return in_step ? Division{1, least(least(threads, panels), kMaxSlices)} : Division{groups, 0};
+}
+
+/// The sequences that have rows, longest first: at any time those still running are the first ones of their group.
+/// Where the caller keeps no state, zeros [B, 4, D] stand in.
+int64_t list_sequences(const ops::SlstmArgs& args, float* zeros, Sequence* out) {
+  const int64_t width = args.dims.heads * args.dims.dh;
+  int64_t count = 0;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) {
+    if (args.seqs.length(s) == 0) continue;
+    Sequence seq = {args.seqs.first_row(s), args.seqs.length(s), nullptr, nullptr, nullptr, nullptr};
+    if (args.y != nullptr) {
+      seq.y = args.y[s], seq.c = args.c[s], seq.n = args.n[s], seq.m = args.m[s];
+    } else {
+      seq.y = zeros + s * 4 * width;
+      seq.c = seq.y + width, seq.n = seq.y + 2 * width, seq.m = seq.y + 3 * width;
+    }
+    out[count++] = seq;
+  }
+  for (int64_t gap = count / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11) {  // Shell's sort
+    for (int64_t i = gap; i < count; ++i) {
+      const Sequence seq = out[i];
+      int64_t place = i;
+      for (; place >= gap && out[place - gap].rows < seq.rows; place -= gap) out[place] = out[place - gap];
+      out[place] = seq;
+    }
+  }
+  return count;
+}
+
+struct Layout {
+  float* zeros;         // [B, 4, D], or null
+  Sequence* sequences;  // [B]
+  float *y, *cells;     // as in Call
+};
+Layout lay_out(const ops::SlstmArgs& args, Workspace& workspace) {
+  const int64_t heads = args.dims.heads, width = heads * args.dims.dh, panels = ops::slstm_panels(args.dims);
+  int64_t active = 0;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) active += args.seqs.length(s) > 0 ? 1 : 0;
+  Layout layout;
+  layout.zeros = args.y == nullptr ? workspace.take<float>(args.seqs.batch * 4 * width) : nullptr;
+  layout.sequences = workspace.take<Sequence>(args.seqs.batch);
+  layout.y = workspace.take<float>(2 * heads * active * y_stride(args.dims));
+  layout.cells = workspace.take<float>(heads * panels * active * 3 * kElements);
+  return layout;
+}
+
+Call make_call(const Stream& stream, const ops::SlstmArgs& args, const Layout& layout) {
+  Call call;
+  static_cast<ops::SlstmArgs&>(call) = args;
+  call.panels_of_head = ops::slstm_panels(args.dims);
+  call.batch = list_sequences(args, layout.zeros, layout.sequences);
+  call.sequences = layout.sequences;
+  const Division division = divide(args.dims, call.sequences, call.batch, stream.pool->threads());
+  call.groups = division.groups;
+  call.slices = division.slices;
+  call.y_rows = layout.y;
+  call.cells = layout.cells;
+  return call;
+}
+
 }  // namespace
 
-void slstm(const Stream& stream, const ops::SlstmArgs& args) {
-  const int64_t heads = args.dims.heads, dh = args.dims.dh, panels = heads * args.panels;
+int64_t slstm_workspace(const Stream&, const ops::SlstmArgs& args) {
+  Workspace counted;
+  lay_out(args, counted);
+  return counted.bytes();
+}
+
+void slstm(const Stream& stream, const ops::SlstmArgs& given) {
+  Workspace workspace(given.workspace);
+  const Layout layout = lay_out(given, workspace);
+  const int64_t width = given.dims.heads * given.dims.dh;
+  if (layout.zeros != nullptr) {
+    std::memset(layout.zeros, 0, sizeof(float) * static_cast<size_t>(given.seqs.batch * 4 * width));
+  }
+  const Call args = make_call(stream, given, layout);
+  const int64_t heads = args.dims.heads, dh = args.dims.dh, panels = heads * args.panels_of_head;
   int64_t rows = 0;
   for (int64_t s = 0; s < args.batch; ++s) rows += args.sequences[s].rows;
   if (args.slices > 0) {
@@ -385,13 +329,13 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
       const int64_t h = item % heads, first = item / heads;
       const Group group = group_of(args, first);
       copy_y(group, h);
-      for (int64_t t = 0; t < group.sequence(0).rows; ++t) advance_head(group, h, 0, args.panels, t);
+      for (int64_t t = 0; t < group.sequence(0).rows; ++t) advance_head(group, h, 0, args.panels_of_head, t);
     });
   }
   const auto bytes = sizeof(float) * static_cast<size_t>(heads * dh);
   for (int64_t s = 0; s < args.batch; ++s) {
-    const ops::SlstmSequence& seq = args.sequences[s];
-    std::memcpy(seq.y, args.out + (seq.first_row + seq.rows - 1) * heads * dh, bytes);
+    const Sequence& seq = args.sequences[s];
+    std::memcpy(seq.y, args.out.f32() + (seq.first_row + seq.rows - 1) * heads * dh, bytes);
   }
 }
 

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+// The cross entropy: checks, and the call of the kernel.
 #include "carousel/ops/tokens/cross_entropy.h"
+
+#include "carousel/core/error.h"
+#include "carousel/ops/tokens/cross_entropy_cpu.h"
 
 namespace carousel::ops {
 
@@ -13,12 +17,12 @@ Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Tensor& targets) {
   Tensor nll = ctx.arena.empty({rows});
   if (rows == 0) return nll;
   const int32_t* target = targets.i32();
-  for (int64_t n = 0; n < rows; ++n) {
+  for (int64_t n = 0; n < rows && target != nullptr; ++n) {
     if (target[n] < 0 || target[n] >= vocab) {
       fail(ErrorKind::kInput, "{}: target {} is {}, expected 0 to {}", kWhere, n, target[n], vocab - 1);
     }
   }
-  kernels::cross_entropy(ctx.stream, {logits.f32(), target, nll.f32(), rows, vocab});
+  kernels::cross_entropy(ctx.stream, {view(logits), target, view(nll), rows, vocab});
   return nll;
 }
 

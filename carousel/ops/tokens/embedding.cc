@@ -13,7 +13,7 @@ Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table) {
   if (!table.defined()) fail(ErrorKind::kShape, "ops::embedding: table is empty, expected [V, D]");
   const int64_t N = tokens.dim(0), D = table.cols();
   const Tensor x = ctx.arena.empty({N, D});
-  if (ctx.stream.device == Device::kMeta) return x;
+  if (ctx.stream.device() == Device::kMeta) return x;
   const int32_t* const ids = tokens.i32();
   for (int64_t n = 0; n < N; ++n) {
     if (ids[n] < 0 || ids[n] >= table.rows()) {

@@ -2,7 +2,6 @@
 // Row look-up in a table of token vectors.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/ctx.h"
 #include "carousel/ops/weight/weight.h"
 

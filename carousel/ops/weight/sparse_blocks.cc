@@ -52,7 +52,7 @@ bool SparseBlocks::pays(int64_t live, int64_t rows, int64_t cols, DType dtype) {
   return is_block(dtype) && 1.0 / 32 <= share && share < (dtype == DType::kQ8 ? 0.5 : 0.25);
 }
 
-SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Device device)
+SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Memory& memory)
     : rows_(mask.rows()), cols_(mask.cols()), blocks_(ceil_div(mask.cols(), kBlock)), dtype_(dtype) {
   CAROUSEL_ASSERT(is_block(dtype));
   const int64_t panels = ceil_div(rows_, kRows);
@@ -68,7 +68,7 @@ SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Device device)
   if (!fits || first_bytes_.back() > INT64_MAX - kReadBeyond) {
     fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows_, cols_);
   }
-  bytes_ = Tensor(Shape{first_bytes_.back() + kReadBeyond}, DType::kU8, device);
+  bytes_ = Tensor(Shape{first_bytes_.back() + kReadBeyond}, DType::kU8, memory);
   if (bytes_.raw() == nullptr) return;
   std::vector<int8_t> signs(static_cast<size_t>(kRows * blocks_ * kBlock));
   for (int64_t panel = 0; panel < panels; ++panel) {

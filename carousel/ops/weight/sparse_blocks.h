@@ -24,7 +24,7 @@ class SparseBlocks {
   static constexpr int64_t kReadBeyond = 64;  // bytes behind the last code that kernels may read
 
   /// Zero weights where `mask` is not; on kMeta sizes only. `dtype`: q8 or q4.
-  SparseBlocks(const Mask& mask, DType dtype, Device device);
+  SparseBlocks(const Mask& mask, DType dtype, Memory& memory);
   /// Whether this many live weights of `dtype` are better held so than as dense panels or as SparsePanels.
   static bool pays(int64_t live, int64_t rows, int64_t cols, DType dtype);
 

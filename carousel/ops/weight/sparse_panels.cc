@@ -15,7 +15,7 @@ bool SparsePanels::pays(int64_t live, int64_t rows, int64_t cols) {
   return cols <= kMaxCols && static_cast<double>(live) < 0.2 * static_cast<double>(rows) * static_cast<double>(cols);
 }
 
-SparsePanels::SparsePanels(const Mask& mask, DType dtype, Device device, std::optional<DType> blocks)
+SparsePanels::SparsePanels(const Mask& mask, DType dtype, Memory& memory, std::optional<DType> blocks)
     : rows_(mask.rows()), cols_(mask.cols()), dtype_(dtype), blocks_(blocks), wide_(mask.cols() > 65536) {
   const int64_t panels = (rows_ + kPanelRows - 1) / kPanelRows;
   counts_.resize(static_cast<size_t>(panels * kPanelRows));
@@ -34,7 +34,7 @@ SparsePanels::SparsePanels(const Mask& mask, DType dtype, Device device, std::op
   if (__builtin_mul_overflow(static_cast<size_t>(first_steps_.back()), step_bytes(), &bytes) || bytes > INT64_MAX) {
     fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows_, cols_);
   }
-  steps_ = Tensor(Shape{static_cast<int64_t>(bytes)}, DType::kU8, device);
+  steps_ = Tensor(Shape{static_cast<int64_t>(bytes)}, DType::kU8, memory);
   if (steps_.raw() == nullptr) return;
   std::vector<int8_t> signs(static_cast<size_t>(cols_));
   for (int64_t r = 0; r < rows_; ++r) {

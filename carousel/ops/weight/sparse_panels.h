@@ -22,7 +22,7 @@ class SparsePanels {
 
   /// Zero weights where `mask` is not; on kMeta sizes only. With `blocks` (q8 or q4) the values written are rounded to
   /// those of such blocks with zeros, which other machines hold and files store, and these to `dtype`.
-  SparsePanels(const Mask& mask, DType dtype, Device device, std::optional<DType> blocks = {});
+  SparsePanels(const Mask& mask, DType dtype, Memory& memory, std::optional<DType> blocks = {});
   /// Whether this many live weights are better held so than as dense panels with zeros.
   static bool pays(int64_t live, int64_t rows, int64_t cols);
 

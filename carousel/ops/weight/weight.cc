@@ -192,8 +192,8 @@ size_t Weight::panel_bytes(int64_t cols, DType dtype) {
   return checked_product(padded, static_cast<size_t>(kPanelRows) * dtype_size(dtype));
 }
 
-Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device)
-    : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout), device_(device) {
+Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory)
+    : rows_(rows), cols_(cols), dtype_(dtype), layout_(layout), memory_(&memory) {
   if (rows < 1 || cols < 1)
     fail(ErrorKind::kShape, "weight: got [{}, {}], expected at least one row and column", rows, cols);
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
@@ -204,33 +204,34 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device de
   if (rows > kMaxDim || cols > kMaxDim) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
   const size_t size_bytes = storage_bytes(rows, cols, dtype, layout);
   if (size_bytes > static_cast<size_t>(INT64_MAX)) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
-  storage_ = slab_bytes(static_cast<int64_t>(size_bytes), device);
+  storage_ = slab_bytes(static_cast<int64_t>(size_bytes), memory);
 }
 
-Weight::Weight(const Mask& mask, DType dtype, Device device, bool byte_expand) {
+Weight::Weight(const Mask& mask, DType dtype, Memory& memory, bool byte_expand) {
   const int64_t live = mask.live();
   const bool of_blocks = SparseBlocks::pays(live, mask.rows(), mask.cols(), dtype);
   const bool blocks = byte_expand && of_blocks;
   if (!blocks && !SparsePanels::pays(live, mask.rows(), mask.cols())) {
-    *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, device);
+    *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, memory);
     return;
   }
-  *this = Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, Device::kMeta);  // its checks, and nothing allocated
+  *this =
+      Weight(mask.rows(), mask.cols(), dtype, Layout::kPanels, Memory::meta());  // its checks, and nothing allocated
   storage_ = Tensor();
-  device_ = device;
+  memory_ = &memory;
   if (blocks) {
-    sparse_blocks_ = std::make_shared<SparseBlocks>(mask, dtype, device);
+    sparse_blocks_ = std::make_shared<SparseBlocks>(mask, dtype, memory);
     return;
   }
-  sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, device,
+  sparse_ = std::make_shared<SparsePanels>(mask, is_block(dtype) ? DType::kF16 : dtype, memory,
                                            of_blocks ? std::optional(dtype) : std::nullopt);
 }
 
 Weight Weight::over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
                     DType dtype) {
-  Weight weight(rows, cols, dtype, Layout::kRows, Device::kMeta);  // its checks, and nothing allocated
+  Weight weight(rows, cols, dtype, Layout::kRows, Memory::meta());  // its checks, and nothing allocated
   weight.storage_ = Tensor::over(std::move(keep), row_major, weight.storage_.shape(), DType::kU8);
-  weight.device_ = Device::kCpu;
+  weight.memory_ = &Memory::host();
   weight.in_place_ = true;
   return weight;
 }

@@ -33,11 +33,11 @@ class Weight {
 
   Weight() = default;
   /// Fresh, zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or cols below 1, overflow.
-  Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Device device = Device::kCpu);
+  Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory = Memory::host());
   /// The same for a projection that `mask` cuts: kPanels, or sparse. q8 and q4 are SparseBlocks where that pays and
   /// `byte_expand` says that their kernel is fast; else what is sparse is held in f16: where SparseBlocks pay, their
   /// values, so that one file is one model on every machine.
-  Weight(const Mask& mask, DType dtype, Device device = Device::kCpu, bool byte_expand = cpu::has_byte_expand());
+  Weight(const Mask& mask, DType dtype, Memory& memory = Memory::host(), bool byte_expand = cpu::has_byte_expand());
 
   /// Row-major rows where they are, in memory that `keep` keeps alive (a mapped file): kRows, at any alignment, and
   /// read only.
@@ -49,7 +49,8 @@ class Weight {
   int64_t cols() const { return cols_; }
   DType dtype() const { return dtype_; }
   Layout layout() const { return layout_; }
-  Device device() const { return device_; }
+  Memory& memory() const { return *memory_; }
+  Device device() const { return memory_->device(); }
   bool in_place() const { return in_place_; }  // made by over()
   size_t size_bytes() const;                   // as held, bias and padding included
   const Tensor& storage() const { return storage_; }
@@ -80,7 +81,7 @@ class Weight {
   int64_t cols_ = 0;
   DType dtype_ = DType::kF32;
   Layout layout_ = Layout::kPanels;
-  Device device_ = Device::kCpu;
+  Memory* memory_ = &Memory::host();
   bool in_place_ = false;
   Tensor storage_;                        // bytes as laid out above
   std::shared_ptr<SparsePanels> sparse_;  // or the live weights of a masked matrix

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -61,18 +62,30 @@ TEST(SoftCap, AgreesWithF64) {
   }
 }
 
-TEST(HeadGate, AgreesWithF64) {
+TEST(GateHeads, AgreesWithF64) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({7, 3 * 21}, 4), gate_pre = random_tensor({7, 3}, 5, 3.0f);
-    const Tensor y = x.clone();
-    ops::head_gate(machine.ctx, y, gate_pre);
+    const Tensor y = ops::gate_heads(machine.ctx, x, gate_pre);
     for (int64_t j = 0; j < x.count(); ++j) {
       const double expected = x.f32()[j] / (1 + std::exp(-double{gate_pre.f32()[j / 21]}));
       ASSERT_NEAR(y.f32()[j], expected, 4e-7 * std::abs(expected));  // exp, a division, a product
     }
-    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({7, 4}, DType::kF32)), Error);
-    EXPECT_THROW(ops::head_gate(machine.ctx, y, Tensor({6, 3}, DType::kF32)), Error);
+    EXPECT_THROW(ops::gate_heads(machine.ctx, y, Tensor({7, 4}, DType::kF32)), Error);
+    EXPECT_THROW(ops::gate_heads(machine.ctx, y, Tensor({6, 3}, DType::kF32)), Error);
+  }
+}
+
+TEST(Elementwise, ReluAndAdd) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor x = random_tensor({5, 19}, 6), y = random_tensor({5, 19}, 7);
+    const Tensor positive = ops::relu(machine.ctx, x), sum = ops::add(machine.ctx, x, y);
+    for (int64_t j = 0; j < x.count(); ++j) {
+      EXPECT_EQ(positive.f32()[j], x.f32()[j] > 0 ? x.f32()[j] : 0.0f);
+      EXPECT_EQ(sum.f32()[j], x.f32()[j] + y.f32()[j]);
+    }
+    EXPECT_THROW(ops::add(machine.ctx, x, Tensor({5, 18}, DType::kF32)), Error);
   }
 }
 

@@ -27,7 +27,7 @@ TEST(BlockLinear, AgreesWithF64) {
       const Tensor bias = random_tensor({width}, 3);
       const ops::BlockWeight with_bias = ops::pack_blocks(w, bias), without = ops::pack_blocks(w, {});
       const Tensor y({rows, 2 * width + 1}, DType::kF32);
-      ops::block_linear(machine.ctx, columns(x, 5), rows, {{&with_bias, 1}, {&without, width + 1}}, columns(y, 0));
+      ops::block_linear(machine.ctx, columns(x, 5, width), {{&with_bias, 1}, {&without, width + 1}}, columns(y));
       for (int64_t n = 0; n < rows; ++n) {
         EXPECT_EQ(y.f32()[n * (2 * width + 1)], 0.0f);  // a column of no part
         std::vector<double> plain, biased;
@@ -55,10 +55,10 @@ TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
       const Tensor x = random_tensor({300, width}, 4);
       const ops::BlockWeight weight = ops::pack_blocks(random_tensor({blocks, size, size}, 5), {});
       const Tensor a({300, width}, DType::kF32), b({300, width}, DType::kF32), c({1, width}, DType::kF32);
-      ops::block_linear(one.ctx, columns(x, 0), 300, {{&weight, 0}}, columns(a, 0));
-      ops::block_linear(four.ctx, columns(x, 0), 300, {{&weight, 0}}, columns(b, 0));
+      ops::block_linear(one.ctx, columns(x), {{&weight, 0}}, columns(a));
+      ops::block_linear(four.ctx, columns(x), {{&weight, 0}}, columns(b));
       EXPECT_TRUE(same_bits(a, b));
-      ops::block_linear(four.ctx, columns(x.rows(7, 8), 0), 1, {{&weight, 0}}, columns(c, 0));
+      ops::block_linear(four.ctx, columns(x.rows(7, 8)), {{&weight, 0}}, columns(c));
       EXPECT_TRUE(same_bits(a.rows(7, 8), c));
     }
   }
@@ -70,9 +70,9 @@ TEST(BlockLinear, WrongShapesAreRefused) {
   const ops::BlockWeight weight = ops::pack_blocks(Tensor({2, 4, 4}, DType::kF32), {});
   const ops::BlockWeight other = ops::pack_blocks(Tensor({4, 2, 2}, DType::kF32), {});
   const Tensor x({3, 8}, DType::kF32), y({3, 8}, DType::kF32);
-  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x, 0), 3, {{&weight, 1}}, columns(y, 0)), Error);
-  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x, 0), 3, {{&weight, 0}, {&other, 0}}, columns(y, 0)), Error);
-  EXPECT_THROW(ops::block_linear(machine.ctx, {x.f32(), 7}, 3, {{&weight, 0}}, columns(y, 0)), Error);
+  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x), {{&weight, 1}}, columns(y)), Error);
+  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x), {{&weight, 0}, {&other, 0}}, columns(y)), Error);
+  EXPECT_THROW(ops::block_linear(machine.ctx, columns(x, 0, 7), {{&weight, 0}}, columns(y)), Error);
 }
 
 }  // namespace

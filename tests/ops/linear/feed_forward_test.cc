@@ -47,7 +47,7 @@ TEST(FeedForward, HasTheBitsOfItsSteps) {
   for (const Isa isa : cpu::runnable_isas()) {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
       ThreadPool pool(3);
-      const Stream stream{Device::kCpu, isa, &pool, compute};
+      const Stream stream{&Memory::host(), isa, &pool, compute};
       Arena arena;
       Ctx ctx{stream, arena};
       for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {

@@ -163,7 +163,7 @@ TEST(Linear, BlockWeightsGiveTheSameBitsWithAvx2AndAvx512) {
 TEST(Linear, ComputingInBf16RoundsXBeforeBf16WeightsAlone) {
   ThreadPool pool(3);
   for (const Isa isa : cpu::runnable_isas()) {
-    Stream stream{Device::kCpu, isa, &pool};
+    Stream stream{&Memory::host(), isa, &pool};
     stream.compute = Compute::kBF16;
     Arena arena;
     Ctx ctx{stream, arena};
@@ -282,14 +282,14 @@ TEST(Linear, ThreadsChangeNoBit) {
     for (const int64_t N : {1, 7, 100}) {
       const int64_t K = 300, M = 517;
       Arena arena;
-      const Stream stream{Device::kCpu, isa, &one};
+      const Stream stream{&Memory::host(), isa, &one};
       Ctx ctx{stream, arena};
       for (const DType dtype : {DType::kBF16, DType::kQ8, DType::kQ4}) {
         const Case c = make_case(stream, M, K, dtype, true, 21);
         const Tensor x = tensor_of(normals(N * K, 22), {N, K});
         const Tensor y = ops::linear(ctx, x, {&c.weight});
         for (ThreadPool* pool : {&two, &four}) {
-          const Stream other{Device::kCpu, isa, pool};
+          const Stream other{&Memory::host(), isa, pool};
           Ctx other_ctx{other, arena};
           const Tensor z = ops::linear(other_ctx, x, {&c.weight});
           EXPECT_TRUE(same_bits(y.f32(), z.f32(), N * M));
@@ -304,7 +304,7 @@ TEST(Linear, WeightsInPlaceGiveTheSameBits) {
   ThreadPool pool(2);
   for (const Isa isa : cpu::runnable_isas()) {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-      const Stream stream{Device::kCpu, isa, &pool, compute};
+      const Stream stream{&Memory::host(), isa, &pool, compute};
       Arena arena;
       Ctx ctx{stream, arena};
       for (const DType dtype : kDTypes) {

@@ -42,7 +42,7 @@ Case make_case(const Stream& stream, const Mask& mask, DType dtype, bool bias, b
   std::vector<float> all = normals(M * K, seed);
   c.live = all;
   impose_mask(mask, c.live.data());
-  c.sparse = Weight(mask, dtype, Device::kCpu, true);
+  c.sparse = Weight(mask, dtype, Memory::host(), true);
   c.dense = Weight(M, K, dtype, Weight::Layout::kPanels);
   c.dense.write_rows(stream, 0, M, c.live.data(), DType::kF32);
   const size_t row_bytes = dtype_bytes(dtype, static_cast<size_t>(K));
@@ -92,7 +92,7 @@ TEST(SparseBlocks, RowAloneHasTheBitsItHasInABatch) {
   ThreadPool one(1), four(4);
   const int64_t M = 4200, K = 2048;  // 132 panels, more than are expanded together
   for (const DType dtype : kBlocks) {
-    const Stream stream{Device::kCpu, cpu::best_isa(), &four}, single{Device::kCpu, cpu::best_isa(), &one};
+    const Stream stream{&Memory::host(), cpu::best_isa(), &four}, single{&Memory::host(), cpu::best_isa(), &one};
     Arena arena;
     Ctx ctx{stream, arena}, single_ctx{single, arena};
     const Case c = make_case(stream, uneven_mask(M, K, 0.1, 3), dtype, true, false, 4);
@@ -147,7 +147,7 @@ TEST(SparseBlocks, ABlockOfXThatIsNotFiniteMakesTheRowNaN) {
 
 TEST(SparseBlocks, RowsReadBackAndSizeIsOfBitsAndLiveCodes) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   for (const DType dtype : kBlocks) {
     const int64_t M = 70, K = 333;
     const MatrixMask mask = uneven_mask(M, K, 0.08, 9);
@@ -160,7 +160,7 @@ TEST(SparseBlocks, RowsReadBackAndSizeIsOfBitsAndLiveCodes) {
     EXPECT_EQ(some, std::vector<float>(sparse.begin() + 31 * K, sparse.begin() + 34 * K));
     EXPECT_LT(c.sparse.size_bytes(), c.dense.size_bytes());
     EXPECT_GE(c.sparse.size_bytes(), static_cast<size_t>(mask.live() + 3 * 11 * SparseBlocks::kHeadBytes));
-    const Weight meta(mask, dtype, Device::kMeta, true);
+    const Weight meta(mask, dtype, Memory::meta(), true);
     EXPECT_EQ(meta.size_bytes(), c.sparse.size_bytes());
   }
 }
@@ -170,21 +170,22 @@ TEST(SparseBlocks, RowsReadBackAndSizeIsOfBitsAndLiveCodes) {
 TEST(SparseBlocks, AreNotUsedWhereTheyDoNotPay) {
   const MatrixMask few = uneven_mask(64, 256, 0.01, 1), some = uneven_mask(64, 256, 0.1, 1);
   for (const DType dtype : kBlocks) {
-    EXPECT_NE(Weight(some, dtype, Device::kCpu, true).sparse_blocks(), nullptr);
-    for (const Weight& weight : {Weight(few, dtype, Device::kCpu, true), Weight(some, dtype, Device::kCpu, false)}) {
+    EXPECT_NE(Weight(some, dtype, Memory::host(), true).sparse_blocks(), nullptr);
+    for (const Weight& weight :
+         {Weight(few, dtype, Memory::host(), true), Weight(some, dtype, Memory::host(), false)}) {
       EXPECT_EQ(weight.sparse_blocks(), nullptr);
       ASSERT_NE(weight.sparse(), nullptr);
       EXPECT_EQ(weight.sparse()->dtype(), DType::kF16);
     }
   }
-  EXPECT_EQ(Weight(some, DType::kBF16, Device::kCpu, true).sparse_blocks(), nullptr);
+  EXPECT_EQ(Weight(some, DType::kBF16, Memory::host(), true).sparse_blocks(), nullptr);
 }
 
 // A model quantised while it loads is the one that was quantised into a file, on machines that hold its blocks in f16
 // too.
 TEST(SparseBlocks, HeldInF16TheyHaveTheValuesOfBlocks) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   for (const DType dtype : kBlocks) {
     const int64_t M = 70, K = 333;
     const MatrixMask mask = uneven_mask(M, K, 0.08, 9);
@@ -203,7 +204,7 @@ TEST(SparseBlocks, HeldInF16TheyHaveTheValuesOfBlocks) {
     std::vector<std::byte> stored(M * row_bytes);
     for (size_t m = 0; m < M; ++m) narrow(live.data() + m * K, dtype, stored.data() + m * row_bytes, K);
 
-    Weight loaded(mask, dtype, Device::kCpu, false), written(mask, dtype, Device::kCpu, false);
+    Weight loaded(mask, dtype, Memory::host(), false), written(mask, dtype, Memory::host(), false);
     ASSERT_NE(loaded.sparse(), nullptr);
     loaded.write_rows(stream, 0, 33, all.data(), DType::kF32);
     loaded.write_rows(stream, 33, M - 33, halves.data() + 33 * K, DType::kF16);

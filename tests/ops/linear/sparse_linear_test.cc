@@ -147,7 +147,7 @@ TEST(SparseLinear, StandsBesideDenseWeights) {
 TEST(SparseLinear, RowAloneHasTheBitsItHasInABatch) {
   ThreadPool one(1), four(4);
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &four}, single{Device::kCpu, isa, &one};
+    const Stream stream{&Memory::host(), isa, &four}, single{&Memory::host(), isa, &one};
     Arena arena;
     Ctx ctx{stream, arena}, single_ctx{single, arena};
     for (const DType dtype : kDTypes) {
@@ -189,7 +189,7 @@ TEST(SparseLinear, WhatIsMaskedIsNeverMultiplied) {
 
 TEST(SparseLinear, RowsReadBackAndSizeIsOfLiveWeights) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   for (const DType dtype : kDTypes) {
     const int64_t M = 70, K = 333;
     const MatrixMask mask = uneven_mask(M, K, 0.08, 9);
@@ -202,7 +202,7 @@ TEST(SparseLinear, RowsReadBackAndSizeIsOfLiveWeights) {
     EXPECT_TRUE(same_bits(some.data(), rows.data() + 33 * K, 3 * K));
     EXPECT_LT(c.sparse.size_bytes(), c.dense.size_bytes());
     EXPECT_GE(c.sparse.size_bytes(), static_cast<size_t>(mask.live()) * (dtype_size(dtype) + 2));
-    const Weight meta(mask, dtype, Device::kMeta);
+    const Weight meta(mask, dtype, Memory::meta());
     EXPECT_EQ(meta.size_bytes(), c.sparse.size_bytes());
     EXPECT_EQ(meta.device(), Device::kMeta);
   }
@@ -210,7 +210,7 @@ TEST(SparseLinear, RowsReadBackAndSizeIsOfLiveWeights) {
 
 TEST(Mask, AnAllOnesMaskIsHeldAsPanels) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   const MatrixMask mask(33, 20, false, std::vector<int8_t>(33 * 20, 1));
   const Case c = make_case(stream, mask, DType::kF32, false, 1);
   ASSERT_EQ(c.sparse.sparse(), nullptr);
@@ -219,7 +219,7 @@ TEST(Mask, AnAllOnesMaskIsHeldAsPanels) {
 
 TEST(Mask, ClearsWhatIsMaskedAndFindsTheWrongSign) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, cpu::best_isa(), &pool};
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   const MatrixMask mask(2, 3, true, {1, 0, -1, 0, 1, 1});
   for (const DType dtype : kDTypes) {
     const auto findings = [&](std::vector<float> values, int64_t first, int64_t count) {

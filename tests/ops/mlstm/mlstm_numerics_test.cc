@@ -44,8 +44,8 @@ struct Cell {
       const int64_t lengths[] = {count};
       StateBatch batch;
       batch.bind(layout, states, lengths);
-      const auto at = [&](const Tensor& x) { return View{x.f32() + t * x.dim(1), x.dim(1)}; };
-      parts.push_back(ops::mlstm(ctx, at(q), at(k), at(v), at(i), at(f), dims, seqs, batch.layer(0)).clone());
+      const auto at = [&](const Tensor& x) { return columns(x.rows(t, t + count)); };
+      parts.push_back(ops::mlstm(ctx, {at(q), at(k), at(v), at(i), at(f)}, dims, seqs, batch.layer(0)).clone());
       batch.advance(lengths);
     }
     return joined(parts);

@@ -31,8 +31,8 @@ Inputs random_inputs(int64_t rows, const MlstmDims& dims, uint64_t seed, float g
 }
 
 Tensor run(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const Seqs& seqs, LayerStates states) {
-  return ops::mlstm(ctx, columns(in.q, 0), columns(in.k, 0), columns(in.v, 0), columns(in.i_pre, 0),
-                    columns(in.f_pre, 0), dims, seqs, states);
+  const ops::MlstmInputs inputs = {columns(in.q), columns(in.k), columns(in.v), columns(in.i_pre), columns(in.f_pre)};
+  return ops::mlstm(ctx, inputs, dims, seqs, states);
 }
 
 StateLayout layout_of(const MlstmDims& dims) {

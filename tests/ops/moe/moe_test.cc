@@ -208,7 +208,7 @@ TEST(MoeExperts, WeightsNobodyChoseAreNotRead) {
   std::vector<MoeExpert> experts = random_experts(machine.stream, 4, 8, 8);
   for (const size_t e : {0, 2}) {
     for (Weight* weight : {&experts[e].gate, &experts[e].up, &experts[e].down})
-      *weight = Weight(8, 8, DType::kF32, Weight::Layout::kPanels, Device::kMeta);
+      *weight = Weight(8, 8, DType::kF32, Weight::Layout::kPanels, Memory::meta());
   }
   MoeRouting routing;
   routing.top_k = 2;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -100,7 +101,27 @@ TEST(AddNorm, WrongShapesAreRefused) {
   EXPECT_THROW(ops::add_norm(machine.ctx, x, {}, make_norm(Norm::Kind::kRms, 9, true, false)), Error);
 }
 
-TEST(GatedHeadNorm, AgreesWithF64) {
+ops::NormGate sigmoid_gate(const Columns& pre) { return {ops::NormGate::Kind::kSigmoid, pre, {}, {}}; }
+
+// A weight held around zero, w, gives what 1 + w gives, bit for bit.
+TEST(Norm, AWeightOffsetIsAddedToTheWeight) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    for (const Norm::Kind kind : kKinds) {
+      const Tensor x = random_tensor({5, 37}, 1);
+      Norm around_zero = make_norm(kind, 37, true, true), around_one = around_zero;
+      around_zero.weight_offset = 1;
+      around_one.weight = around_zero.weight.clone();
+      for (int64_t j = 0; j < 37; ++j) around_one.weight.f32()[j] += 1.0f;
+      EXPECT_TRUE(same_bits(ops::add_norm(machine.ctx, x, {}, around_zero).normed,
+                            ops::add_norm(machine.ctx, x, {}, around_one).normed));
+      EXPECT_TRUE(same_bits(ops::head_norm(machine.ctx, x, 1, around_zero, {}),
+                            ops::head_norm(machine.ctx, x, 1, around_one, {})));
+    }
+  }
+}
+
+TEST(HeadNorm, SigmoidGateAgreesWithF64) {
   for (const Isa isa : cpu::runnable_isas()) {
     for (const int threads : {1, 3}) {
       Machine machine(isa, threads);
@@ -110,7 +131,7 @@ TEST(GatedHeadNorm, AgreesWithF64) {
           // Rows of h near 1e-4, as small gates give: eps then decides the scale.
           const Tensor h = random_tensor({rows, width}, 3, 1e-2f), o = random_tensor({rows, 2 * width}, 4, 3.0f);
           const Norm norm = make_norm(kind, width, true, dv % 2 == 1);
-          const Tensor out = ops::gated_head_norm(machine.ctx, h, columns(o, width), heads, norm);
+          const Tensor out = ops::head_norm(machine.ctx, h, heads, norm, sigmoid_gate(columns(o, width, width)));
           for (int64_t n = 0; n < rows; ++n) {
             std::vector<double> expected;
             for (int64_t head = 0; head < heads; ++head) {
@@ -129,11 +150,11 @@ TEST(GatedHeadNorm, AgreesWithF64) {
   }
 }
 
-TEST(GatedHeadNorm, HeadsMustDivideTheWidth) {
+TEST(HeadNorm, HeadsMustDivideTheWidth) {
   Machine machine;
   const Tensor h = random_tensor({2, 10}, 1);
-  EXPECT_THROW(ops::gated_head_norm(machine.ctx, h, columns(h, 0), 3, {}), Error);
-  EXPECT_THROW(ops::gated_head_norm(machine.ctx, h, columns(h, 0), 0, {}), Error);
+  EXPECT_THROW(ops::head_norm(machine.ctx, h, 3, {}, sigmoid_gate(columns(h))), Error);
+  EXPECT_THROW(ops::head_norm(machine.ctx, h, 0, {}, sigmoid_gate(columns(h))), Error);
 }
 
 TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
@@ -144,7 +165,8 @@ TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
       const Tensor h = random_tensor({rows, width}, 3), pre = random_tensor({rows, 2 * width}, 4, 3.0f);
       const Tensor skip = random_tensor({rows, width + 1}, 5), skip_weight = random_tensor({width}, 6);
       const Norm norm = make_norm(Norm::Kind::kLayer, width, true, false);
-      const ops::HeadGate gate = {ops::HeadGate::Kind::kSilu, columns(pre, width), columns(skip, 1), skip_weight};
+      const ops::NormGate gate = {ops::NormGate::Kind::kSilu, columns(pre, width, width), columns(skip, 1, width),
+                                  skip_weight};
       const Tensor gated = ops::head_norm(machine.ctx, h, heads, norm, gate);
       const Tensor plain = ops::head_norm(machine.ctx, h, heads, norm, {});
       for (int64_t n = 0; n < rows; ++n) {

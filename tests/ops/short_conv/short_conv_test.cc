@@ -7,17 +7,19 @@
 #include <cmath>
 #include <vector>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
 
-struct Conv {
-  Tensor taps, bias;  // [K, D], [D] or empty
-};
+using Conv = ops::ConvTaps;
 
 Conv make_conv(int64_t count, int64_t width, bool bias) {
-  return {random_tensor({count, width}, 51), bias ? random_tensor({width}, 52) : Tensor()};
+  Conv conv;
+  conv.taps = random_tensor({count, width}, 51);
+  if (bias) conv.bias = random_tensor({width}, 52);
+  return conv;
 }
 
 StateLayout layout_of(const Conv& conv) {
@@ -31,7 +33,7 @@ Tensor advance(Ctx& ctx, const Tensor& bcx, const Conv& conv, const std::vector<
   const StateLayout layout = layout_of(conv);
   StateBatch batch;
   batch.bind(layout, states, lengths);
-  const Tensor out = ops::short_conv(ctx, bcx, conv.taps, conv.bias, sequences(lengths), batch.layer(0)).clone();
+  const Tensor out = ops::short_conv(ctx, bcx, conv, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -63,7 +65,7 @@ TEST(ShortConv, AgreesWithF64) {
         const std::vector<int64_t> lengths = {1, 0, 2, 17, 130};
         const Seqs seqs = sequences(lengths);
         const Tensor bcx = random_tensor({seqs.rows(), 3 * width}, 1);
-        const Tensor out = ops::short_conv(machine.ctx, bcx, conv.taps, conv.bias, seqs, {});
+        const Tensor out = ops::short_conv(machine.ctx, bcx, conv, seqs, {});
         for (size_t s = 0; s < lengths.size(); ++s) {
           const std::vector<double> expected = reference(bcx, conv, seqs.offsets[s], lengths[s]);
           EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * width, expected), 1e-6);
@@ -81,7 +83,7 @@ TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
       const std::vector<int64_t> lengths = {90, 0, 30, 1};
       const Seqs seqs = sequences(lengths);
       const Tensor bcx = random_tensor({seqs.rows(), 1800}, 2);
-      const Tensor whole = ops::short_conv(three.ctx, bcx, conv.taps, conv.bias, seqs, {}).clone();
+      const Tensor whole = ops::short_conv(three.ctx, bcx, conv, seqs, {}).clone();
       std::vector<State> batched(4);
       EXPECT_TRUE(same_bits(
           whole, advance(three.ctx, bcx, conv, {&batched[0], &batched[1], &batched[2], &batched[3]}, lengths)));
@@ -105,21 +107,22 @@ TEST(ShortConv, WrongShapesAreRefused) {
   Machine machine;
   const Conv conv = make_conv(3, 8, false);
   const Seqs seqs = sequences({2});
-  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 23}, DType::kF32), conv.taps, {}, seqs, {}), Error);
-  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({3, 24}, DType::kF32), conv.taps, {}, seqs, {}), Error);
-  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 24}, DType::kF32), Tensor({0, 8}, DType::kF32), {}, seqs, {}),
-               Error);
-  EXPECT_EQ(ops::short_conv(machine.ctx, Tensor({0, 24}, DType::kF32), conv.taps, {}, sequences({}), {}).dim(0), 0);
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 23}, DType::kF32), conv, seqs, {}), Error);
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({3, 24}, DType::kF32), conv, seqs, {}), Error);
+  Conv none;
+  none.taps = Tensor({0, 8}, DType::kF32);
+  EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 24}, DType::kF32), none, seqs, {}), Error);
+  EXPECT_EQ(ops::short_conv(machine.ctx, Tensor({0, 24}, DType::kF32), conv, sequences({}), {}).dim(0), 0);
 }
 
-Tensor advance_silu(Ctx& ctx, View x, const Conv& conv, State* state, int64_t rows) {
+Tensor advance_silu(Ctx& ctx, const Columns& x, const Conv& conv, State* state, int64_t rows) {
   StateLayout layout;
   layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0), conv.taps.dim(1)}}});
   StateBatch batch;
   const std::vector<State*> states = {state};
   const std::vector<int64_t> lengths = {rows};
   batch.bind(layout, states, lengths);
-  const Tensor out = ops::silu_conv(ctx, x, conv.taps, conv.bias, sequences(lengths), batch.layer(0)).clone();
+  const Tensor out = ops::silu_conv(ctx, x, conv, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -136,12 +139,12 @@ TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
         std::vector<Tensor> parts;
         int64_t begin = 0;
         for (const int64_t cut : {1, 3, 4, 20, 30}) {
-          parts.push_back(advance_silu(machine.ctx, columns(x.rows(begin, cut), 3), conv, &state, cut - begin));
+          parts.push_back(advance_silu(machine.ctx, columns(x.rows(begin, cut), 3, width), conv, &state, cut - begin));
           begin = cut;
         }
         const Tensor out = joined(parts);
-        EXPECT_TRUE(same_bits(
-            ops::silu_conv(machine.ctx, columns(x, 3), conv.taps, conv.bias, sequences({30}), {}).clone(), out));
+        EXPECT_TRUE(
+            same_bits(ops::silu_conv(machine.ctx, columns(x, 3, width), conv, sequences({30}), {}).clone(), out));
         std::vector<double> expected, kept;
         for (int64_t t = 0; t < 30; ++t) {
           for (int64_t j = 0; j < width; ++j) {

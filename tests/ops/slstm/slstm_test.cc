@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+#include "carousel/core/error.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -23,12 +24,12 @@ StateLayout layout_of(int64_t width) {
   return layout;
 }
 
-Tensor advance(Ctx& ctx, const Tensor& wx, const Tensor& packed, const ops::SlstmDims& dims,
+Tensor advance(Ctx& ctx, const Tensor& wx, const ops::SlstmRecurrent& recurrent, const ops::SlstmDims& dims,
                const std::vector<State*>& states, const std::vector<int64_t>& lengths) {
   const StateLayout layout = layout_of(dims.heads * dims.dh);
   StateBatch batch;
   batch.bind(layout, states, lengths);
-  const Tensor out = ops::slstm(ctx, wx, packed, dims, sequences(lengths), batch.layer(0)).clone();
+  const Tensor out = ops::slstm(ctx, wx, recurrent, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -92,7 +93,7 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     State state;
-    const Tensor out = advance(machine.ctx, wx, ops::pack_slstm_recurrent(recurrent, dims), dims, {&state}, {3});
+    const Tensor out = advance(machine.ctx, wx, ops::SlstmRecurrent(recurrent, dims), dims, {&state}, {3});
     for (size_t t = 0; t < 3; ++t) EXPECT_LT(relative_error(out.f32() + t * 2, y[t]), 1e-6) << t;
     const NamedTensors tensors = state.tensors(layout_of(2));
     EXPECT_LT(relative_error(tensors[0].tensor.f32(), y[2]), 1e-6);
@@ -115,7 +116,7 @@ TEST(Slstm, AgreesWithF64) {
       std::vector<State> states(lengths.size());
       std::vector<State*> pointers;
       for (State& state : states) pointers.push_back(&state);
-      const Tensor out = advance(machine.ctx, wx, ops::pack_slstm_recurrent(recurrent, dims), dims, pointers, lengths);
+      const Tensor out = advance(machine.ctx, wx, ops::SlstmRecurrent(recurrent, dims), dims, pointers, lengths);
       for (size_t s = 0; s < lengths.size(); ++s) {
         if (lengths[s] == 0) continue;
         const int64_t first = seqs.offsets[s];
@@ -140,11 +141,11 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   const std::vector<int64_t> lengths = {70, 0, 13, 70, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9};
   const Seqs seqs = sequences(lengths);
   const Tensor wx = random_tensor({seqs.rows(), 4 * width}, 3);
-  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine one(isa, 1), many(isa, 4);
-    const Tensor whole = ops::slstm(one.ctx, wx, packed, dims, seqs, {}).clone();
-    EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, dims, seqs, {}), whole));
+    const Tensor whole = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
+    EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, seqs, {}), whole));
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{70}, {1, 2, 50, 70}, {33, 34, 70}}) {
       State state;
       std::vector<Tensor> parts;
@@ -162,18 +163,18 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
 TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
   const ops::SlstmDims dims{1, 40};
   constexpr int64_t kMost = 26, kSteps = 3;
-  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims);
   const Tensor wx = random_tensor({kMost * kSteps, 160}, 12);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa, 1);
     std::vector<Tensor> alone;
     for (int64_t s = 0; s < kMost; ++s) {
       const Tensor rows = wx.rows(s * kSteps, (s + 1) * kSteps);
-      alone.push_back(ops::slstm(machine.ctx, rows, packed, dims, sequences({kSteps}), {}).clone());
+      alone.push_back(ops::slstm(machine.ctx, rows, packed, sequences({kSteps}), {}).clone());
     }
     for (int64_t batch = 2; batch <= kMost; ++batch) {
       const Seqs seqs = sequences(std::vector<int64_t>(static_cast<size_t>(batch), kSteps));
-      const Tensor all = ops::slstm(machine.ctx, wx.rows(0, batch * kSteps), packed, dims, seqs, {});
+      const Tensor all = ops::slstm(machine.ctx, wx.rows(0, batch * kSteps), packed, seqs, {});
       for (int64_t s = 0; s < batch; ++s) {
         EXPECT_TRUE(same_bits(all.rows(s * kSteps, (s + 1) * kSteps).clone(), alone[static_cast<size_t>(s)]))
             << cpu::isa_name(isa) << ", " << s << " of " << batch;
@@ -186,16 +187,16 @@ TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
 TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
   const ops::SlstmDims dims{1, 136};
   const std::vector<std::vector<int64_t>> batches = {{60}, {1}, {9, 0, 31, 31, 2}, {1, 1, 1, 1, 1, 1, 1}, {20, 21, 20}};
-  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine one(isa, 1);
     for (const std::vector<int64_t>& lengths : batches) {
       const Seqs seqs = sequences(lengths);
       const Tensor wx = random_tensor({seqs.rows(), 544}, 10);
-      const Tensor alone = ops::slstm(one.ctx, wx, packed, dims, seqs, {}).clone();
+      const Tensor alone = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
       for (const int threads : {2, 3, 5, 16}) {
         Machine many(isa, threads);
-        for (int i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, dims, seqs, {}), alone));
+        for (int i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, seqs, {}), alone));
       }
     }
   }
@@ -204,7 +205,7 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
 // A gate far below makes the decay of an untouched n infinite; far above, e^m would overflow if it were ever formed.
 TEST(Slstm, ExtremeGatesStayFinite) {
   const ops::SlstmDims dims{1, 8};
-  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     for (const float i_pre : {-1e4f, -200.0f, 200.0f, 1e4f}) {
@@ -216,7 +217,7 @@ TEST(Slstm, ExtremeGatesStayFinite) {
             wx.f32()[t * 32 + 8 + j] += f_pre;
           }
         }
-        const Tensor out = ops::slstm(machine.ctx, wx, packed, dims, sequences({50}), {});
+        const Tensor out = ops::slstm(machine.ctx, wx, packed, sequences({50}), {});
         EXPECT_TRUE(std::all_of(out.f32(), out.f32() + out.count(), [](float v) { return std::abs(v) <= 1; }))
             << i_pre << ", " << f_pre;
       }
@@ -228,7 +229,7 @@ TEST(Slstm, ExtremeGatesStayFinite) {
 TEST(Slstm, AFreshSequenceBesideARunningOneIsAsAlone) {
   const ops::SlstmDims dims{2, 4};
   Machine machine;
-  const Tensor packed = ops::pack_slstm_recurrent(random_tensor({2, 4, 16}, 7, 0.5f), dims);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({2, 4, 16}, 7, 0.5f), dims);
   const Tensor wx = random_tensor({12, 32}, 8, 1.0f, -3.0f);
   State running, fresh, alone;
   advance(machine.ctx, wx.rows(0, 4), packed, dims, {&running}, {4});
@@ -240,11 +241,11 @@ TEST(Slstm, AFreshSequenceBesideARunningOneIsAsAlone) {
 TEST(Slstm, WrongShapesAreRefused) {
   Machine machine;
   const ops::SlstmDims dims{2, 4};
-  const Tensor packed = ops::pack_slstm_recurrent(Tensor({2, 4, 16}, DType::kF32), dims);
-  EXPECT_THROW(ops::pack_slstm_recurrent(Tensor({2, 16, 4}, DType::kF32), dims), Error);
-  EXPECT_THROW(ops::slstm(machine.ctx, Tensor({2, 31}, DType::kF32), packed, dims, sequences({2}), {}), Error);
-  EXPECT_THROW(ops::slstm(machine.ctx, Tensor({3, 32}, DType::kF32), packed, dims, sequences({2}), {}), Error);
-  EXPECT_EQ(ops::slstm(machine.ctx, Tensor({0, 32}, DType::kF32), packed, dims, sequences({0}), {}).dim(0), 0);
+  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(Tensor({2, 4, 16}, DType::kF32), dims);
+  EXPECT_THROW(ops::SlstmRecurrent(Tensor({2, 16, 4}, DType::kF32), dims), Error);
+  EXPECT_THROW(ops::slstm(machine.ctx, Tensor({2, 31}, DType::kF32), packed, sequences({2}), {}), Error);
+  EXPECT_THROW(ops::slstm(machine.ctx, Tensor({3, 32}, DType::kF32), packed, sequences({2}), {}), Error);
+  EXPECT_EQ(ops::slstm(machine.ctx, Tensor({0, 32}, DType::kF32), packed, sequences({0}), {}).dim(0), 0);
 }
 
 }  // namespace

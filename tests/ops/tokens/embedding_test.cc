@@ -26,7 +26,7 @@ TEST(Embedding, RowsOfTheTable) {
   ThreadPool pool(2);
   const int64_t V = 70, D = 37;
   for (const Isa isa : cpu::runnable_isas()) {
-    const Stream stream{Device::kCpu, isa, &pool};
+    const Stream stream{&Memory::host(), isa, &pool};
     Arena arena;
     Ctx ctx{stream, arena};
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
@@ -55,7 +55,7 @@ TEST(Embedding, RowsOfTheTable) {
 
 TEST(Embedding, RefusesIdsOutOfRange) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   Arena arena;
   Ctx ctx{stream, arena};
   const Weight table(10, 4, DType::kF32, Weight::Layout::kRows);

@@ -44,7 +44,7 @@ Source make_source(int64_t rows, int64_t cols, DType dtype) {
 
 TEST(Weight, RoundTripFromUnalignedSource) {
   ThreadPool pool(3);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   for (const DType dtype : kDTypes) {
     for (const Weight::Layout layout : kLayouts) {
       for (const int64_t cols : {1, 2, 3, 17, 64, 255}) {
@@ -63,7 +63,7 @@ TEST(Weight, RoundTripFromUnalignedSource) {
 
 TEST(Weight, PiecesEqualWhole) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   const int64_t rows = 100, cols = 33;
   for (const DType dtype : kDTypes) {
     for (const Weight::Layout layout : kLayouts) {
@@ -85,7 +85,7 @@ TEST(Weight, PiecesEqualWhole) {
 
 TEST(Weight, PanelsHoldColumnAfterColumn) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   const int64_t rows = 40, cols = 3;
   const Source f32 = make_source(rows, cols, DType::kF32);
   Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels);
@@ -114,7 +114,7 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
 
 TEST(Weight, BlockPanelsHoldFourColumnsOfEveryRow) {
   ThreadPool pool(1);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   const int64_t rows = 40, cols = 70;  // two panels of three blocks, the last of six columns
   for (const DType dtype : {DType::kQ8, DType::kQ4}) {
     const Source source = make_source(rows, cols, dtype);
@@ -147,7 +147,7 @@ TEST(Weight, BlockPanelsHoldFourColumnsOfEveryRow) {
 
 TEST(Weight, RowsOfAnotherTypeAreConverted) {
   ThreadPool pool(2);
-  const Stream stream{Device::kCpu, Isa::kPortable, &pool};
+  const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   const int64_t rows = 37, cols = 50;
   for (const DType from : kDTypes) {
     for (const DType to : kDTypes) {
@@ -182,7 +182,7 @@ TEST(Weight, CountsItsBias) {
 }
 
 TEST(Weight, MetaAllocatesNothing) {
-  const Weight weight(int64_t{1} << 30, int64_t{1} << 20, DType::kBF16, Weight::Layout::kPanels, Device::kMeta);
+  const Weight weight(int64_t{1} << 30, int64_t{1} << 20, DType::kBF16, Weight::Layout::kPanels, Memory::meta());
   EXPECT_EQ(weight.device(), Device::kMeta);
   EXPECT_EQ(weight.storage().raw(), nullptr);
   EXPECT_EQ(weight.size_bytes(), size_t{1} << 51);
@@ -190,7 +190,7 @@ TEST(Weight, MetaAllocatesNothing) {
 
 TEST(Weight, RefusesWhatCannotBe) {
   const auto make = [](int64_t rows, int64_t cols, DType dtype) {
-    return Weight(rows, cols, dtype, Weight::Layout::kPanels, Device::kMeta);
+    return Weight(rows, cols, dtype, Weight::Layout::kPanels, Memory::meta());
   };
   EXPECT_THROW(make(0, 4, DType::kF32), Error);
   EXPECT_THROW(make(4, 0, DType::kF32), Error);

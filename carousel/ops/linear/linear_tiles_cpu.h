@@ -18,8 +18,8 @@
 #pragma once
 
 #include "carousel/cpu/vec.h"
-#include "carousel/ops/gate/gate_cpu.h"
-#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/gate/gate_values_cpu.h"
+#include "carousel/ops/linear/linear_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

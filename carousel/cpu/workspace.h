@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scratch memory of a kernel. One function lays it out, for two callers: over no memory it counts the bytes that the
+// kernel's workspace function answers, over the op's memory it gives the kernel its pointers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace carousel::cpu::CAROUSEL_ISA {
+
+class Workspace {
+ public:
+  Workspace() = default;
+  explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
+
+  /// `count` elements, 64-byte aligned as the memory is; null over no memory. Contents are unspecified.
+  template <class T>
+  T* take(int64_t count) {
+    T* const place = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + bytes_);
+    const int64_t size = count * static_cast<int64_t>(sizeof(T));
+    bytes_ += (size + kAlignment - 1) / kAlignment * kAlignment;
+    return place;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  static constexpr int64_t kAlignment = 64;
+  char* memory_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps around a forward, written once.
+#include "carousel/model/pass.h"
+
+#include "carousel/core/assert.h"
+
+namespace carousel::model {
+void Pass::lay_out(std::span<const int64_t> lengths) {
+  seqs_.offsets.assign(1, 0);
+  for (const int64_t length : lengths) {
+    CAROUSEL_ASSERT(length >= 0);
+    seqs_.offsets.push_back(seqs_.offsets.back() + length);
+  }
+  seqs_.pos.assign(lengths.size(), 0);
+  seqs_.dt = Tensor();
+}
+
+Pass::Binding::Binding(Pass& pass, const StateLayout& layout, std::span<State* const> states,
+                       std::span<const int64_t> lengths, const Tensor& elapsed)
+    : pass_(pass) {
+  CAROUSEL_ASSERT(states.size() == lengths.size());
+  pass_.lay_out(lengths);
+  for (size_t s = 0; s < states.size(); ++s) pass_.seqs_.pos[s] = states[s]->pos();
+  pass_.seqs_.dt = elapsed;
+  pass_.states_.bind(layout, states, lengths, *pass_.stream_.memory);
+}
+
+Pass::Binding::~Binding() {
+  pass_.seqs_.dt = Tensor();
+  pass_.states_.unbind();
+}
+
+Tensor Pass::upload(std::span<const int32_t> values) {
+  uploaded_ = Tensor();  // first back to the arena, then out of it again
+  uploaded_ = arena_.empty(Shape{static_cast<int64_t>(values.size())}, DType::kI32);
+  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(values.data()), *stream_.memory,
+               static_cast<std::byte*>(uploaded_.raw()), values.size_bytes());
+  return uploaded_;
+}
+
+}  // namespace carousel::model

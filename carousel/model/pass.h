@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every forward needs beside a model: an arena, the batch laid out, and its states bound. Kept between calls, so
+// that a steady loop allocates nothing. Runner, Predictor and Tirex run through it.
+#pragma once
+
+#include <span>
+
+#include "carousel/core/state.h"
+#include "carousel/ops/ctx.h"
+
+namespace carousel::model {
+
+class Pass {
+ public:
+  /// Both must outlive the pass. Not for use by two threads at once.
+  Pass(const Stream& stream, const Numerics& numerics) : stream_(stream), numerics_(numerics), arena_(*stream.memory) {}
+
+  /// The next lengths[s] rows of every sequence s: binds the states, calls forward(Ctx&, const Seqs&, const
+  /// StateBatch*)
+  /// -> Tensor, and moves every state on by its length. What forward throws leaves the states where they were.
+  ///   elapsed [N] f32: time before each row, or empty
+  template <class F>
+  Tensor run(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
+             const Tensor& elapsed, F&& forward) {
+    const Binding binding(*this, layout, states, lengths, elapsed);
+    Ctx context = ctx();
+    Tensor result = forward(context, seqs_, &states_);
+    states_.advance(lengths);
+    return result;
+  }
+  /// The same without memory: every sequence from the zero state, nothing kept.
+  template <class F>
+  Tensor run(std::span<const int64_t> lengths, F&& forward) {
+    lay_out(lengths);
+    Ctx context = ctx();
+    return forward(context, seqs_, nullptr);
+  }
+
+  /// `values` where the stream's tensors are [count] i32; valid until the next call.
+  Tensor upload(std::span<const int32_t> values);
+
+  Ctx ctx() { return {stream_, arena_, numerics_, observer_}; }
+  Arena& arena() { return arena_; }
+  const Stream& stream() const { return stream_; }
+  /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
+  void observe(Observer* observer) { observer_ = observer; }
+
+ private:
+  /// Binds the states of one forward, and lets go of them however it ends.
+  class Binding {
+   public:
+    Binding(Pass& pass, const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
+            const Tensor& elapsed);
+    ~Binding();
+    Binding(const Binding&) = delete;
+    Binding& operator=(const Binding&) = delete;
+
+   private:
+    Pass& pass_;
+  };
+  void lay_out(std::span<const int64_t> lengths);
+
+  const Stream& stream_;
+  const Numerics& numerics_;
+  Observer* observer_ = nullptr;
+  Arena arena_;
+  Seqs seqs_;
+  StateBatch states_;
+  Tensor uploaded_;  // [count] i32
+};
+
+}  // namespace carousel::model

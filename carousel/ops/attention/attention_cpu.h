@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of attention are called with.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/attention/attention.h"
+
+namespace carousel::ops {
+
+struct AttentionArgs {
+  View qkv;               // [N, (H + 2G) d]
+  View out;               // [N, H*d]
+  const float* q_norm;    // [d] or null
+  const float* k_norm;    // [d] or null
+  const float* inv_freq;  // [R/2] or null
+  float norm_eps;
+  int64_t heads, kv_heads, head_dim;
+  int64_t rotary;  // R
+  int64_t window;  // 0: none
+  SeqsView seqs;
+  float* const* const* k_pages;  // [B] of [pages] of [G, d, kPageRows]; null: zero states, nothing is kept
+  float* const* const* v_pages;  // [B] of [pages] of [G, kPageRows, d]
+  void* workspace;               // of attention_workspace bytes
+};
+
+/// The same as a profile of a narrower implementation has it.
+struct CastAttentionArgs {
+  AttentionArgs attention;
+  Numerics::Norm rule;
+  DType activations, rotary, scores;
+};
+
+}  // namespace carousel::ops
+
+KERNEL_WITH_WORKSPACE(attention, ops::AttentionArgs);
+KERNEL_WITH_WORKSPACE(cast_attention, ops::CastAttentionArgs);

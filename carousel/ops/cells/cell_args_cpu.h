@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of both continuous-time cells are called with.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/cells/cell.h"
+
+namespace carousel::ops {
+
+struct CellMapArgs {
+  const float* weight = nullptr;    // [inputs, outputs]
+  const float* bias = nullptr;      // [outputs]
+  int64_t inputs = 0, outputs = 0;  // no outputs: no such map
+};
+inline CellMapArgs map_args(const CellMap& map) {
+  if (!map.defined()) return {};
+  return {map.weight().f32(), map.bias().f32(), map.inputs(), map.outputs()};
+}
+
+/// The ragged batch and its memory.
+struct CellBatch {
+  SeqsView seqs;
+  float* const* h;  // [B] of [H], the cell's state; null: zeros, nothing is kept
+  float* const* c;  // [B] of [H], the LSTM's memory, where there is one
+};
+inline CellBatch cell_batch(const Seqs& seqs, LayerStates states, bool memory) {
+  return {seqs.view(), states.empty() ? nullptr : states.fixed(0),
+          states.empty() || !memory ? nullptr : states.fixed(1)};
+}
+
+}  // namespace carousel::ops

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel of the CfC cell is called with.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/cells/cell_args_cpu.h"
+#include "carousel/ops/cells/cfc.h"
+
+namespace carousel::ops {
+
+struct CfcArgs {
+  const CfcCell* cell;
+  View x;  // [N, I]
+  View y;  // [N, units of the last layer]
+  CfcActivation activation;
+  CellBatch batch;
+  void* workspace;  // of cfc_workspace bytes
+};
+
+/// Layer l of a cell, and what a kernel reads of it: these are out of line, since a kernel's file may not see inside
+/// standard containers (docs/design.md).
+struct CfcLayerArgs {
+  int64_t inputs, units, depth;  // depth: maps of the backbone
+  CellMapArgs heads;
+  const float* w_tau;  // [cell_pad(units)], mode pure
+  const float* a;      // [cell_pad(units)], mode pure
+};
+int64_t cfc_layers(const CfcCell& cell);
+CfcLayerArgs cfc_layer(const CfcCell& cell, int64_t l);
+CellMapArgs cfc_backbone(const CfcCell& cell, int64_t l, int64_t map);
+CellMapArgs cfc_memory(const CfcCell& cell);
+
+}  // namespace carousel::ops
+
+KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);

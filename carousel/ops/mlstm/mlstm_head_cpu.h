@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// What both forms of the mLSTM cell share: a call's sequences and scratch memory, a head, its gates and its
+// denominator.
+#pragma once
+
+#include "carousel/cpu/vec.h"
+#include "carousel/cpu/workspace.h"
+#include "carousel/ops/mlstm/mlstm_cpu.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kL = ops::kMlstmChunk;
+
+/// One sequence of the batch, and where its memory is: the caller's, or zeros in the workspace.
+struct Sequence {
+  int64_t first_row, rows;
+  int64_t pos;    // of the first row
+  float* c;       // [H, Dk, Dv]
+  float* n;       // [H, Dk]
+  float* m;       // [H]
+  float* n_next;  // [H, Dk]; where several tasks share a head, its new n waits here until all have read the old one
+  float* m_next;  // [H]; likewise
+};
+
+/// The step of one head of a sequence of one row.
+struct StepGates {
+  float f, i;  // activations of the gates
+  int32_t blocks_done;
+};
+
+/// Rows of C that a task of a step advances, about 128 KiB: as many tasks as threads, of equal size, would wait for the
+/// slowest. Their number depends on the shape alone, since each has its own share of h.
+constexpr int64_t step_rows(int64_t dv) {
+  constexpr int64_t kFloats = int64_t{1} << 15;
+  return dv >= kFloats / 4 ? 4 : kFloats / dv / 4 * 4;
+}
+constexpr int64_t share_floats(int64_t dv) { return (dv / 16 + 1) * 16; }
+
+/// The arguments, and what is laid out in their workspace.
+struct Call : ops::MlstmArgs {
+  int64_t batch;
+  const Sequence* sequences;  // [B]
+  float* scratch;             // [threads, scratch_floats]
+  int64_t scratch_floats;     // multiple of 16
+  StepGates* steps;           // [B, H]
+  float* shares;              // [B, H, blocks of step_rows rows of C, share_floats]: of h, the last of q.n
+};
+
+/// Lists the sequences in `sequences` [B]. Where the caller keeps no state, c, n and m [B] of zeros stand in.
+inline void list_sequences(const ops::MlstmArgs& args, float* c, float* n, float* m, float* n_next, float* m_next,
+                           Sequence* sequences) {
+  const int64_t heads = args.dims.heads, of_n = heads * args.dims.dk, of_c = of_n * args.dims.dv;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) {
+    const bool kept = args.c != nullptr;
+    sequences[s] = {args.seqs.first_row(s),
+                    args.seqs.length(s),
+                    args.seqs.pos[s],
+                    kept ? args.c[s] : c + s * of_c,
+                    kept ? args.n[s] : n + s * of_n,
+                    kept ? args.m[s] : m + s * heads,
+                    n_next == nullptr ? nullptr : n_next + s * of_n,
+                    m_next == nullptr ? nullptr : m_next + s * heads};
+  }
+}
+
+/// Zeros for the states of a batch that keeps none.
+struct ZeroStates {
+  float *c, *n, *m;  // [B, H, Dk, Dv], [B, H, Dk], [B, H]; null where the caller keeps them
+  int64_t c_floats, n_floats, m_floats;
+
+  void clear() const {
+    float* const parts[] = {c, n, m};
+    const int64_t floats[] = {c_floats, n_floats, m_floats};
+    for (int i = 0; i < 3; ++i) {
+      if (parts[i] != nullptr) std::memset(parts[i], 0, sizeof(float) * static_cast<size_t>(floats[i]));
+    }
+  }
+};
+inline ZeroStates take_zero_states(const ops::MlstmArgs& args, Workspace& workspace) {
+  ZeroStates zeros = {};
+  if (args.c != nullptr) return zeros;
+  zeros.m_floats = args.seqs.batch * args.dims.heads;
+  zeros.n_floats = zeros.m_floats * args.dims.dk;
+  zeros.c_floats = zeros.n_floats * args.dims.dv;
+  zeros.c = workspace.take<float>(zeros.c_floats);
+  zeros.n = workspace.take<float>(zeros.n_floats);
+  zeros.m = workspace.take<float>(zeros.m_floats);
+  return zeros;
+}
+
+struct Head {
+  const Call* args;
+  int64_t h;
+  int64_t first_column, width;  // block of value columns
+  float* c;                     // [Dk, Dv] of this head, at first_column
+  float* n;                     // [Dk]
+  float m;
+  float* scratch;
+};
+
+/// Soft-caps both gates of `count` places and replaces those of f by log sigmoid(f), in whole vectors: the arrays have
+/// room for them.
+inline void activate_gates(float* i, float* f, int64_t count, float cap) {
+  for (int64_t j = 0; j < count; j += kLanes) {
+    Vec i_j = load(i + j), f_j = load(f + j);
+    if (cap > 0) {
+      i_j = set1(cap) * tanh(i_j / set1(cap));
+      f_j = set1(cap) * tanh(f_j / set1(cap));
+    }
+    store(i + j, i_j);
+    store(f + j, log_sigmoid(f_j));
+  }
+}
+
+inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
+
+inline float dot(const float* a, const float* b, int64_t count) {
+  Vec acc = {};
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) acc = fma(load(a + j), load(b + j), acc);
+  if (j < count) acc = fma(load_partial(a + j, count - j), load_partial(b + j, count - j), acc);
+  return sum(acc);
+}
+
+inline float denominator(float q_dot_n, float m, const ops::MlstmArgs& args) {
+  const float floor = std::exp(-m);                              // +inf for m < -88: h is then 0
+  const float magnitude = std::fabs(q_dot_n) + args.eps_in_max;  // adding zero changes no bit
+  return (magnitude > floor ? magnitude : floor) + args.eps_outside;
+}
+
+struct Scales {
+  float q, k;  // one is Dk^-1/2, the other 1, which changes no bit
+};
+inline Scales scales(const ops::MlstmDims& dims) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dims.dk));
+  return dims.scale_keys ? Scales{1.0f, scale} : Scales{scale, 1.0f};
+}
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// One row of the mLSTM cell: C' = f C + i k v^T and h = q C' (arXiv:2405.04517, sec. 2.3) in one pass over C, which is
+// as fast as memory. A task is a block of rows of C of one head.
+#pragma once
+
+#include "carousel/cpu/divide.h"
+#include "carousel/ops/mlstm/mlstm_head_cpu.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+// C streams through the core as one run of addresses, this far ahead of it. Rows taken two or four at a time, which
+// spares h some loads and stores, were no faster.
+constexpr int64_t kAheadFloats = 2048;
+
+/// Both activations of `count` heads of a row, and their new m in place of the old.
+inline void step_gates(const float* i_pre, const float* f_pre, int64_t count, float cap, float* m, StepGates* steps) {
+  for (int64_t h = 0; h < count; h += kLanes) {
+    const int64_t lanes = count - h < kLanes ? count - h : kLanes;
+    float i[kLanes], f[kLanes];
+    store(i, load_at(i_pre + h, lanes));
+    store(f, load_at(f_pre + h, lanes));
+    activate_gates(i, f, kLanes, cap);
+    const Vec decayed = load(f) + load_at(m + h, lanes);
+    const Vec m_next = max(decayed, load(i));
+    store(f, exp(decayed - m_next));
+    store(i, exp(load(i) - m_next));
+    lanes == kLanes ? store(m + h, m_next) : store_partial(m + h, m_next, lanes);
+    for (int64_t j = 0; j < lanes; ++j) steps[h + j] = {f[j], i[j], 0};
+  }
+}
+
+/// A row of C' = f C + (i k) v^T, and h += q C' while it is in registers.
+inline void step_row(float* c, float f_act, float i_k, float q, const float* v, float* h, int64_t width) {
+  const Vec f_v = set1(f_act), i_k_v = set1(i_k), q_v = set1(q);
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    if (j % 16 == 0) __builtin_prefetch(c + j + kAheadFloats);
+    const Vec updated = fma(i_k_v, load(v + j), f_v * load(c + j));
+    store(c + j, updated);
+    store(h + j, fma(q_v, updated, load(h + j)));
+  }
+  if (const int64_t rest = width - j; rest > 0) {
+    const Vec updated = fma(i_k_v, load_partial(v + j, rest), f_v * load_partial(c + j, rest));
+    store_partial(c + j, updated, rest);
+    store_partial(h + j, fma(q_v, updated, load_partial(h + j, rest)), rest);
+  }
+}
+
+inline void prefetch(const float* p, int64_t count) {
+  for (int64_t j = 0; j < count; j += 16) __builtin_prefetch(p + j);
+}
+
+/// One step of rows [first, end) of a head's C and n. share [width] becomes their share of q^T C'; returns that of
+/// q.n'.
+float step_block(const Head& head, int64_t row, int64_t first, int64_t end, const StepGates& gates, float* share) {
+  const Call& args = *head.args;
+  const int64_t dk = args.dims.dk, dv = args.dims.dv;
+  const Scales scale = scales(args.dims);
+  const float* q = args.q.f32() + row * args.q.stride + head.h * dk;                      // [Dk]
+  const float* k = args.k.f32() + row * args.k.stride + head.h * dk;                      // [Dk]
+  const float* v = args.v.f32() + row * args.v.stride + head.h * dv + head.first_column;  // [width]
+  // What the next block begins with, or the next head: they lie behind.
+  prefetch(k + end, end - first);
+  prefetch(q + end, end - first);
+  prefetch(head.n + end, end - first);
+  if (end == dk) prefetch(v + dv, dv);
+  const float f_act = gates.f, i_act = gates.i;
+  float* n = head.n;  // [Dk]
+  for (int64_t j = first; j < end; ++j) n[j] = fma1(i_act, scale.k * k[j], f_act * n[j]);
+  std::memset(share, 0, sizeof(float) * static_cast<size_t>(head.width));
+  for (int64_t d = first; d < end; ++d) {
+    step_row(head.c + d * dv, f_act, i_act * (scale.k * k[d]), scale.q * q[d], v, share, head.width);
+  }
+  return scale.q * dot(q + first, n + first, end - first);
+}
+
+/// The step of a whole head, or of a block of its columns, in a task that walks a longer sequence.
+void step(Head* head, int64_t row) {
+  const Call& args = *head->args;
+  const int64_t dk = args.dims.dk, dv = args.dims.dv, block = step_rows(dv);
+  StepGates gates;
+  step_gates(args.i_pre.f32() + row * args.i_pre.stride + head->h, args.f_pre.f32() + row * args.f_pre.stride + head->h,
+             1, args.dims.gate_soft_cap, &head->m, &gates);
+  float* out = args.out.f32() + row * args.dims.heads * dv + head->h * dv + head->first_column;  // [width]
+  float q_dot_n = 0.0f;
+  for (int64_t first = 0; first < dk; first += block) {
+    float* share = first == 0 ? out : head->scratch;
+    q_dot_n += step_block(*head, row, first, first + block < dk ? first + block : dk, gates, share);
+    for (int64_t j = 0; first > 0 && j < head->width; ++j) out[j] += share[j];
+  }
+  const float norm = denominator(q_dot_n, head->m, args);
+  for (int64_t j = 0; j < head->width; ++j) out[j] = out[j] / norm;
+}
+
+/// Adds the shares of a head's blocks, in their order.
+void finish_step(const Head& head, int64_t row, const float* shares, int64_t floats, int64_t blocks) {
+  const Call& args = *head.args;
+  float* out = args.out.f32() + row * args.dims.heads * args.dims.dv + head.h * args.dims.dv;  // [Dv]
+  float q_dot_n = 0.0f;
+  for (int64_t b = 0; b < blocks; ++b) q_dot_n += shares[(b + 1) * floats - 1];
+  const float norm = denominator(q_dot_n, head.m, args);
+  for (int64_t j = 0; j < head.width; j += kLanes) {  // shares have room for whole vectors
+    Vec h = load(shares + j);
+    for (int64_t b = 1; b < blocks; ++b) h = h + load(shares + b * floats + j);
+    const int64_t lanes = head.width - j;
+    lanes >= kLanes ? store(out + j, h / set1(norm)) : store_partial(out + j, h / set1(norm), lanes);
+  }
+}
+
+/// All sequences of one row. A task is a block of rows of C; whoever ends the last one of a head adds their shares.
+void step_all(const Stream& stream, const Call& args, int64_t active) {
+  const int64_t heads = args.dims.heads, dk = args.dims.dk, dv = args.dims.dv;
+  const int64_t block = step_rows(dv), blocks = (dk - 1) / block + 1;
+  const int64_t floats = share_floats(dv);
+  for (int64_t s = 0; s < args.batch; ++s) {
+    const Sequence& seq = args.sequences[s];
+    if (seq.rows != 1) continue;
+    step_gates(args.i_pre.f32() + seq.first_row * args.i_pre.stride,
+               args.f_pre.f32() + seq.first_row * args.f_pre.stride, heads, args.dims.gate_soft_cap, seq.m,
+               args.steps + s * heads);
+  }
+  parallel_runs(stream, args.batch * heads * blocks, active * heads * dk * dv * 5, [&](int64_t item) {
+    const int64_t s = item / (heads * blocks), h = item / blocks % heads, b = item % blocks;
+    const Sequence& seq = args.sequences[s];
+    if (seq.rows != 1) return;
+    StepGates& gates = args.steps[s * heads + h];
+    const Head head = {&args, h, 0, dv, seq.c + h * dk * dv, seq.n + h * dk, seq.m[h], nullptr};
+    float* shares = args.shares + (s * heads + h) * blocks * floats;
+    float* share = shares + b * floats;
+    const int64_t end = (b + 1) * block < dk ? (b + 1) * block : dk;
+    share[floats - 1] = step_block(head, seq.first_row, b * block, end, gates, share);
+    if (__atomic_add_fetch(&gates.blocks_done, 1, __ATOMIC_ACQ_REL) < blocks) return;
+    finish_step(head, seq.first_row, shares, floats, blocks);
+  });
+}
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of the norms are called with.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/norm/norm.h"
+
+namespace carousel::ops {
+
+/// A norm's parameters.
+struct NormArgs {
+  Norm::Kind kind;
+  float eps;
+  const float* weight;  // [width] or null
+  float weight_offset;
+  const float* bias;  // [width] or null
+};
+struct AddNormArgs {
+  View x;       // [N, D]
+  View y;       // [N, D] or null
+  View sum;     // [N, D]; x itself where y is null
+  View normed;  // [N, D]
+  NormArgs norm;
+  int64_t rows, width;  // N, D
+};
+struct HeadNormArgs {
+  View h;                    // [N, H*Dv]
+  View pre;                  // [N, H*Dv] columns
+  View skip;                 // [N, H*Dv] columns, or null
+  const float* skip_weight;  // [H*Dv]
+  NormGate::Kind gate;
+  View out;       // [N, H*Dv]
+  NormArgs norm;  // of width H*Dv
+  int64_t rows, heads, dv;
+};
+/// Either of them where a profile rounds or places epsilons otherwise: one operation after the other, as written.
+struct CastNormArgs {
+  HeadNormArgs head;  // pre, skip and gate as there; heads 1 for a norm of whole rows
+  View y;             // [N, H*Dv] added to h, or null
+  View sum;           // [N, H*Dv] h + y where there is a y
+  Numerics::Norm rule;
+  DType activations, gates;
+};
+
+}  // namespace carousel::ops
+
+KERNEL(add_norm, ops::AddNormArgs);
+KERNEL(head_norm, ops::HeadNormArgs);
+KERNEL(cast_norm, ops::CastNormArgs);

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels that round are called with.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/rounding/rounding.h"
+
+namespace carousel::ops {
+
+struct RoundArgs {
+  View x;  // [rows, width]
+  int64_t rows, width;
+  DType dtype;
+};
+struct RoundStatesArgs {
+  SeqsView seqs;
+  float* const* states;  // [B] of [count]
+  int64_t count;
+  DType dtype;
+};
+
+}  // namespace carousel::ops
+
+KERNEL(round_to, ops::RoundArgs);
+KERNEL(round_states, ops::RoundStatesArgs);

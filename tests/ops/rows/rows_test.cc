@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows and columns moved: the values asked for, in the order asked for.
+#include "carousel/ops/rows/rows.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "tests/ops/machine.h"
+
+namespace carousel {
+namespace {
+
+TEST(GatherRows, GivesRowsInTheOrderAsked) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa, 3);
+    const Tensor x = random_tensor({6, 37}, 1);
+    const std::vector<int64_t> rows = {5, 0, 0, 3};
+    const Tensor picked = ops::gather_rows(machine.ctx, x, rows);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto n = static_cast<int64_t>(i);
+      EXPECT_TRUE(same_bits(picked.rows(n, n + 1), x.rows(rows[i], rows[i] + 1)));
+    }
+    EXPECT_EQ(ops::gather_rows(machine.ctx, x, {}).dim(0), 0);
+    const std::vector<int64_t> beyond = {6};
+    EXPECT_THROW(ops::gather_rows(machine.ctx, x, beyond), Error);
+  }
+}
+
+TEST(CopyColumns, TouchesTheseColumnsAlone) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine machine(isa);
+    const Tensor from = random_tensor({4, 9}, 1), to({4, 7}, DType::kF32);
+    ops::copy_columns(machine.ctx, columns(from, 3, 5), columns(to, 1, 5));
+    for (int64_t n = 0; n < 4; ++n) {
+      for (int64_t j = 0; j < 7; ++j) {
+        EXPECT_EQ(to.f32()[n * 7 + j], j >= 1 && j < 6 ? from.f32()[n * 9 + j + 2] : 0.0f);
+      }
+    }
+    EXPECT_THROW(ops::copy_columns(machine.ctx, columns(from, 3, 5), columns(to, 1, 4)), Error);
+  }
+}
+
+}  // namespace
+}  // namespace carousel

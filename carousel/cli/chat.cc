@@ -11,11 +11,13 @@
 #include <optional>
 #include <string>
 
+#include "carousel/cli/command.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
 #include "carousel/model/chat_template.h"

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <memory>
 
-#include "carousel/cli/command.h"
+#include "carousel/cli/signals.h"
 
 namespace carousel::cli {
 namespace {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"

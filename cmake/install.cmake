@@ -4,11 +4,11 @@ include(CMakePackageConfigHelpers)
 
 set(CAROUSEL_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/carousel)
 
-# Headers of what is compiled once per instruction set are of no use outside.
+# Headers of what is compiled once per instruction set are of no use outside, nor are those of the binary and its tools.
 file(GLOB_RECURSE CAROUSEL_HEADERS RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/carousel/*.h)
 foreach(header IN LISTS CAROUSEL_HEADERS)
   file(STRINGS ${PROJECT_SOURCE_DIR}/${header} per_isa REGEX "^namespace .*CAROUSEL_ISA" LIMIT_COUNT 1)
-  if(NOT per_isa AND NOT header MATCHES "^carousel/cli/")
+  if(NOT per_isa AND NOT header MATCHES "^carousel/(cli|verify|bench)/")
     get_filename_component(folder ${header} DIRECTORY)
     install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder} COMPONENT development)
   endif()

@@ -19,9 +19,9 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::map<std::string, int> kFloors = {
-    {"core", 1},  {"cpu", 2},      {"cuda", 2},   {"formats", 2}, {"text", 2},
-    {"tasks", 2}, {"ops", 3},      {"blocks", 4}, {"model", 5},   {"generate", 6},
-    {"train", 6}, {"forecast", 6}, {"server", 7}, {"api", 7},     {"cli", 8},
+    {"core", 1},   {"cpu", 2},    {"cuda", 2},   {"formats", 2},  {"text", 2},  {"tasks", 2},
+    {"ops", 3},    {"blocks", 4}, {"model", 5},  {"generate", 6}, {"train", 6}, {"forecast", 6},
+    {"verify", 7}, {"bench", 7},  {"server", 7}, {"api", 7},      {"cli", 8},
 };
 
 struct Source {
@@ -133,6 +133,14 @@ TEST(Layering, OnlyCudaSeesCudaHeaders) {
   for (const Source& source : library()) {
     if (source.folder == "cuda" || ends_with(source.path, "_cuda.cu")) continue;
     for (const std::string& line : source.lines) EXPECT_FALSE(std::regex_search(line, cuda)) << source.path << line;
+  }
+}
+
+TEST(Layering, OnlyTheCommandLineSeesOptions) {
+  const std::regex options("^\\s*#\\s*include\\s*[\"<]CLI/");
+  for (const Source& source : library()) {
+    if (source.folder == "cli") continue;
+    for (const std::string& line : source.lines) EXPECT_FALSE(std::regex_search(line, options)) << source.path << line;
   }
 }
 

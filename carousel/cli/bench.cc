@@ -9,11 +9,14 @@
 #include <string>
 #include <vector>
 
-#include "carousel/cli/bench_ops.h"
-#include "carousel/cli/bench_runs.h"
+#include "carousel/bench/ops.h"
+#include "carousel/bench/runs.h"
+#include "carousel/cli/bench_op.h"
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
@@ -35,7 +38,7 @@ struct BenchOptions {
   bool random = false;
   WeightOptions weights;
   bool bounds = false;
-  OpOptions op;
+  bench::OpOptions op;
   bool json = false;
   Machine machine;
 };
@@ -53,8 +56,8 @@ std::string in_millions(int64_t count) {
   return value >= 1e9 ? fmt::format("{:.2f} B", value * 1e-9) : fmt::format("{:.2f} M", value * 1e-6);
 }
 
-std::vector<BenchTest> plan(const BenchOptions& options) {
-  std::vector<BenchTest> tests;
+std::vector<bench::BenchTest> plan(const BenchOptions& options) {
+  std::vector<bench::BenchTest> tests;
   for (const int64_t depth : options.depths) {
     for (const int64_t tokens : options.prompts) {
       if (tokens > 0) tests.push_back({false, tokens, depth});
@@ -67,7 +70,7 @@ std::vector<BenchTest> plan(const BenchOptions& options) {
   return tests;
 }
 
-std::string test_name(const BenchTest& test) {
+std::string test_name(const bench::BenchTest& test) {
   const std::string name = fmt::format("{}{}", test.decode ? "tg" : "pp", test.tokens);
   return test.depth == 0 ? name : fmt::format("{} @ d{}", name, test.depth);
 }
@@ -85,12 +88,12 @@ double deviation(const std::vector<double>& values) {
   return std::sqrt(sum / static_cast<double>(values.size() - 1));
 }
 
-double percent(const BenchResult& result) { return result.bound > 0 ? 100 * result.achieved / result.bound : 0; }
+double percent(const bench::BenchResult& result) { return result.bound > 0 ? 100 * result.achieved / result.bound : 0; }
 
-void print_table(const Label& label, const std::vector<BenchResult>& results) {
+void print_table(const Label& label, const std::vector<bench::BenchResult>& results) {
   std::vector<std::vector<std::string>> rows = {{"model", "size", "per token", "params", "peak", "backend", "threads",
                                                  "test", "t/s", "achieved", "bound", "% of bound", "rejected"}};
-  for (const BenchResult& result : results) {
+  for (const bench::BenchResult& result : results) {
     const char* unit = result.test.decode ? "GB/s" : "GFLOP/s";
     rows.push_back({label.model, in_binary_units(static_cast<double>(label.bytes)),
                     in_binary_units(static_cast<double>(label.token_bytes)), in_millions(label.parameters),
@@ -118,9 +121,9 @@ void print_table(const Label& label, const std::vector<BenchResult>& results) {
   }
 }
 
-Json to_json(const Label& label, const std::vector<BenchResult>& results) {
+Json to_json(const Label& label, const std::vector<bench::BenchResult>& results) {
   Json lines = Json::array();
-  for (const BenchResult& result : results) {
+  for (const bench::BenchResult& result : results) {
     lines.push_back({{"model", label.model},
                      {"size_bytes", label.bytes},
                      {"parameters", label.parameters},
@@ -173,16 +176,16 @@ void print_load() {
 }
 
 Json bench_model(const BenchOptions& options, const Stream& stream) {
-  const std::vector<BenchTest> tests = plan(options);
-  const ModelFiles files = open_model_files(options.model);
+  const std::vector<bench::BenchTest> tests = plan(options);
+  const model::ModelFiles files = model::open_model_files(options.model);
   const model::WeightTypes types = options.weights.types();
   reset_peak_memory();
   model::Model loaded;
   if (options.random)
-    loaded.lm = random_model(files, types, stream);
+    loaded.lm = bench::random_model(files, types, stream);
   else
     loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
-  const ModelCost cost = measure_cost(files, types);
+  const model::ModelCost cost = model::measure_cost(files, types);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));
@@ -193,7 +196,8 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   label.active_parameters = size.active_parameters - cost.active_masked;
   label.threads = stream.pool->threads();
   if (!options.bounds) print_load();
-  const std::vector<BenchResult> results = run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
+  const std::vector<bench::BenchResult> results =
+      bench::run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
   if (!options.json) print_table(label, results);
   return to_json(label, results);
 }
@@ -232,8 +236,11 @@ int run_command(BenchOptions& options) {
   }
   if (!options.op.op.empty()) {
     if (!options.bounds) print_load();
-    const std::vector<OpCase> cases = op_cases(options.op, options.depths, options.weights.weights, stream);
-    json["ops"] = bench_op(options.op, cases, stream, options.rounds, options.json, interrupted);
+    const DType weights = options.weights.types().body.value_or(DType::kF32);
+    const std::vector<bench::OpCase> cases = bench::op_cases(options.op, options.depths, weights, stream);
+    json["ops"] =
+        op_lines(options.op.op, cases, bench::measure_ops(cases, stream, options.rounds, interrupted), stream);
+    if (!options.json) print_op_lines(json["ops"]);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -256,7 +263,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   app.add_flag("--json", options->json, "Results as JSON");
-  options->op.add_options(app);
+  add_op_options(app, options->op);
   options->machine.add_compute(app);
   options->machine.add_options(app);
   return [options] { return run_command(*options); };

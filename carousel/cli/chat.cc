@@ -12,11 +12,13 @@
 #include <string>
 
 #include "carousel/cli/chat_turns.h"
+#include "carousel/cli/command.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
 #include "carousel/model/saved_state.h"

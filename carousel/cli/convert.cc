@@ -5,8 +5,10 @@
 #include <string>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/model/convert.h"
 
 namespace carousel::cli {

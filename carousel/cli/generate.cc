@@ -8,11 +8,13 @@
 #include <fstream>
 #include <string>
 
+#include "carousel/cli/command.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/prompt.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/model/saved_state.h"

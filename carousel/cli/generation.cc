@@ -10,6 +10,7 @@
 
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/model/profile.h"
 

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/escapes.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/generate/batcher.h"

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
-#include "carousel/cli/model_cost.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/tokenizer.h"
@@ -55,7 +55,7 @@ Json dtype_counts(const formats::Checkpoint& checkpoint) {
   return counts;
 }
 
-Json describe_tokenizer(const ModelFiles& files) {
+Json describe_tokenizer(const model::ModelFiles& files) {
   std::optional<text::Tokenizer> tokenizer =
       model::open_tokenizer(files.place, files.checkpoint ? files.checkpoint->gguf() : nullptr);
   if (!tokenizer && files.config.vocab_size == 256) tokenizer = text::Tokenizer::bytes();
@@ -79,9 +79,9 @@ std::string projection_kind(const std::string& name) {
 }
 
 /// The wired projections, those of a kind and shape in all layers together.
-Json describe_wirings(const std::vector<WiredProjection>& wired) {
+Json describe_wirings(const std::vector<model::WiredProjection>& wired) {
   Json kinds = Json::array();
-  for (const WiredProjection& projection : wired) {
+  for (const model::WiredProjection& projection : wired) {
     const std::string kind = projection_kind(projection.name);
     const Json shape = {projection.rows, projection.cols};
     auto found = std::find_if(kinds.begin(), kinds.end(), [&](const Json& seen) {
@@ -120,13 +120,13 @@ void print_wirings(const Json& wirings) {
 }
 
 Json describe_model(const std::string& path) {
-  const ModelFiles files = open_model_files(path);
+  const model::ModelFiles files = model::open_model_files(path);
   const model::ModelConfig& config = files.config;
   const model::ModelSize size = model::measure(config, files.place.config);
   Json parts = Json::array();
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
-  const ModelCost cost = measure_cost(files);
+  const model::ModelCost cost = model::measure_cost(files);
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", path},
               {"model_type", config.model_type},
@@ -141,7 +141,7 @@ Json describe_model(const std::string& path) {
               {"wirings", describe_wirings(cost.wired)},
               {"bytes_in_memory", cost.held_bytes},
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
-              {"state_bytes", fixed_state_bytes(size.state_layout)},
+              {"state_bytes", model::fixed_state_bytes(size.state_layout)},
               {"state_bytes_per_token", row_bytes},
               {"tokenizer", describe_tokenizer(files)},
               {"warnings", config.warnings}};

@@ -9,6 +9,7 @@
 #include "carousel/cli/command.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/dtype.h"
 #include "carousel/core/error.h"
 #include "carousel/model/load.h"

@@ -15,7 +15,7 @@
 #include <histedit.h>
 #endif
 
-#include "carousel/cli/command.h"
+#include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/text/unicode.h"
 

@@ -19,6 +19,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/cli/typed_names.h"
 #include "carousel/core/error.h"
 

@@ -16,10 +16,12 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/output_path.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"

@@ -6,8 +6,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 
-#include "carousel/cli/command.h"
+#include "carousel/cli/signals.h"
 
 namespace carousel::cli {
 namespace {
@@ -49,6 +50,15 @@ void Progress::update(int64_t done) {
   std::fflush(stderr);
 }
 
+std::function<void(int64_t done, int64_t total)> progress_bar(const std::string& unit) {
+  const auto bar = std::make_shared<std::unique_ptr<Progress>>();  // a function must be copyable
+  return [unit, bar](int64_t done, int64_t total) {
+    if (done >= total) return bar->reset();
+    if (*bar == nullptr) *bar = std::make_unique<Progress>(unit, total);
+    (*bar)->update(done);
+  };
+}
+
 void note(const std::string& line) { write_all(STDERR_FILENO, line + "\n"); }
 
 void note_error(std::string message) {
@@ -64,16 +74,6 @@ std::string with_commas(int64_t value) {
   for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > first; i -= 3)
     digits.insert(static_cast<size_t>(i), 1, ',');
   return digits;
-}
-
-std::string in_binary_units(double bytes) {
-  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-  size_t unit = 0;
-  while (bytes >= 1024 && unit + 1 < std::size(kUnits)) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{:.0f} bytes", bytes) : fmt::format("{:.2f} {}", bytes, kUnits[unit]);
 }
 
 }  // namespace carousel::cli

@@ -5,9 +5,14 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 
+#include "carousel/bench/byte_units.h"
+
 namespace carousel::cli {
+
+using bench::in_binary_units;
 
 class Progress {
  public:
@@ -24,6 +29,9 @@ class Progress {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
+/// Shows a bar while it is told (done, total): from the first call until done is total, or it is destroyed.
+std::function<void(int64_t done, int64_t total)> progress_bar(const std::string& unit);
+
 /// A line on standard error. That nobody can read it is no error: the result goes to standard output.
 void note(const std::string& line);
 /// "carousel: error: ..." in one line. Names from files and the command line may hold control characters: blanks.
@@ -31,7 +39,5 @@ void note_error(std::string message);
 
 /// "1,234,567"
 std::string with_commas(int64_t value);
-/// "128.25 MiB"
-std::string in_binary_units(double bytes);
 
 }  // namespace carousel::cli

@@ -8,15 +8,17 @@
 #include <string>
 
 #include "carousel/cli/command.h"
-#include "carousel/cli/model_cost.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/convert.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/quantise.h"
 
@@ -41,8 +43,8 @@ struct Score {
 
 // Into one GGUF file: the writer's own pass over the tensors, with the types asked for.
 model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
-                                 const model::ConvertProgress& progress) {
-  const ModelFiles files = open_model_files(options.model);
+                                 const model::WriteProgress& progress) {
+  const model::ModelFiles files = model::open_model_files(options.model);
   const model::TypeOf type = model::type_choice(options.weights.types(), files.config.tie_word_embeddings);
   model::write_gguf(options.model, options.out, stream, type, progress);
   return {

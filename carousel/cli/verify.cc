@@ -10,17 +10,18 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
-#include "carousel/cli/reference_case.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/model/profile.h"
+#include "carousel/verify/reference_case.h"
 
 namespace carousel::cli {
 namespace {
 
-using Status = Comparison::Status;
+using Status = verify::Comparison::Status;
 
 // Exit statuses, the worst of all cases counts.
 constexpr int kAgrees = 0;
@@ -42,9 +43,9 @@ const char* status_name(Status status) {
 // JSON has no NaN: null says that the number is not finite.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-Json to_json(const std::string& folder, const std::vector<Comparison>& comparisons, int status) {
+Json to_json(const std::string& folder, const std::vector<verify::Comparison>& comparisons, int status) {
   Json tensors = Json::array();
-  for (const Comparison& comparison : comparisons) {
+  for (const verify::Comparison& comparison : comparisons) {
     Json line = {{"name", comparison.name}, {"status", status_name(comparison.status)}};
     if (comparison.status != Status::kSkip) {
       line["relative_l2"] = number(comparison.relative);
@@ -56,12 +57,12 @@ Json to_json(const std::string& folder, const std::vector<Comparison>& compariso
   return {{"case", folder}, {"status", status}, {"tensors", tensors}};
 }
 
-void print_lines(const std::string& folder, const std::vector<Comparison>& comparisons) {
+void print_lines(const std::string& folder, const std::vector<verify::Comparison>& comparisons) {
   size_t width = 12;
-  for (const Comparison& comparison : comparisons) width = std::max(width, comparison.name.size());
+  for (const verify::Comparison& comparison : comparisons) width = std::max(width, comparison.name.size());
   fmt::print("{}\n", folder);
   size_t counts[3] = {0, 0, 0};
-  for (const Comparison& comparison : comparisons) {
+  for (const verify::Comparison& comparison : comparisons) {
     ++counts[static_cast<size_t>(comparison.status)];
     std::string numbers(20, ' ');
     if (comparison.status != Status::kSkip)
@@ -72,10 +73,10 @@ void print_lines(const std::string& folder, const std::vector<Comparison>& compa
   fmt::print("  {} ok, {} FAIL, {} skip\n", counts[0], counts[1], counts[2]);
 }
 
-int judge(const std::vector<Comparison>& comparisons, bool strict) {
+int judge(const std::vector<verify::Comparison>& comparisons, bool strict) {
   const auto count = [&](Status status) {
     return std::count_if(comparisons.begin(), comparisons.end(),
-                         [&](const Comparison& comparison) { return comparison.status == status; });
+                         [&](const verify::Comparison& comparison) { return comparison.status == status; });
   };
   const bool skipped = strict && count(Status::kSkip) > 0;
   return count(Status::kFail) > 0 || count(Status::kOk) == 0 || skipped ? kDiffers : kAgrees;
@@ -89,7 +90,8 @@ int run_verify(VerifyOptions& options) {
   for (const std::string& folder : options.cases) {
     int status = kMalformed;
     try {
-      const std::vector<Comparison> comparisons = compare_case(folder, stream, numerics);
+      const std::vector<verify::Comparison> comparisons =
+          verify::compare_case(folder, stream, numerics, progress_bar("tokens"));
       status = judge(comparisons, options.strict);
       if (options.json)
         results.push_back(to_json(folder, comparisons, status));

@@ -6,9 +6,9 @@
 #include <iterator>
 #include <vector>
 
-#include "carousel/cli/model_cost.h"
 #include "carousel/cli/options.h"
 #include "carousel/core/error.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 
 namespace carousel::cli {
@@ -85,7 +85,7 @@ void WeightOptions::check_parts(const std::string& path) const {
                   {"--gates", gates, "no matrix of gates or cells that can be held so"}};
   const auto is_auto = [](const Part& part) { return part.given == "auto"; };
   if (std::all_of(std::begin(parts), std::end(parts), is_auto)) return;
-  const ModelFiles files = open_model_files(path);
+  const model::ModelFiles files = model::open_model_files(path);
   if (files.config.kind == model::ModelKind::kLanguage) return;  // loading it says what is wrong with it
   model::ParamList list;
   model::declare_params(files.config, list, files.place.config);

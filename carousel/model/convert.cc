@@ -10,7 +10,6 @@
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/core/finite.h"
-#include "carousel/formats/new_file.h"
 #include "carousel/model/chat_template.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
@@ -51,12 +50,8 @@ Source open_source(const std::string& path, const Stream& stream) {
   return source;
 }
 
-// One tensor to be written: the parameters it holds in order.
-struct Target {
-  std::string name;
-  Shape shape;
-  std::vector<size_t> records;
-  std::optional<Permutation> permuted;
+// One tensor to be written, and its type there.
+struct Target : FileTensor {
   const GgmlType* type = nullptr;
 };
 
@@ -82,25 +77,9 @@ Shape squeezed(const Shape& shape) {
 
 std::vector<Target> targets_of(const Source& source, const Family& family, bool squeeze) {
   std::vector<Target> out;
-  std::unordered_map<std::string, size_t> known;
-  std::unordered_map<std::string, int64_t> stacked;
-  for (size_t i = 0; i < source.records.size(); ++i) {
-    const ParamRecord& record = source.records[i];
-    const TensorSource place = family.sources(source.config, record.name).front();
-    const auto [it, fresh] = known.emplace(place.file_name, out.size());
-    if (fresh) out.push_back({place.file_name, record.shape, {}, place.permuted, nullptr});
-    Target& target = out[it->second];
-    target.records.push_back(i);
-    if (place.permuted) target.shape = place.permuted->stored;
-    if (place.stacked > 0) {
-      target.shape = Shape{place.stacked, record.shape[0], record.shape[1]};
-    } else if (!fresh) {
-      std::vector<int64_t> dims;
-      for (int d = 0; d < record.shape.rank(); ++d) dims.push_back(target.shape[d]);
-      dims[0] += record.shape[0];
-      target.shape = Shape(dims);
-    }
-    if (squeeze && !place.permuted) target.shape = squeezed(target.shape);
+  for (FileTensor& tensor : file_tensors(source.config, family, source.records)) {
+    if (squeeze && !tensor.permuted) tensor.shape = squeezed(tensor.shape);
+    out.push_back({std::move(tensor), nullptr});
   }
   return out;
 }
@@ -164,10 +143,8 @@ void each_piece(const Source& source, const Target& target, const std::function<
   }
 }
 
-void step(const ConvertProgress& progress, size_t done, size_t all, const std::string& out) {
-  if (progress && !progress(static_cast<double>(done) / static_cast<double>(std::max<size_t>(1, all)))) {
-    fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
-  }
+void step(const WriteProgress& progress, size_t done, size_t all, const std::string& out) {
+  tell_progress(progress, static_cast<double>(done) / static_cast<double>(std::max<size_t>(1, all)), out);
 }
 
 // Vectors, convolutions and routers are small, and other readers have them in F32 alone.
@@ -260,10 +237,6 @@ std::vector<float> rope_tensor(const Source& source) {
   return {};
 }
 
-const char* torch_name(DType dtype) {
-  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
-}
-
 // What a tensor of a folder is written in: its own dtype, the one it had before GGUF widened it, or `blocks_as`.
 DType folder_dtype(const Source& source, const Target& target, DType blocks_as) {
   const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
@@ -283,7 +256,7 @@ DType folder_dtype(const Source& source, const Target& target, DType blocks_as) 
 }  // namespace
 
 void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type,
-                const ConvertProgress& progress) {
+                const WriteProgress& progress) {
   const Source source = open_source(model, stream);
   for (const std::string& path : source.checkpoint.paths()) {
     std::error_code unknown;
@@ -317,11 +290,10 @@ namespace {
 
 // The targets' types are set. `plain`: of what had blocks, for the config.
 void write_targets(const Source& source, const std::vector<Target>& targets, const std::string& out,
-                   std::optional<DType> plain, const ConvertProgress& progress) {
-  formats::NewFolder folder(out);
+                   std::optional<DType> plain, const WriteProgress& progress) {
   std::vector<formats::TensorSpec> specs;
   for (const Target& target : targets) specs.push_back({target.name, dtype_of(*target.type), target.shape});
-  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, {{"format", "pt"}});
+  ModelWriter writer(out, specs);
   for (size_t i = 0; i < targets.size(); ++i) {
     step(progress, i, targets.size(), out);
     Tensor values(specs[i].shape, specs[i].dtype);
@@ -330,19 +302,18 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
     writer.write(specs[i].name, values);
   }
   step(progress, targets.size(), targets.size(), out);
-  writer.finish();
   Json config = source.config.source;
   if (plain && source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
     config["torch_dtype"] = torch_name(*plain);
   }
-  write_text_file(folder.file("config.json"), config.dump(2) + "\n");
+  writer.write_config(config);
   if (source.config.kind == ModelKind::kLanguage) {
     if (const std::string text = tokenizer_text(source); !text.empty())
-      write_text_file(folder.file("tokenizer.json"), text);
+      write_text_file(writer.file("tokenizer.json"), text);
     if (const std::string chat = read_chat_template(source.place); !chat.empty())
-      write_text_file(folder.file("chat_template.jinja"), chat);
+      write_text_file(writer.file("chat_template.jinja"), chat);
   }
-  folder.keep();
+  writer.finish();
 }
 
 std::vector<Target> folder_targets(const Source& source) {
@@ -360,7 +331,7 @@ std::string why_no_blocks(const Target& target) {
 }  // namespace
 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
-                  const ConvertProgress& progress) {
+                  const WriteProgress& progress) {
   const Source source = open_source(model, stream);
   std::vector<Target> targets = folder_targets(source);
   for (Target& target : targets) target.type = type_of(folder_dtype(source, target, blocks_as));
@@ -368,7 +339,7 @@ void write_folder(const std::string& model, const std::string& out, const Stream
 }
 
 std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
-                                      const TypeOf& type, const ConvertProgress& progress) {
+                                      const TypeOf& type, const WriteProgress& progress) {
   const Source source = open_source(model, stream);
   std::vector<Target> targets = folder_targets(source);
   std::vector<std::string> kept;

@@ -8,6 +8,7 @@
 
 #include "carousel/core/stream.h"
 #include "carousel/formats/ggml_blocks.h"
+#include "carousel/model/model_writer.h"
 #include "carousel/model/params.h"
 
 namespace carousel::model {
@@ -15,23 +16,20 @@ namespace carousel::model {
 /// The type to write a matrix in, given what it is and the tensor it is read from; nullptr: the type it has.
 /// F32, F16, BF16, Q8_0 or Q4_0. Where rows are not whole blocks the matrix keeps its type.
 using TypeOf = std::function<const formats::GgmlType*(const ParamRecord& record, const formats::TensorEntry& entry)>;
-/// Told the share done now and then, and 1 before what was written is flushed; false stops the work, which then throws
-/// Error(kCancelled) and leaves nothing.
-using ConvertProgress = std::function<bool(double)>;
 
 /// Writes FILE.gguf, whole or not at all. Vectors, convolutions and routers are widened to F32, as readers of the
 /// format expect; which were narrower is noted in the keys "carousel.widened.*". Throws Error(kInput, kIo).
 void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type = {},
-                const ConvertProgress& progress = {});
+                const WriteProgress& progress = {});
 
 /// Writes a folder, which must be new or empty, with the names and config of the model's family. Tensors in blocks are
 /// written in `blocks_as` (F32, F16, BF16). Throws Error(kInput, kIo).
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
-                  const ConvertProgress& progress = {});
+                  const WriteProgress& progress = {});
 
 /// The same with matrices in the types that `type` chooses; the others keep theirs, those in blocks the type they are
 /// held in (q8 or q4). Returns the tensors, with the reason, that keep their type though another was chosen.
 std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
-                                      const TypeOf& type, const ConvertProgress& progress);
+                                      const TypeOf& type, const WriteProgress& progress);
 
 }  // namespace carousel::model

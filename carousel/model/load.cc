@@ -12,6 +12,7 @@
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/formats/yaml.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/params.h"

@@ -89,10 +89,6 @@ Json read_config(const std::string& path);
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 
-/// What a checkpoint's weights take in memory with these types, beside what stays in the mapped file.
-size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where);
-
 /// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way.
 void check_memory(size_t needed_bytes, const std::string& where);
 

@@ -13,19 +13,20 @@
 
 namespace carousel::model {
 
-Weight ParamList::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
-  records_.push_back({name, Shape{rows, cols}, init, true});
-  return weight_for(init, rows, cols, dtype_, layout, Memory::meta());
+Weight ShapeSource::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
+                           const Init& init) {
+  see_({name, Shape{rows, cols}, init, true, layout});
+  return weight_for(init, rows, cols, DType::kF32, layout, Memory::meta());
 }
 
-Tensor ParamList::tensor(const std::string& name, const Shape& shape, const Init& init) {
-  records_.push_back({name, shape, init});
+Tensor ShapeSource::tensor(const std::string& name, const Shape& shape, const Init& init) {
+  see_({name, shape, init});
   return Tensor(shape, DType::kF32, Memory::meta());
 }
 
-std::shared_ptr<const Mask> ParamList::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
-  records_.push_back({name, Shape{drawn->rows(), drawn->cols()}, Init::entries_of(drawn)});
-  return drawn;
+std::shared_ptr<const Mask> ShapeSource::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
+  see_({name, Shape{drawn->rows(), drawn->cols()}, Init::entries_of(drawn)});
+  return mask_of_ ? mask_of_(name, drawn) : drawn;
 }
 
 namespace {

@@ -22,7 +22,8 @@ struct ParamRecord {
   std::string name;  // canonical
   Shape shape;
   Init init;
-  bool matrix = false;  // asked for as a matrix: of those, types may be chosen
+  bool matrix = false;                              // asked for as a matrix: of those, types may be chosen
+  Weight::Layout layout = Weight::Layout::kPanels;  // of a matrix
 };
 
 /// The types a model's matrices are held in, where not their own. Gates are the matrices an Init calls so.
@@ -42,17 +43,34 @@ struct WeightTypes {
   bool maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const;
 };
 
-/// Shapes only: building a model on it counts parameters, bytes and states with nothing allocated.
-class ParamList : public ParamSource {
+/// Shapes only: a model built on it allocates nothing. Parameters are told to `see` one after the other, in the order
+/// of the model's constructor; what it counts is its own affair.
+class ShapeSource : public ParamSource {
  public:
-  explicit ParamList(DType dtype = DType::kF32) : dtype_(dtype) {}
+  /// A stored mask is told as a record of kind kMask.
+  using See = std::function<void(const ParamRecord& record)>;
+  /// The mask `name` a projection is to have in place of `drawn`.
+  using MaskOf = std::function<std::shared_ptr<const Mask>(const std::string& name, std::shared_ptr<const Mask> drawn)>;
+  /// Without `mask_of` masks are those that are drawn.
+  explicit ShapeSource(See see, MaskOf mask_of = {}) : see_(std::move(see)), mask_of_(std::move(mask_of)) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
+
+ private:
+  See see_;
+  MaskOf mask_of_;
+};
+
+/// All parameters as a list.
+class ParamList : public ShapeSource {
+ public:
+  ParamList() : ShapeSource([this](const ParamRecord& record) { records_.push_back(record); }) {}
+  ParamList(const ParamList&) = delete;
+  ParamList& operator=(const ParamList&) = delete;
   const std::vector<ParamRecord>& records() const { return records_; }
 
  private:
-  DType dtype_;
   std::vector<ParamRecord> records_;
 };
 

@@ -11,54 +11,43 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
-#include "carousel/formats/new_file.h"
-#include "carousel/model/families/family.h"
-#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/load.h"
+#include "carousel/model/model_writer.h"
+#include "carousel/model/stored_params.h"
 
 namespace carousel::model {
 namespace {
 
 namespace fs = std::filesystem;
 
-// Asks where every matrix of a model is stored, and what type it is to have there.
-class TypeSource : public ParamSource {
- public:
-  struct Choice {
-    std::optional<DType> dtype;
-    bool agreed = true;  // all matrices of the tensor
-    bool permuted = false;
-    int64_t cols = 0;
-  };
-  TypeSource(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-             const std::string& where)
-      : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
-
-  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
-    const std::optional<DType> dtype = written_dtype(types_, name, layout, init);
-    for (const TensorSource& source : family_.sources(config_, name)) {
-      if (checkpoint_.find(source.file_name) == nullptr) continue;
-      const auto [place, fresh] = choices.try_emplace(source.file_name, Choice{dtype, true, false, cols});
-      Choice& choice = place->second;
-      if (!fresh && choice.dtype != dtype) choice.agreed = false;
-      if (source.permuted) choice.permuted = true;
-      break;
-    }
-    return Weight(rows, cols, DType::kF32, layout, Memory::meta());
-  }
-  Tensor tensor(const std::string&, const Shape& shape, const Init&) override {
-    return Tensor(shape, DType::kF32, Memory::meta());
-  }
-  std::map<std::string, Choice> choices;  // by file name
-
- private:
-  const ModelConfig& config_;
-  const formats::Checkpoint& checkpoint_;
-  const WeightTypes& types_;
-  Family family_;
+// What the matrices that one tensor of the file holds are to be written in.
+struct Choice {
+  std::optional<DType> dtype;
+  bool agreed = true;  // all of them
+  bool permuted = false;
+  int64_t cols = 0;
 };
 
-std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntry& entry) {
+// By the tensors' names in the file.
+std::map<std::string, Choice> choose(const ModelConfig& config, const formats::Checkpoint& checkpoint,
+                                     const WeightTypes& types, const std::string& where) {
+  std::map<std::string, Choice> choices;
+  const StoredParams stored(config, &checkpoint, where);
+  ShapeSource source([&](const ParamRecord& record) {
+    const StoredParams::Found found = record.matrix ? stored.find(record.name) : StoredParams::Found();
+    if (found.entry == nullptr) return;
+    const std::optional<DType> dtype = written_dtype(types, record.name, record.layout, record.init);
+    const Choice first{dtype, true, false, record.shape[1]};
+    const auto [place, fresh] = choices.try_emplace(found.entry->name, first);
+    Choice& choice = place->second;
+    if (!fresh && choice.dtype != dtype) choice.agreed = false;
+    if (found.permuted) choice.permuted = true;
+  });
+  declare_params(config, source, where);
+  return choices;
+}
+
+std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   if (!choice.agreed) return "it holds matrices of different types";
   if (!is_block(*choice.dtype)) return "";
   if (choice.permuted) return "it is stored in another order than it is used in";
@@ -69,8 +58,10 @@ std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntr
   return "";
 }
 
-void copy_beside(const ModelPath& place, const ModelConfig& config, formats::NewFolder& folder) {
-  if (place.config == place.weights) write_text_file(folder.file("config.json"), config.source.dump(2) + "\n");
+// A config that is a file of its own goes along as it is, whatever its form; that of a model in one file is written
+// out.
+void copy_beside(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
+  if (place.config == place.weights) writer.write_config(config.source);
   std::vector<std::string> files;
   if (place.config != place.weights) files.push_back(place.config);
   for (const char* name :
@@ -80,7 +71,7 @@ void copy_beside(const ModelPath& place, const ModelConfig& config, formats::New
   for (const std::string& file : files) {
     if (!file_exists(file)) continue;
     std::error_code error;
-    const std::string copy = folder.file(fs::path(file).filename().string());
+    const std::string copy = writer.file(fs::path(file).filename().string());
     fs::copy_file(file, copy, error);
     if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, copy, error.message());
     fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
@@ -108,13 +99,12 @@ TypeOf type_choice(const WeightTypes& types, bool tied) {
 
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where) {
-  TypeSource source(config, checkpoint, types, where);
-  declare_params(config, source, where);
+  const std::map<std::string, Choice> choices = choose(config, checkpoint, types, where);
   QuantisePlan plan;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
     DType dtype = entry->dtype;
-    const auto found = source.choices.find(entry->name);
-    if (found != source.choices.end() && (found->second.dtype || !found->second.agreed)) {
+    const auto found = choices.find(entry->name);
+    if (found != choices.end() && (found->second.dtype || !found->second.agreed)) {
       const std::string reason = why_kept(found->second, *entry);
       if (reason.empty()) {
         dtype = *found->second.dtype;
@@ -163,27 +153,23 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
     return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(), kept};
   }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
-  formats::NewFolder folder(out);
-  copy_beside(place, config, folder);
   std::vector<formats::TensorSpec> specs;
   for (const QuantisePlan::Item& item : plan.items) specs.push_back({item.entry->name, item.dtype, item.entry->shape});
   formats::Metadata metadata = checkpoint.metadata();
   metadata.erase(formats::kBlocksKey);
   metadata.try_emplace("format", "pt");
-  formats::SafetensorsWriter writer(folder.file("model.safetensors"), specs, metadata);
+  ModelWriter writer(out, specs, metadata);
+  copy_beside(place, config, writer);
   size_t done_bytes = 0;
-  const auto step = [&](double share) {
-    if (progress && !progress(share)) fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
-  };
   for (const QuantisePlan::Item& item : plan.items) {
-    step(static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before)));
+    const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));
+    tell_progress(progress, share, out);
     writer.write(item.entry->name, quantised(item, stream, place.weights));
     item.entry->release();
     done_bytes += item.entry->size_bytes;
   }
-  step(1);
+  tell_progress(progress, 1, out);
   writer.finish();
-  folder.keep();
   return {plan.bytes_before, plan.bytes_after, plan.kept};
 }
 

@@ -7,6 +7,7 @@
 
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/ggml_blocks.h"
+#include "carousel/model/cost.h"
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::model {

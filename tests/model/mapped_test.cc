@@ -9,6 +9,7 @@
 
 #include "carousel/cpu/isa.h"
 #include "carousel/model/convert.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/quantise.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/package_state.h"
+#include "carousel/verify/package_state.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 struct Spelling {
@@ -34,4 +34,4 @@ std::vector<std::string> package_state(const std::string& name) {
   return names;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

@@ -3,13 +3,14 @@
 // (docs/formats.md). Every expected tensor is computed here in as many ways as the engine knows and compared.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "carousel/core/stream.h"
 #include "carousel/ops/numerics.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// The outcome for one expected tensor.
 struct Comparison {
@@ -25,7 +26,11 @@ struct Comparison {
 /// note of a failure.
 void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
 
-/// Compares everything in the folder, run as `numerics` says. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics);
+/// Told how many tokens of a long text are done, from 0 on; done == total is told once, at the text's end.
+using TokensDone = std::function<void(int64_t done, int64_t total)>;
 
-}  // namespace carousel::cli
+/// Compares everything in the folder, run as `numerics` says. Throws Error(kInput, kIo) for a malformed case.
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
+                                     const TokensDone& progress = {});
+
+}  // namespace carousel::verify

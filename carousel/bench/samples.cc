@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/bench_samples.h"
+#include "carousel/bench/samples.h"
 
 #include <algorithm>
 
 #include "carousel/cpu/bounds.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 constexpr double kQuiet = 0.9;
@@ -42,7 +42,7 @@ std::vector<Sample> Samples::quiet() const {
 double Samples::median(double Sample::*field) const {
   std::vector<double> values;
   for (const Sample& sample : quiet()) values.push_back(sample.*field);
-  return cli::median(values);
+  return bench::median(values);
 }
 
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
@@ -70,4 +70,4 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

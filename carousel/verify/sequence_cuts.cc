@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/sequence_cuts.h"
+#include "carousel/verify/sequence_cuts.h"
 
 #include <algorithm>
 
 #include "carousel/core/rng.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 constexpr uint64_t kPieceSeed = 1;
@@ -41,4 +41,4 @@ Plan column(const Plan& plan, size_t s) {
   return out;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

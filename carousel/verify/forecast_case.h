@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "carousel/cli/reference_case.h"
+#include "carousel/verify/reference_case.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// Whether the folder's config describes a forecaster.
 bool is_forecast_case(const std::string& folder);
 /// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
 std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream);
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

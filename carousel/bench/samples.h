@@ -10,7 +10,7 @@
 
 #include "carousel/core/stream.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 /// One timing, and the rates of the machine around it, in the units of cpu::Bounds.
 struct Sample {
@@ -46,4 +46,4 @@ std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream
 
 double median(std::vector<double> values);
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

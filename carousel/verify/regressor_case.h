@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "carousel/cli/reference_case.h"
+#include "carousel/verify/reference_case.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// Whether the folder's config describes such a model.
 bool is_regressor_case(const std::string& folder);
@@ -15,4 +15,4 @@ bool is_regressor_case(const std::string& folder);
 std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream,
                                                const Numerics& numerics);
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

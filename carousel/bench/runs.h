@@ -7,10 +7,10 @@
 #include <memory>
 #include <vector>
 
-#include "carousel/cli/model_cost.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/lm.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 
 struct BenchTest {
   bool decode = false;  // token by token; otherwise a prompt and the logits after it
@@ -29,11 +29,12 @@ struct BenchResult {
 
 /// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring
 /// with the samples taken so far.
-std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, const Stream& stream,
+std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);
 
 /// A model of `files`' shape with cheaply drawn weights, to measure shapes no checkpoint is at hand for.
-std::unique_ptr<model::Lm> random_model(const ModelFiles& files, const model::WeightTypes& types, const Stream& stream);
+std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const model::WeightTypes& types,
+                                        const Stream& stream);
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/bench_runs.h"
+#include "carousel/bench/runs.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
-#include "carousel/cli/bench_samples.h"
+#include "carousel/bench/samples.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 constexpr uint64_t kSeed = 1;
@@ -21,7 +21,7 @@ constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated 
 // Repeats a block of normal values, scaled so that activations stay of order one.
 class RepeatedParams : public ParamSource {
  public:
-  RepeatedParams(const ModelFiles& files, const model::WeightTypes& types, const Stream& stream)
+  RepeatedParams(const model::ModelFiles& files, const model::WeightTypes& types, const Stream& stream)
       : files_(files), types_(types), stream_(stream), drawn_(kDrawn) {
     Rng rng(kSeed);
     for (float& value : drawn_) value = static_cast<float>(rng.normal());
@@ -61,7 +61,7 @@ class RepeatedParams : public ParamSource {
   }
 
  private:
-  const ModelFiles& files_;
+  const model::ModelFiles& files_;
   const model::WeightTypes& types_;
   const Stream& stream_;
   std::vector<float> drawn_;
@@ -107,19 +107,20 @@ struct Floor {
 };
 
 // Weights are read once per token; the state of fixed size is read and written; keys and values are read.
-Floor decode_floor(const BenchTest& test, const ModelCost& cost, const StateLayout& layout, const Samples& samples) {
+Floor decode_floor(const BenchTest& test, const model::ModelCost& cost, const StateLayout& layout,
+                   const Samples& samples) {
   const auto tokens = static_cast<double>(test.tokens);
   const double row_bytes = static_cast<double>(layout.page_bytes()) / static_cast<double>(kPageRows);
   const double seen = static_cast<double>(test.depth) + (tokens + 1) / 2;  // rows of keys and values, on average
   Floor floor;
   floor.add(tokens * (static_cast<double>(cost.decode_bytes) + row_bytes * seen), samples.median(&Sample::read));
-  floor.add(tokens * 2 * static_cast<double>(fixed_state_bytes(layout)), samples.median(&Sample::scale));
+  floor.add(tokens * 2 * static_cast<double>(model::fixed_state_bytes(layout)), samples.median(&Sample::scale));
   return floor;
 }
 
 // Two operations per multiply-add of the projections, each against the peak of the type it is computed in, the head
 // for the last row alone; those of the cells against f32.
-Floor prompt_floor(const BenchTest& test, const ModelCost& cost, const model::Lm& lm, const Stream& stream,
+Floor prompt_floor(const BenchTest& test, const model::ModelCost& cost, const model::Lm& lm, const Stream& stream,
                    const Samples& samples) {
   Floor floor;
   const auto add = [&](const std::map<DType, int64_t>& multiplies, double rows) {
@@ -146,7 +147,7 @@ BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor
 
 }  // namespace
 
-std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, const Stream& stream,
+std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop) {
   model::Runner runner(lm, stream);
@@ -181,15 +182,15 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const ModelCost& cost, c
   return results;
 }
 
-std::unique_ptr<model::Lm> random_model(const ModelFiles& files, const model::WeightTypes& types,
+std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const model::WeightTypes& types,
                                         const Stream& stream) {
   if (files.config.kind != model::ModelKind::kLanguage) {
     fail(ErrorKind::kInput, "{}: model_type \"{}\" has no tokens, expected a language model", files.place.config,
          files.config.model_type);
   }
-  model::check_memory(static_cast<size_t>(measure_cost(files, types).held_bytes), files.place.config);
+  model::check_memory(static_cast<size_t>(model::measure_cost(files, types).held_bytes), files.place.config);
   RepeatedParams params(files, types, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// [step][sequence]: how many tokens the sequence takes in that step; may be none.
 using Plan = std::vector<std::vector<int64_t>>;
@@ -22,4 +22,4 @@ std::vector<Way> ways(int64_t batch, int64_t length);
 /// The plan of sequence s alone.
 Plan column(const Plan& plan, size_t s);
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

@@ -9,9 +9,9 @@
 #include <cmath>
 #include <memory>
 
+#include "carousel/bench/byte_units.h"
+#include "carousel/bench/ops.h"
 #include "carousel/blocks/projection_wirings.h"
-#include "carousel/cli/bench_ops.h"
-#include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/ops/attention/attention.h"
@@ -22,7 +22,7 @@
 #include "carousel/ops/short_conv/short_conv.h"
 #include "carousel/ops/slstm/slstm.h"
 
-namespace carousel::cli {
+namespace carousel::bench {
 namespace {
 
 constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
@@ -34,7 +34,7 @@ constexpr uint64_t kSeed = 1;
 struct Shapes {
   const OpOptions& options;
   int64_t batch, rows, depth;
-  const std::string& dtype;
+  DType weights;
   const Stream& stream;
   int64_t sparsity = 0;
 
@@ -190,16 +190,6 @@ OpCase mlstm_case(const Shapes& shapes) {
   return result;
 }
 
-DType weight_dtype(const std::string& name) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
-    std::string known(dtype_name(dtype));
-    std::transform(known.begin(), known.end(), known.begin(),
-                   [](char c) { return static_cast<char>(std::tolower(c)); });
-    if (name == known) return dtype;
-  }
-  return DType::kF32;
-}
-
 /// As a wiring of type "random" draws it; null for none.
 std::shared_ptr<const Mask> sparse_mask(int64_t rows, int64_t cols, int64_t percent) {
   if (percent == 0) return nullptr;
@@ -210,7 +200,7 @@ std::shared_ptr<const Mask> sparse_mask(int64_t rows, int64_t cols, int64_t perc
 
 OpCase linear_case(const Shapes& shapes) {
   const int64_t in = chosen(shapes.options.in, 4096), out = chosen(shapes.options.out, 4096), rows = shapes.all_rows();
-  const DType dtype = weight_dtype(shapes.dtype);
+  const DType dtype = shapes.weights;
   const double weights = static_cast<double>(in) * static_cast<double>(out);
   ring_of(weights * kF32);  // as they are drawn
   Init init;
@@ -376,7 +366,7 @@ std::vector<std::string> op_names() {
   return names;
 }
 
-std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, const std::string& dtype,
+std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, DType weights,
                              const Stream& stream) {
   const auto kind =
       std::find_if(op_kinds().begin(), op_kinds().end(), [&](const OpKind& k) { return options.op == k.name; });
@@ -387,7 +377,7 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
     for (const int64_t batch : options.batch) {
       for (const int64_t rows : options.rows.empty() ? kind->rows : options.rows) {
         for (const int64_t sparsity : options.sparsity) {
-          cases.push_back(kind->make({options, batch, rows, depth, dtype, stream, sparsity}));
+          cases.push_back(kind->make({options, batch, rows, depth, weights, stream, sparsity}));
         }
       }
     }
@@ -395,4 +385,4 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
   return cases;
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::bench

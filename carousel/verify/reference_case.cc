@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/reference_case.h"
+#include "carousel/verify/reference_case.h"
 
 #include <fmt/format.h>
 
@@ -11,18 +11,18 @@
 #include <optional>
 #include <span>
 
-#include "carousel/cli/forecast_case.h"
-#include "carousel/cli/package_state.h"
-#include "carousel/cli/progress.h"
-#include "carousel/cli/regressor_case.h"
-#include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/drift.h"
+#include "carousel/verify/forecast_case.h"
+#include "carousel/verify/package_state.h"
+#include "carousel/verify/regressor_case.h"
+#include "carousel/verify/sequence_cuts.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 // float32 throughout: independent implementations of one formula agree to 1e-7 .. 8e-6, another formula does not.
@@ -50,12 +50,13 @@ std::vector<std::string> logits_names(const std::string& suffix) {
 
 class Case {
  public:
-  Case(const std::string& folder, const Stream& stream, const Numerics& numerics)
+  Case(const std::string& folder, const Stream& stream, const Numerics& numerics, const TokensDone& progress)
       : folder_(folder),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         model_(model::load(folder, stream, model::ModelKind::kLanguage, numerics)),
-        runner_(*model_.lm, stream, *model_.numerics) {}
+        runner_(*model_.lm, stream, *model_.numerics),
+        progress_(progress) {}
 
   std::vector<Comparison> compare();
 
@@ -81,6 +82,7 @@ class Case {
   formats::SafetensorsFile expected_;
   model::Model model_;
   model::Runner runner_;
+  const TokensDone& progress_;
   std::map<std::string, Comparison> results_;
 };
 
@@ -301,11 +303,12 @@ void Case::compare_mean(const std::string& name) {
     fail(ErrorKind::kInput, "{}: \"{}\" ends in no window length", where_, name);
   const Ids ids = read_ids("valid.ids");
   const float want = read_floats(name, 1).front();
-  Progress bar("tokens", static_cast<int64_t>(ids.front().size()));
+  const auto total = static_cast<int64_t>(ids.front().size());
   const generate::TextScore score = generate::score_text(runner_, ids.front(), window, [&](int64_t done, int64_t) {
-    bar.update(done);
+    if (progress_) progress_(done, total);  // predictions, one fewer than tokens
     return true;
   });
+  if (progress_) progress_(total, total);
   Comparison& comparison = result(name);
   const double mean = score.nll / static_cast<double>(std::max<int64_t>(1, score.tokens));
   comparison.largest = std::abs(mean - static_cast<double>(want));
@@ -359,24 +362,20 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 }  // namespace
 
 void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
-  double difference = 0, norm = 0, largest = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
-    difference += d * d;
-    norm += static_cast<double>(want[i]) * static_cast<double>(want[i]);
-    if (!(std::abs(d) <= largest)) largest = std::abs(d);
-  }
-  const double relative = difference == 0 ? 0 : std::sqrt(difference) / std::sqrt(norm);
+  Drift drift;
+  drift.add(want, got, static_cast<int64_t>(count));
+  const double relative = drift.relative();
   if (out.status == Status::kSkip) out.status = Status::kOk;
   if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
-  if (!std::isnan(out.largest) && !(largest <= out.largest)) out.largest = largest;
+  if (!std::isnan(out.largest) && !(drift.largest <= out.largest)) out.largest = drift.largest;
   if (!(relative <= kTolerance) && out.status == Status::kOk) {
     out.status = Status::kFail;
     out.note = way;
   }
 }
 
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics) {
+std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
+                                     const TokensDone& progress) {
   if (is_forecast_case(folder)) {
     if (numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
     return compare_forecast_case(folder, stream);
@@ -390,7 +389,7 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     return skipped;
   }
   if (is_regressor_case(folder)) return compare_regressor_case(folder, stream, numerics);
-  return Case(folder, stream, numerics).compare();
+  return Case(folder, stream, numerics, progress).compare();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

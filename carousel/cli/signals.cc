@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What commands share of the process: threads and instruction set, and Ctrl-C. What a signal handler can reach has to
-// be global; it stays in this file.
+// What a signal handler can reach has to be global; it stays in this file.
 //
 // 1. A command runs on a thread of its own, the worker; the first thread watches.
 // 2. The handlers write g_interrupts and a byte into both pipes. g_wake is read by the worker, where it waits for a
@@ -9,6 +8,8 @@
 //    and leaves the process; it never gives g_end back.
 // 4. g_will and g_own_end are read and written under g_end. A worker that changes them when the first thread has begun
 //    waits for the end of the process.
+#include "carousel/cli/signals.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
@@ -23,17 +24,13 @@
 #include <string_view>
 
 #include "carousel/cli/command.h"
-#include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/thread.h"
-#include "carousel/cpu/isa.h"
 #include "carousel/formats/new_file.h"
 
 namespace carousel::cli {
 namespace {
-
-constexpr int64_t kMaxThreads = 1024;
 
 volatile std::sig_atomic_t g_interrupts = 0;
 volatile std::sig_atomic_t g_patience = 1;
@@ -94,30 +91,6 @@ void report_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     if (!is_ignored(signal)) handle(signal, on_signal_at_first);
   }
-}
-
-void Machine::add_options(CLI::App& app) {
-  CLI::Option* option = app.add_option("-t,--threads", [this](const CLI::results_t& results) {
-    threads = static_cast<int>(parse_integer("--threads", results.back(), 0, kMaxThreads));
-    return true;
-  });
-  option->description("Threads; 0: one per physical core")->type_name("INT")->default_str("0");
-  std::vector<std::string> names{"auto"};
-  for (const Isa known : cpu::built_isas()) names.emplace_back(cpu::isa_name(known));
-  add_choice(app, "--isa", isa, names, "Instruction set");
-}
-
-void Machine::add_compute(CLI::App& app) {
-  add_choice(app, "--compute", compute, {"f32", "bf16"}, "Products with bf16 weights; bf16 rounds their input");
-}
-
-Stream Machine::stream() {
-  Stream stream;
-  stream.compute = compute == "bf16" ? Compute::kBF16 : Compute::kF32;
-  stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
-  pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());
-  stream.pool = pool_.get();
-  return stream;
 }
 
 bool interrupted() { return g_interrupts != 0; }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/regressor_case.h"
+#include "carousel/verify/regressor_case.h"
 
 #include <fmt/format.h>
 
@@ -7,12 +7,12 @@
 #include <map>
 
 #include "carousel/blocks/wiring.h"
-#include "carousel/cli/sequence_cuts.h"
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/sequence_cuts.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 using Status = Comparison::Status;
@@ -215,4 +215,4 @@ std::vector<Comparison> compare_regressor_case(const std::string& folder, const 
   return RegressorCase(folder, stream, numerics).compare();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

@@ -11,13 +11,13 @@
 #include "carousel/formats/checkpoint.h"
 #include "carousel/model/load.h"
 
-namespace carousel::cli {
+namespace carousel::model {
 
 /// A path's config, and the headers of its weights if it has any.
 struct ModelFiles {
-  model::ModelPath place;
+  ModelPath place;
   std::optional<formats::Checkpoint> checkpoint;
-  model::ModelConfig config;
+  ModelConfig config;
 
   /// Of the parameter `name` in the checkpoint; without one, of config.json ("torch_dtype"), F32 if it says nothing.
   DType dtype_of(const std::string& name) const;
@@ -43,9 +43,13 @@ struct ModelCost {
   int64_t active_masked = 0;  // of those that a token would be computed with
 };
 /// `types`: where the files' own are not kept.
-ModelCost measure_cost(const ModelFiles& files, const model::WeightTypes& types = {});
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
+
+/// What a checkpoint's weights take in memory with these types, beside what stays in the mapped file.
+size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                  const std::string& where);
 
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);
 
-}  // namespace carousel::cli
+}  // namespace carousel::model

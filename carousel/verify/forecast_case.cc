@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "carousel/cli/forecast_case.h"
+#include "carousel/verify/forecast_case.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 
-#include "carousel/cli/options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/forecast/tirex.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/drift.h"
 
-namespace carousel::cli {
+namespace carousel::verify {
 namespace {
 
 // float32 throughout; seen: below 6e-7.
 constexpr double kTolerance = 2e-6;
+constexpr int64_t kMaxAccelerate = 1024;
 constexpr const char* kContext = "ctx.";
 constexpr const char* kQuantiles = "quantiles.";
 constexpr const char* kMean = "mean.";
@@ -28,14 +29,11 @@ using Series = std::vector<std::vector<float>>;
 
 // The numbers of two computations of one tensor; the status follows from the worst.
 void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const std::string& way) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double d = static_cast<double>(got[i]) - static_cast<double>(want.f32()[i]);
-    difference += d * d;
-    norm += static_cast<double>(want.f32()[i]) * static_cast<double>(want.f32()[i]);
-    if (!(std::abs(d) <= out.largest)) out.largest = std::abs(d);
-  }
-  const double relative = difference == 0 ? 0 : std::sqrt(difference / norm);
+  Drift drift;
+  drift.add(want.f32(), got.data(), static_cast<int64_t>(got.size()));
+  if (!(drift.largest <= out.largest)) out.largest = drift.largest;
+  // One rounding fewer than drift.relative(): the digits are those reported ever since.
+  const double relative = drift.difference == 0 ? 0 : std::sqrt(drift.difference / drift.size);
   if (!(relative <= out.relative)) out.relative = relative;
   const bool agrees = relative <= kTolerance;
   if (out.status != Comparison::Status::kFail)
@@ -85,6 +83,17 @@ class ForecastCase {
     return series;
   }
 
+  // The number at the end of a rollout's name.
+  int64_t patches_at_once(const std::string& digits) const {
+    int64_t value = 0;
+    const char* const end = digits.data() + digits.size();
+    const auto [stopped, error] = std::from_chars(digits.data(), end, value);
+    if (error != std::errc() || stopped != end || value < 1 || value > kMaxAccelerate) {
+      fail(ErrorKind::kInput, "{}: got \"{}\", expected an integer from 1 to {}", where_, digits, kMaxAccelerate);
+    }
+    return value;
+  }
+
   // [B, L, Q], or the median alone [B, L].
   std::vector<float> forecast_of(const Series& series, const forecast::ForecastOptions& options, bool median) {
     std::vector<float> out;
@@ -100,7 +109,7 @@ class ForecastCase {
   void compare_one(const formats::TensorEntry& entry, std::string name, bool median, Comparison& out) {
     forecast::ForecastOptions options;
     if (const size_t rollout = name.find(kRollout); rollout != std::string::npos) {
-      options.accelerate = parse_integer(where_, name.substr(rollout + std::strlen(kRollout)), 1, 1024);
+      options.accelerate = patches_at_once(name.substr(rollout + std::strlen(kRollout)));
       name.resize(rollout);
     }
     const Series series = read_context(name);
@@ -145,4 +154,4 @@ std::vector<Comparison> compare_forecast_case(const std::string& folder, const S
   return ForecastCase(folder, stream).compare_all();
 }
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

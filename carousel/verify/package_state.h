@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-namespace carousel::cli {
+namespace carousel::verify {
 
 /// "state.block_3.mlstm_state.1" -> {"3.n"}: the entries of our state layout whose values, each of all sequences,
 /// follow each other in that tensor. Empty for a name of another kind.
 std::vector<std::string> package_state(const std::string& name);
 
-}  // namespace carousel::cli
+}  // namespace carousel::verify

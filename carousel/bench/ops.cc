@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/bench/ops.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "carousel/bench/samples.h"
+
+namespace carousel::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMostAttempts = 6;  // times the rounds asked for
+constexpr double kSampleSeconds = 0.02;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double run_for(const OpCase& test, double seconds, size_t& slot) {
+  const auto start = Clock::now();
+  int64_t calls = 0;
+  do {
+    test.run(slot);
+    slot = (slot + 1) % test.ring;
+    ++calls;
+  } while (since(start) < seconds);
+  return since(start) / static_cast<double>(calls);
+}
+
+/// A set that lacks a type makes do with f32.
+struct PeakOf {
+  Bound bound;
+  double rate;  // GFLOP/s or GOP/s
+};
+PeakOf peak_of(const OpCase& test, const Samples& samples) {
+  const double int8 = samples.median(&Sample::int8), bf16 = samples.median(&Sample::bf16);
+  if (test.peak == Peak::kInt8 && int8 > 0) return {Bound::kInt8, int8};
+  if (test.peak == Peak::kBF16 && bf16 > 0) return {Bound::kBF16, bf16};
+  return {Bound::kF32, samples.median(&Sample::f32)};
+}
+
+OpResult summarise(const OpCase& test, const Samples& samples) {
+  OpResult result;
+  if (samples.empty()) return result;
+  result.samples = samples.quiet().size();
+  result.rejected = samples.rejected();
+  result.seconds = samples.median(&Sample::seconds);
+  const auto consider = [&](double seconds, double rate, Bound bound) {
+    if (seconds <= result.bound_seconds) return;
+    result.bound_seconds = seconds;
+    result.bound = bound;
+    result.rate = rate;
+  };
+  const double read = samples.median(&Sample::read);
+  const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
+  const PeakOf peak = peak_of(test, samples);
+  consider(test.flops / peak.rate * 1e-9, peak.rate, peak.bound);
+  // A byte written goes with a byte read, as in scaling; what is left is only read or only written.
+  const double pairs = std::min(test.read_bytes, test.written_bytes);
+  const double memory =
+      ((test.written_bytes + pairs) / std::max(scale, 1e-9) + (test.read_bytes - pairs) / std::max(read, 1e-9)) * 1e-9;
+  consider(memory, memory > 0 ? (test.read_bytes + test.written_bytes) / memory * 1e-9 : 0, Bound::kMemory);
+  if (cache > 0) consider(test.cache_bytes / cache * 1e-9, cache, Bound::kCache);
+  return result;
+}
+
+}  // namespace
+
+std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,
+                                  const std::function<bool()>& stop) {
+  std::vector<size_t> slots(cases.size(), 0);
+  std::vector<Sampled> what;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    // Memory is had, pages touched: once round and once more, as a result is made before the one it replaces goes.
+    for (size_t slot = 0; slot <= cases[i].ring && !stop(); ++slot) cases[i].run(slot % cases[i].ring);
+    what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes,
+                    cases[i].peak == Peak::kBF16, cases[i].peak == Peak::kInt8});
+  }
+  const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
+  std::vector<OpResult> results;
+  for (size_t i = 0; i < cases.size(); ++i) results.push_back(summarise(cases[i], samples[i]));
+  return results;
+}
+
+}  // namespace carousel::bench

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/cli/bench_op.h"
+
+#include <fmt/format.h>
+
+#include "carousel/bench/byte_units.h"
+#include "carousel/cli/options.h"
+#include "carousel/cpu/isa.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kMaxSize = int64_t{1} << 26;
+
+std::string bound_name(const bench::OpCase& test, const bench::OpResult& result) {
+  switch (result.bound) {
+    case bench::Bound::kF32:
+      return "f32";
+    case bench::Bound::kBF16:
+      return "bf16";
+    case bench::Bound::kInt8:
+      return "int8";
+    case bench::Bound::kMemory:
+      return "memory";
+    case bench::Bound::kCache:
+      break;
+  }
+  return fmt::format("cache {}", bench::in_binary_units(static_cast<double>(test.cached_bytes)));
+}
+
+Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream) {
+  return {{"op", op},
+          {"shape", test.shape},
+          {"isa", cpu::isa_name(stream.isa)},
+          {"threads", stream.pool->threads()},
+          {"seconds", result.seconds},
+          {"gflop_per_s", test.flops / result.seconds * 1e-9},
+          {"gb_per_s", (test.read_bytes + test.written_bytes + test.cache_bytes) / result.seconds * 1e-9},
+          {"bound", bound_name(test, result)},
+          {"bound_rate", result.rate},
+          {"percent_of_bound", 100 * result.bound_seconds / result.seconds},
+          {"samples", result.samples},
+          {"rejected", result.rejected}};
+}
+
+const char* unit_of(const std::string& bound) {
+  if (bound == "int8") return "GOP/s";
+  return bound == "f32" || bound == "bf16" ? "GFLOP/s" : "GB/s";
+}
+
+}  // namespace
+
+void print_op_lines(const Json& lines) {
+  fmt::print("{:<10} {:<34} {:>7} {:>12} {:>9} {:>8}  {:<26} {:>7} {:>9}\n", "op", "shape", "threads", "us/call",
+             "GFLOP/s", "GB/s", "bound", "% of it", "rejected");
+  for (const Json& line : lines) {
+    const auto number = [&](const char* key) { return line.at(key).get<double>(); };
+    const auto bound = line.at("bound").get<std::string>();
+    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7.1f} {:>9}\n",
+               line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
+               1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
+               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)), number("percent_of_bound"),
+               fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
+                           line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()));
+  }
+}
+
+Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
+              const std::vector<bench::OpResult>& results, const Stream& stream) {
+  Json lines = Json::array();
+  for (size_t i = 0; i < cases.size(); ++i) {
+    if (results[i].samples > 0) lines.push_back(to_json(op, cases[i], results[i], stream));
+  }
+  return lines;
+}
+
+void add_op_options(CLI::App& app, bench::OpOptions& options) {
+  add_choice(app, "--op", options.op, bench::op_names(), "Measure one op instead of a model; -d and --weights apply");
+  add_integers(app, "--rows", options.rows, 1, kMaxSize, "--op: rows of each sequence (1,512; slstm 512)")
+      ->default_str("");
+  add_integers(app, "--batch", options.batch, 1, 65536, "--op: sequences");
+  const auto add = [&](const char* name, int64_t& value, const char* help) {
+    add_integer(app, name, value, 1, kMaxSize, help)->default_str("");
+  };
+  add("--heads", options.heads, "--op slstm, mlstm, attention: heads (4, 8, 32)");
+  add("--kv-heads", options.kv_heads, "--op attention: heads of keys and values (a fourth of the heads)");
+  add("--head-dim", options.head_dim,
+      "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64)");
+  add("--value-dim", options.value_dim, "--op mlstm: width of a head's values (twice the keys')");
+  add("--in", options.in, "--op linear, short_conv, norm: width (4096, 2048, 2048)");
+  add("--out", options.out, "--op linear: width of the result (4096)");
+  add_integers(app, "--sparsity", options.sparsity, 0, 100,
+               "--op linear: percent of the weights that a random wiring masks");
+  add("--taps", options.taps, "--op short_conv: taps (3)");
+}
+
+}  // namespace carousel::cli

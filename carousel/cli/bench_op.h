@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel bench --op: its options, and its results as JSON and as a table.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+#include <vector>
+
+#include "carousel/bench/ops.h"
+#include "carousel/core/json.h"
+
+namespace carousel::cli {
+
+void add_op_options(CLI::App& app, bench::OpOptions& options);
+
+/// What --json prints: an object for each case that was measured. `results` are those of `cases`.
+Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
+              const std::vector<bench::OpResult>& results, const Stream& stream);
+/// The same as a table on standard output.
+void print_op_lines(const Json& lines);
+
+}  // namespace carousel::cli

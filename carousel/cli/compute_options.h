@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a command computes on: threads, instruction set, and the type of products with bf16 weights.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <memory>
+#include <string>
+
+#include "carousel/core/stream.h"
+
+namespace carousel::cli {
+
+/// -t/--threads and --isa of every command that computes.
+struct Machine {
+  int threads = 0;  // 0: the physical cores
+  std::string isa = "auto";
+  std::string compute = "f32";
+  void add_options(CLI::App& app);
+  /// --compute, of commands whose models may hold bf16 weights.
+  void add_compute(CLI::App& app);
+  /// Starts the threads. Throws Error(kUsage) for an instruction set this machine lacks.
+  Stream stream();
+
+ private:
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+}  // namespace carousel::cli

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ctrl-C, SIGTERM and SIGHUP: how a command learns of them, waits without missing one, and is ended if it does not end.
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+namespace carousel::cli {
+
+/// True once Ctrl-C was pressed (or SIGTERM came).
+bool interrupted();
+/// One more Ctrl-C than `patience` ends the process at once.
+void catch_interrupts(int patience = 1);
+/// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end: half a
+/// second after signals have used up the patience, one that goes on all the same (it writes where nobody reads, or is
+/// within a long step) is ended. Its unfinished files are removed, its last will is done, and the status is 130.
+int run_watched(const std::function<int()>& command);
+/// What is left to do for a command that is ended so: to save a state. It runs beside the command. Error: status 1.
+/// Also takes end_by_itself() back.
+void set_last_will(std::function<void()> will);
+/// Takes the last will back where what it uses ends.
+struct LastWillScope {
+  LastWillScope() = default;
+  ~LastWillScope() { set_last_will({}); }
+  LastWillScope(const LastWillScope&) = delete;
+  LastWillScope& operator=(const LastWillScope&) = delete;
+};
+/// From now on the command is not ended so: it is saving what a signal must not lose.
+void end_by_itself();
+/// For writers of models, told the share done: false once a signal came. At 1 the model becomes visible, and they end
+/// by themselves.
+bool may_go_on(double done);
+/// Writes all, unless a signal came and nobody reads; then false, and errno is EINTR. False also where writing fails.
+bool write_all(int descriptor, std::string_view text);
+/// Waits until `descriptor` can be read, or has ended; false when a signal is to be taken first, however early it came.
+bool wait_readable(int descriptor);
+/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1,
+/// and until interrupts are caught Ctrl-C, SIGTERM and SIGHUP end it with a line and status 130.
+void report_signals();
+/// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all
+/// of the patience.
+int take_interrupts();
+
+}  // namespace carousel::cli

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/model/cost.h"
+
+#include <cmath>
+
+#include "carousel/model/params.h"
+#include "carousel/model/stored_params.h"
+
+namespace carousel::model {
+namespace {
+
+// Counts what parameters take, one after the other. Of the experts a token takes the chosen share.
+class Counter {
+ public:
+  Counter(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
+
+  void add(const ParamRecord& record) {
+    if (record.init.kind == Init::Kind::kMask) return;  // of a parameter, none itself
+    if (record.matrix) return add_matrix(record);
+    if (record.init.mask) note_wired(record.name, record.init);
+    const int64_t bytes = record.shape.count() * static_cast<int64_t>(sizeof(float));
+    cost.held_bytes += bytes;
+    cost.decode_bytes += bytes;
+  }
+
+  ModelCost cost;
+
+ private:
+  void add_matrix(const ParamRecord& record) {
+    const int64_t rows = record.shape[0], cols = record.shape[1];
+    const Init& init = record.init;
+    const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
+    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Memory::meta());
+    const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
+    const auto bytes = static_cast<int64_t>(weight.size_bytes());
+    cost.held_bytes += bytes;
+    elements_[dtype] += rows * cols;
+    if (elements_[dtype] > elements_[cost.dtype]) cost.dtype = dtype;
+    if (record.layout == Weight::Layout::kRows) {
+      cost.decode_bytes += static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(cols)));
+      return;
+    }
+    if (init.read_share < 1) {
+      cost.decode_bytes += add_share(&shared_bytes_, init.read_share * static_cast<double>(bytes));
+      cost.body_multiplies[dtype] += add_share(&shared_multiplies_, init.read_share * static_cast<double>(live));
+      return;
+    }
+    cost.decode_bytes += bytes;
+    const bool head = record.name == "lm_head.weight" || record.name == "embeddings.weight";
+    (head ? cost.head_multiplies : cost.body_multiplies)[dtype] += live;
+  }
+
+  // Returns its live weights.
+  int64_t note_wired(const std::string& name, const Init& init) {
+    const std::string projection = name.substr(0, name.rfind(".weight"));
+    const Mask& mask = *init.mask;
+    const int64_t live = mask.live(), masked = mask.rows() * mask.cols() - live;
+    cost.wired.push_back({projection, mask.rows(), mask.cols(), live, mask.polarity()});
+    cost.masked += masked;
+    cost.active_masked += add_share(&shared_masked_, init.read_share * static_cast<double>(masked));
+    return live;
+  }
+  // What the rounded total grows by: the rounding of single shares does not add up.
+  static int64_t add_share(double* total, double share) {
+    const int64_t before = std::llround(*total);
+    *total += share;
+    return std::llround(*total) - before;
+  }
+
+  std::map<DType, int64_t> elements_;
+  double shared_bytes_ = 0, shared_multiplies_ = 0, shared_masked_ = 0;
+  const ModelFiles& files_;
+  const WeightTypes& types_;
+};
+
+}  // namespace
+
+DType ModelFiles::dtype_of(const std::string& name) const {
+  const StoredParams stored(config, checkpoint ? &*checkpoint : nullptr, place.config);
+  if (const formats::TensorEntry* entry = stored.find_weight(name).entry) return held_dtype(*entry);
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (!config.source.contains(key)) continue;
+    if (config.source[key] == "bfloat16") return DType::kBF16;
+    if (config.source[key] == "float16") return DType::kF16;
+  }
+  return DType::kF32;
+}
+
+ModelFiles open_model_files(const std::string& path) {
+  ModelFiles files;
+  files.place = resolve(path);
+  if (!files.place.weights.empty()) files.checkpoint = formats::Checkpoint::open(files.place.weights);
+  files.config = read_model_config(files.place, files.checkpoint ? &*files.checkpoint : nullptr);
+  return files;
+}
+
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
+  Counter counter(files, types);
+  const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
+  ShapeSource source([&](const ParamRecord& record) { counter.add(record); },
+                     [&](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
+                       const formats::TensorEntry* entry = stored.find(name).entry;
+                       if (entry == nullptr) return drawn;
+                       return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files.place.weights);
+                     });
+  declare_params(files.config, source, files.place.config);
+  return counter.cost;
+}
+
+size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
+                  const std::string& where) {
+  const StoredParams stored(config, &checkpoint, where);
+  size_t bytes = 0;
+  ShapeSource source([&](const ParamRecord& record) {
+    if (record.init.kind == Init::Kind::kMask) return;
+    if (!record.matrix) {
+      bytes += static_cast<size_t>(record.shape.count()) * sizeof(float);
+      return;
+    }
+    const StoredParams::Found found = stored.find_weight(record.name);
+    const int64_t rows = record.shape[0], cols = record.shape[1];
+    const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
+    const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
+    if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
+    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Memory::meta()).size_bytes();
+  });
+  declare_params(config, source, where);
+  return bytes;
+}
+
+int64_t fixed_state_bytes(const StateLayout& layout) {
+  int64_t bytes = 0;
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    if (!entry.spec.per_token) bytes += entry.spec.shape.count() * static_cast<int64_t>(dtype_size(entry.spec.dtype));
+  }
+  return bytes;
+}
+
+}  // namespace carousel::model

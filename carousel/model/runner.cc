@@ -7,6 +7,22 @@
 #include "carousel/core/error.h"
 
 namespace carousel::model {
+namespace {
+
+class Stopper : public Observer {
+ public:
+  Stopper(const std::function<bool()>& stop, Observer* next) : stop_(stop), next_(next) {}
+  void residual(size_t count, const Tensor& x) override {
+    if (next_ != nullptr) next_->residual(count, x);
+    if (stop_()) fail(ErrorKind::kCancelled, "stopped after {} sublayers", count);
+  }
+
+ private:
+  const std::function<bool()>& stop_;
+  Observer* next_;
+};
+
+}  // namespace
 
 void Runner::lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
   seqs_.offsets.assign(1, 0);
@@ -26,7 +42,8 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> 
   lay_out(tokens, lengths);
   seqs_.pos.clear();
   for (const State* state : states) seqs_.pos.push_back(state->pos());
-  Ctx ctx{stream_, arena_, numerics_, observer_};
+  Stopper stopper(stop_, observer_);
+  Ctx ctx{stream_, arena_, numerics_, stop_ ? &stopper : observer_};
   states_.bind(lm_.state_layout(), states, lengths);
   const Tensor hidden = lm_.forward(ctx, tokens_, seqs_, &states_);
   states_.advance(lengths);
@@ -37,7 +54,8 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> 
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
   lay_out(tokens, lengths);
   seqs_.pos.assign(lengths.size(), 0);
-  Ctx ctx{stream_, arena_, numerics_, observer_};
+  Stopper stopper(stop_, observer_);
+  Ctx ctx{stream_, arena_, numerics_, stop_ ? &stopper : observer_};
   return lm_.forward(ctx, tokens_, seqs_, nullptr);
 }
 

@@ -39,6 +39,9 @@ class Runner {
   const Lm& lm() const { return lm_; }
   /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
   void observe(Observer* observer) { observer_ = observer; }
+  /// Asked between the sublayers of every forward from now on (empty: nobody is). True ends it with Error(kCancelled);
+  /// its states then hold nothing of use.
+  void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
 
  private:
   void lay_out(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
@@ -47,6 +50,7 @@ class Runner {
   const Stream& stream_;
   const Numerics& numerics_;
   Observer* observer_ = nullptr;
+  std::function<bool()> stop_;
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;

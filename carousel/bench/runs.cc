@@ -79,16 +79,21 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
 double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
                 const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
   State state = State::from(start.tensors(layout), start.pos(), layout);
+  runner.stop_when(stop);
   const auto begin = std::chrono::steady_clock::now();
-  if (test.decode) {
-    State* const states[] = {&state};
-    const int64_t lengths[] = {1};
-    for (const int32_t& token : tokens) {
-      if (stop()) break;
-      runner.logits(runner.forward({&token, 1}, states, lengths));
+  try {
+    if (test.decode) {
+      State* const states[] = {&state};
+      const int64_t lengths[] = {1};
+      for (const int32_t& token : tokens) {
+        if (stop()) break;
+        runner.logits(runner.forward({&token, 1}, states, lengths));
+      }
+    } else if (const Tensor last = runner.prefill(tokens, state, stop); last.defined()) {
+      runner.logits(last);
     }
-  } else if (const Tensor last = runner.prefill(tokens, state, stop); last.defined()) {
-    runner.logits(last);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kCancelled) throw;
   }
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
@@ -155,6 +160,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
   std::vector<Sampled> what;
   std::vector<size_t> peaks;
   for (size_t i = 0; i < tests.size() && !stop(); ++i) {
+    runner.stop_when({});
     runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
     if (stop()) break;
     const std::vector<int32_t> tokens = random_tokens(tests[i].tokens, lm.vocab_size());

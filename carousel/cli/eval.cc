@@ -179,6 +179,7 @@ int run_eval(EvalOptions& options) {
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   catch_interrupts();
   model::Runner runner(*model.lm, stream, *model.numerics);
+  runner.stop_when(interrupted);
   Json results = Json::object();
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);
   if (!options.lambada.empty() && !interrupted()) results["lambada"] = eval_lambada(options, model, runner);

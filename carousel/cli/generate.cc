@@ -183,6 +183,7 @@ void Run::loop() {
     if (interrupted() && !cancelled) {
       cancelled = true;
       end_by_itself();
+      batcher_.stop_when({});
       batcher_.cancel();
       continue;
     }
@@ -224,6 +225,7 @@ int Run::run(generate::Request request, const Prompt& prompt) {
   request.on_token = [this](const generate::Emitted& token) { return on_token(token); };
   request.on_finish = [this, seed](generate::Finished& finished) { on_finish(finished, seed); };
   batcher_.submit(std::move(request));
+  batcher_.stop_when(interrupted);
   if (!options_.json && options_.samples == 1) output_.write(prompt_);
   loop();
   end_by_itself();

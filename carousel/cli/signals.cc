@@ -41,7 +41,7 @@ std::function<void()> g_will;
 bool g_own_end = false;
 
 constexpr char kSignalled = 's', kEnded = 'e';
-constexpr auto kGrace = std::chrono::milliseconds(500);
+constexpr auto kGrace = std::chrono::milliseconds(400);
 
 void on_signal(int signal) {
   if (g_interrupts >= g_patience) _exit(kInterruptedStatus);

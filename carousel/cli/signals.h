@@ -11,8 +11,8 @@ namespace carousel::cli {
 bool interrupted();
 /// One more Ctrl-C than `patience` ends the process at once.
 void catch_interrupts(int patience = 1);
-/// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end: half a
-/// second after signals have used up the patience, one that goes on all the same (it writes where nobody reads, or is
+/// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end: 0.4 s
+/// after signals have used up the patience, one that goes on all the same (it writes where nobody reads, or is
 /// within a long step) is ended. Its unfinished files are removed, its last will is done, and the status is 130.
 int run_watched(const std::function<int()>& command);
 /// What is left to do for a command that is ended so: to save a state. It runs beside the command. Error: status 1.

@@ -169,6 +169,23 @@ Tensor Batcher::due_logits(const Tensor& hidden) {
   return runner_.logits(ops::gather_rows(ctx, hidden, due_rows_));
 }
 
+/// hidden [N, D] of what is laid out; undefined when stopped, and the states are as they were.
+Tensor Batcher::forward(bool prompts) {
+  if (!prompts || !stop_) return runner_.forward(tokens_, states_, lengths_);
+  std::vector<State> before;
+  for (const State* state : states_) before.push_back(*state);
+  runner_.stop_when(stop_);
+  Tensor hidden;
+  try {
+    hidden = runner_.forward(tokens_, states_, lengths_);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kCancelled) throw;
+    for (size_t b = 0; b < before.size(); ++b) *states_[b] = std::move(before[b]);
+  }
+  runner_.stop_when({});
+  return hidden;
+}
+
 Batcher::Rows Batcher::tick() {
   for (auto& sequence : born_) live_.push_back(std::move(sequence));
   born_.clear();
@@ -176,7 +193,8 @@ Batcher::Rows Batcher::tick() {
   Rows rows = gather();
   Tensor logits;  // [R, V]
   if (!tokens_.empty()) {
-    const Tensor hidden = runner_.forward(tokens_, states_, lengths_);
+    const Tensor hidden = forward(rows.prompt > 0);
+    if (!hidden.defined()) return {};
     size_t begin = 0;
     for (size_t b = 0; b < batch_.size(); ++b) {
       Sequence& sequence = *batch_[b];
@@ -326,10 +344,12 @@ void Batcher::cancel() {
 void generate(const model::Model& model, const Stream& stream, Request request, const std::function<bool()>& stop) {
   Batcher batcher(model, stream);
   batcher.submit(std::move(request));
+  batcher.stop_when(stop);
   bool cancelled = false;
   while (batcher.live() > 0) {
     if (!cancelled && stop && stop()) {
       cancelled = true;
+      batcher.stop_when({});
       batcher.cancel();
     } else {
       batcher.tick();

@@ -86,6 +86,8 @@ class Batcher {
     int64_t decode = 0;  // rows of sampled tokens
     int64_t sampled = 0;
   };
+  /// Asked within forwards that read prompts, from now on; true takes back what the tick has done.
+  void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
   /// One forward for all live sequences; samples, calls back, retires what is finished. Callbacks may submit, not
   /// cancel().
   Rows tick();
@@ -102,10 +104,12 @@ class Batcher {
   void end(Sequence& sequence, StopReason reason, const Tensor& logits);
   void finish(Sequence& sequence, const Tensor& logits);
   void sweep();
+  Tensor forward(bool prompts);
   void prime(Sequence& sequence) const;
 
   const model::Model& model_;
   model::Runner runner_;
+  std::function<bool()> stop_;
   std::vector<uint8_t> sampleable_;  // [V] 0: an id without a token; empty: no tokenizer
   std::vector<std::unique_ptr<Sequence>> live_;
   std::vector<std::unique_ptr<Sequence>> born_;  // join at the next tick

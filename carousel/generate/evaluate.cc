@@ -21,6 +21,18 @@ int32_t most_likely(const float* logits_n, int64_t vocab) {
   return static_cast<int32_t>(std::max_element(logits_n, logits_n + vocab) - logits_n);
 }
 
+// False when the runner was stopped within a forward.
+template <class Score>
+bool unless_stopped(const Score& score) {
+  try {
+    score();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kCancelled) throw;
+    return false;
+  }
+  return true;
+}
+
 // hidden [N, D] against targets [N]: calls visit(n, nll, the most likely token was the target) for every row in order.
 // Logits are made a few rows at a time.
 template <class Visit>
@@ -120,9 +132,12 @@ TextScore score_text(model::Runner& runner, std::span<const int32_t> ids, int64_
     const std::span<const int32_t> part =
         ids.subspan(static_cast<size_t>(score.tokens), static_cast<size_t>(count) + 1);
     bool stopped = false;
-    const double nll = window > kBatchRows ? score_long_window(
-                                                 runner, part, [&] { return !more(); }, stopped)
-                                           : score_short_windows(runner, part, window);
+    double nll = 0;
+    stopped = !unless_stopped([&] {
+      nll = window > kBatchRows ? score_long_window(
+                                      runner, part, [&] { return !more(); }, stopped)
+                                : score_short_windows(runner, part, window);
+    }) || stopped;
     if (score.complete = !stopped; stopped) return score;
     score.nll += nll;
     score.tokens += count;
@@ -151,7 +166,8 @@ PassageScore score_passages(model::Runner& runner, std::span<const Passage> pass
       rows += static_cast<int64_t>(passages[first + count].context.size() + passages[first + count].target.size());
       ++count;
     }
-    score_batch(runner, passages.subspan(first, count), score);
+    score.complete = unless_stopped([&] { score_batch(runner, passages.subspan(first, count), score); });
+    if (!score.complete) return score;
   }
   if (progress) progress(score.passages, total);
   return score;

@@ -2,9 +2,14 @@
 // The steps around a forward, written once.
 #include "carousel/model/pass.h"
 
-#include "carousel/core/assert.h"
+#include "carousel/core/error.h"
 
 namespace carousel::model {
+void Pass::Stopper::residual(size_t count, const Tensor& x) {
+  if (pass_.observer_ != nullptr) pass_.observer_->residual(count, x);
+  if (pass_.stop_()) fail(ErrorKind::kCancelled, "stopped after {} sublayers", count);
+}
+
 void Pass::lay_out(std::span<const int64_t> lengths) {
   seqs_.offsets.assign(1, 0);
   for (const int64_t length : lengths) {

@@ -3,7 +3,9 @@
 // that a steady loop allocates nothing. Runner, Predictor and Tirex run through it.
 #pragma once
 
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "carousel/core/state.h"
 #include "carousel/ops/ctx.h"
@@ -14,6 +16,8 @@ class Pass {
  public:
   /// Both must outlive the pass. Not for use by two threads at once.
   Pass(const Stream& stream, const Numerics& numerics) : stream_(stream), numerics_(numerics), arena_(*stream.memory) {}
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
 
   /// The next lengths[s] rows of every sequence s: binds the states, calls forward(Ctx&, const Seqs&, const
   /// StateBatch*)
@@ -39,13 +43,25 @@ class Pass {
   /// `values` where the stream's tensors are [count] i32; valid until the next call.
   Tensor upload(std::span<const int32_t> values);
 
-  Ctx ctx() { return {stream_, arena_, numerics_, observer_}; }
+  Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }
   Arena& arena() { return arena_; }
   const Stream& stream() const { return stream_; }
   /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
   void observe(Observer* observer) { observer_ = observer; }
+  /// Asked between the sublayers of every forward from now on (empty: nobody is). True ends it with Error(kCancelled);
+  /// its states then hold nothing of use.
+  void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
 
  private:
+  /// Asks whether to stop, after whoever observes was told.
+  class Stopper : public Observer {
+   public:
+    explicit Stopper(const Pass& pass) : pass_(pass) {}
+    void residual(size_t count, const Tensor& x) override;
+
+   private:
+    const Pass& pass_;
+  };
   /// Binds the states of one forward, and lets go of them however it ends.
   class Binding {
    public:
@@ -63,6 +79,8 @@ class Pass {
   const Stream& stream_;
   const Numerics& numerics_;
   Observer* observer_ = nullptr;
+  std::function<bool()> stop_;
+  Stopper stopper_{*this};
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;

@@ -8,7 +8,6 @@
 #include "carousel/ops/rows/rows.h"
 
 namespace carousel::model {
-
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> states,
                        std::span<const int64_t> lengths) {
   const Tensor ids = pass_.upload(tokens);

@@ -39,6 +39,9 @@ class Runner {
   const Lm& lm() const { return lm_; }
   /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
   void observe(Observer* observer) { pass_.observe(observer); }
+  /// Asked between the sublayers of every forward from now on (empty: nobody is). True ends it with Error(kCancelled);
+  /// its states then hold nothing of use.
+  void stop_when(std::function<bool()> stop) { pass_.stop_when(std::move(stop)); }
 
  private:
   const Lm& lm_;

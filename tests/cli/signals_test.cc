@@ -90,5 +90,18 @@ TEST(Signals, ABenchEndsWithinAPromptOfMinutes) {
   EXPECT_EQ(terminal.wait_end(), 130) << terminal.shown();
 }
 
+TEST(Signals, AnEvaluationShowsWhatWasScoredUntilThen) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyMixed), out = scratch / "out";
+  write_file(scratch / "text", std::string(4 << 20, 'a'));
+  const std::string command = "exec " + std::string(kBinary) + " eval " + folder + " -t 1 --json --text ";
+  Terminal terminal({"/bin/sh", "-c", command + (scratch / "text") + " >" + out});
+  ASSERT_TRUE(terminal.shows("left")) << "the bar of progress: " << terminal.shown();
+  kill(terminal.pid(), SIGINT);
+  EXPECT_EQ(terminal.wait_end(), 130);
+  const Json text = parse_json(read_file(out), "eval").at("text");
+  EXPECT_FALSE(text.at("complete").get<bool>());
+}
+
 }  // namespace
 }  // namespace carousel::cli

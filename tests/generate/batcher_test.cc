@@ -247,6 +247,26 @@ TEST_F(Batching, CancellingWithinAPromptKeepsWhatWasRead) {
   EXPECT_TRUE(alone(rest) == expected);
 }
 
+TEST_F(Batching, StoppingWithinASlabTakesItBack) {
+  Request request = ask(1500, 2);
+  request.keep_state = true;
+  const Outcome expected = alone(request);
+  std::map<int64_t, Outcome> outcomes;
+  Batcher batcher(model_, stream_);
+  batcher.submit(recorded(request, outcomes));
+  batcher.tick();
+  for (int after = 0; after < 4; ++after) {  // sublayers
+    int asked = 0;
+    batcher.stop_when([&] { return asked++ == after; });
+    EXPECT_EQ(batcher.tick().prompt, 0);
+    ASSERT_TRUE(batcher.prefix().has_value());
+    EXPECT_EQ(batcher.prefix()->state.pos(), model::kPrefillRows);
+  }
+  batcher.stop_when({});
+  while (batcher.live() > 0) batcher.tick();
+  EXPECT_TRUE(outcomes[0] == expected);
+}
+
 TEST_F(Batching, CancellingWhileDecodingBringsTheStateUpToTheText) {
   Request request = ask(10, 6);
   request.keep_state = true;

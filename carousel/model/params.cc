@@ -13,6 +13,15 @@
 
 namespace carousel::model {
 
+Weight MetaParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
+                          const Init& init) {
+  return weight_for(init, rows, cols, dtype_of_(name), layout, Memory::meta());
+}
+
+Tensor MetaParams::tensor(const std::string&, const Shape& shape, const Init&) {
+  return Tensor(shape, DType::kF32, Memory::meta());
+}
+
 Weight ShapeSource::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                            const Init& init) {
   see_({name, Shape{rows, cols}, init, true, layout});

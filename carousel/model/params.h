@@ -74,6 +74,19 @@ class ParamList : public ShapeSource {
   std::vector<ParamRecord> records_;
 };
 
+/// Parameters on meta in the types they would be held in: a model built on them runs its forwards with nothing
+/// allocated, and asks the arena for what it would ask on the host.
+class MetaParams : public ParamSource {
+ public:
+  using DTypeOf = std::function<DType(const std::string& name)>;
+  explicit MetaParams(DTypeOf dtype_of) : dtype_of_(std::move(dtype_of)) {}
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+
+ private:
+  DTypeOf dtype_of_;
+};
+
 /// The entries of a stored mask, in a type that holds -1, 0 and 1. Throws Error(kInput) naming the first other value.
 std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t rows, int64_t cols, bool polarity,
                                       const std::string& where);

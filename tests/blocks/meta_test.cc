@@ -42,10 +42,10 @@ std::vector<size_t> reserved(const Case& c, Memory& memory, Isa isa) {
   ThreadPool pool(c.threads);
   const Stream stream{&memory, isa, &pool};
   std::optional<model::DrawnParams> drawn;
-  std::optional<model::ParamList> listed;
+  std::optional<model::MetaParams> shapes;
   ParamSource* source = nullptr;
   if (memory.device() == Device::kMeta) {
-    source = &listed.emplace(c.weights);
+    source = &shapes.emplace([&](const std::string&) { return c.weights; });
   } else {
     source = &drawn.emplace(stream, 1, c.weights);
   }
@@ -60,8 +60,8 @@ std::vector<size_t> reserved(const Case& c, Memory& memory, Isa isa) {
     const auto forward = [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
       return stack.forward(ctx, x, seqs, bound);
     };
-    const Tensor y = c.keeps_states ? pass.run(stack.state_layout(), pointers, lengths, {}, forward)
-                                    : pass.run(lengths, forward);
+    const Tensor y =
+        c.keeps_states ? pass.run(stack.state_layout(), pointers, lengths, {}, forward) : pass.run(lengths, forward);
     EXPECT_EQ(y.device(), memory.device());
     sizes.push_back(pass.arena().size_bytes());
   }

@@ -3,6 +3,7 @@
 // tests/fixtures/tokenizers/regexes.json), and what is refused.
 #include "carousel/text/regex.h"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -169,6 +170,15 @@ TEST(Regex, OnePatternFromManyThreads) {
 }
 
 // "first" is the piece that begins with the first character of the input, whatever normalizers made of it.
+// libonig exports a regcomp whose structs are not the C library's: a program that links carousel must not get that one.
+TEST(Regex, ThePosixFunctionsStayTheCLibrarys) {
+  for (const char* name : {"regcomp", "regexec", "regerror", "regfree"}) {
+    Dl_info found = {};
+    ASSERT_NE(dladdr(dlsym(RTLD_DEFAULT, name), &found), 0) << name;
+    EXPECT_NE(std::string(found.dli_fname).find("libc.so"), std::string::npos) << name << ": " << found.dli_fname;
+  }
+}
+
 TEST(Metaspace, MarksWhatTheReferenceMarks) {
   const auto texts = fixture()["metaspace_texts"].get<std::vector<std::string>>();
   ASSERT_GE(fixture()["metaspace"].size(), 50u);

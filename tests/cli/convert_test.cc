@@ -95,7 +95,7 @@ TEST(Convert, TheChatTemplateGoesAlong) {
   EXPECT_EQ(read_file(scratch / "back/chat_template.jinja"), "{{ messages }} \xC3\xA9");
   const Ran ran = run_carousel("chat " + gguf, "a\n");
   EXPECT_EQ(ran.status, 1);
-  EXPECT_NE(ran.err.find("its chat template is not ChatML"), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find("its chat template is not plain ChatML"), std::string::npos) << ran.err;
 }
 
 TEST(Convert, VerifyTakesAFolderWithOneGguf) {

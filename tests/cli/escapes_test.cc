@@ -54,8 +54,8 @@ TEST(TypedNames, AreThoseOfTheMessage) {
   EXPECT_NE(error(generate + "--n-predict many").find("error: --n-predict: got"), std::string::npos);
   EXPECT_NE(error(generate + "--predict=many").find("error: --predict: got"), std::string::npos);
   EXPECT_NE(error(generate + "-s x").find("error: -s: got"), std::string::npos);
-  EXPECT_NE(error(generate + "-p $'\\xff'").find("error: -p: byte 0"), std::string::npos)
-      << error(generate + "-p $'\\xff'");
+  EXPECT_NE(error(generate + "-p '\\xff'").find("error: -p: byte 0"), std::string::npos)
+      << error(generate + "-p '\\xff'");
   EXPECT_NE(error(generate + "--prompt a --file b").find("both --prompt and --file"), std::string::npos);
   EXPECT_NE(error(generate + "-p a -n").find("-n"), std::string::npos);
 }
@@ -76,7 +76,7 @@ TEST(PromptFiles, MayBePipes) {
 }
 
 // Where a state may be written.
-TEST(SavedStates, FollowLinksAndMayBeThrownAway) {
+TEST(StatePaths, FollowLinksAndMayBeThrownAway) {
   const Scratch scratch;
   const std::string model = "generate " + kModel + " -p Once -n 2 --temp 0 -t 2 --save-state ";
   std::filesystem::create_directory(scratch / "there");

@@ -225,7 +225,7 @@ TEST_F(GenerateCommand, WrongUsageIsOneLineAndStatusTwo) {
   expect_usage_error(run + "-p a --samples 0", "--samples: got \"0\"");
   expect_usage_error(run + "-p a --logit-bias 5", "--logit-bias: got \"5\"");
   expect_usage_error(run + "-p a --isa mmx", "--isa: got \"mmx\"");
-  expect_usage_error(run + "-p a -t -1", "--threads: got \"-1\"");
+  expect_usage_error(run + "-p a -t -1", "-t: got \"-1\"");
   expect_usage_error(run + "-p a -f b", "both -p and -f");
   expect_usage_error(run + "-p a --samples 2 --save-state x", "one file holds one state");
 }
@@ -247,7 +247,7 @@ TEST_F(GenerateCommand, WrongInputIsOneLineAndStatusOne) {
   expect_error(run + "-p a --save-state '" + path("no/such/folder") + "'", "cannot write here");
   std::ofstream(path("notes")) << "A state begins with \"carousel.state\".";
   expect_error(run + "-p a --save-state '" + path("notes") + "'", "exists and is no saved state");
-  expect_usage_error(run + "-p a -p b", "--prompt: given more than once");
+  expect_usage_error(run + "-p a -p b", "-p: given more than once");
   expect_error("\"$C\" generate '' -p a", "\"\": no such file or folder");
   expect_error(run + "-p a --save-state '" + folder_.path() + "'", "exists and is no regular file");
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);

@@ -230,7 +230,7 @@ TEST(RopeConfig, RopeScalingWinsAsInTransformers) {
       const Json& options = config.sublayers.at(0).options;
       EXPECT_EQ(options.at("rope_type"), one.type) << family << one.keys;
       EXPECT_EQ(options.at("rope_theta"), family == "llama" ? one.llama_theta : one.lfm2_theta) << family << one.keys;
-      if (one.original != 0) EXPECT_EQ(options.at("rope_original_max_position"), one.original) << one.keys;
+      EXPECT_EQ(options.value("rope_original_max_position", int64_t{0}), one.original) << one.keys;
     }
   }
 }
@@ -238,12 +238,12 @@ TEST(RopeConfig, RopeScalingWinsAsInTransformers) {
 TEST(RopeConfig, EveryOtherTypeIsRefusedByNameWhereverItStands) {
   for (const std::string type : {"linear", "dynamic", "yarn", "longrope", "proportional", "mrope", "su"}) {
     const std::string other = "\"" + type + "\", \"factor\": 2}";
-    for (const std::string keys : {R"("rope_scaling": {"type": )" + other, R"("rope_scaling": {"rope_type": )" + other,
-                                   R"("rope_parameters": {"rope_type": )" + other,
-                                   R"("rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": )" + other,
-                                   R"("rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": )" + other,
-                                   R"("rope_scaling": {"rope_type": "default", "type": )" + other,
-                                   R"("rope_parameters": {"full_attention": {"rope_type": )" + other + "}"}) {
+    for (const std::string& keys : {R"("rope_scaling": {"type": )" + other, R"("rope_scaling": {"rope_type": )" + other,
+                                    R"("rope_parameters": {"rope_type": )" + other,
+                                    R"("rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": )" + other,
+                                    R"("rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": )" + other,
+                                    R"("rope_scaling": {"rope_type": "default", "type": )" + other,
+                                    R"("rope_parameters": {"full_attention": {"rope_type": )" + other + "}"}) {
       for (const std::string family : {"llama", "lfm2", "lfm2_moe"}) {
         const std::string got = refusal(R"({"model_type": ")" + family + "\", " + keys + "}");
         EXPECT_NE(got.find("\"" + type + "\", expected one of: default, llama3"), std::string::npos) << got;

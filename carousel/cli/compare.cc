@@ -118,7 +118,7 @@ std::vector<int32_t> read_tokens(const CompareOptions& options, const model::Mod
     tokens.assign(options.ids.begin(), options.ids.end());
     for (const int64_t id : options.ids) {
       if (id < model.config.vocab_size) continue;
-      fail(ErrorKind::kInput, "--ids: got {}, expected an id from 0 to {}", id, model.config.vocab_size - 1);
+      fail(ErrorKind::kInput, "--ids: got {}, expected 0 to {}", id, model.config.vocab_size - 1);
     }
     return tokens;
   }

@@ -76,7 +76,7 @@ TEST(PromptFiles, MayBePipes) {
 }
 
 // Where a state may be written.
-TEST(SaveStateOption, FollowsLinksAndMayThrowAway) {
+TEST(StatePaths, FollowLinksAndMayBeThrownAway) {
   const Scratch scratch;
   const std::string model = "generate " + kModel + " -p Once -n 2 --temp 0 -t 2 --save-state ";
   std::filesystem::create_directory(scratch / "there");

@@ -27,9 +27,9 @@ TEST(ChatTemplate, IsReadFromWhereverItIsPublished) {
 }
 
 TEST(ChatTemplate, MalformedFilesAreRefused) {
-  for (const char* config : {"{", "[]", R"({"chat_template": 3})", R"({"chat_template": [3]})",
-                             R"({"chat_template": [{"name": "rag", "template": "a"}]})",
-                             R"({"chat_template": [{"name": "default"}]})"}) {
+  for (const char* config :
+       {"{", "[]", R"({"chat_template": 3})", R"({"chat_template": [3]})",
+        R"({"chat_template": [{"name": "rag", "template": "a"}]})", R"({"chat_template": [{"name": "default"}]})"}) {
     EXPECT_THROW(read(config), Error) << config;
   }
 }

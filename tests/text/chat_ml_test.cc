@@ -85,9 +85,7 @@ TEST(ChatMl, TurnsAreReadBack) {
   EXPECT_EQ(turns.turns_of(rendered("<|im_start|>user")).at(0).text, "");
 }
 
-TEST(ChatMl, IsFoundByItsControlTokens) {
-  EXPECT_FALSE(ChatMl::find(Tokenizer::bytes()));
-}
+TEST(ChatMl, IsFoundByItsControlTokens) { EXPECT_FALSE(ChatMl::find(Tokenizer::bytes())); }
 
 }  // namespace
 }  // namespace carousel::text

@@ -226,6 +226,7 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
   check_weights(options);
   catch_interrupts();
+  end_by_itself();  // what was measured is shown, also where a probe of the bounds takes long
   const Stream stream = options.machine.stream();
   Json json = Json::object();
   if (options.bounds) {
@@ -243,6 +244,7 @@ int run_command(BenchOptions& options) {
     if (!options.json) print_op_lines(json["ops"]);
   }
   if (!options.model.empty()) json["tests"] = bench_model(options, stream);
+  set_last_will({});
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   if (!interrupted()) return 0;
   note("interrupted: figures are of the samples taken until then");

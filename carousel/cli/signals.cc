@@ -196,7 +196,7 @@ void watch() {
     if (what == kSignalled && !waits) deadline = Clock::now() + kGrace;
     if (count != 0) continue;
     end_command();
-    deadline = Clock::time_point::max();
+    deadline = Clock::now() + kGrace;  // it may take that back
   }
 }
 

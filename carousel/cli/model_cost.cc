@@ -48,8 +48,8 @@ class CostSource : public ParamSource {
   }
 
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override {
-    const model::Family family = model::find_family(files_.config.model_type, files_.place.config);
-    for (const model::TensorSource& source : family.sources(files_.config, name)) {
+    const model::Family& family = model::find_family(files_.config.model_type, files_.place.config);
+    for (const model::TensorSource& source : family.names.sources(files_.config, name)) {
       const formats::TensorEntry* entry = files_.checkpoint ? files_.checkpoint->find(source.file_name) : nullptr;
       if (entry == nullptr) continue;
       return model::read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files_.place.weights);

@@ -29,10 +29,10 @@ struct FileTensor {
 std::vector<FileTensor> file_tensors(const ModelConfig& config, std::vector<ParamRecord> records, DType dtype,
                                      const Numerics& numerics) {
   for (ParamRecord& record : records) record.init = drawn_by(numerics, record.name, record.init);
-  const Family family = find_family(config.model_type, "init");
+  const TensorNames& names = find_family(config.model_type, "init").names;
   std::vector<FileTensor> out;
   for (const ParamRecord& record : records) {
-    const TensorSource source = family.sources(config, record.name).front();
+    const TensorSource source = names.sources(config, record.name).front();
     const std::string& name = source.file_name;
     const auto same = std::find_if(out.begin(), out.end(), [&](const FileTensor& t) { return t.spec.name == name; });
     if (same == out.end()) {

@@ -32,11 +32,11 @@ class TypeSource : public ParamSource {
   };
   TypeSource(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
              const std::string& where)
-      : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
+      : config_(config), checkpoint_(checkpoint), types_(types), names_(spelling_of(config, &checkpoint, where)) {}
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const std::optional<DType> dtype = written_dtype(types_, name, layout, init);
-    for (const TensorSource& source : family_.sources(config_, name)) {
+    for (const TensorSource& source : names_.sources(config_, name)) {
       if (checkpoint_.find(source.file_name) == nullptr) continue;
       const auto [place, fresh] = choices.try_emplace(source.file_name, Choice{dtype, true, false, cols});
       Choice& choice = place->second;
@@ -55,7 +55,7 @@ class TypeSource : public ParamSource {
   const ModelConfig& config_;
   const formats::Checkpoint& checkpoint_;
   const WeightTypes& types_;
-  Family family_;
+  TensorNames names_;
 };
 
 std::string why_kept(const TypeSource::Choice& choice, const formats::TensorEntry& entry) {

@@ -16,7 +16,7 @@ class HeldSource : public ParamSource {
  public:
   HeldSource(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
              const std::string& where)
-      : config_(config), checkpoint_(checkpoint), types_(types), family_(spelling_of(config, &checkpoint, where)) {}
+      : config_(config), checkpoint_(checkpoint), types_(types), names_(spelling_of(config, &checkpoint, where)) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const Stored found = stored(name);
     const DType dtype = types_.held(name, cols, layout, init, found.entry ? held_dtype(*found.entry) : DType::kF32);
@@ -37,7 +37,7 @@ class HeldSource : public ParamSource {
     bool permuted = false;
   };
   Stored stored(const std::string& name) const {
-    for (const TensorSource& source : family_.sources(config_, name)) {
+    for (const TensorSource& source : names_.sources(config_, name)) {
       const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
       if (entry != nullptr && entry->is_weight()) return {entry, source.permuted.has_value()};
     }
@@ -46,7 +46,7 @@ class HeldSource : public ParamSource {
   const ModelConfig& config_;
   const formats::Checkpoint& checkpoint_;
   const WeightTypes& types_;
-  Family family_;
+  TensorNames names_;
 };
 
 }  // namespace

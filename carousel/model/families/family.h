@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A family is spelling: how one kind of published checkpoint writes its config and names its tensors, GGUF's spelling
-// included. It knows nothing of mathematics. A new family is one file here and one line in families.cc.
+// included. It knows nothing of mathematics. A new family is one file here, declared and listed in families.cc.
 #pragma once
 
 #include <optional>

@@ -178,11 +178,13 @@ int run_eval(EvalOptions& options) {
       model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   catch_interrupts();
+  end_by_itself();  // what was scored is shown, also where the text is long to read
   model::Runner runner(*model.lm, stream, *model.numerics);
   runner.stop_when(interrupted);
   Json results = Json::object();
   if (!options.text.empty()) results["text"] = eval_text(options, model, runner);
   if (!options.lambada.empty() && !interrupted()) results["lambada"] = eval_lambada(options, model, runner);
+  set_last_will({});
   if (options.json) {
     fmt::print("{}\n", results.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {

@@ -195,7 +195,8 @@ std::string NewFolder::file(const std::string& name) {
   struct stat status {};
   if (::fstat(draft_.descriptor(), &status) != 0) status.st_size = 0;
   write_at(draft_.descriptor(), draft_.path(), line.data(), line.size(), static_cast<size_t>(status.st_size));
-  if (::fsync(draft_.descriptor()) != 0) {
+  // One name on the disk is enough to tell a folder from a model after a power cut.
+  if (list_.names.empty() && ::fsync(draft_.descriptor()) != 0) {
     fail(ErrorKind::kIo, "{}: cannot write: {}", draft_.path(), std::strerror(errno));
   }
   list_.names.push_back(name);

@@ -12,6 +12,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// In memory where the system has a folder there: files are flushed thousands of times here.
+class Writers : public testing::Test {
+ protected:
+  Writers() {
+    if (const char* before = std::getenv("TMPDIR")) before_ = before;
+    if (access("/dev/shm", W_OK) == 0) setenv("TMPDIR", "/dev/shm", 1);
+  }
+  ~Writers() override { before_.empty() ? unsetenv("TMPDIR") : setenv("TMPDIR", before_.c_str(), 1); }
+
+ private:
+  std::string before_;
+};
+class TwoWriters : public Writers {};
+class KilledWriters : public Writers {};
+
 constexpr int kPairs = kSanitized || kEmulated ? 5 : 50;
 constexpr int kKills = kSanitized || kEmulated ? 3 : 12;
 
@@ -67,7 +82,7 @@ void expect_one_of_two(const Writing& writing) {
   }
 }
 
-TEST(TwoWriters, OfInitLeaveOneModel) {
+TEST_F(TwoWriters, OfInitLeaveOneModel) {
   const Scratch scratch;
   write_file(scratch / "config.json", kTinyXlstm);
   const std::vector<std::string> init{"init", scratch / "config.json", "--seed", "1", "--out"};
@@ -77,7 +92,7 @@ TEST(TwoWriters, OfInitLeaveOneModel) {
   expect_one_of_two({init, other});
 }
 
-TEST(TwoWriters, OfQuantizeLeaveOneModel) {
+TEST_F(TwoWriters, OfQuantizeLeaveOneModel) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kTinyXlstm);
   const std::vector<std::string> q8{"quantize", model, "--type", "q8", "-t", "1", "--out"};
@@ -89,7 +104,7 @@ TEST(TwoWriters, OfQuantizeLeaveOneModel) {
   expect_one_of_two({q8, q4, false});
 }
 
-TEST(TwoWriters, OfConvertLeaveOneModel) {
+TEST_F(TwoWriters, OfConvertLeaveOneModel) {
   const Scratch scratch, others;
   const std::string model = init_model(scratch, kTinyXlstm), other = init_model(others, kTinyXlstm, "--seed 9");
   const std::string gguf = scratch / "model.gguf", other_gguf = others / "model.gguf";
@@ -142,20 +157,20 @@ void expect_that_kills_leave_nothing(const std::vector<std::string>& arguments, 
 constexpr const char* kSmallXlstm = R"({"model_type": "xlstm", "vocab_size": 2048, "hidden_size": 128,
   "num_hidden_layers": 4, "num_heads": 2})";
 
-TEST(KilledWriters, OfInitAreCompletedByTheNextRun) {
+TEST_F(KilledWriters, OfInitAreCompletedByTheNextRun) {
   const Scratch scratch;
   write_file(scratch / "config.json", kSmallXlstm);
   expect_that_kills_leave_nothing({"init", scratch / "config.json", "--out"}, "");
 }
 
-TEST(KilledWriters, OfQuantizeAndConvertAreCompletedByTheNextRun) {
+TEST_F(KilledWriters, OfQuantizeAndConvertAreCompletedByTheNextRun) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kSmallXlstm);
   expect_that_kills_leave_nothing({"quantize", model, "--type", "q8", "-t", "1", "--out"}, "");
   expect_that_kills_leave_nothing({"convert", model, "-t", "1", "--out"}, ".gguf");
 }
 
-TEST(KilledWriters, OfAStateLeaveTheStateBeforeOrAfter) {
+TEST_F(KilledWriters, OfAStateLeaveTheStateBeforeOrAfter) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kTinyXlstm), state = scratch / "states" + "/s";
   fs::create_directory(scratch / "states");

@@ -59,13 +59,12 @@ inline void add_row(const float* x, const float* y, float* out, int64_t width) {
 }
 
 inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
-  const Affine row = row_statistics(x, args.width, args.norm);
+  const ops::NormArgs norm = args.norm;  // a copy: behind the reference, every store would reload its fields
+  const Affine row = row_statistics(x, args.width, norm);
   int64_t j = 0;
-  for (; j + kLanes <= args.width; j += kLanes) {
-    store(out + j, apply(load(x + j), row, args.norm, j, kLanes));
-  }
+  for (; j + kLanes <= args.width; j += kLanes) store(out + j, apply(load(x + j), row, norm, j, kLanes));
   if (const int64_t rest = args.width - j; rest > 0) {
-    store_partial(out + j, apply(load_partial(x + j, rest), row, args.norm, j, rest), rest);
+    store_partial(out + j, apply(load_partial(x + j, rest), row, norm, j, rest), rest);
   }
 }
 

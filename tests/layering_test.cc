@@ -30,17 +30,18 @@ struct Source {
   std::vector<std::string> lines;
   // The lines without comments and string literals, which may say anything.
   std::vector<std::string> code;
+  // What the literals of each line say, a blank between two.
+  std::vector<std::string> text;
 };
 
-std::string without_text(const std::string& line) {
+std::string without_text(const std::string& line, std::string* text = nullptr) {
   std::string code;
   char quote = 0;
   for (size_t i = 0; i < line.size(); ++i) {
     if (quote != 0) {
-      if (line[i] == '\\')
-        ++i;
-      else if (line[i] == quote)
-        quote = 0;
+      if (line[i] == quote) quote = 0;
+      if (text != nullptr) *text += quote == 0 ? ' ' : line[i];
+      if (quote != 0 && line[i] == '\\') ++i;
       continue;
     }
     if (line.compare(i, 2, "//") == 0) break;
@@ -51,6 +52,12 @@ std::string without_text(const std::string& line) {
       code += line[i];
   }
   return code;
+}
+
+void add_line(Source& source, std::string line) {
+  source.text.emplace_back();
+  source.code.push_back(without_text(line, &source.text.back()));
+  source.lines.push_back(std::move(line));
 }
 
 std::vector<Source> read_sources(const std::string& top) {
@@ -64,10 +71,7 @@ std::vector<Source> read_sources(const std::string& top) {
     source.path = relative.generic_string();
     source.folder = top == "carousel" ? (++relative.begin())->string() : top;
     std::ifstream stream(file.path());
-    for (std::string line; std::getline(stream, line);) {
-      source.code.push_back(without_text(line));
-      source.lines.push_back(std::move(line));
-    }
+    for (std::string line; std::getline(stream, line);) add_line(source, std::move(line));
     sources.push_back(std::move(source));
   }
   return sources;
@@ -133,6 +137,73 @@ TEST(Layering, OnlyCudaSeesCudaHeaders) {
   for (const Source& source : library()) {
     if (source.folder == "cuda" || ends_with(source.path, "_cuda.cu")) continue;
     for (const std::string& line : source.lines) EXPECT_FALSE(std::regex_search(line, cuda)) << source.path << line;
+  }
+}
+
+bool is_in(const Source& source, const std::vector<std::string>& folders) {
+  return std::any_of(folders.begin(), folders.end(),
+                     [&](const std::string& folder) { return source.path.rfind(folder, 0) == 0; });
+}
+
+// Where a family's spelling stands outside its file: names of tensors as published files and GGUF have them, and
+// comparisons of a model_type or an architecture with one of its values.
+std::vector<std::string> foreign_spelling(const std::vector<Source>& sources) {
+  const std::regex names(
+      "\\bbackbone\\.[ a-z]|\\bmodel\\.(layers|embed_tokens|norm|embedding_norm)\\b|\\b(self_attn|mlp|feed_forward)\\.|"
+      "_layernorm\\.|\\boperator_norm\\.|block_stack\\.|\\b[ms]lstm_layer\\.|\\bxlstm\\.(slstm|mlstm|proj|conv)|"
+      "\\brnn_cell\\.|\\blstm\\.(input|recurrent)_map|_patch_embedding\\.|"
+      "\\battn_(norm|q|k|v|output|[qk]_norm)\\.|\\bffn_(norm|gate|up|down)(_exps|_inp)?\\.|\\bshortconv\\.|"
+      "\\bexp_probs");
+  const std::regex of_any_gguf("\\bblk\\.|\\btoken_embd|\\boutput_norm\\.|\\brope_freqs\\b");
+  const std::regex choice("(model_type|arch|architecture)(\"\\])?(\\.starts_with\\(|\\s*[!=]=\\s*)\"");
+  std::vector<std::string> found;
+  for (const Source& source : sources) {
+    if (is_in(source, {"carousel/model/families/"})) continue;
+    const bool format = is_in(source, {"carousel/formats/"});
+    for (size_t i = 0; i < source.lines.size(); ++i) {
+      if (source.code[i].rfind("#include", 0) == 0) continue;
+      const std::string& text = source.text[i];
+      const bool named = !format && std::regex_search(text, names);
+      const bool general = !format && !is_in(source, {"carousel/model/gguf/"}) && std::regex_search(text, of_any_gguf);
+      const bool chosen = std::regex_search(source.lines[i], choice);
+      if (named || general || chosen) found.push_back(source.path + ":" + std::to_string(i + 1) + source.lines[i]);
+    }
+  }
+  return found;
+}
+
+TEST(Sources, SpellingIsTheFamilies) {
+  for (const std::string& breach : foreign_spelling(library())) {
+    ADD_FAILURE() << breach << ": belongs to the family's file in model/families/";
+  }
+}
+
+// The check itself is checked: it finds what is planted, and only where it does not belong.
+TEST(Sources, SpellingElsewhereIsFound) {
+  const auto found = [](const std::string& path, const std::string& line) {
+    Source source;
+    source.path = path;
+    add_line(source, line);
+    return !foreign_spelling({source}).empty();
+  };
+  const std::string general = "carousel/model/load.cc", gguf = "carousel/model/gguf/config.cc";
+  for (const char* planted : {R"(find("backbone.out_norm.weight");)", R"(x = fmt::format("model.layers.{}.norm", i);)",
+                              R"(const char* k = "blk.0.ffn_gate.weight";)", R"(ends_with(".feed_forward.w1.weight");)",
+                              R"(find("token_embd.weight");)", R"(if (name == "rope_freqs.weight") continue;)",
+                              R"(if (config.model_type == "tirex") x();)", R"(if (json["model_type"] != "xlstm") x();)",
+                              R"(return arch == "lfm2" ? a : b;)", R"(if (model_type.starts_with("lfm2")) x();)"}) {
+    EXPECT_TRUE(found(general, planted)) << planted;
+    EXPECT_FALSE(found("carousel/model/families/lfm2.cc", planted)) << planted;
+  }
+  EXPECT_TRUE(found(gguf, R"({"full_attention.q_proj.", "attn_q."},)"));
+  EXPECT_TRUE(found(gguf, R"(if (arch == "llama") llama(out);)"));
+  EXPECT_FALSE(found(gguf, R"(if (name == "embeddings.weight") return {{"token_embd.weight"}};)"));
+  EXPECT_FALSE(found("carousel/formats/gguf.cc", R"(find("blk.0.attn_q.weight");)"));
+  for (const char* canonical :
+       {"// as backbone.blocks.3 has it", R"(p.param(fmt::format("backbone.{}", l));)", R"(name == "lm_head.weight";)",
+        R"(find("layers.0.ffn.gate.weight");)", R"(#include "carousel/ops/linear/feed_forward.h")",
+        "if (model_type == family.model_type) x();"}) {
+    EXPECT_FALSE(found(general, canonical)) << canonical;
   }
 }
 
@@ -232,6 +303,9 @@ TEST(Sources, TheNamespaceIsTheFolder) {
 TEST(Sources, CommentsAndStringsAreNotCode) {
   EXPECT_EQ(without_text("a(\"x // \\\" y\", 'b'); // exit("), "a(, ); ");
   EXPECT_EQ(without_text("n = 1'000; c = 'x';"), "n = 1'000; c = ;");
+  std::string text;
+  without_text("f(\"a.b\", \"c\\\"d\"); // \"e\"", &text);
+  EXPECT_EQ(text, "a.b c\\d ");
 }
 
 }  // namespace

@@ -59,11 +59,12 @@ std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t
   return std::make_shared<MatrixMask>(rows, cols, polarity, std::move(signs));
 }
 
-CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
-                                   const ModelConfig& config, std::string where, const WeightTypes& types)
+CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint,
+                                   const TensorNames& names, const ModelConfig& config, std::string where,
+                                   const WeightTypes& types)
     : stream_(stream),
       checkpoint_(checkpoint),
-      family_(family),
+      names_(names),
       config_(config),
       where_(std::move(where)),
       types_(types),
@@ -87,7 +88,7 @@ void CheckpointParams::missing(const std::string& name, const std::vector<Tensor
 }
 
 ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, bool mask) {
-  const std::vector<TensorSource> sources = family_.sources(config_, name);
+  const std::vector<TensorSource> sources = names_.sources(config_, name);
   for (const TensorSource& source : sources) {
     const formats::TensorEntry* entry = checkpoint_.find(source.file_name);
     if (entry == nullptr) continue;
@@ -297,7 +298,7 @@ std::vector<std::string> CheckpointParams::finish() const {
   for (const formats::TensorEntry* entry : checkpoint_.entries()) {
     const auto taken = taken_.find(entry->name);
     if (taken == taken_.end()) {
-      if (family_.ignorable(config_, entry->name)) {
+      if (names_.ignorable(config_, entry->name)) {
         ignored.push_back(entry->name);
         continue;
       }

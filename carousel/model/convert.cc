@@ -75,9 +75,9 @@ Shape squeezed(const Shape& shape) {
   return out;
 }
 
-std::vector<Target> targets_of(const Source& source, const Family& family, bool squeeze) {
+std::vector<Target> targets_of(const Source& source, const TensorNames& names, bool squeeze) {
   std::vector<Target> out;
-  for (FileTensor& tensor : file_tensors(source.config, family, source.records)) {
+  for (FileTensor& tensor : file_tensors(source.config, names, source.records)) {
     if (squeeze && !tensor.permuted) tensor.shape = squeezed(tensor.shape);
     out.push_back({std::move(tensor), nullptr});
   }
@@ -221,22 +221,6 @@ formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targ
   return keys;
 }
 
-// The divisors of Llama 3's rotation, for readers that know the tensor; nothing where the rotation is the plain one.
-std::vector<float> rope_tensor(const Source& source) {
-  for (const Sublayer& sublayer : source.config.sublayers) {
-    const Json& options = sublayer.options;
-    if (sublayer.block != "attention" || options.value("rope_type", "default") != "llama3") continue;
-    const Json parameters{{"factor", options.at("rope_factor")},
-                          {"low_freq_factor", options.at("rope_low_freq_factor")},
-                          {"high_freq_factor", options.at("rope_high_freq_factor")},
-                          {"original_max_position_embeddings", options.at("rope_original_max_position")}};
-    const int64_t heads = options.at("num_heads").get<int64_t>();
-    return rope_factors(parameters, options.at("rope_theta").get<double>(),
-                        options.value("head_dim", source.config.hidden_size / heads));
-  }
-  return {};
-}
-
 // What a tensor of a folder is written in: its own dtype, the one it had before GGUF widened it, or `blocks_as`.
 DType folder_dtype(const Source& source, const Target& target, DType blocks_as) {
   const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
@@ -263,17 +247,16 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
     if (std::filesystem::equivalent(path, out, unknown))
       fail(ErrorKind::kIo, "{}: a file of the model that is read, expected another name to write", out);
   }
-  const bool own = gguf_architecture(source.config) == "carousel";
-  std::vector<Target> targets = targets_of(source, gguf_family(source.config.model_type), !own);
+  const GgufSide& side = gguf_side(source.config);
+  std::vector<Target> targets = targets_of(source, side.names, !side.whole);
   std::vector<formats::GgufTensorSpec> specs;
   for (Target& target : targets) {
-    target.type = choose(source, target, own, type);
+    target.type = choose(source, target, side.whole, type);
     specs.push_back({target.name, target.type, target.shape});
   }
-  const std::vector<float> rope = own ? std::vector<float>() : rope_tensor(source);
+  const std::vector<float> rope = side.whole ? std::vector<float>() : rope_divisors(source.config);
   if (!rope.empty()) {
-    specs.push_back(
-        {"rope_freqs.weight", formats::ggml_type_of(DType::kF32), Shape{static_cast<int64_t>(rope.size())}});
+    specs.push_back({kRopeTensor, formats::ggml_type_of(DType::kF32), Shape{static_cast<int64_t>(rope.size())}});
   }
   formats::GgufWriter writer(out, all_keys(source, targets), specs);
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -281,7 +264,7 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
     each_piece(source, targets[i],
                [&](const std::byte* bytes, size_t size) { writer.write(targets[i].name, bytes, size); });
   }
-  if (!rope.empty()) writer.write("rope_freqs.weight", rope.data(), rope.size() * sizeof(float));
+  if (!rope.empty()) writer.write(kRopeTensor, rope.data(), rope.size() * sizeof(float));
   step(progress, targets.size(), targets.size(), out);
   writer.finish();
 }
@@ -317,7 +300,7 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
 }
 
 std::vector<Target> folder_targets(const Source& source) {
-  return targets_of(source, find_family(source.config.model_type, source.place.config), false);
+  return targets_of(source, find_family(source.config.model_type, source.place.config).names, false);
 }
 
 // Why a target cannot be written in blocks; empty: it can.

@@ -15,6 +15,7 @@
 #include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
+#include "carousel/model/gguf/rope.h"
 #include "carousel/model/params.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/rounded_params.h"
@@ -260,7 +261,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
     model.regressor = std::make_unique<Regressor>(model.config, source, place.config);
   }
   for (const std::string& name : params.finish()) {
-    if (checkpoint.gguf() != nullptr && name == "rope_freqs.weight") continue;  // the config was told by it
+    if (checkpoint.gguf() != nullptr && name == kRopeTensor) continue;  // the config was told by it
     model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
   }
   for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);

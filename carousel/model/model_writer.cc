@@ -55,13 +55,13 @@ void tell_progress(const WriteProgress& progress, double share, const std::strin
   if (progress && !progress(share)) fail(ErrorKind::kCancelled, "{}: interrupted, nothing was written", out);
 }
 
-std::vector<FileTensor> file_tensors(const ModelConfig& config, const Family& family,
+std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
                                      const std::vector<ParamRecord>& records) {
   std::vector<FileTensor> out;
   std::unordered_map<std::string, size_t> known;
   for (size_t i = 0; i < records.size(); ++i) {
     const ParamRecord& record = records[i];
-    const TensorSource place = family.sources(config, record.name).front();
+    const TensorSource place = names.sources(config, record.name).front();
     const auto [it, fresh] = known.emplace(place.file_name, out.size());
     if (fresh) out.push_back({place.file_name, record.shape, {}, place.permuted});
     FileTensor& tensor = out[it->second];
@@ -92,8 +92,8 @@ void ModelWriter::finish() {
 
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
                  const WriteProgress& progress) {
-  const Family family = find_family(model.config.model_type, model.where);
-  const std::vector<FileTensor> tensors = file_tensors(model.config, family, model.records);
+  const TensorNames& names = find_family(model.config.model_type, model.where).names;
+  const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
   std::vector<formats::TensorSpec> specs;
   size_t largest_bytes = 0;  // of a tensor, as values and as written
   for (const FileTensor& tensor : tensors) {

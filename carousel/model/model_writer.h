@@ -30,8 +30,8 @@ struct FileTensor {
   std::vector<size_t> records;          // the parameters it holds, in order: several where projections are stored fused
   std::optional<Permutation> permuted;  // the file's order, where it is not the block's
 };
-/// The tensors that `family` spells `records` as, in the order of their first parameters.
-std::vector<FileTensor> file_tensors(const ModelConfig& config, const Family& family,
+/// The tensors that `names` spells `records` as, in the order of their first parameters.
+std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
                                      const std::vector<ParamRecord>& records);
 
 /// A model folder in the making. Without finish() nothing is left of it.

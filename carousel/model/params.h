@@ -135,7 +135,7 @@ struct ParamPlace {
 /// packed, so the peak is little more than what is held.
 class CheckpointParams : public ParamSource {
  public:
-  CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const Family& family,
+  CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const TensorNames& names,
                    const ModelConfig& config, std::string where, const WeightTypes& types = {});
   ~CheckpointParams() override;
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
@@ -170,7 +170,7 @@ class CheckpointParams : public ParamSource {
 
   const Stream& stream_;
   const formats::Checkpoint& checkpoint_;
-  Family family_;
+  TensorNames names_;
   const ModelConfig& config_;
   std::string where_;
   WeightTypes types_;

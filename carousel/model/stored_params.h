@@ -29,7 +29,7 @@ class StoredParams {
 
   const ModelConfig& config_;
   const formats::Checkpoint* checkpoint_;
-  Family family_;
+  TensorNames names_;
 };
 
 }  // namespace carousel::model

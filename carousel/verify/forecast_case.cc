@@ -11,6 +11,7 @@
 #include "carousel/core/json.h"
 #include "carousel/forecast/tirex.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
 #include "carousel/verify/drift.h"
 
@@ -147,7 +148,9 @@ class ForecastCase {
 
 bool is_forecast_case(const std::string& folder) {
   const Json config = model::read_config(model::resolve(folder).config);
-  return config.is_object() && config.contains("model_type") && config["model_type"] == "tirex";
+  const Json type = config.is_object() ? config.value("model_type", Json()) : Json();
+  const model::Family* family = type.is_string() ? model::known_family(type.get<std::string>()) : nullptr;
+  return family != nullptr && family->kind == model::ModelKind::kForecaster;
 }
 
 std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream) {

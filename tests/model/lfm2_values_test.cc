@@ -44,7 +44,8 @@ class FormulaParams : public ParamSource {
   Tensor tensor(const std::string& asked, const Shape& shape, const Init&) override {
     const auto renamed = std::find_if(renames.begin(), renames.end(), [&](const auto& r) { return r.first == asked; });
     const std::string canonical = renamed == renames.end() ? asked : renamed->second;
-    const std::string name = find_family(config_.model_type, "test").sources(config_, canonical).front().file_name;
+    const std::string name =
+        find_family(config_.model_type, "test").names.sources(config_, canonical).front().file_name;
     uint32_t x = 2166136261u;
     for (const char c : name) x = (x ^ static_cast<uint8_t>(c)) * 16777619u;
     const bool norm = name.find("norm") != std::string::npos, bias = name.ends_with("expert_bias");

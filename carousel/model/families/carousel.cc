@@ -5,6 +5,9 @@
 
 #include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/key_reader.h"
+#include "carousel/model/gguf/key_writer.h"
+#include "carousel/model/gguf/names.h"
 
 namespace carousel::model {
 namespace {
@@ -51,8 +54,24 @@ std::vector<TensorSource> sources(const ModelConfig&, const std::string& name) {
 
 bool ignorable(const ModelConfig&, const std::string&) { return false; }
 
+// In GGUF config.json goes along as text, that of any family.
+Json from_gguf(KeyReader& keys) {
+  const std::string text = keys.all().string("carousel.config");
+  Json out = parse_json(text, keys.where() + ": \"carousel.config\"", {size_t{16} << 20, 64});
+  if (!out.is_object())
+    fail(ErrorKind::kInput, "{}: \"carousel.config\" is {}, expected an object", keys.where(), brief(out));
+  return out;
+}
+
+void to_gguf(KeyWriter& out) { out.put("config", out.config().source.dump()); }
+
+constexpr GgufSide kGguf{
+    .architecture = "carousel", .read = from_gguf, .write = to_gguf, .names = {sources, gguf_ignorable}, .whole = true};
+
 }  // namespace
 
-Family carousel_family() { return {"carousel", read, sources, ignorable}; }
+Family carousel_family() {
+  return {.model_type = "carousel", .read = read, .names = {sources, ignorable}, .gguf = &kGguf};
+}
 
 }  // namespace carousel::model

@@ -23,11 +23,6 @@ Family xlstm_lm_family();
 
 namespace {
 
-std::vector<Family> families() {
-  return {carousel_family(), cfc_family(),   lfm2_family(),  lfm2_moe_family(), llama_family(),
-          ltc_family(),      tirex_family(), xlstm_family(), xlstm_lm_family()};
-}
-
 // Layer types that are not simply the name of a block.
 struct LayerAlias {
   const char* type;
@@ -119,14 +114,34 @@ void refuse_rope_types(const Json& parameters, const std::string& where) {
 
 }  // namespace
 
-Family find_family(const std::string& model_type, const std::string& where) {
-  std::vector<std::string> known;
+const std::vector<Family>& families() {
+  static const std::vector<Family> all{llama_family(), lfm2_family(),     lfm2_moe_family(),
+                                       tirex_family(), xlstm_lm_family(), xlstm_family(),
+                                       cfc_family(),   ltc_family(),      carousel_family()};
+  return all;
+}
+
+const Family* known_family(const std::string& model_type) {
   for (const Family& family : families()) {
-    if (model_type == family.model_type) return family;
-    known.emplace_back(family.model_type);
+    if (model_type == family.model_type) return &family;
   }
+  return nullptr;
+}
+
+const Family& find_family(const std::string& model_type, const std::string& where) {
+  if (const Family* family = known_family(model_type)) return *family;
+  std::vector<std::string> known;
+  for (const Family& family : families()) known.emplace_back(family.model_type);
+  std::sort(known.begin(), known.end());
   fail(ErrorKind::kInput, "{}: model_type \"{}\" is not supported; known types: {}", where, model_type,
        fmt::join(known, ", "));
+}
+
+std::string implied_model_type(const Json& config) {
+  for (const Family& family : families()) {
+    if (family.implied_by != nullptr && family.implied_by(config)) return family.model_type;
+  }
+  return "";
 }
 
 ModelConfig parse_config(const Json& config, const std::string& where, const ShapeOf& shape_of) {
@@ -139,7 +154,9 @@ ModelConfig parse_config(const Json& config, const std::string& where, const Sha
   if (config.contains("quantization_config") && !config["quantization_config"].is_null()) {
     fail(ErrorKind::kInput, "{}: \"quantization_config\" is set; weights in F32, F16 or BF16 are expected", where);
   }
-  ModelConfig out = find_family(model_type, where).read(config, where, shape_of);
+  const Family& family = find_family(model_type, where);
+  ModelConfig out = family.read(config, where, shape_of);
+  out.kind = family.kind;
   out.model_type = model_type;
   out.source = config;
   return out;

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// A family is spelling: how one kind of published checkpoint writes its config and names its tensors. It knows nothing
-// of mathematics. A new family is one file here and one line in families.cc.
+// A family is spelling: how one kind of published checkpoint writes its config and names its tensors, GGUF's spelling
+// included. It knows nothing of mathematics. A new family is one file here, declared and listed in families.cc.
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "carousel/model/config.h"
 
 namespace carousel::model {
+
+class KeyReader;
+class KeyWriter;
 
 /// A tensor the file holds with its dimensions in another order than the block's.
 struct Permutation {
@@ -28,20 +32,55 @@ struct TensorSource {
   std::optional<Permutation> permuted = {};
 };
 
-struct Family {
-  const char* model_type;
-  ModelConfig (*read)(const Json& config, const std::string& where, const ShapeOf& shape_of);
+/// How the tensors of a file are named.
+struct TensorNames {
   /// The places the parameter `name` may be found in, best first; the first one is where it is written.
   std::vector<TensorSource> (*sources)(const ModelConfig& config, const std::string& name);
   /// A tensor some published files hold that has no effect.
   bool (*ignorable)(const ModelConfig& config, const std::string& tensor);
 };
 
-/// The family of a config that names none, as the xlstm package's config.yaml and TiRex's settings, by the keys it has;
-/// or "".
-std::string implied_model_type(const Json& config);
+/// A published name and what the same tensor is called in GGUF.
+struct Renamed {
+  const char* published;
+  const char* gguf;
+};
 
-Family find_family(const std::string& model_type, const std::string& where);
+/// How GGUF spells a family: an architecture with keys and tensor names of its own.
+struct GgufSide {
+  const char* architecture;
+  /// Its keys as the family's config.json. Throws Error(kInput) naming the key or tensor.
+  Json (*read)(KeyReader& keys);
+  /// The keys that `read` takes back as the model's config.
+  void (*write)(KeyWriter& out);
+  TensorNames names;
+  std::span<const Renamed> asked = {};  // the names that the family's reader asks shapes by
+  /// Whether the keys can say all of this model; nullptr: of any. They never can of one with wirings.
+  bool (*holds)(const ModelConfig& config) = nullptr;
+  /// Of one family, whose side takes every model that has no other: tensors keep their types and shapes.
+  bool whole = false;
+};
+
+/// All that tells a family from others.
+struct Family {
+  const char* model_type;
+  ModelConfig (*read)(const Json& config, const std::string& where, const ShapeOf& shape_of);
+  TensorNames names;
+  ModelKind kind = ModelKind::kLanguage;
+  /// Whether an object without "model_type" is a config of this family: the xlstm package's config.yaml and TiRex's
+  /// settings name none. nullptr: never.
+  bool (*implied_by)(const Json& config) = nullptr;
+  const GgufSide* gguf = nullptr;  // nullptr: none of its own
+};
+
+/// All of them. The first whose implied_by agrees is taken, and messages list architectures in this order.
+const std::vector<Family>& families();
+/// The family of a config that names none, by the keys it has; or "".
+std::string implied_model_type(const Json& config);
+/// nullptr: this build has none.
+const Family* known_family(const std::string& model_type);
+/// Throws Error(kInput) that lists the known types.
+const Family& find_family(const std::string& model_type, const std::string& where);
 
 // Shared spelling.
 

@@ -3,15 +3,19 @@
 // layer on; every spelling of their configs.
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
 
 #include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/key_reader.h"
+#include "carousel/model/gguf/key_writer.h"
+#include "carousel/model/gguf/names.h"
 
 namespace carousel::model {
 namespace {
 
 constexpr int64_t kMaxWidth = int64_t{1} << 30;
+constexpr const char* kFirstGate = "model.layers.0.feed_forward.w1.weight";
 
 // block_ff_dim is the raw width and wins over intermediate_size; auto-adjust takes two thirds and rounds up. Published
 // and converted files contradict themselves here, so the tensor's own row count decides, with a warning.
@@ -26,7 +30,7 @@ int64_t read_ffn_width(Fields& fields, const ShapeOf& shape_of, ModelConfig& out
     width = (width + multiple - 1) / multiple * multiple;
   }
   if (!shape_of || out.num_layers == 0) return width;
-  const std::optional<Shape> stored = shape_of("model.layers.0.feed_forward.w1.weight");
+  const std::optional<Shape> stored = shape_of(kFirstGate);
   if (!stored || stored->rank() != 2 || (*stored)[0] == width) return width;
   out.warnings.push_back(fmt::format("{}: the feed-forward width computes to {}, the tensors have {}; using theirs",
                                      fields.where(), width, (*stored)[0]));
@@ -192,9 +196,132 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return config.tie_word_embeddings && tensor == "lm_head.weight";
 }
 
+Json from_gguf(KeyReader& keys, bool experts) {
+  Json out{{"model_type", experts ? "lfm2_moe" : "lfm2"},
+           {"architectures", {experts ? "Lfm2MoeForCausalLM" : "Lfm2ForCausalLM"}}};
+  read_common_keys(keys, out);
+  if (!keys.has("attention.head_count_kv")) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is missing, expected the kv heads of every layer, 0 for a convolution",
+         keys.where(), keys.name("attention.head_count_kv"));
+  }
+  for (const int64_t kv_heads : read_attention_keys(keys, {}, out)) {
+    out["layer_types"].push_back(kv_heads == 0 ? "conv" : "full_attention");
+  }
+  out["norm_eps"] = keys.number("attention.layer_norm_rms_epsilon", 0, 1);
+  out["conv_L_cache"] = keys.integer("shortconv.l_cache", 1, 1024);
+  const auto layers = out.at("num_hidden_layers").get<int64_t>();
+  bool bias = false;
+  for (int64_t i = 0; i < layers; ++i)
+    bias = bias || keys.tensor(fmt::format("blk.{}.shortconv.conv.bias", i)) != nullptr;
+  out["conv_bias"] = bias;
+  out["intermediate_size"] = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
+  if (!experts) {
+    out["block_auto_adjust_ff_dim"] = false;
+    return out;
+  }
+  const int64_t dense = keys.integer("leading_dense_block_count", 0, kMaxLayers);
+  out["num_dense_layers"] = dense;
+  out["num_experts"] = keys.integer("expert_count", 1, kMaxDim);
+  out["num_experts_per_tok"] = keys.integer("expert_used_count", 1, kMaxDim);
+  out["moe_intermediate_size"] =
+      keys.width("expert_feed_forward_length", fmt::format("blk.{}.ffn_gate_exps.weight", dense));
+  out["routed_scaling_factor"] = keys.number("expert_weights_scale", 0, 1e6, 1.0);
+  out["norm_topk_prob"] = keys.boolean("expert_weights_norm", true);
+  bool choice_bias = false;
+  for (int64_t i = 0; i < layers; ++i) {
+    choice_bias = choice_bias || keys.tensor(fmt::format("blk.{}.exp_probs_b.bias", i)) != nullptr;
+  }
+  out["use_expert_bias"] = choice_bias;
+  constexpr int64_t kSigmoid = 2;
+  if (const int64_t gate = keys.integer("expert_gating_func", 0, 1000); gate != kSigmoid) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {} (sigmoid)", keys.where(), keys.name("expert_gating_func"),
+         gate, kSigmoid);
+  }
+  return out;
+}
+
+void to_gguf(KeyWriter& out, bool experts) {
+  out.common();
+  out.attention();
+  const int64_t kv_heads = out.options("attention").value("num_kv_heads", int64_t{0});
+  std::vector<int32_t> schedule(static_cast<size_t>(out.config().num_layers), 0);
+  for (const Sublayer& sublayer : out.config().sublayers) {
+    if (sublayer.block == "attention") schedule[static_cast<size_t>(sublayer.layer)] = static_cast<int32_t>(kv_heads);
+  }
+  out.put("attention.head_count_kv", schedule);
+  out.count("shortconv.l_cache", out.options("short_conv").value("kernel_size", int64_t{3}));
+  const Json dense = out.options("swiglu"), moe = out.options("moe");
+  if (!experts) {
+    return out.count("feed_forward_length", dense.value("intermediate_size", int64_t{1}));
+  }
+  const auto of_dense = out.config().source.value("intermediate_size", int64_t{7168});
+  out.count("feed_forward_length", dense.value("intermediate_size", of_dense));
+  const auto is_dense = [](const Sublayer& sublayer) { return sublayer.block == "swiglu"; };
+  out.count("leading_dense_block_count",
+            std::count_if(out.config().sublayers.begin(), out.config().sublayers.end(), is_dense));
+  if (moe.empty()) fail(ErrorKind::kInput, "GGUF: a lfm2_moe without experts, expected some layer to have them");
+  out.count("expert_count", moe.at("num_experts").get<int64_t>());
+  out.count("expert_used_count", moe.at("num_experts_per_tok").get<int64_t>());
+  out.count("expert_feed_forward_length", moe.at("intermediate_size").get<int64_t>());
+  out.count("expert_gating_func", 2);  // sigmoid
+  out.real("expert_weights_scale", moe.at("routed_scaling_factor").get<double>());
+  out.put("expert_weights_norm", moe.at("norm_topk_prob").get<bool>());
+}
+
+constexpr GgufName kGgufNames[] = {
+    {"full_attention.norm.", "attn_norm."},
+    {"full_attention.q_proj.", "attn_q."},
+    {"full_attention.k_proj.", "attn_k."},
+    {"full_attention.v_proj.", "attn_v."},
+    {"full_attention.out_proj.", "attn_output."},
+    {"full_attention.q_norm.", "attn_q_norm."},
+    {"full_attention.k_norm.", "attn_k_norm."},
+    {"conv.norm.", "attn_norm."},
+    {"conv.in_proj.", "shortconv.in_proj."},
+    {"conv.conv.", "shortconv.conv."},
+    {"conv.out_proj.", "shortconv.out_proj."},
+    {"ffn.norm.", "ffn_norm."},
+    {"ffn.gate.", "ffn_gate."},
+    {"ffn.up.", "ffn_up."},
+    {"ffn.down.", "ffn_down."},
+    {"ffn.router.", "ffn_gate_inp."},
+    {"ffn.expert_bias", "exp_probs_b.bias"},
+};
+
+std::vector<TensorSource> gguf_sources(const ModelConfig& config, const std::string& name) {
+  if (name == "out_norm.weight") return {{"token_embd_norm.weight"}, {"output_norm.weight"}};  // under either name
+  const LayerName place = split_layer(name);
+  if (std::string rest = place.rest; strip_prefix(rest, "ffn.experts.")) {
+    const std::string matrix = rest.substr(rest.find('.') + 1);  // "gate.weight"
+    const std::string file = fmt::format("blk.{}.ffn_{}_exps.weight", place.layer, matrix.substr(0, matrix.find('.')));
+    return {{file, true, experts_in(config, place.layer)}};
+  }
+  return gguf_places(name, kGgufNames);
+}
+
+Json dense_from_gguf(KeyReader& keys) { return from_gguf(keys, false); }
+Json experts_from_gguf(KeyReader& keys) { return from_gguf(keys, true); }
+void dense_to_gguf(KeyWriter& out) { to_gguf(out, false); }
+void experts_to_gguf(KeyWriter& out) { to_gguf(out, true); }
+
+constexpr Renamed kAsked[] = {{kFirstGate, "blk.0.ffn_gate.weight"}};
+constexpr GgufSide kDenseGguf{.architecture = "lfm2",
+                              .read = dense_from_gguf,
+                              .write = dense_to_gguf,
+                              .names = {gguf_sources, gguf_ignorable},
+                              .asked = kAsked};
+constexpr GgufSide kExpertsGguf{.architecture = "lfm2moe",
+                                .read = experts_from_gguf,
+                                .write = experts_to_gguf,
+                                .names = {gguf_sources, gguf_ignorable}};
+
 }  // namespace
 
-Family lfm2_family() { return {"lfm2", read_lfm2, sources, ignorable}; }
-Family lfm2_moe_family() { return {"lfm2_moe", read_lfm2_moe, sources, ignorable}; }
+Family lfm2_family() {
+  return {.model_type = "lfm2", .read = read_lfm2, .names = {sources, ignorable}, .gguf = &kDenseGguf};
+}
+Family lfm2_moe_family() {
+  return {.model_type = "lfm2_moe", .read = read_lfm2_moe, .names = {sources, ignorable}, .gguf = &kExpertsGguf};
+}
 
 }  // namespace carousel::model

@@ -2,8 +2,13 @@
 // Llama (1 to 3): attention in every layer. The yardstick of the attention path.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/key_reader.h"
+#include "carousel/model/gguf/key_writer.h"
+#include "carousel/model/gguf/names.h"
 
 namespace carousel::model {
 namespace {
@@ -78,8 +83,72 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return rotary || (config.tie_word_embeddings && tensor == "lm_head.weight");
 }
 
+Json from_gguf(KeyReader& keys) {
+  Json out{{"model_type", "llama"}, {"architectures", {"LlamaForCausalLM"}}};
+  read_common_keys(keys, out);
+  const std::vector<int64_t> schedule = read_attention_keys(keys, 1e4, out);
+  if (std::find(schedule.begin(), schedule.end(), 0) != schedule.end()) {
+    fail(ErrorKind::kInput, "{}: \"{}\" has layers without attention, expected none in this architecture", keys.where(),
+         keys.name("attention.head_count_kv"));
+  }
+  out["intermediate_size"] = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
+  out["rms_norm_eps"] = keys.number("attention.layer_norm_rms_epsilon", 0, 1);
+  out["attention_bias"] = keys.tensor("blk.0.attn_q.bias") != nullptr;
+  out["mlp_bias"] = keys.tensor("blk.0.ffn_up.bias") != nullptr;
+  return out;
+}
+
+void to_gguf(KeyWriter& out) {
+  out.common();
+  out.attention();
+  out.count("attention.head_count_kv", out.options("attention").value("num_kv_heads", int64_t{1}));
+  out.count("feed_forward_length", out.options("swiglu").value("intermediate_size", int64_t{1}));
+}
+
+constexpr GgufName kGgufNames[] = {
+    {"full_attention.norm.", "attn_norm."},
+    {"full_attention.q_proj.", "attn_q."},
+    {"full_attention.k_proj.", "attn_k."},
+    {"full_attention.v_proj.", "attn_v."},
+    {"full_attention.out_proj.", "attn_output."},
+    {"ffn.norm.", "ffn_norm."},
+    {"ffn.gate.", "ffn_gate."},
+    {"ffn.up.", "ffn_up."},
+    {"ffn.down.", "ffn_down."},
+};
+
+const Sublayer* find_block(const ModelConfig& config, int64_t layer, const std::string& block) {
+  const auto same = std::find_if(config.sublayers.begin(), config.sublayers.end(), [&](const Sublayer& sublayer) {
+    return sublayer.layer == layer && sublayer.block == block;
+  });
+  return same == config.sublayers.end() ? nullptr : &*same;
+}
+
+// Row pair i of a head, (i, i + d/2), is (2i, 2i + 1) in the file.
+std::optional<Permutation> interleaved(const ModelConfig& config, const LayerName& place) {
+  const bool query = place.rest.starts_with("full_attention.q_proj.");
+  const bool key = place.rest.starts_with("full_attention.k_proj.");
+  const Sublayer* attention = find_block(config, place.layer, "attention");
+  if (!(query || key) || attention == nullptr) return {};
+  const auto all_heads = attention->options.at("num_heads").get<int64_t>();
+  const int64_t heads = query ? all_heads : attention->options.at("num_kv_heads").get<int64_t>();
+  const int64_t dim = attention->options.value("head_dim", config.hidden_size / all_heads);
+  if (dim % 2 != 0) return {};  // refused by the block
+  if (place.rest.ends_with(".bias")) return Permutation{{heads * dim}, {heads, 2, dim / 2}, {0, 2, 1}};
+  return Permutation{{heads * dim, config.hidden_size}, {heads, 2, dim / 2, config.hidden_size}, {0, 2, 1, 3}};
+}
+
+std::vector<TensorSource> gguf_sources(const ModelConfig& config, const std::string& name) {
+  std::vector<TensorSource> found = gguf_places(name, kGgufNames);
+  found.front().permuted = interleaved(config, split_layer(name));
+  return found;
+}
+
+constexpr GgufSide kGguf{
+    .architecture = "llama", .read = from_gguf, .write = to_gguf, .names = {gguf_sources, gguf_ignorable}};
+
 }  // namespace
 
-Family llama_family() { return {"llama", read, sources, ignorable}; }
+Family llama_family() { return {.model_type = "llama", .read = read, .names = {sources, ignorable}, .gguf = &kGguf}; }
 
 }  // namespace carousel::model

@@ -18,7 +18,6 @@ void ignore_wrapper_keys(Fields& fields) {
 /// A whole model is the block alone: no norm, no residual, the output as wide as the cell's.
 ModelConfig one_cell(const char* block, int64_t input_size, Json options) {
   ModelConfig out;
-  out.kind = ModelKind::kRegressor;
   out.hidden_size = input_size;
   out.num_layers = 1;
   out.final_norm.kind = ops::Norm::Kind::kNone;
@@ -98,7 +97,11 @@ bool ignorable(const ModelConfig&, const std::string&) { return false; }
 
 }  // namespace
 
-Family cfc_family() { return {"cfc", read_cfc, sources, ignorable}; }
-Family ltc_family() { return {"ltc", read_ltc, sources, ignorable}; }
+Family cfc_family() {
+  return {.model_type = "cfc", .read = read_cfc, .names = {sources, ignorable}, .kind = ModelKind::kRegressor};
+}
+Family ltc_family() {
+  return {.model_type = "ltc", .read = read_ltc, .names = {sources, ignorable}, .kind = ModelKind::kRegressor};
+}
 
 }  // namespace carousel::model

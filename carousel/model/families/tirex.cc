@@ -90,9 +90,6 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf&) {
     fail(ErrorKind::kInput, "{}: \"nan_mask_value\" is not 0", where);
   }
   read_blocks(fields.object("block_kwargs"), where, out);
-  out.kind = ModelKind::kForecaster;
-  out.model_type = "tirex";
-  out.source = config;
   return out;
 }
 
@@ -134,8 +131,20 @@ std::vector<TensorSource> sources(const ModelConfig&, const std::string& name) {
 
 bool ignorable(const ModelConfig&, const std::string&) { return false; }
 
+bool implied_by(const Json& config) {
+  const auto settings = config.find("model_config");  // of a Lightning checkpoint
+  const Json& inner = settings != config.end() && settings->is_object() ? *settings : config;
+  return inner.contains("input_patch_size");
+}
+
 }  // namespace
 
-Family tirex_family() { return {"tirex", read, sources, ignorable}; }
+Family tirex_family() {
+  return {.model_type = "tirex",
+          .read = read,
+          .names = {sources, ignorable},
+          .kind = ModelKind::kForecaster,
+          .implied_by = implied_by};
+}
 
 }  // namespace carousel::model

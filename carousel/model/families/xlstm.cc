@@ -3,13 +3,21 @@
 // with separate ("single") or concatenated ("fused") projections.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/gguf/key_reader.h"
+#include "carousel/model/gguf/key_writer.h"
+#include "carousel/model/gguf/names.h"
 
 namespace carousel::model {
 namespace {
 
 constexpr int64_t kChunkSize = 64;
+constexpr const char* kOutNorm = "backbone.out_norm.weight";
+constexpr const char* kOutNormBias = "backbone.out_norm.bias";
 
 void check_twin(const std::string& where, const char* a, int64_t value_a, const char* b, int64_t value_b) {
   if (value_a != value_b) {
@@ -73,9 +81,9 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf& sh
   // The package leaves the norm out when told to; transformers ignores the field and always has the tensor.
   out.final_norm = {ops::Norm::Kind::kRms, eps, false};
   const auto in_file = [&](const char* name) { return shape_of && shape_of(name).has_value(); };
-  const bool has_norm = in_file("backbone.out_norm.weight") || in_file("out_norm.weight");
+  const bool has_norm = in_file(kOutNorm) || in_file("out_norm.weight");
   if (!fields.boolean("add_out_norm", true) && !has_norm) out.final_norm.kind = ops::Norm::Kind::kNone;
-  out.final_norm.bias = in_file("backbone.out_norm.bias") || in_file("out_norm.bias");
+  out.final_norm.bias = in_file(kOutNormBias) || in_file("out_norm.bias");
 
   Json mlstm{{"num_heads", fields.integer("num_heads", 1, kMaxDim, 8)},
              {"qk_dim_factor", fields.number("qk_dim_factor", 0, 64, 0.5)},
@@ -149,8 +157,92 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return config.tie_word_embeddings && tensor == "lm_head.weight";
 }
 
+// The config.yaml of the package's xlstm_large.
+bool implied_by(const Json& config) {
+  return config.contains("embedding_dim") && config.contains("num_heads") && config.contains("num_blocks");
+}
+
+// f with trunc(hidden * f) == width: the family's configs give widths as shares of the hidden size.
+double share(int64_t width, int64_t hidden) {
+  double factor = static_cast<double>(width) / static_cast<double>(hidden);
+  while (static_cast<int64_t>(static_cast<double>(hidden) * factor) < width) factor = std::nextafter(factor, INFINITY);
+  return factor;
+}
+
+Json cap(double value) { return value == 0 ? Json() : Json(value); }
+
+Json from_gguf(KeyReader& keys) {
+  Json out{{"model_type", "xlstm"}, {"architectures", {"xLSTMForCausalLM"}}};
+  read_common_keys(keys, out);
+  const auto hidden = out.at("hidden_size").get<int64_t>();
+  const int64_t heads = keys.integer("mlstm.head_count", 1, kMaxDim);
+  out["num_heads"] = heads;
+  out["qk_dim_factor"] = share(heads * keys.integer("mlstm.key_length", 1, kMaxDim), hidden);
+  out["v_dim_factor"] = share(heads * keys.integer("mlstm.value_length", 1, kMaxDim), hidden);
+  const int64_t width = keys.width("feed_forward_length", "blk.0.ffn_gate.weight");
+  // The published models' rule where it gives this width, so that a config looks as it did.
+  constexpr double kFactor = 2.667;
+  constexpr int64_t kMultiple = 64;
+  const auto usual =
+      static_cast<int64_t>((static_cast<double>(hidden) * kFactor + kMultiple - 1) / kMultiple) * kMultiple;
+  out["ffn_proj_factor"] = width == usual ? kFactor : share(width, hidden);
+  out["ffn_round_up_to_multiple_of"] = width == usual ? kMultiple : 1;
+  out["norm_eps"] = keys.number("attention.layer_norm_rms_epsilon", 0, 1);
+  out["eps"] = keys.number("mlstm.epsilon", 0, 1);
+  out["gate_soft_cap"] = cap(keys.number("mlstm.gate_soft_cap", 0, 1e9));
+  out["output_logit_soft_cap"] = cap(keys.number("final_logit_softcapping", 0, 1e9));
+  out["use_bias"] = keys.tensor("blk.0.mlstm.q.bias") != nullptr;
+  out["add_out_norm"] = keys.boolean("output_norm", true);
+  out.erase("max_position_embeddings");  // nothing here has a longest text
+  return out;
+}
+
+void to_gguf(KeyWriter& out) {
+  out.common();
+  const Json mlstm = out.options("mlstm");
+  const int64_t heads = mlstm.value("num_heads", out.config().source.value("num_heads", int64_t{8}));
+  out.count("mlstm.head_count", heads);
+  out.count("mlstm.key_length", out.rows("layers.0.mlstm.q.weight") / heads);
+  out.count("mlstm.value_length", out.rows("layers.0.mlstm.v.weight") / heads);
+  out.real("mlstm.epsilon", mlstm.value("eps", 1e-6));
+  out.real("mlstm.gate_soft_cap", mlstm.value("gate_soft_cap", 15.0));
+  out.real("final_logit_softcapping", out.config().logit_soft_cap);
+  out.count("feed_forward_length", out.rows("layers.0.ffn.gate.weight"));
+  if (out.config().final_norm.kind == ops::Norm::Kind::kNone) out.put("output_norm", false);
+}
+
+constexpr GgufName kGgufNames[] = {
+    {"mlstm.norm.", "attn_norm."},    {"mlstm.q.", "mlstm.q."},
+    {"mlstm.k.", "mlstm.k."},         {"mlstm.v.", "mlstm.v."},
+    {"mlstm.igate.", "mlstm.igate."}, {"mlstm.fgate.", "mlstm.fgate."},
+    {"mlstm.ogate.", "mlstm.ogate."}, {"mlstm.head_norm.", "mlstm.norm."},
+    {"mlstm.out.", "mlstm.out."},     {"ffn.norm.", "ffn_norm."},
+    {"ffn.gate.", "ffn_gate."},       {"ffn.up.", "ffn_up."},
+    {"ffn.down.", "ffn_down."},
+};
+
+std::vector<TensorSource> gguf_sources(const ModelConfig&, const std::string& name) {
+  return gguf_places(name, kGgufNames);
+}
+
+// Its keys know one kind of mixer.
+bool all_mlstm(const ModelConfig& config) {
+  return std::all_of(config.sublayers.begin(), config.sublayers.end(),
+                     [](const Sublayer& sublayer) { return sublayer.block == "mlstm" || sublayer.block == "swiglu"; });
+}
+
+constexpr Renamed kAsked[] = {{kOutNorm, "output_norm.weight"}, {kOutNormBias, "output_norm.bias"}};
+constexpr GgufSide kGguf{.architecture = "xlstm",
+                         .read = from_gguf,
+                         .write = to_gguf,
+                         .names = {gguf_sources, gguf_ignorable},
+                         .asked = kAsked,
+                         .holds = all_mlstm};
+
 }  // namespace
 
-Family xlstm_family() { return {"xlstm", read, sources, ignorable}; }
+Family xlstm_family() {
+  return {.model_type = "xlstm", .read = read, .names = {sources, ignorable}, .implied_by = implied_by, .gguf = &kGguf};
+}
 
 }  // namespace carousel::model

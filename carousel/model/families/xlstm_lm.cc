@@ -275,18 +275,12 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return tensor.ends_with("causal_mask") || (config.tie_word_embeddings && tensor == "lm_head.weight");
 }
 
+bool implied_by(const Json& config) { return config.contains("mlstm_block") || config.contains("slstm_block"); }
+
 }  // namespace
 
-std::string implied_model_type(const Json& config) {
-  const auto settings = config.find("model_config");  // of a Lightning checkpoint
-  const Json& inner = settings != config.end() && settings->is_object() ? *settings : config;
-  if (inner.contains("input_patch_size")) return "tirex";
-  if (config.contains("mlstm_block") || config.contains("slstm_block")) return "xlstm_lm";
-  // The package's xlstm_large.
-  if (config.contains("embedding_dim") && config.contains("num_heads") && config.contains("num_blocks")) return "xlstm";
-  return "";
+Family xlstm_lm_family() {
+  return {.model_type = "xlstm_lm", .read = read, .names = {sources, ignorable}, .implied_by = implied_by};
 }
-
-Family xlstm_lm_family() { return {"xlstm_lm", read, sources, ignorable}; }
 
 }  // namespace carousel::model

@@ -26,10 +26,11 @@ formats::GgufKeys gguf_keys(const ModelConfig& config, const std::vector<ParamRe
 inline constexpr const char* kGgufWidened[] = {"carousel.widened.bf16", "carousel.widened.f16"};
 
 /// How the tensors of a checkpoint are spelled: as its family's, or as GGUF's for that family.
-Family spelling_of(const ModelConfig& config, const formats::Checkpoint* checkpoint, const std::string& where);
-Family gguf_family(const std::string& model_type);
-/// "llama", "lfm2", "lfm2moe", "xlstm", or "carousel" for all that has no architecture of its own.
-std::string gguf_architecture(const ModelConfig& config);
+TensorNames spelling_of(const ModelConfig& config, const formats::Checkpoint* checkpoint, const std::string& where);
+/// That of the model's family, where its keys can say all of the model; else the one that takes any.
+const GgufSide& gguf_side(const ModelConfig& config);
+/// The side with this architecture; nullptr: no family has it.
+const GgufSide* known_side(const std::string& architecture);
 
 /// For parse_config: shapes by the names of the published files, whichever way this one spells them.
 ShapeOf shapes_of(const formats::Checkpoint* checkpoint);

@@ -64,6 +64,21 @@ std::optional<Json> solve(const std::vector<float>& divisors, double theta, int6
 
 }  // namespace
 
+std::vector<float> rope_divisors(const ModelConfig& config) {
+  for (const Sublayer& sublayer : config.sublayers) {
+    const Json& options = sublayer.options;
+    if (sublayer.block != "attention" || options.value("rope_type", "default") != "llama3") continue;
+    const Json parameters{{"factor", options.at("rope_factor")},
+                          {"low_freq_factor", options.at("rope_low_freq_factor")},
+                          {"high_freq_factor", options.at("rope_high_freq_factor")},
+                          {"original_max_position_embeddings", options.at("rope_original_max_position")}};
+    const int64_t heads = options.at("num_heads").get<int64_t>();
+    return rope_factors(parameters, options.at("rope_theta").get<double>(),
+                        options.value("head_dim", config.hidden_size / heads));
+  }
+  return {};
+}
+
 std::vector<float> rope_factors(const Json& parameters, double theta, int64_t dim) {
   const auto number = [&](const char* key) { return parameters.at(key).get<double>(); };
   const double factor = number("factor"), low = number("low_freq_factor"), high = number("high_freq_factor");

@@ -7,8 +7,14 @@
 
 #include "carousel/core/json.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/config.h"
 
 namespace carousel::model {
+
+inline constexpr const char* kRopeTensor = "rope_freqs.weight";
+
+/// The divisors of a model, for readers that know the tensor; nothing where the rotation is the plain one.
+std::vector<float> rope_divisors(const ModelConfig& config);
 
 /// The divisors that config.json's "llama3" parameters mean, for heads of `dim`.
 std::vector<float> rope_factors(const Json& parameters, double theta, int64_t dim);

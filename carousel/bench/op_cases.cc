@@ -141,7 +141,8 @@ OpCase slstm_case(const Shapes& shapes) {
 
   const auto work = std::make_shared<Work>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  const ops::SlstmRecurrent recurrent = ops::SlstmRecurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  const ops::SlstmRecurrent recurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  recurrent.pack(shapes.stream);
   const Shape row{width};
   work->layout.add(
       "0", {{"y", DType::kF32, row}, {"c", DType::kF32, row}, {"n", DType::kF32, row}, {"m", DType::kF32, row}});
@@ -218,8 +219,9 @@ OpCase linear_case(const Shapes& shapes) {
   result.written_bytes = kF32 * static_cast<double>(rows * out);
   result.ring = ring_of(result.read_bytes + result.written_bytes);
 
-  if (is_block(weight.dtype()) && !weight.sparse()) result.peak = Peak::kInt8;
-  if (weight.dtype() == DType::kBF16 && !weight.sparse() && shapes.stream.compute == Compute::kBF16) {
+  const bool listed = weight.as<SparsePanels>() != nullptr;
+  if (is_block(weight.dtype()) && !listed) result.peak = Peak::kInt8;
+  if (weight.dtype() == DType::kBF16 && !listed && shapes.stream.compute == Compute::kBF16) {
     result.peak = Peak::kBF16;
   }
 
@@ -250,8 +252,8 @@ OpCase conv_case(const Shapes& shapes) {
   result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
-  ops::ConvTaps taps;
-  taps.taps = drawn({taps_count, width});
+  const ops::ConvTaps taps(drawn({width, 1, taps_count}), {});
+  taps.pack(shapes.stream);
   work->layout.add("0", {{"u", DType::kF32, Shape{taps_count - 1, width}}});
   work->draw(result.ring, {shapes.all_rows(), 3 * width});
   work->add_states(result.ring, shapes);

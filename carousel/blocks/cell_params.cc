@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parameters of continuous-time blocks.
 #include "carousel/blocks/cell_params.h"
 
 #include <cmath>
@@ -21,7 +22,7 @@ ops::CellMap read_mixed_memory(Params p, int64_t inputs, int64_t units) {
   const Weight input =
       p.projection("input", 4 * units, inputs, xavier_uniform(4 * units, inputs).as_gate(), true, Init::uniform(0.1));
   const Weight recurrent = p.projection("recurrent", 4 * units, units, Init::orthogonal().as_gate());
-  return ops::memory_map(row_major(input), input.bias, row_major(recurrent));
+  return p.form(ops::memory_map(row_major(input), input.bias, row_major(recurrent)));
 }
 
 }  // namespace carousel::blocks

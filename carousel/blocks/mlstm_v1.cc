@@ -34,12 +34,13 @@ class MlstmV1 : public Block {
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
       const Tensor weight = p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init);
-      taps_ = ops::ConvTaps(weight, p.tensor("conv.bias", Shape{inner_}, init));
+      taps_ = p.form(ops::ConvTaps(weight, p.tensor("conv.bias", Shape{inner_}, init)));
     }
     const auto blocks = [&](const char* name) {
       const Tensor weight =
           p.block_projection(name, Shape{inner_ / block_size_, block_size_, block_size_}, Init::small(hidden));
-      return ops::pack_blocks(weight, bias ? p.in(name).tensor("bias", Shape{inner_}, Init::constant(0)) : Tensor());
+      return p.form(
+          ops::BlockWeight(weight, bias ? p.in(name).tensor("bias", Shape{inner_}, Init::constant(0)) : Tensor()));
     };
     q_ = blocks("q");
     k_ = blocks("k");

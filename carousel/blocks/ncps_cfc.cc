@@ -134,17 +134,14 @@ class NcpsCfc : public Block {
       const Weight weight =
           p.projection(names[part], rows, cols, xavier_uniform(rows, cols).as_gate(), true, fan_in_uniform(cols));
       if (!map.defined()) map = ops::CellMap(cols, rows, static_cast<int64_t>(names.size()), weight.memory());
-      map.write(static_cast<int64_t>(part), 0, row_major(weight), 0, part < 2 ? mask : Tensor());
-      map.write_bias(static_cast<int64_t>(part), weight.bias);
+      map.add(static_cast<int64_t>(part), 0, row_major(weight), 0, part < 2 ? mask : Tensor());
+      map.add_bias(static_cast<int64_t>(part), weight.bias);
     }
-    return map;
+    return p.form(std::move(map));
   }
 
-  static Tensor read_row(Params& p, const char* name, int64_t units) {
-    const Tensor values = p.tensor(name, Shape{1, units}, xavier_uniform(1, units));
-    Tensor padded(Shape{ops::cell_pad(units)}, DType::kF32, values.memory());
-    for (int64_t j = 0; j < units && values.raw() != nullptr; ++j) padded.f32()[j] = values.f32()[j];
-    return padded;
+  static ops::CellRow read_row(Params& p, const char* name, int64_t units) {
+    return p.form(ops::CellRow(p.tensor(name, Shape{1, units}, xavier_uniform(1, units))));
   }
 
   ops::CfcCell cell_;

@@ -29,13 +29,10 @@ class NcpsLtc : public Block {
   NcpsLtc(const BlockConfig& config, Params p) {
     Fields& options = config.options;
     const Wiring wiring = read_wiring(options, config.hidden_size);
-    cell_.inputs = wiring.input_dim;
-    cell_.units = wiring.units;
+    read_cell(wiring, options, p.in("cell"));
     cell_.outputs = wiring.output_dim;
     cell_.unfolds = options.integer("ode_unfolds", 1, 1000, 6);
     cell_.epsilon = static_cast<float>(options.number("epsilon", 0, 1, 1e-8));
-    params_.implicit = options.boolean("implicit_param_constraints", true);
-    read_cell(wiring, options, p.in("cell"));
     mixed_memory_ = options.boolean("mixed_memory", false);
     if (mixed_memory_) cell_.memory = read_mixed_memory(p.in("memory"), cell_.inputs, cell_.units);
     output_size_ = options.integer("proj_size", 0, kMaxProjection, config.hidden_size);
@@ -64,9 +61,7 @@ class NcpsLtc : public Block {
   // A profile may constrain the parameters in another way; the cell of the model's own way is ready.
   Tensor run(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const {
     if (ctx.numerics.ltc == Numerics::Ltc{}) return ops::ltc(ctx, x, cell_, seqs, states);
-    ops::LtcCell cell = cell_;
-    ops::constrain(params_, ctx.numerics.ltc, cell);
-    return ops::ltc(ctx, x, cell, seqs, states);
+    return ops::ltc(ctx, x, cell_.under(ctx.stream, ctx.numerics.ltc), seqs, states);
   }
 
   static Wiring read_wiring(Fields& options, int64_t inputs) {
@@ -82,20 +77,21 @@ class NcpsLtc : public Block {
   }
 
   void read_cell(const Wiring& wiring, Fields& options, Params p) {
-    const int64_t units = cell_.units;
-    params_.gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
-    params_.vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
-    params_.cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
-    params_.recurrent = read_synapses(p, "", units, wiring.adjacency);
-    params_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
-    read_mapping(options, "input_mapping", p, "input", cell_.inputs, cell_.input_w, cell_.input_b);
-    read_mapping(options, "output_mapping", p, "output", cell_.outputs, cell_.output_w, cell_.output_b);
-    ops::constrain(params_, {}, cell_);
+    const int64_t units = wiring.units;
+    ops::LtcParams params;
+    params.implicit = options.boolean("implicit_param_constraints", true);
+    params.gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
+    params.vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
+    params.cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
+    params.recurrent = read_synapses(p, "", Shape{units, units}, wiring.adjacency);
+    params.sensory = read_synapses(p, "sensory_", Shape{wiring.input_dim, units}, wiring.sensory);
+    cell_ = p.form(ops::LtcCell(params, {}));
+    read_mapping(options, "input_mapping", p, "input", wiring.input_dim, cell_.input_w, cell_.input_b);
+    read_mapping(options, "output_mapping", p, "output", wiring.output_dim, cell_.output_w, cell_.output_b);
   }
 
-  ops::LtcParams::Synapses read_synapses(Params& p, const std::string& prefix, int64_t sources,
-                                         const std::vector<int8_t>& signs) const {
-    const Shape shape{sources, cell_.units};
+  static ops::LtcSynapseParams read_synapses(Params& p, const std::string& prefix, const Shape& shape,
+                                             const std::vector<int8_t>& signs) {
     const Tensor w = p.tensor(prefix + "w", shape, Init::range(0.001, 1.0));
     const Tensor mu = p.tensor(prefix + "mu", shape, Init::range(0.3, 0.8));
     const Tensor sigma = p.tensor(prefix + "sigma", shape, Init::range(3, 8));
@@ -111,7 +107,6 @@ class NcpsLtc : public Block {
     if (mapping == "affine") bias = p.tensor(prefix + "_b", Shape{count}, Init::constant(0));
   }
 
-  ops::LtcParams params_;
   ops::LtcCell cell_;
   bool mixed_memory_ = false;
   int64_t output_size_ = 0;

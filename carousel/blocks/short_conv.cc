@@ -20,7 +20,7 @@ class ShortConv : public Block {
     const Tensor conv = p.tensor("conv.weight", Shape{hidden_, 1, taps_count_}, conv_init);
     const Tensor conv_bias = bias ? p.tensor("conv.bias", Shape{hidden_}, conv_init) : Tensor();
     out_ = p.projection("out_proj", hidden_, hidden_, Init::wang(hidden_, config.num_layers), bias);
-    taps_ = ops::ConvTaps(conv, conv_bias);
+    taps_ = p.form(ops::ConvTaps(conv, conv_bias));
   }
 
   std::vector<StateSpec> state() const override {

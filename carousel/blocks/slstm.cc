@@ -3,7 +3,6 @@
 // head-wise gate projections, the recurrence, per-head norm; no output projection. The cell itself is ops/slstm.
 #include "carousel/ops/slstm/slstm.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "carousel/blocks/block.h"
@@ -42,7 +41,7 @@ class Slstm : public Block {
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
       const Tensor weight = p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init);
-      taps_ = ops::ConvTaps(weight, p.tensor("conv.bias", Shape{hidden}, init));
+      taps_ = p.form(ops::ConvTaps(weight, p.tensor("conv.bias", Shape{hidden}, init)));
     }
     Tensor weights[kGates];
     for (size_t g = 0; g < kGates; ++g) {
@@ -50,8 +49,11 @@ class Slstm : public Block {
     }
     const Tensor recurrent = p.tensor("recurrent", Shape{dims_.heads, dims_.dh, 4 * dims_.dh}, recurrent_init(options));
     const Tensor bias = p.tensor("bias", Shape{4 * hidden}, bias_init(options));
-    for (size_t g = 0; g < kGates; ++g) gates_[g] = ops::pack_blocks(weights[g], gate_bias(bias, g));
-    recurrent_ = ops::SlstmRecurrent(recurrent, dims_);
+    for (size_t g = 0; g < kGates; ++g) {  // the bias is [H, 4, dh]
+      const ops::BlockBias of_gate = {bias, static_cast<int64_t>(g) * dims_.dh, 4 * dims_.dh};
+      gates_[g] = p.form(ops::BlockWeight(weights[g], of_gate));
+    }
+    recurrent_ = p.form(ops::SlstmRecurrent(recurrent, dims_));
     if (norm_weight) {
       head_norm_.weight = p.tensor("head_norm.weight", Shape{hidden}, Init::constant(0));
       head_norm_.weight_offset = 1;
@@ -115,16 +117,6 @@ class Slstm : public Block {
       }
     }
     return Init::copied(std::move(values));
-  }
-
-  // Gate g of [H, 4, dh] as [H*dh].
-  Tensor gate_bias(const Tensor& bias, size_t g) const {
-    Tensor out(Shape{dims_.heads * dims_.dh}, DType::kF32, bias.memory());
-    for (int64_t h = 0; h < dims_.heads && bias.raw() != nullptr; ++h) {
-      const float* from = bias.f32() + (h * 4 + static_cast<int64_t>(g)) * dims_.dh;
-      std::copy(from, from + dims_.dh, out.f32() + h * dims_.dh);
-    }
-    return out;
   }
 
   ops::SlstmDims dims_;

@@ -4,8 +4,7 @@
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
-#include "carousel/ops/gate/gate.h"
-#include "carousel/ops/linear/linear.h"
+#include "carousel/ops/linear/feed_forward.h"
 
 namespace carousel::blocks {
 namespace {

@@ -3,6 +3,8 @@
 // and `kernels::name(stream, args)`, an ordinary call that switches on where the stream runs. On meta it does nothing.
 // KERNEL_WITH_WORKSPACE(name, Args) also declares `kernels::name_workspace(stream, args)`: the bytes of scratch memory
 // that the kernel asks the op for and lays out itself (cpu/workspace.h). On meta it answers as the CPU would.
+// COMPOSITE(name, Args) and COMPOSITE_WITH_WORKSPACE declare the same for an op whose body on the CPU is plain code
+// over other kernels: it is compiled once, in x_composite.cc, as `carousel::cpu::name`.
 #pragma once
 
 #include "carousel/core/assert.h"
@@ -56,6 +58,29 @@
       default:                                                                     \
         CAROUSEL_ASSERT(false);                                                    \
     }                                                                              \
+  }                                                                                \
+  }                                                                                \
+  static_assert(true)
+
+#define COMPOSITE(name, ...)                                        \
+  namespace carousel::cpu {                                         \
+  void name(const Stream& stream, const __VA_ARGS__& args);         \
+  }                                                                 \
+  namespace carousel::kernels {                                     \
+  inline void name(const Stream& stream, const __VA_ARGS__& args) { \
+    if (stream.device() != Device::kMeta) cpu::name(stream, args);  \
+  }                                                                 \
+  }                                                                 \
+  static_assert(true)
+
+#define COMPOSITE_WITH_WORKSPACE(name, ...)                                        \
+  COMPOSITE(name, __VA_ARGS__);                                                    \
+  namespace carousel::cpu {                                                        \
+  int64_t name##_workspace(const Stream& stream, const __VA_ARGS__& args);         \
+  }                                                                                \
+  namespace carousel::kernels {                                                    \
+  inline int64_t name##_workspace(const Stream& stream, const __VA_ARGS__& args) { \
+    return cpu::name##_workspace(stream, args);                                    \
   }                                                                                \
   }                                                                                \
   static_assert(true)

@@ -6,7 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef CAROUSEL_ISA
 namespace carousel::cpu::CAROUSEL_ISA {
+#else  // in the body of a composite
+namespace carousel::cpu {
+#endif
 
 class Workspace {
  public:
@@ -29,4 +33,4 @@ class Workspace {
   int64_t bytes_ = 0;
 };
 
-}  // namespace carousel::cpu::CAROUSEL_ISA
+}  // namespace carousel::cpu

@@ -244,7 +244,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   Weight weight =
       mapped ? Weight::over(entry.file, values, rows, cols, dtype) : weight_for(init, rows, cols, dtype, layout);
-  const DType held_as = weight.sparse() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
+  const DType held_as = weight.as<SparsePanels>() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));

@@ -85,7 +85,8 @@ std::optional<DType> written_dtype(const WeightTypes& types, const std::string& 
   const std::optional<DType> wanted = types.of(name, layout, init);
   if (!wanted || !init.mask) return wanted;
   const Weight weight(*init.mask, *wanted, Memory::meta(), true);  // not as this machine, but as any may hold it
-  return weight.sparse() != nullptr ? weight.sparse()->dtype() : *wanted;
+  const SparsePanels* const sparse = weight.as<SparsePanels>();
+  return sparse != nullptr ? sparse->dtype() : *wanted;
 }
 
 TypeOf type_choice(const WeightTypes& types, bool tied) {

@@ -56,8 +56,8 @@ struct Ctx {
   const Numerics& numerics = Numerics::native();
   Observer* observer = nullptr;
 
-  /// Scratch memory of one kernel call [bytes] u8, 64-byte aligned, contents unspecified.
-  Tensor workspace(int64_t bytes) const { return arena.empty({bytes}, DType::kU8); }
+  /// Scratch memory of one kernel call [bytes] u8, 64-byte aligned, contents unspecified; empty for no bytes.
+  Tensor workspace(int64_t bytes) const { return bytes > 0 ? arena.empty({bytes}, DType::kU8) : Tensor(); }
 };
 
 }  // namespace carousel

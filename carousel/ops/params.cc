@@ -44,6 +44,12 @@ Init Init::as_gate() const {
 
 std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
 
+bool ParamSource::form(const Pack& pack) {
+  ThreadPool alone(1);
+  pack(Stream{&Memory::host(), Isa::kPortable, &alone});
+  return false;
+}
+
 Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout, Memory& memory) {
   return init.mask ? Weight(*init.mask, dtype, memory) : Weight(rows, cols, dtype, layout, memory);
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,10 @@ class ParamSource {
   virtual Tensor tensor(const std::string& name, const Shape& shape, const Init& init) = 0;
   /// The stored mask `name` of a projection; a source without stored tensors goes on with `drawn`.
   virtual std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn);
+  /// Packs a form from its masters by calling pack(stream). A source whose masters change later keeps `pack`, calls it
+  /// after each change, and returns true. This one packs once, on the calling thread, and returns false.
+  using Pack = std::function<void(const Stream& stream)>;
+  virtual bool form(const Pack& pack);
 };
 
 /// An empty weight for a matrix a source was asked for, as its mask lets it be held.
@@ -106,6 +111,14 @@ class Params {
   }
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) {
     return source_->tensor(prefix_ + name, shape, init);
+  }
+  /// `form`, packed. A form is a value {masters, storage}: what an op reads, in the order its kernels want, made from
+  /// parameters as files hold them. pack(stream) const writes the storage, which copies share, and nothing on meta;
+  /// release() drops masters that nobody needs any more.
+  template <class Form>
+  Form form(Form form) const {
+    if (!source_->form([form](const Stream& stream) { form.pack(stream); })) form.release();
+    return form;
   }
 
  private:

@@ -43,6 +43,13 @@ inline Seqs sequences(const std::vector<int64_t>& lengths) {
   return seqs;
 }
 
+/// A form (ops/params.h), packed.
+template <class Form>
+Form formed(Form form) {
+  form.pack(Stream());
+  return form;
+}
+
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype() &&
          (a.count() == 0 || std::memcmp(a.raw(), b.raw(), a.size_bytes()) == 0);

@@ -94,7 +94,7 @@ TEST(Activations, ProductsAndLookUpsAreRounded) {
   Weight panels(40, 24, DType::kF32, Weight::Layout::kPanels), rows(40, 24, DType::kF32, Weight::Layout::kRows);
   panels.write_rows(machine.stream, 0, 40, values.raw());
   rows.write_rows(machine.stream, 0, 40, values.raw());
-  const ops::BlockWeight blocks = ops::pack_blocks(random_tensor({6, 4, 4}, 4), {});
+  const ops::BlockWeight blocks = formed(ops::BlockWeight(random_tensor({6, 4, 4}, 4), Tensor()));
   const Tensor x = random_tensor({5, 24}, 5);
   const Tensor tokens(Shape{2}, DType::kI32);
   tokens.i32()[0] = 39;
@@ -278,9 +278,9 @@ TEST(Convolutions, RoundTheInputTheSumAndTheGate) {
   for (const Isa isa : cpu::runnable_isas()) {
     Profiled profiled(isa, kActivations);
     constexpr int64_t kRows = 6, kWidth = 19, kTaps = 3;
-    const Tensor bcx = bf16_tensor({kRows, 3 * kWidth}, 16), taps = bf16_tensor({kTaps, kWidth}, 17);
-    ops::ConvTaps conv;
-    conv.taps = taps;
+    const Tensor bcx = bf16_tensor({kRows, 3 * kWidth}, 16);
+    const ops::ConvTaps conv = formed(ops::ConvTaps(bf16_tensor({kWidth, 1, kTaps}, 17), {}));
+    const Tensor taps = conv.taps();
     const Tensor got = ops::short_conv(profiled.ctx, bcx, conv, sequences({kRows}), {});
     std::vector<float> expected, silu;
     for (int64_t n = 0; n < kRows; ++n) {

@@ -2,6 +2,8 @@
 // Maps of continuous-time cells, packed so that lanes run along their outputs.
 #include "carousel/ops/cells/cell.h"
 
+#include <algorithm>
+
 #include "carousel/core/error.h"
 
 namespace carousel::ops {
@@ -12,34 +14,56 @@ CellMap::CellMap(int64_t inputs, int64_t units, int64_t parts, Memory& memory)
       weight_(Shape{inputs, parts * cell_pad(units)}, DType::kF32, memory),
       bias_(Shape{parts * cell_pad(units)}, DType::kF32, memory) {}
 
-void CellMap::write(int64_t part, int64_t first, const Tensor& weight, int64_t first_row, const Tensor& mask) {
-  const int64_t columns = weight.dim(1);
-  CAROUSEL_ASSERT(first + columns <= inputs_ && first_row + units_ <= weight.dim(0));
+void CellMap::add(int64_t part, int64_t first, const Tensor& weight, int64_t first_row, const Tensor& mask) {
+  CAROUSEL_ASSERT(first + weight.dim(1) <= inputs_ && first_row + units_ <= weight.dim(0));
   CAROUSEL_ASSERT(!mask.defined() || mask.shape() == weight.shape());
-  if (weight_.raw() == nullptr) return;
-  float* out = weight_.f32() + part * cell_pad(units_);  // column j of it is unit j
+  masters_.push_back({weight, mask, part, first, first_row});
+}
+
+void CellMap::add_bias(int64_t part, const Tensor& bias, int64_t first_row) {
+  CAROUSEL_ASSERT(bias.shape().rank() == 1 && first_row + units_ <= bias.dim(0));
+  masters_.push_back({bias, {}, part, 0, first_row});
+}
+
+void CellMap::pack_weight(const Master& master) const {
+  const int64_t columns = master.values.dim(1);
+  float* out = weight_.f32() + master.part * cell_pad(units_);  // column j of it is unit j
   for (int64_t j = 0; j < units_; ++j) {
-    const int64_t row = (first_row + j) * columns;
+    const int64_t row = (master.first_row + j) * columns;
     for (int64_t k = 0; k < columns; ++k) {
-      const bool kept = !mask.defined() || mask.f32()[row + k] != 0;
-      out[(first + k) * outputs() + j] = kept ? weight.f32()[row + k] : 0.0f;
+      const bool kept = !master.mask.defined() || master.mask.f32()[row + k] != 0;
+      out[(master.first + k) * outputs() + j] = kept ? master.values.f32()[row + k] : 0.0f;
     }
   }
 }
 
-void CellMap::write_bias(int64_t part, const Tensor& bias, int64_t first_row) {
-  CAROUSEL_ASSERT(first_row + units_ <= bias.dim(0));
-  if (bias_.raw() == nullptr) return;
-  for (int64_t j = 0; j < units_; ++j) bias_.f32()[part * cell_pad(units_) + j] = bias.f32()[first_row + j];
+void CellMap::pack(const Stream& /*stream*/) const {
+  if (!defined() || weight_.raw() == nullptr) return;
+  for (const Master& master : masters_) {
+    if (master.values.shape().rank() == 2) {
+      pack_weight(master);
+    } else {
+      for (int64_t j = 0; j < units_; ++j) {
+        bias_.f32()[master.part * cell_pad(units_) + j] = master.values.f32()[master.first_row + j];
+      }
+    }
+  }
+}
+
+CellRow::CellRow(const Tensor& values)
+    : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {}
+
+void CellRow::pack(const Stream& /*stream*/) const {
+  if (padded_.raw() != nullptr) std::copy_n(values_.f32(), values_.count(), padded_.f32());
 }
 
 CellMap memory_map(const Tensor& input, const Tensor& bias, const Tensor& recurrent) {
   const int64_t inputs = input.dim(1), units = recurrent.dim(1);
   CellMap map(inputs + units, units, 4, input.memory());
   for (int64_t gate = 0; gate < 4; ++gate) {
-    map.write(gate, 0, input, gate * units);
-    map.write(gate, inputs, recurrent, gate * units);
-    map.write_bias(gate, bias, gate * units);
+    map.add(gate, 0, input, gate * units);
+    map.add(gate, inputs, recurrent, gate * units);
+    map.add_bias(gate, bias, gate * units);
   }
   return map;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "carousel/ops/ctx.h"
 
@@ -13,28 +14,53 @@ namespace carousel::ops {
 constexpr int64_t kCellPad = 16;
 constexpr int64_t cell_pad(int64_t n) { return (n + kCellPad - 1) / kCellPad * kCellPad; }
 
-/// `parts` maps of `inputs` values to `units` each, side by side: part p's outputs begin at column p * cell_pad(units).
-/// Columns beyond a part's units are zero.
+/// `parts` maps of `inputs` values to `units` each, side by side: a form (ops/params.h). Part p's outputs begin at
+/// column p * cell_pad(units). Columns beyond a part's units are zero.
 class CellMap {
  public:
   CellMap() = default;
   CellMap(int64_t inputs, int64_t units, int64_t parts, Memory& memory = Memory::host());
 
+  /// Part p's weights of inputs first.. come from rows first_row.. of `weight` [rows, columns] f32. Where `mask`, of
+  /// the same shape or empty, is zero, they are held as zero.
+  void add(int64_t part, int64_t first, const Tensor& weight, int64_t first_row = 0, const Tensor& mask = {});
+  void add_bias(int64_t part, const Tensor& bias, int64_t first_row = 0);  // [rows] f32
+  void pack(const Stream& stream) const;
+  void release() { masters_.clear(); }
+
   bool defined() const { return weight_.defined(); }
   int64_t inputs() const { return inputs_; }
   int64_t outputs() const { return weight_.dim(1); }
-  /// Part p's weights (nothing on kMeta) of inputs first.. from rows first_row.. of `weight` [rows, columns] f32; where
-  /// `mask`, of the same shape or empty, is zero, they are held as zero.
-  void write(int64_t part, int64_t first, const Tensor& weight, int64_t first_row = 0, const Tensor& mask = {});
-  void write_bias(int64_t part, const Tensor& bias, int64_t first_row = 0);  // [rows] f32
-
   const Tensor& weight() const { return weight_; }  // [inputs, outputs] f32
   const Tensor& bias() const { return bias_; }      // [outputs] f32
 
  private:
+  struct Master {
+    Tensor values;        // [rows, columns], or a bias [rows]
+    Tensor mask;          // of the weights, or empty
+    int64_t part, first;  // where they go: part, and its first input
+    int64_t first_row;    // of values
+  };
+  void pack_weight(const Master& master) const;
+
   int64_t inputs_ = 0;
   int64_t units_ = 0;
+  std::vector<Master> masters_;
   Tensor weight_, bias_;
+};
+
+/// A row of values [units], zero-padded to [cell_pad(units)] f32: a form (ops/params.h).
+class CellRow {
+ public:
+  CellRow() = default;
+  explicit CellRow(const Tensor& values);  // of `units` elements, f32
+  void pack(const Stream& stream) const;
+  void release() { values_ = Tensor(); }
+
+  const Tensor& padded() const { return padded_; }  // or empty
+
+ private:
+  Tensor values_, padded_;
 };
 
 /// The LSTM of mixed memory as one map of [x; h] to the gates cand, i, f, o.

@@ -17,7 +17,7 @@ struct CfcLayer {
   int64_t units = 0;
   std::vector<CellMap> backbone;  // each one part
   CellMap heads;                  // parts ff1, ff2, time_a, time_b; of mode pure ff1 alone
-  Tensor w_tau, a;                // [cell_pad(units)] f32, mode pure
+  CellRow w_tau, a;               // [units], mode pure
 };
 
 struct CfcCell {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "carousel/ops/cells/ltc_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
@@ -27,50 +28,73 @@ float constrained(float raw, bool implicit, const Numerics::Range& range) {
 
 }  // namespace
 
-void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell) {
-  const bool implicit = numerics.implicit.value_or(params.implicit);
-  const auto synapses = [&](const LtcParams::Synapses& from) {
-    Tensor w(from.w.shape(), DType::kF32, from.w.memory());
-    for (int64_t i = 0; i < w.count() && w.raw() != nullptr; ++i)
-      w.f32()[i] = constrained(from.w.f32()[i], implicit, numerics.w);
-    return LtcSynapses(w, from.mask, from.mu, from.sigma, from.erev);
-  };
-  cell.sensory = synapses(params.sensory);
-  cell.recurrent = synapses(params.recurrent);
-  for (Tensor* row : {&cell.cm, &cell.gleak, &cell.gvleak}) {
-    *row = Tensor(Shape{cell_pad(cell.units)}, DType::kF32, params.cm.memory());
-    for (int64_t j = 0; j < row->count() && row->raw() != nullptr; ++j)
-      row->f32()[j] = 1.0f;  // columns beyond the neurons stay finite
-  }
-  for (int64_t j = 0; j < cell.units && cell.cm.raw() != nullptr; ++j) {
-    cell.cm.f32()[j] = constrained(params.cm.f32()[j], implicit, numerics.cm);
-    cell.gleak.f32()[j] = constrained(params.gleak.f32()[j], implicit, numerics.gleak);
-    cell.gvleak.f32()[j] = cell.gleak.f32()[j] * params.vleak.f32()[j];
+LtcCell::LtcCell(LtcParams params, const Numerics::Ltc& numerics)
+    : inputs(params.sensory.w.dim(0)),
+      units(params.cm.dim(0)),
+      outputs(units),
+      sensory(params.sensory),
+      recurrent(params.recurrent),
+      params_(std::move(params)),
+      numerics_(numerics) {
+  for (Tensor* row : {&cm, &gleak, &gvleak}) {
+    *row = Tensor(Shape{cell_pad(units)}, DType::kF32, params_.cm.memory());
   }
 }
 
-LtcSynapses::LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor& mu_in, const Tensor& sigma_in,
-                         const Tensor& erev) {
-  const int64_t count = weight.dim(0), units = weight.dim(1), padded = cell_pad(units);
-  for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, weight.memory());
-  if (w.raw() == nullptr) return;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = 0; j < units; ++j) {
-      const int64_t from = i * units + j, to = i * padded + j;
-      w.f32()[to] = mask.f32()[from] != 0 ? weight.f32()[from] : 0.0f;
-      we.f32()[to] = w.f32()[to] * erev.f32()[from];
-      mu.f32()[to] = mu_in.f32()[from];
-      sigma.f32()[to] = sigma_in.f32()[from];
-    }
+void LtcCell::pack(const Stream& /*stream*/) const {
+  const bool implicit = numerics_.implicit.value_or(params_.implicit);
+  const auto weights = [&](float raw) { return constrained(raw, implicit, numerics_.w); };
+  sensory.pack(params_.sensory, weights);
+  recurrent.pack(params_.recurrent, weights);
+  if (cm.raw() == nullptr) return;
+  for (const Tensor* row : {&cm, &gleak, &gvleak}) {
+    std::fill_n(row->f32(), row->count(), 1.0f);  // columns beyond the neurons stay finite
   }
+  for (int64_t j = 0; j < units; ++j) {
+    cm.f32()[j] = constrained(params_.cm.f32()[j], implicit, numerics_.cm);
+    gleak.f32()[j] = constrained(params_.gleak.f32()[j], implicit, numerics_.gleak);
+    gvleak.f32()[j] = gleak.f32()[j] * params_.vleak.f32()[j];
+  }
+}
+
+LtcCell LtcCell::under(const Stream& stream, const Numerics::Ltc& numerics) const {
+  LtcCell cell = *this;
+  const LtcCell fresh(params_, numerics);  // storage of its own
+  cell.numerics_ = numerics;
+  cell.cm = fresh.cm;
+  cell.gleak = fresh.gleak;
+  cell.gvleak = fresh.gvleak;
+  cell.sensory = fresh.sensory;
+  cell.recurrent = fresh.recurrent;
+  cell.pack(stream);
+  return cell;
+}
+
+LtcSynapses::LtcSynapses(const LtcSynapseParams& params) {
+  const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
+  for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, params.w.memory());
+  if (w.raw() == nullptr) return;
   begin.push_back(0);
   for (int64_t j = 0; j < padded; j += kCellPad) {
     for (int64_t i = 0; i < count; ++i) {
       bool reaches = false;
-      for (int64_t k = j; k < j + kCellPad && k < units; ++k) reaches |= mask.f32()[i * units + k] != 0;
+      for (int64_t k = j; k < j + kCellPad && k < units; ++k) reaches |= params.mask.f32()[i * units + k] != 0;
       if (reaches) sources.push_back(static_cast<int32_t>(i));
     }
     begin.push_back(static_cast<int32_t>(sources.size()));
+  }
+}
+
+void LtcSynapses::pack(const LtcSynapseParams& params, const std::function<float(float)>& constrain) const {
+  const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
+  for (int64_t i = 0; i < count && w.raw() != nullptr; ++i) {
+    for (int64_t j = 0; j < units; ++j) {
+      const int64_t from = i * units + j, to = i * padded + j;
+      w.f32()[to] = params.mask.f32()[from] != 0 ? constrain(params.w.f32()[from]) : 0.0f;
+      we.f32()[to] = w.f32()[to] * params.erev.f32()[from];
+      mu.f32()[to] = params.mu.f32()[from];
+      sigma.f32()[to] = params.sigma.f32()[from];
+    }
   }
 }
 

@@ -3,19 +3,26 @@
 // that open with the potential of their source, solved by a fused implicit-explicit Euler step.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "carousel/ops/cells/cell.h"
 
 namespace carousel::ops {
 
+/// The parameters of S sources onto N neurons as models hold them, before any constraint.
+struct LtcSynapseParams {
+  Tensor w, mask, mu, sigma, erev;  // [S, N] f32; a synapse is where the mask is not zero
+};
+
 /// S sources onto N neurons, as the kernel reads it: [S, Np] f32 with lanes along the neurons, and for every group of
 /// kCellPad neurons the sources that reach any of them. What is masked has weight zero.
-class LtcSynapses {
- public:
+struct LtcSynapses {
   LtcSynapses() = default;
-  /// All [S, N] f32; `weight` is the constrained one, P(w); a synapse is where the mask is not zero.
-  LtcSynapses(const Tensor& weight, const Tensor& mask, const Tensor& mu, const Tensor& sigma, const Tensor& erev);
+  /// Places for their values, and the lists, which depend on the mask alone.
+  explicit LtcSynapses(const LtcSynapseParams& params);
+  /// `constrain` is P with its bounds.
+  void pack(const LtcSynapseParams& params, const std::function<float(float)>& constrain) const;
 
   Tensor w, we, mu, sigma;       // [S, Np]: masked weight, that times the reversal potential, midpoint, slope
   std::vector<int32_t> begin;    // [groups + 1] into sources
@@ -24,15 +31,22 @@ class LtcSynapses {
 
 /// The parameters of a cell as models hold them, before any constraint.
 struct LtcParams {
-  struct Synapses {
-    Tensor w, mask, mu, sigma, erev;  // [S, N] f32
-  };
   Tensor gleak, vleak, cm;  // [N] f32
-  Synapses sensory, recurrent;
+  LtcSynapseParams sensory, recurrent;
   bool implicit = true;  // P is a softplus, else the value itself
 };
 
-struct LtcCell {
+/// What the op computes with: P(gleak), P(cm) and P(w), each within the bounds of a profile. A form (ops/params.h) that
+/// keeps its masters, since another profile constrains them in another way.
+class LtcCell {
+ public:
+  LtcCell() = default;
+  LtcCell(LtcParams params, const Numerics::Ltc& numerics);
+  void pack(const Stream& stream) const;
+  void release() {}
+  /// The same cell under another profile, packed.
+  LtcCell under(const Stream& stream, const Numerics::Ltc& numerics) const;
+
   int64_t inputs = 0, units = 0, outputs = 0;  // I, N, M: neurons 0..M-1 are read out
   int64_t unfolds = 6;                         // K
   float epsilon = 1e-8f;
@@ -42,10 +56,11 @@ struct LtcCell {
   LtcSynapses sensory;        // S = I
   LtcSynapses recurrent;      // S = N
   CellMap memory;             // of mixed memory, or empty
-};
 
-/// Fills what `cell` computes with from P(gleak), P(cm) and P(w), each within the bounds of the profile.
-void constrain(const LtcParams& params, const Numerics::Ltc& numerics, LtcCell& cell);
+ private:
+  LtcParams params_;
+  Numerics::Ltc numerics_;
+};
 
 /// The recurrence over every sequence, dt from seqs.dt (1 where that is empty), per row, with x' = x input_w + input_b:
 ///   K times: v_j = (c_j v_j + gleak_j vleak_j + sum a_ij erev_ij) / (c_j + gleak_j + sum a_ij + eps), c = cm K / dt,

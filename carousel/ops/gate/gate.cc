@@ -17,14 +17,10 @@ Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {
   const int64_t rows = gate_up.dim(0), width = gate_up.dim(1) / 2;
   Tensor out = ctx.arena.empty({rows, width});
   if (rows > 0 && width > 0) {
-    kernels::gated_unit(ctx.stream, gated_unit_args(ctx, view(gate_up), view(out), rows, width, activation));
+    kernels::gated_unit(ctx.stream, {view(gate_up), view(out), rows, width, activation_of(ctx, activation),
+                                     ctx.numerics.gates, ctx.numerics.activations});
   }
   return out;
-}
-
-GatedUnitArgs gated_unit_args(const Ctx& ctx, const View& gate_up, const View& out, int64_t rows, int64_t width,
-                              Activation activation) {
-  return {gate_up, out, rows, width, activation_of(ctx, activation), ctx.numerics.gates, ctx.numerics.activations};
 }
 
 Activation activation_of(const Ctx& ctx, Activation activation) {

@@ -14,9 +14,6 @@ struct GatedUnitArgs {
   Activation activation = Activation::kSilu;
   DType gates = DType::kF32, product = DType::kF32;  // what the activation and the product are rounded to
 };
-/// A unit's arguments as the profile of `ctx` has them.
-GatedUnitArgs gated_unit_args(const Ctx& ctx, const View& gate_up, const View& out, int64_t rows, int64_t width,
-                              Activation activation = Activation::kSilu);
 struct SoftCapArgs {
   View x;  // [count]
   int64_t count;

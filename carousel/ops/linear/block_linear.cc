@@ -1,109 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0
-// Block-diagonal products: wide blocks through the kernel of ops::linear, narrow ones through one of their own.
+// Block-diagonal products: the packing of their weights, checks, and the call of the kernel.
 #include "carousel/ops/linear/block_linear.h"
 
-#include <array>
+#include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/core/slab.h"
 #include "carousel/ops/linear/block_linear_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
-#include "carousel/ops/rows/rows.h"
 
 namespace carousel::ops {
 namespace {
 
 constexpr const char* kWhere = "ops::block_linear";
-constexpr size_t kMaxParts = 8;
+constexpr int64_t kPanelRows = DensePanels::kPanelRows;
 
 void check_parts(const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
   if (parts.size() == 0 || parts.size() > kMaxParts) {
     fail(ErrorKind::kShape, "{}: got {} weights, expected 1 to {}", kWhere, parts.size(), kMaxParts);
   }
   const BlockWeight& first = *parts.begin()->weight;
-  const int64_t width = first.blocks * first.size;
-  if (width < 1) fail(ErrorKind::kShape, "{}: got an empty weight, expected blocks", kWhere);
-  check_columns(kWhere, "x", x, x.of.dim(0), width);
+  if (first.width() < 1) fail(ErrorKind::kShape, "{}: got an empty weight, expected blocks", kWhere);
+  check_columns(kWhere, "x", x, x.of.dim(0), first.width());
   for (const BlockPart& part : parts) {
-    if (part.weight->blocks != first.blocks || part.weight->size != first.size) {
+    if (part.weight->blocks() != first.blocks() || part.weight->size() != first.size()) {
       fail(ErrorKind::kShape, "{}: got {} blocks of {}, expected {} of {} as in the first weight", kWhere,
-           part.weight->blocks, part.weight->size, first.blocks, first.size);
+           part.weight->blocks(), part.weight->size(), first.blocks(), first.size());
     }
-    if (part.first_col < 0 || part.first_col + width > y.count) {
-      fail(ErrorKind::kShape, "{}: y has {} columns, expected at least {}", kWhere, y.count, part.first_col + width);
+    if (part.first_col < 0 || part.first_col + first.width() > y.count) {
+      fail(ErrorKind::kShape, "{}: y has {} columns, expected at least {}", kWhere, y.count,
+           part.first_col + first.width());
     }
   }
   check_columns(kWhere, "y", y, x.rows(), y.count);
 }
 
-// One product per block, with all parts side by side.
-void wide_products(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
-  const BlockWeight& first = *parts.begin()->weight;
-  const int64_t rows = x.rows(), size = first.size;
-  const bool copies = rows > 1 && x.of.dim(1) != size;
-  const Tensor block_x = copies ? ctx.arena.empty({rows, size}) : Tensor();
-  const Tensor packed = rows > 1 ? ctx.arena.empty({rows, size}) : Tensor();
-  const View out = view(y);
-  for (int64_t b = 0; b < first.blocks; ++b) {
-    const Columns own = columns(x.of, x.first + b * size, size);
-    if (copies) copy_columns(ctx, own, columns(block_x));
-    std::array<LinearPart, kMaxParts> list = {};
-    int64_t count = 0;
-    for (const BlockPart& part : parts) {
-      const Weight& weight = part.weight->wide[static_cast<size_t>(b)];
-      const bool biased = part.weight->bias.defined() && part.weight->bias.raw() != nullptr;
-      const float* bias = biased ? part.weight->bias.f32() + b * size : nullptr;
-      list[static_cast<size_t>(count++)] = {weight.storage().raw(), bias, size, part.first_col + b * size,
-                                            weight.dtype()};
-    }
-    const View block = copies ? view(block_x) : view(own);
-    kernels::linear_fwd(ctx.stream, {block.f32(), rows > 1 ? packed.f32() : nullptr, list.data(), count, rows, size,
-                                     out.f32(), out.stride});
-  }
+int64_t block_panels(int64_t size) { return (size + kPanelRows - 1) / kPanelRows; }
+
+int64_t block_bytes(int64_t size) {
+  return block_panels(size) * static_cast<int64_t>(DensePanels::panel_bytes(size, DType::kF32));
 }
 
 }  // namespace
 
-BlockWeight pack_blocks(const Tensor& weight, const Tensor& bias) {
+BlockWeight::BlockWeight(const Tensor& weight, const Tensor& bias)
+    : BlockWeight(weight, BlockBias{bias, 0, weight.dim(1)}) {
+  if (bias.defined()) check_shape(kWhere, "bias", bias, {width()});
+}
+
+BlockWeight::BlockWeight(const Tensor& weight, const BlockBias& bias) : weight_(weight), biases_(bias) {
   check_shape(kWhere, "weight", weight, {-1, -1, weight.dim(1)});
   check_dtype(kWhere, "weight", weight, DType::kF32);
-  BlockWeight out;
-  out.blocks = weight.dim(0);
-  out.size = weight.dim(1);
-  out.bias = bias;
-  const int64_t width = out.blocks * out.size, size = out.size;
-  if (bias.defined()) check_shape(kWhere, "bias", bias, {width});
-  if (size >= Weight::kPanelRows) {
-    ThreadPool alone(1);  // packed once, when the model is built
-    const Stream stream{&Memory::host(), Isa::kPortable, &alone};
-    for (int64_t b = 0; b < out.blocks; ++b) {
-      out.wide.emplace_back(size, size, DType::kF32, Weight::Layout::kPanels, weight.memory());
-      if (weight.raw() != nullptr) out.wide.back().write_rows(stream, 0, size, weight.f32() + b * size * size);
+  blocks_ = weight.dim(0);
+  size_ = weight.dim(1);
+  packed_ = wide() ? slab_bytes(blocks_ * block_bytes(size_), weight.memory())
+                   : Tensor(Shape{size_, width()}, DType::kF32, weight.memory());
+  if (!bias.values.defined()) return;
+  check_dtype(kWhere, "bias", bias.values, DType::kF32);
+  if (bias.first < 0 || bias.stride < size_ || bias.values.count() < bias.first + (blocks_ - 1) * bias.stride + size_) {
+    fail(ErrorKind::kShape, "{}: bias is {}, expected {} blocks of {}, {} apart, from {}", kWhere,
+         bias.values.shape().str(), blocks_, size_, bias.stride, bias.first);
+  }
+  const bool as_it_is = bias.first == 0 && bias.stride == size_;
+  bias_ = as_it_is ? bias.values : Tensor(Shape{width()}, DType::kF32, weight.memory());
+}
+
+void BlockWeight::pack(const Stream& /*stream*/) const {
+  if (packed_.raw() == nullptr) return;
+  for (int64_t b = 0; b < blocks_ && wide(); ++b) {
+    std::byte* const panels = static_cast<std::byte*>(packed_.raw()) + b * block_bytes(size_);
+    for (int64_t row = 0; row < size_; row += kPanelRows) {
+      const float* from = weight_.f32() + (b * size_ + row) * size_;
+      std::byte* panel = panels + row / kPanelRows * (block_bytes(size_) / block_panels(size_));
+      pack_panel_rows(panel, 0, std::min(kPanelRows, size_ - row), reinterpret_cast<const std::byte*>(from), size_,
+                      DType::kF32);
     }
-    return out;
   }
-  out.narrow = Tensor(Shape{size, width}, DType::kF32, weight.memory());
-  for (int64_t j = 0; j < width && weight.raw() != nullptr; ++j) {
-    for (int64_t d = 0; d < size; ++d) out.narrow.f32()[d * width + j] = weight.f32()[j * size + d];
+  for (int64_t j = 0; j < width() && !wide(); ++j) {
+    for (int64_t d = 0; d < size_; ++d) packed_.f32()[d * width() + j] = weight_.f32()[j * size_ + d];
   }
-  return out;
+  if (!bias_.defined() || bias_.raw() == biases_.values.raw()) return;
+  for (int64_t b = 0; b < blocks_; ++b) {
+    std::copy_n(biases_.values.f32() + biases_.first + b * biases_.stride, size_, bias_.f32() + b * size_);
+  }
+}
+
+void BlockWeight::release() {
+  weight_ = Tensor();
+  biases_ = BlockBias();
+}
+
+const std::byte* BlockWeight::panels(int64_t block) const {
+  return static_cast<const std::byte*>(packed_.raw()) + block * block_bytes(size_);
 }
 
 void block_linear(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
   check_parts(x, parts, y);
   if (x.rows() == 0) return;
-  const BlockWeight& first = *parts.begin()->weight;
-  const int64_t width = first.blocks * first.size;
-  const bool wide = first.size >= Weight::kPanelRows;
-  if (wide) wide_products(ctx, x, parts, y);
+  BlockProductsArgs args = {view(x),  x.of.dim(1), parts.begin(), static_cast<int64_t>(parts.size()),
+                            x.rows(), view(y),     nullptr};
+  const Tensor workspace = ctx.workspace(kernels::block_products_workspace(ctx.stream, args));
+  args.workspace = workspace.raw();
+  kernels::block_products(ctx.stream, args);
+  if (ctx.numerics.activations == DType::kF32) return;
   for (const BlockPart& part : parts) {
-    const Columns out = columns(y.of, y.first + part.first_col, width);
-    const float* bias = part.weight->bias.defined() ? part.weight->bias.f32() : nullptr;
-    if (!wide) {
-      kernels::block_linear(ctx.stream,
-                            {view(x), view(out), part.weight->narrow.f32(), bias, x.rows(), width, first.size});
-    }
-    if (ctx.numerics.activations != DType::kF32) round_to(ctx, out, ctx.numerics.activations);
+    round_to(ctx, columns(y.of, y.first + part.first_col, part.weight->width()), ctx.numerics.activations);
   }
 }
 

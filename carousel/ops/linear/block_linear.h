@@ -3,25 +3,45 @@
 #pragma once
 
 #include <initializer_list>
-#include <vector>
 
 #include "carousel/ops/ctx.h"
 #include "carousel/ops/weight/weight.h"
 
 namespace carousel::ops {
 
-/// A block-diagonal matrix of `blocks` square blocks, and the bias of its projection. Wide blocks are panels for
-/// ops::linear's kernel; narrow ones, narrower than a panel, are multiplied lane by lane.
-struct BlockWeight {
-  int64_t blocks = 0, size = 0;
-  std::vector<Weight> wide;  // [size, size] of every block, f32
-  Tensor narrow;             // [size, blocks * size] f32: input within the block, output
-  Tensor bias;               // [blocks * size] f32, or empty
+/// The bias of a block-diagonal projection: that of block b is [size] f32, from element first + b * stride of `values`.
+struct BlockBias {
+  Tensor values;  // or empty: none
+  int64_t first = 0;
+  int64_t stride = 0;
 };
 
-/// From a tensor as files hold it. On meta the blocks have shapes alone.
-///   weight [blocks, size, size] f32: block, out, in;  bias [blocks * size] or empty
-BlockWeight pack_blocks(const Tensor& weight, const Tensor& bias);
+/// A block-diagonal matrix of `blocks` square blocks, and the bias of its projection: a form (ops/params.h). Wide
+/// blocks are panels for ops::linear's kernel; narrow ones, narrower than a panel, are multiplied lane by lane.
+class BlockWeight {
+ public:
+  BlockWeight() = default;
+  /// weight [blocks, size, size] f32, as files hold it: block, out, in. Throws kShape.
+  BlockWeight(const Tensor& weight, const BlockBias& bias);
+  /// The same with a bias [blocks * size], or an empty one.
+  BlockWeight(const Tensor& weight, const Tensor& bias);
+  void pack(const Stream& stream) const;
+  void release();
+
+  int64_t blocks() const { return blocks_; }
+  int64_t size() const { return size_; }
+  int64_t width() const { return blocks_ * size_; }
+  bool wide() const { return size_ >= DensePanels::kPanelRows; }
+  const std::byte* panels(int64_t block) const;    // wide: of this block, f32
+  const Tensor& lanes() const { return packed_; }  // narrow: [size, width] f32: input within the block, output
+  const Tensor& bias() const { return bias_; }     // [width] f32, or empty
+
+ private:
+  int64_t blocks_ = 0, size_ = 0;
+  Tensor weight_;  // the masters
+  BlockBias biases_;
+  Tensor packed_, bias_;
+};
 
 /// One projection of a call: weight, and the column of y its first output goes to.
 struct BlockPart {

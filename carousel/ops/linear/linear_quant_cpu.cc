@@ -78,7 +78,7 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 
 struct Q8Panel {
   static constexpr XScale kXScale = XScale::kPeak;
-  static constexpr int64_t kBytes = Weight::kQ8PanelBlockBytes;
+  static constexpr int64_t kBytes = DensePanels::kQ8BlockBytes;
 #if defined(CAROUSEL_NEON)
   static constexpr bool kStartsAtZero = true;
 #else
@@ -109,7 +109,7 @@ struct Q4Panel {
 #else
   static constexpr XScale kXScale = XScale::kPower;
 #endif
-  static constexpr int64_t kBytes = Weight::kQ4PanelBlockBytes;
+  static constexpr int64_t kBytes = DensePanels::kQ4BlockBytes;
   static constexpr bool kStartsAtZero = false;
   static constexpr int64_t kSumOffset = 8;
   template <int R, int V>

@@ -19,13 +19,10 @@ struct SparsePart {
   int64_t rows, first_col;     // of y
 };
 
-/// Floats that `packed` must hold beyond N * K: the last vector of its last row block reaches past the block.
-constexpr int64_t kSparseSlack = 16;
-
 /// Each output is one chain of multiply-adds over its live weights, columns ascending, whatever N is; the bias last.
 struct SparseLinearFwd {
   const float* x;  // [N, K]
-  float* packed;   // [N * K + kSparseSlack] scratch; unused if N is 1
+  float* packed;   // [packed_count(N, K)] scratch; unused if N is 1
   const SparsePart* parts;
   int64_t part_count;
   int64_t N, K;
@@ -45,7 +42,7 @@ struct SparseBlocksPart {
 /// has the bits of the dense weights.
 struct SparseBlocksFwd {
   const float* x;  // [N, K]
-  float* packed;   // [N * max(K, 11)] scratch
+  float* packed;   // [packed_count(N, K)] scratch
   const SparseBlocksPart* parts;
   int64_t part_count;
   DType dtype;

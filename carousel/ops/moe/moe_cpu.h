@@ -17,6 +17,17 @@ struct MoeRouteArgs {
   bool normalise;
   float scale;
 };
+/// The experts of every row; see moe_experts.
+struct MoeExpertsArgs {
+  View x;                    // [N, D], contiguous
+  const int32_t* chosen;     // [N, k] experts
+  View weights;              // [N, k]
+  const MoeExpert* experts;  // [count]
+  int64_t count, rows, width, top_k;
+  DType activations, gates;  // what a profile rounds the result of each step to, and the activation
+  View y;                    // [N, D], zeros
+  void* workspace = nullptr;
+};
 /// Rows of one expert, copied together or added to where they came from.
 struct MoeRowsArgs {
   View from;             // [*, D] rows to copy, or [count, D] rows to add
@@ -29,5 +40,6 @@ struct MoeRowsArgs {
 }  // namespace carousel::ops
 
 KERNEL(moe_route, ops::MoeRouteArgs);
+COMPOSITE_WITH_WORKSPACE(moe_experts, ops::MoeExpertsArgs);
 KERNEL(moe_gather, ops::MoeRowsArgs);
 KERNEL(moe_scatter, ops::MoeRowsArgs);

@@ -9,21 +9,14 @@ namespace carousel::ops {
 namespace {
 
 void check_taps(const char* where, const ConvTaps& taps) {
-  check_shape(where, "taps", taps.taps, {-1, -1});
-  check_dtype(where, "taps", taps.taps, DType::kF32);
-  if (taps.count() < 1) {
-    fail(ErrorKind::kShape, "{}: taps is {}, expected at least one tap", where, taps.taps.shape().str());
-  }
-  if (!taps.bias.defined()) return;
-  check_shape(where, "bias", taps.bias, {taps.width()});
-  check_dtype(where, "bias", taps.bias, DType::kF32);
+  if (!taps.taps().defined()) fail(ErrorKind::kShape, "{}: taps are empty, expected at least one tap", where);
 }
 
 /// Fills in what both convolutions share, and runs.
 Tensor convolve(Ctx& ctx, ShortConvArgs args, const ConvTaps& taps, const Seqs& seqs, LayerStates states,
                 size_t index) {
-  args.taps = taps.taps.f32();
-  args.bias = taps.bias.defined() ? taps.bias.f32() : nullptr;
+  args.taps = taps.taps().f32();
+  args.bias = taps.bias().defined() ? taps.bias().f32() : nullptr;
   args.taps_count = taps.count();
   args.width = taps.width();
   args.gates = ctx.numerics.gates;
@@ -39,13 +32,25 @@ Tensor convolve(Ctx& ctx, ShortConvArgs args, const ConvTaps& taps, const Seqs& 
 
 }  // namespace
 
-ConvTaps::ConvTaps(const Tensor& weight, const Tensor& bias_values) : bias(bias_values) {
-  check_shape("ops::conv_taps", "weight", weight, {-1, 1, -1});
+ConvTaps::ConvTaps(const Tensor& weight, const Tensor& bias) : weight_(weight), bias_(bias) {
+  constexpr const char* kWhere = "ops::conv_taps";
+  check_shape(kWhere, "weight", weight, {-1, 1, -1});
+  check_dtype(kWhere, "weight", weight, DType::kF32);
   const int64_t width = weight.dim(0), count = weight.dim(2);
-  taps = Tensor(Shape{count, width}, DType::kF32, weight.memory());
-  if (taps.raw() == nullptr) return;
-  for (int64_t d = 0; d < width; ++d) {
-    for (int64_t k = 0; k < count; ++k) taps.f32()[k * width + d] = weight.f32()[d * count + k];
+  if (count < 1) {
+    fail(ErrorKind::kShape, "{}: weight is {}, expected at least one tap", kWhere, weight.shape().str());
+  }
+  if (bias.defined()) {
+    check_shape(kWhere, "bias", bias, {width});
+    check_dtype(kWhere, "bias", bias, DType::kF32);
+  }
+  taps_ = Tensor(Shape{count, width}, DType::kF32, weight.memory());
+}
+
+void ConvTaps::pack(const Stream& /*stream*/) const {
+  if (taps_.raw() == nullptr) return;
+  for (int64_t d = 0; d < width(); ++d) {
+    for (int64_t k = 0; k < count(); ++k) taps_.f32()[k * width() + d] = weight_.f32()[d * count() + k];
   }
 }
 

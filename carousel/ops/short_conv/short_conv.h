@@ -7,17 +7,23 @@
 
 namespace carousel::ops {
 
-/// The taps of a depthwise convolution as the kernel reads them.
-struct ConvTaps {
+/// The taps of a depthwise convolution as the kernel reads them, and its bias: a form (ops/params.h).
+class ConvTaps {
+ public:
   ConvTaps() = default;
   /// weight [D, 1, K] f32, as files hold it; bias [D] f32 or empty. Throws kShape.
   ConvTaps(const Tensor& weight, const Tensor& bias);
+  void pack(const Stream& stream) const;
+  void release() { weight_ = Tensor(); }
 
-  int64_t count() const { return taps.dim(0); }  // K
-  int64_t width() const { return taps.dim(1); }  // D
+  int64_t count() const { return taps_.dim(0); }  // K
+  int64_t width() const { return taps_.dim(1); }  // D
+  const Tensor& taps() const { return taps_; }    // [K, D] f32, the last one multiplies the current row
+  const Tensor& bias() const { return bias_; }    // [D] f32, or empty
 
-  Tensor taps;  // [K, D] f32, the last one multiplies the current row
-  Tensor bias;  // [D] f32, or empty
+ private:
+  Tensor weight_;  // the master
+  Tensor taps_, bias_;
 };
 
 /// out = C * (bias + sum_k w[k] * u[t-(K-1)+k]), u = B * X.

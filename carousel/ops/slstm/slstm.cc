@@ -13,18 +13,21 @@ constexpr const char* kWhere = "ops::slstm";
 
 }  // namespace
 
-SlstmRecurrent::SlstmRecurrent(const Tensor& recurrent, const SlstmDims& dims) : dims_(dims) {
+SlstmRecurrent::SlstmRecurrent(const Tensor& recurrent, const SlstmDims& dims) : dims_(dims), recurrent_(recurrent) {
   const int64_t heads = dims.heads, dh = dims.dh;
   if (heads < 1 || dh < 1) {
     fail(ErrorKind::kShape, "{}: heads {}, dh {}, expected at least 1 each", kWhere, heads, dh);
   }
   check_shape(kWhere, "recurrent", recurrent, {heads, dh, 4 * dh});
   check_dtype(kWhere, "recurrent", recurrent, DType::kF32);
-  const int64_t panels = slstm_panels(dims);
-  panels_ = Tensor(Shape{heads, panels, 2, dh, kSlstmPiece}, DType::kF32, recurrent.memory());
+  panels_ = Tensor(Shape{heads, slstm_panels(dims), 2, dh, kSlstmPiece}, DType::kF32, recurrent.memory());
+}
+
+void SlstmRecurrent::pack(const Stream& /*stream*/) const {
+  const int64_t heads = dims_.heads, dh = dims_.dh, panels = slstm_panels(dims_);
   for (int64_t h = 0; h < heads && panels_.raw() != nullptr; ++h) {
     for (int64_t k = 0; k < dh; ++k) {
-      const float* row = recurrent.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
+      const float* row = recurrent_.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
       for (int64_t j = 0; j < 4 * dh; ++j) {
         const int64_t gate = j / dh, out = j % dh;
         float* panel = panels_.f32() + (h * panels + out / kSlstmElements) * dh * kSlstmPanel;

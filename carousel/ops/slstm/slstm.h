@@ -18,18 +18,21 @@ constexpr double slstm_flops(const SlstmDims& dims, int64_t rows) {
   return static_cast<double>(rows * dims.heads * dims.dh) * (8 * static_cast<double>(dims.dh) + 3 * 24 + 20 + 30 + 18);
 }
 
-/// The recurrent matrices of all heads as the kernel streams them.
+/// The recurrent matrices of all heads as the kernel streams them: a form (ops/params.h).
 class SlstmRecurrent {
  public:
   SlstmRecurrent() = default;
   /// From a tensor as files hold it: [H, dh, 4*dh] f32: head, in, gate * dh + out, gates i f z o. Throws kShape.
   SlstmRecurrent(const Tensor& recurrent, const SlstmDims& dims);
+  void pack(const Stream& stream) const;
+  void release() { recurrent_ = Tensor(); }
 
   const SlstmDims& dims() const { return dims_; }
   const Tensor& panels() const { return panels_; }  // as slstm_cpu.h draws them
 
  private:
   SlstmDims dims_;
+  Tensor recurrent_;  // the master
   Tensor panels_;
 };
 

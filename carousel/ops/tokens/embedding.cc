@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A look-up touches one row of the table per token, which Weight can read in either layout: no kernel of its own.
+// Look-up of token vectors: checks, and the call of the kernel.
 #include "carousel/ops/tokens/embedding.h"
 
 #include "carousel/core/error.h"
 #include "carousel/ops/rounding/rounding.h"
+#include "carousel/ops/tokens/embedding_cpu.h"
 
 namespace carousel::ops {
 
@@ -20,7 +21,7 @@ Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table) {
       fail(ErrorKind::kInput, "ops::embedding: token {} is id {}, expected 0 to {}", n, ids[n], table.rows() - 1);
     }
   }
-  parallel_for(*ctx.stream.pool, N, [&](int64_t n) { table.read_rows(ids[n], 1, x.f32() + n * D); });
+  kernels::embedding(ctx.stream, {ids, &table, view(x), N});
   return rounded(ctx, x);
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Packing and unpacking of masked q8 and q4 matrices.
 #include "carousel/ops/weight/sparse_blocks.h"
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
+#include "carousel/ops/weight/row_slices.h"
 
 namespace carousel {
 namespace {
@@ -14,8 +16,6 @@ namespace {
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kRows = SparseBlocks::kPanelRows;
 constexpr int kZeroCode = 128;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Tells `visit(row, column, code)` every live weight of a panel block, and returns where the next block begins.
 ///   code: the byte that holds it
@@ -56,19 +56,21 @@ SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Memory& memory)
     : rows_(mask.rows()), cols_(mask.cols()), blocks_(ceil_div(mask.cols(), kBlock)), dtype_(dtype) {
   CAROUSEL_ASSERT(is_block(dtype));
   const int64_t panels = ceil_div(rows_, kRows);
-  first_bytes_.assign(static_cast<size_t>(panels + 1), 0);
+  first_bytes_ = Tensor(Shape{panels + 1}, DType::kI64, memory);
+  int64_t total = 0;
   bool fits = true;
   for (int64_t panel = 0; panel < panels; ++panel) {
     int64_t live = 0, heads = 0, end = 0;
     for (int64_t r = panel * kRows; r < std::min(rows_, (panel + 1) * kRows); ++r) live += mask.live_in_row(r);
     fits = fits && !__builtin_mul_overflow(blocks_, kHeadBytes, &heads) &&
-           !__builtin_add_overflow(heads + live, first_bytes_[static_cast<size_t>(panel)], &end);
-    first_bytes_[static_cast<size_t>(panel + 1)] = end;
+           !__builtin_add_overflow(heads + live, total, &end);
+    total = end;
+    if (first_bytes_.raw() != nullptr) first_bytes_.i64()[panel + 1] = total;
   }
-  if (!fits || first_bytes_.back() > INT64_MAX - kReadBeyond) {
+  if (!fits || total > INT64_MAX - kReadBeyond) {
     fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows_, cols_);
   }
-  bytes_ = Tensor(Shape{first_bytes_.back() + kReadBeyond}, DType::kU8, memory);
+  bytes_ = Tensor(Shape{total + kReadBeyond}, DType::kU8, memory);
   if (bytes_.raw() == nullptr) return;
   std::vector<int8_t> signs(static_cast<size_t>(kRows * blocks_ * kBlock));
   for (int64_t panel = 0; panel < panels; ++panel) {
@@ -76,7 +78,7 @@ SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Memory& memory)
     for (int64_t r = panel * kRows; r < std::min(rows_, (panel + 1) * kRows); ++r) {
       mask.row(r, signs.data() + r % kRows * blocks_ * kBlock);
     }
-    std::byte* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes_[static_cast<size_t>(panel)];
+    std::byte* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes()[panel];
     for (int64_t b = 0; b < blocks_; ++b) {
       int64_t count = 0;
       for (int64_t word = 0; word < kMaskBytes / 8; ++word) {
@@ -92,7 +94,7 @@ SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Memory& memory)
       std::memset(block, kZeroCode, static_cast<size_t>(count));
       block += count;
     }
-    CAROUSEL_ASSERT(block == bytes() + first_bytes_[static_cast<size_t>(panel + 1)]);
+    CAROUSEL_ASSERT(block == bytes() + first_bytes()[panel + 1]);
   }
 }
 
@@ -103,7 +105,7 @@ std::vector<std::byte> SparseBlocks::encoded(int64_t panel, int64_t begin, int64
   const size_t source_bytes = dtype_bytes(source_dtype, cols), row_bytes = dtype_bytes(dtype_, cols);
   std::vector<float> values(count * cols), kept(count * cols);
   for (size_t i = 0; i < count; ++i) widen(rows + i * source_bytes, source_dtype, values.data() + i * cols, cols);
-  auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes_[static_cast<size_t>(panel)];
+  auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes()[panel];
   for (int64_t b = 0; b < blocks_; ++b) {
     block = each_live(block, [&](int64_t r, int64_t column, const std::byte*) {
       const auto at = static_cast<size_t>((r - begin) * cols_ + b * kBlock + column);
@@ -124,7 +126,7 @@ void SparseBlocks::write_panel(int64_t panel, int64_t begin, int64_t end, const 
     made = encoded(panel, begin, end, rows, source_dtype);
     rows = made.data();
   }
-  auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes_[static_cast<size_t>(panel)];
+  auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes()[panel];
   for (int64_t b = 0; b < blocks_; ++b) {
     const auto stored = [&](int64_t r) {
       return rows + static_cast<size_t>(r - begin) * row_bytes + static_cast<size_t>(b) * block_bytes;
@@ -152,7 +154,7 @@ void SparseBlocks::write_rows(const Stream& stream, int64_t first, int64_t count
 void SparseBlocks::read_rows(int64_t first, int64_t count, float* out) const {
   std::fill(out, out + count * cols_, 0.0f);
   for (int64_t panel = first / kRows; panel < ceil_div(first + count, kRows); ++panel) {
-    auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes_[static_cast<size_t>(panel)];
+    auto* block = static_cast<std::byte*>(bytes_.raw()) + first_bytes()[panel];
     for (int64_t b = 0; b < blocks_; ++b) {
       std::byte* const head = block;
       block = each_live(block, [&](int64_t r, int64_t column, const std::byte* code) {

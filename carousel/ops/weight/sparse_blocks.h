@@ -29,9 +29,9 @@ class SparseBlocks {
   static bool pays(int64_t live, int64_t rows, int64_t cols, DType dtype);
 
   DType dtype() const { return dtype_; }
-  size_t size_bytes() const { return bytes_.size_bytes() + first_bytes_.size() * sizeof(int64_t); }
+  size_t size_bytes() const { return bytes_.size_bytes() + first_bytes_.size_bytes(); }
   const std::byte* bytes() const { return static_cast<const std::byte*>(bytes_.raw()); }
-  const int64_t* first_bytes() const { return first_bytes_.data(); }  // [panels + 1]
+  const int64_t* first_bytes() const { return first_bytes_.i64(); }  // [panels + 1]
 
   /// As Weight's. Rows of blocks of this dtype are taken as they are; of others, live values are encoded as if zeros
   /// were between them.
@@ -45,7 +45,7 @@ class SparseBlocks {
 
   int64_t rows_, cols_, blocks_;
   DType dtype_;
-  std::vector<int64_t> first_bytes_;
+  Tensor first_bytes_;  // [panels + 1] i64
   Tensor bytes_;
 };
 

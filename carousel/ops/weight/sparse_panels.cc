@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Packing and unpacking of the live weights of a masked matrix.
 #include "carousel/ops/weight/sparse_panels.h"
 
 #include <algorithm>
@@ -18,20 +19,22 @@ bool SparsePanels::pays(int64_t live, int64_t rows, int64_t cols) {
 SparsePanels::SparsePanels(const Mask& mask, DType dtype, Memory& memory, std::optional<DType> blocks)
     : rows_(mask.rows()), cols_(mask.cols()), dtype_(dtype), blocks_(blocks), wide_(mask.cols() > 65536) {
   const int64_t panels = (rows_ + kPanelRows - 1) / kPanelRows;
-  counts_.resize(static_cast<size_t>(panels * kPanelRows));
-  first_steps_.resize(static_cast<size_t>(panels + 1));
+  counts_ = Tensor(Shape{panels * kPanelRows}, DType::kI32, memory);
+  first_steps_ = Tensor(Shape{panels + 1}, DType::kI64, memory);
+  int64_t total = 0;
   for (int64_t panel = 0; panel < panels; ++panel) {
     int64_t steps = 0;
     for (int64_t r = panel * kPanelRows; r < std::min(rows_, (panel + 1) * kPanelRows); ++r) {
       const int64_t live = mask.live_in_row(r);
       CAROUSEL_ASSERT(live <= INT32_MAX);
-      counts_[static_cast<size_t>(r)] = static_cast<int32_t>(live);
+      if (counts_.raw() != nullptr) counts_.i32()[r] = static_cast<int32_t>(live);
       steps = std::max(steps, live);
     }
-    first_steps_[static_cast<size_t>(panel + 1)] = first_steps_[static_cast<size_t>(panel)] + steps;
+    total += steps;
+    if (first_steps_.raw() != nullptr) first_steps_.i64()[panel + 1] = total;
   }
   size_t bytes = 0;
-  if (__builtin_mul_overflow(static_cast<size_t>(first_steps_.back()), step_bytes(), &bytes) || bytes > INT64_MAX) {
+  if (__builtin_mul_overflow(static_cast<size_t>(total), step_bytes(), &bytes) || bytes > INT64_MAX) {
     fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows_, cols_);
   }
   steps_ = Tensor(Shape{static_cast<int64_t>(bytes)}, DType::kU8, memory);
@@ -42,19 +45,15 @@ SparsePanels::SparsePanels(const Mask& mask, DType dtype, Memory& memory, std::o
     int64_t step = 0;
     for (int64_t k = 0; k < cols_; ++k) {
       if (signs[static_cast<size_t>(k)] == 0) continue;
-      CAROUSEL_ASSERT(step < counts_[static_cast<size_t>(r)]);
+      CAROUSEL_ASSERT(step < counts()[r]);
       const auto column = static_cast<uint32_t>(k);  // little-endian: its first two bytes are the u16
       std::memcpy(cell(r, step++, false), &column, wide_ ? 4 : 2);
     }
   }
 }
 
-size_t SparsePanels::size_bytes() const {
-  return steps_.size_bytes() + first_steps_.size() * sizeof(int64_t) + counts_.size() * sizeof(int32_t);
-}
-
 std::byte* SparsePanels::cell(int64_t row, int64_t step, bool value) const {
-  const auto at = static_cast<size_t>(first_steps_[static_cast<size_t>(row / kPanelRows)] + step);
+  const auto at = static_cast<size_t>(first_steps()[row / kPanelRows] + step);
   const auto r = static_cast<size_t>(row % kPanelRows);
   const size_t index_bytes = wide_ ? 4 : 2;
   const size_t within =
@@ -76,7 +75,7 @@ std::vector<float> SparsePanels::widened(int64_t row, const std::byte* stored, D
   if (!blocks_) return values;
   if (source_dtype != *blocks_) {
     std::vector<float> live(cols);
-    for (int64_t step = 0; step < counts_[static_cast<size_t>(row)]; ++step) {
+    for (int64_t step = 0; step < counts()[row]; ++step) {
       const auto k = static_cast<size_t>(column(row, step));
       live[k] = values[k];
     }
@@ -103,7 +102,7 @@ void SparsePanels::write_rows(const Stream& stream, int64_t first, int64_t count
       narrow(values.data(), dtype_, converted.data(), cols);
       row = converted.data();
     }
-    for (int64_t step = 0; step < counts_[static_cast<size_t>(first + i)]; ++step) {
+    for (int64_t step = 0; step < counts()[first + i]; ++step) {
       std::memcpy(cell(first + i, step, true), row + static_cast<size_t>(column(first + i, step)) * size, size);
     }
   });
@@ -112,7 +111,7 @@ void SparsePanels::write_rows(const Stream& stream, int64_t first, int64_t count
 void SparsePanels::read_rows(int64_t first, int64_t count, float* out) const {
   std::fill(out, out + count * cols_, 0.0f);
   for (int64_t row = first; row < first + count; ++row, out += cols_) {
-    for (int64_t step = 0; step < counts_[static_cast<size_t>(row)]; ++step) {
+    for (int64_t step = 0; step < counts()[row]; ++step) {
       widen(cell(row, step, true), dtype_, out + column(row, step), 1);
     }
   }

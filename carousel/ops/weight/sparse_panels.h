@@ -27,11 +27,11 @@ class SparsePanels {
   static bool pays(int64_t live, int64_t rows, int64_t cols);
 
   DType dtype() const { return dtype_; }
-  size_t size_bytes() const;
+  size_t size_bytes() const { return steps_.size_bytes() + first_steps_.size_bytes() + counts_.size_bytes(); }
   bool wide() const { return wide_; }  // columns are u32
   const std::byte* steps() const { return static_cast<const std::byte*>(steps_.raw()); }
-  const int64_t* first_steps() const { return first_steps_.data(); }  // [panels + 1]
-  const int32_t* counts() const { return counts_.data(); }            // [panels * 32]: live weights of every row
+  const int64_t* first_steps() const { return first_steps_.i64(); }  // [panels + 1]
+  const int32_t* counts() const { return counts_.i32(); }            // [panels * 32]: live weights of every row
 
   /// As Weight's: row-major rows of any dtype, of which the live values are taken, and the inverse with zeros.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
@@ -47,9 +47,9 @@ class SparsePanels {
   DType dtype_;
   std::optional<DType> blocks_;
   bool wide_;
-  std::vector<int64_t> first_steps_;
-  std::vector<int32_t> counts_;
-  Tensor steps_;  // bytes
+  Tensor first_steps_;  // [panels + 1] i64
+  Tensor counts_;       // [panels * 32] i32
+  Tensor steps_;        // bytes
 };
 
 }  // namespace carousel

@@ -45,9 +45,10 @@ struct Map {
     const float scale = 1 / std::sqrt(static_cast<float>(inputs));
     weight = random_tensor({parts * units, inputs}, seed + 1, scale);
     for (int64_t p = 0; p < parts; ++p) {
-      packed.write(p, 0, weight, p * units);
-      packed.write_bias(p, bias, p * units);
+      packed.add(p, 0, weight, p * units);
+      packed.add_bias(p, bias, p * units);
     }
+    packed.pack(Stream());
   }
   Vector operator()(const Vector& z) const {
     Vector out;
@@ -141,10 +142,14 @@ Reference make_reference(int64_t inputs, const Shape2& shape) {
     out.layers.push_back({backbone, Map(fan_in, units, parts, seed += 10), {}, {}});
     Layer& layer = out.layers.back();
     if (shape.mode == CfcMode::kPure) {
-      layer.w_tau = random_tensor({ops::cell_pad(units)}, seed += 10);
-      layer.a = random_tensor({ops::cell_pad(units)}, seed += 10);
+      layer.w_tau = random_tensor({1, units}, seed += 10);
+      layer.a = random_tensor({1, units}, seed += 10);
     }
-    ops::CfcLayer packed{units, {}, layer.heads.packed, layer.w_tau, layer.a};
+    ops::CfcLayer packed{units, {}, layer.heads.packed, {}, {}};
+    if (shape.mode == CfcMode::kPure) {
+      packed.w_tau = formed(ops::CellRow(layer.w_tau));
+      packed.a = formed(ops::CellRow(layer.a));
+    }
     for (const Map& map : layer.backbone) packed.backbone.push_back(map.packed);
     out.cell.layers.push_back(packed);
     width = units;
@@ -238,11 +243,12 @@ TEST(Cfc, OneUnitByHand) {
       row.f32()[0] = weights[p][0];
       row.f32()[1] = weights[p][1];
       bias.f32()[0] = biases[p];
-      layer.heads.write(p, 0, row);
-      layer.heads.write_bias(p, bias);
+      layer.heads.add(p, 0, row);
+      layer.heads.add_bias(p, bias);
     }
-    layer.w_tau = Tensor(Shape{ops::kCellPad}, DType::kF32);
-    layer.a = random_tensor({ops::kCellPad}, 1, 0.0f, 1.0f);
+    layer.heads.pack(machine.stream);
+    layer.w_tau = formed(ops::CellRow(Tensor(Shape{1, 1}, DType::kF32)));
+    layer.a = formed(ops::CellRow(random_tensor({1, 1}, 1, 0.0f, 1.0f)));
     cell.layers.push_back(layer);
     Tensor x(Shape{1, 1}, DType::kF32), dt_row(Shape{1}, DType::kF32), h(Shape{1}, DType::kF32);
     x.f32()[0] = .5f;
@@ -294,9 +300,11 @@ TEST(Cfc, MaskedWeightsAreExactlyZero) {
   Tensor weight = random_tensor({3, 4}, 1), mask(Shape{3, 4}, DType::kF32);
   for (int64_t i = 0; i < 12; i += 2) mask.f32()[i] = 1;
   CellMap map(4, 3, 1), again(4, 3, 1);
-  map.write(0, 0, weight, 0, mask);
+  map.add(0, 0, weight, 0, mask);
+  map.pack(Stream());
   for (int64_t i = 1; i < 12; i += 2) weight.f32()[i] = 1e30f;
-  again.write(0, 0, weight, 0, mask);
+  again.add(0, 0, weight, 0, mask);
+  again.pack(Stream());
   EXPECT_TRUE(same_bits(map.weight(), again.weight()));
 }
 

@@ -19,8 +19,8 @@ using Vector = std::vector<double>;
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-ops::LtcParams::Synapses synapses(int64_t sources, uint64_t seed) {
-  ops::LtcParams::Synapses out;
+ops::LtcSynapseParams synapses(int64_t sources, uint64_t seed) {
+  ops::LtcSynapseParams out;
   const Shape shape{sources, kUnits};
   out.w = random_tensor(shape, seed, 0.5f);  // some are negative: bounds and softplus matter
   out.mu = random_tensor(shape, seed + 1, 0.2f, 0.5f);
@@ -39,20 +39,16 @@ struct Model {
     params.sensory = synapses(kInputs, 10);
     params.recurrent = synapses(kUnits, 20);
     params.implicit = true;
-    cell.inputs = kInputs;
-    cell.units = cell.outputs = kUnits;
-    cell.unfolds = 6;
-    cell.epsilon = 1e-8f;
+    cell = formed(ops::LtcCell(params, {}));
   }
 
   /// Potentials after the rows of x.
   Tensor run(const Numerics& numerics, const Tensor& x, const Tensor& dt = {}) {
-    ops::constrain(params, numerics.ltc, cell);
     Machine machine;
     Ctx ctx{machine.stream, machine.arena, numerics};
     Seqs seqs = sequences({x.dim(0)});
     seqs.dt = dt;
-    return ops::ltc(ctx, x, cell, seqs, {}).clone();
+    return ops::ltc(ctx, x, cell.under(machine.stream, numerics.ltc), seqs, {}).clone();
   }
 
   ops::LtcParams params;
@@ -68,7 +64,7 @@ struct Reference {
     const bool implicit = rule.implicit.value_or(true);
     return std::clamp(implicit ? std::log1p(std::exp(double{raw})) : double{raw}, range.low, range.high);
   }
-  void add(const ops::LtcParams::Synapses& s, size_t j, const Vector& from, double& current, double& open) const {
+  void add(const ops::LtcSynapseParams& s, size_t j, const Vector& from, double& current, double& open) const {
     for (size_t i = 0; i < from.size(); ++i) {
       const size_t at = i * kUnits + j;
       if (s.mask.f32()[at] == 0) continue;
@@ -205,10 +201,10 @@ TEST(CfcNumerics, TheBackbonesGeluMayBeTheTanhForm) {
     for (size_t p = 0; p < first.size(); ++p) {
       Tensor row(Shape{1, inputs}, DType::kF32);
       row.f32()[0] = first[p];
-      out.write(static_cast<int64_t>(p), 0, row);
-      out.write_bias(static_cast<int64_t>(p), Tensor(Shape{1}, DType::kF32));
+      out.add(static_cast<int64_t>(p), 0, row);
+      out.add_bias(static_cast<int64_t>(p), Tensor(Shape{1}, DType::kF32));
     }
-    return out;
+    return formed(out);
   };
   layer.backbone = {map(2, {1})};      // of x alone, not of h
   layer.heads = map(1, {1, 0, 0, 0});  // tanh of it

@@ -17,9 +17,7 @@ using Vector = std::vector<double>;
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 /// Parameters as a file holds them, the constrained ones already constrained.
-struct Synapses {
-  Tensor w, mask, mu, sigma, erev;  // [S, N]
-};
+using Synapses = ops::LtcSynapseParams;
 
 struct Cell {
   Synapses sensory, recurrent;
@@ -27,19 +25,10 @@ struct Cell {
   ops::LtcCell packed;
 
   void pack(int64_t outputs) {
-    packed.inputs = sensory.w.dim(0);
-    packed.units = recurrent.w.dim(0);
+    ops::LtcParams params = {gleak, vleak, cm, sensory, recurrent};
+    params.implicit = false;
+    packed = formed(ops::LtcCell(params, {}));
     packed.outputs = outputs;
-    packed.sensory = ops::LtcSynapses(sensory.w, sensory.mask, sensory.mu, sensory.sigma, sensory.erev);
-    packed.recurrent = ops::LtcSynapses(recurrent.w, recurrent.mask, recurrent.mu, recurrent.sigma, recurrent.erev);
-    for (Tensor* row : {&packed.cm, &packed.gleak, &packed.gvleak}) {
-      *row = random_tensor({ops::cell_pad(packed.units)}, 1, 0.0f, 1.0f);
-    }
-    for (int64_t j = 0; j < packed.units; ++j) {
-      packed.cm.f32()[j] = cm.f32()[j];
-      packed.gleak.f32()[j] = gleak.f32()[j];
-      packed.gvleak.f32()[j] = gleak.f32()[j] * vleak.f32()[j];
-    }
   }
 
   static void add(const Synapses& synapses, size_t j, const Vector& from, double& current, double& conductance) {

@@ -25,7 +25,8 @@ TEST(BlockLinear, AgreesWithF64) {
       const int64_t width = blocks * size, rows = 7;
       const Tensor x = random_tensor({rows, width + 5}, 1), w = random_tensor({blocks, size, size}, 2);
       const Tensor bias = random_tensor({width}, 3);
-      const ops::BlockWeight with_bias = ops::pack_blocks(w, bias), without = ops::pack_blocks(w, {});
+      const ops::BlockWeight with_bias = formed(ops::BlockWeight(w, bias)),
+                             without = formed(ops::BlockWeight(w, Tensor()));
       const Tensor y({rows, 2 * width + 1}, DType::kF32);
       ops::block_linear(machine.ctx, columns(x, 5, width), {{&with_bias, 1}, {&without, width + 1}}, columns(y));
       for (int64_t n = 0; n < rows; ++n) {
@@ -47,13 +48,33 @@ TEST(BlockLinear, AgreesWithF64) {
   }
 }
 
+// As the sLSTM layer has them: one bias [H, 4, dh] for four projections.
+TEST(BlockLinear, ABiasMayLieBetweenOthers) {
+  for (const auto& [blocks, size] : kShapes) {
+    Machine machine;
+    const Tensor w = random_tensor({blocks, size, size}, 2), all = random_tensor({blocks * 4 * size}, 3);
+    Tensor own(Shape{blocks * size}, DType::kF32);
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t j = 0; j < size; ++j) own.f32()[b * size + j] = all.f32()[(b * 4 + 2) * size + j];
+    }
+    const auto between = formed(ops::BlockWeight(w, ops::BlockBias{all, 2 * size, 4 * size}));
+    const auto alone = formed(ops::BlockWeight(w, own));
+    const Tensor x = random_tensor({3, blocks * size}, 4);
+    const Tensor a(x.shape(), DType::kF32), b(x.shape(), DType::kF32);
+    ops::block_linear(machine.ctx, columns(x), {{&between, 0}}, columns(a));
+    ops::block_linear(machine.ctx, columns(x), {{&alone, 0}}, columns(b));
+    EXPECT_TRUE(same_bits(a, b)) << blocks << " of " << size;
+    EXPECT_THROW(ops::BlockWeight(w, ops::BlockBias{all, 4 * size, 4 * size}), Error);
+  }
+}
+
 TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine one(isa, 1), four(isa, 4);
     for (const auto& [blocks, size] : kShapes) {
       const int64_t width = blocks * size;
       const Tensor x = random_tensor({300, width}, 4);
-      const ops::BlockWeight weight = ops::pack_blocks(random_tensor({blocks, size, size}, 5), {});
+      const ops::BlockWeight weight = formed(ops::BlockWeight(random_tensor({blocks, size, size}, 5), Tensor()));
       const Tensor a({300, width}, DType::kF32), b({300, width}, DType::kF32), c({1, width}, DType::kF32);
       ops::block_linear(one.ctx, columns(x), {{&weight, 0}}, columns(a));
       ops::block_linear(four.ctx, columns(x), {{&weight, 0}}, columns(b));
@@ -66,9 +87,10 @@ TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
 
 TEST(BlockLinear, WrongShapesAreRefused) {
   Machine machine;
-  EXPECT_THROW(ops::pack_blocks(Tensor({2, 3, 4}, DType::kF32), {}), Error);
-  const ops::BlockWeight weight = ops::pack_blocks(Tensor({2, 4, 4}, DType::kF32), {});
-  const ops::BlockWeight other = ops::pack_blocks(Tensor({4, 2, 2}, DType::kF32), {});
+  EXPECT_THROW(ops::BlockWeight(Tensor({2, 3, 4}, DType::kF32), Tensor()), Error);
+  EXPECT_THROW(ops::BlockWeight(Tensor({2, 4, 4}, DType::kF32), Tensor({7}, DType::kF32)), Error);
+  const ops::BlockWeight weight = formed(ops::BlockWeight(Tensor({2, 4, 4}, DType::kF32), Tensor()));
+  const ops::BlockWeight other = formed(ops::BlockWeight(Tensor({4, 2, 2}, DType::kF32), Tensor()));
   const Tensor x({3, 8}, DType::kF32), y({3, 8}, DType::kF32);
   EXPECT_THROW(ops::block_linear(machine.ctx, columns(x), {{&weight, 1}}, columns(y)), Error);
   EXPECT_THROW(ops::block_linear(machine.ctx, columns(x), {{&weight, 0}, {&other, 0}}, columns(y)), Error);

@@ -8,6 +8,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/feed_forward.h"
 #include "carousel/ops/linear/linear.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/machine.h"

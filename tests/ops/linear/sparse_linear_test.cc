@@ -86,7 +86,7 @@ TEST(SparseLinear, AgreesWithF64AndWithZerosHeld) {
         for (const int64_t M : {1, 31, 32, 33, 100}) {
           const MatrixMask mask = uneven_mask(M, K, 0.1, static_cast<uint64_t>(K * 100 + M));
           const Case c = make_case(ctx.stream, mask, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
-          ASSERT_EQ(c.sparse.sparse() != nullptr, SparsePanels::pays(mask.live(), M, K));
+          ASSERT_EQ(c.sparse.as<SparsePanels>() != nullptr, SparsePanels::pays(mask.live(), M, K));
           for (const int64_t N : {1, 2, 3, 8, 17, 33, 64, 100}) {
             SCOPED_TRACE(::testing::Message()
                          << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
@@ -115,7 +115,7 @@ TEST(SparseLinear, WideColumns) {
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
       const Case c = make_case(ctx.stream, mask, dtype, false, 3);
-      ASSERT_NE(c.sparse.sparse(), nullptr);
+      ASSERT_NE(c.sparse.as<SparsePanels>(), nullptr);
       for (const int64_t N : {1, 3}) {
         const Tensor x = tensor_of(normals(N * K, 4), {N, K});
         ASSERT_NO_FATAL_FAILURE(expect_product(ops::linear(ctx, x, {&c.sparse}), 0, x, c));
@@ -132,7 +132,8 @@ TEST(SparseLinear, StandsBesideDenseWeights) {
     const Case a = make_case(ctx.stream, uneven_mask(40, K, 0.1, 1), DType::kBF16, true, 1);
     const Case b = make_case(ctx.stream, uneven_mask(3, K, 0.9, 2), DType::kF32, false, 2);
     const Case c = make_case(ctx.stream, uneven_mask(65, K, 0.05, 3), DType::kF16, true, 3);
-    ASSERT_TRUE(a.sparse.sparse() != nullptr && b.sparse.sparse() == nullptr && c.sparse.sparse() != nullptr);
+    ASSERT_TRUE(a.sparse.as<SparsePanels>() != nullptr && b.sparse.as<SparsePanels>() == nullptr &&
+                c.sparse.as<SparsePanels>() != nullptr);
     for (const int64_t N : {1, 2, 30, 200}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
       const Tensor y = ops::linear(ctx, x, {&a.sparse, &b.sparse, &c.sparse});
@@ -213,8 +214,10 @@ TEST(Mask, AnAllOnesMaskIsHeldAsPanels) {
   const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
   const MatrixMask mask(33, 20, false, std::vector<int8_t>(33 * 20, 1));
   const Case c = make_case(stream, mask, DType::kF32, false, 1);
-  ASSERT_EQ(c.sparse.sparse(), nullptr);
-  EXPECT_EQ(std::memcmp(c.sparse.storage().raw(), c.dense.storage().raw(), c.dense.size_bytes()), 0);
+  ASSERT_EQ(c.sparse.as<SparsePanels>(), nullptr);
+  EXPECT_EQ(std::memcmp(c.sparse.as<DensePanels>()->panels().raw(), c.dense.as<DensePanels>()->panels().raw(),
+                        c.dense.size_bytes()),
+            0);
 }
 
 TEST(Mask, ClearsWhatIsMaskedAndFindsTheWrongSign) {

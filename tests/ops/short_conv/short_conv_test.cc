@@ -16,15 +16,12 @@ namespace {
 using Conv = ops::ConvTaps;
 
 Conv make_conv(int64_t count, int64_t width, bool bias) {
-  Conv conv;
-  conv.taps = random_tensor({count, width}, 51);
-  if (bias) conv.bias = random_tensor({width}, 52);
-  return conv;
+  return formed(Conv(random_tensor({width, 1, count}, 51), bias ? random_tensor({width}, 52) : Tensor()));
 }
 
 StateLayout layout_of(const Conv& conv) {
   StateLayout layout;
-  layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0) - 1, conv.taps.dim(1)}}});
+  layout.add("0", {{"u", DType::kF32, {conv.taps().dim(0) - 1, conv.taps().dim(1)}}});
   return layout;
 }
 
@@ -39,16 +36,16 @@ Tensor advance(Ctx& ctx, const Tensor& bcx, const Conv& conv, const std::vector<
 }
 
 std::vector<double> reference(const Tensor& bcx, const Conv& conv, int64_t first, int64_t rows) {
-  const int64_t count = conv.taps.dim(0), width = conv.taps.dim(1);
+  const int64_t count = conv.taps().dim(0), width = conv.taps().dim(1);
   std::vector<double> out;
   for (int64_t t = 0; t < rows; ++t) {
     for (int64_t j = 0; j < width; ++j) {
-      double sum = conv.bias.defined() ? double{conv.bias.f32()[j]} : 0.0;
+      double sum = conv.bias().defined() ? double{conv.bias().f32()[j]} : 0.0;
       for (int64_t k = 0; k < count; ++k) {
         const int64_t u = t - (count - 1) + k;
         if (u < 0) continue;
         const float* row = bcx.f32() + (first + u) * 3 * width + j;
-        sum += double{conv.taps.f32()[k * width + j]} * row[0] * row[2 * width];
+        sum += double{conv.taps().f32()[k * width + j]} * row[0] * row[2 * width];
       }
       out.push_back(sum * bcx.f32()[(first + t) * 3 * width + width + j]);
     }
@@ -109,15 +106,16 @@ TEST(ShortConv, WrongShapesAreRefused) {
   const Seqs seqs = sequences({2});
   EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 23}, DType::kF32), conv, seqs, {}), Error);
   EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({3, 24}, DType::kF32), conv, seqs, {}), Error);
-  Conv none;
-  none.taps = Tensor({0, 8}, DType::kF32);
+  EXPECT_THROW(Conv(Tensor({8, 1, 0}, DType::kF32), {}), Error);
+  EXPECT_THROW(Conv(Tensor({8, 1, 3}, DType::kF32), Tensor({7}, DType::kF32)), Error);
+  const Conv none;
   EXPECT_THROW(ops::short_conv(machine.ctx, Tensor({2, 24}, DType::kF32), none, seqs, {}), Error);
   EXPECT_EQ(ops::short_conv(machine.ctx, Tensor({0, 24}, DType::kF32), conv, sequences({}), {}).dim(0), 0);
 }
 
 Tensor advance_silu(Ctx& ctx, const Columns& x, const Conv& conv, State* state, int64_t rows) {
   StateLayout layout;
-  layout.add("0", {{"u", DType::kF32, {conv.taps.dim(0), conv.taps.dim(1)}}});
+  layout.add("0", {{"u", DType::kF32, {conv.taps().dim(0), conv.taps().dim(1)}}});
   StateBatch batch;
   const std::vector<State*> states = {state};
   const std::vector<int64_t> lengths = {rows};
@@ -148,10 +146,10 @@ TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
         std::vector<double> expected, kept;
         for (int64_t t = 0; t < 30; ++t) {
           for (int64_t j = 0; j < width; ++j) {
-            double sum = conv.bias.defined() ? double{conv.bias.f32()[j]} : 0.0;
+            double sum = conv.bias().defined() ? double{conv.bias().f32()[j]} : 0.0;
             for (int64_t k = 0; k < count; ++k) {
               const int64_t u = t - (count - 1) + k;
-              if (u >= 0) sum += double{conv.taps.f32()[k * width + j]} * x.f32()[u * (width + 3) + 3 + j];
+              if (u >= 0) sum += double{conv.taps().f32()[k * width + j]} * x.f32()[u * (width + 3) + 3 + j];
             }
             expected.push_back(sum / (1 + std::exp(-sum)));
             if (t >= 30 - count) kept.push_back(x.f32()[t * (width + 3) + 3 + j]);

@@ -93,7 +93,7 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     State state;
-    const Tensor out = advance(machine.ctx, wx, ops::SlstmRecurrent(recurrent, dims), dims, {&state}, {3});
+    const Tensor out = advance(machine.ctx, wx, formed(ops::SlstmRecurrent(recurrent, dims)), dims, {&state}, {3});
     for (size_t t = 0; t < 3; ++t) EXPECT_LT(relative_error(out.f32() + t * 2, y[t]), 1e-6) << t;
     const NamedTensors tensors = state.tensors(layout_of(2));
     EXPECT_LT(relative_error(tensors[0].tensor.f32(), y[2]), 1e-6);
@@ -116,7 +116,8 @@ TEST(Slstm, AgreesWithF64) {
       std::vector<State> states(lengths.size());
       std::vector<State*> pointers;
       for (State& state : states) pointers.push_back(&state);
-      const Tensor out = advance(machine.ctx, wx, ops::SlstmRecurrent(recurrent, dims), dims, pointers, lengths);
+      const Tensor out =
+          advance(machine.ctx, wx, formed(ops::SlstmRecurrent(recurrent, dims)), dims, pointers, lengths);
       for (size_t s = 0; s < lengths.size(); ++s) {
         if (lengths[s] == 0) continue;
         const int64_t first = seqs.offsets[s];
@@ -141,7 +142,7 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   const std::vector<int64_t> lengths = {70, 0, 13, 70, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9};
   const Seqs seqs = sequences(lengths);
   const Tensor wx = random_tensor({seqs.rows(), 4 * width}, 3);
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims));
   for (const Isa isa : cpu::runnable_isas()) {
     Machine one(isa, 1), many(isa, 4);
     const Tensor whole = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
@@ -163,7 +164,7 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
 TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
   const ops::SlstmDims dims{1, 40};
   constexpr int64_t kMost = 26, kSteps = 3;
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims));
   const Tensor wx = random_tensor({kMost * kSteps, 160}, 12);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa, 1);
@@ -187,7 +188,7 @@ TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
 TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
   const ops::SlstmDims dims{1, 136};
   const std::vector<std::vector<int64_t>> batches = {{60}, {1}, {9, 0, 31, 31, 2}, {1, 1, 1, 1, 1, 1, 1}, {20, 21, 20}};
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims));
   for (const Isa isa : cpu::runnable_isas()) {
     Machine one(isa, 1);
     for (const std::vector<int64_t>& lengths : batches) {
@@ -205,7 +206,7 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
 // A gate far below makes the decay of an untouched n infinite; far above, e^m would overflow if it were ever formed.
 TEST(Slstm, ExtremeGatesStayFinite) {
   const ops::SlstmDims dims{1, 8};
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims));
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     for (const float i_pre : {-1e4f, -200.0f, 200.0f, 1e4f}) {
@@ -229,7 +230,7 @@ TEST(Slstm, ExtremeGatesStayFinite) {
 TEST(Slstm, AFreshSequenceBesideARunningOneIsAsAlone) {
   const ops::SlstmDims dims{2, 4};
   Machine machine;
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(random_tensor({2, 4, 16}, 7, 0.5f), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({2, 4, 16}, 7, 0.5f), dims));
   const Tensor wx = random_tensor({12, 32}, 8, 1.0f, -3.0f);
   State running, fresh, alone;
   advance(machine.ctx, wx.rows(0, 4), packed, dims, {&running}, {4});
@@ -241,7 +242,7 @@ TEST(Slstm, AFreshSequenceBesideARunningOneIsAsAlone) {
 TEST(Slstm, WrongShapesAreRefused) {
   Machine machine;
   const ops::SlstmDims dims{2, 4};
-  const ops::SlstmRecurrent packed = ops::SlstmRecurrent(Tensor({2, 4, 16}, DType::kF32), dims);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(Tensor({2, 4, 16}, DType::kF32), dims));
   EXPECT_THROW(ops::SlstmRecurrent(Tensor({2, 16, 4}, DType::kF32), dims), Error);
   EXPECT_THROW(ops::slstm(machine.ctx, Tensor({2, 31}, DType::kF32), packed, sequences({2}), {}), Error);
   EXPECT_THROW(ops::slstm(machine.ctx, Tensor({3, 32}, DType::kF32), packed, sequences({2}), {}), Error);

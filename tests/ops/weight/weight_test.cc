@@ -61,6 +61,11 @@ TEST(Weight, RoundTripFromUnalignedSource) {
   }
 }
 
+const void* held(const Weight& weight) {
+  const auto* const panels = weight.as<DensePanels>();
+  return panels != nullptr ? panels->panels().raw() : weight.as<DenseRows>()->bytes().raw();
+}
+
 TEST(Weight, PiecesEqualWhole) {
   ThreadPool pool(2);
   const Stream stream{&Memory::host(), Isa::kPortable, &pool};
@@ -75,7 +80,7 @@ TEST(Weight, PiecesEqualWhole) {
         pieces.write_rows(stream, cuts[i], cuts[i + 1] - cuts[i], source.at(cuts[i], cols, dtype));
       }
       ASSERT_EQ(whole.size_bytes(), pieces.size_bytes());
-      EXPECT_EQ(std::memcmp(whole.storage().raw(), pieces.storage().raw(), whole.size_bytes()), 0);
+      EXPECT_EQ(std::memcmp(held(whole), held(pieces), whole.size_bytes()), 0);
       std::vector<float> row(static_cast<size_t>(cols));
       whole.read_rows(41, 1, row.data());
       EXPECT_EQ(std::memcmp(row.data(), source.values.data() + 41 * cols, row.size() * sizeof(float)), 0);
@@ -91,7 +96,7 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
   Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels);
   weight.write_rows(stream, 0, rows, f32.at(0, cols, DType::kF32));
   ASSERT_EQ(weight.size_bytes(), 2u * 3 * 32 * 4);
-  const float* const cells = static_cast<const float*>(weight.storage().raw());
+  const float* const cells = static_cast<const float*>(weight.as<DensePanels>()->panels().raw());
   for (int64_t row = 0; row < 64; ++row) {
     for (int64_t k = 0; k < cols; ++k) {
       const float expected = row < rows ? f32.values[static_cast<size_t>(row * cols + k)] : 0.0f;
@@ -103,7 +108,7 @@ TEST(Weight, PanelsHoldColumnAfterColumn) {
   Weight pairs(rows, cols, DType::kBF16, Weight::Layout::kPanels);
   pairs.write_rows(stream, 0, rows, bf16.at(0, cols, DType::kBF16));
   ASSERT_EQ(pairs.size_bytes(), 2u * 2 * 32 * 2 * 2);  // three columns are two pairs
-  const BF16* const halves = static_cast<const BF16*>(pairs.storage().raw());
+  const BF16* const halves = static_cast<const BF16*>(pairs.as<DensePanels>()->panels().raw());
   for (int64_t row = 0; row < 64; ++row) {
     for (int64_t k = 0; k < 4; ++k) {
       const float expected = row < rows && k < cols ? bf16.values[static_cast<size_t>(row * cols + k)] : 0.0f;
@@ -123,7 +128,7 @@ TEST(Weight, BlockPanelsHoldFourColumnsOfEveryRow) {
     const bool q8 = dtype == DType::kQ8;
     const size_t block_bytes = q8 ? 1088 : 576;
     ASSERT_EQ(weight.size_bytes(), 2 * 3 * block_bytes);
-    const auto* const bytes = static_cast<const uint8_t*>(weight.storage().raw());
+    const auto* const bytes = static_cast<const uint8_t*>(weight.as<DensePanels>()->panels().raw());
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < 96; ++k) {
         const uint8_t* const block = bytes + static_cast<size_t>(row / 32 * 3 + k / 32) * block_bytes;
@@ -184,7 +189,7 @@ TEST(Weight, CountsItsBias) {
 TEST(Weight, MetaAllocatesNothing) {
   const Weight weight(int64_t{1} << 30, int64_t{1} << 20, DType::kBF16, Weight::Layout::kPanels, Memory::meta());
   EXPECT_EQ(weight.device(), Device::kMeta);
-  EXPECT_EQ(weight.storage().raw(), nullptr);
+  EXPECT_EQ(weight.as<DensePanels>()->panels().raw(), nullptr);
   EXPECT_EQ(weight.size_bytes(), size_t{1} << 51);
 }
 

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "carousel/ops/weight/dense_rows.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "carousel/core/assert.h"
+#include "carousel/core/quant_blocks.h"
+#include "carousel/core/slab.h"
+#include "carousel/ops/weight/dense_panels.h"
+#include "carousel/ops/weight/row_slices.h"
+
+namespace carousel {
+namespace {
+
+constexpr int64_t kPanelRows = DensePanels::kPanelRows;
+
+size_t row_bytes(int64_t cols, DType dtype) { return dtype_bytes(dtype, static_cast<size_t>(cols)); }
+
+int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
+  return static_cast<int64_t>(checked_bytes(static_cast<size_t>(rows), row_bytes(cols, dtype)));
+}
+
+void widen_rows(const Tensor& bytes, int64_t cols, DType dtype, int64_t first, int64_t count, float* out) {
+  CAROUSEL_ASSERT(bytes.raw() != nullptr);
+  const size_t each = row_bytes(cols, dtype);
+  const std::byte* row = static_cast<const std::byte*>(bytes.raw()) + static_cast<size_t>(first) * each;
+  for (int64_t i = 0; i < count; ++i, row += each) widen(row, dtype, out + i * cols, static_cast<size_t>(cols));
+}
+
+}  // namespace
+
+DenseRows::DenseRows(int64_t rows, int64_t cols, DType dtype, Memory& memory)
+    : cols_(cols), dtype_(dtype), bytes_(slab_bytes(matrix_bytes(rows, cols, dtype), memory)) {}
+
+void DenseRows::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major,
+                           DType source_dtype) {
+  if (count == 0 || bytes_.raw() == nullptr) return;
+  const size_t each = row_bytes(cols_, dtype_);
+  std::byte* const bytes = static_cast<std::byte*>(bytes_.raw());
+  each_slice(stream, {first, count, cols_, source_dtype, dtype_}, row_major,
+             [&](int64_t begin, int64_t end, const std::byte* rows) {
+               std::memcpy(bytes + static_cast<size_t>(begin) * each, rows, static_cast<size_t>(end - begin) * each);
+             });
+}
+
+void DenseRows::read_rows(int64_t first, int64_t count, float* out) const {
+  widen_rows(bytes_, cols_, dtype_, first, count, out);
+}
+
+MappedRows::MappedRows(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
+                       DType dtype)
+    : rows_(rows),
+      cols_(cols),
+      dtype_(dtype),
+      bytes_(Tensor::over(std::move(keep), row_major, Shape{matrix_bytes(rows, cols, dtype)}, DType::kU8)) {}
+
+void MappedRows::pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const {
+  CAROUSEL_ASSERT(first % kPanelRows == 0 && 0 <= count && count <= rows_ - first);
+  const size_t each = row_bytes(cols_, dtype_), panel_bytes = DensePanels::panel_bytes(cols_, dtype_);
+  const std::byte* const source = static_cast<const std::byte*>(bytes_.raw()) + static_cast<size_t>(first) * each;
+  std::byte* const out = static_cast<std::byte*>(panels);
+  parallel_for(*stream.pool, ceil_div(count, kPanelRows), [&](int64_t i) {
+    std::byte* const panel = out + static_cast<size_t>(i) * panel_bytes;
+    const int64_t rows = std::min(kPanelRows, count - i * kPanelRows);
+    if (rows < kPanelRows || (dtype_ == DType::kBF16 && cols_ % 2 != 0)) {
+      std::memset(panel, 0, panel_bytes);  // padding is zero
+    }
+    pack_panel_rows(panel, 0, rows, source + static_cast<size_t>(i * kPanelRows) * each, cols_, dtype_);
+  });
+}
+
+void MappedRows::read_rows(int64_t first, int64_t count, float* out) const {
+  widen_rows(bytes_, cols_, dtype_, first, count, out);
+}
+
+}  // namespace carousel

@@ -30,6 +30,14 @@ Kernel panel_kernel(DType dtype, Compute compute) {
   return compute == Compute::kBF16 && dtype == DType::kBF16 ? kernels::linear_bf16_fwd : kernels::linear_fwd;
 }
 
+int64_t panel_bytes(const Weight& weight) {
+  return static_cast<int64_t>(DensePanels::panel_bytes(weight.cols(), weight.dtype()));
+}
+int64_t piece_panels(const Stream& stream, const Weight& weight) {
+  const int64_t panels = (weight.rows() + Weight::kPanelRows - 1) / Weight::kPanelRows;
+  return std::min(panels, std::max<int64_t>(4 * stream.threads(), kPieceBytes / panel_bytes(weight)));
+}
+
 /// The parts of a call that one kernel takes.
 template <class Part>
 struct List {
@@ -50,7 +58,6 @@ class Products {
 
   void add(const Weight& weight) {
     std::visit([&](const auto& form) { add_form(weight, form); }, weight.form());
-    packs_ = packs_ || is_block(weight.dtype()) || (compute_ == Compute::kBF16 && weight.dtype() == DType::kBF16);
     cols_ += weight.rows();
   }
 
@@ -62,18 +69,6 @@ class Products {
     return nullptr;
   }
   Kernel kernel_of(const List<LinearPart>& list) const { return panel_kernel(list.parts[0].dtype, compute_); }
-
-  /// Whether a kernel needs x in an order of its own.
-  bool packs(int64_t N) const { return N > 1 || packs_; }
-  /// Bytes of panels that mapped rows are packed into, a piece at a time.
-  int64_t piece_bytes(const Stream& stream) const {
-    int64_t bytes = 0;
-    for (int64_t i = 0; i < mapped_.count; ++i) {
-      const Weight& weight = *mapped_.parts[static_cast<size_t>(i)].weight;
-      bytes = std::max(bytes, piece_panels(stream, weight) * panel_bytes(weight));
-    }
-    return bytes;
-  }
 
   void run(const Stream& stream, const LinearArgs& args, float* packed, void* piece) const {
     const LinearFwd call = {args.x.f32(), packed, nullptr, 0, args.N, args.K, args.y.f32(), args.y.stride};
@@ -121,14 +116,6 @@ class Products {
     kernel_of(list)(stream, call);
   }
 
-  static int64_t panel_bytes(const Weight& weight) {
-    return static_cast<int64_t>(DensePanels::panel_bytes(weight.cols(), weight.dtype()));
-  }
-  static int64_t piece_panels(const Stream& stream, const Weight& weight) {
-    const int64_t panels = (weight.rows() + Weight::kPanelRows - 1) / Weight::kPanelRows;
-    return std::min(panels, std::max<int64_t>(4 * stream.threads(), kPieceBytes / panel_bytes(weight)));
-  }
-
   /// Some panels of a mapped weight are packed, multiplied and forgotten, then the next.
   void run_mapped(const Stream& stream, LinearFwd call, const MappedPart& mapped, void* piece) const {
     const Weight& weight = *mapped.weight;
@@ -151,20 +138,22 @@ class Products {
   List<MappedPart> mapped_;
   List<ops::SparsePart> sparse_;
   List<ops::SparseBlocksPart> sparse_q8_, sparse_q4_;
-  bool packs_ = false;  // x, whatever N is
-  int64_t cols_ = 0;    // of y so far
+  int64_t cols_ = 0;  // of y so far
 };
 
-Products products_of(const Stream& stream, const LinearArgs& args) {
-  Products products(stream.compute);
-  for (int64_t i = 0; i < args.count; ++i) products.add(*args.weights[i]);
-  return products;
-}
-
 struct LinearScratch {
-  LinearScratch(const Stream& stream, const LinearArgs& args, const Products& products, Workspace workspace) {
-    if (products.packs(args.N)) packed = workspace.take<float>(packed_count(args.N, args.K));
-    piece = workspace.take<char>(products.piece_bytes(stream));
+  LinearScratch(const Stream& stream, const LinearArgs& args, Workspace workspace) {
+    bool packs = args.N > 1;  // kernels want x in an order of their own
+    int64_t piece_bytes = 0;  // panels that mapped rows are packed into, some at a time
+    for (int64_t i = 0; i < args.count; ++i) {
+      const Weight& weight = *args.weights[i];
+      packs = packs || is_block(weight.dtype()) || (stream.compute == Compute::kBF16 && weight.dtype() == DType::kBF16);
+      if (weight.as<MappedRows>() != nullptr) {
+        piece_bytes = std::max(piece_bytes, piece_panels(stream, weight) * panel_bytes(weight));
+      }
+    }
+    if (packs) packed = workspace.take<float>(packed_count(args.N, args.K));
+    piece = workspace.take<char>(piece_bytes);
     bytes = workspace.bytes();
   }
   float* packed = nullptr;
@@ -178,12 +167,13 @@ class FeedForward {
  public:
   FeedForward(const Stream& stream, const FeedForwardArgs& args)
       : args_(args), weights_{args.gate, args.up}, units_(stream.compute), last_(stream.compute) {
+    F_ = args.gate->rows();
+    if (args.N <= ops::kFewRows) return;
     for (const Weight* weight : weights_) units_.add(*weight);
     last_.add(*args.down);
     const auto *const unit_list = units_.whole(2), *const last_list = last_.whole(1);
-    joins_ = args.N > ops::kFewRows && unit_list != nullptr && last_list != nullptr &&
-             units_.kernel_of(*unit_list) == last_.kernel_of(*last_list);
-    F_ = args.gate->rows();
+    joins_ =
+        unit_list != nullptr && last_list != nullptr && units_.kernel_of(*unit_list) == last_.kernel_of(*last_list);
   }
 
   int64_t workspace(const Stream& stream) const { return joins_ ? joint({}).bytes : steps(stream, {}).bytes; }
@@ -256,13 +246,12 @@ class FeedForward {
 
 }  // namespace
 
-int64_t linear_workspace(const Stream& stream, const LinearArgs& args) {
-  return LinearScratch(stream, args, products_of(stream, args), {}).bytes;
-}
+int64_t linear_workspace(const Stream& stream, const LinearArgs& args) { return LinearScratch(stream, args, {}).bytes; }
 
 void linear(const Stream& stream, const LinearArgs& args) {
-  const Products products = products_of(stream, args);
-  const LinearScratch scratch(stream, args, products, Workspace(args.workspace));
+  const LinearScratch scratch(stream, args, Workspace(args.workspace));
+  Products products(stream.compute);
+  for (int64_t i = 0; i < args.count; ++i) products.add(*args.weights[i]);
   products.run(stream, args, scratch.packed, scratch.piece);
 }
 

@@ -2,7 +2,7 @@
 // KERNEL(name, Args), at global scope in an op's header, declares the op's kernel for every device and instruction set
 // and `kernels::name(stream, args)`, an ordinary call that switches on where the stream runs. On meta it does nothing.
 // KERNEL_WITH_WORKSPACE(name, Args) also declares `kernels::name_workspace(stream, args)`: the bytes of scratch memory
-// that the kernel asks the op for and lays out itself (cpu/workspace.h). On meta it answers as the CPU would.
+// that the kernel asks the op for and lays out itself (cpu/workspace.h). On meta the answer is the CPU's.
 #pragma once
 
 #include "carousel/core/assert.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of elementwise gates are called with.
+// The arguments of the kernels of elementwise gates.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -14,23 +14,23 @@ struct GatedUnitArgs {
   Activation activation = Activation::kSilu;
   DType gates = DType::kF32, product = DType::kF32;  // what the activation and the product are rounded to
 };
-/// A unit's arguments as the profile of `ctx` has them.
+/// A unit's arguments, with the rounding of the profile of `ctx`.
 GatedUnitArgs gated_unit_args(const Ctx& ctx, const View& gate_up, const View& out, int64_t rows, int64_t width,
                               Activation activation = Activation::kSilu);
 struct SoftCapArgs {
   View x;  // [count]
   int64_t count;
   float cap;
-  DType dtype = DType::kF32;  // of each operation's result
+  DType dtype = DType::kF32;  // what each operation's result is rounded to
 };
 struct GateHeadsArgs {
   View x, out;    // [N, H*d]
   View gate_pre;  // [N, H]
   int64_t rows, heads, dim;
-  DType gates = DType::kF32, product = DType::kF32;  // as above
+  DType gates = DType::kF32, product = DType::kF32;  // what the sigmoid and the product are rounded to
 };
 struct ElementwiseArgs {
-  View x, y, out;  // [count]; y of add alone
+  View x, y, out;  // [count]; relu has no y
   int64_t count;
 };
 

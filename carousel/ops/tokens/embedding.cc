@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A look-up touches one row of the table per token, which Weight can read in either layout: no kernel of its own.
+// A look-up reads one row of the table per token. Weight can read a row in either layout, so there is no kernel here.
 #include "carousel/ops/tokens/embedding.h"
 
 #include "carousel/core/error.h"

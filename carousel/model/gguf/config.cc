@@ -13,9 +13,9 @@ namespace carousel::model {
 namespace {
 
 constexpr int64_t kMaxWidth = int64_t{1} << 30;
-constexpr int64_t kQuantization = 2;  // the version of the block layouts
+constexpr int64_t kQuantization = 2;  // the version of block layouts that is read
 
-// Keys after the architecture's name that steer nothing here.
+// Keys (after the architecture's name) that have no effect here.
 constexpr const char* kWithoutEffect[] = {"context_length", "tensor_data_layout", "vocab_size", "rope.dimension_count"};
 
 // Keys whose effect is not implemented, and the value at which they have none.
@@ -99,8 +99,8 @@ class Keys {
     }
   }
 
-  /// A width that the rows of `tensor` [..., rows, cols] say too: converters are known to get the key wrong, so the
-  /// tensor decides, with a warning.
+  /// A width that is also the row count of `tensor` [..., rows, cols]. Converters are known to get the key wrong, so
+  /// the tensor decides, with a warning.
   int64_t width(const char* key, const std::string& tensor_name) {
     const int64_t stated = integer(key, 1, kMaxWidth);
     const formats::TensorEntry* found = tensor(tensor_name);
@@ -158,7 +158,7 @@ void common(Keys& keys, Json& out) {
   if (is_float(dtype)) {
     out["torch_dtype"] = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
   }
-  // Tokens that begin and end texts. Chat models end turns by others.
+  // The tokens that begin and end texts. Chat models end a turn by another one.
   Fields& fields = keys.all();
   const auto token = [&](const char* key) -> std::optional<int64_t> {
     if (!fields.has(key)) return {};
@@ -289,7 +289,7 @@ Json lfm2(Keys& keys, bool experts) {
   return out;
 }
 
-// f with trunc(hidden * f) == width: the family's configs give widths as shares of the hidden size.
+// Returns f with trunc(hidden * f) == width: the family's configs give widths as shares of the hidden size.
 double share(int64_t width, int64_t hidden) {
   double factor = static_cast<double>(width) / static_cast<double>(hidden);
   while (static_cast<int64_t>(static_cast<double>(hidden) * factor) < width) factor = std::nextafter(factor, INFINITY);
@@ -324,7 +324,7 @@ Json xlstm(Keys& keys) {
   return out;
 }
 
-// Any other model: its config.json as it was.
+// The config of any other model: its config.json, which the file holds whole.
 Json carousel(Keys& keys) {
   const std::string text = keys.all().string("carousel.config");
   Json out = parse_json(text, keys.where() + ": \"carousel.config\"", {size_t{16} << 20, 64});
@@ -348,7 +348,7 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
   }
   for (const char* key : kGgufWidened) {
     const formats::GgufArray* names = checkpoint.gguf()->array(key);
-    if (names != nullptr) names->strings();  // or throws
+    if (names != nullptr) names->strings();  // throws where it is no list of strings
     if (names == nullptr && checkpoint.gguf()->values.contains(key)) {
       fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a list of tensor names", where, key,
            brief(checkpoint.gguf()->values.at(key)));

@@ -44,7 +44,7 @@ class Writer {
     const Json& source = config_.source;
     const auto context = source.find("max_position_embeddings");
     const bool stated = context != source.end() && context->is_number_unsigned() && *context <= UINT32_MAX;
-    // Readers of the format ask for one; a recurrent memory has no longest text.
+    // Readers of the format require the key; a recurrent memory has no longest text.
     count("context_length", stated ? context->get<int64_t>() : int64_t{1} << 20);
     real("attention.layer_norm_rms_epsilon", config_.final_norm.eps);
   }
@@ -59,7 +59,7 @@ class Writer {
 
 void attention(Writer& out) {
   const Json options = out.options("attention");
-  if (options.empty()) {  // LFM2 of convolutions alone
+  if (options.empty()) {  // an LFM2 that has convolutions only
     out.count("attention.head_count", out.config().source.value("num_attention_heads", 32));
     out.real("rope.freq_base", 1e6);
     return;

@@ -61,7 +61,7 @@ std::optional<Permutation> interleaved(const ModelConfig& config, const LayerNam
   const auto all_heads = attention->options.at("num_heads").get<int64_t>();
   const int64_t heads = query ? all_heads : attention->options.at("num_kv_heads").get<int64_t>();
   const int64_t dim = attention->options.value("head_dim", config.hidden_size / all_heads);
-  if (dim % 2 != 0) return {};  // refused by the block
+  if (dim % 2 != 0) return {};  // the block refuses it
   if (place.rest.ends_with(".bias")) return Permutation{{heads * dim}, {heads, 2, dim / 2}, {0, 2, 1}};
   return Permutation{{heads * dim, config.hidden_size}, {heads, 2, dim / 2, config.hidden_size}, {0, 2, 1, 3}};
 }
@@ -92,7 +92,7 @@ std::vector<TensorSource> sources(const ModelConfig& config, const std::string& 
   return {{name}};
 }
 
-// A table that this build computes; a tied model's copy of its embeddings.
+// Ignorable are the rotary table, which is computed here, and a tied model's copy of its embeddings.
 bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return tensor == "rope_freqs.weight" || (config.tie_word_embeddings && tensor == "output.weight");
 }

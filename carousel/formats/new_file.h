@@ -6,7 +6,7 @@
 // 2. A folder that is being filled holds a draft of its own, the list of files that are written into it. A name is on
 //    the list before its file is in the folder. Unlinking the draft, once every file is flushed, completes the folder.
 // 3. A writer holds the lock of its draft (core/draft) from before the first byte until the draft's name is gone. The
-// system drops the lock with the process: a draft without a lock has no writer.
+//    system drops the lock with the process: a draft without a lock has no writer.
 // 4. The next writer of the same place takes such a draft over, and removes the files on its list.
 // 5. A writer removes or changes only files that are on its own list or on a dead writer's.
 #pragma once

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of products with panels are called with.
+// The arguments of the kernels of products with panels.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -7,7 +7,7 @@
 
 namespace carousel::ops {
 
-/// Up to here weights are the traffic that counts, and each is read through.
+/// Up to so many rows reading the weights bounds the time, and each panel is read through in one stream.
 constexpr int64_t kFewRows = 64;
 
 /// One weight of the call that is held as panels.
@@ -15,7 +15,7 @@ struct LinearPart {
   const void* panels;  // Weight::storage, kPanels
   const float* bias;   // [rows], or null
   int64_t rows;        // M_i
-  int64_t first_col;   // of y
+  int64_t first_col;   // column of y of its first output
   DType dtype;
 };
 
@@ -27,8 +27,8 @@ struct LinearFwd {
   int64_t N, K;
   float* y;  // [N, y_stride]
   int64_t y_stride;
-  // Of gated units, whose gate and up are the two parts: the product that reads them. Instead of y its `packed` is
-  // written; it is for the same kernel, and N is above kFewRows.
+  // Set for a gated feed-forward: parts[0] is gate, parts[1] is up. The units are written to next->packed, not to y. It
+  // is a product for the same kernel, and N is above kFewRows.
   const LinearFwd* next = nullptr;
   Activation activation = Activation::kSilu;
 };

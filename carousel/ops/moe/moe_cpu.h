@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of a mixture of experts are called with.
+// The arguments of the kernels of a mixture of experts.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -17,7 +17,7 @@ struct MoeRouteArgs {
   bool normalise;
   float scale;
 };
-/// Rows of one expert, copied together or added to where they came from.
+/// Rows of one expert: gathered from x, or added to the rows they were gathered from.
 struct MoeRowsArgs {
   View from;             // [*, D] rows to copy, or [count, D] rows to add
   View to;               // [count, D] copies, or [*, D] sums

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes as people read them.
+// Sizes in units that people read.
 #pragma once
 
 #include <string>

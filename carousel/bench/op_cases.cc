@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each op of `bench --op` works on: inputs, states and a count of the operations and bytes its formula needs, not
-// of those a kernel happens to spend. Inputs, weights and states are there several times over, so that each call finds
-// its own in memory and not in a cache, as in a model.
+// The operands of each op of `bench --op`, and the operations and bytes that its formula needs (a kernel may spend
+// more). Inputs, weights and states exist several times, so that each call finds its own in memory and not in a cache,
+// as in a model.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -27,7 +27,7 @@ namespace {
 
 constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
 constexpr double kF32 = sizeof(float);
-constexpr double kMostCopies = 4096;  // of small shapes, which then fit in a cache together
+constexpr double kMostCopies = 4096;  // small shapes then fit in a cache together
 constexpr size_t kMostResults = 64;
 constexpr uint64_t kSeed = 1;
 
@@ -56,8 +56,8 @@ Tensor drawn(Shape shape, float scale = 1.0f) {
   return tensor;
 }
 
-/// Copies that exceed the caches together, as far as kMostCopies do, where one takes `bytes`. Throws Error(kUsage) if
-/// they do not fit in memory.
+/// How many copies of `bytes` exceed the caches together; at most kMostCopies. Throws Error(kUsage) if they do not fit
+/// in memory.
 size_t ring_of(double bytes) {
   const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
   if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
@@ -78,7 +78,7 @@ struct Batch {
     seqs.pos.assign(states.size(), shapes.depth);
   }
 
-  /// `depth` rows of random keys and values.
+  /// Lets the sequences see `depth` rows of random keys and values.
   void see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth) {
     const std::vector<int64_t> lengths(states.size(), depth);
     bound.bind(layout, pointers, lengths);
@@ -98,7 +98,7 @@ struct Batch {
   Seqs seqs;
 };
 
-/// What the copies of every op are made of.
+/// The copies of an op's operands.
 struct Work {
   Arena arena;
   StateLayout layout;  // outlives the batches, which refer to it
@@ -111,7 +111,8 @@ struct Work {
     hold(ring);
   }
   void hold(size_t ring) {
-    // The arena looks through what is held: many small results would time that. They stay in a cache anyway.
+    // The arena searches the blocks it holds: with many small results that search would be timed. They stay in a cache
+    // anyway.
     out.resize(std::min(ring, kMostResults));
     out2.resize(out.size());
   }
@@ -132,8 +133,8 @@ OpCase slstm_case(const Shapes& shapes) {
   result.flops = static_cast<double>(shapes.batch) * ops::slstm_flops(dims, shapes.rows);
   result.read_bytes = 4 * kF32 * elements + matrix + state;
   result.written_bytes = kF32 * elements + state;
-  // R is read once per step at least, however many sequences there are, from wherever it stays: heads do not depend on
-  // each other, so a thread can do with one of them at a time.
+  // R is read at least once per step, however many sequences there are, from the cache that holds it. Heads do not
+  // depend on each other, so a thread may read one of them at a time.
   const auto parts = static_cast<size_t>(std::max<int64_t>(heads, shapes.stream.pool->threads()));
   result.cache_bytes = matrix * static_cast<double>(shapes.rows);
   result.cached_bytes = static_cast<size_t>(matrix) / parts;
@@ -191,7 +192,7 @@ OpCase mlstm_case(const Shapes& shapes) {
   return result;
 }
 
-/// As a wiring of type "random" draws it; null for none.
+/// The mask that a wiring of type "random" draws; null for 0 percent.
 std::shared_ptr<const Mask> sparse_mask(int64_t rows, int64_t cols, int64_t percent) {
   if (percent == 0) return nullptr;
   const Json wiring = {{"type", "random"}, {"sparsity", static_cast<double>(percent) / 100}, {"seed", kSeed}};
@@ -203,7 +204,7 @@ OpCase linear_case(const Shapes& shapes) {
   const int64_t in = chosen(shapes.options.in, 4096), out = chosen(shapes.options.out, 4096), rows = shapes.all_rows();
   const DType dtype = shapes.weights;
   const double weights = static_cast<double>(in) * static_cast<double>(out);
-  ring_of(weights * kF32);  // as they are drawn
+  ring_of(weights * kF32);  // weights are drawn in f32
   Init init;
   init.mask = sparse_mask(out, in, shapes.sparsity);
   const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Memory::meta());
@@ -227,7 +228,7 @@ OpCase linear_case(const Shapes& shapes) {
 
   const auto work = std::make_shared<Work>();
   work->hold(result.ring);
-  // In a model the op before has just written x: one row is still in a cache, the weights are not.
+  // In a model the op before has just written x: a cache still holds a row of it, and does not hold the weights.
   for (size_t i = 0; i < work->out.size(); ++i) work->x.push_back(drawn({rows, in}));
   for (size_t i = 0; i < result.ring; ++i) {
     work->weights.push_back(weight_for(init, out, in, dtype, Weight::Layout::kPanels));
@@ -322,8 +323,8 @@ OpCase norm_case(const Shapes& shapes) {
 
 struct OpKind {
   const char* name;
-  std::vector<int64_t> rows;       // unless told
-  std::vector<const char*> flags;  // of those of OpOptions
+  std::vector<int64_t> rows;       // the default of --rows
+  std::vector<const char*> flags;  // the flags of OpOptions that the op takes
   OpCase (*make)(const Shapes&);
 };
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Times the cases of one op, and finds for each the longest of the times that its parts need at least.
 #include "carousel/bench/ops.h"
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kMostAttempts = 6;  // times the rounds asked for
+constexpr int64_t kMostAttempts = 6;  // so many samples for each round asked for
 constexpr double kSampleSeconds = 0.02;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -27,7 +28,7 @@ double run_for(const OpCase& test, double seconds, size_t& slot) {
   return since(start) / static_cast<double>(calls);
 }
 
-/// A set that lacks a type makes do with f32.
+/// The peak of a type; an instruction set that lacks the type computes it in f32.
 struct PeakOf {
   Bound bound;
   double rate;  // GFLOP/s or GOP/s
@@ -55,7 +56,7 @@ OpResult summarise(const OpCase& test, const Samples& samples) {
   const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
   const PeakOf peak = peak_of(test, samples);
   consider(test.flops / peak.rate * 1e-9, peak.rate, peak.bound);
-  // A byte written goes with a byte read, as in scaling; what is left is only read or only written.
+  // Each byte written is paired with a byte read, as in scaling; the remaining bytes are only read or only written.
   const double pairs = std::min(test.read_bytes, test.written_bytes);
   const double memory =
       ((test.written_bytes + pairs) / std::max(scale, 1e-9) + (test.read_bytes - pairs) / std::max(read, 1e-9)) * 1e-9;
@@ -71,7 +72,8 @@ std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream
   std::vector<size_t> slots(cases.size(), 0);
   std::vector<Sampled> what;
   for (size_t i = 0; i < cases.size(); ++i) {
-    // Memory is had, pages touched: once round and once more, as a result is made before the one it replaces goes.
+    // Untimed: memory is allocated and every page touched. One call more than copies, because a result is made before
+    // the one it replaces is freed.
     for (size_t slot = 0; slot <= cases[i].ring && !stop(); ++slot) cases[i].run(slot % cases[i].ring);
     what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes,
                     cases[i].peak == Peak::kBF16, cases[i].peak == Peak::kInt8});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One op at given shapes, beside the time its operations and bytes need at least.
+// Times one op at given shapes, and the least time that its operations and bytes need.
 #pragma once
 
 #include <cstdint>
@@ -15,34 +15,34 @@ namespace carousel::bench {
 /// Which op, and its shapes; a size of 0 is the op's default.
 struct OpOptions {
   std::string op;                    // empty: none
-  std::vector<int64_t> rows;         // of each sequence; empty: the op's default
-  std::vector<int64_t> batch{1};     // sequences
-  int64_t heads = 0;                 // of queries
-  int64_t kv_heads = 0;              // of keys and values
+  std::vector<int64_t> rows;         // rows of each sequence; empty: the op's default
+  std::vector<int64_t> batch{1};     // numbers of sequences
+  int64_t heads = 0;                 // heads of queries
+  int64_t kv_heads = 0;              // heads of keys and values
   int64_t head_dim = 0;              // width of a head's queries and keys
   int64_t value_dim = 0;             // width of a head's values
   int64_t in = 0;                    // width of x
   int64_t out = 0;                   // width of the result
-  int64_t taps = 0;                  // of a convolution
+  int64_t taps = 0;                  // taps of a convolution
   std::vector<int64_t> sparsity{0};  // percent of the weights that a random wiring masks
 };
 
 enum class Peak : uint8_t { kF32, kBF16, kInt8 };
 
-/// One call of an op and what it needs at least.
+/// One call of an op, and the operations and bytes that it needs at least.
 struct OpCase {
   std::string shape;                // "B=8 T=512 H=4 d=256"
-  double flops = 0;                 // of one call
-  Peak peak = Peak::kF32;           // what they are held against
-  double read_bytes = 0;            // from memory
-  double written_bytes = 0;         // to memory
-  double cache_bytes = 0;           // read again from a cache that holds `cached_bytes`
-  size_t cached_bytes = 0;          // per thread
-  size_t ring = 1;                  // copies of what it works on, so that together they exceed every cache
-  std::function<void(size_t)> run;  // on copy i
+  double flops = 0;                 // operations of one call
+  Peak peak = Peak::kF32;           // the peak that bounds them
+  double read_bytes = 0;            // bytes read from memory
+  double written_bytes = 0;         // bytes written to memory
+  double cache_bytes = 0;           // bytes read again from a cache that holds `cached_bytes`
+  size_t cached_bytes = 0;          // bytes a thread reads again and again
+  size_t ring = 1;                  // copies of its operands, so many that together they exceed every cache
+  std::function<void(size_t)> run;  // runs the call on copy i
 };
 
-/// The ops there are.
+/// The names of all ops.
 std::vector<std::string> op_names();
 
 /// The cases of `options`, whose op is one of op_names(): one per batch, rows and depth. `weights` is the type of the
@@ -50,20 +50,20 @@ std::vector<std::string> op_names();
 std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, DType weights,
                              const Stream& stream);
 
-/// What a case's time is held against: the longest of the times its parts need at least.
+/// The part of a case that bounds its time: the one whose least time is the longest.
 enum class Bound : uint8_t { kF32, kBF16, kInt8, kMemory, kCache };
 
 struct OpResult {
-  double seconds = 0;         // of one call: the median of the undisturbed samples
-  double bound_seconds = 0;   // of one call, at the bound
-  Bound bound = Bound::kF32;  // which
-  double rate = 0;            // of that bound: GFLOP/s (kF32, kBF16), GOP/s (kInt8), GB/s
-  size_t samples = 0;         // undisturbed ones; 0: stopped before there was one
+  double seconds = 0;         // time of one call: the median of the undisturbed samples
+  double bound_seconds = 0;   // time of one call at the bound
+  Bound bound = Bound::kF32;  // which bound that is
+  double rate = 0;            // the rate of that bound: GFLOP/s (kF32, kBF16), GOP/s (kInt8), GB/s
+  size_t samples = 0;         // undisturbed samples; 0: stopped before there was one
   size_t rejected = 0;        // samples a neighbour disturbed
 };
 
-/// Measures the cases, `rounds` undisturbed samples of each, if they can be had. `stop` ends the measuring with the
-/// samples taken so far. Returns one result for each case.
+/// Takes `rounds` undisturbed samples of each case, or as many as a limited number of attempts gives. `stop` ends the
+/// measuring with the samples taken so far. Returns one result for each case.
 std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,
                                   const std::function<bool()>& stop);
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Times prompts and decoding of a model, and computes the floors of their times from what a token costs.
 #include "carousel/bench/runs.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@ namespace carousel::bench {
 namespace {
 
 constexpr uint64_t kSeed = 1;
-constexpr int64_t kMostAttempts = 3;          // times the rounds asked for
+constexpr int64_t kMostAttempts = 3;          // so many samples for each round asked for
 constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated over every matrix
 
 // Repeats a block of normal values, scaled so that activations stay of order one.
@@ -29,7 +30,7 @@ class RepeatedParams : public ParamSource {
 
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const DType dtype = types_.held(name, cols, layout, init, files_.dtype_of(name));
-    const int64_t slice = std::max<int64_t>(1, 4 * kDrawn / cols);  // rows written at once
+    const int64_t slice = std::max<int64_t>(1, 4 * kDrawn / cols);  // rows written at a time
     const int64_t slice_rows = std::min(slice, rows), count = slice_rows * cols;
     const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(cols)));
     Tensor values(Shape{count}, DType::kF32);
@@ -102,7 +103,7 @@ bool uses_bf16(const Stream& stream, DType dtype) {
   return stream.compute == Compute::kBF16 && dtype == DType::kBF16 && stream.isa == Isa::kAvx512;
 }
 
-// The most one part of a test can gain: what it moves or computes over the rate at best.
+// The least time of one part of a test: the bytes it moves or the operations it computes, over their best rate.
 struct Floor {
   double work = 0, seconds = 0;
   void add(double amount, double giga_per_s) {
@@ -164,7 +165,8 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
     if (stop()) break;
     const std::vector<int32_t> tokens = random_tokens(tests[i].tokens, lm.vocab_size());
-    run_once(runner, lm.state_layout(), tests[i], starts[i], tokens, stop);  // memory is had, pages are touched
+    run_once(runner, lm.state_layout(), tests[i], starts[i], tokens,
+             stop);  // untimed: memory is allocated and every page touched
     Sampled sampled;
     sampled.run = [&, i, tokens] { return run_once(runner, lm.state_layout(), tests[i], starts[i], tokens, stop); };
     for (const auto* multiplies : {&cost.body_multiplies, &cost.head_multiplies}) {

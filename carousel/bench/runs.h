@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The measurements of `carousel bench` on a model, and the time each would take at the machine's bounds.
+// The measurements of `carousel bench` on a model, and the rate of each at the machine's bounds.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +23,17 @@ struct BenchResult {
   std::vector<double> tokens_per_s;  // of the quiet samples
   size_t rejected = 0;               // samples a neighbour disturbed
   double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s (prompt)
-  double bound = 0;                  // in the same unit, if every part ran at the machine's median bound for it
-  size_t peak_bytes = 0;             // of memory the process had held after this test's first run
+  double bound = 0;                  // the same, if every part ran at the machine's median bound for it
+  size_t peak_bytes = 0;             // most memory the process had held by the end of this test's first run
 };
 
-/// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring
-/// with the samples taken so far.
+/// Takes `rounds` undisturbed samples of each test, or as many as a limited number of attempts gives. `stop`, asked
+/// within runs too, ends the measuring with the samples taken so far.
 std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);
 
-/// A model of `files`' shape with cheaply drawn weights, to measure shapes no checkpoint is at hand for.
+/// A model with the shapes of `files` and cheaply drawn weights: measures shapes without a checkpoint.
 std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const model::WeightTypes& types,
                                         const Stream& stream);
 

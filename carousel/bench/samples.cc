@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Takes samples between probes of the machine, all lines in turns.
 #include "carousel/bench/samples.h"
 
 #include <algorithm>
@@ -54,7 +55,7 @@ std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream
     for (size_t i = 0; i < what.size() && !stop(); ++i) {
       if (samples[i].quiet().size() >= static_cast<size_t>(rounds)) continue;
       const Sample sample = take_sample(what[i], probe);
-      if (stop()) break;  // perhaps half of one
+      if (stop()) break;  // the run may have ended half way
       samples[i].add(sample);
       enough = false;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How `carousel bench` times things on a machine it shares: every sample is taken between probes of what bounds it, so
-// a busy neighbour slows both. A sample with an f32 probe before or after it below nine tenths of the best is rejected
-// and taken again, a limited number of times.
+// How `carousel bench` takes times on a machine it shares: every sample is taken between probes of its bounds, so that
+// a busy neighbour slows both. If the f32 probe before or after a sample is below nine tenths of the best, the sample
+// is rejected and taken again, a limited number of times.
 #pragma once
 
 #include <cstdint>
@@ -16,31 +16,31 @@ namespace carousel::bench {
 struct Sample {
   double seconds = 0;
   double read = 0, scale = 0, f32 = 0, bf16 = 0, int8 = 0, cache = 0;
-  double quiet = 0;  // the slower f32 probe of the two around it
+  double quiet = 0;  // the slower of the two f32 probes around it
 };
 
-/// What one line of a table times.
+/// The work that one line of a table times.
 struct Sampled {
   std::function<double()> run;                  // returns the seconds of one call
-  size_t cached_bytes = 0;                      // per thread: also the rate of a cache that holds these; 0: none
-  bool needs_bf16 = false, needs_int8 = false;  // these peaks too
+  size_t cached_bytes = 0;                      // not 0: also probe a cache that holds these bytes per thread
+  bool needs_bf16 = false, needs_int8 = false;  // probe these peaks too
 };
 
 /// The samples of one line.
 class Samples {
  public:
   void add(const Sample& sample) { all_.push_back(sample); }
-  std::vector<Sample> quiet() const;  // those not rejected
+  std::vector<Sample> quiet() const;  // the samples that are not rejected
   size_t rejected() const { return all_.size() - quiet().size(); }
-  double median(double Sample::*field) const;  // of the quiet ones
+  double median(double Sample::*field) const;  // over the quiet samples
   bool empty() const { return all_.empty(); }
 
  private:
   std::vector<Sample> all_;
 };
 
-/// `rounds` quiet samples of each, taking turns; no more than `most_attempts` samples of any. `stop`, asked before
-/// and after every sample, ends the measuring with those taken before.
+/// Takes `rounds` quiet samples of each line, all lines in turns; no more than `most_attempts` samples of any. `stop`,
+/// asked before and after every sample, ends the measuring with the samples taken before.
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
                                   int64_t most_attempts, const std::function<bool()>& stop);
 

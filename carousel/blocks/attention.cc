@@ -17,7 +17,7 @@ constexpr int64_t kMaxHeads = 65536;
 constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxWindow = int64_t{1} << 40;
 
-// How many elements of a head are rotated: R = trunc(factor * d), as transformers counts them.
+// The number of rotated elements of a head: R = trunc(factor * d), as in transformers.
 int64_t rotary_dim(Fields& options, int64_t head_dim) {
   const double factor = options.number("partial_rotary_factor", 0, 1, 1.0);
   const auto dim = static_cast<int64_t>(static_cast<double>(head_dim) * factor);
@@ -29,7 +29,7 @@ int64_t rotary_dim(Fields& options, int64_t head_dim) {
 }
 
 // inv_freq[j] = theta^(-2j/R) in f32 as the reference computes it, then Llama 3's stretching of long wavelengths:
-// those beyond original/low are divided by `factor`, those within original/high kept, the rest interpolated.
+// frequencies beyond original/low are divided by `factor`, those within original/high kept, the rest interpolated.
 Tensor rotary_frequencies(Fields& options, int64_t rotary) {
   const double theta = options.number("rope_theta", 1e-3, 1e12, 10000.0);
   const std::string type = options.choice("rope_type", {"default", "llama3"}, "default");

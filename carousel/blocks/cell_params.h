@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the continuous-time blocks read parameters: maps in f32 whatever the file's dtype, the LSTM of mixed memory, and
-// the initialisations of ncps.
+// Parameters of the continuous-time blocks: maps in f32 whatever the file's dtype, the LSTM of mixed memory, and the
+// initialisations of ncps.
 #pragma once
 
 #include <cstdint>

@@ -110,7 +110,7 @@ class MlstmV1 : public Block {
   ops::MlstmDims dims_;
   int64_t inner_ = 0;           // I
   int64_t taps_count_ = 0;      // K; 0: no convolution and no SiLU
-  int64_t block_size_ = 0;      // of q, k, v
+  int64_t block_size_ = 0;      // inputs and outputs of a block of q, k and v
   Weight up_;                   // [2I, D]
   ops::ConvTaps taps_;          // [K, I], with bias
   ops::BlockWeight q_, k_, v_;  // [I, I]

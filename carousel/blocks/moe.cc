@@ -29,7 +29,7 @@ class Moe : public Block {
     routing_.normalise = options.boolean("norm_topk_prob", true);
     routing_.scale = static_cast<float>(options.number("routed_scaling_factor", 0, 1e6, 1.0));
     router_ = p.projection("router", experts, hidden, Init::small(hidden).as_gate());
-    // It settles near-ties, so it is never rounded to a model's narrower dtype.
+    // The bias settles near-ties, so it is never rounded to a model's narrower dtype.
     if (options.boolean("use_expert_bias", true)) {
       routing_.expert_bias = p.tensor("expert_bias", Shape{experts}, Init::constant(0).kept_in_f32());
     }

@@ -26,8 +26,8 @@ ops::CfcActivation read_activation(Fields& options) {
                           : ops::CfcActivation::kLecunTanh;
 }
 
-/// The mask of wired layer l [units, inputs + units]: synapses from the layer before (or the inputs), and every
-/// recurrent one.
+/// The mask of wired layer l [units, inputs + units]: the wiring's synapses from the layer before (or the inputs), and
+/// all recurrent ones.
 std::vector<float> layer_mask(const Wiring& wiring, size_t l) {
   const std::vector<int64_t>& here = wiring.layers[l];
   std::vector<float> mask;
@@ -126,7 +126,7 @@ class NcpsCfc : public Block {
     layer.a = read_row(p, "A", layer.units);
   }
 
-  /// Projections of one input side by side; the mask cuts the first two, ff1 and ff2.
+  /// Reads the projections of one input, side by side; the mask cuts the first two, ff1 and ff2.
   static ops::CellMap read_map(Params p, const std::vector<std::string>& names, int64_t rows, int64_t cols,
                                const Tensor& mask) {
     ops::CellMap map;

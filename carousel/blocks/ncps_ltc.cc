@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Liquid time-constant layer (arXiv:2006.04439) as in ncps: neurons and synapses of a wiring, affine maps of inputs and
-// outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: what
-// a file holds counts, the wiring only draws them afresh.
+// outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: the
+// file's values count, and the wiring only draws fresh ones.
 #include <algorithm>
 
 #include "carousel/blocks/block.h"
@@ -58,7 +58,7 @@ class NcpsLtc : public Block {
   }
 
  private:
-  // A profile may constrain the parameters in another way; the cell of the model's own way is ready.
+  // A profile may constrain the parameters in another way; the cell constrained in the model's own way is kept.
   Tensor run(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const {
     if (ctx.numerics.ltc == Numerics::Ltc{}) return ops::ltc(ctx, x, cell_, seqs, states);
     return ops::ltc(ctx, x, cell_.under(ctx.stream, ctx.numerics.ltc), seqs, states);

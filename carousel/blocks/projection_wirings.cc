@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of mask a config may ask for, and which projection of a block has which.
 #include "carousel/blocks/projection_wirings.h"
 
 #include <fmt/format.h>
@@ -16,8 +17,8 @@ namespace carousel::blocks {
 namespace {
 
 /// round(rows * cols * (1 - sparsity)) live weights, spread over the rows as evenly as they divide; the columns of a
-/// row are drawn without replacement (Floyd's algorithm), then the signs, as often -1 as 1. A row's draws are a stream
-/// of their own: it depends on seed, name and number alone.
+/// row are drawn without replacement (Floyd's algorithm), then the signs, -1 and 1 with equal probability. Every row
+/// draws from a stream of its own, which depends on the seed, the projection's name and the row's number alone.
 class RandomMask : public Mask {
  public:
   RandomMask(int64_t rows, int64_t cols, bool polarity, double sparsity, uint64_t seed, uint64_t stream)
@@ -27,7 +28,7 @@ class RandomMask : public Mask {
   }
 
   int64_t live_in_row(int64_t r) const override {
-    const int64_t extra = live_ % rows();  // one more in so many rows
+    const int64_t extra = live_ % rows();  // so many rows have one more
     return live_ / rows() + (r + 1) * extra / rows() - r * extra / rows();
   }
 
@@ -82,7 +83,7 @@ std::shared_ptr<const Mask> generate(const Json& entry, Fields& fields, const st
     return std::make_shared<MatrixMask>(place.rows, place.cols, place.polarity,
                                         read_signs(fields, "matrix", place.rows, place.cols));
   }
-  Json circuit = entry;  // make_wiring knows its keys
+  Json circuit = entry;  // make_wiring checks its keys
   circuit.erase("polarity");
   if (type == "AutoNCP" && !circuit.contains("units")) circuit["units"] = place.rows;
   for (const auto& [key, value] : circuit.items()) fields.ignore({key.c_str()});

@@ -15,14 +15,15 @@ namespace carousel::blocks {
 constexpr int64_t kMaxMaskEntries = int64_t{1} << 32;
 
 /// {"q": {"type": "random", "sparsity": 0.9, "seed": 1, "polarity": true}, "experts.*.up": {...}}: projections by their
-/// name in the block, * for any number, and "*" alone for all that are not named. docs/formats.md has the types.
+/// name in the block, * for any number, and "*" alone for all that are not named. docs/formats.md lists the types.
 class ProjectionWirings : public Wirings {
  public:
-  /// Takes "wiring" out of a block's section, unless it is a circuit that the block itself reads. Throws Error(kInput).
+  /// Takes the key "wiring" out of a block's section, unless it is a circuit, which the block itself reads. Throws
+  /// Error(kInput).
   ProjectionWirings(Json& section, const std::string& where);
   Found find(const std::string& name, const std::string& full_name, int64_t rows, int64_t cols) override;
-  /// Throws Error(kInput) that lists the block's projections when the section names one that it has not, or when
-  /// `options`, as the block left them, hold a circuit it did not read.
+  /// Throws Error(kInput) that lists the block's projections when the section names one that the block does not have,
+  /// or when `options` hold a circuit that the block did not read.
   void finish(Fields& options) const;
 
  private:

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kMaxHeads = 65536;
 
-// Forget biases of one head. Power law: from 5 down to -7, the later the block the slower the descent.
+// Forget biases of one head. The power law goes from 5 down to -7, more slowly in later blocks.
 std::vector<double> forget_biases(const std::string& kind, double position, int64_t dh) {
   std::vector<double> out(static_cast<size_t>(dh), 0.0);
   for (int64_t j = 0; j < dh; ++j) {
@@ -106,7 +106,7 @@ class Slstm : public Block {
   Init bias_init(Fields& options) const {
     const std::string kind = options.choice("bias_init", {"powerlaw_blockdependent", "small_init", "standard", "zeros"},
                                             "powerlaw_blockdependent");
-    // Of the block in its stack, from 0 (first) to 1 (last).
+    // The block's place in its stack, from 0 (first) to 1 (last).
     const double position = options.number("init_position", 0, 1, 0.0);
     if (kind == "standard") return Init::uniform(1.0 / std::sqrt(static_cast<double>(dims_.heads * dims_.dh)));
     const std::vector<double> forget = forget_biases(kind, position, dims_.dh);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The draws follow the reference synapse by synapse: the order decides what a seed means.
+// Circuits of neurons, drawn or copied. The draws follow the reference synapse by synapse: their order decides which
+// circuit a seed gives.
 #include "carousel/blocks/wiring.h"
 
 #include <fmt/format.h>
@@ -69,7 +70,7 @@ class NcpBuilder {
   void add(std::vector<int8_t>& matrix, int64_t source, int64_t dest) {
     matrix[static_cast<size_t>(source * wiring_.units + dest)] = random_.choice(2) == 0 ? -1 : 1;
   }
-  // Every source reaches `fan` neurons; neurons nobody reached are then given sources.
+  // Every source reaches `fan` neurons; a neuron that none reached then gets sources.
   void fan_out(const Layer& from, const Layer& to, int64_t fan, std::vector<int8_t>& matrix) {
     std::vector<bool> reached(static_cast<size_t>(to.count));
     for (int64_t i = 0; i < from.count; ++i) {
@@ -84,7 +85,7 @@ class NcpBuilder {
       for (const int64_t i : random_.choice(from.count, repairs)) add(matrix, from.first + i, to.first + j);
     }
   }
-  // Every destination hears `fan` neurons; those nobody heard are then given destinations.
+  // Every destination hears `fan` neurons; a neuron that none heard then gets destinations.
   void fan_in(const Layer& from, const Layer& to, int64_t fan) {
     std::vector<bool> reached(static_cast<size_t>(from.count));
     for (int64_t j = 0; j < to.count; ++j) {

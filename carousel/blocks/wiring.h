@@ -21,7 +21,8 @@ struct Wiring {
   int64_t output_dim = 0;         // M: the neurons 0..M-1 are motor neurons
   std::vector<int8_t> adjacency;  // [N, N] source, destination: +1 excitatory, -1 inhibitory, 0 none
   std::vector<int8_t> sensory;    // [I, N] input, destination
-  /// Neurons by the layer a step computes them in, ids ascending: inter, command, motor for the NCPs, else one layer.
+  /// Ids of the neurons, ascending, by the layer in which a step computes them: inter, command and motor for the NCPs,
+  /// else one layer.
   std::vector<std::vector<int64_t>> layers;
 
   int8_t synapse(int64_t source, int64_t dest) const { return adjacency[static_cast<size_t>(source * units + dest)]; }
@@ -42,7 +43,7 @@ constexpr int64_t kMaxWiringEntries = int64_t{1} << 27;
 /// Throws Error(kInput) naming the key, got and expected; unknown keys are refused.
 Wiring make_wiring(const Json& options, int64_t input_dim, const std::string& where);
 
-/// Whether `value` describes a circuit: an object with the "type" or the matrices of one, not wirings by projection.
+/// Whether `value` describes a circuit: an object with a circuit's "type" or matrices, not wirings by projection.
 bool is_circuit(const Json& value);
 /// The list "key" of `rows` lists of `cols` numbers, each -1, 0 or 1. Throws Error(kInput).
 std::vector<int8_t> read_signs(Fields& fields, const char* key, int64_t rows, int64_t cols);

@@ -43,11 +43,11 @@ struct BenchOptions {
   Machine machine;
 };
 
-// What the table says of a model on every line.
+// The words on the model in every line of the table.
 struct Label {
   std::string model, backend;
   int64_t bytes = 0, parameters = 0;
-  int64_t token_bytes = 0, active_parameters = 0;  // of those, what decoding a token reads
+  int64_t token_bytes = 0, active_parameters = 0;  // the part of these that decoding a token reads
   int threads = 0;
 };
 
@@ -169,7 +169,7 @@ void print_bounds(const cpu::Bounds& bounds, const Stream& stream) {
   }
 }
 
-// A busy machine explains a bad number.
+// Prints the load average: a busy machine explains a bad number.
 void print_load() {
   double load[3] = {0, 0, 0};
   if (getloadavg(load, 3) == 3) note(fmt::format("load average: {:.2f} {:.2f} {:.2f}", load[0], load[1], load[2]));
@@ -202,7 +202,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   return to_json(label, results);
 }
 
-// Without a model the types are those of the op's own weights, which linear alone has.
+// Without a model the types are for the op's own weights, which only linear has.
 void check_weights(const BenchOptions& options) {
   if (options.op.op.empty() || !options.model.empty()) return;
   const WeightOptions& given = options.weights;
@@ -226,7 +226,7 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
   check_weights(options);
   catch_interrupts();
-  end_by_itself();  // what was measured is shown, also where a probe of the bounds takes long
+  end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
   const Stream stream = options.machine.stream();
   Json json = Json::object();
   if (options.bounds) {

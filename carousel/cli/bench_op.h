@@ -14,10 +14,10 @@ namespace carousel::cli {
 
 void add_op_options(CLI::App& app, bench::OpOptions& options);
 
-/// What --json prints: an object for each case that was measured. `results` are those of `cases`.
+/// The lines that --json prints: an object for each measured case. `results` are those of `cases`.
 Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
               const std::vector<bench::OpResult>& results, const Stream& stream);
-/// The same as a table on standard output.
+/// Prints op_lines' result as a table on standard output.
 void print_op_lines(const Json& lines);
 
 }  // namespace carousel::cli

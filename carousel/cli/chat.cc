@@ -29,7 +29,7 @@ namespace {
 
 constexpr const char* kFirstBranch = "main";
 constexpr size_t kMaxNameBytes = 64;
-constexpr int kPresses = 2;  // of Ctrl-C in a row quit
+constexpr int kPresses = 2;  // so many presses of Ctrl-C in a row quit
 
 struct ChatOptions : GenerationOptions {
   std::string system;
@@ -47,7 +47,7 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t") + 1 - begin);
 }
 
-/// "~/story.state" as a shell would have it.
+/// Expands "~/story.state" as a shell would.
 std::string expand_home(const std::string& path) {
   const char* home = std::getenv("HOME");
   return path.starts_with("~/") && home != nullptr ? home + path.substr(1) : path;
@@ -87,15 +87,15 @@ class Chat {
   Output output_;
   std::map<std::string, generate::Conversation> branches_{{kFirstBranch, generate::Conversation()}};
   std::string branch_ = kFirstBranch;
-  int presses_ = 0;  // of Ctrl-C since the last line
+  int presses_ = 0;  // presses of Ctrl-C since the last line
   bool quit_ = false;
-  bool failed_ = false;  // standard output did
-  bool wrong_ = false;   // some line was not obeyed, or not said
+  bool failed_ = false;  // standard output failed
+  bool wrong_ = false;   // some command or text failed
 };
 
 struct Chat::Command {
   const char* name;
-  const char* argument;  // "": none; in brackets: may be left out
+  const char* argument;  // "": none; in brackets: optional
   const char* summary;
   void (Chat::*run)(const std::string& argument);
 };
@@ -146,10 +146,10 @@ int Chat::run() {
   if (output_.closed()) return kBrokenPipeStatus;
   if (failed_) return 1;
   if (presses_ >= kPresses) return kInterruptedStatus;
-  return wrong_ && !lines_.terminal() ? 1 : 0;  // who runs a script is not there to read its errors
+  return wrong_ && !lines_.terminal() ? 1 : 0;  // nobody reads the errors of a script
 }
 
-/// The next line to handle, several joined where they end in a backslash; presses_ tells that Ctrl-C came instead.
+/// Reads the next line to handle; lines that end in a backslash are joined. If Ctrl-C came instead, counts presses_.
 bool Chat::next_line(std::string& line) {
   line.clear();
   std::string prompt = branches_.size() > 1 ? branch_ + "> " : "> ";
@@ -179,7 +179,7 @@ bool Chat::next_line(std::string& line) {
   }
 }
 
-/// Whatever goes wrong in one line is told, and changes nothing. Only an output that takes no more ends it all.
+/// Handles a line. An error in it is reported and changes nothing; only a failed output ends the chat.
 void Chat::handle(const std::string& line) {
   std::string wrong;
   try {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Decides whether a chat has turns, from the template and the tokenizer.
 #include "carousel/cli/chat_turns.h"
 
 #include <fmt/format.h>
@@ -69,7 +70,7 @@ ChatTurns find_turns(const std::string& path, const model::Model& model, bool wi
          path);
   }
   out.start = start_of(path, model, plain ? form.start : other.start);
-  // A conversation from a file may be of either kind.
+  // A conversation from a file may have a system turn or none.
   for (const text::ChatForm* one : {&form, &other}) {
     if (!one->difference.empty()) continue;
     out.conditions.insert(out.conditions.end(), one->conditions.begin(), one->conditions.end());

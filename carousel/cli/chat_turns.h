@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How what is said in a chat becomes tokens: turns in ChatML where the model's chat template is proven to write them.
+// How the user's text in a chat becomes tokens: turns in ChatML where the model's chat template is proven to write
+// them.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +16,17 @@
 namespace carousel::cli {
 
 struct ChatTurns {
-  std::optional<text::ChatMl> turns;            // absent: plain text that goes on
-  std::vector<int32_t> start;                   // before the first turn
-  std::vector<text::ChatCondition> conditions;  // for which the template writes what `turns` does
-  std::string refusal;                          // why no conversation can begin here; one from a file may go on
+  std::optional<text::ChatMl> turns;            // absent: texts are continued without turns
+  std::vector<int32_t> start;                   // tokens before the first turn
+  std::vector<text::ChatCondition> conditions;  // texts that turns must not hold
+  std::string refusal;                          // why no conversation can begin; one from a file may go on
 
-  /// What follows the tokens `seen`. Throws Error(kInput) where the template would write something else.
+  /// The tokens after `seen`, up to the answer. Throws Error(kInput) where the template would write other ones.
   std::vector<int32_t> ask(std::span<const int32_t> seen, const std::string& system, const std::string& text) const;
 };
 
 /// ChatML where the tokenizer has its control tokens and the template of the model at `path`, if there is one, writes
-/// nothing else. `goes_on`: the first conversation comes from a file. Throws Error(kInput) that names the difference.
+/// ChatML only. `goes_on`: the first conversation is from a file. Throws Error(kInput) that names the difference.
 ChatTurns find_turns(const std::string& path, const model::Model& model, bool with_system, bool goes_on);
 
 }  // namespace carousel::cli

@@ -36,7 +36,7 @@ struct CompareOptions {
   Machine machine;
 };
 
-/// States of the layer that begins with sublayer `index`: those a layer's first sublayer is named with.
+/// The states of the layer that begins with sublayer `index`; they are shown beside the layer's first sublayer.
 std::vector<verify::StateDrift> states_of(const verify::DriftReport& report,
                                           const std::vector<model::Sublayer>& sublayers, size_t index) {
   const int64_t layer = sublayers[index].layer;
@@ -98,7 +98,7 @@ void print_table(const CompareOptions& options, const verify::Side& a, const ver
   if (report.greedy > 0) fmt::print("greedy: the first {} of {} tokens agree\n", report.greedy_agree, report.greedy);
 }
 
-// A number that overflows has no difference from another. The table shows where it begins; the status says so too.
+// Throws for numbers that are not finite, which have no difference. The table shows the sublayer where they begin.
 void check_finite(const model::ModelConfig& config, const verify::DriftReport& report) {
   const auto check = [](const verify::Drift& drift, const std::string& name) {
     if (std::isfinite(drift.largest)) return;

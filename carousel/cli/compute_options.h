@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a command computes on: threads, instruction set, and the type of products with bf16 weights.
+// The options that say where a command computes: threads, instruction set, and the type of products with bf16 weights.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -17,7 +17,7 @@ struct Machine {
   std::string isa = "auto";
   std::string compute = "f32";
   void add_options(CLI::App& app);
-  /// --compute, of commands whose models may hold bf16 weights.
+  /// Adds --compute, for commands whose models may hold bf16 weights.
   void add_compute(CLI::App& app);
   /// Starts the threads. Throws Error(kUsage) for an instruction set this machine lacks.
   Stream stream();

@@ -23,7 +23,7 @@ std::string process_escapes(const std::string& text) {
     if (hex && std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2) {
       out += static_cast<char>(byte);
       i += 3;
-    } else if (text[i] == '\\' && i + 1 < text.size()) {  // both, so that the second begins no escape
+    } else if (text[i] == '\\' && i + 1 < text.size()) {  // takes both characters, so that the second begins no escape
       out += text[i];
       out += text[++i];
     } else {

@@ -47,7 +47,7 @@ void check_ids(std::span<const int32_t> ids, const model::Model& model, const st
   }
 }
 
-// {"nats_per_token": ..., ...}: sums over `tokens` predictions that spell `bytes` bytes.
+// {"nats_per_token": ..., ...} from the sum over `tokens` predictions that spell `bytes` bytes.
 Json rates(double nll, int64_t tokens, int64_t bytes) {
   const double per_token = nll / static_cast<double>(tokens);
   const double per_byte = nll / static_cast<double>(std::max<int64_t>(1, bytes));
@@ -74,7 +74,7 @@ Json eval_text(const EvalOptions& options, const model::Model& model, model::Run
   }
   if (score.tokens == 0) return {{"file", options.text}, {"complete", false}, {"tokens", 0}};
   generate::check_likelihood(score.nll, options.model);
-  // A text cut short is measured against the bytes its tokens so far spell.
+  // A text that was not finished counts the bytes of the tokens scored so far.
   const std::span<const int32_t> seen = std::span(ids).first(static_cast<size_t>(score.tokens) + 1);
   const size_t bytes = score.complete ? text.size() : model.text().decode_bytes(seen).size();
   Json result = rates(score.nll, score.tokens, static_cast<int64_t>(bytes));
@@ -86,8 +86,8 @@ Json eval_text(const EvalOptions& options, const model::Model& model, model::Run
   return result;
 }
 
-// Everything up to the last space is given, " " and the last word are asked for. The two are encoded together where the
-// cut falls between tokens, as tokenizers may treat the start of a text specially.
+// The text up to the last space is the context; " " and the last word are the target. Both are encoded together where
+// the cut falls between tokens, since a tokenizer may treat the start of a text specially.
 generate::Passage split_passage(const std::string& text, const model::Model& model, const std::string& where) {
   const size_t space = text.find_last_of(' ');
   if (space == std::string::npos || space == 0 || space + 1 == text.size())
@@ -178,7 +178,7 @@ int run_eval(EvalOptions& options) {
       model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   catch_interrupts();
-  end_by_itself();  // what was scored is shown, also where the text is long to read
+  end_by_itself();  // the scores so far are shown, even if reading the text takes long
   model::Runner runner(*model.lm, stream, *model.numerics);
   runner.stop_when(interrupted);
   Json results = Json::object();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// carousel forecast: the quantiles of what comes next in the series of a CSV file, as a table and as a picture.
+// carousel forecast: the quantiles of the next values of the series in a CSV file, as a table and as a picture.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ namespace carousel::cli {
 namespace {
 
 constexpr int64_t kMaxHorizon = 1 << 20;
-constexpr size_t kBatch = 64;  // series of one pass
+constexpr size_t kBatch = 64;  // series in one pass
 constexpr size_t kMaxQuantiles = 999;
 
 struct ForecastCommand {
@@ -101,7 +101,7 @@ void check_finite(const ForecastCommand& command, const forecast::Series& series
 
 std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& command, const forecast::SeriesTable& table,
                                                    forecast::Tirex& model) {
-  // Levels that cannot be had are refused before anything is computed.
+  // Levels that the model cannot give are refused before anything is computed.
   const std::vector<float> none(model.levels().size());
   forecast::select_quantiles(none, model.levels(), command.quantiles);
   std::vector<forecast::SeriesForecast> out;

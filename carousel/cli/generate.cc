@@ -35,7 +35,7 @@ struct GenerateOptions : GenerationOptions {
   int64_t top_logprobs = 0;
 };
 
-/// What a signal leaves while a prompt is read. `read`: how far.
+/// Saves the state of the prompt so far, when a signal ends its reading. `read`: how many tokens.
 void save_prefix(const GenerateOptions& options, const model::Model& model, const model::SavedState& prefix,
                  const std::string& read) {
   if (options.save_state.empty()) return note(fmt::format("interrupted within the prompt, {}", read));
@@ -48,7 +48,7 @@ std::string read_of(int64_t read, size_t all) {
   return fmt::format("{} of its {} tokens read", with_commas(read), with_commas(static_cast<int64_t>(all)));
 }
 
-/// `saved`: of --load-state.
+/// The request that the options ask for. `saved`: the state of --load-state.
 generate::Request make_request(const GenerateOptions& options, const model::Model& model, const Prompt& prompt,
                                model::SavedState saved) {
   generate::Request request = options.request();
@@ -92,14 +92,14 @@ Json token_json(const generate::Emitted& token, const model::Model& model) {
 
 Json end_json(const generate::Finished& finished, uint64_t seed) {
   return {{"sample", finished.sample},
-          {"text", finished.text},  // what was held back in case it began a stop string
+          {"text", finished.text},  // text held back because it might begin a stop string
           {"stop", generate::stop_reason_name(finished.reason)},
           {"prompt_tokens", finished.prompt_tokens},
           {"tokens", finished.tokens},
           {"seed", seed}};
 }
 
-/// What a run prints and leaves behind.
+/// The output of a run, and the state it saves.
 class Run {
  public:
   Run(const GenerateOptions& options, const model::Model& model, const Stream& stream)
@@ -120,7 +120,7 @@ class Run {
   generate::Batcher batcher_;
   Output output_;
   std::string prompt_;  // as displayed
-  // Several samples cannot share one stream of text: each is printed when those before it are complete.
+  // Several samples cannot share one stream of text: each is printed when the samples before it are complete.
   std::vector<std::string> texts_;
   std::vector<bool> complete_;
   size_t printed_ = 0;
@@ -169,7 +169,8 @@ void Run::print_samples() {
   }
 }
 
-/// A tick may take longer than a signal waits: its prefix is what is saved then. Ticks after the prompt are short.
+/// A tick may take longer than the grace after a signal: then the prefix before the tick is saved. Ticks after the
+/// prompt are short.
 void Run::leave_prefix() {
   if (prompt_rows_ == static_cast<int64_t>(prompt_tokens_)) return end_by_itself();
   set_last_will([this, prefix = batcher_.prefix().value_or(model::SavedState()), read = prompt_rows_] {
@@ -251,7 +252,7 @@ int run_generate(GenerateOptions& options) {
   if (options.has_prompt && !options.file.empty()) {
     fail(ErrorKind::kUsage, "generate: got both -p and -f, expected at most one");
   }
-  // A resumed state needs no prompt, so what stdin happens to be is not read unasked.
+  // A resumed state needs no prompt, so stdin is read only if it is named.
   const Prompt prompt = options.has_prompt ? Prompt{options.escapes.read(options.prompt), "--prompt"}
                                            : read_prompt(options.file, options.load_state.empty());
   const Stream stream = options.machine.stream();

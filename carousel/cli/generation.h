@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the commands that write text share: the options that say which model, how its tokens are drawn, where they end
-// and what is kept; and standard output, piece by piece.
+// Shared by the commands that write text: the options for the model, the drawing of tokens, where they end and what is
+// kept; and standard output, piece by piece.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -26,31 +26,31 @@ struct GenerationOptions {
   int64_t seed = -1;
   generate::SamplerParams sampler;
   std::vector<std::string> stop;  // as typed
-  Escapes escapes;                // of --stop and of what a command adds
+  Escapes escapes;                // for --stop and the texts that a command adds
   WeightOptions weights;
   Machine machine;
 
-  /// The model, and --profile.
+  /// Adds MODEL and --profile.
   void add_model(CLI::App& app);
-  /// -n, --seed, the sampler's, --stop and --no-escape, which is also about the option `with_escapes`.
+  /// Adds -n, --seed, the sampler's options, --stop, and --no-escape, which also concerns the option `with_escapes`.
   void add_sampling(CLI::App& app, const std::string& with_escapes);
   void add_states(CLI::App& app);
 
   /// Loads the model and tells its warnings.
   model::Model load(const Stream& stream) const;
-  /// A request with all that these options say of it; the prompt and the state are the caller's.
+  /// A request with everything that these options set; the caller adds the prompt and the state.
   generate::Request request() const;
 };
 
-/// Standard output, written piece by piece. Once nobody reads it any more it is closed, which is no error.
+/// Standard output, written piece by piece. When its reader has gone, the output is closed; that is no error.
 class Output {
  public:
-  /// False when nobody reads, or a signal came and nobody reads at the moment. Throws Error(kIo).
+  /// False when the reader has gone, or when a signal came and nobody reads at the moment. Throws Error(kIo).
   bool write(std::string_view text);
-  /// Ends the line, if one is begun.
+  /// Ends the line if one was begun.
   void end_line();
   bool closed() const { return closed_; }
-  /// An error was thrown.
+  /// Whether write() has thrown.
   bool failed() const { return failed_; }
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// carousel info: what a model, a config or a saved state holds, read from headers and shapes alone.
+// carousel info: the contents of a model, a config or a saved state, read from headers and shapes alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -78,7 +78,7 @@ std::string projection_kind(const std::string& name) {
   return out;
 }
 
-/// The wired projections, those of a kind and shape in all layers together.
+/// The wired projections; those of one kind and shape are described together for all layers.
 Json describe_wirings(const std::vector<model::WiredProjection>& wired) {
   Json kinds = Json::array();
   for (const model::WiredProjection& projection : wired) {
@@ -163,7 +163,7 @@ Json describe_model(const std::string& path) {
   return out;
 }
 
-// A saved state, whatever its file is called, is told from weights by what its metadata says it is.
+// Whether a file is a saved state, told by its metadata, whatever its name.
 bool is_saved_state(const std::string& path) {
   std::error_code unknown;
   return fs::is_regular_file(path, unknown) && model::looks_like_state(path);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Lines from libedit at a terminal, or from a buffer of bytes; both return when a signal comes.
 #include "carousel/cli/line_reader.h"
 
 #include <sys/ioctl.h>
@@ -34,7 +35,7 @@ constexpr size_t kMaxLineBytes = size_t{16} << 20;
 
 namespace {
 
-constexpr int kHistoryLines = 1000;  // of this process alone: what is typed is written nowhere
+constexpr int kHistoryLines = 1000;  // kept in memory; typed lines are written nowhere
 
 constexpr char kCtrlD = 0x04;
 
@@ -69,7 +70,7 @@ int read_character(EditLine* editor, wchar_t* character) {
     if (ahead > 0 && ahead-- > 0 && byte == 0) byte = kCtrlD;
     const size_t taken = std::mbrtowc(character, &byte, 1, &state);
     if (taken <= 1) return 1;
-    if (taken == static_cast<size_t>(-1)) state = {};  // no character: left out
+    if (taken == static_cast<size_t>(-1)) state = {};  // no character; it is skipped
   }
 }
 
@@ -77,7 +78,7 @@ int read_character(EditLine* editor, wchar_t* character) {
 
 struct LineReader::Editor {
   Editor() {
-    std::setlocale(LC_CTYPE, "");  // libedit takes bytes for characters by it
+    std::setlocale(LC_CTYPE, "");  // libedit decodes characters by it
     editor = el_init("carousel", stdin, stdout, stderr);
     past = history_init();
     if (editor == nullptr || past == nullptr) fail(ErrorKind::kIo, "stdin: the terminal cannot be edited on");

@@ -175,15 +175,15 @@ int flush_output(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
   const int reason = errno;
-  if (reason == EINTR && interrupted()) _exit(kInterruptedStatus);  // what nobody reads would be waited for again
+  if (reason == EINTR && interrupted()) _exit(kInterruptedStatus);  // exit() would wait again for the reader
   if (reason == EPIPE || status == kBrokenPipeStatus) return kBrokenPipeStatus;
   if (status != 0) return status;  // reported already
   note_error(fmt::format("stdout: cannot write: {}", reason != 0 ? std::strerror(reason) : "an earlier write failed"));
   return 1;
 }
 
-// A file opened while a standard stream is closed would take its number, and be written what is meant for the stream.
-// These stand in: reading and writing them fail as on the closed stream, save that notes go nowhere.
+// A file opened while a standard stream is closed would get the stream's number, and the stream's output. So closed
+// streams are replaced: reading and writing the replacements fails as on a closed stream, but notes are discarded.
 void fill_closed_streams() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_WRONLY);

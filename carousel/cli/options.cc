@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Declares options with ranges, and parses their values.
 #include "carousel/cli/options.h"
 
 #include <fmt/format.h>
@@ -16,13 +17,13 @@
 namespace carousel::cli {
 namespace {
 
-// The last name of "-n,--predict": what messages call the option.
+// The last name of "-n,--predict", which messages use for the option.
 std::string last_name(const std::string& names) {
   const size_t comma = names.rfind(',');
   return comma == std::string::npos ? names : names.substr(comma + 1);
 }
 
-// An option whose text is read by `read`, which throws what is wrong with it.
+// Adds an option whose text `read` parses; `read` throws an error that says what is wrong.
 template <class Read>
 CLI::Option* add_text(CLI::App& app, const std::string& names, const std::string& help, const std::string& type,
                       const std::string& shown, Read read) {

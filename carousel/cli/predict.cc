@@ -55,7 +55,7 @@ struct Rows {
 
 bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
 
-/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, as any that is not finite.
+/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, like any value that is not finite.
 Tensor read_csv(const std::string& path, const PredictOptions& options) {
   formats::CsvOptions csv;
   csv.decimal = options.decimal == "comma" ? ',' : '.';
@@ -74,7 +74,7 @@ Tensor read_csv(const std::string& path, const PredictOptions& options) {
   return values;
 }
 
-/// Throws Error(kInput) for what would stay in the state for good.
+/// Throws Error(kInput) for a value that is not finite: it would never leave the state.
 void check_finite(const std::string& path, const Tensor& values) {
   for (int64_t i = 0; i < values.count(); ++i) {
     if (std::isfinite(values.f32()[i])) continue;
@@ -132,7 +132,7 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   return rows;
 }
 
-/// Throws for what is no result: finite features near the end of float32's range may overflow on their way.
+/// Throws for a result that is not finite: features near the end of float32's range may overflow.
 void check_result(const Tensor& y, const std::string& where) {
   for (int64_t i = 0; i < y.count(); ++i) {
     if (std::isfinite(y.f32()[i])) continue;
@@ -141,7 +141,7 @@ void check_result(const Tensor& y, const std::string& where) {
   }
 }
 
-/// "0.25,-1\n": every number as short as reads back the same.
+/// "0.25,-1\n": every number in the shortest form that reads back the same.
 std::string csv_line(const float* values, int64_t count) {
   std::string line;
   for (int64_t j = 0; j < count; ++j) line += fmt::format("{}{}", j > 0 ? "," : "", values[j]);
@@ -183,7 +183,7 @@ class Prediction {
   Output output_;
 };
 
-// Slab by slab over all sequences at once -> [B, T, O]. After a signal the rest is zeros.
+// Runs all sequences together, slab by slab -> [B, T, O]. After a signal the rest is zeros.
 Tensor Prediction::compute(const Rows& rows) {
   const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
   const int64_t outputs = model_.regressor->output_size();
@@ -283,7 +283,7 @@ void Prediction::run_line(const std::string& text, int64_t line) {
   std::vector<float> numbers;
   const bool parsed = parse_line(text, numbers);
   if (parsed && numbers.empty()) return;                       // a blank line
-  if (!parsed && line == 1 && begins_with_name(text)) return;  // the columns'
+  if (!parsed && line == 1 && begins_with_name(text)) return;  // the columns' names
   if (!parsed || static_cast<int64_t>(numbers.size()) != inputs + timed) {
     fail(ErrorKind::kInput, "stdin:{}: got \"{}\", expected {} finite numbers{}", line, text.substr(0, 60),
          inputs + timed, timed ? ", the elapsed time last" : "");
@@ -337,7 +337,7 @@ void Prediction::run_stdin() {
   }
 }
 
-/// What can be known to fail after a long run is found before it.
+/// Finds failures that can be foreseen before a long run.
 void check_options(const PredictOptions& options) {
   if (options.input.empty() && !options.output.empty()) {
     fail(ErrorKind::kUsage, "--output: got \"{}\" without --input, expected both; rows of stdin go to stdout",

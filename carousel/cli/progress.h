@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What commands tell on standard error beside their result: notes, and a progress bar with rate and time left, silent
-// when that is no terminal.
+// Messages of commands on standard error: notes, and a progress bar with rate and time left, which is silent when
+// standard error is no terminal.
 #pragma once
 
 #include <chrono>
@@ -29,12 +29,12 @@ class Progress {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
-/// Shows a bar while it is told (done, total): from the first call until done is total, or it is destroyed.
+/// Returns a function that shows a bar: from its first call until done is total, or until it is destroyed.
 std::function<void(int64_t done, int64_t total)> progress_bar(const std::string& unit);
 
-/// A line on standard error. That nobody can read it is no error: the result goes to standard output.
+/// Writes a line to standard error. It ignores a failure: the result is on standard output.
 void note(const std::string& line);
-/// "carousel: error: ..." in one line. Names from files and the command line may hold control characters: blanks.
+/// Writes "carousel: error: ..." in one line. Control characters, which names may hold, become blanks.
 void note_error(std::string message);
 
 /// "1,234,567"

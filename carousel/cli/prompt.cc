@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads prompts from files, pipes and terminals, and checks that they are text.
 #include "carousel/cli/prompt.h"
 
 #include <fcntl.h>
@@ -44,7 +45,7 @@ std::string read_all(int descriptor, const std::string& where, size_t max_bytes)
 
 std::string read_input(const std::string& path, size_t max_bytes) {
   if (path == "-") return read_all(STDIN_FILENO, "stdin", max_bytes);
-  std::error_code unknown;  // read_text_file tells why
+  std::error_code unknown;  // read_text_file reports the cause
   const std::filesystem::file_status status = std::filesystem::status(path, unknown);
   if (!std::filesystem::is_fifo(status) && !std::filesystem::is_character_file(status)) {
     return read_text_file(path, max_bytes);
@@ -61,7 +62,7 @@ Prompt read_prompt(const std::string& file, bool piped_too) {
   } else if (piped_too && isatty(STDIN_FILENO) == 0) {
     prompt = {read_input("-", kMaxPromptBytes), "stdin"};
   }
-  if (prompt.text.ends_with('\n')) prompt.text.pop_back();  // the editor's or echo's, not the author's
+  if (prompt.text.ends_with('\n')) prompt.text.pop_back();  // an editor or echo wrote it, not the author
   return prompt;
 }
 

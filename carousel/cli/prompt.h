@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a prompt comes from, what it may hold, and what stands for none.
+// The sources of a prompt, the check of its text, and the token that stands for an empty one.
 #pragma once
 
 #include <cstdint>
@@ -9,21 +9,21 @@
 
 namespace carousel::cli {
 
-/// The prompt and where it came from, for messages.
+/// A prompt, and the name of its source for messages.
 struct Prompt {
   std::string text;
   std::string where;
 };
 
-/// All of a file, or of what a pipe or a terminal gives until its end; "-": of stdin. Throws Error(kIo); kInput beyond
+/// All of a file, a pipe or a terminal, up to its end; "-": stdin. Throws Error(kIo); kInput beyond
 /// max_bytes.
 std::string read_input(const std::string& path, size_t max_bytes);
-/// The text of `file` ("-": stdin) without the newline at its end. Without a file: of stdin if `piped_too` and that is
-/// no terminal. Throws Error(kIo, kInput).
+/// The text of `file` ("-": stdin) without the newline at its end. Without a file: the text of stdin if `piped_too` and
+/// stdin is no terminal. Throws Error(kIo, kInput).
 Prompt read_prompt(const std::string& file, bool piped_too);
-/// Throws Error(kInput) for what is no text, unless the tokenizer takes any byte.
+/// Throws Error(kInput) for a prompt that is no text, unless the tokenizer takes any byte.
 void check_prompt(const Prompt& prompt, const text::Tokenizer& tokenizer);
-/// What a text starts from when there is nothing else: the model's BOS, or the token between texts. Throws
+/// The token that a text starts from without a prompt: the model's BOS, or the token between texts. Throws
 /// Error(kInput) when there is neither.
 int32_t start_token(const model::Model& model);
 

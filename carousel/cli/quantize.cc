@@ -26,7 +26,7 @@ namespace carousel::cli {
 namespace {
 
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
-constexpr int64_t kWindow = 512;  // as eval's default
+constexpr int64_t kWindow = 512;  // eval's default
 constexpr int kInterruptedStatus = 130;
 
 struct QuantizeOptions {
@@ -41,7 +41,7 @@ struct Score {
   int64_t tokens = 0;
 };
 
-// Into one GGUF file: the writer's own pass over the tensors, with the types asked for.
+// Writes one GGUF file: the writer's own pass over the tensors, with the given types.
 model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
                                  const model::WriteProgress& progress) {
   const model::ModelFiles files = model::open_model_files(options.model);
@@ -87,7 +87,7 @@ void print_result(const Json& result) {
 int run_quantize(const QuantizeOptions& options, const Stream& stream) {
   const bool gguf = is_gguf_name(options.out);
   catch_interrupts();
-  // What would fail after the work is found before it.
+  // A failure that can be foreseen is found before the work.
   Score before;
   if (!options.eval.empty()) before = score_of(options.model, options.eval, stream, "before", "nothing was written");
   model::QuantiseResult written;
@@ -100,7 +100,7 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
     written = gguf ? write_gguf(options, stream, go_on)
                    : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
   }
-  set_last_will({});  // of which there is none: the model is written
+  set_last_will({});  // also takes end_by_itself() back: the model is written
   for (const std::string& kept : written.kept) note("warning: " + kept);
   Json result = {{"out", options.out}, {"bytes_before", written.bytes_before}, {"bytes_after", written.bytes_after}};
   if (!options.eval.empty()) {

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a signal handler can reach has to be global; it stays in this file.
+// Signals of a command. What a signal handler reaches has to be global; all of it is in this file.
 //
-// 1. A command runs on a thread of its own, the worker; the first thread watches.
-// 2. The handlers write g_interrupts and a byte into both pipes. g_wake is read by the worker, where it waits for a
-//    file; g_watch by the first thread. The worker's end is a byte in g_watch too.
-// 3. Once the patience is used up, the command has kGrace to end. Then the first thread takes g_end, does the last will
-//    and leaves the process; it never gives g_end back.
-// 4. g_will and g_own_end are read and written under g_end. A worker that changes them when the first thread has begun
+// 1. A command runs on a thread of its own, the worker. The first thread blocks all signals and watches.
+// 2. on_signal counts in g_interrupts and writes a byte into g_wake, which the worker reads where it waits for a file.
+//    Once the patience is used up it also writes kSignalled into g_watch, which the first thread reads. One signal more
+//    ends the process.
+// 3. The worker writes kEnded into g_watch when its command has returned. The first thread then joins the worker and
+//    reads the status.
+// 4. A command has kGrace to end after kSignalled. Then the first thread takes g_end. Unless the command has said that
+//    it ends by itself, the first thread does the last will and leaves the process, and never gives g_end back. If the
+//    command has said so, the first thread gives g_end back and asks again after another kGrace.
+// 5. g_will and g_own_end are read and written under g_end. A worker that changes them once the first thread has begun
 //    waits for the end of the process.
+// 6. g_patience, g_wake and g_watch are written before the handler that reads them is installed.
 #include "carousel/cli/signals.h"
 
 #include <fcntl.h>
@@ -32,13 +37,13 @@
 namespace carousel::cli {
 namespace {
 
-volatile std::sig_atomic_t g_interrupts = 0;
-volatile std::sig_atomic_t g_patience = 1;
-int g_wake[2] = {-1, -1};   // a pipe with a byte for each signal: one that comes just before poll() ends it too
-int g_watch[2] = {-1, -1};  // a pipe with kSignalled or kEnded
-std::mutex g_end;
-std::function<void()> g_will;
-bool g_own_end = false;
+volatile std::sig_atomic_t g_interrupts = 0;  // signals since take_interrupts(), or g_patience after a SIGTERM
+volatile std::sig_atomic_t g_patience = 1;    // signals a command may take; one more ends the process
+int g_wake[2] = {-1, -1};      // a pipe with a byte for each signal: one that comes just before poll() ends it too
+int g_watch[2] = {-1, -1};     // a pipe with kSignalled or kEnded
+std::mutex g_end;              // guards g_will and g_own_end
+std::function<void()> g_will;  // the last will; may be empty
+bool g_own_end = false;        // the command ends by itself
 
 constexpr char kSignalled = 's', kEnded = 'e';
 constexpr auto kGrace = std::chrono::milliseconds(400);
@@ -57,7 +62,7 @@ bool is_writable(int descriptor) {
   return poll(&ready, 1, 0) > 0;
 }
 
-/// What a handler may do that does not return. A message that nobody reads is not waited for.
+/// Ends the process from a handler. It does not wait for a message that nobody reads.
 [[noreturn]] void say_and_exit(std::string_view message, int status) {
   if (is_writable(STDERR_FILENO)) {
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
@@ -65,7 +70,7 @@ bool is_writable(int descriptor) {
   _exit(status);
 }
 
-// Nothing can go on: the value that was to be read is gone.
+// The process cannot go on: the value that was to be read is gone.
 void on_lost_page(int) {
   say_and_exit("carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n", 1);
 }
@@ -113,14 +118,14 @@ void catch_interrupts(int patience) {
 
 namespace {
 
-/// Until `descriptor` is ready for `events`; false when a signal is to be taken first, however early it came.
+/// Waits until `descriptor` is ready for `events`; false when a signal is to be taken first, however early it came.
 bool wait_for(int descriptor, short events) {
   for (;;) {
     pollfd ready[] = {{descriptor, events, 0}, {g_wake[0], POLLIN, 0}};  // no pipe (-1) is passed over
     const int count = poll(ready, 2, -1);
     if (interrupted()) return false;
     if (count < 0 && errno != EINTR) return true;  // read() or write() tells what is wrong
-    char stale[64];                                // of signals that were taken
+    char stale[64];                                // bytes of signals that were taken
     if (count > 0 && ready[1].revents != 0 && read(g_wake[0], stale, sizeof stale) < 0) continue;
     if (count > 0 && ready[0].revents != 0) return true;
   }
@@ -132,7 +137,7 @@ bool wait_readable(int descriptor) { return wait_for(descriptor, POLLIN); }
 
 bool write_all(int descriptor, std::string_view text) {
   while (!text.empty()) {
-    // What fits is written after a signal too.
+    // After a signal too, what fits into the pipe is written.
     if (!wait_for(descriptor, POLLOUT) && !is_writable(descriptor)) {
       errno = EINTR;
       return false;
@@ -182,7 +187,7 @@ void end_command() {
   _exit(status);
 }
 
-/// Until the worker has ended.
+/// Returns when the worker has ended.
 void watch() {
   using Clock = std::chrono::steady_clock;
   Clock::time_point deadline = Clock::time_point::max();
@@ -196,7 +201,7 @@ void watch() {
     if (what == kSignalled && !waits) deadline = Clock::now() + kGrace;
     if (count != 0) continue;
     end_command();
-    deadline = Clock::now() + kGrace;  // it may take that back
+    deadline = Clock::now() + kGrace;  // set_last_will() may have taken end_by_itself() back by then
   }
 }
 

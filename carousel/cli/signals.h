@@ -11,26 +11,26 @@ namespace carousel::cli {
 bool interrupted();
 /// One more Ctrl-C than `patience` ends the process at once.
 void catch_interrupts(int patience = 1);
-/// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end: 0.4 s
-/// after signals have used up the patience, one that goes on all the same (it writes where nobody reads, or is
-/// within a long step) is ended. Its unfinished files are removed, its last will is done, and the status is 130.
+/// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end. A command
+/// that goes on 0.4 s after signals have used up the patience (it writes where nobody reads, or is within a long step)
+/// is ended: its unfinished files are removed, its last will is done, and the status is 130.
 int run_watched(const std::function<int()>& command);
-/// What is left to do for a command that is ended so: to save a state. It runs beside the command. Error: status 1.
-/// Also takes end_by_itself() back.
+/// Sets what run_watched does for a command that it ends: to save a state, say. `will` runs on another thread than the
+/// command, at the same time. An error in it makes the status 1. Also takes end_by_itself() back.
 void set_last_will(std::function<void()> will);
-/// Takes the last will back where what it uses ends.
+/// Takes the last will back at the end of its scope, before what the will uses is destroyed.
 struct LastWillScope {
   LastWillScope() = default;
   ~LastWillScope() { set_last_will({}); }
   LastWillScope(const LastWillScope&) = delete;
   LastWillScope& operator=(const LastWillScope&) = delete;
 };
-/// From now on the command is not ended so: it is saving what a signal must not lose.
+/// From now on run_watched does not end the command: it is saving what a signal must not lose.
 void end_by_itself();
-/// For writers of models, told the share done: false once a signal came. At 1 the model becomes visible, and they end
-/// by themselves.
+/// For writers of models, which report the share they have done: false once a signal came. At 1 the model becomes
+/// visible, so from then on the command ends by itself.
 bool may_go_on(double done);
-/// Writes all, unless a signal came and nobody reads; then false, and errno is EINTR. False also where writing fails.
+/// Writes all of `text`; false where writing fails, or where a signal came and nobody reads (errno is EINTR then).
 bool write_all(int descriptor, std::string_view text);
 /// Waits until `descriptor` can be read, or has ended; false when a signal is to be taken first, however early it came.
 bool wait_readable(int descriptor);

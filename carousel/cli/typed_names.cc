@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds the name under which the user gave each option, and puts it into messages.
 #include "carousel/cli/typed_names.h"
 
 #include <algorithm>
@@ -15,12 +16,12 @@ std::vector<std::string> names_of(const CLI::Option& option) {
   return names;
 }
 
-// "--n-predict=3" and "-n3" name what "--n-predict" and "-n" do.
+// The name in an argument: "--n-predict" of "--n-predict=3", "-n" of "-n3".
 std::string name_in(const std::string& argument) {
   return argument.starts_with("--") ? argument.substr(0, argument.find('=')) : argument.substr(0, 2);
 }
 
-// From each name of an option that was typed to the name it was typed by.
+// Maps every name of an option that was typed to the name that was typed.
 std::map<std::string, std::string> typed_by(const CLI::App& app, const std::vector<std::string>& arguments) {
   std::map<std::string, std::string> out;
   for (const CLI::Option* option : app.get_options()) {

@@ -9,8 +9,8 @@
 
 namespace carousel::cli {
 
-/// `message` with every option of `app` that it names, outside quotes, under the name it was last given by in
-/// `arguments`; names nobody typed stay.
+/// `message` with its names of options of `app` (outside quotes) replaced by the names that were last typed for them in
+/// `arguments`. A name of an option that was not typed is left alone.
 std::string with_typed_names(const std::string& message, const CLI::App& app,
                              const std::vector<std::string>& arguments);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel verify: does this build, on this machine, compute what a public implementation does? One line per tensor of
-// a reference case; the comparing is reference_case.
+// a reference case; verify/reference_case compares.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ namespace {
 
 using Status = verify::Comparison::Status;
 
-// Exit statuses, the worst of all cases counts.
+// Exit statuses; the worst of all cases counts.
 constexpr int kAgrees = 0;
 constexpr int kDiffers = 1;
 constexpr int kMalformed = 2;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of weights as options, by part.
 #include "carousel/cli/weight_options.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
 
-/// `names` and those of the types.
+/// `names`, and the names of the types.
 std::vector<std::string> type_names(std::vector<std::string> names) {
   for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
   return names;
@@ -86,7 +87,7 @@ void WeightOptions::check_parts(const std::string& path) const {
   const auto is_auto = [](const Part& part) { return part.given == "auto"; };
   if (std::all_of(std::begin(parts), std::end(parts), is_auto)) return;
   const model::ModelFiles files = model::open_model_files(path);
-  if (files.config.kind == model::ModelKind::kLanguage) return;  // loading it says what is wrong with it
+  if (files.config.kind == model::ModelKind::kLanguage) return;  // loading reports what is wrong with it
   model::ParamList list;
   model::declare_params(files.config, list, files.place.config);
   const model::WeightTypes chosen_types = types();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// --weights and its choices per part, of every command that loads a model to compute with it.
+// --weights and the types per part, for every command that loads a model to compute with it.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -15,17 +15,17 @@ struct WeightOptions {
   bool mapped = false;
   void add_mmap(CLI::App& app);
   void add_options(CLI::App& app);
-  /// For what is written: --type, which must be given, in place of --weights.
+  /// Adds --type, which must be given, in place of --weights: for commands that write a model.
   void add_type(CLI::App& app);
-  /// auto: the file's own type. A block type given by --weights is the projections' alone; embeddings, head and gates
-  /// then keep their own, too, unless they are named.
+  /// The types that the options give; auto is the file's own type. A block type given by --weights is for projections
+  /// only: embeddings, head and gates keep their own type unless they are named.
   model::WeightTypes types() const;
-  /// Throws Error(kUsage) where a type is given for a part of which the model at `path`, no language model, has no
-  /// matrix that can be held in it.
+  /// Throws Error(kUsage) where a type is given for a part, and the model at `path` is no language model and has no
+  /// matrix in that part which the type can hold.
   void check_parts(const std::string& path) const;
 
  private:
-  void add_parts(CLI::App& app, const std::string& name);  // of the option whose type the others follow
+  void add_parts(CLI::App& app, const std::string& name);  // `name`: the option whose type the parts follow
 };
 
 /// Its name in lower case, as options spell it.

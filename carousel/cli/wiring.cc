@@ -19,7 +19,7 @@
 namespace carousel::cli {
 namespace {
 
-constexpr int64_t kMostDrawn = 200000;  // synapses: more is a picture of tens of megabytes that shows nothing
+constexpr int64_t kMostDrawn = 200000;  // synapses: a picture of more has tens of megabytes and shows nothing
 
 struct WiringOptions {
   std::string config, svg;
@@ -27,7 +27,7 @@ struct WiringOptions {
   int64_t inputs = 0;
 };
 
-/// The wiring of the first sublayer that has one, or of those of layer `layer`.
+/// The wiring of the first sublayer that has one, in layer `layer` if that is given.
 blocks::Wiring of_model(const Json& config, const std::string& path, int64_t layer) {
   const model::ModelConfig parsed = model::parse_config(config, path);
   for (const model::Sublayer& sublayer : parsed.sublayers) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Draws a circuit as SVG: columns of neurons, curves of synapses, a legend.
 #include "carousel/cli/wiring_svg.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,7 @@ namespace {
 
 using blocks::Wiring;
 
-constexpr double kColumnGap = 220;  // pixels, as every length here
+constexpr double kColumnGap = 220;  // pixels; so is every length here
 constexpr double kRowGap = 34;
 constexpr double kRadius = 10;
 constexpr double kMargin = 70;
@@ -170,9 +171,9 @@ class Drawing {
   }
 
   const Wiring& wiring_;
-  std::vector<Column> columns_;  // those that have neurons
-  std::vector<Point> sensory_;   // [I]
-  std::vector<Point> at_;        // [N]
+  std::vector<Column> columns_;  // the columns that have neurons
+  std::vector<Point> sensory_;   // [I] where the inputs are drawn
+  std::vector<Point> at_;        // [N] where the neurons are drawn
   double height_ = 0, opacity_ = 1;
   std::string out_;
 };

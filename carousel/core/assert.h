@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Assertions: a broken invariant is a bug, not bad input, and aborts. Without any include, so that kernels of every
-// compiler can have them; what throws is in core/error.h.
+// Assertions: a broken invariant is a bug, not bad input, and aborts. This header includes nothing, so that kernels of
+// every compiler can use it. Errors that throw are in core/error.h.
 #pragma once
 
 namespace carousel {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads the limits of control groups, version 1 and 2, from their files.
 #include "carousel/core/control_groups.h"
 
 #include <algorithm>
@@ -23,7 +24,7 @@ double quota_of(const std::string& folder) {
   return kNone;
 }
 
-/// Pages of files, from memory.stat: the figures of `active` and `inactive`.
+/// Bytes in pages of files: the sum of the figures `active` and `inactive` of memory.stat.
 double file_bytes(const std::string& folder, const std::string& active, const std::string& inactive) {
   double sum = 0, bytes = 0;
   std::ifstream stat(folder + "/memory.stat");
@@ -38,7 +39,7 @@ double memory_left_in(const std::string& folder) {
     return std::max(0.0, limit - used + file_bytes(folder, "active_file", "inactive_file"));
   }
   std::ifstream old_limit(folder + "/memory.limit_in_bytes"), old_used(folder + "/memory.usage_in_bytes");
-  if (old_limit >> limit && old_used >> used) {  // none: a number no machine has
+  if (old_limit >> limit && old_used >> used) {  // no limit: a number no machine has
     return std::max(0.0, limit - used + file_bytes(folder, "total_active_file", "total_inactive_file"));
   }
   return kNone;
@@ -46,7 +47,8 @@ double memory_left_in(const std::string& folder) {
 
 using Limit = double (*)(const std::string& folder);
 
-/// Of `path` and every group above it. In a container the mount may be the group itself, the path one of outside.
+/// The least limit of group `path` and of every group above it. In a container the mount may be the group itself, and
+/// `path` one that only exists outside.
 double least_up_from(const std::string& mount, std::string path, Limit limit) {
   double least = limit(mount);
   for (; !path.empty() && path != "/"; path.resize(path.rfind('/'))) least = std::min(least, limit(mount + path));

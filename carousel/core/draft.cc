@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+// Drafts: files that say by their lock whether their writer lives.
+//
+// 1. A draft is taken in this order: open the name, lock the open file, check that the name is still this file. A file
+//    that was renamed or removed between open and lock is let go, and the name opened anew.
+// 2. The lock is held from take() to let_go() or remove(). The system drops it when the last descriptor of that open
+//    file is closed, so also when the process dies; descriptors are closed on exec.
+// 3. Only the holder of its lock truncates, renames or unlinks a draft, and it does so before it gives the lock back. A
+//    dead writer's draft is taken first, then removed. One exception: who takes over the draft of a folder also removes
+//    the drafts of the files on its list (formats/new_file).
+// 4. On a file system without locks a draft belongs to who created it (O_EXCL). Nobody takes over one that exists.
 #include "carousel/core/draft.h"
 
 #include <fcntl.h>
@@ -15,7 +25,7 @@
 namespace carousel {
 namespace {
 
-constexpr int kAttempts = 1000;
+constexpr int kAttempts = 1000;  // a name that changes hands more often is given up
 constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 
 enum class Lock { kOurs, kHeld, kUnsupported };
@@ -33,7 +43,7 @@ Lock lock(int descriptor) {
   return errno == EAGAIN || errno == EACCES ? Lock::kHeld : Lock::kUnsupported;
 }
 
-// Whoever had it may have renamed or removed it between open() and the lock.
+// Whether `path` still names the open file: its last holder may have renamed or removed it between open() and the lock.
 bool still_named(int descriptor, const std::string& path) {
   struct stat here {
   }, there{};
@@ -122,7 +132,7 @@ void refuse_unknown(const std::string& path, const std::string& draft) {
 
 namespace {
 
-// Drafts of dead writers in slots that are not `mine`.
+// Removes the drafts of dead writers from all slots but `mine`.
 void remove_left_drafts(const std::string& path, int mine) {
   for (int slot = 0; slot < kDraftSlots; ++slot) {
     Draft left;
@@ -132,7 +142,7 @@ void remove_left_drafts(const std::string& path, int mine) {
 
 }  // namespace
 
-// A state is not lost because of what others left in one slot: the next one is tried.
+// Where rivals replace each other, the next slot is tried: what others left in one slot must not cost a state.
 void take_draft_of(const std::string& path, Rivals rivals, Draft& draft) {
   int error = EEXIST;
   for (int slot = 0; slot < kDraftSlots; ++slot) {

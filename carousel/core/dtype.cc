@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Sizes and names of element types, and the conversions between f32 and the narrower floats, exact or rounded.
 #include "carousel/core/dtype.h"
 
 #include <algorithm>
@@ -63,7 +64,7 @@ float largest_value(DType dtype) {
   constexpr float kLargestHalf = 65504;
   if (dtype == DType::kF16) return kLargestHalf;
   if (dtype == DType::kQ8) return 127 * kLargestHalf;
-  if (dtype == DType::kQ4) return 7 * kLargestHalf;  // of either sign
+  if (dtype == DType::kQ4) return 7 * kLargestHalf;  // for both signs
   return std::numeric_limits<float>::infinity();
 }
 
@@ -119,7 +120,7 @@ void convert_all(const void* source, float* out, size_t count, Convert convert) 
 }  // namespace
 
 void widen(const void* source, DType dtype, float* out, size_t count) {
-  if (count == 0) return;  // of an empty tensor, which has no address
+  if (count == 0) return;  // an empty tensor has no address
   switch (dtype) {
     case DType::kF32:
       std::memcpy(out, source, count * sizeof(float));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element types: their sizes, safetensors names, and exact scalar conversions; and block types, whose values come in
-// blocks of 32 along a row with one scale each (quant_blocks.h).
+// Element types: sizes, safetensors names and exact scalar conversions. Values of a block type are encoded in blocks of
+// 32 along a row, each with one scale (quant_blocks.h).
 #pragma once
 
 #include <cstddef>
@@ -14,13 +14,13 @@ enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8
 
 size_t dtype_size(DType dtype);                         // bytes per element; throws kShape for a block type
 std::string_view dtype_name(DType dtype);               // as safetensors spells it: "F32", "BF16", ...; "Q8", "Q4"
-bool parse_dtype(std::string_view name, DType* dtype);  // false: unknown name, and those of block types
+bool parse_dtype(std::string_view name, DType* dtype);  // false: an unknown name, or a block type's
 bool is_float(DType dtype);
 bool is_block(DType dtype);  // Q8 or Q4
 
-constexpr size_t kBlockValues = 32;  // of every block type
-/// Bytes of `count` consecutive values, of a row say; a block type's last block is whole even if not all of it is used.
-/// Throws kShape where they overflow.
+constexpr size_t kBlockValues = 32;  // values in a block, of every block type
+/// Bytes of `count` consecutive values, a row say; a block type's last block is whole even if not all of it is used.
+/// Throws kShape where the bytes overflow.
 size_t dtype_bytes(DType dtype, size_t count);
 
 struct BF16 {
@@ -45,10 +45,10 @@ float to_float(F16 value);
 BF16 to_bf16(float value);  // round to nearest, ties to even; NaN stays NaN
 F16 to_f16(float value);    // round to nearest, ties to even; overflow gives infinity
 
-/// The largest magnitude of f32 that `dtype`, a float or block type, can hold; infinity for f32, bf16 and f64, since a
-/// published weight does not come near theirs.
+/// The largest f32 magnitude that `dtype`, a float or block type, can hold; infinity for f32, bf16 and f64, whose
+/// largest values no published weight is near.
 float largest_value(DType dtype);
-/// Whether all values are finite and within that.
+/// Whether all values are finite and within largest_value(dtype).
 bool fits(const float* values, size_t count, DType dtype);
 
 /// Widens `count` elements of a float type (f32, f16, bf16, f64) or a block type to f32.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The search for values that are not finite, in floats and in blocks.
 #include "carousel/core/finite.h"
 
 #include <algorithm>
@@ -7,7 +8,8 @@
 namespace carousel {
 namespace {
 
-// Infinity and NaN have all exponent bits set. Blocks are looked at without a branch per value, then searched.
+// Infinity and NaN have all exponent bits set. Stretches of values are tested without a branch per value; the first one
+// that fails is searched.
 template <class Word>
 std::optional<int64_t> first_with_exponent(const void* values, int64_t count, Word exponent) {
   constexpr int64_t kBlock = 512;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values that are no numbers: what a checkpoint or a saved state must not hold.
+// NaN and infinity, which a checkpoint or a saved state must not hold.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace carousel {
 
-/// Index of the first NaN or infinity among `count` values of a float or block type, which need no alignment; nothing
-/// for integers. Of a block whose scale is not finite, its first value.
+/// Index of the first NaN or infinity among `count` values of a float or block type; nothing for integers. The values
+/// need no alignment. A block whose scale is not finite counts from its first value on.
 std::optional<int64_t> first_not_finite(const void* values, DType dtype, int64_t count);
 
 }  // namespace carousel

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A JSON parser with bounds, files of text read and written whole, and the checked getters of Fields.
 #include "carousel/core/json.h"
 
 #include <fmt/format.h>
@@ -118,7 +119,7 @@ Json read_json_file(const std::string& path, const JsonLimits& limits) {
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {
   struct stat status {};
-  // Asked before opening: opening a pipe would wait for its writer.
+  // The kind is asked for before opening: opening a pipe would wait for its writer.
   if (::stat(path.c_str(), &status) != 0) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail(ErrorKind::kInput, "{}: not a regular file", path);
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
@@ -135,7 +136,7 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
 
 void write_text_file(const std::string& path, std::string_view text) {
   struct stat status {};
-  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {  // the rename would take its place
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {  // the rename would replace it
     fail(ErrorKind::kIo, "{}: exists and is no regular file, expected one or none to write", path);
   }
   Draft draft;
@@ -152,7 +153,7 @@ void write_text_file(const std::string& path, std::string_view text) {
 }
 
 std::string brief(const Json& value) {
-  // dump() writes what JSON cannot hold as null.
+  // dump() writes a number that JSON cannot hold as null.
   if (value.is_number_float() && !std::isfinite(value.get<double>())) return fmt::format("{}", value.get<double>());
   std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (text.size() > 60) text = text.substr(0, 57) + "...";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bounded JSON over nlohmann-json, and Fields: an object read key by key, so that what was not read is an error.
+// Bounded JSON over nlohmann-json, and Fields: an object read key by key, so that a key nobody read is an error.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -37,7 +37,7 @@ class Fields {
  public:
   Fields(const Json& object, std::string where);  // throws kInput when not an object
 
-  bool has(const char* key) const;  // present and not null; does not mark
+  bool has(const char* key) const;  // present and not null; does not mark the key as known
   int64_t integer(const char* key, int64_t min, int64_t max, std::optional<int64_t> fallback = {});
   double number(const char* key, double min, double max, std::optional<double> fallback = {});  // finite
   bool boolean(const char* key, std::optional<bool> fallback = {});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of the host, and that of nothing, which has the same sizes.
+// The host's memory, and meta's, which grants the same sizes and holds no bytes.
 #include "carousel/core/memory.h"
 
 #include <sys/mman.h>
@@ -23,7 +23,7 @@ size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) /
 }
 
 size_t host_granted(size_t size_bytes) {
-  if (size_bytes > SIZE_MAX - kHugePage) fail_to_allocate(size_bytes);  // before it is rounded up to a small one
+  if (size_bytes > SIZE_MAX - kHugePage) fail_to_allocate(size_bytes);  // rounding up would wrap to a small size
   return size_bytes >= kHugeBytes ? round_up(size_bytes, kHugePage) : size_bytes;
 }
 
@@ -75,13 +75,13 @@ class MetaMemory final : public Memory {
 
  private:
   void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte*, size_t) override {
-    CAROUSEL_ASSERT(to.device() == Device::kMeta);  // there is nothing to bring anywhere else
+    CAROUSEL_ASSERT(to.device() == Device::kMeta);  // meta has no bytes to copy anywhere else
   }
 };
 
 }  // namespace
 
-// Never destroyed: storage with static lifetime may be released after them.
+// The memories are never destroyed: storage with static lifetime may be released after them.
 Memory& Memory::host() {
   static Memory& memory = *new HostMemory;
   return memory;

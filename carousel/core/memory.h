@@ -13,30 +13,30 @@ enum class Device : uint8_t {
   kMeta,  // shapes only: counts parameters, bytes and states without allocating
 };
 
-/// The memory of one device. Any thread may call it.
+/// The memory of one device. Any thread may call any of its functions.
 class Memory {
  public:
   virtual ~Memory() = default;
   virtual Device device() const = 0;
-  /// Bytes that a request for `size_bytes` takes: at least as many. Throws Error(kIo) beyond the address space.
+  /// Bytes that a request for `size_bytes` takes, at least as many. Throws Error(kIo) beyond the address space.
   virtual size_t granted(size_t size_bytes) const = 0;
-  /// Zeroed, of a granted size; null for none, and always on kMeta. Throws Error(kIo, kDevice) if it cannot be had.
+  /// A zeroed block of a granted size; null for 0 bytes, and always on kMeta. Throws Error(kIo, kDevice) where it is
+  /// refused.
   virtual std::byte* allocate(size_t granted_bytes) = 0;
   virtual void release(std::byte* bytes, size_t granted_bytes) noexcept = 0;
   virtual void zero(std::byte* bytes, size_t size_bytes) = 0;
-  /// Copies `size_bytes` at `here` of one memory to `there` of another. They are one and the same, or one of them is
-  /// the host's.
+  /// Copies `size_bytes` at `here` in `from` to `there` in `to`. Both are one memory, or one of them is the host's.
   static void copy(Memory& from, const std::byte* here, Memory& to, std::byte* there, size_t size_bytes) {
     (to.device() == Device::kCpu ? from : to).copy_between(from, here, to, there, size_bytes);
   }
 
   /// Blocks are 64-byte aligned; from 4 MiB on they are page-aligned and ask for huge pages.
   static Memory& host();
-  /// Grants what the host would, and has nothing: tensors on it have shapes and no bytes.
+  /// Grants the sizes that the host would, and holds no bytes: tensors on it have shapes only.
   static Memory& meta();
 
  protected:
-  /// As copy(), of which this memory is a side.
+  /// copy(), where this memory is one of the two sides.
   virtual void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                             size_t size_bytes) = 0;
 };

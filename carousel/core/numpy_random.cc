@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// numpy's generators and its ways of choosing, step by step as numpy takes them: a wiring's seed depends on each.
 #include "carousel/core/numpy_random.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@
 namespace carousel {
 namespace {
 
-// numpy chooses by shuffling a whole range from here on, by Floyd's method below.
+// From this size on numpy chooses by shuffling the whole range; below it, by Floyd's method.
 constexpr int64_t kShuffleFrom = 10000;
 
 uint64_t multiply_high(uint64_t a, uint64_t b) {

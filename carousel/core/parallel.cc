@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// One 64-bit gate holds the number of the region (high half) and how many workers are inside it (low half). A worker
-// enters by adding 1 and reads the number it entered in the same instruction; the caller closes the region and then
-// waits for the count to reach 0. A worker that slept through a region is therefore never waited for, and none can
-// touch a region that has ended. Who waits looks after those it waits for: see Placement.
+// The pool's regions and run_steps. The gate is one 64-bit word:
+//
+//   63 .................... 32 | 31 ................... 0
+//   number of the region,      | workers that have added
+//   odd while it is open       | themselves and not left
+//
+// 1. The caller, under caller_mutex, writes count, task, context and next while the region is closed and every worker
+//    of the last open region has left. Its fetch_add that opens the gate publishes them.
+// 2. A worker enters by fetch_add(1), and reads the number it entered in the same instruction. It reads count, task,
+//    context and next only if that number is odd, and leaves by fetch_sub(1), which publishes what its tasks wrote.
+// 3. The caller closes the gate by another fetch_add, then waits for the low half to be 0: that load acquires what the
+//    tasks wrote. A worker that adds itself to a closed region touches nothing but the gate. So nobody waits for a
+//    worker that slept through a region, and no worker touches a region that has ended.
+// 4. An index of a region belongs to the thread whose fetch_add on next returned it.
+// 5. A sleeper counts itself in sleepers, under sleep_mutex, before it reads the gate; the caller opens the gate before
+//    it reads sleepers. One of the two therefore sees the other, and no sleeper misses a region.
+// 6. In run_steps step s of a slice belongs to the thread whose compare-exchange took `claimed` from s to s + 1. That
+//    thread alone stores done = s + 1, with release. A thread begins step s + 1 once it has read, with acquire,
+//    done > s from every slice.
+//
+// A thread that waits for others gives its core to one that has lost its own: core/placement.
 #include "carousel/core/parallel.h"
 
 #include <pthread.h>
@@ -33,9 +50,9 @@ using Time = std::chrono::microseconds;
 
 // A forward opens a region every few tens of microseconds; waking a sleeping thread costs as much.
 constexpr Time kSpin{50};
-constexpr Time kAlone{5};        // of a wait, before it is asked who else wants this core
+constexpr Time kAlone{5};        // a wait lasts this long before the thread asks who else wants its core
 constexpr Time kHeld{50};        // longer than threads need to finish their last tasks of a common region
-constexpr Time kPatience{2000};  // for a region's end, before a thread sleeps: tasks are long, nobody is held
+constexpr Time kPatience{2000};  // a worker waits this long for a region's end, then sleeps: its tasks are just long
 constexpr int kPolls = 32;
 constexpr uint64_t kRegion = uint64_t{1} << 32;  // odd region numbers are open, even ones closed
 constexpr uint64_t kInsideMask = kRegion - 1;
@@ -51,7 +68,7 @@ void pause() {
 #endif
 }
 
-/// done(), asked a few times: for about a microsecond.
+/// Asks done() a few times, for about a microsecond; true once it was.
 template <class Done>
 bool poll(const Done& done) {
   for (int i = 0; i < kPolls; ++i) {
@@ -66,11 +83,11 @@ bool poll(const Done& done) {
 struct ThreadPool::Shared {
   explicit Shared(int threads) : placement(threads) {}
 
-  // What every thread reads as it enters is on the line it has to own for that.
+  // A thread that enters owns the gate's cache line: what it reads next lies on that line too.
   alignas(64) std::atomic<uint64_t> gate{0};
-  int64_t count = 0;  // these three change only while the region is closed and empty
-  Task task = nullptr;
-  void* context = nullptr;
+  int64_t count = 0;                         // tasks of the region
+  Task task = nullptr;                       // the region's function
+  void* context = nullptr;                   // its first argument
   alignas(64) std::atomic<int64_t> next{0};  // first unclaimed index
   alignas(64) std::atomic<bool> stopping{false};
   std::atomic<int> sleepers{0};
@@ -104,7 +121,7 @@ struct ThreadPool::Shared {
     }
   }
 
-  /// As spin_until, for threads that wait for those inside a region.
+  /// spin_until for a thread that waits for those inside a region: after kHeld it looks for one that lost its core.
   template <class Done>
   bool outlast(const Done& done, int member) {
     if (spin_until(done, kHeld, member)) return true;
@@ -132,7 +149,7 @@ struct ThreadPool::Shared {
         sleep_until(has_news);
       }
       if (stopping.load()) return;
-      placement.enter(member);  // until it rests: stores between regions cost more than a move of a thread that waits
+      placement.enter(member);  // inside until it rests: a store per region costs more than a needless move
       const uint64_t entered = gate.fetch_add(1);
       if (is_open(entered)) {
         claim_all();
@@ -146,7 +163,7 @@ struct ThreadPool::Shared {
   template <class Done>
   void sleep_until(const Done& done) {
     std::unique_lock lock(sleep_mutex);
-    sleepers.fetch_add(1);  // before done() is read: run() changes the gate first and reads `sleepers` after
+    sleepers.fetch_add(1);  // invariant 5
     wake.wait(lock, done);
     sleepers.fetch_sub(1);
   }
@@ -166,8 +183,8 @@ struct ThreadPool::Shared {
 
 namespace {
 
-/// While it lives the calling thread takes none of the signals that are sent to a process, and nor do threads it
-/// starts: whoever handles them wants them in a thread of its own, and its system calls interrupted by them.
+/// While it lives, neither the calling thread nor a thread that it starts takes signals that are sent to the process: a
+/// program that handles them wants them on a thread of its own, whose system calls they interrupt.
 class SignalsBlocked {
  public:
   SignalsBlocked() {
@@ -229,11 +246,12 @@ namespace {
 
 constexpr int kPausesBeforeHelp = 1000;  // tens of microseconds: longer than slices of a step differ
 
-/// Slices walking in step. A slice's counters have a cache line of their own: its thread writes it, the others read it.
+/// Slices walking in step (invariant 6). A slice's counters have a cache line of their own: its thread writes it, the
+/// others read it.
 struct Steps {
   struct alignas(64) Slice {
     std::atomic<int64_t> claimed{0};  // steps begun
-    std::atomic<int64_t> done{0};
+    std::atomic<int64_t> done{0};     // steps ended
   };
   Slice slices[kMaxSlices];
   int64_t slice_count, step_count;
@@ -249,7 +267,7 @@ struct Steps {
     return true;
   }
 
-  /// Returns once every slice has done `step`, and does those nobody begins; these join `mine`.
+  /// Returns once every slice has done `step`. Does the slices that nobody begins, and adds them to `mine`.
   void finish(int64_t step, uint64_t& mine) {
     int pauses = 0;
     for (int64_t slice = 0; slice < slice_count; ++slice) {
@@ -267,7 +285,7 @@ struct Steps {
 
   void walk(int64_t home) {
     uint64_t mine = uint64_t{1} << home;
-    // A thread that comes late joins at the last step its slice was seen at: all before that are done.
+    // A late thread joins at the last step its slice has done: all slices have done the steps before that.
     const int64_t seen = slices[home].done.load(std::memory_order_acquire);
     for (int64_t step = seen > 0 ? seen - 1 : 0; step < step_count; ++step) {
       for (int64_t slice = 0; slice < slice_count; ++slice) {

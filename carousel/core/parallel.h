@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thread pool. A region's result never depends on how its work was divided: callers split only what is independent.
+// The thread pool. A region is one call of run() or run_steps().
+//
+// 1. run() publishes what the caller wrote before it to every task, and what the tasks wrote to the caller.
+// 2. Two tasks of a region, or two slices of a step, are not ordered. Callers divide only what is independent, so that
+//    no result depends on the number of threads or on who ran what.
+// 3. Every slice of step s + 1 sees what every slice of step s wrote.
+// 4. A pool runs one region at a time. A second caller waits for the first one's end.
+//
+// How the pool keeps these is numbered in parallel.cc. cpu/divide.h says which way of dividing work to choose.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +16,8 @@
 
 namespace carousel {
 
-/// Threads that spin briefly for the next region and then sleep. One region runs at a time; a second caller waits.
-/// A process forked off has none of them: the child must not use its parent's pool, not even destroy it.
+/// Threads that spin briefly for the next region and then sleep. A forked process has none of them: the child must not
+/// use its parent's pool, not even destroy it.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);  // counting the caller; at least 1
@@ -31,15 +39,15 @@ class ThreadPool {
 
 /// Calls task(context, slice, step) once for every slice in [0, slices) and step in [0, steps): no slice of a step
 /// begins before all slices of the step before are done. A slice stays on one thread as long as that thread runs, so
-/// what it reads stays in that core's cache; slices no thread came for are taken over by the others. At most
-/// kMaxSlices, and useful only up to the pool's threads. As ThreadPool::run otherwise; each step costs about as much as
-/// a cache line takes from core to core.
+/// that core's cache keeps what the slice reads; the other threads take over a slice that no thread came for. At most
+/// kMaxSlices; more slices than the pool has threads gain nothing. The rules for tasks are those of ThreadPool::run. A
+/// step costs about as much as moving a cache line from core to core.
 using StepTask = void (*)(void* context, int64_t slice, int64_t step);
 constexpr int64_t kMaxSlices = 64;
 void run_steps(ThreadPool& pool, int64_t slices, int64_t steps, StepTask task, void* context);
 
 /// Cores this process may run on, hyperthreads counted once; no more than its control groups give it time for, rounded
-/// down: a thread beyond that would spin at the expense of the others.
+/// down: one more thread would spin at the expense of the others.
 int physical_cores();
 
 /// pool.run for a callable f(int64_t index). No allocation.

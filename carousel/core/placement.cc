@@ -1,4 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// A waiting thread gives its core to a thread that has lost its own.
+//
+// 1. thread and clock of a member are written by that member (enrol) before it sets inside. The release store of inside
+//    publishes them; who moves reads them after an acquire load of inside that gave true.
+// 2. inside is written by its member alone. It is true whenever others may wait for the member; a worker leaves it true
+//    between regions, until it rests.
+// 3. core is a hint, relaxed: written by its member, and by the member that has just moved it. A wrong value costs a
+//    needless move or a yield, nothing else.
+// 4. Whoever holds moving_ alone reads and writes ran_ and next_look_ and changes affinities, so no two moves of this
+//    pool overlap. It is tried, never waited for.
+// 5. A member that is moved by another has moved == true. The mover stores moved before it loads inside; the member
+//    stores inside = false (leave) before it loads moved (settle); all four are sequentially consistent. So one that
+//    has left and settled is not moved any more, and has the cores it had.
 #include "carousel/core/placement.h"
 
 #include <pthread.h>
@@ -9,8 +22,8 @@
 namespace carousel {
 namespace {
 
-constexpr int64_t kBetweenLooks = 20'000;  // ns: whoever runs has been seen to run by then
-constexpr int64_t kAfterMove = 200'000;    // ns: who waits for a disk, not for a core, would be moved again and again
+constexpr int64_t kBetweenLooks = 20'000;  // ns: the clock of a thread that runs has advanced by then
+constexpr int64_t kAfterMove = 200'000;    // ns: a thread that waits for a disk would else be moved again and again
 
 int64_t nanoseconds(clockid_t clock) {
   timespec time;
@@ -18,8 +31,7 @@ int64_t nanoseconds(clockid_t clock) {
   return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
-/// What a thread is known by outside. Its clock and number stay valid arguments when it has ended: they are errors
-/// then.
+/// What other threads know a thread by. Once it has ended, calls with its clock or number fail; they do no harm.
 struct Identity {
   pid_t thread = gettid();
   clockid_t clock;
@@ -28,8 +40,8 @@ struct Identity {
   }
 };
 
-/// thread: 0 is the calling one. One that waits for its turn moves with the first call; the second gives it back the
-/// cores it may run on.
+/// Moves a thread (0: the calling one) to `core`; false if it may not run there. The first sched_setaffinity moves a
+/// thread even while it waits for its turn; the second one gives it back the cores it may run on.
 bool move(pid_t thread, int core) {
   cpu_set_t allowed, one;
   if (sched_getaffinity(thread, sizeof allowed, &allowed) != 0 || !CPU_ISSET(core, &allowed)) return false;
@@ -40,7 +52,7 @@ bool move(pid_t thread, int core) {
   return true;
 }
 
-/// Gives a flag back when it goes.
+/// Clears a flag at the end of its scope.
 struct Turn {
   std::atomic_flag& flag;
   ~Turn() { flag.clear(std::memory_order_release); }
@@ -70,7 +82,7 @@ void Placement::enter(int member) {
 void Placement::leave(int member) { members_[member].inside.store(false); }
 
 void Placement::settle(int member) const {
-  while (members_[member].moved.load()) usleep(20);  // who moves it may wait for this core
+  while (members_[member].moved.load()) usleep(20);  // the mover may wait for this core
 }
 
 void Placement::rest(int member) {
@@ -110,7 +122,7 @@ int Placement::held_elsewhere(int core) {
     const Member& it = members_[i];
     if (!it.inside.load(std::memory_order_acquire)) continue;
     const int64_t ran = nanoseconds(it.clock.load(std::memory_order_relaxed));
-    const bool same = ran >= 0 && ran == ran_[i];  // it was inside at that look too: who enters, runs
+    const bool same = ran >= 0 && ran == ran_[i];  // a member that entered since that look has run since
     if (same && held < 0 && it.core.load(std::memory_order_relaxed) != core) held = i;
     ran_[i] = ran;
   }
@@ -127,7 +139,7 @@ bool Placement::relieve(int member) {
   if (held < 0) return false;
   Member& it = members_[held];
   const int there = it.core.load(std::memory_order_relaxed);
-  it.moved.store(true);  // then it is asked again: it leaves before it looks whether it is moved
+  it.moved.store(true);  // before inside is read again: invariant 5
   const bool done = it.inside.load() && move(it.thread.load(std::memory_order_relaxed), here);
   it.moved.store(false);
   if (!done) return false;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Encoding and decoding of the block types, one block of 32 values at a time.
 #include "carousel/core/quant_blocks.h"
 
 #include <algorithm>
@@ -10,7 +11,7 @@ namespace carousel {
 namespace {
 
 constexpr int kValues = static_cast<int>(kBlockValues);
-constexpr float kLargestScale = 65504.0f;  // of f16
+constexpr float kLargestScale = 65504.0f;  // the largest finite f16
 
 // Four values at a time: a model of billions is encoded while it loads.
 typedef float Four __attribute__((vector_size(16)));
@@ -61,7 +62,7 @@ void encode_q8(const Block& x, std::byte* out) {
 
 constexpr float kQ4Low = -8, kQ4High = 7;
 
-/// Of the codes nearest to x / d: their products with x, and with themselves.
+/// Sums over a block for the codes q nearest to x / d: of q x, and of q q.
 struct Fit {
   float xq, qq;
 };

@@ -14,10 +14,10 @@ namespace carousel {
 constexpr size_t kQ8BlockBytes = 34;
 constexpr size_t kQ4BlockBytes = 18;
 
-/// Blocks to f32. `count` need not fill the last block. No alignment is asked for.
+/// Blocks to f32. `count` need not fill the last block; `blocks` needs no alignment.
 void decode_blocks(const void* blocks, DType dtype, float* out, size_t count);
 
-/// f32 to blocks, the last one filled up with zeros. Deterministic, the same on every machine.
+/// f32 to blocks, the last one filled up with zeros. The result is the same on every machine.
 /// Q8: d is the largest magnitude / 127 in f16, values go to their nearest multiple of it. Q4: the scale is searched
 /// for the least squared error, never above that of the largest value / -8. Finite values only; what d's range cannot
 /// reach (magnitudes above 127 * 65504, in Q4 8 * 65504) saturates.

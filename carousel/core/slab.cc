@@ -1,4 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+// Slabs of weights: the next tensor of a memory is cut from the slab that this memory is filling.
+//
+// 1. There is one Slab per Memory. The map of them is read and changed under the mutex in current(); an entry is never
+//    removed, so a reference to it stays valid.
+// 2. storage and used of a Slab are read and written under its mutex.
+// 3. used only grows while the storage lives. So no two tensors have a byte in common, and their owners need no lock.
+// 4. A Slab holds its storage weakly: tensors own it, and the last one frees it. A call that finds it freed, or too
+//    full, starts another.
 #include "carousel/core/slab.h"
 
 #include <algorithm>
@@ -9,24 +17,24 @@
 namespace carousel {
 namespace {
 
-constexpr size_t kSlabBytes = size_t{32} << 20;  // what is never written of it takes no memory
-constexpr size_t kLargest = size_t{16} << 20;
-constexpr size_t kSmallest = size_t{64} << 10;  // below, small pages do as well
-constexpr size_t kAlignment = 256;
+constexpr size_t kSlabBytes = size_t{32} << 20;  // a page of it that nobody writes takes no memory
+constexpr size_t kLargest = size_t{16} << 20;    // a larger tensor has storage of its own
+constexpr size_t kSmallest = size_t{64} << 10;   // so has a smaller one: small pages do as well there
+constexpr size_t kAlignment = 256;               // of a tensor in a slab
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kShares = false;  // neighbours in a slab would hide from it who writes past an end
+constexpr bool kShares = false;  // a write past a tensor's end would hit its neighbour in the slab, unseen
 #else
 constexpr bool kShares = true;
 #endif
 
 struct Slab {
   std::mutex mutex;
-  std::weak_ptr<Storage> storage;  // owned by what lies in it
-  size_t used = 0;
+  std::weak_ptr<Storage> storage;  // the slab being filled; its tensors own it
+  size_t used = 0;                 // bytes handed out from its start
 };
 
-/// The one that `memory` is filling. Those of all memories: a few, and none is ever destroyed.
+/// The slab that `memory` is filling. There are few memories, so none of the entries is ever destroyed.
 Slab& current(Memory& memory) {
   static std::mutex mutex;
   static auto& slabs = *new std::map<Memory*, Slab>;

@@ -1,4 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+// A State owns its memory by reference count: one block for all fixed tensors, one per page of a per-token tensor.
+//
+// 1. A block or page with more than one owner is never written. StateBatch::bind copies it first.
+// 2. Between bind and unbind the tables point into the states' own memory. No state of the batch may be copied,
+//    assigned or destroyed in between.
+// 3. Only advance() moves a position. Rows that a forward wrote beyond it are not part of the state.
 #include "carousel/core/state.h"
 
 #include <fmt/format.h>
@@ -19,13 +25,13 @@ int64_t pages_for(int64_t rows) { return rows / kPageRows + (rows % kPageRows !=
 
 size_t spec_bytes(const StateSpec& spec) { return static_cast<size_t>(spec.shape.count()) * dtype_size(spec.dtype); }
 
-/// `size_bytes` at `offset_bytes` of `source`, to host memory.
+/// Copies `size_bytes` at `offset_bytes` of `source` to host memory.
 void read_bytes(const Storage& source, size_t offset_bytes, void* there, size_t size_bytes) {
   Memory::copy(source.memory(), source.bytes() + offset_bytes, Memory::host(), static_cast<std::byte*>(there),
                size_bytes);
 }
 
-/// Itself where it lies in `memory`, else a copy there.
+/// `storage` itself where it lies in `memory`, else a copy there.
 std::shared_ptr<Storage> brought_to(Memory& memory, const std::shared_ptr<Storage>& storage) {
   return storage == nullptr || &storage->memory() == &memory ? storage : storage->copy(memory);
 }

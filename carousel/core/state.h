@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One sequence's whole memory as a value. A State is a position and the tensors each block asked for; copying it forks
-// the sequence (storage is shared until one side writes), a default State is a valid start.
+// One sequence's whole memory as a value. A State is a position and the tensors each block asked for. Copying it forks
+// the sequence: storage is shared until one side writes. A default State is a valid start. Files: docs/state.md.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ struct StateSpec {
 class StateLayout {
  public:
   struct Entry {
-    std::string name;  // "3.C": layer index and the block's name for it
-    StateSpec spec;
+    std::string name;         // "3.C": layer index and the block's name for it
+    StateSpec spec;           // its shape, and whether it grows
     size_t offset_bytes = 0;  // fixed tensors: place in the State's one block
     size_t index = 0;         // per-token tensors: which list of pages
   };
@@ -39,8 +39,8 @@ class StateLayout {
   size_t add(const std::string& prefix, const std::vector<StateSpec>& specs);
 
   const std::vector<Entry>& entries() const { return entries_; }
-  size_t fixed_bytes() const { return fixed_bytes_; }  // per sequence, whatever its length
-  size_t page_bytes() const { return page_bytes_; }    // of one page of every per-token tensor
+  size_t fixed_bytes() const { return fixed_bytes_; }  // of all fixed tensors of one sequence
+  size_t page_bytes() const { return page_bytes_; }    // of one page of every per-token tensor together
   size_t paged_count() const { return paged_count_; }  // number of per-token tensors
   size_t bytes_at(int64_t pos) const;                  // of a state after `pos` tokens
 
@@ -54,22 +54,22 @@ class StateLayout {
 class State {
  public:
   int64_t pos() const { return pos_; }  // tokens seen
-  size_t bytes() const;                 // held by this state, shared or not: for admission and cache budgets
+  size_t bytes() const;                 // of all storage it owns, alone or with others: for admission and budgets
   bool empty() const { return pos_ == 0 && fixed_ == nullptr && pages_.empty(); }
 
-  /// What a file holds, on the host: one tensor per layout entry, a per-token entry as [pages, ...page shape]. Views,
-  /// not copies, of fixed tensors that lie there; a state that was never run gives zeros.
+  /// The tensors that a file holds, on the host: one per layout entry, a per-token entry as [pages, ...page shape]. A
+  /// fixed tensor that lies on the host is a view, not a copy. A state that was never run gives zeros.
   NamedTensors tensors(const StateLayout& layout) const;
-  /// The inverse. Throws Error(kState) naming the first missing, extra, misshaped or non-finite tensor; nothing is
-  /// built before all of it is checked.
+  /// The inverse of tensors(). Throws Error(kState) naming the first missing, extra, misshaped or non-finite tensor;
+  /// nothing is built before all of it is checked.
   static State from(const NamedTensors& tensors, int64_t pos, const StateLayout& layout);
-  /// The same state in another memory: its tensors have one layout everywhere. Shares what lies there already.
+  /// The same state in `memory`: tensors have one layout in every memory. It shares storage that lies there already.
   State to(Memory& memory) const;
 
  private:
   friend class StateBatch;
   friend class LayerStates;
-  int64_t pos_ = 0;
+  int64_t pos_ = 0;                                           // tokens seen
   std::shared_ptr<Storage> fixed_;                            // every fixed tensor, at its layout offset
   std::vector<std::vector<std::shared_ptr<Storage>>> pages_;  // [per-token tensor][page]
 };
@@ -92,18 +92,18 @@ class LayerStates {
   size_t first_entry_ = 0;
 };
 
-/// The states of a batch made ready to be written: shared storage is copied, zero states are given storage, and pages
-/// are added for the rows to come. Where their tensors lie is written to tables once, for the kernels of all blocks.
-/// Held across steps it allocates nothing until a page fills.
+/// The states of a batch made ready to be written: shared storage is copied, empty states get storage, and pages are
+/// added for the rows of the forward. The addresses of their tensors are written to tables once, for the kernels of all
+/// blocks. A StateBatch kept across steps allocates nothing until a page is full.
 class StateBatch {
  public:
   /// Binds `states` ([B], each at its own position) for a forward of lengths[s] rows in `memory`; states that lie
-  /// elsewhere are brought there. The states must outlive the batch's use and may not repeat.
+  /// elsewhere are copied there. The states must live until unbind() and may not repeat.
   void bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
             Memory& memory = Memory::host());
   void unbind();
   bool bound() const { return layout_ != nullptr; }
-  /// Called once after the forward: every position moves on by its length.
+  /// Moves every position on by its length. Call it once, after the forward.
   void advance(std::span<const int64_t> lengths);
 
   LayerStates layer(size_t first_entry) const { return LayerStates(this, first_entry); }
@@ -114,8 +114,8 @@ class StateBatch {
   void make_writable(State& state, int64_t rows, Memory& memory) const;
   void fill_tables();
 
-  const StateLayout* layout_ = nullptr;
-  std::vector<State*> states_;
+  const StateLayout* layout_ = nullptr;     // null: not bound
+  std::vector<State*> states_;              // [B]
   std::vector<std::vector<float*>> pages_;  // [per-token tensor * B + sequence][page]
   std::vector<float* const*> page_table_;   // [per-token tensor * B + sequence], into pages_
   std::vector<float*> fixed_table_;         // [entry * B + sequence], null for a per-token entry

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where work runs: the memory its tensors are in, the instruction set its CPU kernels use, and their threads.
+// Where work runs: the memory its tensors lie in, the instruction set of its CPU kernels, and their threads.
 #pragma once
 
 #include "carousel/core/parallel.h"
@@ -9,13 +9,13 @@ namespace carousel {
 
 enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kNeon, kNeonDotprod };
 
-/// What products of f32 activations with bf16 weights are computed in: f32 exactly, or bf16 with f32 sums.
+/// How f32 activations are multiplied with bf16 weights: in f32, exactly, or in bf16 with f32 sums.
 enum class Compute : uint8_t { kF32, kBF16 };
 
 struct Stream {
   Memory* memory = &Memory::host();
   Isa isa = Isa::kPortable;
-  ThreadPool* pool = nullptr;  // never null on kCpu; on kMeta the threads that are counted on, null for one
+  ThreadPool* pool = nullptr;  // never null on kCpu; on kMeta its size alone counts, and null means one thread
   Compute compute = Compute::kF32;
 
   Device device() const { return memory->device(); }

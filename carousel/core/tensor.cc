@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Shapes, storage, tensors and the arena, and what the system says of memory.
 #include "carousel/core/tensor.h"
 
 #include <fmt/format.h>
@@ -141,7 +142,7 @@ Tensor Tensor::to_f32() const {
 
 namespace {
 
-// The figure after `key` in a file of /proc, in bytes; otherwise `unknown`.
+// The figure after `key` in a file of /proc, in bytes; `unknown` where there is none.
 size_t proc_kibibytes(const char* path, const char* key, size_t unknown) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "r"), std::fclose);
   char line[256];

@@ -35,7 +35,7 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A block of one Memory, freed with its last owner. Zeroed when fresh.
+/// A block of one Memory, zeroed when fresh. It is freed with its last owner.
 class Storage {
  public:
   Storage(Memory& memory, size_t size_bytes);
@@ -43,9 +43,9 @@ class Storage {
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   std::byte* bytes() const { return bytes_; }
-  size_t size_bytes() const { return size_bytes_; }  // as granted
+  size_t size_bytes() const { return size_bytes_; }  // as the memory granted them
   Memory& memory() const { return memory_; }
-  /// A fresh block of `to` with the same bytes.
+  /// A fresh block in `to` with the same bytes.
   std::shared_ptr<Storage> copy(Memory& to) const;
 
  private:
@@ -61,7 +61,7 @@ class Tensor {
   Tensor(Shape shape, DType dtype, Memory& memory = Memory::host());
   /// A view of `storage` from byte `offset`; keeps it alive.
   Tensor(std::shared_ptr<Storage> storage, size_t offset_bytes, Shape shape, DType dtype);
-  /// A view of memory that `keep` keeps alive (a mapped file, say); read only by convention.
+  /// A view of memory that `keep` keeps alive (a mapped file, say). It may only be read.
   static Tensor over(std::shared_ptr<const void> keep, const void* bytes, Shape shape, DType dtype);
 
   bool defined() const { return shape_.rank() > 0 || bytes_ != nullptr; }
@@ -80,7 +80,7 @@ class Tensor {
   Tensor rows(int64_t begin, int64_t end) const;  // view of rows of the first dimension
   Tensor reshape(Shape shape) const;              // same elements, another shape
   Tensor clone() const;                           // a copy in the same memory
-  Tensor to(Memory& memory) const;                // itself where it lies there already, else a copy
+  Tensor to(Memory& memory) const;                // this tensor where it lies there already, else a copy
   Tensor to_f32() const;                          // widened copy (float dtypes)
   long owners() const { return keep_.use_count(); }
 
@@ -98,23 +98,23 @@ struct NamedTensor {
 };
 using NamedTensors = std::vector<NamedTensor>;
 
-/// Memory the system can give without swapping or killing anyone, as it and the control groups of this process say; the
-/// largest size_t if they do not.
+/// Memory the system can give without swapping or killing a process, as /proc and the control groups of this process
+/// say; the largest size_t if they do not.
 size_t available_memory_bytes();
 /// Most bytes of memory this process has held so far, or since the last reset; 0 where unknown.
 size_t peak_memory_bytes();
-/// From now on; does nothing where the system has no such thing.
+/// Makes peak_memory_bytes() count from now on; does nothing where the system cannot.
 void reset_peak_memory();
 
-/// Activations of one forward. A block goes back for reuse when its last Tensor dies, so a steady decode loop
-/// allocates nothing. Contents of a fresh tensor are unspecified. Used by one thread at a time.
+/// Memory of activations. The arena reuses a block once its last Tensor has died, so a steady decode loop allocates
+/// nothing. Contents of a fresh tensor are unspecified. Not for use by two threads at once.
 class Arena {
  public:
   explicit Arena(Memory& memory = Memory::host()) : memory_(&memory) {}
   Tensor empty(Shape shape, DType dtype = DType::kF32);
   Tensor zeros(Shape shape, DType dtype = DType::kF32);
-  size_t size_bytes() const;  // reserved now
-  void trim();                // frees what no tensor holds
+  size_t size_bytes() const;  // of all its blocks, used or not
+  void trim();                // frees the blocks that no tensor holds
 
  private:
   Memory* memory_;

@@ -13,7 +13,7 @@ namespace carousel {
 
 class Thread {
  public:
-  static constexpr size_t kStackBytes = size_t{8} << 20;  // reserved; memory is taken for what is used
+  static constexpr size_t kStackBytes = size_t{8} << 20;  // address space; only pages that are used take memory
 
   /// Starts `run`, which must not throw. Throws std::system_error where the system refuses.
   explicit Thread(std::function<void()> run);

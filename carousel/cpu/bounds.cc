@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rounds are interleaved, so that a busy minute of a shared machine falls on all bounds alike.
+// Times the loops of bounds_cpu.cc. Rounds are interleaved, so that a busy minute of a shared machine hits all alike.
 #include "carousel/cpu/bounds.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kFirstIterations = 1000;
 constexpr double kProbeSeconds = 0.02;
-constexpr int64_t kUnit = 256;  // floats the loops take at once
+constexpr int64_t kUnit = 256;  // floats that the loops take at once
 // One size that fits each level of cache of current machines: L1, L2, and a share of the last level.
 constexpr size_t kCacheSizes[] = {size_t{16} << 10, size_t{256} << 10, size_t{2} << 20};
 
@@ -30,7 +30,7 @@ double seconds_of(const F& f) {
   f();
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
-/// The better of two: a short loop that was interrupted would pass for a long one.
+/// The better of two runs: a short loop that was interrupted would pass for a long one.
 template <class F>
 double calm_seconds_of(const F& f) {
   const double first = seconds_of(f);
@@ -61,7 +61,7 @@ BoundsProbe::BoundsProbe(const Stream& stream, size_t memory_bytes, double secon
   count_ = std::max<int64_t>(1, static_cast<int64_t>(memory_bytes / sizeof(float)) / unit) * unit;
   memory_ = Tensor({count_}, DType::kF32);
   results_ = Tensor({tasks_}, DType::kF32);
-  scale_gb_per_s();  // first touch: pages arrive
+  scale_gb_per_s();  // the first write of a page, which maps it
 }
 
 double BoundsProbe::read_gb_per_s() {
@@ -85,7 +85,7 @@ double BoundsProbe::cache_read_gb_per_s(size_t bytes_per_thread) {
   const int64_t asked = static_cast<int64_t>(bytes_per_thread / sizeof(float)) / kUnit * kUnit;
   const int64_t count = std::clamp<int64_t>(asked, kUnit, count_ / threads / kUnit * kUnit);
   BoundsCache args{memory_.f32(), count, threads, 1, results_.f32()};
-  kernels::bounds_cache(stream_, args);  // into the caches
+  kernels::bounds_cache(stream_, args);  // reads x into the caches
   for (;;) {
     const double seconds = calm_seconds_of([&] { kernels::bounds_cache(stream_, args); });
     if (seconds >= seconds_ / 2) {

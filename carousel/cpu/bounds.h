@@ -25,11 +25,11 @@ struct Bounds {
   std::vector<CacheRead> caches;
 };
 
-/// Measures one bound at a time, each call once; what it needs of memory it holds from the start.
+/// Measures one bound at a time, once per call. The probe allocates all its memory when it is built.
 class BoundsProbe {
  public:
-  /// `memory_bytes` should be many times the last-level cache; `seconds`, how long a compute or cache probe takes.
-  /// Throws Error(kIo) if the memory cannot be had.
+  /// `memory_bytes` should be many times the last-level cache; a compute or cache probe takes `seconds`. Throws
+  /// Error(kIo) where the system refuses the memory.
   BoundsProbe(const Stream& stream, size_t memory_bytes, double seconds);
   double read_gb_per_s();
   double scale_gb_per_s();
@@ -47,7 +47,7 @@ class BoundsProbe {
 };
 
 /// Medians over `rounds` rounds (at least 1), each of which measures every bound once, on the stream's instruction set
-/// and threads. Throws Error(kIo) if the memory cannot be had.
+/// and threads. Throws Error(kIo) where the system refuses the memory.
 Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes = size_t{1} << 30);
 
 }  // namespace carousel::cpu

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loops that do nothing but one thing: read, scale, multiply and add. Measured variants that lost: one piece per thread
-// (15% less on a machine with other guests), no prefetch (3% less), 2 to 8 address streams per thread (half).
+// Loops that do one thing each: read, scale, multiply and add. Measured variants that lost: one piece per thread (15%
+// less on a machine with other guests), no prefetch (3% less), 2 to 8 address streams per thread (half).
 #include "carousel/cpu/bounds_kernels.h"
 #include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
@@ -11,7 +11,7 @@ namespace {
 constexpr int kChains = 12;  // latency 4 times 2 units needs 8; 16 registers hold no more
 constexpr int kStreamVecs = 8;
 constexpr int64_t kPrefetchBytes = 2048;
-constexpr int64_t kCachePiece = 16384;  // floats
+constexpr int64_t kCachePiece = 16384;  // floats read in one direction
 
 void prefetch(const float* p) { prefetch_near(reinterpret_cast<const char*>(p) + kPrefetchBytes); }
 
@@ -40,8 +40,9 @@ float scale_piece(float* x, int64_t count) {
   return x[0];
 }
 
-/// Forth and back in pieces, which leaves more of what a level cannot hold in it than going round: 25% faster at the
-/// size of the second level. No prefetch: in the caches it would only take the place of a load.
+/// Reads x in pieces, forth and back: a level that cannot hold all of it then keeps more than when x is read round and
+/// round, which was 25% slower at the size of the second level. There is no prefetch: in the caches it would only take
+/// the slot of a load.
 float read_again(const float* x, int64_t count, int64_t passes) {
   Vec sums[kStreamVecs] = {};
   const int64_t pieces = (count + kCachePiece - 1) / kCachePiece;

@@ -11,15 +11,15 @@ namespace carousel::cpu {
 struct BoundsMemory {
   float* x;        // [count]
   int64_t count;   // a multiple of 256 * tasks
-  int64_t tasks;   // contiguous pieces the threads claim
+  int64_t tasks;   // contiguous pieces of x that the threads claim
   float* results;  // [tasks], so that nothing is optimised away
 };
 
 struct BoundsCache {
   const float* x;  // [tasks, count]
-  int64_t count;   // of one task, a multiple of 256
+  int64_t count;   // floats of one task, a multiple of 256
   int64_t tasks;   // one per thread
-  int64_t passes;  // over them
+  int64_t passes;  // how often a task reads its floats
   float* results;  // [tasks]
 };
 
@@ -27,7 +27,7 @@ struct BoundsCompute {
   int64_t iterations;
   int64_t tasks;
   float* results;    // [tasks]
-  int64_t* n_flops;  // of one task; 0: this set has no such instruction
+  int64_t* n_flops;  // operations of one task; 0: this set has no such instruction
 };
 
 }  // namespace carousel::cpu

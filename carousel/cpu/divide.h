@@ -4,7 +4,7 @@
 //
 //   parallel_for      n tasks that are known to be worth a thread each (core/parallel.h)
 //   parallel_ranges   many small items alike: they go in ranges of kTaskWork
-//   parallel_workers  items that need scratch memory: one piece per worker
+//   parallel_workers  items that need scratch memory: one piece of it per worker
 //   parallel_runs     items that lie side by side in memory and are read in order: a thread walks neighbours, so that
 //                     it prefetches what is next
 //   parallel_steps    steps that depend on each other, each of independent slices: a slice stays on one thread, and its
@@ -13,6 +13,10 @@
 //
 // Begin with parallel_ranges. Take parallel_workers where a task needs memory of its own, parallel_runs where the work
 // is bound by reading, and the last two where an item depends on the one before.
+//
+// An ItemRun's word is [first, end) of the items nobody has taken: `first` in bits 63 to 32, `end` in bits 31 to 0. An
+// item belongs to the thread whose compare-exchange took it off an end. The exchange is relaxed: the region publishes
+// what items read and write, not the word.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +40,8 @@ inline void parallel_ranges(const Stream& stream, int64_t items, int64_t item_wo
   });
 }
 
-/// Runs f(worker, item) for every item, where a worker is a number below workers(stream, items): tasks that need
-/// scratch memory own one piece per worker. Items are claimed one by one.
+/// Runs f(worker, item) for every item, where a worker is a number below workers(stream, items): worker w owns piece w
+/// of the scratch memory. Items are claimed one by one.
 inline int64_t workers(const Stream& stream, int64_t items) {
   return items < stream.pool->threads() ? items : stream.pool->threads();
 }
@@ -59,15 +63,15 @@ inline void parallel_workers(const Stream& stream, int64_t items, int64_t total_
   });
 }
 
-/// The items [first, end) that a thread has still to do: it takes them from the front, others from the back.
+/// The items [first, end) that a thread has still to do: it takes them from the front, other threads from the back.
 struct alignas(64) ItemRun {
-  uint64_t first_end;  // in the high and the low half
+  uint64_t first_end;  // first in the high half, end in the low half
 
   int64_t left() const {
     const uint64_t seen = __atomic_load_n(&first_end, __ATOMIC_RELAXED);
     return static_cast<int64_t>(seen & UINT32_MAX) - static_cast<int64_t>(seen >> 32);
   }
-  /// -1 if none is left.
+  /// The item taken; -1 if none is left.
   int64_t take(bool from_front) {
     uint64_t seen = __atomic_load_n(&first_end, __ATOMIC_RELAXED);
     for (;;) {
@@ -81,8 +85,8 @@ struct alignas(64) ItemRun {
   }
 };
 
-/// Runs f(item) for every item, of which neighbours lie side by side in memory: a thread walks a run of them, so that
-/// what it prefetches at the end of one is the next, and then takes items off the end of the longest run left.
+/// Runs f(item) for every item, where neighbouring items lie side by side in memory. A thread walks a run of
+/// neighbours, so that an item prefetches the beginning of the next; then it takes items off the longest run's end.
 template <class F>
 inline void parallel_runs(const Stream& stream, int64_t items, int64_t total_work, F&& f) {
   constexpr int64_t kMostRuns = 128, kMostItems = UINT32_MAX;

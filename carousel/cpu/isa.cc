@@ -18,7 +18,7 @@ namespace carousel::cpu {
 namespace {
 
 #if defined(__x86_64__)
-bool has_f16c() {  // clang 14 has no name for it
+bool has_f16c() {  // clang 14's __builtin_cpu_supports does not know f16c
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }

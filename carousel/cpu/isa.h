@@ -11,9 +11,9 @@ namespace carousel::cpu {
 
 Isa best_isa();                        // the fastest this machine can run
 std::vector<Isa> runnable_isas();      // slowest first; never empty
-std::vector<Isa> built_isas();         // those this binary has kernels of, runnable here or not
+std::vector<Isa> built_isas();         // all that this binary has kernels for, runnable here or not
 std::string_view isa_name(Isa isa);    // "portable", "avx2", "avx512", "neon", "neon_dotprod"
 Isa parse_isa(std::string_view name);  // throws Error(kUsage): unknown, or not runnable here
-bool has_byte_expand();                // AVX-512 VBMI2, which avx512 does not ask for
+bool has_byte_expand();                // this machine has AVX-512 VBMI2, which Isa::kAvx512 does not require
 
 }  // namespace carousel::cpu

@@ -8,7 +8,7 @@
 
 namespace carousel::cpu::CAROUSEL_ISA {
 
-// Accumulators fill the registers (32 with AVX-512, else 16) but for one row of b and a broadcast.
+// Accumulators fill the registers (32 with AVX-512, else 16), which leaves room for one row of b and a broadcast.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 12;
 constexpr int kTileVecs = 2;
@@ -20,7 +20,7 @@ constexpr int kTileRows = 4;
 constexpr int kTileVecs = 2;
 #endif
 
-/// R rows of V vectors. With kPartial (V = 1 only) just the first `lanes` lanes exist in memory.
+/// R rows of V vectors. With kPartial (V = 1 only) the matrix ends after the first `lanes` lanes.
 template <int R, int V>
 struct Tile {
   Vec acc[R][V];
@@ -40,7 +40,7 @@ CAROUSEL_INLINE void store_lanes(float* p, Vec v, int64_t lanes) {
 }
 
 /// tile += a b over `count` terms: a(i, k) = a[i * a_row + k * a_k], b(k, j) = b[k * b_row + j].
-/// With kAhead it prefetches ahead(k, j) too, laid out as b is: the matrix that the next product will stream.
+/// With kAhead it also prefetches ahead(k, j), laid out as b is: the matrix that the next product will stream.
 template <bool kPartial, bool kAhead = false, int R, int V>
 CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_row, int64_t a_k, const float* b,
                                   int64_t b_row, int64_t count, int64_t lanes, const float* ahead = nullptr) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prefetching: what a loop will read is named early, and brought into a level of cache while it computes something
-// else.
+// Prefetching: a loop names early what it will read, and the line is fetched into a level of cache while the loop
+// computes something else.
 //   near    the first level: read within the next few hundred instructions
 //   far     the second level: read later, and too much to push into the first now
-//   write   the first level, to be written
-// A core has some twenty lines under way; a loop that asks for more waits. What lies ahead in one stream of addresses
-// the hardware finds by itself: these are for streams it does not see, or sees too late.
+//   write   the first level: written soon
+// A core fetches some twenty lines at a time; a loop that names more waits. The hardware prefetches one stream of
+// addresses by itself: these functions are for streams that it does not see, or sees too late.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ CAROUSEL_PREFETCH prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
 CAROUSEL_PREFETCH prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 CAROUSEL_PREFETCH prefetch_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 
-/// The lines of `count` floats at p, or of bytes.
+/// The lines of `count` floats at p, or of `count` bytes.
 CAROUSEL_PREFETCH prefetch_near_floats(const float* p, int64_t count) {
   for (int64_t j = 0; j < count; j += kLineFloats) prefetch_near(p + j);
 }
@@ -36,13 +36,13 @@ CAROUSEL_PREFETCH prefetch_far_bytes(const void* p, int64_t count) {
 
 }  // namespace carousel::cpu
 
-#ifdef CAROUSEL_ISA  // with functions that need not be inlined: for *_cpu.cc alone
+#ifdef CAROUSEL_ISA  // for *_cpu.cc alone: these functions need not be inlined
 namespace carousel::cpu::CAROUSEL_ISA {
 
-/// Lines of one run of addresses, brought far a step at a time between pieces of other work.
+/// The lines of one run of addresses, prefetched far, `step` at a time between other work.
 struct LinesAhead {
   const char* bytes;  // the next line
-  int64_t lines;      // left
+  int64_t lines;      // lines left
   int64_t step;       // lines at a time
 
   void fetch() {
@@ -53,12 +53,12 @@ struct LinesAhead {
   }
 };
 
-/// Rows of several matrices that a later piece of work will read, brought far run by run while this one computes. They
-/// lie far apart, so the hardware would begin anew with each.
+/// Rows of several matrices that later work will read, prefetched far, one run of kRunLines lines at a time. The rows
+/// lie far apart, so the hardware would begin anew with each. Here a part is one of the matrices.
 class RowsAhead {
  public:
   explicit RowsAhead(int64_t rows) : rows_(rows) {}
-  /// `rows` pieces of `width` floats, `stride` apart; at most kMostParts times.
+  /// Adds a matrix: `rows` rows of `width` floats, `stride` apart. At most kMostParts matrices.
   void add(const float* data, int64_t stride, int64_t width) {
     if (rows_ == 0) return;
     const int64_t runs = (width - 1) / kRunFloats + 1;
@@ -66,9 +66,9 @@ class RowsAhead {
     runs_ += rows_ * runs;
     if (count_ == 1) at_ = data, runs_left_ = runs;
   }
-  /// Runs of kRunLines cache lines in all.
+  /// How many runs all matrices have together.
   int64_t runs() const { return runs_; }
-  /// The next run; nothing once all are fetched. Lines beyond a row's end are fetched too: to know would cost more.
+  /// Prefetches the next run; does nothing after the last. It passes a row's end: to test for it would cost more.
   void fetch() {
     if (part_ == count_) return;
 #pragma GCC unroll 8
@@ -85,7 +85,7 @@ class RowsAhead {
   static constexpr int kMostParts = 6;
   struct Part {
     const float* data;
-    int64_t stride, runs;  // of a row
+    int64_t stride, runs;  // floats from row to row; runs of one row
   };
   void next_row() {
     if (++row_ == rows_) row_ = 0, ++part_;
@@ -94,11 +94,11 @@ class RowsAhead {
     runs_left_ = parts_[part_].runs;
   }
 
-  const float* at_ = nullptr;
-  int64_t runs_left_ = 0;
-  Part parts_[kMostParts];
-  int64_t rows_, runs_ = 0, row_ = 0;
-  int count_ = 0, part_ = 0;
+  const float* at_ = nullptr;          // the next run
+  int64_t runs_left_ = 0;              // runs left of the current row
+  Part parts_[kMostParts];             // the matrices
+  int64_t rows_, runs_ = 0, row_ = 0;  // rows of every matrix; runs of all; the current row
+  int count_ = 0, part_ = 0;           // matrices; the current one
 };
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// f32 values rounded to those bf16 has, to nearest and ties to even, as a profile of a narrower implementation asks.
-// For *_cpu.cc files.
+// f32 values rounded to values of bf16, to nearest and ties to even: a profile asks for it where its implementation
+// computes in bf16. For *_cpu.cc files.
 #pragma once
 
 #include "carousel/cpu/vec.h"
@@ -27,7 +27,7 @@ inline Vec as_bf16(Vec x) {
   return x != x ? x : rounded;
 }
 
-/// Rounds to bf16, or not at all.
+/// Rounds to bf16, or leaves values as they are.
 struct Rounding {
   bool narrow = false;
   explicit Rounding(DType dtype) : narrow(dtype == DType::kBF16) {}

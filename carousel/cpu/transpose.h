@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Square blocks of floats, as many rows as a vector has lanes.
+// Transposes square blocks of floats that have as many rows as a vector has lanes.
 #pragma once
 
 #include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 
-/// rows[i][j] <-> rows[j][i].
+/// Exchanges rows[i][j] and rows[j][i].
 #if defined(__AVX512F__)
 inline void transpose(Vec (&rows)[kLanes]) {
   // Four stages: each exchanges, between rows i and i + s, the lanes whose number has bit s.

@@ -12,7 +12,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
-#elif defined(CAROUSEL_NEON)  // not __ARM_NEON: every aarch64 has it, the portable set does without
+#elif defined( \
+    CAROUSEL_NEON)  // not __ARM_NEON, which every aarch64 compiler defines: the portable set does without NEON
 #include <arm_neon.h>
 #endif
 
@@ -23,11 +24,11 @@
 #endif
 
 #define CAROUSEL_INLINE __attribute__((always_inline)) inline
-#define CAROUSEL_INLINE_LAMBDA __attribute__((always_inline))  // behind the parameters
+#define CAROUSEL_INLINE_LAMBDA __attribute__((always_inline))  // stands after the lambda's parameters
 
 namespace carousel::cpu::CAROUSEL_ISA {
 
-// Arithmetic on Vec uses the compiler's operators: + - * / and unary -. No contraction: fma is written where meant.
+// Arithmetic on Vec uses the compiler's operators: + - * / and unary -. Nothing is contracted: fma is written out.
 #if defined(__AVX512F__)
 using Vec = __m512;
 #elif defined(__AVX2__)
@@ -47,9 +48,9 @@ inline Vec load(const float* p) {
   return v;
 }
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-inline Vec set1(float x) { return x - Vec{}; }  // minus zero changes no bit, so it costs nothing; plus zero would
+inline Vec set1(float x) { return x - Vec{}; }  // x - 0 is x in every bit, so the compiler drops it; x + 0 is not
 
-/// The same bits as the other type.
+/// The same bits, as the other type.
 inline Vec as_float(IntVec bits) {
   Vec v;
   std::memcpy(&v, &bits, sizeof v);
@@ -61,7 +62,7 @@ inline IntVec as_int(Vec v) {
   return bits;
 }
 
-// Of packed bytes, at any alignment.
+// Loads from packed bytes, at any alignment.
 inline float load_float(const char* p) {
   float value;
   std::memcpy(&value, p, sizeof value);
@@ -83,7 +84,7 @@ inline IntVec set1_int(const char* p) {
 /// f16 in the low half of each lane, widened exactly; the upper halves may hold anything.
 inline Vec widen_f16(IntVec bits) {
   const IntVec magnitude = (bits & 0x7FFF) << 13;
-  const Vec scaled = as_float(magnitude) * set1(0x1p112f);  // moves the exponent bias, exactly; also of subnormals
+  const Vec scaled = as_float(magnitude) * set1(0x1p112f);  // moves the exponent bias, exactly, for subnormals too
   const IntVec special = (magnitude >= (0x7C00 << 13)) & 0x7F800000;  // infinity and NaN keep the top exponent
   return as_float(as_int(scaled) | special | ((bits & 0x8000) << 16));
 }
@@ -189,7 +190,7 @@ inline float max_lane(Vec v) {
 
 inline IntVec max(IntVec a, IntVec b) { return a > b ? a : b; }
 
-/// Every second lane of a from lane kFirst on, then of b.
+/// Every second lane of a from lane kFirst on, then every second lane of b.
 template <int kFirst>
 inline IntVec every_second(IntVec a, IntVec b) {
   constexpr int f = kFirst;
@@ -238,7 +239,7 @@ inline int32_t max_lane(IntVec v) {
 }
 #endif
 
-/// Loads `count` < kLanes floats, the rest `fill`; memory beyond them is not touched.
+/// Loads `count` < kLanes floats; the other lanes are `fill`. Memory beyond the floats is not touched.
 inline Vec load_partial(const float* p, int64_t count, float fill = 0.0f) {
 #if defined(__AVX512F__)
   return _mm512_mask_loadu_ps(set1(fill), static_cast<__mmask16>((1u << count) - 1u), p);
@@ -271,8 +272,8 @@ inline ExpParts split_exponent(Vec x) {
 }
 /// 2^k for -126 <= k <= 127; 0 for k = -127.
 inline Vec power_of_two(IntVec k) { return as_float((k + 127) << 23); }
-/// e^r - 1 for |r| <= ln 2 / 2, its Taylor polynomial of degree 7: r + r^2 (1/2 + ...), by pairs of terms, as a chain
-/// of multiply-adds would be waited for.
+/// e^r - 1 for |r| <= ln 2 / 2 by its Taylor polynomial of degree 7: r + r^2 (1/2 + ...). Terms are added in pairs: a
+/// single chain of multiply-adds would wait for each result.
 inline Vec expm1_reduced(Vec r) {
   const Vec r2 = r * r;
   const Vec low = fma(set1(1.0f / 6), r, set1(0.5f)), middle = fma(set1(1.0f / 120), r, set1(1.0f / 24));
@@ -289,7 +290,7 @@ inline Vec exp(Vec x) {
   return x != x ? x : result;
 }
 
-/// e^x for x <= 0 to within 1.5 ulp, 0 from -87.7 down: half the work of exp. NaN stays NaN.
+/// e^x for x <= 0 to within 1.5 ulp, 0 from -87.7 down; NaN stays NaN. It takes half the work of exp.
 inline Vec exp_decay(Vec x) {
   const ExpParts parts = split_exponent(max(set1(-88.0f), x));
   return (expm1_reduced(parts.r) + set1(1.0f)) * power_of_two(parts.k);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scratch memory of a kernel. One function lays it out, for two callers: over no memory it counts the bytes that the
-// kernel's workspace function answers, over the op's memory it gives the kernel its pointers.
+// Scratch memory of a kernel. One function lays it out for two callers. Over no memory it counts the bytes that the
+// kernel's workspace function returns; over the op's memory it gives the kernel its pointers.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ class Workspace {
   Workspace() = default;
   explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
 
-  /// `count` elements, 64-byte aligned as the memory is; null over no memory. Contents are unspecified.
+  /// Takes `count` elements, 64-byte aligned; null over no memory. Contents are unspecified.
   template <class T>
   T* take(int64_t count) {
     T* const place = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + bytes_);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table of pandas' names, and the checks of a named step against the times.
 #include "carousel/forecast/alias.h"
 
 #include <fmt/format.h>
@@ -34,8 +35,8 @@ constexpr Tick kTicks[] = {{"s", 1},    {"S", 1},    {"min", 60},        {"T", 6
 struct Monthly {
   std::string_view names[3];
   int months;
-  bool end;       // its last day, not its first
-  bool business;  // that is no weekend
+  bool end;       // the month's last day, not its first
+  bool business;  // the last or first day that is no weekend
 };
 constexpr Monthly kMonthly[] = {
     {{"MS"}, 1, false, false},           {{"ME", "M"}, 1, true, false},     {{"BMS"}, 1, false, true},
@@ -47,13 +48,13 @@ constexpr Monthly kMonthly[] = {
 constexpr std::string_view kUnsupported[] = {"C",   "CBMS", "CBME", "CBM", "WOM", "LWOM", "bh", "BH", "cbh", "CBH",
                                              "REQ", "RE",   "ms",   "L",   "us",  "U",    "ns", "N",  "EOM"};
 
-// What a name asks for.
+// A step as its name gives it.
 struct Alias {
   Frequency frequency;
-  int weekday = -1;        // of every time, Monday is 0; -1: any
-  int month = -1;          // of some time, January is 0; -1: any
+  int weekday = -1;        // the weekday of every time, Monday is 0; -1: any
+  int month = -1;          // a month that has a time, January is 0; -1: any
   int span = 1;            // months after which its months repeat
-  int pandas_anchor = -1;  // the weekday or month pandas takes where the name says none; -1: it did, or has none
+  int pandas_anchor = -1;  // the weekday or month that pandas adds to a name without one; -1: none
 };
 
 template <size_t n>
@@ -71,7 +72,7 @@ std::optional<int64_t> take_step(std::string_view& text) {
   return step;
 }
 
-// "15min", "D", "1h30min".
+// Parses "15min", "D", "1h30min".
 std::optional<Alias> parse_ticks(std::string_view text) {
   int64_t total = 0;
   while (!text.empty()) {
@@ -145,7 +146,7 @@ Gaps find_gaps(const Frequency& frequency, const SeriesTimes& series) {
   return gaps;
 }
 
-// Throws where the times say otherwise than the name: one is off its days, or they are regular by another step.
+// Throws where the times contradict the name: one is not on its days, or they are regular by another step.
 void check_times(const std::string& text, const Alias& alias, const SeriesTimes& series, const TimeStyle& style) {
   const auto inferred = infer_frequency(series, style.integer);
   for (const auto& times : series) {
@@ -164,7 +165,7 @@ void check_times(const std::string& text, const Alias& alias, const SeriesTimes&
        frequency_alias(*inferred, series.front().back()));
 }
 
-// A style of months or years knows no days: its times are first of months, whatever the name says of starts and ends.
+// A style of months or years has no days: its times are the first of a month, whether the name means starts or ends.
 void fit_style(const std::string& text, Alias& alias, const TimeStyle& style) {
   Frequency& frequency = alias.frequency;
   using Finest = TimeStyle::Finest;
@@ -186,7 +187,7 @@ void fit_style(const std::string& text, Alias& alias, const TimeStyle& style) {
        style.digits);
 }
 
-// A name without an anchor takes that of the times.
+// Gives a name without an anchor the anchor of the times.
 void take_anchor(const std::string& text, const Alias& alias, const SeriesTimes& series,
                  std::vector<std::string>& notes) {
   if (alias.pandas_anchor < 0 || series.empty() || series.front().empty()) return;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Steps through the calendar, and the inference of a step from times.
 #include "carousel/forecast/calendar.h"
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ namespace {
 
 using Unit = Frequency::Unit;
 
-// Half months: two days in each month, the first of them `low`, the second `high`.
+// Half months: two days in each month, first `low`, then `high`.
 struct HalfMonth {
   int64_t low, high;
 };
@@ -74,8 +75,8 @@ std::optional<Frequency> monthly(const SeriesTimes& series) {
   return monthly_on({Unit::kMonths, 1, 31, true}, series);
 }
 
-// The days beside `frequency`'s first or last of the month, if they are all one; 0 where there is none, -1 where there
-// are several.
+// The one day on which all times lie that are not on `frequency`'s first or last of the month; 0: there are no such
+// times; -1: they lie on several days.
 int other_day(const Frequency& frequency, const SeriesTimes& series) {
   int other = 0;
   for (const auto& times : series) {

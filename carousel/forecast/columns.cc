@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Chooses the columns of ids, times and values by options, names and contents.
 #include "carousel/forecast/columns.h"
 
 #include <fmt/format.h>
@@ -25,7 +26,7 @@ constexpr std::string_view kPeriods[] = {"month", "year", "period", "day", "year
 constexpr std::string_view kCounts[] = {"index", "idx", "row",     "rownum", "row_number", "row_id",
                                         "rowid", "no",  "level_0", "#",      "rownames"};
 
-// Parts of a time, which are no time alone.
+// Names of parts of a time, which are no time alone.
 struct Part {
   std::string_view name;
   int64_t least, most;
@@ -82,8 +83,8 @@ class Finder {
     return -1;
   }
 
-  // A column by its name, the first whose first cell is a date, or whole numbers that spell dates: in the table's first
-  // column, or in one with a name of the calendar.
+  // The column of times: one with a known name, else the first whose first cell is a date, else one whose whole numbers
+  // spell dates, if it is the table's first column or has a name of the calendar.
   int64_t find_time() const {
     if (const int64_t found = named(kTimes); found >= 0) return found;
     for (int64_t column = 0; column < table_.columns(); ++column) {
@@ -103,7 +104,7 @@ class Finder {
   }
 
   bool is_count_name(int64_t column) const { return is_one_of(kCounts, header(column)); }
-  // A year alone is a time where each is there once.
+  // A column of years is a time, not a part of one, where each year is there once.
   bool is_part_of_time(int64_t column) const {
     const auto has_name = [&](const Part& part) { return part.name == header(column); };
     if (std::none_of(std::begin(kParts), std::end(kParts), has_name)) return false;
@@ -125,13 +126,13 @@ class Finder {
     }
     return numbers.size() > 1 && numbers[1] > numbers[0];
   }
-  // 0, 1, 2, ... from anywhere, up or down.
+  // Whether the numbers go up or down by 1, from any start.
   static bool counts_rows(std::vector<int64_t> numbers) {
     if (numbers.size() > 1 && numbers[0] > numbers[1]) std::reverse(numbers.begin(), numbers.end());
     return rises_evenly(numbers) && numbers[1] - numbers[0] == 1;
   }
 
-  // Columns that count the rows are set aside; the first is the times where there are no others.
+  // Sets aside columns that count the rows; the first of them is the times where there are no others.
   void find_counts() {
     if (options_.id_column.empty() && out_.id >= 0 && header(out_.id) == "id" && numbers_rows(out_.id)) {
       notes_.push_back(fmt::format("{} numbers the rows and names no series; --id-column {} would make it name them",
@@ -149,13 +150,14 @@ class Finder {
     out_.time_is_index = true;
   }
 
-  // A key of the rows: whole numbers, each once, beside times that are there once too.
+  // Whether a column is a key of the rows: whole numbers, each once, beside times that are there once too.
   bool numbers_rows(int64_t column) const {
     const std::vector<int64_t> all = numbers(column);
     return all.size() > 1 && all_differ(all) && times_differ();
   }
 
-  // Of a frame's index, whose header pandas leaves empty: whole numbers, each once. Or a delimiter too many.
+  // Whether a column is a frame's index, whose header pandas leaves empty (whole numbers, each once), or empty because
+  // of a delimiter too many.
   bool is_index(int64_t column) const {
     const std::vector<int64_t> all = numbers(column);
     if (!all.empty()) return all_differ(all);
@@ -183,7 +185,7 @@ class Finder {
     if (table_.columns() > 1) check_values();
   }
 
-  // Values that look like a time or a count.
+  // Notes columns of values that look like a time or a count.
   void check_values() {
     for (const int64_t column : out_.values) {
       if (!is_part_of_time(column)) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Days, months and business days from dates, and back.
 #include "carousel/forecast/dates.h"
 
 #include <algorithm>
@@ -7,7 +8,7 @@ namespace carousel::forecast {
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
 
-// Eras of 400 years, years that begin in March.
+// Counts in eras of 400 years, with years that begin in March.
 int64_t days_of(Date date) {
   const int64_t year = date.year - (date.month <= 2 ? 1 : 0);
   const int64_t era = floor_div(year, 400), in_era = year - era * 400;

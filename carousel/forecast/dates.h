@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic of the proleptic Gregorian calendar: days since 1970-01-01, months since the year 0, days that are no
-// weekend. timestamp.h reads and writes times with it, calendar.h steps through it.
+// Arithmetic of the proleptic Gregorian calendar: days since 1970-01-01, months since the year 0, business days.
+// timestamp.h reads and writes times with it, calendar.h steps through it.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +21,17 @@ Date date_of(int64_t days);
 int64_t month_days(int64_t year, int64_t month);
 bool is_date(Date date);  // years 1 to 9999
 
-// Of a time in seconds since 1970-01-01:
+// These take a time in seconds since 1970-01-01.
 int64_t month_index(int64_t seconds);  // months since January of the year 0
 int64_t day_of_month(int64_t seconds);
 bool is_month_end(int64_t seconds);
 int64_t clock_of(int64_t seconds);  // seconds since midnight
 
-int64_t weekday(int64_t days);  // of days since 1970-01-01; Monday is 0
-/// Monday to Friday, counted from the first Monday after 1970-01-01; a weekend counts as its Friday.
+int64_t weekday(int64_t days);  // takes days since 1970-01-01; Monday is 0
+/// The number of a business day (Monday to Friday) since the first Monday after 1970-01-01; a weekend has its Friday's.
 int64_t business_index(int64_t days);
 int64_t business_day(int64_t index);  // days since 1970-01-01
-/// Day of the month: its first or last one that is no weekend.
+/// The day of the month that is its first or last one outside weekends.
 int64_t first_business_day(int64_t year, int64_t month);
 int64_t last_business_day(int64_t year, int64_t month);
 

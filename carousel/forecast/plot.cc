@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Draws forecasts as SVG: one panel per series, with axes, bands, history and median.
 #include "carousel/forecast/plot.h"
 
 #include <fmt/format.h>
@@ -32,7 +33,7 @@ struct Panel {
   const SeriesForecast& forecast;
   const std::vector<double>& levels;
   double top = 0;
-  int64_t first = 0, history = 0, horizon = 0;  // first shown value; how many are there at all; steps ahead
+  int64_t first = 0, history = 0, horizon = 0;  // first value shown; number of values; steps ahead
   double low = 0, high = 0;
 
   double x(int64_t step) const {
@@ -41,7 +42,7 @@ struct Panel {
   }
   double y(double value) const { return top + kTop + (kPanelHeight - kTop - kBottom) * (high - value) / (high - low); }
   double bottom() const { return top + kPanelHeight - kBottom; }
-  // Where step t ahead is drawn: a forecast of one step has a width, so that it can be seen.
+  // The left end of step t ahead: a forecast of one step gets a width, so that it can be seen.
   double left(int64_t t) const { return x(history + t) - (horizon == 1 ? 4 : 0); }
   double right(int64_t t) const { return x(history + t) + (horizon == 1 ? 4 : 0); }
   double quantile(int64_t t, size_t q) const { return forecast.quantiles[static_cast<size_t>(t) * levels.size() + q]; }
@@ -88,7 +89,7 @@ void draw_axes(const Panel& panel, std::string& out) {
                      panel.bottom(), kWidth - kRight, panel.bottom());
 }
 
-// The band between the q-th level from below and the q-th from above.
+// Draws the band between the q-th level from below and the q-th from above.
 void draw_band(const Panel& panel, size_t q, std::string& out) {
   std::string points;
   const auto add = [&](double x, double value) { points += fmt::format("{:.1f},{:.1f} ", x, panel.y(value)); };
@@ -105,7 +106,7 @@ void draw_band(const Panel& panel, size_t q, std::string& out) {
   out += fmt::format("<polygon points='{}' fill='{}' fill-opacity='0.13' stroke='none'/>\n", points, kForecastColor);
 }
 
-// Breaks where values are missing; a value between two gaps is a dot.
+// Draws the history: its line breaks where values are missing; a value between two gaps is a dot.
 void draw_history(const Panel& panel, std::string& out) {
   std::string points;
   int64_t run = 0;

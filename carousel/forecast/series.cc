@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads series from a table, puts them on their grid, and writes forecasts.
 #include "carousel/forecast/series.h"
 
 #include <fmt/format.h>
@@ -31,7 +32,8 @@ struct Group {
   std::vector<std::pair<int64_t, int64_t>> rows;  // time, row
 };
 
-// Lines of delimiters alone, as spreadsheets write below a table, hold nothing where the times tell the steps.
+// The rows that are not lines of delimiters alone, which spreadsheets write below a table: times tell the steps, so
+// such a line has no meaning.
 std::vector<int64_t> filled_rows(const formats::CsvTable& table) {
   std::vector<int64_t> rows;
   for (int64_t row = 0; row < table.rows(); ++row) {
@@ -77,7 +79,7 @@ bool is_integer(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
 }
 
-// Whether the names of the series are no names: each is there once.
+// Whether the ids do not name series: each of them is there once.
 bool single_rows(const Columns& columns, const std::vector<Group>& groups) {
   return columns.id >= 0 && groups.size() > 1 &&
          std::all_of(groups.begin(), groups.end(), [](const Group& one) { return one.rows.size() == 1; });

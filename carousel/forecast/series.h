@@ -20,9 +20,9 @@ struct Series {
 };
 
 struct TableOptions {
-  std::vector<std::string> columns;               // the values; empty: told by name, or every column left
-  std::string id_column, time_column, frequency;  // empty: told by name; inferred
-  int64_t max_values = 1 << 20;                   // of a series: the last ones are kept
+  std::vector<std::string> columns;               // columns of values; empty: told by name, or all the others
+  std::string id_column, time_column, frequency;  // empty: told by name; the frequency is inferred
+  int64_t max_values = 1 << 20;                   // most values of a series; the last ones are kept
 };
 
 struct SeriesTable {
@@ -31,12 +31,13 @@ struct SeriesTable {
   std::string time_column;     // empty: steps are counted from 0
   TimeStyle style;
   Frequency frequency;
-  std::vector<std::string> notes;  // what was left out, or read otherwise than it may have been meant
+  std::vector<std::string> notes;  // lines on columns and rows that were left out, or whose meaning was guessed
 };
 
-/// Sorts by time and puts each series on its grid, gaps as missing values. An integer as the frequency makes integer
-/// times counts, whatever dates they may spell. Throws Error(kInput) naming line and column: a time that cannot be
-/// read, twice or off the grid, a column that is not there, a value that is no number or none of float32.
+/// Reads the series of a table, sorts each by time and puts it on its grid; gaps become missing values. With an integer
+/// frequency integer times are counts, whatever dates they may spell. Throws Error(kInput) naming line and column: a
+/// time that cannot be read, twice or off the grid, a column that is not there, a value that is no number or none of
+/// float32.
 SeriesTable read_series(const formats::CsvTable& table, const TableOptions& options);
 
 /// Quantiles `wanted` of a forecast [H, levels], between its levels by linear interpolation: [H, wanted].

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a column as times; the whole column decides what an ambiguous cell means.
 #include "carousel/forecast/time_column.h"
 
 #include <algorithm>
@@ -10,11 +11,11 @@ namespace carousel::forecast {
 namespace {
 
 constexpr size_t kShown = 40;
-constexpr int kForms[] = {14, 12, 10, 8, 6, 4};  // digits
+constexpr int kForms[] = {14, 12, 10, 8, 6, 4};  // numbers of digits that may spell dates
 constexpr const char* kFormNames[] = {"YYYYMMDDHHMMSS", "YYYYMMDDHHMM", "YYYYMMDDHH", "YYYYMMDD", "YYYYMM", "YYYY"};
 
-// Whether numbers of which most are dates are asked about. Seconds since 1970 have 10 digits too, and some spell an
-// hour of the 19th century.
+// Whether it is an error that most, not all, numbers with so many digits spell dates. Seconds since 1970 have 10 digits
+// too, and some spell an hour of the 19th century.
 bool asks(int digits) { return digits != 10 && digits != 4; }
 
 bool has_year_last(int64_t number) {
@@ -58,11 +59,11 @@ class Reader {
          table_.place(row, column_), shown(row), out_.values.empty() ? "an integer" : "what the rows before have");
   }
 
-  // Another row's form: what is written in only some rows is written in all later ones.
+  // Adds another row's form: a part that only some rows have is written in all later ones.
   void join(const TimeStyle& style, int64_t row) {
     TimeStyle& own = out_.style;
     if (style.integer != own.integer || style.finest() != own.finest()) {
-      // A date without a clock is midnight, as spreadsheets write it.
+      // A date without a clock means midnight: spreadsheets write it so.
       const bool days = !style.integer && !own.integer && style.day && own.day;
       if (!days) refuse_mix(row, "the form");
     }
@@ -83,7 +84,7 @@ class Reader {
   void find_digits() {
     for (size_t form = 0; form < std::size(kForms); ++form) {
       const int digits = kForms[form];
-      if (counted_ && digits == 4) break;  // a year more is one more
+      if (counted_ && digits == 4) break;  // adding a year adds 1 too
       size_t dates = 0, first_date = 0, first_other = rows_.size();
       for (size_t i = 0; i < rows_.size(); ++i) {
         if (date_of_digits(out_.values[i], digits)) {
@@ -113,7 +114,7 @@ class Reader {
     for (int64_t& value : out_.values) value = *date_of_digits(value, digits);
   }
 
-  // 31012020 and 210131 count on past the ends of months.
+  // Numbers such as 31012020 and 210131 may be dates in another order; counts would pass the ends of months.
   void refuse_other_orders() const {
     const bool last = all_are(out_.values, has_year_last);
     if (!last && !all_are(out_.values, has_short_year)) return;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses a time as text together with its style, and formats one in a style.
 #include "carousel/forecast/timestamp.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ constexpr double kMaxExact = 9007199254740992;   // 2^53: every whole number up 
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Reads digits (at most `max_digits`) off the front of `text`.
+// Reads a number of at most `max_digits` digits off the front of `text`.
 std::optional<int64_t> take_number(std::string_view& text, size_t max_digits) {
   size_t count = 0;
   int64_t value = 0;
@@ -33,7 +34,7 @@ bool take_char(std::string_view& text, char c) {
   return true;
 }
 
-// "+02:00", "-0530", "+02": hours to 23, minutes to 59.
+// Whether `text` is an offset, "+02:00", "-0530" or "+02": hours to 23, minutes to 59.
 bool is_offset(std::string_view text) {
   if (text.empty() || (text[0] != '+' && text[0] != '-')) return false;
   text.remove_prefix(1);
@@ -47,7 +48,7 @@ bool is_offset(std::string_view text) {
   return minutes && *minutes <= 59 && text.empty();
 }
 
-// "13:00", "13:00:00", "13:00:00.000", an optional offset.
+// Parses "13:00", "13:00:00" or "13:00:00.000", and an optional offset.
 std::optional<int64_t> parse_clock(std::string_view text, TimeStyle& style) {
   const auto hour = take_number(text, 2);
   if (!hour || *hour > 23 || !take_char(text, ':')) return std::nullopt;

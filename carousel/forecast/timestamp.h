@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times as text: reading one, and writing later ones as it was written. Time zones are not converted: a fixed offset is
-// kept as it is, and an hour of daylight saving is an hour as any other.
+// Times as text: reading one, and writing later ones in the same style. Time zones are not converted: a fixed offset is
+// kept as it is, and daylight saving is not known.
 #pragma once
 
 #include <cstdint>
@@ -37,12 +37,12 @@ struct Timestamp {
 /// "1949-01", "2016-07-01 13:00:00", "2016/7/1 0:00", "2016-07-01T13:00Z", "2016-07-01 13:00:00+02:00", or a whole
 /// number ("7", "7.0", "1.5e9"); years 1 to 9999.
 std::optional<Timestamp> parse_timestamp(std::string_view text);
-/// Why a text that is none looks like a time of another kind, and what to write instead; empty where it does not.
+/// For a text that is no timestamp but looks like a time of another kind: why, and what to write instead. Else empty.
 std::string time_hint(std::string_view text);
 
-/// The time a number spells in 4 (2020), 6 (202001), 8 (20200131), 10, 12 or 14 digits. Years 1000 to 9999; of 6 digits
-/// 1600 to 2400 and of 10 digits 1800 to 2200, since fewer other numbers are taken for one then; of 4 digits 1583 to
-/// 2999, where counting them as integers gives the same.
+/// The time that a number spells in 4 (2020), 6 (202001), 8 (20200131), 10, 12 or 14 digits. Years are 1000 to 9999.
+/// With 6 digits they are 1600 to 2400 and with 10 digits 1800 to 2200, so that fewer other numbers are taken for
+/// dates; with 4 digits 1583 to 2999, where counting years as integers gives the same.
 std::optional<int64_t> date_of_digits(int64_t number, int digits);
 
 /// Throws Error(kInput) beyond the year 9999, which no reader of dates takes.

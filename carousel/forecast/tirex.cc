@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// TiRex's scaling, tokens and rollout. States after leading padding are computed once and kept.
 #include "carousel/forecast/tirex.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 constexpr float kFlatScale = 1e-5f;
 constexpr int64_t kPaddingStep = 8;
 
-// Tokens from the first one that holds a value.
+// The number of leading tokens without a value.
 int64_t leading_padding(const std::vector<float>& window, int64_t patch) {
   const auto first = std::find_if(window.begin(), window.end(), [](float value) { return !std::isnan(value); });
   return (first - window.begin()) / patch;
@@ -25,7 +26,7 @@ int64_t leading_padding(const std::vector<float>& window, int64_t patch) {
 
 }  // namespace
 
-// Sums in f64, so that their order costs nothing; the deviations are those from the f32 mean, as in the reference.
+// Sums are f64, so that their order does not matter; deviations are from the f32 mean, as in the reference.
 Scale find_scale(std::span<const float> values) {
   double sum = 0, squares = 0;
   int64_t count = 0;
@@ -47,7 +48,7 @@ size_t Tirex::median() const {
   return static_cast<size_t>(std::find(levels().begin(), levels().end(), 0.5) - levels().begin());
 }
 
-// The last context() values, missing ones before them where there are fewer.
+// The last context() values; where there are fewer, missing values stand before them.
 std::vector<float> Tirex::last_values(const std::vector<float>& series) const {
   const auto context = static_cast<size_t>(this->context());
   const size_t kept = std::min(series.size(), context);
@@ -80,9 +81,9 @@ std::vector<Forecast> Tirex::forecast(const std::vector<std::vector<float>>& ser
   return out;
 }
 
-// The state after `tokens` tokens without a value: always the same, so it is run once, from the nearest one there is.
-// Those on the way at multiples of kPaddingStep are kept too, as the rounds of a long horizon ask for one token less
-// each.
+// The state after `tokens` tokens without a value. It is always the same, so it is computed once, from the nearest one
+// that is kept. States on the way at multiples of kPaddingStep are kept too, since each round of a long horizon needs
+// the state of one token less.
 const State& Tirex::padding(int64_t tokens) {
   auto nearest = std::prev(padding_.upper_bound(tokens));
   while (nearest->first < tokens) {
@@ -104,8 +105,8 @@ Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::s
       [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return model_.forward(ctx, tokens, seqs, bound); });
 }
 
-// Forecasts `patches` more patches of every window and moves the windows on over them: what was forecast is unknown, so
-// missing values are appended, not the forecast.
+// Forecasts `patches` more patches of every window and moves the windows over them. Forecast values are not known, so
+// missing values are appended to the windows.
 void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions& options, int64_t patches,
                  std::vector<Forecast>& out) {
   const int64_t patch = this->patch(), tokens = model_.patches().tokens(), width = 2 * patch;

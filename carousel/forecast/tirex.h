@@ -15,8 +15,8 @@
 
 namespace carousel::forecast {
 
-/// Location and scale of the values that are there: mean and population standard deviation over them, in f32 as the
-/// reference has them. Without any: 0 and 1. A scale of exactly 0 becomes |location| + 1e-5.
+/// Location and scale of the values that are not missing: their mean and population standard deviation, in f32 as in
+/// the reference. Without any value: 0 and 1. A scale of exactly 0 becomes |location| + 1e-5.
 struct Scale {
   float location = 0;
   float scale = 1;
@@ -62,7 +62,7 @@ class Tirex {
   const model::Forecaster& model_;
   Stream stream_;
   model::Pass pass_{stream_, Numerics::native()};
-  std::map<int64_t, State> padding_;  // after k leading tokens without a value
+  std::map<int64_t, State> padding_;  // the state after k leading tokens without a value, by k
 };
 
 }  // namespace carousel::forecast

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds the files of one model's weights and joins their tensors.
 #include "carousel/formats/checkpoint.h"
 
 #include <algorithm>
@@ -57,7 +58,7 @@ std::unordered_map<std::string, std::string> parse_index(std::string_view text, 
 Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
   if (!is_folder(path)) {
-    if (path.ends_with(".gguf") || is_gguf(path)) {  // the name alone too: whoever reads a config goes by it
+    if (path.ends_with(".gguf") || is_gguf(path)) {  // the name alone is enough: so the reader of a config decides too
       checkpoint.open_gguf(path);
     } else {
       checkpoint.add(path);
@@ -86,7 +87,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   return checkpoint;
 }
 
-// Shards without an index: their names say how many there are. False: the folder has none.
+// Opens shards without an index, whose names say how many there are. False: the folder has none.
 bool Checkpoint::open_shards(const std::string& path, const std::string& folder) {
   std::vector<ShardName> shards;
   for (const std::string& name : files_with_ending(path, kSafetensors)) {

@@ -24,11 +24,12 @@ class Checkpoint {
   const TensorEntry* find(std::string_view name) const;  // nullptr: no such tensor
   std::vector<const TensorEntry*> entries() const;       // file after file, in the order of their bytes
   const std::vector<std::string>& paths() const { return paths_; }
-  /// Of the first file. Of a Lightning checkpoint: its settings as JSON text under "hyper_parameters".
+  /// The metadata of the first file. A Lightning checkpoint has its settings there, as JSON text, under
+  /// "hyper_parameters".
   const Metadata& metadata() const { return files_.front().metadata; }
-  /// Of a GGUF checkpoint's first file; nullptr: it is none.
+  /// The keys of a GGUF checkpoint's first file; nullptr: it is no GGUF checkpoint.
   const GgufMetadata* gguf() const { return gguf_.get(); }
-  size_t size_bytes() const;  // of all tensors
+  size_t size_bytes() const;  // of all tensors together
 
  private:
   struct File {
@@ -47,7 +48,8 @@ class Checkpoint {
   std::unordered_map<std::string, std::pair<size_t, size_t>> by_name_;  // file, entry
 };
 
-/// "model-00002-of-00007.gguf" taken apart: what is before the numbers, which part it is (from 1), and of how many.
+/// "model-00002-of-00007.gguf" taken apart: the text before the numbers, the shard's number from 1, and the number of
+/// shards.
 struct ShardName {
   std::string stem;
   int64_t part = 1, parts = 1;

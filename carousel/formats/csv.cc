@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads CSV text in one pass over its bytes: delimiter, quoting, header, missing values, numbers.
 #include "carousel/formats/csv.h"
 
 #include <algorithm>
@@ -33,7 +34,7 @@ bool same_word(std::string_view a, std::string_view lower) {
          });
 }
 
-// "sep=;" in the first line, which spreadsheets read and write. Takes the line off `text`.
+// Reads "sep=;" in the first line, which spreadsheets read and write, and removes the line from `text`.
 std::optional<char> take_separator_line(std::string_view& text) {
   const size_t end = std::min(text.find_first_of("\r\n"), text.size());
   std::string_view line = text.substr(0, end);
@@ -44,11 +45,11 @@ std::optional<char> take_separator_line(std::string_view& text) {
   return line[4];
 }
 
-// Counts of each delimiter in a line, outside quotes. A tab after another one is alignment.
+// How often each delimiter stands in a line, outside quotes. A tab after another tab is alignment.
 constexpr std::string_view kDelimiters = ";\t,";
 using Counts = std::array<size_t, kDelimiters.size()>;
 
-// Of the first lines that are not blank.
+// The counts of the first lines that are not blank.
 std::vector<Counts> count_delimiters(std::string_view text) {
   constexpr size_t kLines = 20;
   std::vector<Counts> lines;
@@ -72,8 +73,8 @@ std::vector<Counts> count_delimiters(std::string_view text) {
   return lines;
 }
 
-// The first of `;`, tab and comma that every line has as many of: a comma beside one of the others is a decimal one.
-// Else the one the first line has most of; the comma when it has none.
+// The delimiter: the first of `;`, tab and comma of which every line has the same number (a comma beside another one is
+// a decimal comma). If there is none, the one that the first line has most of; the comma where the line has none.
 char find_delimiter(std::string_view text, char decimal) {
   const std::vector<Counts> lines = count_delimiters(text);
   for (size_t i = 0; i < kDelimiters.size() && !lines.empty(); ++i) {
@@ -88,7 +89,7 @@ char find_delimiter(std::string_view text, char decimal) {
   return kDelimiters[best];
 }
 
-// A file in another encoding, by its byte order mark.
+// Refuses a file in another encoding, told by its byte order mark.
 void check_encoding(std::string_view text, const std::string& where) {
   const bool big = text.starts_with("\xFE\xFF") || text.starts_with(std::string_view("\0\0\xFE\xFF", 4));
   if (!big && !text.starts_with("\xFF\xFE")) return;
@@ -96,7 +97,7 @@ void check_encoding(std::string_view text, const std::string& where) {
        text.find(std::string_view("\0\0", 2)) < 4 ? "UTF-32" : "UTF-16");
 }
 
-// A whole file, pipe or terminal, up to its end.
+// Reads a whole file, pipe or terminal, up to its end.
 std::string read_all(const std::string& path, size_t max_bytes) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
@@ -110,7 +111,7 @@ std::string read_all(const std::string& path, size_t max_bytes) {
   return text;
 }
 
-// A number too small for a double is 0, as in every reader of CSV; one too large is refused.
+// Whether a number that no double holds is too small: it is then 0, as in every reader of CSV; too large is refused.
 bool is_tiny(std::string_view text) {
   const size_t exponent = text.find_first_of("eE");
   if (exponent != text.npos) return text.substr(exponent + 1).starts_with('-');
@@ -124,7 +125,7 @@ std::string shortened(std::string_view text) {
 
 }  // namespace
 
-// pandas' words, and those of them that are letters alone in any case.
+// pandas' words; the ones that consist of letters count in any case.
 bool csv_missing(std::string_view cell) {
   const std::string_view text = trimmed(cell);
   if (text.empty()) return true;
@@ -187,7 +188,7 @@ CsvTable CsvTable::parse(std::string_view text, const std::string& where, const 
   return table;
 }
 
-// One pass over the bytes. A cell is what lies between delimiters; a quoted one may hold anything, "" being a quote.
+// One pass over the bytes. A cell is the text between delimiters; a quoted cell may hold anything, with "" for a quote.
 void CsvTable::read(std::string_view text, const CsvOptions& options) {
   const std::optional<char> separator = take_separator_line(text);
   const char delimiter = separator ? *separator : find_delimiter(text, options.decimal);
@@ -234,8 +235,8 @@ void CsvTable::read(std::string_view text, const CsvOptions& options) {
   cells_.resize(filled_ * static_cast<size_t>(columns_));
 }
 
-// Drops a blank line, and above the first row with text one of delimiters alone; read() drops those below the last. The
-// first row decides the width of all.
+// Ends a row. Drops a blank line, and, above the first row with text, a line of delimiters alone; read() drops such
+// lines below the last row. The first row decides the width of all.
 void CsvTable::end_row(int64_t line, bool quoted, const CsvOptions& options) {
   const size_t before = lines_.size() * static_cast<size_t>(columns_);
   const size_t width = cells_.size() - before;
@@ -267,7 +268,7 @@ bool CsvTable::first_row_is_header() const {
 }
 
 void CsvTable::take_header() {
-  std::map<std::string, int64_t, std::less<>> taken;  // by name: how often it was tried
+  std::map<std::string, int64_t, std::less<>> taken;  // how often each name was tried
   for (int64_t column = 0; column < columns_; ++column) {
     const std::string name =
         cell(0, column).empty() ? fmt::format("Unnamed: {}", column) : std::string(cell(0, column));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Comma-separated values (RFC 4180) as tables of text: quoted fields, CRLF, a byte order mark, and `;` or tab in place
-// of the comma (told by the first lines, or by "sep=;" in the first). What a cell means is the caller's; numbers are
+// of the comma (told by the first lines, or by "sep=;" in the first). The caller knows what a cell means; numbers are
 // read here, so that every command reads them alike, whatever the locale.
 #pragma once
 
@@ -29,7 +29,8 @@ class CsvTable {
   static CsvTable open(const std::string& path, const CsvOptions& options = {});
   static CsvTable parse(std::string_view text, const std::string& where, const CsvOptions& options = {});
 
-  /// Empty: there is none. As in pandas a column without a name is "Unnamed: 0", a second "a" is "a.1".
+  /// The names of the columns; empty: there is no header. As in pandas a column without a name is "Unnamed: 0", a
+  /// second "a" is "a.1".
   const std::vector<std::string>& header() const { return header_; }
   int64_t rows() const { return static_cast<int64_t>(lines_.size()); }
   int64_t columns() const { return columns_; }
@@ -43,7 +44,7 @@ class CsvTable {
 
  private:
   struct Cell {
-    size_t begin = 0;  // in text_
+    size_t begin = 0;  // its first byte in text_
     size_t size = 0;
   };
   void read(std::string_view text, const CsvOptions& options);
@@ -53,7 +54,7 @@ class CsvTable {
 
   std::string where_;
   char decimal_ = '.';
-  std::string text_;  // of all cells, end to end
+  std::string text_;  // the text of all cells, end to end
   std::vector<Cell> cells_;
   std::vector<int64_t> lines_;
   size_t filled_ = 0;  // rows up to the last one with text
@@ -61,7 +62,8 @@ class CsvTable {
   std::vector<std::string> header_;
 };
 
-/// Empty, or one of pandas' words: NA, N/A, NaN, null, None, <NA>, #N/A, #NA, 1.#IND, 1.#QNAN, ..., in any case.
+/// Whether a cell is missing: empty, or one of pandas' words: NA, N/A, NaN, null, None, <NA>, #N/A,
+/// #NA, 1.#IND, 1.#QNAN, ..., in any case.
 bool csv_missing(std::string_view cell);
 /// A finite number ("+1.5", "-2e3"), or NaN for a missing value; nothing for anything else.
 std::optional<double> csv_number(std::string_view cell, char decimal = '.');

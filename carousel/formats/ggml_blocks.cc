@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table of GGUF's element encodings, and the decoders of their blocks.
 #include "carousel/formats/ggml_blocks.h"
 
 namespace carousel::formats {
@@ -77,7 +78,7 @@ void q2_k(const uint8_t* in, float* out) {
   }
 }
 
-// As q2_k, with a third bit in a mask and six-bit scales.
+// The order of q2_k, with a third bit in a mask and six-bit scales.
 void q3_k(const uint8_t* in, float* out) {
   const uint8_t* const mask = in;
   const uint8_t* const quants = in + 32;
@@ -104,7 +105,7 @@ ScaleMin scale_min(const uint8_t* packed, int j) {
   return {(packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4, (packed[j + 4] >> 4) | (packed[j] >> 6) << 4};
 }
 
-// q4_k and q5_k: `fifth` are the bytes with the fifth bits, or none.
+// Decodes q4_k and q5_k; `fifth` are the bytes with the fifth bits, or null.
 void q45_k(const uint8_t* in, const uint8_t* fifth, const uint8_t* quants, float* out) {
   const float d = half_at(in), dmin = half_at(in + 2);
   for (int j = 0; j < 8; ++j) {
@@ -174,7 +175,7 @@ constexpr GgmlType kTypes[] = {
     {14, "Q6_K", kLarge, 210, {}, q6_k},
     {20, "IQ4_NL", kSmall, 18, {}, iq4_nl},
     {23, "IQ4_XS", kLarge, 136, {}, iq4_xs},
-    // Recognised, so that a file's tensors can be listed and the one that is in the way named.
+    // Recognised only, so that a file's tensors can be listed and a message can name this type.
     {9, "Q8_1", kSmall, 36},
     {15, "Q8_K", kLarge, 292},
     {16, "IQ2_XXS", kLarge, 66},

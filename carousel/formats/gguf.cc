@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The reading half of gguf.h: header, keys and the list of tensors, every length checked against the file.
 #include "carousel/formats/gguf.h"
 
 #include <algorithm>
@@ -40,13 +41,13 @@ bool is_utf8(std::string_view text) {
 
 bool is_gguf(const std::string& path) {
   std::error_code unknown;
-  if (!std::filesystem::is_regular_file(path, unknown)) return false;  // a pipe would be waited for
+  if (!std::filesystem::is_regular_file(path, unknown)) return false;  // opening a pipe would wait for its writer
   std::ifstream stream(path, std::ios::binary);
   char magic[4] = {};
   return stream.read(magic, 4) && std::memcmp(magic, &kMagic, 4) == 0;
 }
 
-// Reads the file's header front to back; every length is held against what is left of the file first.
+// Reads the file's header front to back; every length is first checked against the rest of the file.
 class GgufFile::Reader {
  public:
   Reader(GgufFile& out, std::span<const std::byte> bytes, const std::string& where,
@@ -109,7 +110,7 @@ class GgufFile::Reader {
     }
     tensors_ = number<uint64_t>("number of tensors");
     keys_ = number<uint64_t>("number of keys");
-    // The least a key takes: an empty name, a type and one byte; a tensor: name, rank, type and offset.
+    // A key takes at least an empty name, a type and one byte; a tensor at least name, rank, type and offset.
     check_count("keys", keys_, kMaxKeys, 13);
     check_count("tensors", tensors_, kMaxTensors, 24);
   }
@@ -164,7 +165,7 @@ class GgufFile::Reader {
     const size_t begin = pos_;
     if (kind == kString) {
       // A string takes 8 bytes at least, so a count that cannot be is refused before the walk.
-      uint64_t lengths = 0;  // of all lengths
+      uint64_t lengths = 0;  // the sum of all lengths
       if (__builtin_mul_overflow(count, uint64_t{8}, &lengths)) lengths = UINT64_MAX;
       if (lengths > left()) take(lengths, fmt::format("{} with {} strings", what, count));
       for (uint64_t i = 0; i < count; ++i) string(what, kMaxStringBytes);

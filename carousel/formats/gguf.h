@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // GGUF: metadata of typed keys and named tensors in one file, as llama.cpp and its relatives use it, versions 2 and 3,
 // little-endian. Reading maps the file and checks everything before anything is handed out; checkpoint.h joins the
-// parts of a split model. What keys and names mean is the business of model/gguf.
+// files of a split model. model/gguf knows what keys and names mean.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +31,11 @@ class GgufArray {
             std::shared_ptr<const MappedFile> file = nullptr)
       : type_(type), count_(count), bytes_(bytes), where_(std::move(where)), file_(std::move(file)) {}
   size_t size() const { return count_; }
-  /// Throw Error(kInput) naming the key when the elements are of another type.
+  /// The elements. These three throw Error(kInput) naming the key when the elements have another type.
   std::vector<std::string_view> strings() const;
   std::vector<int64_t> integers() const;  // of any integer type or bool
   std::vector<float> numbers() const;     // of any number type
-  /// A short array of numbers or bools, and that as JSON.
+  /// Whether the array is short and of numbers or bools; then it can also be had as JSON.
   bool listed() const;
   Json list() const;
 
@@ -67,7 +67,7 @@ class GgufFile {
 
   uint32_t version() const { return version_; }
   const GgufMetadata& metadata() const { return metadata_; }
-  /// Shapes are in row-major order: GGUF's own dims reversed. In the order of their bytes.
+  /// The tensors, in the order of their bytes. Shapes are in row-major order: GGUF's own dims reversed.
   const std::vector<TensorEntry>& entries() const { return entries_; }
 
  private:
@@ -95,9 +95,9 @@ class GgufWriter {
   /// Throws Error(kInput): a key or tensor twice, a name longer than readers take, a shape its type cannot hold;
   /// Error(kIo) as NewFile.
   GgufWriter(const std::string& path, const GgufKeys& keys, const std::vector<GgufTensorSpec>& tensors);
-  /// The next encoded bytes of a tensor: the whole of it, or pieces in order.
+  /// Writes the next encoded bytes of a tensor: all of them, or pieces in order.
   void write(const std::string& name, const void* bytes, size_t size_bytes);
-  /// Throws Error(kInput) when a tensor was not written to its end.
+  /// Completes the file. Throws Error(kInput) when a tensor was not written to its end.
   void finish();
 
  private:

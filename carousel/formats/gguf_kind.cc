@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of GGUF metadata: their sizes, and their values as JSON and C++.
 #include "carousel/formats/gguf_kind.h"
 
 #include <charconv>
@@ -34,7 +35,7 @@ int64_t integer_at(uint32_t kind, const std::byte* bytes) {
   }
 }
 
-// The shortest decimal that is this float: 1e-6 stays 1e-6, also in a config written from it.
+// The shortest decimal that gives this float: 1e-6 stays 1e-6, in a config written from it too.
 double shortest(float value) {
   if (!std::isfinite(value)) return value;
   const std::string text = fmt::format("{}", value);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The types of GGUF metadata values and how they lie in the file. Private to gguf.cc and gguf_kind.cc.
+// The types of GGUF metadata values and their bytes in the file. Private to gguf.cc and gguf_kind.cc.
 #pragma once
 
 #include <cstddef>

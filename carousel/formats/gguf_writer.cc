@@ -14,7 +14,7 @@ constexpr int kMaxRank = 4;
 constexpr uint32_t kVersion = 3;
 constexpr uint32_t kStringKind = 8, kArrayKind = 9;
 
-// The file's number of a value's type.
+// The number that the file has for a value's type.
 template <class T>
 constexpr uint32_t kind_of() {
   if constexpr (std::is_same_v<T, uint32_t>) return 4;

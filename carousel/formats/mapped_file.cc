@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Files mapped by mmap, and the advice that prefetches and releases their pages.
 #include "carousel/formats/mapped_file.h"
 
 #include <fcntl.h>
@@ -25,7 +26,7 @@ struct Descriptor {
 }  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
-  // O_NONBLOCK: a pipe in the place of a file is refused below, not waited for.
+  // With O_NONBLOCK a pipe in the place of a file is opened at once, and refused below.
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) fail(ErrorKind::kIo, "{}: cannot open: {}", path, std::strerror(errno));
   struct stat status {};
@@ -57,7 +58,7 @@ void MappedFile::advise(const std::byte* begin, size_t size_bytes, int advice) c
   const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t first = static_cast<size_t>(begin - bytes_) / page * page;
   const size_t last = static_cast<size_t>(begin - bytes_) + size_bytes;
-  ::madvise(const_cast<std::byte*>(bytes_) + first, last - first, advice);  // advice: a refusal changes nothing
+  ::madvise(const_cast<std::byte*>(bytes_) + first, last - first, advice);  // a refused advice changes nothing
 }
 
 }  // namespace carousel::formats

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A regular file mapped for reading. Pages come in when touched and can be given back once their bytes were repacked,
-// so loading a model never holds it twice.
+// A regular file mapped for reading. A page is read when it is touched, and can be released once its bytes were
+// repacked, so loading a model never holds it twice.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace carousel::formats {
 
-/// The size is that of the moment of opening: a file that another process truncates afterwards raises SIGBUS when its
-/// lost pages are read, as with any mapping; the command line says so and ends. Replace a model by renaming over it,
+/// The size is fixed when the file is opened. If another process truncates the file afterwards, reading a lost page
+/// raises SIGBUS, as with any mapping; the command line says so and ends. Replace a model by renaming over it,
 /// which leaves open mappings whole.
 class MappedFile {
  public:
@@ -26,7 +26,7 @@ class MappedFile {
 
   /// Asks the system to read a part of the mapping ahead.
   void prefetch(const std::byte* begin, size_t size_bytes) const;
-  /// Gives back every page that the part touches; a later read brings it in again.
+  /// Releases every page that the part touches; a later access reads it again.
   void release(const std::byte* begin, size_t size_bytes) const;
 
  private:

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Drafts that become files by rename, and folders that are complete once their draft is unlinked. The invariants are
+// numbered in new_file.h.
 #include "carousel/formats/new_file.h"
 
 #include <fcntl.h>
@@ -20,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What is written is sent to the disk from time to time, so that the flush at the end is short.
+// Written bytes are sent to the disk from time to time, so that the flush at the end is short.
 constexpr size_t kFlushBytes = size_t{64} << 20;
 constexpr int kAttempts = 100;
 constexpr const char* kFolderDraft = ".carousel.partial";
@@ -31,7 +33,7 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// The rename would put a file in the place of a device, a pipe or a folder. Returns whether there is a file.
+// Refuses a device, a pipe or a folder, which the rename would replace by a file. Returns whether there is a file.
 bool check_replaceable(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) return false;
@@ -41,7 +43,8 @@ bool check_replaceable(const std::string& path) {
   return true;
 }
 
-// The rename itself survives a power cut only once the folder is flushed. Some file systems cannot; that is no error.
+// The rename survives a power cut only once the folder is flushed. Some file systems cannot flush one; that is no
+// error.
 void flush_folder(const std::string& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
@@ -91,7 +94,7 @@ void NewFile::put(const void* bytes, size_t size_bytes, size_t offset_bytes) {
     offset_bytes += piece;
     unflushed_bytes_ += piece;
     if (unflushed_bytes_ < kFlushBytes) continue;
-    // Waits for what was begun the time before. A file system that cannot is told at the end.
+    // Waits for the writing begun the last time, and begins the next. Errors are reported by the flush at the end.
     ::sync_file_range(draft_.descriptor(), 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
     unflushed_bytes_ = 0;
   }
@@ -117,7 +120,7 @@ FolderDraft FolderDraft::read(int descriptor) {
     text.append(chunk, static_cast<size_t>(count));
   }
   FolderDraft list;
-  std::istringstream lines(text.substr(0, text.rfind('\n') + 1));  // one that was cut short named no file yet
+  std::istringstream lines(text.substr(0, text.rfind('\n') + 1));  // a name that was cut short has no file yet
   std::string line;
   char made[8] = "";
   if (!std::getline(lines, line) || std::sscanf(line.c_str(), "process %ld %7s", &list.process, made) < 1) return list;
@@ -143,7 +146,8 @@ bool holds_files(const std::string& folder) {
   return std::any_of(names.begin(), names.end(), [](const std::string& name) { return name != kFolderDraft; });
 }
 
-// Whether the folder was made. What is there may be the unfinished work of another.
+// Makes the folder if it is not there; returns whether it did. Files in it may be the unfinished work of another
+// writer.
 bool make_folder(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
@@ -163,7 +167,7 @@ NewFolder::NewFolder(const std::string& path) : path_(path) {
   const std::string name = path + "/" + kFolderDraft;
   bool made = false;
   Draft::Taken taken = Draft::Taken::kRefused;
-  errno = ENOENT;  // also of a folder that goes while it is being taken: a rival's that gave up
+  errno = ENOENT;  // take() gives it too, for a folder that a rival removes in the meantime
   for (int attempt = 0; attempt < kAttempts && taken == Draft::Taken::kRefused && errno == ENOENT; ++attempt) {
     made = make_folder(path);
     taken = draft_.take(name);
@@ -187,7 +191,7 @@ NewFolder::~NewFolder() {
   if (draft_.descriptor() < 0) return;  // kept
   list_.remove_files(path_);
   draft_.remove();
-  if (list_.made) ::rmdir(path_.c_str());  // an empty one
+  if (list_.made) ::rmdir(path_.c_str());  // removes it only if it is empty
 }
 
 std::string NewFolder::file(const std::string& name) {
@@ -218,7 +222,7 @@ void check_complete(const std::string& folder) {
   if (fd < 0) return;
   const FolderDraft list = FolderDraft::read(fd);
   ::close(fd);
-  if (list.names.empty() && holds_files(folder)) return;  // of one that is about to find the folder taken
+  if (list.names.empty() && holds_files(folder)) return;  // its writer is about to find that the folder holds files
   if (is_held(path)) {
     fail(ErrorKind::kInput, "{}: unfinished: process {} is writing it, expected a whole model: wait for its end",
          folder, list.process);

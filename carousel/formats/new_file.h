@@ -3,12 +3,12 @@
 // killed.
 //
 // 1. A file is written as its draft, ".NAME.partial" beside it, and takes its name by rename(2) once it is flushed.
-// 2. A folder that is being filled holds a draft of its own, a list of what is written into it. A name is on the list
-//    before its file is in the folder. Unlinking the draft, once every file is flushed, completes the folder.
-// 3. A writer holds the lock of its draft (core/draft) from before the first byte until the draft is gone
-//    from its name. The system drops the lock with the process: a draft without a lock has no writer.
-// 4. The next writer of the same place takes such a draft over, and removes what is on its list.
-// 5. Nobody removes or changes what is not on a list of its own or of a dead writer.
+// 2. A folder that is being filled holds a draft of its own, the list of files that are written into it. A name is on
+//    the list before its file is in the folder. Unlinking the draft, once every file is flushed, completes the folder.
+// 3. A writer holds the lock of its draft (core/draft) from before the first byte until the draft's name is gone. The
+//    system drops the lock with the process: a draft without a lock has no writer.
+// 4. The next writer of the same place takes such a draft over, and removes the files on its list.
+// 5. A writer removes or changes only files that are on its own list or on a dead writer's.
 #pragma once
 
 #include <cstddef>
@@ -29,29 +29,30 @@ class NewFile {
   NewFile& operator=(const NewFile&) = delete;
 
   const std::string& path() const { return path_; }
-  /// At any place, in any order; what is skipped reads as zeros. Throws Error(kIo).
+  /// Writes at any offset, in any order; bytes that are never written read as zeros. Throws Error(kIo).
   void put(const void* bytes, size_t size_bytes, size_t offset_bytes);
-  /// Flushes and renames. Throws Error(kIo).
+  /// Flushes the draft and gives it its name. Throws Error(kIo).
   void finish();
 
  private:
   std::string path_;
   Draft draft_;
-  size_t unflushed_bytes_ = 0;  // written since the system was last told to begin
+  size_t unflushed_bytes_ = 0;  // bytes written since the system was last told to write to the disk
 };
 
-/// What the draft of a folder says: a line with the process and whether it made the folder, then a name per line.
+/// The contents of a folder's draft: a line with the process and whether it made the folder, then a name per line.
 struct FolderDraft {
   long process = 0;
   bool made = false;
-  std::vector<std::string> names;  // of files in the folder
+  std::vector<std::string> names;  // files of the folder
   std::string first_line() const;
   static FolderDraft read(int descriptor);
   /// Removes the files, and their drafts, from `folder`.
   void remove_files(const std::string& folder) const;
 };
 
-/// A folder that goes again, with the files that were put into it, unless it is kept. What others put there stays.
+/// A new folder. Unless it is kept, the destructor removes it with the files that were put into it; files of others are
+/// left.
 class NewFolder {
  public:
   /// Throws Error(kIo): `path` exists and is not an empty folder, cannot be created, or another run is writing it.
@@ -73,8 +74,8 @@ class NewFolder {
 /// Throws Error(kInput) where `folder` is still being filled, or its writer was ended before it was complete.
 void check_complete(const std::string& folder);
 
-/// Removes what this process is writing at the moment, for one that ends without unwinding: its drafts are those among
-/// its open files. Nothing may be written after.
+/// Removes all files that this process is writing, which it finds as drafts among its open files: for a process that
+/// ends without unwinding. Nothing may be written afterwards.
 void abandon_drafts();
 
 }  // namespace carousel::formats

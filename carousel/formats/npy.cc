@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads and writes numpy's .npy: the header, a Python dict, and the elements.
 #include "carousel/formats/npy.h"
 
 #include <fmt/format.h>
@@ -146,7 +147,7 @@ const ElementType& find_type(const std::string& descr, const std::string& where)
        where, descr.substr(0, 32));
 }
 
-/// Elements of a column-major file go to their row-major places.
+/// Fills in the elements; those of a column-major file are moved to their row-major places.
 void fill(Tensor& out, const std::byte* bytes, const ElementType& type, bool fortran_order) {
   const Shape& shape = out.shape();
   std::vector<int64_t> index(static_cast<size_t>(shape.rank()));

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A stack machine that builds values from a pickle's opcodes and calls nothing.
 #include "carousel/formats/pickle.h"
 
 #include <cstring>
@@ -18,7 +19,7 @@ struct OpcodeName {
   char code;
   const char* name;
 };
-// What other pickles are made of: the message should say what was met.
+// Opcodes of other pickles, so that the message can name the one that was met.
 constexpr OpcodeName kRefused[] = {{'0', "POP"},
                                    {'1', "POP_MARK"},
                                    {'2', "DUP"},
@@ -96,7 +97,7 @@ class PickleMachine {
   std::vector<PickleValue>& values_;
   size_t at_ = 0, op_at_ = 0;
   std::vector<uint32_t> stack_;
-  std::vector<size_t> marks_;  // heights of the stack
+  std::vector<size_t> marks_;  // the heights of the stack at which marks stand
   std::unordered_map<uint64_t, uint32_t> memo_;
 };
 
@@ -220,7 +221,7 @@ bool PickleMachine::step(char opcode) {
       push(Kind::kPersistent).items = {id};
       return true;
     }
-    case 'b':  // attributes of the value below: torch's state dicts carry "_metadata" so; without effect
+    case 'b':  // attributes of the value below, as "_metadata" of torch's state dicts; they have no effect
       pop();
       if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) wrong("the stack is empty");
       return true;

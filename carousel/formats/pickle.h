@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading Python's pickle as plain values. Nothing is ever executed: a global is a name, a call of it a record of name
-// and arguments, and whoever reads the values decides which names mean something. Protocol 2, the opcodes of
+// Reads Python's pickle as plain values. Nothing is ever executed: a global is a name, and a call of it is a record of
+// name and arguments; the caller decides which names mean something. Protocol 2 is read, with the opcodes of
 // containers, numbers and text; every other opcode is refused by name.
 #pragma once
 
@@ -24,7 +24,7 @@ struct PickleValue {
     kList,
     kDict,        // items: key, value, key, value, ...
     kGlobal,      // text: "module.name"
-    kCall,        // text: the global's; items: the arguments
+    kCall,        // text: the global's name; items: the arguments
     kPersistent,  // items: the one identifier
   };
   Kind kind = Kind::kNone;
@@ -39,7 +39,7 @@ struct PickleLimits {
   size_t max_values = 1'000'000;
 };
 
-/// Whether a global ("collections.OrderedDict") may appear. Asked once for each.
+/// Whether a global ("collections.OrderedDict") may appear. It is asked once for each.
 using PickleGlobals = bool (*)(std::string_view name);
 
 class Pickle {

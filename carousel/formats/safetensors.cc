@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The reading half of safetensors.h: the header, checked before any tensor is handed out.
 #include "carousel/formats/safetensors.h"
 
 #include <algorithm>
@@ -51,7 +52,7 @@ Metadata metadata_of(const Json& object, const std::string& where) {
   return metadata;
 }
 
-// The tensor `name`, its bytes within `body` by its own offsets; how tensors lie to each other is checked later.
+// The tensor `name`, with its bytes within `body` by its own offsets; gaps and overlaps are checked later.
 TensorEntry entry_of(const std::string& name, const Json& object, std::span<const std::byte> body,
                      const std::string& where) {
   Fields fields(object, where + ": \"" + name + "\"");
@@ -92,7 +93,7 @@ TensorEntry entry_of(const std::string& name, const Json& object, std::span<cons
   return entry;
 }
 
-// Turns the U8 tensors that the metadata calls blocks into what they hold.
+// Gives the U8 tensors that the metadata lists as blocks their block type.
 void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, const std::string& where) {
   const auto marker = metadata.find(kBlocksKey);
   if (marker == metadata.end()) return;
@@ -129,7 +130,7 @@ void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, co
   }
 }
 
-// The entries, sorted by place, cover `body` once from end to end.
+// Checks that the entries, sorted by offset, cover `body` once from end to end.
 void check_cover(const std::vector<TensorEntry>& entries, std::span<const std::byte> body, const std::string& where) {
   size_t covered = 0;
   const TensorEntry* previous = nullptr;

@@ -36,20 +36,20 @@ struct TensorEntry {
   const std::byte* bytes = nullptr;
   size_t size_bytes = 0;
   std::shared_ptr<const MappedFile> file;  // null when parsed from memory
-  const GgmlType* ggml = nullptr;  // of a GGUF file's tensor in blocks: which; dtype is then U8 and says nothing
+  const GgmlType* ggml = nullptr;          // the blocks of a GGUF file's tensor, whose dtype is then U8; null: none
 
   void set_type(const GgmlType& type);
   std::string type_name() const;  // "BF16", "Q4_K"
-  /// Of the types to_f32 takes: F32, F16, BF16 and the blocks that can be decoded.
+  /// Whether to_f32 takes its type: F32, F16, BF16, or blocks that can be decoded.
   bool is_weight() const;
-  /// Bytes of `count` elements, which in blocks must be whole ones.
+  /// Bytes of `count` elements, which must be whole blocks where there are blocks.
   size_t bytes_of(int64_t count) const;
-  /// Elements in this tensor's type, widened or decoded; in blocks they must be whole ones.
+  /// Widens or decodes elements of this tensor's type; they must be whole blocks where there are blocks.
   void to_f32(const std::byte* source, int64_t count, float* out) const;
 
-  /// Without a copy where the bytes are aligned to the dtype, else as load(). Keeps the mapping alive.
+  /// The tensor without a copy where the bytes are aligned to the dtype, else load(). It keeps the mapping alive.
   Tensor view() const;
-  /// A copy in fresh, aligned storage; of blocks, their values in f32.
+  /// A copy in fresh, aligned storage; blocks become their values in f32.
   Tensor load() const;
   void prefetch() const;
   /// Gives the mapped pages back; the bytes stay readable. For tensors that were repacked.
@@ -78,7 +78,7 @@ class SafetensorsFile {
   Metadata metadata_;
 };
 
-/// What a file to be written will hold.
+/// One tensor of a file to be written.
 struct TensorSpec {
   std::string name;
   DType dtype = DType::kF32;
@@ -97,7 +97,7 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  /// Every spec exactly once; shape and dtype must be the announced ones.
+  /// Writes one tensor; each spec exactly once, with the shape and dtype of the spec.
   void write(const std::string& name, const Tensor& tensor);
   void finish();
 
@@ -115,7 +115,7 @@ class SafetensorsWriter {
   std::unordered_map<std::string, Place> places_;
 };
 
-/// Writes all of `tensors` at once, atomically.
+/// Writes all of `tensors`. The file appears whole or not at all.
 void write_safetensors(const std::string& path, const NamedTensors& tensors, const Metadata& metadata = {});
 
 }  // namespace carousel::formats

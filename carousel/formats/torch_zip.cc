@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// PyTorch's checkpoints: the pickle's records of tensors, matched with the archive's storages.
 #include "carousel/formats/torch_zip.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ namespace {
 
 using Kind = PickleValue::Kind;
 
-constexpr size_t kMaxSettings = 100'000;  // values in hyper_parameters; a shared one counts wherever it appears
+constexpr size_t kMaxSettings = 100'000;  // values in hyper_parameters; a shared value counts wherever it appears
 constexpr int kMaxDepth = 32;
 
 struct StorageClass {
@@ -30,7 +31,7 @@ constexpr StorageClass kStorages[] = {{"torch.FloatStorage", DType::kF32},     {
                                       {"torch.ByteStorage", DType::kU8},       {"torch.BoolStorage", DType::kBool}};
 constexpr const char* kRebuildTensor = "torch._utils._rebuild_tensor_v2";
 constexpr const char* kRebuildParameter = "torch._utils._rebuild_parameter";
-// Names of things, not of actions: kept as text.
+// Globals that name things, not actions: they are kept as text.
 constexpr std::string_view kNames[] = {"collections.OrderedDict",
                                        "torch.Size",
                                        "torch.device",
@@ -102,7 +103,7 @@ std::string Reader::find_folder() const {
 
 void Reader::check_byte_order() {
   const ZipMember* member = zip_.find(folder_ + "byteorder");
-  if (member == nullptr) return;  // older files: little
+  if (member == nullptr) return;  // older files have no such member and are little-endian
   const std::span<const std::byte> bytes = zip_.read(*member);
   const std::string_view order(reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), 16));
   if (order != "little") fail(ErrorKind::kInput, "{}: byteorder is not \"little\"", where_);
@@ -253,7 +254,7 @@ Json Reader::to_json(const PickleValue& value, int depth, size_t& count) const {
       return value.text;
     case Kind::kPersistent:
     case Kind::kCall:
-      return nullptr;  // a tensor or the like: no setting
+      return nullptr;  // a tensor, say, which is no setting
     case Kind::kTuple:
     case Kind::kList: {
       Json list = Json::array();

@@ -15,16 +15,16 @@ namespace carousel::formats {
 struct TorchFile {
   /// The tensors of "state_dict", or of the top dict where there is none, in the order of the file.
   std::vector<TensorEntry> entries;
-  Json hyper_parameters;  // Lightning's, as plain JSON; null when absent
+  Json hyper_parameters;  // Lightning's settings as plain JSON; null when absent
 };
 
 /// Throws Error(kIo), or Error(kInput) naming the file and the tensor: compressed members, bytes that are not those
 /// of their checksums, big-endian files, unknown opcodes, globals and storage types, tensors outside their storage or
 /// not contiguous.
 TorchFile open_torch_zip(const std::string& path);
-/// The same for a file in memory, which must outlive the result. `checks_sums`: as ZipDirectory's.
+/// The same for a file in memory, which must outlive the result. `checks_sums` is ZipDirectory's.
 TorchFile parse_torch_zip(std::span<const std::byte> bytes, const std::string& where, bool checks_sums = true);
-/// Whether the file at `path` begins as these do. Throws Error(kIo).
+/// Whether the file at `path` begins as such a file does. Throws Error(kIo).
 bool is_torch_zip(const std::string& path);
 
 }  // namespace carousel::formats

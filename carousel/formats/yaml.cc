@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// yaml-cpp splits the text into events; the value is built here, so that what is refused is refused before it grows.
+// yaml-cpp splits the text into events. The value is built from them here, so that a document is refused before it
+// grows.
 #include "carousel/formats/yaml.h"
 
 #include <yaml-cpp/eventhandler.h>
@@ -63,7 +64,7 @@ class Builder : public YAML::EventHandler {
     check_anchor(mark, anchor);
     if (tag != "?" && tag != "!" && !tag.empty()) refuse(mark, "a tag");
     if (expects_key()) return set_key(mark, value);
-    add(mark, tag == "!" ? Json(value) : plain_scalar(value));  // "!": quoted
+    add(mark, tag == "!" ? Json(value) : plain_scalar(value));  // tag "!": the scalar was quoted
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value) override {
@@ -79,7 +80,7 @@ class Builder : public YAML::EventHandler {
  private:
   struct Level {
     Json value;
-    std::string key;  // of the entry being read, in a map
+    std::string key;  // in a map: the key of the entry being read
     bool has_key = false;
   };
 
@@ -152,7 +153,7 @@ Json parse_yaml(std::string_view text, const std::string& where, const JsonLimit
     builder.root = first;
     builder.root.dump();  // throws where text is not UTF-8
   } catch (const YAML::Exception& error) {
-    // One line, whatever the text holds.
+    // The message is one line, whatever the text holds.
     std::string message = error.msg;
     std::replace_if(
         message.begin(), message.end(), [](char c) { return static_cast<unsigned char>(c) < 32; }, ' ');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// YAML configs, as the value the same config would be in JSON.
+// YAML configs, read as the JSON value of the same config.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a zip archive's directory, and checks the CRC-32 of members.
 #include "carousel/formats/zip.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ constexpr size_t kMaxComment = 65535;
 constexpr size_t kFull32 = 0xFFFFFFFF;  // "see the zip64 field"
 constexpr size_t kExtra64 = 1;
 constexpr size_t kShownName = 80;
-constexpr size_t kSummedBytes = size_t{8} << 20;  // between two calls of Done
+constexpr size_t kSummedBytes = size_t{8} << 20;  // bytes summed between two calls of Done
 
 // tables[i][b]: the sum of byte b with i zero bytes behind it, so that eight bytes take eight look-ups at once.
 using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
@@ -58,7 +59,7 @@ bool looks_like_zip(std::span<const std::byte> bytes) {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "PK\x03\x04", 4) == 0;
 }
 
-// Little-endian; the caller has checked that it lies in the file.
+// A little-endian number; the caller has checked that it lies in the file.
 size_t ZipDirectory::number(size_t at, size_t size_bytes) const {
   CAROUSEL_ASSERT(size_bytes <= bytes_.size() && at <= bytes_.size() - size_bytes);
   size_t value = 0;
@@ -88,7 +89,7 @@ ZipDirectory::ZipDirectory(std::span<const std::byte> bytes, const std::string& 
   }
 }
 
-// The end record is the last thing in the file but for a comment.
+// Finds the end record, which only a comment may follow.
 ZipDirectory::Extent ZipDirectory::find_directory() const {
   if (bytes_.size() >= kEndRecord) {
     const size_t last = bytes_.size() - kEndRecord;
@@ -111,7 +112,7 @@ ZipDirectory::Extent ZipDirectory::find_directory64(size_t locator) const {
   return {number(at + 48, 8), number(at + 40, 8), number(at + 32, 8)};
 }
 
-// One directory entry at `at`; returns where the next one begins.
+// Reads the directory entry at `at`; returns where the next one begins.
 size_t ZipDirectory::read_member(size_t at, size_t end) {
   const auto broken = [&] {
     fail(ErrorKind::kInput, "{}: zip directory entry {} is damaged", where_, members_.size());

@@ -16,25 +16,25 @@ namespace carousel::formats {
 
 struct ZipMember {
   std::string name;
-  size_t header_offset = 0;  // of its local header
+  size_t header_offset = 0;  // offset of its local header
   size_t size_bytes = 0;     // uncompressed
   size_t packed_bytes = 0;   // as it lies in the file
   unsigned method = 0;       // 0: stored
-  uint32_t crc = 0;          // of its bytes; 0 where the writer computed none, as torch.save can be told
+  uint32_t crc = 0;          // CRC-32 of its bytes; 0 where the writer computed none, which torch.save can be told
   bool encrypted = false;
 };
 
 class ZipDirectory {
  public:
   /// Throws Error(kInput) naming `where`: no end record, offsets outside the file, a name twice. `bytes` must outlive
-  /// the directory and the members it hands out. `checks_sums` false is for fuzzing, whose changes no sum survives.
+  /// the directory and the members it hands out. `checks_sums` is false for fuzzing, whose changes break every sum.
   ZipDirectory(std::span<const std::byte> bytes, const std::string& where, bool checks_sums = true);
 
   const std::vector<ZipMember>& members() const { return members_; }  // sorted by name
   const ZipMember* find(std::string_view name) const;                 // nullptr: no such member
   /// The member's bytes; its checksum is verified the first time. Throws Error(kInput) for a compressed or encrypted
-  /// one, for a header that does not match and for bytes that are not those that were written. `done`, if any, is told
-  /// pieces of the bytes as they have been summed, so that a mapping can give them back.
+  /// one, for a header that does not match and for bytes that do not match the checksum. `done`, if any, is called with
+  /// each piece of the bytes once it is summed, so that a mapping can release it.
   using Done = std::function<void(std::span<const std::byte>)>;
   std::span<const std::byte> read(const ZipMember& member, const Done& done = {});
 
@@ -54,7 +54,7 @@ class ZipDirectory {
   std::set<size_t> verified_;  // header offsets
 };
 
-/// CRC-32 of a byte stream so far, 0 at its start (polynomial of IEEE 802.3, as zip has it).
+/// CRC-32 (polynomial of IEEE 802.3, as in zip) of a stream continued by `bytes`; so_far is 0 at its start.
 uint32_t crc32(uint32_t so_far, std::span<const std::byte> bytes);
 
 /// Whether the bytes begin as a zip archive does.

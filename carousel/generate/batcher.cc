@@ -1,4 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// The batcher: which rows a tick runs, and what happens to a sequence once its logits are there. One thread calls it,
+// so nothing here is locked; what has to hold is in what order sequences change.
+//
+// 1. A sequence is in live_ or in born_, never in both. submit() and fork() append to born_; tick() and cancel() move
+//    all of born_ to live_ before anything else; sweep() alone erases, and only sequences that are done. So the
+//    pointers in batch_, due_ and states_ are valid from gather() to the end of the tick, and callbacks may submit.
+// 2. A live sequence reads its prompt, or has one sampled token pending, or was given logits for its first token.
+// 3. A tick takes all its rows or none. A stopped forward puts back every state it was given; history, read and pending
+//    change only after a forward that was not stopped.
+// 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
+// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. The
+//    rest of the batch decides which tick reads a slab, never where it is cut.
+// 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
 #include <algorithm>
@@ -13,8 +26,7 @@
 namespace carousel::generate {
 namespace {
 
-// Rows one forward takes at most when several prompts wait: bounds its activations. Which tick reads a slab changes
-// nothing of the slab.
+// The most rows one forward takes when several prompts wait: bounds its activations.
 constexpr int64_t kTickRows = 4 * model::kPrefillRows;
 
 void check_request(const Request& request, int64_t vocab_size) {
@@ -67,24 +79,24 @@ struct Batcher::Sequence {
   }
   bool reading() const { return read < request->prompt.size(); }
 
-  std::shared_ptr<const Request> request;
-  int64_t sample = 0;
-  State state;
-  std::vector<int32_t> history;  // [state.pos()] with keep_state
-  Tensor logits;                 // [V] given with the request, for its first token
-  size_t read = 0;               // tokens of the prompt run
-  std::optional<int32_t> pending;
-  int64_t sampled = 0;
-  bool forked = false;
-  bool ending = false;  // nothing more is sampled; `pending` is still to be run into the state
-  bool done = false;
-  StopReason reason = StopReason::kLength;
-  std::string error;
-  Sampler sampler;
-  std::optional<text::StreamDecoder> decoder;
-  StopScanner scanner;
-  std::string text;               // of the last token
-  std::vector<TokenLogprob> top;  // of the last token
+  std::shared_ptr<const Request> request;  // shared with its other samples; its state and logits were moved out
+  int64_t sample = 0;                      // which of the request's samples
+  State state;                             // of all tokens run
+  std::vector<int32_t> history;            // [state.pos()] with keep_state
+  Tensor logits;                           // [V] given with the request, for its first token
+  size_t read = 0;                         // tokens of the prompt run
+  std::optional<int32_t> pending;          // the sampled token that has not been run
+  int64_t sampled = 0;                     // tokens sampled so far
+  bool forked = false;                     // its request's other samples exist
+  bool ending = false;                     // nothing more is sampled; `pending` may still have to be run into the state
+  bool done = false;                       // finish() was called
+  StopReason reason = StopReason::kLength;     // why it is ending
+  std::string error;                           // with kFailed: what was wrong
+  Sampler sampler;                             // has accepted the history, the prompt and the sampled tokens
+  std::optional<text::StreamDecoder> decoder;  // empty without a tokenizer
+  StopScanner scanner;                         // holds back text that may begin a stop string
+  std::string text;                            // of the last token
+  std::vector<TokenLogprob> top;               // of the last token
 };
 
 Batcher::Batcher(const model::Model& model, const Stream& stream)
@@ -98,7 +110,7 @@ Batcher::Batcher(const model::Model& model, const Stream& stream)
 
 Batcher::~Batcher() = default;
 
-/// The text so far goes through the decoder, whose first token and split characters are special, and the penalties.
+/// Runs the text so far through the decoder, which treats a first token and split characters specially.
 void Batcher::prime(Sequence& sequence) const {
   const Request& request = *sequence.request;
   if (model_.tokenizer) sequence.decoder.emplace(*model_.tokenizer, true);
@@ -169,7 +181,7 @@ Tensor Batcher::due_logits(const Tensor& hidden) {
   return runner_.logits(ops::gather_rows(ctx, hidden, due_rows_));
 }
 
-/// hidden [N, D] of what is laid out; undefined when stopped, and the states are as they were.
+/// Returns hidden [N, D] of what is laid out; undefined when stopped, and the states are as they were.
 Tensor Batcher::forward(bool prompts) {
   if (!prompts || !stop_) return runner_.forward(tokens_, states_, lengths_);
   std::vector<State> before;
@@ -255,8 +267,8 @@ void Batcher::settle(Sequence& sequence, const Tensor& logits) {
   if (emit(sequence, token, row)) end(sequence, sequence.reason, logits);
 }
 
-/// The other samples of a request: copies of the state its prompt left, each with a stream of random numbers of its
-/// own. They are sampled from the same logits, at once.
+/// Adds the other samples of a request: copies of the state after its prompt, each with a stream of random numbers of
+/// its own. They are sampled from the same logits, at once.
 void Batcher::fork(Sequence& first, const Tensor& logits) {
   for (int64_t k = 1; k < first.request->samples; ++k) {
     auto copy = std::make_unique<Sequence>(first.request, first.sampler);
@@ -273,7 +285,7 @@ void Batcher::fork(Sequence& first, const Tensor& logits) {
   }
 }
 
-/// Reports a token; true: it was the last, and sequence.reason says why.
+/// Reports a token; true if it was the last, and then sequence.reason says why.
 bool Batcher::emit(Sequence& sequence, int32_t token, std::span<const float> logits) {
   const Request& request = *sequence.request;
   sequence.text.clear();
@@ -297,7 +309,7 @@ bool Batcher::emit(Sequence& sequence, int32_t token, std::span<const float> log
   return true;
 }
 
-/// No more sampling. A state that is to be kept first takes in the token not yet run.
+/// Ends the sampling. The token that is pending still has to be run into a state that is to be kept.
 void Batcher::end(Sequence& sequence, StopReason reason, const Tensor& logits) {
   sequence.reason = reason;
   sequence.ending = true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Continuous batching over States: every tick is one forward of all live sequences, pieces of prompts and single tokens
+// Continuous batching over States: every tick is one forward of all live sequences, slabs of prompts and single tokens
 // mixed, then a sampled token for each that is due one. What else is in the batch changes no bit of a sequence.
-// generate() for one prompt is a batcher of one.
+// generate() for one prompt is a batcher of one. The invariants are numbered in batcher.cc.
 #pragma once
 
 #include <cstdint>
@@ -40,30 +40,30 @@ struct Finished {
   int64_t prompt_tokens = 0;
   int64_t tokens = 0;     // sampled, end token included
   std::string_view text;  // held back so far and due now
-  std::string error;      // of kFailed
-  // With keep_state: the memory of all tokens seen, which are those of the text and, after kStopString, of the stop
-  // string; of the prompt so far when cancelled within it (logits are empty then).
-  State state;
-  std::vector<int32_t> history;  // [state.pos()]
+  std::string error;      // with kFailed: what was wrong
+  // These three are set with keep_state. The tokens seen are those of the text and, after kStopString, of the stop
+  // string. A sequence cancelled within its prompt has seen the prompt so far, and its logits are empty.
+  State state;                   // the memory of all tokens seen
+  std::vector<int32_t> history;  // [state.pos()] the tokens seen
   Tensor logits;                 // [V] after the last of them
 };
 
 struct Request {
-  std::vector<int32_t> prompt;   // follows what `state` has seen
-  State state;                   // empty: from the start
-  std::vector<int32_t> history;  // [state.pos()] the tokens it has seen; penalties count them
-  Tensor logits;                 // [V] after the last of them: required when there is no prompt
-  SamplerParams sampler;
-  uint64_t seed = 0;
-  uint64_t stream = 0;      // sample k draws from stream + k
-  int64_t samples = 1;      // continuations of the one prompt, forked when it has been read
-  int64_t max_tokens = -1;  // of each; -1: no limit
-  std::vector<std::string> stop;
-  bool logprobs = false;
-  int64_t top_logprobs = 0;
-  bool keep_state = false;
-  std::function<bool(const Emitted&)> on_token;  // false cancels this sample
-  std::function<void(Finished&)> on_finish;
+  std::vector<int32_t> prompt;                   // follows what `state` has seen
+  State state;                                   // empty: from the start
+  std::vector<int32_t> history;                  // [state.pos()] the tokens it has seen; penalties count them
+  Tensor logits;                                 // [V] after the last of them: required when there is no prompt
+  SamplerParams sampler;                         // how tokens are chosen
+  uint64_t seed = 0;                             // of the random numbers
+  uint64_t stream = 0;                           // sample k draws from stream + k
+  int64_t samples = 1;                           // continuations of the one prompt, forked when it has been read
+  int64_t max_tokens = -1;                       // tokens of each sample; -1: no limit
+  std::vector<std::string> stop;                 // a text that ends a sample, and is not emitted
+  bool logprobs = false;                         // fill Emitted::logprob and top
+  int64_t top_logprobs = 0;                      // how many of the likeliest tokens to report
+  bool keep_state = false;                       // fill Finished::state, history and logits
+  std::function<bool(const Emitted&)> on_token;  // called for each token; false cancels this sample
+  std::function<void(Finished&)> on_finish;      // called once per sample
 };
 
 class Batcher {
@@ -77,16 +77,16 @@ class Batcher {
   /// Queues a request. Throws Error(kInput): neither prompt nor logits, a token outside the vocabulary, sampler
   /// values out of range.
   void submit(Request request);
-  size_t live() const { return live_.size() + born_.size(); }
-  /// While the first sequence reads its prompt: what it has read so far, if it keeps a state. Between ticks.
+  size_t live() const { return live_.size() + born_.size(); }  // sequences not finished
+  /// What the first sequence has read so far, while it reads its prompt and if it keeps a state. Call it between ticks.
   std::optional<model::SavedState> prefix() const;
 
   struct Rows {
-    int64_t prompt = 0;  // rows of prompts
-    int64_t decode = 0;  // rows of sampled tokens
-    int64_t sampled = 0;
+    int64_t prompt = 0;   // rows of prompts
+    int64_t decode = 0;   // rows of sampled tokens
+    int64_t sampled = 0;  // tokens sampled
   };
-  /// Asked within forwards that read prompts, from now on; true takes back what the tick has done.
+  /// From now on `stop` is asked within forwards that read prompts; true takes back what the tick has done.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
   /// One forward for all live sequences; samples, calls back, retires what is finished. Callbacks may submit, not
   /// cancel().
@@ -114,13 +114,13 @@ class Batcher {
   std::vector<std::unique_ptr<Sequence>> live_;
   std::vector<std::unique_ptr<Sequence>> born_;  // join at the next tick
   int64_t sampled_ = 0;                          // in this tick
-  // Of the forward under way; kept for their memory.
-  std::vector<int32_t> tokens_;    // [N]
-  std::vector<State*> states_;     // [B]
-  std::vector<int64_t> lengths_;   // [B]
-  std::vector<Sequence*> batch_;   // [B]
-  std::vector<Sequence*> due_;     // [R] those whose next logits the forward gives
-  std::vector<int64_t> due_rows_;  // [R] their rows of its hidden
+  // The forward under way, filled anew by gather(). They are members so that ticks reuse their memory.
+  std::vector<int32_t> tokens_;    // [N] of all sequences, laid end to end
+  std::vector<State*> states_;     // [B] their states
+  std::vector<int64_t> lengths_;   // [B] their rows
+  std::vector<Sequence*> batch_;   // [B] the sequences
+  std::vector<Sequence*> due_;     // [R] the sequences whose next logits the forward gives
+  std::vector<int64_t> due_rows_;  // [R] the row of hidden that gives them
 };
 
 /// One request from start to end. `stop`, asked before every tick, cancels.

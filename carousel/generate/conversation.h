@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A conversation with its past. States are values, so the past is a list of them: nothing is computed twice to go back,
-// and a copy of a conversation is a branch of it.
+// A conversation with its past. States are values, so the past is a list of states: going back computes nothing, and a
+// copy of a conversation is a branch of it.
 #pragma once
 
 #include <cstddef>
@@ -12,23 +12,24 @@ namespace carousel::generate {
 
 class Conversation {
  public:
-  /// Bytes of past states a conversation keeps unless told otherwise, each counted whole, whatever pages it shares; the
-  /// last one is kept whatever its size.
+  /// Default limit for the bytes of past states. Each state counts whole, even if it shares pages; the last one is kept
+  /// whatever its size.
   static constexpr size_t kPastBytes = size_t{1} << 30;
 
   explicit Conversation(size_t past_bytes = kPastBytes) : limit_bytes_(past_bytes) {}
 
   const model::SavedState& now() const { return now_; }
-  /// The next state: after a turn, a start from nothing, a state from a file. What was is kept to go back to.
+  /// Makes `next` the present state: the one after a turn, an empty one, or one from a file. The state before joins the
+  /// past.
   void advance(model::SavedState next);
-  /// Back to what was before the last advance(); false when nothing is left of it.
+  /// Goes back to the state before the last advance(); false when the past is empty.
   bool undo();
-  bool forgot() const { return forgot_; }  // the past was longer than the limit
+  bool forgot() const { return forgot_; }  // states were dropped from the past, which was above the limit
 
  private:
   model::SavedState now_;
   std::deque<model::SavedState> past_;
-  size_t held_bytes_ = 0;  // of past_
+  size_t held_bytes_ = 0;  // bytes of past_
   size_t limit_bytes_;
   bool forgot_ = false;
 };

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Scores of texts and passages: windows and passages in batches, logits a few rows at a time.
 #include "carousel/generate/evaluate.h"
 
 #include <algorithm>
@@ -14,14 +15,14 @@ namespace {
 
 // Rows of one forward: enough to keep the matrix products busy, few enough for activations to stay small.
 constexpr int64_t kBatchRows = 2048;
-// Logits held at once: rows x vocabulary.
+// Logits held at a time: rows x vocabulary.
 constexpr int64_t kLogitElements = int64_t{1} << 23;
 
 int32_t most_likely(const float* logits_n, int64_t vocab) {
   return static_cast<int32_t>(std::max_element(logits_n, logits_n + vocab) - logits_n);
 }
 
-// False when the runner was stopped within a forward.
+// Runs `score`; false when the runner was stopped within a forward.
 template <class Score>
 bool unless_stopped(const Score& score) {
   try {
@@ -33,8 +34,8 @@ bool unless_stopped(const Score& score) {
   return true;
 }
 
-// hidden [N, D] against targets [N]: calls visit(n, nll, the most likely token was the target) for every row in order.
-// Logits are made a few rows at a time.
+// Scores hidden [N, D] against targets [N]: calls visit(n, nll, whether the target was the most likely token) for every
+// row in order. Logits are computed a few rows at a time.
 template <class Visit>
 void compare_targets(model::Runner& runner, const Tensor& hidden, std::span<const int32_t> targets, bool want_greedy,
                      Visit visit) {
@@ -56,8 +57,7 @@ void compare_targets(model::Runner& runner, const Tensor& hidden, std::span<cons
   }
 }
 
-// Sum over ids[first + 1 .. first + count] given ids[first .. first + count), cut into windows of `window`: several
-// short windows side by side.
+// The sum of nll over ids, cut into windows of `window`: several short windows side by side.
 double score_short_windows(model::Runner& runner, std::span<const int32_t> ids, int64_t window) {
   const auto count = static_cast<int64_t>(ids.size()) - 1;
   std::vector<int64_t> lengths;
@@ -68,7 +68,7 @@ double score_short_windows(model::Runner& runner, std::span<const int32_t> ids, 
   return sum;
 }
 
-// The same for one window longer than a batch: slab by slab, its state carried.
+// The same for one window longer than a batch: slab by slab, through one state.
 double score_long_window(model::Runner& runner, std::span<const int32_t> ids, const std::function<bool()>& stop,
                          bool& stopped) {
   State state;
@@ -86,7 +86,7 @@ double score_long_window(model::Runner& runner, std::span<const int32_t> ids, co
   return sum;
 }
 
-// Passages first .. first + count as one batch.
+// Scores passages as one batch.
 void score_batch(model::Runner& runner, std::span<const Passage> passages, PassageScore& score) {
   std::vector<int32_t> tokens, targets;
   std::vector<int64_t> lengths, asked;  // asked: rows whose next token is a target

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How well a model predicts given tokens: likelihood of a text in windows, and of the ends of passages. Windows and
-// passages are batched; what shares a batch changes no bit of a result.
+// How well a model predicts given tokens: the likelihood of a text in windows, and of the ends of passages. Windows and
+// passages are batched; the rest of a batch changes no bit of a result.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@
 
 namespace carousel::generate {
 
-/// Told (predictions done, predictions in all) after every batch; false stops there.
+/// Is called after every batch with the predictions done and in all; returning false stops there.
 using EvalProgress = std::function<bool(int64_t done, int64_t total)>;
 
 struct TextScore {
   double nll = 0;        // sum over the predictions, nats
   int64_t tokens = 0;    // predictions made
-  bool complete = true;  // false: stopped early; the numbers are of the windows finished
+  bool complete = true;  // false: stopped early; the numbers cover the finished windows
 };
 
 /// Windows of `window` predictions over ids [n]: window k reads ids[kW .. kW + W) from the zero state and is asked for
@@ -35,7 +35,7 @@ struct Passage {
 
 struct PassageScore {
   int64_t passages = 0;
-  int64_t correct = 0;  // passages every target token of which was the most likely one
+  int64_t correct = 0;  // passages whose every target token was the most likely one
   double nll = 0;       // sum over all target tokens, nats
   int64_t tokens = 0;   // target tokens
   bool complete = true;
@@ -45,7 +45,7 @@ struct PassageScore {
 PassageScore score_passages(model::Runner& runner, std::span<const Passage> passages,
                             const EvalProgress& progress = {});
 
-/// A model whose activations overflow gives no likelihood; NaN is no result. Throws Error(kInput) naming the model.
+/// Throws Error(kInput) naming the model if nll is NaN: activations that overflow give no likelihood.
 void check_likelihood(double nll, const std::string& model);
 
 }  // namespace carousel::generate

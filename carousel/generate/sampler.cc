@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The sampler's chain over a list of candidates. Each filter cuts the list; candidates are ordered only as far as a
+// filter needs.
 #include "carousel/generate/sampler.h"
 
 #include <algorithm>
@@ -122,13 +124,13 @@ void Sampler::adjust(std::span<const float> logits) {
 }
 
 int32_t Sampler::greedy() const {
-  const auto best = std::max_element(logits_.begin(), logits_.end());  // the first of equals: the lowest id
+  const auto best = std::max_element(logits_.begin(), logits_.end());  // the lowest id among equal logits
   if (*best == kMinusInfinity)
     fail(ErrorKind::kInput, "sampler: no token is left: mask and biases exclude all of them");
   return static_cast<int32_t>(best - logits_.begin());
 }
 
-/// Puts the `count` likeliest candidates first, in order. The rest is in no order but a fixed one.
+/// Puts the `count` likeliest candidates first, in order. The order of the others is arbitrary but always the same.
 void Sampler::order(size_t count) {
   count = std::min(count, candidates_.size());
   if (count <= ordered_) return;
@@ -167,7 +169,7 @@ void Sampler::keep_top_k() {
   candidates_.resize(ordered_);
 }
 
-/// Tokens whose surprise is nearest to the entropy, until they hold `typical` of the probability.
+/// Keeps the tokens whose surprise is nearest to the entropy, until they hold `typical` of the probability.
 void Sampler::keep_typical() {
   if (params_.typical >= 1) return;
   const double sum = weigh(1);
@@ -187,13 +189,13 @@ void Sampler::keep_typical() {
   ordered_ = 0;
 }
 
-/// The likeliest tokens until they hold `top_p` of the probability.
+/// Keeps the likeliest tokens, until they hold `top_p` of the probability.
 void Sampler::keep_top_p() {
   if (params_.top_p >= 1) return;
   const double sum = weigh(1);
   double total = 0;
   size_t kept = 0;
-  // Ordered as far as needed only: a sharp distribution over 100,000 tokens needs a few dozen.
+  // Candidates are ordered only as far as needed: a sharp distribution over 100,000 tokens needs a few dozen.
   for (size_t reach = 64; kept < candidates_.size() && (kept == 0 || total < params_.top_p * sum); reach *= 4) {
     order(reach);
     while (kept < ordered_ && (kept == 0 || total < params_.top_p * sum)) total += candidates_[kept++].weight;
@@ -202,7 +204,7 @@ void Sampler::keep_top_p() {
   ordered_ = std::min(ordered_, kept);
 }
 
-/// Tokens at least `min_p` times as likely as the likeliest.
+/// Keeps tokens at least `min_p` times as likely as the likeliest.
 void Sampler::keep_min_p() {
   if (params_.min_p <= 0) return;
   const double floor = max_logit() + std::log(params_.min_p);
@@ -253,7 +255,7 @@ void top_logprobs(std::span<const float> logits, int64_t count, std::vector<Toke
   const auto likelier = [](const TokenLogprob& a, const TokenLogprob& b) {
     return a.logprob != b.logprob ? a.logprob > b.logprob : a.id < b.id;
   };
-  // A heap of the best so far, the least of them on top: one comparison for nearly every token.
+  // A heap of the best tokens so far, the least likely on top: nearly every token costs one comparison.
   const auto size = static_cast<size_t>(std::min(count, static_cast<int64_t>(logits.size())));
   out.reserve(size + 1);
   for (size_t id = 0; id < logits.size(); ++id) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the logits of one sequence to its next token: the chain, the names and the defaults of llama.cpp. Bias and
-// penalties; then top_k, typical (Meister et al., arXiv:2202.00666), top_p (Holtzman et al., arXiv:1904.09751), min_p
-// (Nguyen et al., arXiv:2407.01082), temperature; then a draw that depends on seed, stream and position alone.
+// From the logits of one sequence to its next token. The chain, its names and its defaults are llama.cpp's. It is bias
+// and penalties; then top_k, typical (Meister et al., arXiv:2202.00666), top_p (Holtzman et al., arXiv:1904.09751),
+// min_p (Nguyen et al., arXiv:2407.01082), temperature; then a draw that depends on seed, stream and position alone.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 namespace carousel::generate {
 
 struct SamplerParams {
-  static constexpr double kMost = 1e30;  // of penalties and biases: what sums of them in f32 can hold
+  static constexpr double kMost = 1e30;  // the largest penalty or bias: sums of them stay finite in f32
 
   double temp = 0.8;                                   // <= 0: greedy
   int64_t top_k = 40;                                  // <= 0: off
@@ -44,7 +44,7 @@ class Sampler {
           std::span<const int32_t> end_tokens, uint64_t seed, uint64_t stream);
 
   void set_stream(uint64_t stream) { stream_ = stream; }
-  /// A token of the prompt or of the text so far: what the penalties count.
+  /// Counts a token of the prompt or of the text so far for the penalties.
   void accept(int32_t token);
   /// The token at position `pos`, from logits [V]. Throws Error(kInput) when a logit is NaN or +infinity, or when no
   /// token is left.
@@ -54,7 +54,7 @@ class Sampler {
   struct Candidate {
     float logit = 0;
     int32_t id = 0;
-    double weight = 0;  // what the filter at work orders or sums by
+    double weight = 0;  // what the current filter orders or sums by
   };
   void adjust(std::span<const float> logits);
   int32_t greedy() const;
@@ -72,14 +72,14 @@ class Sampler {
   std::span<const uint8_t> sampleable_;  // [V], or empty
   uint64_t seed_;
   uint64_t stream_;
-  std::vector<int32_t> window_;  // the last repeat_last_n tokens, a ring; unused when that is -1
+  std::vector<int32_t> window_;  // the last repeat_last_n tokens, a ring; unused when repeat_last_n is -1
   size_t window_next_ = 0;
-  std::vector<int32_t> counts_;  // [V] in the window; empty: no penalty is on
-  std::vector<int32_t> seen_;    // ids whose count is not 0, and some whose is again
+  std::vector<int32_t> counts_;  // [V] how often each id is in the window; empty: no penalty is on
+  std::vector<int32_t> seen_;    // all ids whose count is not 0, and some whose count is 0 again
   std::vector<uint8_t> listed_;  // [V] 1: in seen_
   std::vector<float> logits_;    // [V] after bias and penalties
   std::vector<Candidate> candidates_;
-  size_t ordered_ = 0;  // leading candidates in order: falling logit, then rising id
+  size_t ordered_ = 0;  // so many first candidates are in order: falling logit, then rising id
 };
 
 /// log softmax(logits)[id] of the raw logits [V].

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Holds back the end of a text as long as it may become a stop string.
 #include "carousel/generate/stop.h"
 
 #include <algorithm>
@@ -27,7 +28,7 @@ bool StopScanner::feed(std::string_view text, std::string& out) {
     return false;
   }
   held_ += text;
-  // By where it ends, not where it begins: the choice then does not depend on how the text was cut into pieces.
+  // The choice goes by where a string ends, so it does not depend on how the text was cut into pieces.
   size_t first_end = std::string::npos;
   size_t begin = 0;
   for (const std::string& stop : stops_) {

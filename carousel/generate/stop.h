@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stop strings in streamed text. What could still become one is held back until that is decided.
+// Stop strings in streamed text. Text that could still become a stop string is held back until that is decided.
 #pragma once
 
 #include <string>
@@ -13,10 +13,11 @@ class StopScanner {
   /// Empty strings are ignored.
   explicit StopScanner(std::vector<std::string> stops);
 
-  /// Takes the next piece of text and appends to `out` what can no longer be part of a stop string. True: one is
-  /// complete, of several the one that ended first (then the longest); it and what follows are dropped.
+  /// Takes the next piece of text and appends to `out` the text that can no longer be part of a stop string. True: a
+  /// stop string is complete; it and the text behind it are dropped. Among several it is the one that ends first, then
+  /// the longest.
   bool feed(std::string_view text, std::string& out);
-  /// The end of the text: appends what was held back.
+  /// Ends the text: appends the text that was held back.
   void flush(std::string& out);
 
  private:

@@ -14,7 +14,7 @@
 namespace carousel::model {
 namespace {
 
-// Bytes checked and packed before their pages are given back: small beside a mapped model, large beside a task.
+// Bytes that are checked and packed before their pages are given back: few beside a mapped model, many beside a task.
 constexpr int64_t kSliceBytes = int64_t{8} << 20;
 constexpr size_t kSampleBytes = 4096;
 constexpr size_t kSamples = 16;
@@ -175,7 +175,7 @@ void CheckpointParams::check_range(const std::string& name, const formats::Tenso
   }
 }
 
-// Blocks to f32 on all threads; `count` is of whole blocks.
+// Blocks to f32 on all threads; `count` values are whole blocks.
 void CheckpointParams::decode(const formats::TensorEntry& entry, const std::byte* bytes, int64_t count,
                               float* out) const {
   constexpr int64_t kTask = 1 << 14;  // values, a multiple of every block

@@ -23,25 +23,25 @@ struct NormConfig {
 
 /// x = x + post_norm(block(norm(x))), or without the residual x = post_norm(block(norm(x))).
 struct Sublayer {
-  int64_t layer = 0;  // index of the layer it is part of; names its state ("3.C")
-  std::string name;   // "layers.3.mlstm": prefix of its parameters; its norm is "<name>.norm"
-  std::string block;  // name in blocks::registry()
-  Json options;       // the block's options, canonical keys
-  NormConfig norm;
-  bool residual = true;
-  NormConfig post_norm{ops::Norm::Kind::kNone};  // its parameters are "<name>.post_norm"
+  int64_t layer = 0;     // index of the layer it is part of; names its state ("3.C")
+  std::string name;      // "layers.3.mlstm": prefix of its parameters; its norm is "<name>.norm"
+  std::string block;     // name in blocks::registry()
+  Json options;          // the block's options, canonical keys
+  NormConfig norm;       // before the block
+  bool residual = true;  // x is added to the result
+  NormConfig post_norm{ops::Norm::Kind::kNone};  // after the block; its parameters are "<name>.post_norm"
 };
 
-/// What goes in and what comes out.
+/// The inputs and outputs of a model.
 enum class ModelKind : uint8_t {
   kLanguage,    // tokens to logits
   kRegressor,   // rows of features to rows of features: hidden_size is the width of the input, there is no vocabulary
   kForecaster,  // patches of a series to quantiles of the next patch
 };
 
-/// Of a forecaster: how a series becomes tokens, and what comes out.
+/// For a forecaster: how a series becomes tokens, and which quantiles it gives.
 struct PatchConfig {
-  int64_t context = 0;            // values a pass sees
+  int64_t context = 0;            // values that a pass sees
   int64_t patch = 0;              // values of a token, and of its forecast
   int64_t hidden = 0;             // width of the hidden layers around the stack
   std::vector<double> quantiles;  // levels, increasing
@@ -51,7 +51,7 @@ struct PatchConfig {
 struct ModelConfig {
   ModelKind kind = ModelKind::kLanguage;
   std::string model_type;  // the family that read it
-  PatchConfig patches;     // of a forecaster
+  PatchConfig patches;     // for a forecaster
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // D
   int64_t num_layers = 0;
@@ -60,12 +60,12 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   double logit_soft_cap = 0;  // 0: none
   std::vector<int64_t> eos_token_ids;
-  std::string tensor_layout;          // which of its layouts the family found in the checkpoint, where it knows several
-  std::vector<std::string> warnings;  // what was read but has no effect, or looks wrong
+  std::string tensor_layout;          // the layout of the checkpoint, for a family that knows several
+  std::vector<std::string> warnings;  // keys that were read but have no effect, or look wrong
   Json source;                        // config.json as read
 };
 
-/// Shape of a tensor in the checkpoint the config came with, if it is there. An empty function: no checkpoint.
+/// The shape of a tensor in the config's checkpoint, if the tensor is there. An empty function: there is no checkpoint.
 using ShapeOf = std::function<std::optional<Shape>(const std::string& tensor)>;
 
 /// Translates config.json by its "model_type". Throws Error(kInput) naming the key, what was got and expected.

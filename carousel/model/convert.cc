@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A model from GGUF to a folder, or from a folder to GGUF: every tensor is read, brought to its new order and type
+// piece by piece, and written. What is written in which type is chosen first, as a list of targets.
 #include "carousel/model/convert.h"
 
 #include <fmt/format.h>
@@ -21,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 using formats::GgmlType;
 
-constexpr int64_t kPiece = int64_t{1} << 20;  // elements in flight
+constexpr int64_t kPiece = int64_t{1} << 20;  // elements held at a time
 constexpr size_t kMaxText = size_t{256} << 20;
 
 // A model's files and where each of its parameters lies in them.
@@ -55,7 +57,7 @@ struct Target : FileTensor {
   const GgmlType* type = nullptr;
 };
 
-// Stored masks may be of bytes that GGUF has no type for; they are -1, 0 and 1 all the same.
+// A stored mask may have a dtype of bytes that GGUF lacks; its values are -1, 0 and 1 in any.
 const GgmlType* type_of(DType dtype) {
   return formats::ggml_type_of(dtype == DType::kU8 || dtype == DType::kBool ? DType::kI8 : dtype);
 }
@@ -84,7 +86,7 @@ std::vector<Target> targets_of(const Source& source, const TensorNames& names, b
   return out;
 }
 
-// Decodes `count` stored values, unless they are taken as they are and are plain; throws for one that is not finite or
+// Decodes `count` stored values, unless they are plain and keep their type; throws for a value that is not finite or
 // that `type` cannot hold.
 void read_piece(const formats::TensorEntry& entry, const std::byte* stored, int64_t count, const GgmlType& type,
                 std::vector<float>& wide, const std::string& where) {
@@ -102,7 +104,7 @@ void read_piece(const formats::TensorEntry& entry, const std::byte* stored, int6
        type.name);
 }
 
-// The values of one parameter, in the block's order and in `type`, piece by piece of whole rows.
+// Puts the values of one parameter, in the block's order and in `type`, in pieces of whole rows.
 void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlType& type, const std::string& where,
                 const std::function<void(const std::byte*, size_t)>& put) {
   const formats::TensorEntry& entry = *place.entry;
@@ -127,7 +129,7 @@ void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlTy
   }
 }
 
-// All bytes of a target, in pieces; in one piece where the file has another order than the block.
+// Puts all bytes of a target in pieces; in one piece where the file has another order than the block.
 void each_piece(const Source& source, const Target& target, const std::function<void(const std::byte*, size_t)>& put) {
   for (const size_t i : target.records) {
     if (!target.permuted) {
@@ -147,7 +149,8 @@ void step(const WriteProgress& progress, size_t done, size_t all, const std::str
   tell_progress(progress, static_cast<double>(done) / static_cast<double>(std::max<size_t>(1, all)), out);
 }
 
-// Vectors, convolutions and routers are small, and other readers have them in F32 alone.
+// Whether GGUF gets a tensor in F32: vectors, convolutions and routers are small, and other readers know them in F32
+// only.
 bool widened_in_gguf(const ParamRecord& record) {
   return record.shape.rank() != 2 || record.init.keep_f32 || record.name.ends_with(".router.weight");
 }
@@ -162,7 +165,7 @@ const GgmlType* choose(const Source& source, const Target& target, bool keeps_al
   return whole ? chosen : type_of(entry);
 }
 
-// The number llama.cpp's tools show a file's kind by: that of the type most values have.
+// The number from which llama.cpp's tools name a file's kind: that of the type which most values have.
 uint32_t file_type(const std::vector<Target>& targets) {
   static constexpr std::pair<const char*, uint32_t> kKinds[] = {
       {"F32", 0},   {"F16", 1},   {"Q4_0", 2},  {"Q4_1", 3},  {"Q8_0", 7},    {"Q5_0", 8},    {"Q5_1", 9}, {"Q2_K", 10},
@@ -183,7 +186,7 @@ std::string base_name(const Source& source) {
   return name.empty() ? "model" : name;
 }
 
-// Its tokenizer.json, one that can be used; empty: none.
+// The model's tokenizer.json, if it can be used; empty: there is none.
 std::string tokenizer_text(const Source& source) {
   const formats::GgufMetadata* const gguf = source.checkpoint.gguf();
   const std::string path = gguf != nullptr ? source.place.weights : source.place.folder + "/tokenizer.json";
@@ -271,7 +274,7 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 
 namespace {
 
-// The targets' types are set. `plain`: of what had blocks, for the config.
+// Writes a folder of targets whose types are set.
 void write_targets(const Source& source, const std::vector<Target>& targets, const std::string& out,
                    std::optional<DType> plain, const WriteProgress& progress) {
   std::vector<formats::TensorSpec> specs;
@@ -303,7 +306,7 @@ std::vector<Target> folder_targets(const Source& source) {
   return targets_of(source, find_family(source.config.model_type, source.place.config).names, false);
 }
 
-// Why a target cannot be written in blocks; empty: it can.
+// The reason why a target cannot be written in blocks; empty: it can be.
 std::string why_no_blocks(const Target& target) {
   const auto block = static_cast<int64_t>(kBlockValues);
   if (target.permuted) return "it is stored in another order than it is used in";

@@ -13,12 +13,12 @@
 
 namespace carousel::model {
 
-/// The type to write a matrix in, given what it is and the tensor it is read from; nullptr: the type it has.
-/// F32, F16, BF16, Q8_0 or Q4_0. Where rows are not whole blocks the matrix keeps its type.
+/// Chooses the type to write a matrix in (F32, F16, BF16, Q8_0 or Q4_0), given its record and the tensor it is read
+/// from; nullptr: the type it has. A matrix whose rows are not whole blocks keeps its type.
 using TypeOf = std::function<const formats::GgmlType*(const ParamRecord& record, const formats::TensorEntry& entry)>;
 
 /// Writes FILE.gguf, whole or not at all. Vectors, convolutions and routers are widened to F32, as readers of the
-/// format expect; which were narrower is noted in the keys "carousel.widened.*". Throws Error(kInput, kIo).
+/// format expect; the keys "carousel.widened.*" list the ones that were narrower. Throws Error(kInput, kIo).
 void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type = {},
                 const WriteProgress& progress = {});
 
@@ -27,8 +27,8 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const WriteProgress& progress = {});
 
-/// The same with matrices in the types that `type` chooses; the others keep theirs, those in blocks the type they are
-/// held in (q8 or q4). Returns the tensors, with the reason, that keep their type though another was chosen.
+/// The same with matrices in the types that `type` chooses. Other tensors keep their type; a tensor in blocks gets the
+/// type it is held in (q8 or q4). Returns the tensors that keep their type though another was chosen, with the reason.
 std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
                                       const TypeOf& type, const WriteProgress& progress);
 

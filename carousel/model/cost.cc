@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Counts bytes and multiply-adds from the shapes that a model's constructor asks for.
 #include "carousel/model/cost.h"
 
 #include <cmath>
@@ -9,13 +10,13 @@
 namespace carousel::model {
 namespace {
 
-// Counts what parameters take, one after the other. Of the experts a token takes the chosen share.
+// Counts parameters one after the other. Of the experts' parameters a token reads the chosen share.
 class Counter {
  public:
   Counter(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
 
   void add(const ParamRecord& record) {
-    if (record.init.kind == Init::Kind::kMask) return;  // of a parameter, none itself
+    if (record.init.kind == Init::Kind::kMask) return;  // a mask belongs to a parameter, and is none itself
     if (record.matrix) return add_matrix(record);
     if (record.init.mask) note_wired(record.name, record.init);
     const int64_t bytes = record.shape.count() * static_cast<int64_t>(sizeof(float));
@@ -60,7 +61,7 @@ class Counter {
     cost.active_masked += add_share(&shared_masked_, init.read_share * static_cast<double>(masked));
     return live;
   }
-  // What the rounded total grows by: the rounding of single shares does not add up.
+  // Returns by how much the rounded total grows, so that the rounding of single shares does not add up.
   static int64_t add_share(double* total, double share) {
     const int64_t before = std::llround(*total);
     *total += share;

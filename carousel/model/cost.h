@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model holds, and what a token costs it, counted from the shapes its constructor asks for: nothing is loaded.
+// The bytes of a model and the cost of a token, counted from the shapes its constructor asks for: nothing is loaded.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@
 
 namespace carousel::model {
 
-/// A path's config, and the headers of its weights if it has any.
+/// The config at a path, and the headers of its weights if there are any.
 struct ModelFiles {
   ModelPath place;
   std::optional<formats::Checkpoint> checkpoint;
   ModelConfig config;
 
-  /// Of the parameter `name` in the checkpoint; without one, of config.json ("torch_dtype"), F32 if it says nothing.
+  /// The dtype of parameter `name` in the checkpoint; without a checkpoint, config.json's "torch_dtype", F32 if absent.
   DType dtype_of(const std::string& name) const;
 };
 ModelFiles open_model_files(const std::string& path);
@@ -28,24 +28,24 @@ ModelFiles open_model_files(const std::string& path);
 struct WiredProjection {
   std::string name;  // canonical, without ".weight"
   int64_t rows = 0, cols = 0;
-  int64_t live = 0;  // of its rows * cols weights
+  int64_t live = 0;  // how many of its rows * cols weights are live
   bool polarity = false;
 };
 
 struct ModelCost {
-  DType dtype = DType::kF32;  // of most matrix elements
+  DType dtype = DType::kF32;  // the type of most matrix elements
   int64_t held_bytes = 0;     // weights in memory, as packed
   int64_t decode_bytes = 0;   // weights read for one token: one row of a looked-up table, the chosen experts
   std::map<DType, int64_t> body_multiplies;  // multiply-adds of all projections but the head, per token, by their type
-  std::map<DType, int64_t> head_multiplies;  // of the head, per row of logits
+  std::map<DType, int64_t> head_multiplies;  // multiply-adds of the head, per row of logits
   std::vector<WiredProjection> wired;
   int64_t masked = 0;         // weights that wirings mask
-  int64_t active_masked = 0;  // of those that a token would be computed with
+  int64_t active_masked = 0;  // how many of these a token would be computed with
 };
-/// `types`: where the files' own are not kept.
+/// `types`: the types of matrices that do not keep the files' own.
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
 
-/// What a checkpoint's weights take in memory with these types, beside what stays in the mapped file.
+/// Bytes that a checkpoint's weights take in memory with these types, matrices used in the mapped file aside.
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                   const std::string& where);
 

@@ -8,7 +8,7 @@
 namespace carousel::model {
 namespace {
 
-// The last dimensions that stay in place move as one element: whole rows, where only rows change places.
+// Makes one element of the last dimensions if they stay in place: whole rows, where only rows change places.
 int64_t fold(Permutation& permutation) {
   int64_t inner = 1;
   int rank = permutation.view.rank();

@@ -26,7 +26,7 @@ class Forecaster {
   /// Throws Error(kInput) from the config's options or the parameter source. `where` names the config in messages.
   Forecaster(const ModelConfig& config, ParamSource& source, const std::string& where);
 
-  /// tokens [N, 2P]: P scaled values, then 1 where there is a value, else 0 -> [N, Q * P], level after level.
+  /// tokens [N, 2P] (P scaled values, then P flags: 1 where there is a value, else 0) -> [N, Q * P], level after level.
   Tensor forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const StateBatch* states) const;
 
   const StateLayout& state_layout() const { return stack_.state_layout(); }

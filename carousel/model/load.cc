@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Path -> Model: the config, the weights, the tokenizer and the tokens that end a text.
 #include "carousel/model/load.h"
 
 #include <fmt/format.h>
@@ -27,7 +28,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr const char* kLightning = "model.ckpt";
-// Texts of special tokens that end a text in the published vocabularies.
+// The special tokens that end a text in the published vocabularies.
 constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"};
 
 std::vector<int64_t> generation_eos(const std::string& folder) {
@@ -68,7 +69,7 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bo
   return ends;
 }
 
-// What a checkpoint's weights take once loaded: blocks that have no products of their own are held in q8.
+// Bytes that a checkpoint's weights take once loaded: blocks that have no products of their own are held in q8.
 size_t held_bytes(const formats::Checkpoint& checkpoint) {
   size_t bytes = 0;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
@@ -278,7 +279,7 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   ModelSize size;
   double active = 0;
   for (const ParamRecord& record : list.records()) {
-    if (record.init.kind == Init::Kind::kMask) continue;  // of a parameter, none itself
+    if (record.init.kind == Init::Kind::kMask) continue;  // a mask belongs to a parameter, and is none itself
     const LayerName place = split_layer(record.name);
     std::string part = place.rest.substr(0, place.rest.find('.'));
     const bool norm =

@@ -21,15 +21,15 @@ namespace carousel::model {
 
 struct Model {
   ModelConfig config;
-  std::unique_ptr<Lm> lm;                    // of a language model
-  std::unique_ptr<Regressor> regressor;      // of a model from features to features
-  std::unique_ptr<Forecaster> forecaster;    // of a model of time series
+  std::unique_ptr<Lm> lm;                    // a language model; else null
+  std::unique_ptr<Regressor> regressor;      // a model from features to features; else null
+  std::unique_ptr<Forecaster> forecaster;    // a model of time series; else null
   std::optional<text::Tokenizer> tokenizer;  // absent: no tokenizer.json and a vocabulary that is not bytes
-  std::string missing_tokenizer;             // then: what to tell who needs one
+  std::string missing_tokenizer;             // without a tokenizer: the message for who needs one
   std::vector<int32_t> end_tokens;           // generation stops after any of these
   std::string fingerprint;                   // of config and weights; saved states carry it
   std::vector<std::string> warnings;
-  // How it is run; the shipped native profile is nobody's to free.
+  // How numbers are handled; the shipped native profile has no owner.
   std::shared_ptr<const Numerics> numerics{std::shared_ptr<const Numerics>(), &Numerics::native()};
 
   /// The tokenizer. Throws Error(kInput) saying what is missing.
@@ -44,15 +44,15 @@ struct Model {
 Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
            const Numerics& numerics = Numerics::native(), const WeightTypes& types = {});
 
-/// Asks `source` for every parameter of the model that a config describes, in its constructor's order; returns its
-/// state's layout and, of a regressor, the width of its output.
+/// What declare_params returns.
 struct ModelShape {
-  StateLayout state_layout;
-  int64_t output_size = 0;
+  StateLayout state_layout;  // of one sequence
+  int64_t output_size = 0;   // width of a regressor's output
 };
+/// Asks `source` for every parameter of the model that a config describes, in the order of its constructor.
 ModelShape declare_params(const ModelConfig& config, ParamSource& source, const std::string& where);
 
-/// What a config describes, nothing allocated.
+/// The size of the model that a config describes; nothing is allocated.
 struct ModelSize {
   struct Part {
     std::string name;  // "embeddings", "mlstm", "swiglu", ..., "norms", "lm_head"
@@ -60,26 +60,28 @@ struct ModelSize {
   };
   std::vector<Part> parts;
   int64_t parameters = 0;
-  int64_t active_parameters = 0;  // of those, what one token is computed with: the chosen experts, not all
+  int64_t active_parameters = 0;  // parameters that one token is computed with: the chosen experts, not all
   StateLayout state_layout;
-  int64_t output_size = 0;  // of a regressor
+  int64_t output_size = 0;  // width of a regressor's output
 };
 ModelSize measure(const ModelConfig& config, const std::string& where);
 
-/// The folder, config and weights a path means. Weights are absent for a config alone; a Lightning checkpoint is both.
+/// The folder, config and weights that a path means. A config alone has no weights; a Lightning checkpoint is both.
 struct ModelPath {
   std::string folder;
   std::string config;   // config.json, or config.yaml or model.ckpt where there is none
-  std::string weights;  // what Checkpoint::open takes; empty: none there
+  std::string weights;  // the path for Checkpoint::open; empty: no weights are there
 };
 ModelPath resolve(const std::string& path);
-/// The one GGUF model of a folder, the first part of a split one; empty: none. Throws Error(kInput): several.
+/// The one GGUF model of a folder, the first file of a split one; empty: there is none. Throws Error(kInput): several.
 std::string gguf_in(const std::string& folder);
-/// Its tokenizer: of the folder's tokenizer.json, or of the keys of a GGUF file; nothing where there is none.
+/// The tokenizer of a model: from the folder's tokenizer.json, or from the keys of a GGUF file; nothing where there is
+/// none.
 std::optional<text::Tokenizer> open_tokenizer(const ModelPath& place, const formats::GgufMetadata* gguf);
 /// The config of a model, with the shapes of its checkpoint (nullptr: none) to tell layouts apart.
 ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint);
-/// Its config: JSON, YAML or the settings in a Lightning checkpoint. One without a model_type may tell it by its keys.
+/// The config at `path`: JSON, YAML or the settings in a Lightning checkpoint. Where it has no model_type, its keys may
+/// tell the family.
 Json read_config(const std::string& path);
 
 /// config.json text -> an initialised model in `out`: config.json and model.safetensors under the family's names, in
@@ -89,7 +91,7 @@ Json read_config(const std::string& path);
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 
-/// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way.
+/// Throws Error(kInput) when the system cannot give that much memory: without it the process would be killed half way.
 void check_memory(size_t needed_bytes, const std::string& where);
 
 }  // namespace carousel::model

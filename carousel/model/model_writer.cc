@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A model folder written tensor by tensor, each assembled from the parameters that it holds in the file.
 #include "carousel/model/model_writer.h"
 
 #include <algorithm>
@@ -21,7 +22,7 @@ DType written_as(const ModelValues& model, const FileTensor& tensor) {
   return first.keep_f32 ? DType::kF32 : model.dtype;
 }
 
-// In the file's order, f32.
+// The values of one tensor in the file's order, f32.
 Tensor values_of(const ModelValues& model, const FileTensor& tensor) {
   Tensor values(tensor.shape, DType::kF32);
   int64_t offset = 0;

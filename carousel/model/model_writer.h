@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model folder written from what it holds: config.json, and model.safetensors under the names of the config's family.
-// It is there whole or not at all.
+// Writes a model folder: config.json, and model.safetensors under the names of the config's family. The folder appears
+// whole or not at all.
 #pragma once
 
 #include <functional>
@@ -17,35 +17,35 @@
 
 namespace carousel::model {
 
-/// Told the share done now and then, and 1 before what was written is flushed; false stops the work, which then throws
-/// Error(kCancelled) and leaves nothing.
+/// Is told the share done now and then, and 1 before the files are flushed. Returning false stops the work, which then
+/// throws Error(kCancelled) and leaves nothing.
 using WriteProgress = std::function<bool(double)>;
-/// Throws Error(kCancelled), naming `out`, where `progress` is there and says to stop.
+/// Throws Error(kCancelled), naming `out`, if `progress` is not empty and returns false.
 void tell_progress(const WriteProgress& progress, double share, const std::string& out);
 
 /// A tensor to be written.
 struct FileTensor {
   std::string name;                     // in the file
   Shape shape;                          // in the file
-  std::vector<size_t> records;          // the parameters it holds, in order: several where projections are stored fused
+  std::vector<size_t> records;          // its parameters, in order: several where projections are stored fused
   std::optional<Permutation> permuted;  // the file's order, where it is not the block's
 };
 /// The tensors that `names` spells `records` as, in the order of their first parameters.
 std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
                                      const std::vector<ParamRecord>& records);
 
-/// A model folder in the making. Without finish() nothing is left of it.
+/// A model folder while it is written. Without finish() nothing is left of it.
 class ModelWriter {
  public:
   /// Throws Error(kIo): `out` exists and is not an empty folder, or cannot be written.
   ModelWriter(const std::string& out, const std::vector<formats::TensorSpec>& specs,
               const formats::Metadata& metadata = {{"format", "pt"}});
-  /// Every spec exactly once.
+  /// Writes one tensor of the specs; each exactly once.
   void write(const std::string& name, const Tensor& values) { tensors_.write(name, values); }
   /// The path of another file, which the caller is about to write.
   std::string file(const std::string& name) { return folder_.file(name); }
-  void write_config(const Json& config);  // config.json
-  /// Ends model.safetensors; from here on the folder stays.
+  void write_config(const Json& config);  // writes config.json
+  /// Ends model.safetensors and completes the folder.
   void finish();
 
  private:
@@ -53,17 +53,17 @@ class ModelWriter {
   formats::SafetensorsWriter tensors_;
 };
 
-/// A model as values: what a fresh one and a trained one are written from.
+/// A model as values; fresh and trained models are written from it.
 struct ModelValues {
   const ModelConfig& config;
   std::string where;                 // the config's path, for messages
   std::vector<ParamRecord> records;  // all that the constructor asks for, in its order
-  DType dtype = DType::kF32;         // of what is written; an Init may keep a parameter in f32, masks are I8
-  /// Fills out [record.shape] with a parameter's values, in the block's order. Asked once for each record.
+  DType dtype = DType::kF32;         // type to write; an Init may keep a parameter in f32, masks are I8
+  /// Fills out [record.shape] with a parameter's values, in the block's order. Called once for each record.
   std::function<void(const ParamRecord& record, float* out)> values;
 };
-/// Writes them into the new folder `out`, tensor by tensor, with the config, whose "torch_dtype" is then `dtype`, and
-/// copies of the files `beside` that there are. Throws Error(kInput): a tensor does not fit in memory; Error(kIo,
+/// Writes `model` into the new folder `out`, tensor by tensor, with its config, whose "torch_dtype" becomes its dtype,
+/// and copies of those files in `beside` that exist. Throws Error(kInput): a tensor does not fit in memory; Error(kIo,
 /// kCancelled).
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
                  const WriteProgress& progress = {});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parameters from nowhere and from a seed. Those of a file are in checkpoint_params.cc.
+// Parameters from nowhere and from a seed. checkpoint_params.cc has the parameters of a file.
 #include "carousel/model/params.h"
 
 #include <xxhash.h>

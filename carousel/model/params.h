@@ -22,36 +22,38 @@ struct ParamRecord {
   std::string name;  // canonical
   Shape shape;
   Init init;
-  bool matrix = false;                              // asked for as a matrix: of those, types may be chosen
-  Weight::Layout layout = Weight::Layout::kPanels;  // of a matrix
+  bool matrix = false;                              // asked for as a matrix, whose type may be chosen
+  Weight::Layout layout = Weight::Layout::kPanels;  // the layout of a matrix
 };
 
-/// The types a model's matrices are held in, where not their own. Gates are the matrices an Init calls so.
+/// The types that a model's matrices are held in; an unset one keeps the file's type. Gates are matrices whose Init
+/// says so.
 struct WeightTypes {
   std::optional<DType> body, embeddings, head, gates;
 
-  /// Of the parameter `name`. A table that embeddings and head share is the head's, or else the embeddings'.
+  /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
-  /// The same for a matrix whose own type is `stored`: that, where nothing is said, or where it would be a block type
-  /// and rows of `cols` are no whole blocks.
+  /// The type that a matrix stored as `stored` is held in: the one set for it, or `stored` where none is set, or where
+  /// a block type is set and rows of `cols` are no whole blocks.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
-  /// Matrices that keep the file's type and order stay where they are in the mapped file.
+  /// Matrices that keep the file's type and order are read from the mapped file.
   bool mapped = false;
-  /// Whether a matrix may: it is used as the file has it, and its rows follow each other there.
+  /// Whether a matrix is read from the mapped file: `mapped` is set, the matrix is used as the file has it, and its
+  /// rows follow each other there.
   bool maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const;
 };
 
-/// Shapes only: a model built on it allocates nothing. Parameters are told to `see` one after the other, in the order
-/// of the model's constructor; what it counts is its own affair.
+/// Shapes only: a model built on it allocates nothing. `see` is called with every parameter, in the order of the
+/// model's constructor.
 class ShapeSource : public ParamSource {
  public:
-  /// A stored mask is told as a record of kind kMask.
+  /// Is called for a stored mask too, with a record of kind kMask.
   using See = std::function<void(const ParamRecord& record)>;
-  /// The mask `name` a projection is to have in place of `drawn`.
+  /// Returns the mask that projection `name` has in place of `drawn`.
   using MaskOf = std::function<std::shared_ptr<const Mask>(const std::string& name, std::shared_ptr<const Mask> drawn)>;
-  /// Without `mask_of` masks are those that are drawn.
+  /// Without `mask_of` a projection has the mask that is drawn.
   explicit ShapeSource(See see, MaskOf mask_of = {}) : see_(std::move(see)), mask_of_(std::move(mask_of)) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
@@ -74,8 +76,8 @@ class ParamList : public ShapeSource {
   std::vector<ParamRecord> records_;
 };
 
-/// Parameters on meta in the types they would be held in: a model built on them runs its forwards with nothing
-/// allocated, and asks the arena for what it would ask on the host.
+/// Parameters on meta in the types they would be held in. A model built on them runs its forwards with nothing
+/// allocated, and its arena reserves the bytes that it would on the host.
 class MetaParams : public ParamSource {
  public:
   using DTypeOf = std::function<DType(const std::string& name)>;
@@ -94,13 +96,13 @@ std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t
 /// The values a fresh parameter starts from. They depend on seed and name alone.
 void draw_param(const ParamRecord& record, uint64_t seed, float* out);
 
-/// Values from the file's order to the block's, or back. What stays together moves together, so that values in blocks
-/// move as whole rows; `bytes_of(count)` says how many bytes `count` values take.
+/// Values from the file's order to the block's, or back. Values that stay side by side are moved together, so that
+/// values in blocks move as whole rows; bytes_of(count) is the number of bytes that `count` values take.
 using BytesOf = std::function<size_t(int64_t count)>;
 std::vector<std::byte> from_file_order(const Permutation& permutation, const std::byte* stored,
                                        const BytesOf& bytes_of);
 std::vector<std::byte> to_file_order(const Permutation& permutation, const std::byte* values, const BytesOf& bytes_of);
-/// How many values stay together.
+/// How many values stay side by side.
 int64_t values_together(const Permutation& permutation);
 
 /// Fresh parameters, matrices held in `dtype`.
@@ -116,23 +118,24 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// The dtype that a matrix of this tensor is held in where nothing else is asked for. GGUF's Q8_0 and Q4_0 are Q8 and
-/// Q4, byte for byte; of its other blocks Q8 loses little beside what they have lost.
+/// The dtype that a matrix of this tensor is held in where no other is set. GGUF's Q8_0 and Q4_0 are Q8 and Q4, byte
+/// for byte; its other blocks are held in Q8, which loses little beside what they have lost.
 DType held_dtype(const formats::TensorEntry& entry);
-/// The type Weight::write_rows takes its rows in: its own, but for the blocks of GGUF that are neither Q8 nor Q4.
+/// The type in which Weight::write_rows gets the tensor's rows: the tensor's own, or F32 for blocks of GGUF that are
+/// neither Q8 nor Q4.
 DType source_dtype(const formats::TensorEntry& entry);
 
 /// Where a parameter's values lie in a checkpoint.
 struct ParamPlace {
   const formats::TensorEntry* entry = nullptr;
-  const std::byte* bytes = nullptr;                // the first of them
-  std::optional<Permutation> permuted = {};        // from the file's order to the block's
-  std::vector<std::byte> reordered_bytes() const;  // of a permuted one, in the block's order
+  const std::byte* bytes = nullptr;                // the first value
+  std::optional<Permutation> permuted = {};        // from the file's order to the block's; empty: they are the same
+  std::vector<std::byte> reordered_bytes() const;  // the values in the block's order, where they are permuted
 };
 
-/// A published checkpoint, read through its family's spelling and packed in its own dtype (other blocks of GGUF: in q8)
-/// or, where `types` says so, in another, or used in the mapped file. Mapped pages go back to the system as they are
-/// packed, so the peak is little more than what is held.
+/// A published checkpoint, read through its family's spelling. Matrices are packed in the type that held_dtype or
+/// `types` says, or used in the mapped file. Mapped pages are given back to the system as they are packed, so the peak
+/// of memory is little more than the packed weights.
 class CheckpointParams : public ParamSource {
  public:
   CheckpointParams(const Stream& stream, const formats::Checkpoint& checkpoint, const TensorNames& names,
@@ -143,22 +146,23 @@ class CheckpointParams : public ParamSource {
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
 
   /// The values of one parameter, in the file's type. Each may be asked for once, in the order of the constructor.
-  /// Throws Error(kInput) naming what is missing or misshaped.
-  /// `mask`: of a stored mask, whose dtype read_mask checks.
+  /// Throws Error(kInput) naming the tensor that is missing or misshaped.
+  /// `mask`: the parameter is a stored mask, whose dtype read_mask checks.
   ParamPlace find(const std::string& name, const Shape& shape, bool mask = false);
   /// Throws Error(kInput) when the file holds a tensor, or rows of one, that no block asked for.
   /// Returns the tensors that have no effect and may be there.
   std::vector<std::string> finish() const;
-  /// What was read and has no effect, or looks wrong.
+  /// Lines about values that have no effect, or look wrong.
   const std::vector<std::string>& warnings() const { return warnings_; }
-  /// Of names, shapes, dtypes and sampled bytes, in canonical order: tells models apart whatever their file layout.
+  /// A hash of names, shapes, dtypes and sampled bytes, in canonical order: it is the same for any file layout.
   uint64_t fingerprint() const;
 
  private:
   /// Notes what clear_masked found; throws Error(kInput) for a sign against its polarity.
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
-  void warn_of_kept(const std::string& name, int64_t cols, DType dtype);  // of the first; that there are more
+  void warn_of_kept(const std::string& name, int64_t cols,
+                    DType dtype);  // names the first one, and says that there are more
   void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
                     int64_t base, int64_t count) const;
   /// Throws Error(kInput) where `target` cannot hold a value of `rows` of `dtype`.
@@ -174,9 +178,9 @@ class CheckpointParams : public ParamSource {
   const ModelConfig& config_;
   std::string where_;
   WeightTypes types_;
-  std::unordered_map<std::string, int64_t> taken_;  // elements, by file name
+  std::unordered_map<std::string, int64_t> taken_;  // elements asked for so far, by file name
   std::vector<std::string> warnings_;
-  int64_t kept_ = 0;  // matrices whose rows are no whole blocks, though such a type was asked for
+  int64_t kept_ = 0;  // matrices whose rows are no whole blocks, though a block type was asked for
   size_t kept_first_ = 0;
   XXH3_state_s* hash_;
 };

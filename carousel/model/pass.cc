@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The steps around a forward, written once.
+// The steps around a forward: laying out the batch, binding states, uploading tokens.
 #include "carousel/model/pass.h"
 
 #include "carousel/core/error.h"
@@ -36,7 +36,7 @@ Pass::Binding::~Binding() {
 }
 
 Tensor Pass::upload(std::span<const int32_t> values) {
-  uploaded_ = Tensor();  // first back to the arena, then out of it again
+  uploaded_ = Tensor();  // gives its block back, so that the arena can reuse it
   uploaded_ = arena_.empty(Shape{static_cast<int64_t>(values.size())}, DType::kI32);
   Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(values.data()), *stream_.memory,
                static_cast<std::byte*>(uploaded_.raw()), values.size_bytes());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every forward needs beside a model: an arena, the batch laid out, and its states bound. Kept between calls, so
-// that a steady loop allocates nothing. Runner, Predictor and Tirex run through it.
+// Pass holds what every forward needs beside a model: an arena, the layout of the batch, and its bound states. They are
+// kept between calls, so that a steady loop allocates nothing. Runner, Predictor and Tirex run through it.
 #pragma once
 
 #include <functional>
@@ -32,7 +32,7 @@ class Pass {
     states_.advance(lengths);
     return result;
   }
-  /// The same without memory: every sequence from the zero state, nothing kept.
+  /// The same without memory: every sequence starts from the zero state, and nothing is kept.
   template <class F>
   Tensor run(std::span<const int64_t> lengths, F&& forward) {
     lay_out(lengths);
@@ -40,20 +40,20 @@ class Pass {
     return forward(context, seqs_, nullptr);
   }
 
-  /// `values` where the stream's tensors are [count] i32; valid until the next call.
+  /// A copy of `values` in the stream's memory, [count] i32; valid until the next call.
   Tensor upload(std::span<const int32_t> values);
 
   Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }
   Arena& arena() { return arena_; }
   const Stream& stream() const { return stream_; }
-  /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
+  /// From now on `observer` is told the residual stream of every forward; null: nobody is told.
   void observe(Observer* observer) { observer_ = observer; }
-  /// Asked between the sublayers of every forward from now on (empty: nobody is). True ends it with Error(kCancelled);
-  /// its states then hold nothing of use.
+  /// From now on `stop` (if not empty) is asked between the sublayers of every forward. True ends the forward with
+  /// Error(kCancelled); its states then hold nothing of use.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
 
  private:
-  /// Asks whether to stop, after whoever observes was told.
+  /// Tells the observer, then asks whether to stop.
   class Stopper : public Observer {
    public:
     explicit Stopper(const Pass& pass) : pass_(pass) {}
@@ -62,7 +62,7 @@ class Pass {
    private:
     const Pass& pass_;
   };
-  /// Binds the states of one forward, and lets go of them however it ends.
+  /// Binds the states of one forward, and unbinds them however it ends.
   class Binding {
    public:
     Binding(Pass& pass, const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Numeric profiles: reading and writing their JSON, and the ones that come with the program.
 #include "carousel/model/profile.h"
 
 #include <fmt/format.h>
@@ -16,7 +17,7 @@ namespace carousel::model {
 namespace {
 
 constexpr size_t kMaxBytes = 1 << 20;
-constexpr double kMost = 1e30;  // of a bound or an initial value
+constexpr double kMost = 1e30;  // the largest bound or initial value
 constexpr int64_t kMaxUnfolds = 1000;
 
 struct Shipped {
@@ -51,7 +52,7 @@ const char* name_of(const Names<T>& names, const T& value) {
   return found->first;
 }
 
-/// Null is a value of few keys; for the others it would be taken as absent.
+/// Throws for a key that is null: of these keys null is no value, and Fields would take it as absent.
 void refuse_null(Fields& fields, std::initializer_list<const char*> keys, const std::string& expected) {
   for (const char* key : keys) {
     const Json* given = fields.present(key);
@@ -61,7 +62,7 @@ void refuse_null(Fields& fields, std::initializer_list<const char*> keys, const 
   }
 }
 
-/// One of `names`; the value stays where the key is absent.
+/// Reads one of `names`; where the key is absent the value is left alone.
 template <class T>
 void read(Fields& fields, const char* key, const Names<T>& names, T& value) {
   std::vector<std::string> known;
@@ -71,14 +72,14 @@ void read(Fields& fields, const char* key, const Names<T>& names, T& value) {
   value = std::find_if(names.begin(), names.end(), [&](const auto& pair) { return pair.first == chosen; })->second;
 }
 
-/// A number, or null for what the model itself says.
+/// Reads a number, or null for the model's own value.
 void read(Fields& fields, const char* key, double min, double max, std::optional<double>& value) {
   const Json* given = fields.present(key);
   if (given == nullptr) return;
   value = given->is_null() ? std::nullopt : std::optional<double>(fields.number(key, min, max));
 }
 
-/// [low, high], null on a side that is free; null for both.
+/// Reads [low, high], with null for a side that is free; null alone frees both.
 void read(Fields& fields, const char* key, Numerics::Range& range) {
   const Json* given = fields.present(key);
   if (given == nullptr) return;

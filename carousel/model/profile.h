@@ -14,19 +14,20 @@ namespace carousel::model {
 /// Names of the profiles that come with the program, "native" first.
 std::vector<std::string> profile_names();
 
-/// The shipped profile called `name`, or the one in the file of that name. Throws Error(kInput, kIo): neither, or a
-/// file that is no profile.
+/// The shipped profile called `name`, or the one in the file of that name. Throws Error(kInput, kIo) where there is
+/// neither, or where the file is no profile.
 Numerics find_profile(const std::string& name);
 
-/// Reads a profile. What it does not mention is that of the shipped profile it `extends`, or native. Throws
-/// Error(kInput) for a key or value that is not known, naming those that are.
+/// Reads a profile. A key that it does not mention has the value of the shipped profile that it `extends`, or native's.
+/// Throws Error(kInput) for an unknown key or value, naming the known ones.
 Numerics parse_profile(const Json& json, const std::string& where);
 
 /// Every key but `extends`, as parse_profile reads it back.
 Json profile_json(const Numerics& numerics);
 
-/// Kinds of parameter a profile may draw in its own way, and the one a parameter's canonical name is of ("" for none).
+/// The kinds of parameter that a profile may draw in its own way.
 std::vector<std::string> init_kinds();
+/// The kind of the parameter with this canonical name; "" for none.
 std::string init_kind(const std::string& parameter);
 
 /// How `numerics` draws a parameter that its block would draw as `init`.

@@ -77,7 +77,7 @@ Init drawn_by(const Numerics& numerics, const std::string& parameter, const Init
   for (const Numerics::Draw& draw : numerics.init) {
     if (draw.kind != kind) continue;
     Init out = draw.init;
-    out.values = init.values;  // signs are drawn where these are not zero
+    out.values = init.values;  // the signs are drawn where the values are not zero
     out.read_share = init.read_share;
     out.keep_f32 = init.keep_f32;
     out.mask = init.mask;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Which tensors of a checkpoint change their type, and the folder with the changed ones.
 #include "carousel/model/quantise.h"
 
 #include <fmt/format.h>
@@ -20,15 +21,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What the matrices that one tensor of the file holds are to be written in.
+// The type to write for the matrices that one tensor of the file holds.
 struct Choice {
   std::optional<DType> dtype;
-  bool agreed = true;  // all of them
+  bool agreed = true;  // all of them have this type
   bool permuted = false;
   int64_t cols = 0;
 };
 
-// By the tensors' names in the file.
+// The choices, by the tensors' names in the file.
 std::map<std::string, Choice> choose(const ModelConfig& config, const formats::Checkpoint& checkpoint,
                                      const WeightTypes& types, const std::string& where) {
   std::map<std::string, Choice> choices;
@@ -58,8 +59,7 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   return "";
 }
 
-// A config that is a file of its own goes along as it is, whatever its form; that of a model in one file is written
-// out.
+// Copies a config that is a file of its own as it is, whatever its form; writes out the config of a model in one file.
 void copy_beside(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
   if (place.config == place.weights) writer.write_config(config.source);
   std::vector<std::string> files;

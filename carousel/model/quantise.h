@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model's files rewritten with its matrices in other types.
+// Rewrites a model's files with its matrices in other types.
 #pragma once
 
 #include <functional>
@@ -12,28 +12,28 @@
 
 namespace carousel::model {
 
-/// What a rewritten checkpoint holds: every tensor of the old one under its name, in its new type.
+/// The contents of a rewritten checkpoint: every tensor of the old one under its name, in its new type.
 struct QuantisePlan {
   struct Item {
     const formats::TensorEntry* entry;
-    DType dtype;  // to be written
+    DType dtype;  // the type to write
   };
   std::vector<Item> items;        // in the order of the old checkpoint's bytes
   std::vector<std::string> kept;  // matrices that keep their type though another was asked for, with the reason
   size_t bytes_before = 0, bytes_after = 0;
 };
 
-/// The type a matrix is to be written in, if another than its own: that of `types`, or f16 where it would be blocks and
-/// the matrix is held as its live weights alone.
+/// The type a matrix is to be written in, if not its own: the one in `types`, or f16 where that is a block type and the
+/// matrix is held as its live weights alone.
 std::optional<DType> written_dtype(const WeightTypes& types, const std::string& name, Weight::Layout layout,
                                    const Init& init);
 
-/// The same as the choice of a writer of GGUF, or of a folder from it.
+/// written_dtype as the choice that write_gguf and write_folder take.
 TypeOf type_choice(const WeightTypes& types, bool tied);
 
-/// Matrices take the type `types` has for them. A tensor that holds several keeps its own unless they agree; so does
-/// one the family reads in another order than the file's, and one whose rows are no whole blocks where the type has
-/// blocks.
+/// Plans the types that `types` has for matrices. Three kinds of tensor keep their own: one that holds several matrices
+/// whose types disagree, one that the family reads in another order than the file's, and, where the new type has
+/// blocks, one whose rows are no whole blocks.
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where);
 
@@ -41,15 +41,15 @@ QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint
 /// value is not finite or beyond what the type can hold.
 Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std::string& where);
 
-/// The model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config as
-/// they are, or as a GGUF file's keys say them. `progress`, if any, is told the share done before every tensor and
-/// stops the work by returning false; then, as on any error, nothing is left behind and Error(kCancelled) is thrown.
-/// 1 is told before the model is flushed and becomes visible. Throws Error(kIo) where another run is writing `out`.
-/// Returns what was planned, its entries gone.
+/// What write_quantised returns; the fields are those of QuantisePlan.
 struct QuantiseResult {
   size_t bytes_before = 0, bytes_after = 0;
   std::vector<std::string> kept;
 };
+/// Writes the model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config
+/// as they are, or as a GGUF file's keys say them. `progress`, if any, is told the share done before every tensor and
+/// stops the work by returning false; then, as on any error, nothing is left behind and Error(kCancelled) is thrown.
+/// 1 is told before the model is flushed and becomes visible. Throws Error(kIo) where another run is writing `out`.
 QuantiseResult write_quantised(const std::string& path, const WeightTypes& types, const Stream& stream,
                                const std::string& out, const std::function<bool(double)>& progress = {});
 

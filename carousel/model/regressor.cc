@@ -9,7 +9,7 @@
 namespace carousel::model {
 namespace {
 
-// Checked here once: a NaN would stay in the state of its sequence for good.
+// Values are checked here, once: a NaN would never leave the state of its sequence.
 void check_values(const Tensor& x, const Tensor& elapsed) {
   for (int64_t i = 0; i < x.count(); ++i) {
     if (std::isfinite(x.f32()[i])) continue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model from rows of features to rows of features: a stack without token table and head. Immutable; memory is an
-// argument, as in a language model.
+// A model from rows of features to rows of features: a stack without token table and head. It is immutable; memory is
+// an argument, as in a language model.
 #pragma once
 
 #include <span>

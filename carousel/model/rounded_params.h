@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Another source's parameters, rounded to a narrower type as an implementation that runs in it holds them.
+// Another source's parameters, rounded to a narrower type, as an implementation that runs in that type holds them.
 #pragma once
 
 #include <memory>

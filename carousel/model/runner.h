@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread's way through a language model. Holds no memory of any sequence: that is in the States it is given.
+// One thread's way through a language model. A runner holds no memory of a sequence: that is in the State of the
+// caller.
 #pragma once
 
 #include <functional>
@@ -23,7 +24,7 @@ class Runner {
   /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed
   /// then.
   Tensor forward(std::span<const int32_t> tokens, std::span<State* const> states, std::span<const int64_t> lengths);
-  /// The same without memory: every sequence from the zero state, nothing kept.
+  /// The same without memory: every sequence starts from the zero state, and nothing is kept.
   Tensor forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths);
 
   /// A prompt of any length into one state, slab by slab. `stop`, asked before every slab, ends it early. Returns the
@@ -37,10 +38,10 @@ class Runner {
   Arena& arena() { return pass_.arena(); }
   const Stream& stream() const { return pass_.stream(); }
   const Lm& lm() const { return lm_; }
-  /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
+  /// From now on `observer` is told the residual stream of every forward; null: nobody is told.
   void observe(Observer* observer) { pass_.observe(observer); }
-  /// Asked between the sublayers of every forward from now on (empty: nobody is). True ends it with Error(kCancelled);
-  /// its states then hold nothing of use.
+  /// From now on `stop` (if not empty) is asked between the sublayers of every forward. True ends the forward with
+  /// Error(kCancelled); its states then hold nothing of use.
   void stop_when(std::function<bool()> stop) { pass_.stop_when(std::move(stop)); }
 
  private:

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Saved states: the tensors, their checksum, and the checks of a file before anything of it is used.
 #include "carousel/model/saved_state.h"
 
 #include <fmt/format.h>
@@ -21,7 +22,7 @@ constexpr const char* kTokens = "tokens";
 constexpr const char* kLogits = "logits";
 constexpr const char* kStatePrefix = "state.";
 
-// Of everything that is read back: names, dtypes, shapes, bytes, model and position.
+// Covers everything that is read back: names, dtypes, shapes, bytes, model and position.
 std::string checksum(const NamedTensors& tensors, const std::string& fingerprint, const std::string& pos) {
   XXH3_state_t* hash = XXH3_createState();
   XXH3_64bits_reset(hash);
@@ -120,7 +121,7 @@ bool looks_like_state(const std::string& path) {
   std::ifstream stream(path, std::ios::binary);
   std::string beginning(4096, '\0');  // the metadata come first in a header
   stream.read(beginning.data(), static_cast<std::streamsize>(beginning.size()));
-  // A text may speak of states, too: those begin with 64 bits, the length of a header, a small number.
+  // A text may contain these words too. A state begins with 64 bits that are the length of its header, a small number.
   if (beginning.compare(4, 5, std::string_view("\0\0\0\0{", 5)) != 0) return false;
   return beginning.find(fmt::format("\"{}\"", kFormat)) != std::string::npos;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A sequence's state in a file: safetensors with the model's fingerprint, the position and a checksum
-// (docs/state.md). Nothing is handed out before all of it is checked.
+// A sequence's state in a file: safetensors with the model's fingerprint, the position and a checksum (docs/state.md).
+// A file is checked whole before a state is made of it.
 #pragma once
 
 #include <string>
@@ -11,17 +11,16 @@
 
 namespace carousel::model {
 
-/// What resumes a sequence: its memory, the tokens it has seen (for penalties and display), and the logits after the
-/// last one, so that sampling can go on without running a token.
+/// All that resumes a sequence.
 struct SavedState {
-  State state;
-  std::vector<int32_t> tokens;  // [pos]; of a model without tokens empty
-  Tensor logits;                // [V] f32, or empty
+  State state;                  // its memory
+  std::vector<int32_t> tokens;  // [pos] the tokens it has seen, for penalties and display; empty without tokens
+  Tensor logits;                // [V] f32 after the last token, to sample from without running one; or empty
 };
 
-/// Written whole or not at all. Throws Error(kIo).
+/// Writes the file whole or not at all. Throws Error(kIo).
 void save_state(const std::string& path, const SavedState& saved, const Model& model);
-/// Whether the file's beginning says that it is one, of whatever model and version.
+/// Whether the file's beginning says that it is a saved state, of any model and version.
 bool looks_like_state(const std::string& path);
 /// Throws Error(kIo), Error(kState): another model's state, a truncated or altered file, a wrong tensor.
 SavedState load_state(const std::string& path, const Model& model);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which tensor of a checkpoint holds a parameter, by the spelling of the model's family. Only headers are read.
+// Finds the tensor of a checkpoint that holds a parameter, by the spelling of the model's family. Only headers are
+// read.
 #pragma once
 
 #include <string>
@@ -12,7 +13,7 @@ namespace carousel::model {
 
 class StoredParams {
  public:
-  /// `config` and `checkpoint` must outlive it. Without a checkpoint (null) nothing is found.
+  /// `config` and `checkpoint` must outlive the object. Without a checkpoint (null) nothing is found.
   StoredParams(const ModelConfig& config, const formats::Checkpoint* checkpoint, const std::string& where);
 
   struct Found {
@@ -21,7 +22,7 @@ class StoredParams {
   };
   /// The best of the parameter's places that the checkpoint has.
   Found find(const std::string& name) const { return find(name, false); }
-  /// The best of those whose type a matrix is read from.
+  /// The best of the places whose type a matrix can be read from.
   Found find_weight(const std::string& name) const { return find(name, true); }
 
  private:

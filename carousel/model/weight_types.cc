@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The types matrices are held in, by choice.
+// Chooses the types that matrices are held in.
 #include <string>
 
 #include "carousel/formats/ggml_blocks.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Columns of a matrix: as ops take them, with the tensor they belong to, and as kernels see them.
+// Columns of a matrix. Ops take them as Columns, with the tensor they belong to; kernels see them as a View.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace carousel {
 
-/// Columns first .. first + count of a row-major matrix [N, W]. Default: none.
+/// Columns first .. first + count of a row-major matrix [N, W]. By default there are none.
 struct Columns {
   Tensor of;  // [N, W]
   int64_t first = 0;
@@ -20,14 +20,14 @@ struct Columns {
 };
 /// Throws Error(kShape) where `matrix` is no matrix or has no such columns.
 Columns columns(const Tensor& matrix, int64_t first, int64_t count);
-/// All of them.
+/// All columns of `matrix`.
 Columns columns(const Tensor& matrix);
 /// Throws Error(kShape) "where: name is ..." unless `columns` are [rows, width] f32.
 void check_columns(const char* where, const char* name, const Columns& columns, int64_t rows, int64_t width);
 
-/// What a kernel's arguments hold: row n starts `stride` elements after row n - 1. No owner, no width.
+/// A matrix in a kernel's arguments: row n starts `stride` elements after row n - 1. It has no owner and no width.
 struct View {
-  void* data = nullptr;  // null on meta, or for what an op does without
+  void* data = nullptr;  // the first row; null on meta, or where an op is given no such matrix
   int64_t stride = 0;    // elements
   DType dtype = DType::kF32;
 

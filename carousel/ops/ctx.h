@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an op may reach: the stream it runs on, the arena its results come from, and how numbers are handled. Nothing is
-// global.
+// Ctx is all that an op may reach: the stream it runs on, the arena of its results, and how numbers are handled.
+// Nothing is global.
 #pragma once
 
 #include <cstdint>
@@ -42,19 +42,19 @@ inline SeqsView Seqs::view() const {
   return {offsets.data(), pos.data(), dt.raw() == nullptr ? nullptr : dt.f32(), batch()};
 }
 
-/// Told what passes between the sublayers of a model while it runs.
+/// Is told the residual stream between the sublayers of a model while it runs.
 class Observer {
  public:
   virtual ~Observer() = default;
-  /// x [N, D] after `count` sublayers: 0 is what entered the first. Valid during the call only.
+  /// x [N, D] after `count` sublayers; count 0 is the input of the first one. x is valid during the call only.
   virtual void residual(size_t count, const Tensor& x) = 0;
 };
 
 struct Ctx {
-  const Stream& stream;
-  Arena& arena;
-  const Numerics& numerics = Numerics::native();
-  Observer* observer = nullptr;
+  const Stream& stream;                           // where the op runs
+  Arena& arena;                                   // gives the op's results their memory
+  const Numerics& numerics = Numerics::native();  // how numbers are handled
+  Observer* observer = nullptr;                   // null: nobody is told
 
   /// Scratch memory of one kernel call [bytes] u8, 64-byte aligned, contents unspecified; empty for no bytes.
   Tensor workspace(int64_t bytes) const { return bytes > 0 ? arena.empty({bytes}, DType::kU8) : Tensor(); }

@@ -14,9 +14,9 @@
 
 namespace carousel {
 
-/// A dtype here is kF32 or kBF16: values stay in f32 storage, rounded to those that the dtype has.
+/// A dtype here is kF32 or kBF16: values are stored in f32, rounded to values of that dtype.
 struct Numerics {
-  /// Of RMSNorm and LayerNorm.
+  /// How RMSNorm and LayerNorm are computed.
   struct Norm {
     DType reduction = DType::kF32;    // moments and normalised values are rounded to this
     bool cast_before_weight = false;  // normalised values are rounded to the activations' dtype, then weighted
@@ -46,7 +46,7 @@ struct Numerics {
     double high = std::numeric_limits<double>::infinity();
     bool operator==(const Range&) const = default;
   };
-  /// Of liquid time-constant cells; what is unset is the model's own.
+  /// How liquid time-constant cells are solved; an unset field leaves the model's own choice.
   struct Ltc {
     Solver solver = Solver::kSemiImplicit;
     std::optional<int64_t> unfolds;
@@ -73,7 +73,7 @@ struct Numerics {
   DType states = DType::kF32;          // fixed-size states, after every call
   DType gates = DType::kF32;           // results of sigmoid, SiLU and log-sigmoid gates
   DType gate_soft_cap = DType::kF32;   // each operation of the soft cap on the mLSTM's gates
-  DType logit_soft_cap = DType::kF32;  // the same on logits
+  DType logit_soft_cap = DType::kF32;  // each operation of the soft cap on logits
   bool gelu_tanh = false;              // GELU by its tanh approximation
   Norm norm;
   Mlstm mlstm;

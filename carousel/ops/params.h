@@ -23,8 +23,8 @@ struct Init {
   double a = 0;
   double b = 0;                                                // linspace: last; uniform: centre
   std::shared_ptr<const std::vector<float>> values = nullptr;  // copied: these; signs: +-1 where these are not 0
-  // What else a source should know of the parameter.
-  double read_share = 1;  // of the rows, those computed with it: an expert is read by few
+  // The other fields tell a source more about the parameter.
+  double read_share = 1;  // the share of rows that are computed with it: few rows choose an expert
   bool keep_f32 = false;  // written in f32 whatever the model's dtype
   bool gate =
       false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
@@ -36,7 +36,8 @@ struct Init {
   static Init linspace(double first, double last) { return {Kind::kLinspace, first, last}; }
   /// Uniform over [low, high).
   static Init range(double low, double high) { return {Kind::kUniform, (high - low) / 2, (high + low) / 2}; }
-  /// A matrix with orthonormal columns, or rows where those are fewer (Saxe et al., arXiv:1312.6120).
+  /// A matrix with orthonormal columns, or with orthonormal rows where it has fewer rows (Saxe et al.,
+  /// arXiv:1312.6120).
   static Init orthogonal() { return {Kind::kOrthogonal}; }
   static Init copied(std::vector<float> values);
   /// +1 with this probability, else -1; 0 where the block has no value to copy (no synapse).
@@ -74,7 +75,7 @@ class ParamSource {
 Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Weight::Layout layout,
                   Memory& memory = Memory::host());
 
-/// A source seen from one place in the model: names are relative to it.
+/// A source seen from one place in the model: names are relative to that place.
 class Params {
  public:
   Params(ParamSource& source, std::string prefix) : source_(&source), prefix_(std::move(prefix)) {}
@@ -84,7 +85,7 @@ class Params {
     inner.inside_ = inside_ + name + ".";
     return inner;
   }
-  /// Here begins a block whose projections these wirings cut; they must outlive what is made from it.
+  /// The same place, where a block begins whose projections `wirings` cut. `wirings` must outlive the result.
   Params wired(Wirings& wirings) const {
     Params block = *this;
     block.wirings_ = &wirings;
@@ -127,7 +128,7 @@ class Params {
 
   ParamSource* source_;
   std::string prefix_;
-  Wirings* wirings_ = nullptr;  // of the block
+  Wirings* wirings_ = nullptr;  // the block's; null: it has none
   std::string inside_;          // the part of prefix_ within the block
 };
 

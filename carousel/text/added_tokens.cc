@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A trie of added tokens, and the walk that splits a text at them.
 #include "carousel/text/added_tokens.h"
 
 #include <algorithm>
@@ -106,7 +107,7 @@ void AddedTokens::split(std::string_view text, Added which,
     }
     size_t begin = pos;
     size_t end = pos + size;
-    pos = end;  // a match that its flags refuse is passed over whole
+    pos = end;  // a match that its flags refuse is skipped whole
     if (which != Added::kAll && token->special) continue;
     if (which == Added::kNotControl && spelled_as_control(token->content)) continue;
     if (token->single_word && (word_before(text, begin) || word_after(text, end))) continue;

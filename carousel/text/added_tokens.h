@@ -19,27 +19,27 @@ struct AddedToken {
   int32_t id = 0;
   bool single_word = false;  // only where no word character is next to it
   bool lstrip = false;       // takes the white space before it
-  bool rstrip = false;       // and after it
-  bool normalized = false;   // is looked for in normalized text
+  bool rstrip = false;       // takes the white space after it
+  bool normalized = false;   // is searched for in normalized text
   bool special = false;
 };
 
-/// Which added tokens a text is searched for. One that is left out stays text.
+/// Which added tokens a text is searched for. A token that is left out is read as text.
 enum class Added : uint8_t {
   kAll,
   kNotSpecial,
-  kNotControl,  // neither special ones nor those spelled like a control token, <...> or [...], whatever their file says
+  kNotControl,  // neither special tokens nor tokens spelled like control tokens, <...> or [...]
 };
 
 /// A matcher for one set of added tokens.
 class AddedTokens {
  public:
   AddedTokens() : AddedTokens(std::vector<AddedToken>()) {}
-  /// Contents must not be empty; of equal ones the first counts.
+  /// Contents must not be empty; of tokens with equal contents the first counts.
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
-  /// Walks `text` left to right: segment(begin, end, token), where token is nullptr for text between tokens. What
-  /// `which` leaves out is matched all the same, and left as text.
+  /// Walks `text` left to right: segment(begin, end, token), where token is nullptr for text between tokens. Tokens
+  /// that `which` leaves out are matched all the same, and given as text.
   void split(std::string_view text, Added which,
              const std::function<void(size_t, size_t, const AddedToken*)>& segment) const;
 
@@ -48,8 +48,8 @@ class AddedTokens {
 
   std::vector<AddedToken> tokens_;
   PairMap edges_;                // (trie node, byte) -> node
-  std::vector<int32_t> token_;   // [nodes] token that ends here, or -1
-  std::vector<uint32_t> first_;  // [256] node of each first byte; 0: none
+  std::vector<int32_t> token_;   // [nodes] the token that ends at the node, or -1
+  std::vector<uint32_t> first_;  // [256] the node of each first byte; 0: none
 };
 
 }  // namespace carousel::text

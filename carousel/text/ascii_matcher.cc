@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses the subset of patterns that the matcher knows, and matches it by backtracking.
 #include "carousel/text/ascii_matcher.h"
 
 #include <oniguruma.h>
@@ -21,7 +22,7 @@ constexpr size_t kMaxRepeat = 1000;      // in {n,m}
 
 }  // namespace
 
-// Recursive descent over the subset. A member that returns false has met something that is not in it.
+// Recursive descent over the subset. A member that returns false has met a construct outside the subset.
 class AsciiMatcher::Parser {
  public:
   explicit Parser(std::string_view pattern) : pattern_(pattern) {}
@@ -83,7 +84,7 @@ class AsciiMatcher::Parser {
       out->most = SIZE_MAX;
     } else if (skip("+")) {
       out->most = SIZE_MAX;
-    } else if (skip("{")) {  // an interval followed by + or ? is something else
+    } else if (skip("{")) {  // + or ? after an interval has another meaning
       if (!number(&out->least)) return false;
       out->most = out->least;
       if (skip(",")) {
@@ -107,8 +108,8 @@ class AsciiMatcher::Parser {
     return at_ > begin && *out <= kMaxRepeat;
   }
 
-  // One character, class or property. Where letter case does not count, only characters and classes that are lists of
-  // them: a class of others may match several characters there.
+  // One character, class or property. Where letter case does not count, only characters and classes that list
+  // characters are taken: another class may match several characters there.
   bool atom(Set* set, std::string_view option) {
     const size_t begin = at_;
     if (at_ == pattern_.size() || next_is_one_of("^$*+?{()|")) return false;
@@ -128,7 +129,7 @@ class AsciiMatcher::Parser {
 
   bool rest_of_class() {
     skip("^");
-    skip("]");  // first in its class: literal
+    skip("]");  // a literal, since it is first in its class
     size_t depth = 1;
     while (depth > 0 && at_ < pattern_.size()) {
       const char c = pattern_[at_];
@@ -201,7 +202,7 @@ std::optional<AsciiMatcher> AsciiMatcher::make(std::string_view pattern) {
 // One alternative tried at one position.
 struct AsciiMatcher::Attempt {
   std::string_view text;
-  size_t end = 0;  // of the match
+  size_t end = 0;  // end of the match
   size_t steps = 0;
   bool unknown = false;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A short cut for the patterns that tokenizers are published with: alternatives of character classes, each repeated
-// greedily. On ASCII text it finds what Oniguruma finds, several times faster; whatever else there is, it says so.
+// greedily. On ASCII text it finds the matches that Oniguruma finds, several times faster; on other text it returns
+// kUnknown.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ class AsciiMatcher {
   /// character.
   static std::optional<AsciiMatcher> make(std::string_view pattern);
 
-  /// Where the match that begins at `pos` ends. kUnknown where there is none, a character beyond ASCII had to be looked
-  /// at, or too many ways had to be tried: Oniguruma knows.
+  /// The end of the match that begins at `pos`. kUnknown where there is none, where it depends on a character beyond
+  /// ASCII, or where too many ways had to be tried: the caller then asks Oniguruma.
   size_t match(std::string_view text, size_t pos) const;
 
  private:
@@ -31,8 +32,8 @@ class AsciiMatcher {
   enum class Kind : uint8_t { kSet, kGroup, kAhead, kNotAhead };
   struct Item {
     Kind kind = Kind::kSet;
-    Set set;           // of all but kGroup
-    size_t least = 1;  // repeats
+    Set set;           // the characters it takes; unused for kGroup
+    size_t least = 1;  // least number of repeats
     size_t most = 1;
     bool possessive = false;
     std::vector<std::vector<Set>> group;  // alternatives, each a row of characters
@@ -42,7 +43,7 @@ class AsciiMatcher {
   struct Attempt;
 
   std::vector<Items> alternatives_;
-  std::vector<uint64_t> worth_trying_;  // [128] by first character: bit per alternative
+  std::vector<uint64_t> worth_trying_;  // [128] by first character: a bit for each alternative that may match
 };
 
 }  // namespace carousel::text

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Byte-pair encoding: symbols of a word, merges by scanning or by a heap, and a cache of words.
 #include "carousel/text/bpe.h"
 
 #include <xxhash.h>
@@ -107,8 +108,9 @@ void Bpe::finish() {
            options_.end_of_word_suffix.empty();
 }
 
-// True where no merge can join what ends with the character at `before` to what begins with the one at `at`: then the
-// two sides are words of their own. Around unknown characters only if these always become bytes, which never fuse.
+// True where no merge can join a symbol that ends with the character at `before` to one that begins with the character
+// at `at`: the two sides are then words of their own. Beside an unknown character it is true only if unknown characters
+// always become bytes, which never fuse.
 bool Bpe::seam(std::string_view word, size_t before, size_t at, size_t size) const {
   const Decoded left = decode_utf8(word, before);
   const Decoded right = decode_utf8(word, at);
@@ -183,8 +185,8 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
   out.insert(out.end(), symbols.begin(), symbols.end());
 }
 
-// One symbol per character; unknown ones become bytes, or unk_token, or nothing. An unk_token is written when the next
-// known character comes, not the next bytes: so the reference library does it.
+// One symbol per character; an unknown character becomes bytes, or unk_token, or nothing. As in the reference library,
+// an unk_token is written at the next known character, not at the next bytes.
 void Bpe::start_symbols(std::string_view word, std::vector<int32_t>& symbols) const {
   const bool plain = options_.continuing_subword_prefix.empty() && options_.end_of_word_suffix.empty();
   std::string spelled;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-pair encoding (Sennrich et al., arXiv:1508.07909): of all adjacent pairs of symbols, the one of lowest rank is
-// merged, leftmost first, until none is left. O(n log n) in the length of a word, whatever its letters.
+// Byte-pair encoding (Sennrich et al., arXiv:1508.07909): the adjacent pair of symbols with the lowest rank is merged,
+// leftmost first, until no pair has a rank. It takes O(n log n) in the length of a word, whatever its letters.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace carousel::text {
 struct BpeOptions {
   std::optional<std::string> unk_token;
   std::string continuing_subword_prefix;  // written before every character of a word but the first
-  std::string end_of_word_suffix;         // and after its last
+  std::string end_of_word_suffix;         // written after the last character of a word
   bool fuse_unk = false;                  // neighbouring unknown characters become one unk_token
   bool byte_fallback = false;             // an unknown character becomes its bytes, <0x00> to <0xFF>
   bool ignore_merges = false;             // a word that is a token is that token
@@ -30,7 +30,7 @@ class PairMap {
  public:
   static constexpr uint64_t kAbsent = UINT64_MAX;
   explicit PairMap(size_t count);           // room for `count` pairs
-  void put(uint64_t pair, uint64_t value);  // replaces
+  void put(uint64_t pair, uint64_t value);  // replaces the pair's value
   uint64_t find(uint64_t pair) const {
     for (size_t i = start(pair);; i = (i + 1) & mask_) {
       if (slots_[i].pair == pair || slots_[i].pair == kAbsent) return slots_[i].value;
@@ -54,15 +54,15 @@ class Bpe {
  public:
   /// Throws Error(kInput) when unk_token is no token.
   Bpe(Vocab vocab, BpeOptions options, const std::string& where);
-  /// The next merge in order of rank. Throws Error(kInput) when a, b or what they make is no token.
+  /// Adds the next merge in order of rank. Throws Error(kInput) when a, b or their joined text is no token.
   void add_merge(std::string_view a, std::string_view b);
-  void finish();  // after the last merge
+  void finish();  // must be called after the last merge
 
   const Vocab& vocab() const { return vocab_; }
   const BpeOptions& options() const { return options_; }
   size_t merge_count() const { return merge_count_; }
 
-  class Scratch;  // one encoding's memory, words met before among it
+  class Scratch;  // memory of one encoding, with a cache of words
   /// Appends the ids of one word: bytes if options().byte_level, else valid UTF-8.
   void encode(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
 
@@ -109,7 +109,7 @@ class Bpe::Scratch {
   };
   std::vector<Word> words_;
   std::vector<int32_t> symbols_, prev_, next_;
-  std::vector<uint64_t> pairs_;  // of neighbours, or the heap
+  std::vector<uint64_t> pairs_;  // ranks of neighbouring pairs, or the heap
   std::string spelled_;
 };
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Evaluates a template on conversations of unknown letters and compares the result with ChatML.
 #include "carousel/text/chat_form.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,7 @@ namespace carousel::text {
 namespace {
 
 constexpr size_t kMaxTemplateBytes = size_t{1} << 18;
-constexpr int kTurns = 4;  // of the user, in the longest conversation tried
+constexpr int kTurns = 4;  // the user's turns in the longest conversation tried
 constexpr const char* kTurnStart = "<|im_start|>";
 constexpr const char* kTurnEnd = "<|im_end|>";
 
@@ -24,8 +25,8 @@ struct Message {
   JinjaText content;
 };
 
-// What an unknown text of message `index` is called: "user text 3". Messages have distinct ones, or one written twice
-// in place of another would not show.
+// The name of the unknown text of message `index`: "user text 3". Names are distinct: else a message written in place
+// of another would not show.
 std::string name_of(const std::string& role, size_t index) { return fmt::format("{} text {}", role, index); }
 
 // A conversation that waits for its `turns`-th answer. The answer before `empty_answer` (from 1; 0: none) is empty.
@@ -86,7 +87,7 @@ std::string shortened(std::string text) {
   return out;
 }
 
-// Both from the last turn's head that they share up to where they part, and a little further.
+// Shows both texts from the head of the last turn that they share to the place where they differ, and a little further.
 std::string parting(const std::string& got, const std::string& due) {
   const size_t common =
       static_cast<size_t>(std::mismatch(got.begin(), got.end(), due.begin(), due.end()).first - got.begin());
@@ -101,7 +102,7 @@ std::string parting(const std::string& got, const std::string& due) {
   return fmt::format("it writes {} where ChatML has {}", excerpt(got, begin), excerpt(due, begin));
 }
 
-// Takes what stands before the first turn off `text`; unset where that holds unknown letters.
+// Removes the text before the first turn from `text` and returns it; unset where it holds unknown letters.
 std::optional<std::string> take_start(JinjaText& text) {
   if (text.empty() || text[0].unknown) return {};
   const size_t turn = text[0].text.find(kTurnStart);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Turns to tokens and tokens to turns, with control tokens as ids.
 #include "carousel/text/chat_ml.h"
 
 #include <algorithm>
@@ -49,7 +50,7 @@ std::vector<int32_t> ChatMl::ask(std::span<const int32_t> seen, std::span<const 
     out.assign(start.begin(), start.end());
     if (!system.empty()) add_turn("system", system, out);
   } else {
-    // The answer before is open: its end was sampled, not read, or it was stopped.
+    // The turn before may be open: the answer's end was sampled but not run, or the answer was stopped.
     const auto control = [this](int32_t id) { return id == turn_start_ || id == turn_end_; };
     const auto last = std::find_if(seen.rbegin(), seen.rend(), control);
     const bool open = last != seen.rend() && *last == turn_start_;

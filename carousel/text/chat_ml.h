@@ -23,9 +23,9 @@ class ChatMl {
   /// Absent when the tokenizer lacks one of the two control tokens.
   static std::optional<ChatMl> find(const Tokenizer& tokenizer);
 
-  /// What follows the tokens `seen` so that the model answers `text`: an open turn is closed; the user's turn; the head
-  /// of the answer. Before the first turn: `start`, and a system turn unless `system` is empty. Throws Error(kInput)
-  /// when a tokenizer makes a control token of ordinary text.
+  /// The tokens after `seen` that make the model answer `text`: the end of a turn that is open, the user's turn, and
+  /// the head of the answer. Before the first turn they begin with `start`, and a system turn unless `system` is empty.
+  /// Throws Error(kInput) when the tokenizer makes a control token of ordinary text.
   std::vector<int32_t> ask(std::span<const int32_t> seen, std::span<const int32_t> start, std::string_view system,
                            std::string_view text) const;
 

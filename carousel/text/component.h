@@ -12,7 +12,7 @@ namespace carousel::text {
 
 /// Calls add(kind, fields) for every component in order, `kind` being the place of its type in `kinds`; keys that add
 /// did not read are refused. `list` is the member that holds a Sequence's components ("decoders").
-/// Throws Error(kInput) naming a type that is not supported, with those that are.
+/// Throws Error(kInput) naming a type that is not supported, and the supported ones.
 void each_component(const Json& json, const std::string& where, const char* list,
                     std::span<const std::string_view> kinds, const std::function<void(size_t, Fields&)>& add);
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The decoder's steps, each a small machine that holds back text until it is certain.
 #include "carousel/text/decoder.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,7 @@
 namespace carousel::text {
 namespace {
 
-// In the order of Kind.
+// The names of types, in the order of Kind.
 constexpr std::array<std::string_view, 6> kKinds = {"ByteLevel",    "Metaspace", "Replace",
                                                     "ByteFallback", "Fuse",      "Strip"};
 constexpr size_t kMaxSteps = 64;
@@ -90,7 +91,7 @@ void Decoder::Stream::feed(size_t step, std::string_view fragment, bool ends, st
   if (how.kind == Kind::kFuse) return feed(step + 1, fragment, false, out);
   if (how.kind == Kind::kMetaspace) return feed_metaspace(step, fragment, ends, out);
   if (how.kind == Kind::kStrip) return feed_strip(step, fragment, ends, out);
-  // The others need the token whole.
+  // The other steps need the token whole.
   std::string whole;
   if (!ends || pending.open) {
     pending.token.append(fragment);
@@ -109,7 +110,7 @@ void Decoder::Stream::finish(size_t step, std::string& out) {
   const Kind kind = decoder_.steps_[step].kind;
   Pending& pending = pending_[step];
   if (kind == Kind::kByteLevel) {
-    // Everything was one token to the next steps; this is its end.
+    // The next steps got everything as one token, which ends here.
     const std::string rest = replace_invalid(pending.held);
     pending.held.clear();
     feed(step + 1, rest, true, out);
@@ -149,8 +150,8 @@ void Decoder::Stream::feed_fallback(size_t step, std::string_view token, std::st
   feed(step + 1, token, true, out);
 }
 
-// A run of byte tokens is one token if it is valid as a whole, else as many U+FFFD as it has bytes: so the reference
-// library does, and what follows can make a run invalid. Hence it is held until it ends.
+// As in the reference library, byte tokens that follow each other are one token if they are valid UTF-8 together, else
+// as many U+FFFD as they have bytes. A later byte can make them invalid, so they are held until they end.
 void Decoder::Stream::flush_fallback(size_t step, std::string& out) {
   const std::string bytes = std::exchange(pending_[step].held, std::string());
   if (bytes.empty()) return;
@@ -183,7 +184,7 @@ void Decoder::Stream::feed_strip(size_t step, std::string_view fragment, bool en
     fragment.remove_prefix(mark.size());
   }
   pending.held.append(fragment);
-  // The last `stop` marks of the text so far may be the last of the token.
+  // The last `stop` characters so far may be the last ones of the token.
   size_t keep = pending.held.size();
   for (int64_t i = 0; i < how.stop && keep >= mark.size(); ++i) {
     if (std::string_view(pending.held).substr(keep - mark.size(), mark.size()) != mark) break;

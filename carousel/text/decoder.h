@@ -22,18 +22,18 @@ class Decoder {
   /// True when decoding is the byte alphabet and nothing else.
   bool byte_level() const { return steps_.size() == 1 && steps_[0].kind == Kind::kByteLevel; }
 
-  /// What one stream of tokens has pending, step by step.
+  /// One stream of tokens, with the text that each step holds back.
   class Stream;
 
  private:
   enum class Kind : uint8_t { kByteLevel, kMetaspace, kReplace, kByteFallback, kFuse, kStrip };
   struct Step {
     Kind kind;
-    std::string content;             // of kReplace; the character of kStrip and kMetaspace
-    std::optional<Pattern> pattern;  // of kReplace
-    int64_t start = 0;               // of kStrip: at most so many off the start of each token
-    int64_t stop = 0;                // and off its end
-    bool drop_first = false;         // of kMetaspace: the first token's spaces are dropped
+    std::string content;             // kReplace: the new text; kStrip and kMetaspace: the character
+    std::optional<Pattern> pattern;  // kReplace: the text to find
+    int64_t start = 0;               // kStrip: at most so many characters are taken off the start of each token
+    int64_t stop = 0;                // kStrip: at most so many are taken off its end
+    bool drop_first = false;         // kMetaspace: the first token's spaces are dropped
   };
   void add(size_t kind, Fields& fields);
 
@@ -41,21 +41,21 @@ class Decoder {
   bool joined_ = false;  // some decoder is given: tokens are joined without spaces
 };
 
-/// Tokens in, text out as soon as it is certain: never part of a character. The steps hand each other fragments of
-/// tokens; Fuse makes all tokens one. The decoder must outlive the stream.
+/// Turns tokens into text as soon as the text is certain; it never gives a part of a character. The steps pass each
+/// other fragments of tokens; Fuse makes all tokens one. The decoder must outlive the stream.
 class Decoder::Stream {
  public:
   explicit Stream(const Decoder& decoder) : decoder_(decoder), pending_(decoder.steps_.size()) {}
   /// Appends to `out`; `token` must be valid UTF-8.
   void push(std::string_view token, std::string& out);
-  void flush(std::string& out);  // the end: what was held back, after which the stream is as new
+  void flush(std::string& out);  // ends the text: appends what was held back; the stream is then as new
 
  private:
   struct Pending {
-    std::string held;      // not yet passed on
-    std::string token;     // what came so far of a token the step needs whole
-    int64_t stripped = 0;  // of kStrip, in this token
-    bool open = false;     // more of that token is to come
+    std::string held;      // text not yet passed on
+    std::string token;     // the beginning of a token that the step needs whole
+    int64_t stripped = 0;  // kStrip: characters taken off this token's start
+    bool open = false;     // the token has not ended
     bool stripping = true;
     bool first = true;
   };

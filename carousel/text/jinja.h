@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Jinja's source as a tree: the statements and expressions that chat templates are written in. What a reader of trees
-// does not know how to evaluate is still parsed, so that a branch nobody takes does no harm. Read next: jinja_render.h.
+// Jinja's source as a tree: the statements and expressions that chat templates are written in. Constructs that cannot
+// be evaluated are still parsed, so that a branch nobody takes does no harm. Read next: jinja_render.h.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +15,19 @@ struct JinjaNode {
   enum class Kind {
     // Statements.
     kBlock,     // parts: statements in their order
-    kText,      // text: as it stands
+    kText,      // text: written as it stands
     kPrint,     // parts: expression
     kIf,        // parts: condition, block, condition, block, ...; an odd one at the end is the else block
     kFor,       // text: the item's name; parts: list, block
     kSet,       // parts: target (kName or kAttribute), expression
     kMacro,     // text: its name; parts: parameters (kName, or kKeyword with a default), then the block
-    kNotKnown,  // text: what it is; evaluating it is an error
+    kNotKnown,  // text: the statement's name; evaluating it is an error
     // Expressions.
-    kString,     // text
-    kInteger,    // number
+    kString,     // text: the string
+    kInteger,    // number: its value
     kBoolean,    // number: 0 or 1
-    kNone,       //
-    kName,       // text
+    kNone,       // no field
+    kName,       // text: the name
     kList,       // parts: items
     kAttribute,  // text: its name; parts: object
     kItem,       // parts: object, index

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses the expressions of Jinja by recursive descent.
 #include "carousel/text/jinja_expressions.h"
 
 #include <algorithm>
@@ -262,7 +263,7 @@ JinjaNode JinjaExpressions::filtered(JinjaNode value) {
   }
 }
 
-// Whether a test's argument follows without brackets: "is divisibleby 2".
+// Whether a test's argument follows without brackets, as in "is divisibleby 2".
 bool JinjaExpressions::takes_argument() const {
   if (now().kind == Token::kString || now().kind == Token::kInteger || is("[") || is("{")) return true;
   const Words words{"else", "or", "and", "is", "if", "in", "not"};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The expressions of Jinja, and how a parser goes over tokens. A part of jinja.cc, which has the statements.
+// The parser of Jinja's expressions, and its way over the tokens. It is a part of jinja.cc, which has the statements.
 #pragma once
 
 #include <initializer_list>
@@ -20,7 +20,7 @@ class JinjaExpressions {
   explicit JinjaExpressions(std::string_view source) : tokens_(jinja_tokens(source)) {}
 
   JinjaNode expression() { return choice(true); }
-  JinjaNode tuple();               // or one expression
+  JinjaNode tuple();               // a tuple, or one expression
   JinjaNode choice(bool with_if);  // "a if b else c", where `with_if`
 
   // Every rule that may contain itself counts how deep it is.
@@ -35,20 +35,20 @@ class JinjaExpressions {
   bool is_name(const char* text) const { return now().kind == Token::kName && now().text == text; }
   bool take(const char* text) { return is(text) && ++at_ > 0; }
   bool take_name(const char* text) { return is_name(text) && ++at_ > 0; }
-  // These throw Error(kInput) where something else comes.
+  // These throw Error(kInput) where the next token is another one.
   void expect(const char* text);
   void expect(Token kind);
   std::string name();
   [[noreturn]] void wrong(const std::string& what) const;
   JinjaNode node(Kind kind, std::string text = "", std::vector<JinjaNode> parts = {}) const;
-  void adopt(JinjaNode& parent, JinjaNode part) const;  // as its last part
+  void adopt(JinjaNode& parent, JinjaNode part) const;  // makes `part` the last part of `parent`
 
   std::vector<JinjaToken> tokens_;
   size_t at_ = 0;
   int depth_ = 0;
 
  private:
-  // One rule each, the loosest binding first.
+  // One rule of the grammar each, the loosest binding first.
   JinjaNode either();
   JinjaNode both();
   JinjaNode negated();

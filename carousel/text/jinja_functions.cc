@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Operators, tests, filters and methods on values that may hold unknown letters.
 #include "carousel/text/jinja_functions.h"
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace {
 
 using Kind = JinjaValue::Kind;
 
-constexpr size_t kMaxItems = 1 << 12;  // of a list: one may be doubled with every statement
+constexpr size_t kMaxItems = 1 << 12;  // in a list: every statement may double one
 constexpr std::string_view kSpaces = " \t\n\v\f\r";
 
 [[noreturn]] void unknown(const std::string& what) { fail(ErrorKind::kInput, "{} is not known here", what); }
@@ -79,7 +80,7 @@ std::string with_case(std::string text, const std::string& name) {
   return text;
 }
 
-// A function from text to text. What it makes of unknown letters is unknown too, and called after it.
+// A function from text to text. Its result for unknown letters is unknown too, and is named after the function.
 JinjaValue text_function(const std::string& name, const JinjaText& text, const JinjaValues& arguments) {
   const bool strips = name == "trim" || name == "strip" || name == "lstrip" || name == "rstrip";
   const bool cases = name == "upper" || name == "lower" || name == "capitalize";

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Evaluates a parsed template, within bounds.
 #include "carousel/text/jinja_render.h"
 
 #include <fmt/format.h>
@@ -18,8 +19,8 @@ using Kind = JinjaNode::Kind;
 using Value = JinjaValue;
 
 constexpr int64_t kMaxSteps = 1 << 15;  // nodes evaluated: more than any published template takes
-constexpr int kMaxCalls = 16;           // macros in macros
-// Counts of messages go up to what was tried; a template that counts further is not proven by it.
+constexpr int kMaxCalls = 16;           // depth of macros that call macros
+// The conversations tried have few messages: they prove nothing of a template that counts further.
 constexpr int64_t kMaxLiteral = 3;
 
 class Renderer {
@@ -40,7 +41,7 @@ class Renderer {
     if (++steps_ > kMaxSteps) unknown(node, "so long a computation");
   }
 
-  // What `compute` throws gets the line it is about.
+  // Adds the line to an error that `compute` throws.
   template <class Compute>
   auto with_line(const Node& node, Compute compute) const {
     try {
@@ -183,7 +184,7 @@ class Renderer {
     return out;
   }
 
-  // Expressions of values alone, whichever they are.
+  // Expressions whose value depends on the values of their parts alone.
   Value computed(const Node& node, const JinjaValues& parts) {
     switch (node.kind) {
       case Kind::kList:
@@ -249,7 +250,7 @@ class Renderer {
     return made;
   }
 
-  // A macro sees its arguments and the template's own variables, and gives what it writes.
+  // A macro sees its arguments and the template's own variables; its value is the text that it writes.
   Value call_macro(const Node& macro, const Node& node, const std::vector<Node>& arguments) {
     if (++calls_ > kMaxCalls) unknown(node, "such deep nesting of macros");
     const JinjaValues given = values(arguments);
@@ -270,11 +271,11 @@ class Renderer {
     return Value::of(std::exchange(out_, std::move(outside)));
   }
 
-  std::vector<Value::Map> scopes_;  // the innermost last
+  std::vector<Value::Map> scopes_;  // variables, the innermost scope last
   JinjaText out_;
   std::vector<JinjaAssumption> assumed_;
-  std::vector<Value> kept_;                 // every namespace, so that no address comes twice
-  std::set<const Value::Map*> namespaces_;  // those of kept_
+  std::vector<Value> kept_;                 // every namespace, so that no address is used twice
+  std::set<const Value::Map*> namespaces_;  // the maps of kept_
   int64_t steps_ = 0;
   int calls_ = 0;
 };

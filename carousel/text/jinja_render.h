@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a template writes, with the values of transformers' apply_chat_template. It evaluates what published chat
-// templates do to a plain conversation, and refuses the rest (dates, JSON, arithmetic on unknown letters): a result is
-// exact, or there is none.
+// Evaluates a template with the values of transformers' apply_chat_template. It knows the constructs that published
+// chat templates apply to a plain conversation, and refuses the rest (dates, JSON, arithmetic on unknown letters): a
+// result is exact, or there is none.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@
 
 namespace carousel::text {
 
-/// The template looked for `text` in unknown letters and was told that it is not there.
+/// The template searched unknown letters for `text`, and the evaluation assumed that it is not there.
 struct JinjaAssumption {
-  std::string of;    // the unknown piece's name
-  std::string text;  // what it is assumed not to hold
+  std::string of;    // the name of the unknown piece
+  std::string text;  // the text that the piece is assumed not to hold
   bool operator==(const JinjaAssumption&) const = default;
 };
 
@@ -24,7 +24,7 @@ struct JinjaRendered {
   std::vector<JinjaAssumption> assumed;
 };
 
-/// Throws Error(kInput) that names the line and what is not known, or what the template itself refuses.
+/// Throws Error(kInput) that names the line and the unknown construct, or the template's own refusal.
 JinjaRendered render_jinja(const JinjaNode& source, const JinjaValue::Map& variables);
 
 }  // namespace carousel::text

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Cuts a template into text and tokens.
 #include "carousel/text/jinja_tokens.h"
 
 #include <algorithm>
@@ -53,7 +54,7 @@ class Tokenizing {
   }
 
  private:
-  // The first {%, {{ or {# from at_ on.
+  // The position of the first {%, {{ or {# from at_ on.
   size_t next_delimiter() const {
     for (size_t i = at_; i + 1 < source_.size(); ++i) {
       if (source_[i] == '{' && (source_[i + 1] == '%' || source_[i + 1] == '{' || source_[i + 1] == '#')) return i;
@@ -61,8 +62,8 @@ class Tokenizing {
     return source_.size();
   }
 
-  // The text up to a delimiter, less the white space its sign takes: "-" all of it; without a sign a block or comment
-  // takes what stands before it on its line, where that is white space alone.
+  // The text up to a delimiter, less the white space that the delimiter takes. With "-" that is all of it; a block or
+  // comment without a sign takes the text before it on its line, if that is white space alone.
   void text_before(size_t begin) {
     std::string text = source_.substr(at_, begin - at_);
     const std::string opening = source_.substr(begin, 3);
@@ -87,7 +88,7 @@ class Tokenizing {
     after_end(sign, true);
   }
 
-  // What a closing delimiter takes of the text behind it.
+  // Skips the white space that a closing delimiter takes from the text behind it.
   void after_end(char sign, bool takes_newline) {
     size_t end = at_;
     if (sign == '-') {
@@ -102,7 +103,7 @@ class Tokenizing {
   void inside(bool block) {
     add(block ? Kind::kBlockBegin : Kind::kPrintBegin, "");
     const std::string closing = block ? "%}" : "}}";
-    std::string open;  // brackets
+    std::string open;  // the brackets that are open
     for (;;) {
       while (at_ < source_.size() && is_space(source_[at_])) advance(at_ + 1);
       if (at_ == source_.size()) wrong("a tag without its end");
@@ -186,7 +187,7 @@ class Tokenizing {
   std::vector<JinjaToken> tokens_;
   size_t at_ = 0;
   int64_t line_ = 1;
-  bool line_starts_ = true;  // at_ is where a line of the template begins
+  bool line_starts_ = true;  // a line of the template begins at at_
 };
 
 }  // namespace

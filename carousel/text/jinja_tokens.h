@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The first half of reading Jinja: a template cut into text and the tokens between its delimiters, with the white space
-// that chat templates are published for (trim_blocks and lstrip_blocks). Read next: jinja.h.
+// The first half of reading Jinja: cuts a template into text and the tokens between its delimiters. White space is
+// treated as chat templates expect (trim_blocks and lstrip_blocks). Read next: jinja.h.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@ namespace carousel::text {
 
 struct JinjaToken {
   enum class Kind {
-    kText,        // what stands outside all delimiters
+    kText,        // text outside all delimiters
     kBlockBegin,  // {%
     kBlockEnd,    // %}
     kPrintBegin,  // {{
     kPrintEnd,    // }}
     kName,
-    kString,  // without quotes, its escapes replaced
+    kString,  // its text is without quotes, its escapes replaced
     kInteger,
     kOperator,
-    kEnd,  // of the template
+    kEnd,  // the end of the template
   };
   Kind kind = Kind::kEnd;
   std::string text;

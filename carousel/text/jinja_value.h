@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an expression of a template gives. A text may hold stretches whose letters are not known: the messages of a
-// conversation that is yet to be had. What a template does with them shows in the result.
+// The value of an expression of a template. A text may hold pieces whose letters are not known: the messages of a
+// future conversation. The result shows what a template does with them.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 namespace carousel::text {
 
 struct JinjaPiece {
-  std::string text;      // the letters, or what a stretch of unknown ones is called
+  std::string text;      // the letters, or the name of a piece of unknown letters
   bool unknown = false;  // the letters are not known
-  bool changed = false;  // a function made it of unknown letters; else there is at least one letter
+  bool changed = false;  // a function made the piece from unknown letters; else it has at least one letter
   bool operator==(const JinjaPiece&) const = default;
 };
 /// No piece is empty, and no two known ones stand side by side, so equal texts are equal lists.
@@ -28,7 +28,7 @@ void append(JinjaText& text, const JinjaText& more);
 JinjaText known_text(std::string_view letters);
 JinjaText unknown_text(const std::string& name);
 bool is_known(const JinjaText& text);
-/// The letters of a known text; of an unknown piece its name in braces.
+/// The letters of a text; for an unknown piece its name in braces.
 std::string spell(const JinjaText& text);
 
 struct JinjaValue {
@@ -37,10 +37,10 @@ struct JinjaValue {
   using Map = std::map<std::string, JinjaValue>;
 
   Kind kind = Kind::kUndefined;
-  int64_t number = 0;  // of a boolean or an integer
+  int64_t number = 0;  // value of a boolean or an integer
   JinjaText text = {};
   std::shared_ptr<const List> list = {};
-  std::shared_ptr<Map> map = {};  // shared: a namespace changes for all who hold it
+  std::shared_ptr<Map> map = {};  // shared: a change of a namespace is seen by all its holders
   const JinjaNode* macro = nullptr;
 
   static JinjaValue none() { return {.kind = Kind::kNone}; }

@@ -21,9 +21,9 @@ class JsonScan {
   bool take(char c);          // takes c if it is next
   std::string_view string();  // valid until the next call
   int64_t integer();          // fits int64_t
-  /// Steps over one value of any type and returns its text, unchecked but for balance and depth.
+  /// Skips one value of any type and returns its text; only balance and depth are checked.
   std::string_view skip();
-  void finish();  // nothing but white space follows
+  void finish();  // checks that only white space follows
   size_t position() const { return pos_; }
   [[noreturn]] void wrong(const char* expected) const;
 

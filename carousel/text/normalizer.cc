@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The normalizer's steps, one after the other over the whole text.
 #include "carousel/text/normalizer.h"
 
 #include <fmt/format.h>
@@ -13,11 +14,11 @@
 namespace carousel::text {
 namespace {
 
-// In the order of Kind.
+// The names of types, in the order of Kind.
 constexpr std::array<std::string_view, 9> kKinds = {"NFC",     "NFD",     "NFKC",  "NFKD",        "Lowercase",
                                                     "Prepend", "Replace", "Strip", "StripAccents"};
 constexpr size_t kMaxSteps = 64;
-constexpr size_t kMaxGrowth = 64;  // times the text, plus
+constexpr size_t kMaxGrowth = 64;  // a result may be so many times the text's size, plus a constant
 constexpr size_t kMaxExtra = size_t{16} << 20;
 
 template <class Change>
@@ -38,7 +39,7 @@ std::string map_characters(std::string_view text, size_t* origin, Change&& chang
 std::string normal_form(std::string_view text, NormalForm form, size_t* origin) {
   std::string out = normalize(text, form);
   if (origin == nullptr || *origin == 0) return out;
-  // What the first characters become alone; the last of them may be one with what follows, as e and an accent are.
+  // The first characters are normalized alone; the last of them may combine with the next, as e and an accent do.
   const std::string alone = normalize(text.substr(0, *origin), form);
   size_t size = 0;
   for (size_t pos = 0; pos < alone.size() && size < out.size(); pos += decode_utf8(alone, pos).size) {

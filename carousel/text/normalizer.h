@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The "normalizer" of a tokenizer.json: what happens to text before it is split.
+// The "normalizer" of a tokenizer.json, which changes text before it is split.
 #pragma once
 
 #include <cstdint>
@@ -20,17 +20,18 @@ class Normalizer {
   Normalizer(const Json& json, const std::string& where);
 
   bool empty() const { return steps_.empty(); }
-  /// `text` must be valid UTF-8. `origin`, unless null, is how many bytes at the beginning of `text` stand for the
-  /// first character of the whole input; after the call, how many of the result do.
+  /// Returns the normalized `text`, which must be valid UTF-8. `origin`, unless null, is the number of bytes at the
+  /// beginning of `text` that stand for the first character of the whole input; the call sets it to the number of bytes
+  /// of the result that do.
   std::string apply(std::string_view text, size_t* origin = nullptr) const;
 
  private:
   enum class Kind : uint8_t { kNfc, kNfd, kNfkc, kNfkd, kLowercase, kPrepend, kReplace, kStrip, kStripAccents };
   struct Step {
     Kind kind;
-    std::string text;                // of kPrepend; content of kReplace
-    std::optional<Pattern> pattern;  // of kReplace
-    bool left = false;               // of kStrip
+    std::string text;                // kPrepend: the text; kReplace: the new text
+    std::optional<Pattern> pattern;  // kReplace: the text to find
+    bool left = false;               // kStrip: at the beginning
     bool right = false;
   };
   void add(size_t kind, Fields& fields);

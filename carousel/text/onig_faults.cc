@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Walks a pattern, copies it, and rewrites the constructs that libonig 6.9.8 reads otherwise.
 #include "carousel/text/onig_faults.h"
 
 #include <algorithm>
@@ -44,7 +45,7 @@ class Scanner {
  private:
   struct Group {
     bool extended = false;   // (?x): space does not count, # begins a comment
-    bool condition = false;  // (?(...)...), which got a group around it
+    bool condition = false;  // it is (?(...)...), which got a group around it
   };
 
   void copy(size_t count) {
@@ -63,7 +64,7 @@ class Scanner {
     }
   }
 
-  // Writes \p{Word} as \w, and its negations as \W: whether it is that.
+  // If \p{Word} or a negation of it is next, writes \w or \W and returns true.
   bool word_property() {
     const size_t end = pattern_.find('}', at_);
     if (end == std::string_view::npos) return false;
@@ -79,7 +80,7 @@ class Scanner {
     ++class_depth_;
     copy(1);
     if (next_is("^")) copy(1);
-    if (next_is("]")) copy(1);  // first in its class: literal
+    if (next_is("]")) copy(1);  // a literal, since it is first in its class
   }
 
   void in_class(char c) {

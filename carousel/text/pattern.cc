@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds and replaces matches of a string or a regular expression.
 #include "carousel/text/pattern.h"
 
 #include <algorithm>
@@ -38,7 +39,7 @@ void Pattern::each_match(std::string_view text, const std::function<void(size_t,
 }
 
 std::string Pattern::replace(std::string_view text, std::string_view content, size_t max_bytes, size_t* origin) const {
-  if (text.empty()) return {};  // the reference library looks for nothing in nothing, not even for ^
+  if (text.empty()) return {};  // the reference library finds nothing in an empty text, not even ^
   std::string out;
   size_t copied = 0;
   const size_t old_origin = origin == nullptr ? 0 : *origin;
@@ -50,7 +51,7 @@ std::string Pattern::replace(std::string_view text, std::string_view content, si
   each_match(text, [&](size_t begin, size_t end) {
     copy_until(begin);
     out.append(content);
-    if (end <= old_origin) new_origin += content.size();  // it stands where the last of the match stood
+    if (end <= old_origin) new_origin += content.size();  // the new text stands at the end of the match
     copied = end;
     if (out.size() > max_bytes) {
       fail(ErrorKind::kInput, "{}: replacements make {} bytes of text more than {}", where_, text.size(), max_bytes);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pattern of Split and Replace: a string, found literally, or a regular expression.
+// The pattern of Split and Replace: a string that is found literally, or a regular expression.
 #pragma once
 
 #include <functional>
@@ -18,10 +18,10 @@ class Pattern {
   static Pattern from_json(const Json* json, const std::string& where);
   static Pattern regex(const std::string& pattern, const std::string& where);
 
-  /// found(begin, end) for every match, left to right.
+  /// Calls found(begin, end) for every match, left to right.
   void each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const;
   /// `text` with every match replaced. Throws Error(kInput) when the result grows beyond `max_bytes`.
-  /// `origin`, unless null: as Normalizer::apply has it.
+  /// `origin`, unless null, is that of Normalizer::apply.
   std::string replace(std::string_view text, std::string_view content, size_t max_bytes,
                       size_t* origin = nullptr) const;
 

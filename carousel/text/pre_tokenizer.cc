@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The pre-tokenizer's steps, each of which cuts the words of the one before.
 #include "carousel/text/pre_tokenizer.h"
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@
 namespace carousel::text {
 namespace {
 
-// In the order of Kind.
+// The names of types, in the order of Kind.
 constexpr std::array<std::string_view, 7> kKinds = {"Split",           "ByteLevel", "Metaspace",  "Whitespace",
                                                     "WhitespaceSplit", "Digits",    "Punctuation"};
 constexpr size_t kMaxSteps = 64;
@@ -40,7 +41,7 @@ PreTokenizer::PreTokenizer(const Json& json, const std::string& where) {
     each_component(json, where, "pretokenizers", kKinds, [this](size_t kind, Fields& fields) { add(kind, fields); });
   byte_level_ = !steps_.empty() && steps_.back().kind == Kind::kByteLevel;
   for (size_t i = 0; i + 1 < steps_.size(); ++i) {
-    // A ByteLevel in the middle really rewrites; one at the end after it would write bytes of bytes.
+    // A ByteLevel that another step follows writes its alphabet; a second one at the end would spell bytes of bytes.
     steps_[i].spell = steps_[i].kind == Kind::kByteLevel;
   }
 }
@@ -156,8 +157,8 @@ void PreTokenizer::spans_of(const Step& step, std::string_view piece, std::vecto
     if (done < piece.size()) spans.push_back({done, piece.size(), step.invert});
     return;
   }
-  // By character: each match is a span of its own, neighbours that do not match are one. Whitespace keeps runs of word
-  // characters and runs of other visible ones.
+  // Works by character: each match is a span of its own, and neighbours that do not match are one span. Whitespace
+  // keeps sequences of word characters and sequences of other visible characters.
   enum class Class : uint8_t { kOther, kWord, kMatch };
   Class last = Class::kMatch;
   for (size_t pos = 0; pos < piece.size();) {
@@ -196,7 +197,7 @@ void PreTokenizer::merge(Behavior behavior, std::vector<Span>& spans) {
         }
       }
       break;
-    case Behavior::kMergedWithPrevious:  // of several matches in a row only the first joins
+    case Behavior::kMergedWithPrevious:  // where matches follow each other only the first joins
       for (const Span& span : spans) {
         if (span.match && !last && !out.empty()) {
           out.back().end = span.end;

@@ -14,7 +14,7 @@
 
 namespace carousel::text {
 
-/// Words, in order. They are views of the text given, or of `rewritten` where a step changed it.
+/// Words, in order. They are views of the given text, or of `rewritten` where a step changed it.
 struct Words {
   std::vector<std::string_view> list;
   std::deque<std::string> rewritten;
@@ -29,8 +29,8 @@ class PreTokenizer {
   /// True when the last step is ByteLevel: its rewriting into the byte alphabet is then left out, and the model takes
   /// the words as bytes.
   bool byte_level() const { return byte_level_; }
-  /// Cuts `text` (valid UTF-8). `origin`: how many bytes at its beginning stand for the first character of the whole
-  /// input; 0 when that character is elsewhere, or a normalizer took it away.
+  /// Cuts `text` (valid UTF-8). `origin` is the number of bytes at its beginning that stand for the first character of
+  /// the whole input; 0 when that character is elsewhere, or a normalizer removed it.
   void split(std::string_view text, size_t origin, Words& words) const;
 
  private:
@@ -60,7 +60,7 @@ class PreTokenizer {
     size_t begin, end;
     bool match;
   };
-  // What a step made so far. Only the words at the beginning have an origin other than 0, so a list of those is enough.
+  // The words that a step has made. Only words at the beginning have an origin other than 0, so only those are listed.
   struct Output {
     Words& words;
     std::vector<size_t> origins{};

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Compiles patterns with Oniguruma and searches within limits of steps, time and memory.
 #include "carousel/text/regex.h"
 
 #include <oniguruma.h>
@@ -19,13 +20,13 @@ namespace {
 
 constexpr size_t kMaxPattern = 32768;
 constexpr unsigned long kMatchRetries = 10'000'000;    // backtracking steps per start position: Oniguruma's default
-constexpr unsigned long kSearchRetries = 100'000'000;  // and per search
-constexpr double kSlowBytes = 2e9;                     // that steps which cost up to the whole text may cost together
+constexpr unsigned long kSearchRetries = 100'000'000;  // backtracking steps per search
+constexpr double kSlowBytes = 2e9;                     // bytes that slow steps, which may read all the text, may read
 constexpr unsigned int kMatchStack = 5'000'000;        // entries of about 48 bytes, on the heap
-constexpr auto kSearchTime = std::chrono::seconds(4);  // fruitless search between two matches
+constexpr auto kSearchTime = std::chrono::seconds(4);  // time of a search between two matches
 constexpr size_t kMaxOneSearch = 65536;                // bytes of text that are searched in one call
 
-// `pattern` as a message shows it: its first part, on one line.
+// The beginning of `pattern`, on one line, for a message.
 std::string shown(const std::string& pattern) {
   std::string out = pattern.substr(0, 80);
   out.resize(valid_prefix(out));
@@ -52,8 +53,8 @@ struct Regex::Compiled {
   std::unique_ptr<OnigRegexType, decltype(&onig_free)> code{nullptr, onig_free};
   std::optional<AsciiMatcher> short_cut;
   bool slow_steps = false;  // one step may look at all of the text: the limit of steps falls as the text grows
-  bool one_search = false;  // has \G, which is true where the search began
-  bool segments = false;    // has text segments, for which libonig has tables of its own age
+  bool one_search = false;  // has \G, which matches where the search began
+  bool segments = false;    // has text segments, for which libonig's own tables are used
 };
 
 namespace {
@@ -93,7 +94,7 @@ class Matcher {
   }
 
  private:
-  // Oniguruma skips what cannot begin a match, but does not stop before its end.
+  // One search by Oniguruma: it skips positions that cannot begin a match, but cannot be interrupted.
   bool search(size_t pos) {
     if (text_.size() - pos > kMaxOneSearch) give_up("has \\G, and would take too long");
     const OnigUChar* text = bytes(text_);
@@ -101,7 +102,7 @@ class Matcher {
                                           region_.get(), ONIG_OPTION_NONE, limits_.get()));
   }
 
-  // One start position after the other, so that a pattern that scans a long text from each is noticed.
+  // Tries one start position after the other, so that a pattern that scans a long text from each is noticed.
   bool step(size_t pos) {
     const auto started = std::chrono::steady_clock::now();
     const OnigUChar* text = bytes(text_);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Regular expressions of tokenizer files. Oniguruma runs them, as it does in the reference library; what is ours is
-// Unicode 16 (unicode_encoding.h) and limits: no pattern and no text can exhaust the stack or run without end.
+// Regular expressions of tokenizer files. Oniguruma runs them, as it does in the reference library. We add Unicode 16
+// (unicode_encoding.h) and limits: no pattern and no text can exhaust the stack or run without end.
 #pragma once
 
 #include <cstddef>

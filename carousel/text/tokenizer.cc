@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The stages of encoding and decoding. Run, below, states their order.
 #include "carousel/text/tokenizer.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace carousel::text {
 
 struct Tokenizer::Impl {
   TokenizerFile file;
-  Vocab added_vocab;              // of the added tokens
+  Vocab added_vocab;              // the added tokens
   std::vector<bool> special;      // [ids of special tokens]
   AddedTokens raw_tokens;         // matched on raw text
   AddedTokens normalized_tokens;  // matched on normalized text
@@ -47,7 +48,7 @@ size_t first_character(std::string_view text) { return text.empty() ? 0 : decode
 struct Tokenizer::Impl::Run {
   const Impl& impl;
   Added which;
-  bool begins;  // the text is not the middle of another
+  bool begins;  // the text is a whole input, not the middle of one
   Bpe::Scratch scratch;
   std::vector<int32_t> ids{};
 
@@ -83,7 +84,7 @@ struct Tokenizer::Impl::Run {
     words(text, origin);
   }
 
-  // `origin`: as PreTokenizer::split has it.
+  // `origin` is that of PreTokenizer::split.
   void words(std::string_view text, size_t origin) {
     impl.normalized_tokens.split(text, which, [&](size_t begin, size_t end, const AddedToken* token) {
       if (token != nullptr) return ids.push_back(token->id);

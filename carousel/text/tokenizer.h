@@ -20,36 +20,36 @@ struct TokenizerSummary {
   int64_t tokens = 0;      // ids that have a token
   int64_t merges = 0;
   int64_t added = 0;    // added tokens, special ones included
-  int64_t special = 0;  // special ones
+  int64_t special = 0;  // special tokens among them
 };
 
 /// An immutable tokenizer. Copies share it; every member may be called from any thread.
 class Tokenizer {
  public:
-  /// Reads a tokenizer.json. Throws Error(kIo), or Error(kInput) naming the path and what it cannot use.
+  /// Reads a tokenizer.json. Throws Error(kIo), or Error(kInput) naming the path and the part that cannot be used.
   static Tokenizer from_file(const std::string& path);
   /// The same from memory; `where` names the source in messages.
   static Tokenizer from_json(std::string_view json, const std::string& where);
   /// 256 ids, one per byte: for models without a tokenizer.
   static Tokenizer bytes();
 
-  /// `add_special`: with what the post-processor puts around a text (bos, eos). `parse_special`: special tokens that
-  /// are spelled out in the text become their ids; otherwise they are text like any other.
+  /// `add_special`: adds the tokens that the post-processor puts around a text (bos, eos). `parse_special`: special
+  /// tokens that are spelled out in the text become their ids; otherwise they are text like any other.
   /// Invalid UTF-8: byte-level tokenizers keep its bytes, others read each invalid sequence as U+FFFD.
   /// Throws Error(kInput) only where a limit against hostile tokenizers is met.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
 
-  /// Of a text that follows a control token: nothing is put around it, no space before it, and neither special tokens
-  /// nor those spelled like control tokens are read from it, so whoever wrote it cannot forge them.
+  /// Encodes a text that follows a control token: no token is put around it and no space before it. Neither special
+  /// tokens nor tokens spelled like control tokens are read from it, so its author cannot forge them.
   std::vector<int32_t> encode_inner(std::string_view text) const;
 
   /// Always valid UTF-8: bytes that make no character become U+FFFD. Ids without a token are skipped.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
-  /// As decode, but of a byte-level tokenizer the exact bytes.
+  /// decode(), but a byte-level tokenizer gives the exact bytes.
   std::string decode_bytes(std::span<const int32_t> ids, bool skip_special = false) const;
 
   int64_t vocab_size() const;                                  // largest id + 1
-  std::optional<int32_t> id_of(std::string_view token) const;  // of a token as the file spells it
+  std::optional<int32_t> id_of(std::string_view token) const;  // the id of a token as the file spells it
   std::string token_text(int64_t id) const;                    // as the file spells it; empty for an id without a token
   bool is_special(int64_t id) const;
   TokenizerSummary summary() const;
@@ -71,7 +71,7 @@ class StreamDecoder {
   StreamDecoder& operator=(StreamDecoder&&) noexcept;
 
   std::string push(int32_t id);
-  std::string flush();  // the end of the text; the next push begins a new one
+  std::string flush();  // ends the text; the next push begins a new one
 
  private:
   struct Pending;

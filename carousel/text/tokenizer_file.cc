@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a tokenizer.json: the two large members in one pass, the others as trees of values.
 #include "carousel/text/tokenizer_file.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@ namespace carousel::text {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{256} << 20;
-constexpr size_t kMaxSmallPart = size_t{16} << 20;  // of the parts read as a tree of values
+constexpr size_t kMaxSmallPart = size_t{16} << 20;  // bytes of a member that is read as a tree of values
 constexpr size_t kMaxAddedSize = 1024;              // bytes of one added token
 constexpr size_t kMaxTemplate = 256;
 
@@ -26,8 +27,8 @@ struct Member {
 };
 using Members = std::map<std::string, Member>;
 
-// Takes the object that comes next. The value of the key "model" is taken apart the same way, into `model`, so that the
-// bulk of the file is stepped over once.
+// Reads the members of the next object. The members of "model" go to `model`, so that the bulk of the file is skipped
+// once.
 Members take_members(JsonScan& scan, Members* model, const std::string& where) {
   Members members;
   scan.expect('{');
@@ -57,7 +58,7 @@ Json small_part(const Members& members, const char* key, const std::string& wher
   return parse_json(it->second.text, where + ": " + key, {kMaxSmallPart, 64});
 }
 
-// What the vocabulary or the merges are read from.
+// The text that the vocabulary or the merges are read from.
 struct Part {
   JsonScan scan;
   size_t size;
@@ -69,7 +70,7 @@ Part large_part(std::string_view json, const Members& members, const char* key, 
   return {JsonScan(json, member.begin, member.begin + member.text.size(), where), member.text.size()};
 }
 
-// Ids may have holes, but a short file may not ask for a huge table.
+// Checks an id: there may be holes between ids, but a short file may not need a huge table.
 void check_id(int64_t id, size_t tokens, std::string_view name, const std::string& where) {
   const int64_t limit = std::min(kMaxTokenId, (int64_t{1} << 20) + 16 * static_cast<int64_t>(tokens));
   if (id < 0 || id > limit) {
@@ -216,7 +217,7 @@ std::vector<AddedToken> read_added(const Json& list, const Vocab& model, const s
   return added;
 }
 
-// One template: what stands before and behind the text.
+// One template: the tokens before and behind the text.
 struct Surround {
   std::vector<int32_t> before, after;
 };
@@ -270,7 +271,7 @@ void read_post_processor(const Json& json, TokenizerFile& file, const std::strin
   if (json.is_null()) return;
   Fields fields(json, where);
   const std::string type = fields.string("type");
-  if (type == "ByteLevel") {  // moves offsets only
+  if (type == "ByteLevel") {  // it changes offsets only
     fields.ignore({"add_prefix_space", "trim_offsets", "use_regex"});
   } else if (type == "TemplateProcessing") {
     const Surround surround = read_template(fields, where);
@@ -311,7 +312,7 @@ TokenizerFile read_tokenizer_file(std::string_view json, const std::string& wher
   file.bpe = read_model(json, model, file.pre_tokenizer.byte_level(), where);
   file.added = read_added(small_part(members, "added_tokens", where), file.bpe->vocab(), where);
   read_post_processor(small_part(members, "post_processor", where), file, where + ": post_processor", 0);
-  // Padding and truncation are the caller's business here; an engine that cut prompts unasked would be wrong.
+  // Padding and truncation are left to the caller: an engine must not cut prompts unasked.
   return file;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a tokenizer.json says, checked and ready for use. Private to tokenizer.cc.
+// The contents of a tokenizer.json, checked and ready for use. Private to tokenizer.cc.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct TokenizerFile {
   Decoder decoder;
   std::vector<AddedToken> added;
   std::vector<int32_t> before;  // ids the post-processor puts before the text
-  std::vector<int32_t> after;   // and behind it
-  std::unique_ptr<Bpe> bpe;     // its vocabulary holds the model's tokens alone
+  std::vector<int32_t> after;   // ids the post-processor puts behind the text
+  std::unique_ptr<Bpe> bpe;     // the model; its vocabulary holds no added tokens
 };
 
 /// Throws Error(kInput): malformed JSON, fields of the wrong type, unsupported components by name, ids out of range or

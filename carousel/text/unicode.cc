@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// UTF-8, character classes, normal forms and the byte alphabet.
 #include "carousel/text/unicode.h"
 
 #include <utf8proc.h>
@@ -15,7 +16,7 @@ namespace {
 
 struct ByteAlphabet {
   std::array<char32_t, 256> chars{};
-  std::array<int16_t, 324> bytes{};  // by code; -1: none
+  std::array<int16_t, 324> bytes{};  // the byte of each code; -1: none
 };
 
 constexpr ByteAlphabet make_byte_alphabet() {
@@ -34,7 +35,8 @@ constexpr ByteAlphabet kByteAlphabet = make_byte_alphabet();
 
 utf8proc_category_t category(char32_t code) { return utf8proc_category(static_cast<utf8proc_int32_t>(code)); }
 
-// Canonical ordering: each run of marks sorted by combining class, stably. utf8proc's own is quadratic in a run.
+// Canonical ordering: marks that follow each other are sorted stably by combining class. utf8proc's own ordering takes
+// the square of their number.
 void order_marks(std::vector<utf8proc_int32_t>& codes) {
   const auto combining_class = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
   size_t i = 0;
@@ -176,7 +178,7 @@ void append_lower(std::string& out, char32_t code) {
 }
 
 std::string normalize(std::string_view text, NormalForm form) {
-  // Below U+0300 every character is its own NFC, below U+0080 its own anything.
+  // A character below U+0300 is its own NFC; one below U+0080 is its own in every form.
   const char32_t plain = form == NormalForm::kNfc ? 0x300 : 0x80;
   size_t pos = 0;
   bool changes = false;

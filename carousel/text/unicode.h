@@ -15,7 +15,7 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // U+FEFF, which so
 
 struct Decoded {
   char32_t code = 0;
-  size_t size = 0;  // bytes; of an invalid sequence, those one U+FFFD stands for
+  size_t size = 0;  // bytes; for an invalid sequence, the bytes that one U+FFFD replaces
   bool valid = false;
   bool partial = false;  // invalid only because the text ends inside the character
 };
@@ -46,7 +46,7 @@ std::string normalize(std::string_view text, NormalForm form);
 char32_t byte_to_char(uint8_t byte);
 int char_to_byte(char32_t code);  // -1: no byte
 std::string to_byte_alphabet(std::string_view bytes);
-/// Appends the bytes `token` stands for; one with a character outside the alphabet stands for its own, whole.
+/// Appends the bytes that `token` spells; a token with a character outside the alphabet spells its own bytes.
 void append_from_byte_alphabet(std::string& out, std::string_view token);
 
 }  // namespace carousel::text

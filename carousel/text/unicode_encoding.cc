@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// An encoding for Oniguruma: libonig's UTF-8 with the ranges that Unicode 16 has changed.
 #include "carousel/text/unicode_encoding.h"
 
 #include <oniguruma.h>
@@ -26,10 +27,10 @@ constexpr OnigCtype kStandard = ONIGENC_CTYPE_ASCII + 1;  // ctypes below have n
 constexpr OnigCtype kFirstNew = 1 << 20;                  // ctypes of properties that libonig does not have
 constexpr char32_t kLastChange = 0xE1000;                 // nothing is assigned from there on
 
-// What differs from libonig's tables.
+// The properties that differ from libonig's tables.
 struct Properties {
   std::map<OnigCtype, std::vector<OnigCodePoint>> ranges;  // [0] is their number, then first and last of each
-  std::array<const std::vector<OnigCodePoint>*, kStandard> standard{};  // of ranges; null: libonig's
+  std::array<const std::vector<OnigCodePoint>*, kStandard> standard{};  // into ranges; null: libonig's
   std::vector<OnigCodePoint> younger{0};                                // ranges that libonig takes for unassigned
   std::map<std::string, OnigCtype> names;                               // as plain_property_name makes them
 };
@@ -82,7 +83,7 @@ std::vector<Range> pairs(const std::vector<OnigCodePoint>& ranges) {
   return out;
 }
 
-// `old` where nothing changed, kChangedRanges elsewhere.
+// The ranges of `old` where Unicode changed nothing, kChangedRanges elsewhere.
 std::vector<OnigCodePoint> merged(const std::vector<Range>& old, uint16_t property) {
   std::vector<Range> parts;
   const ChangedRange* change = std::begin(kChangedRanges);
@@ -147,14 +148,14 @@ const Properties& properties() {
 int property_name_to_ctype(OnigEncoding, OnigUChar* begin, OnigUChar* end) {
   const std::string_view name(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
   const std::string plain = plain_property_name(name);
-  if (plain == "punct") return libonig_ctype("Punctuation");  // [:punct:], which older versions take it for, has more
+  if (plain == "punct") return libonig_ctype("Punctuation");  // older versions take it for [:punct:], which has more
   const int found = libonig_ctype(name);
   if (found >= 0) return found;
   const auto it = properties().names.find(plain);
   return it == properties().names.end() ? found : static_cast<int>(it->second);
 }
 
-// Below U+0100 Oniguruma's own table decides on \w and \b, whose superscripts and fractions the ranges do not have.
+// Below U+0100 Oniguruma's own table decides on \w and \b: it has superscripts and fractions that the ranges lack.
 int is_code_ctype(OnigCodePoint code, OnigCtype ctype) {
   const bool own = code < 0x80 || (code < 0x100 && ctype != ONIGENC_CTYPE_PUNCT);
   if (own || ctype >= kStandard || properties().standard[ctype] == nullptr) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// UTF-8 for Oniguruma, with the character properties of Unicode 16 whatever the age of the installed libonig: the
-// reference library carries an Oniguruma of its own, and patterns must mean here what they mean there.
+// UTF-8 for Oniguruma, with the character properties of Unicode 16 whatever the age of the installed libonig. The
+// reference library carries an Oniguruma of its own, and patterns must have the same meaning here as there.
 #pragma once
 
 #include <string>

@@ -19,7 +19,8 @@ class Vocab {
 
   /// Reserves for about `count` tokens.
   explicit Vocab(size_t count = 0);
-  /// `id` in [0, kMaxTokenId]. Adding the same pair again is kNew; otherwise what stands in the way, nothing changed.
+  /// Adds a token with `id` in [0, kMaxTokenId]. Adding the same pair again gives kNew. Another result names the
+  /// conflict, and nothing is changed.
   Added add(std::string_view text, int32_t id);
 
   int32_t find(std::string_view text) const;  // kNoToken when absent
@@ -34,7 +35,7 @@ class Vocab {
     uint32_t begin = kHole;
     uint32_t size = 0;
   };
-  struct Slot {  // with the span, so that a lookup misses the cache twice, not three times
+  struct Slot {  // it holds the span, so that a lookup misses the cache twice, not three times
     uint32_t hash = 0;
     int32_t id = kNoToken;
     Span span;
@@ -44,7 +45,7 @@ class Vocab {
   size_t slot_of(std::string_view text, uint32_t hash) const;
 
   std::string arena_;
-  std::vector<Span> spans_;  // by id
+  std::vector<Span> spans_;  // [id_end()] the string of each id
   std::vector<Slot> slots_;  // a power of two, at most half full
   size_t count_ = 0;
 };

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Two ways of running one model, side by side: residual streams, states, logits, greedy tokens.
 #include "carousel/verify/drift.h"
 
 #include <algorithm>
@@ -9,7 +10,7 @@
 namespace carousel::verify {
 namespace {
 
-constexpr int64_t kLogitRows = 64;  // of both sides held at once
+constexpr int64_t kLogitRows = 64;  // rows of logits of each side held at a time
 
 int32_t most_likely(const float* logits, int64_t vocab) {
   return static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
@@ -75,7 +76,7 @@ void Comparing::compare_greedy(int64_t greedy, const std::function<bool()>& stop
     const int32_t token_a = most_likely(a_.last.data(), vocab_), token_b = most_likely(b_.last.data(), vocab_);
     same = same && token_a == token_b;
     if (same) ++report_.greedy_agree;
-    if (!same) continue;  // from here on the two read different texts
+    if (!same) continue;  // from here on the sides read different texts
     const Tensor logits_a = a_.runner.logits(a_.forward({&token_a, 1}));
     const Tensor logits_b = b_.runner.logits(b_.forward({&token_b, 1}));
     a_.last.assign(logits_a.f32(), logits_a.f32() + vocab_);

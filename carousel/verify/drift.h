@@ -14,18 +14,18 @@
 
 namespace carousel::verify {
 
-/// Sums over everything seen of one quantity, as a and b have it.
+/// The values of one quantity in side a and side b, compared over all that was seen.
 struct Drift {
-  double difference = 0;  // of (b - a)^2
-  double size = 0;        // of a^2
-  double largest = 0;     // not a sum: the largest |b - a|
+  double difference = 0;  // sum of (b - a)^2
+  double size = 0;        // sum of a^2
+  double largest = 0;     // the largest |b - a|
 
   void add(const float* a, const float* b, int64_t count);
   /// ||b - a|| / ||a||.
   double relative() const;
 };
 
-/// Keeps what passes between the sublayers of one forward.
+/// Keeps the residual stream of one forward, after every sublayer.
 class Residuals : public Observer {
  public:
   void residual(size_t count, const Tensor& x) override;
@@ -35,7 +35,7 @@ class Residuals : public Observer {
   std::vector<std::vector<float>> rows_;
 };
 
-/// A model as one of the two runs it, and one sequence.
+/// One of the two ways: a model as it is run so, and one sequence.
 struct Side {
   /// Throws what model::load throws.
   Side(const std::string& path, const Numerics& numerics, const Stream& stream);
@@ -56,18 +56,18 @@ struct StateDrift {
   Drift drift;
 };
 
-/// What was found.
+/// What measure_drift found.
 struct DriftReport {
   std::vector<Drift> sublayers;  // after 0, 1, ... sublayers
   std::vector<StateDrift> states;
   Drift logits;
   int64_t tokens = 0;        // positions
-  int64_t agree = 0;         // those whose likeliest next token is the same
+  int64_t agree = 0;         // positions whose likeliest next token is the same
   int64_t greedy = 0;        // tokens decoded after the last position
-  int64_t greedy_agree = 0;  // the first of them, as many as are the same
+  int64_t greedy_agree = 0;  // how many of these, from the first on, are the same
 };
 
-/// Runs `tokens`, then decodes `greedy` more. The sides begin without a sequence, and one model file is behind both.
+/// Runs `tokens`, then decodes `greedy` more. Both sides hold the same model file and begin without a sequence.
 /// `stop` is asked between slabs and tokens: before the last slab it throws Error(kCancelled), afterwards it ends the
 /// decoding. `progress` is told the tokens done, from 0 to all.
 DriftReport measure_drift(Side& a, Side& b, std::span<const int32_t> tokens, int64_t greedy,

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a forecaster's case and compares it.
 #include "carousel/verify/forecast_case.h"
 
 #include <fmt/format.h>
@@ -18,7 +19,7 @@
 namespace carousel::verify {
 namespace {
 
-// float32 throughout; seen: below 6e-7.
+// All is computed in float32; differences below 6e-7 are seen.
 constexpr double kTolerance = 2e-6;
 constexpr int64_t kMaxAccelerate = 1024;
 constexpr const char* kContext = "ctx.";
@@ -28,12 +29,12 @@ constexpr const char* kRollout = ".rollout";
 
 using Series = std::vector<std::vector<float>>;
 
-// The numbers of two computations of one tensor; the status follows from the worst.
+// Adds a comparison of `got` with `want`; the status follows from the worst one.
 void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const std::string& way) {
   Drift drift;
   drift.add(want.f32(), got.data(), static_cast<int64_t>(got.size()));
   if (!(drift.largest <= out.largest)) out.largest = drift.largest;
-  // One rounding fewer than drift.relative(): the digits are those reported ever since.
+  // Not drift.relative(), which rounds once more: reports would change in their last digit.
   const double relative = drift.difference == 0 ? 0 : std::sqrt(drift.difference / drift.size);
   if (!(relative <= out.relative)) out.relative = relative;
   const bool agrees = relative <= kTolerance;
@@ -69,7 +70,7 @@ class ForecastCase {
   }
 
  private:
-  // [B, T] as series.
+  // Tensor `name` [B, T] as series.
   Series read_context(const std::string& name) const {
     const formats::TensorEntry* entry = expected_.find(kContext + name);
     if (entry == nullptr || entry->dtype != DType::kF32 || entry->shape.rank() != 2) {
@@ -84,7 +85,7 @@ class ForecastCase {
     return series;
   }
 
-  // The number at the end of a rollout's name.
+  // The number at the end of a rollout tensor's name.
   int64_t patches_at_once(const std::string& digits) const {
     int64_t value = 0;
     const char* const end = digits.data() + digits.size();
@@ -95,7 +96,7 @@ class ForecastCase {
     return value;
   }
 
-  // [B, L, Q], or the median alone [B, L].
+  // The forecast [B, L, Q], or its median alone [B, L].
   std::vector<float> forecast_of(const Series& series, const forecast::ForecastOptions& options, bool median) {
     std::vector<float> out;
     const size_t Q = model_.levels().size();

@@ -7,8 +7,8 @@
 
 namespace carousel::verify {
 
-/// "state.block_3.mlstm_state.1" -> {"3.n"}: the entries of our state layout whose values, each of all sequences,
-/// follow each other in that tensor. Empty for a name of another kind.
+/// "state.block_3.mlstm_state.1" -> {"3.n"}: the entries of our state layout that the tensor holds one after the other,
+/// each for all sequences. Empty for a name of another kind.
 std::vector<std::string> package_state(const std::string& name);
 
 }  // namespace carousel::verify

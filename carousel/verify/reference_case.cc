@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a language model's case in every way the engine knows and compares it: sequences cut
+// in any way, together and alone, greedy decoding, loss and likelihood.
 #include "carousel/verify/reference_case.h"
 
 #include <fmt/format.h>
@@ -25,7 +27,8 @@
 namespace carousel::verify {
 namespace {
 
-// float32 throughout: independent implementations of one formula agree to 1e-7 .. 8e-6, another formula does not.
+// All is computed in float32: independent implementations of one formula agree to 1e-7 .. 8e-6; another formula does
+// not.
 constexpr double kTolerance = 2e-5;
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
 
@@ -37,12 +40,12 @@ struct Computed {
   std::vector<State> states;  // [B]
 };
 
-// What the others are computed from.
+// Whether the tensor is an input, from which others are computed.
 bool is_input(const std::string& name) {
   return name == "ids" || name == "prompt" || name == "train.ids" || name == "valid.ids" || name.starts_with("ids.");
 }
 
-// The step-by-step form of a reference is another way to the same numbers.
+// The names of logits: the reference's step-by-step form is another way to the same numbers.
 std::vector<std::string> logits_names(const std::string& suffix) {
   if (suffix.empty()) return {"logits", "logits.step"};
   return {"logits" + suffix};
@@ -92,7 +95,7 @@ const formats::TensorEntry& Case::entry(const std::string& name) const {
   return *found;
 }
 
-// [B, T] or [n] integers, each a token of the model.
+// The tensor `name`: [B, T] or [n] integers, each a token of the model.
 Ids Case::read_ids(const std::string& name) const {
   const formats::TensorEntry& source = entry(name);
   const bool integers = source.dtype == DType::kI64 || source.dtype == DType::kI32;
@@ -141,7 +144,7 @@ Computed Case::compute(const Ids& ids, const Plan& plan, bool want_logits) {
   for (State& state : out.states) states.push_back(&state);
   for (const std::vector<int64_t>& lengths : plan) {
     std::vector<int32_t> tokens;
-    std::vector<size_t> rows;  // of out.logits, for every row of this step
+    std::vector<size_t> rows;  // the row of out.logits for every row of this step
     for (size_t s = 0; s < ids.size(); ++s) {
       const int64_t pos = states[s]->pos();
       for (int64_t t = pos; t < pos + lengths[s]; ++t) {
@@ -218,7 +221,7 @@ void Case::compare_computed(const Computed& computed, const std::string& suffix,
   }
 }
 
-// Every way of cutting the sequences, together and each alone. What is batched beside it must not change one bit.
+// Runs every way of cutting the sequences, together and each alone. The rest of the batch must not change one bit.
 void Case::compare_forward(const std::string& input, const std::string& suffix) {
   const Ids ids = read_ids(input);
   const auto batch = static_cast<int64_t>(ids.size());
@@ -248,7 +251,7 @@ std::vector<float> Case::next_logits(std::span<const int32_t> tokens, State& sta
   return std::vector<float>(logits.f32(), logits.f32() + logits.count());
 }
 
-// The tokens greedy decoding appends to a prompt, past any end token.
+// Compares the tokens that greedy decoding appends to a prompt, past any end token.
 void Case::compare_greedy(const std::string& name, const Ids& prompts) {
   const Ids want = read_ids(name);
   if (want.size() != prompts.size())
@@ -280,7 +283,7 @@ void Case::compare_greedy(const std::string& name, const Ids& prompts) {
   if (comparison.largest > 0) comparison.status = Status::kFail;
 }
 
-// Mean cross-entropy of train.ids [B, T + 1] over all positions.
+// Compares the mean cross-entropy of train.ids [B, T + 1] over all positions.
 void Case::compare_loss() {
   double sum = 0;
   int64_t count = 0;
@@ -294,7 +297,7 @@ void Case::compare_loss() {
   fold(result("loss"), &got, read_floats("loss", 1).data(), 1, "forward only");
 }
 
-// Mean likelihood of valid.ids in windows of the length the name ends in.
+// Compares the mean likelihood of valid.ids in windows whose length ends the tensor's name.
 void Case::compare_mean(const std::string& name) {
   const std::string digits = name.substr(std::string(kMeanPrefix).size());
   int64_t window = 0;
@@ -344,7 +347,7 @@ std::vector<Comparison> Case::compare() {
   return out;
 }
 
-// Why this build cannot run the model at all, or nothing.
+// The reason why this build cannot run the model at all; nothing: it can.
 std::optional<std::string> unknown_model(const std::string& folder) {
   const std::string path = model::resolve(folder).config;
   const Json config = model::read_config(path);

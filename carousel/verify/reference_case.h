@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A reference case: a model folder with expected.safetensors, what its public implementation computes
+// A reference case: a model folder with expected.safetensors, which its public implementation computed
 // (docs/formats.md). Every expected tensor is computed here in as many ways as the engine knows and compared.
 #pragma once
 
@@ -17,16 +17,16 @@ struct Comparison {
   enum class Status { kOk, kFail, kSkip };
   std::string name;
   Status status = Status::kSkip;
-  double relative = 0;  // L2 of the difference over that of the expectation: the worst way of computing it
+  double relative = 0;  // L2 norm of the difference over that of the expectation, by the worst way of computing it
   double largest = 0;   // largest absolute difference
-  std::string note;     // the reason of a skip, what went wrong in a failure
+  std::string note;     // why it was skipped, or what failed
 };
 
 /// Adds one more way of computing a tensor to its comparison, which keeps the worst; a NaN stays. `way` becomes the
 /// note of a failure.
 void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
 
-/// Told how many tokens of a long text are done, from 0 on; done == total is told once, at the text's end.
+/// Is called with the tokens of a long text that are done, from 0 on; with done == total once, at the text's end.
 using TokensDone = std::function<void(int64_t done, int64_t total)>;
 
 /// Compares everything in the folder, run as `numerics` says. Throws Error(kInput, kIo) for a malformed case.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a regressor's case, sequences cut in any way, and compares it.
 #include "carousel/verify/regressor_case.h"
 
 #include <fmt/format.h>
@@ -54,7 +55,7 @@ class RegressorCase {
   std::map<std::string, Comparison> results_;
 };
 
-// A dim of -1 matches any.
+// The tensor `name`, checked; a dim of -1 matches any.
 Tensor RegressorCase::floats(const std::string& name, const Shape& shape) const {
   const formats::TensorEntry* entry = expected_.find(name);
   if (entry == nullptr) fail(ErrorKind::kInput, "{}: \"{}\" is missing", where_, name);
@@ -73,7 +74,7 @@ Comparison& RegressorCase::result(const std::string& name) {
   return comparison;
 }
 
-// Sequences first .. last - 1 by a plan for those.
+// Computes sequences first .. last - 1 by a plan for them.
 Computed RegressorCase::compute(size_t first, size_t last, const Plan& plan) {
   const auto inputs = static_cast<size_t>(x_.dim(2)), length = static_cast<size_t>(x_.dim(1));
   const auto outputs = static_cast<size_t>(model_.regressor->output_size());
@@ -83,7 +84,7 @@ Computed RegressorCase::compute(size_t first, size_t last, const Plan& plan) {
   std::vector<State*> states;
   for (State& state : out.states) states.push_back(&state);
   for (const std::vector<int64_t>& lengths : plan) {
-    std::vector<size_t> rows;  // of the case, for every row of this step
+    std::vector<size_t> rows;  // the row of the case for every row of this step
     for (size_t s = 0; s < states.size(); ++s) {
       for (int64_t t = 0; t < lengths[s]; ++t) {
         rows.push_back((first + s) * length + static_cast<size_t>(states[s]->pos() + t));
@@ -127,7 +128,7 @@ bool RegressorCase::same_bits(const Computed& a, const Computed& b) const {
   return true;
 }
 
-// y, and h.0, h.1: the states in the order of the layout.
+// Compares y, and h.0, h.1, ...: the states in the order of the layout.
 void RegressorCase::compare_computed(const Computed& computed, const std::string& way) {
   const Tensor y = floats("y", Shape{x_.dim(0), x_.dim(1), model_.regressor->output_size()});
   fold(result("y"), computed.y.data(), y.f32(), computed.y.size(), way);
@@ -145,7 +146,7 @@ void RegressorCase::compare_computed(const Computed& computed, const std::string
   }
 }
 
-// Mean squared error against the target.
+// Compares the mean squared error against the target.
 void RegressorCase::compare_loss(const Computed& computed) {
   if (expected_.find("loss") == nullptr) return;
   const Tensor target = floats("target", Shape{x_.dim(0), x_.dim(1), model_.regressor->output_size()});

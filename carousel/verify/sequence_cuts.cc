@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Plans that cut sequences of one length: whole, at random, token by token.
 #include "carousel/verify/sequence_cuts.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ Plan random_pieces(int64_t batch, int64_t length) {
   while (std::any_of(left.begin(), left.end(), [](int64_t n) { return n > 0; })) {
     plan.emplace_back();
     for (int64_t& n : left) {
-      const int64_t piece = std::min<int64_t>(n, rng.bits() % (kLongestPiece + 1));  // none at all, at times
+      const int64_t piece = std::min<int64_t>(n, rng.bits() % (kLongestPiece + 1));  // at times 0
       plan.back().push_back(piece);
       n -= piece;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ways a batch of sequences of one length is cut into forwards: they must all compute the same.
+// The ways to cut a batch of sequences of one length into forwards. All of them must compute the same.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace carousel::verify {
 
-/// [step][sequence]: how many tokens the sequence takes in that step; may be none.
+/// [step][sequence]: how many tokens the sequence takes in that step; 0 is allowed.
 using Plan = std::vector<std::vector<int64_t>>;
 
 struct Way {
@@ -16,7 +16,7 @@ struct Way {
   Plan plan;
 };
 
-/// In one piece, in random pieces (the same at every call), token by token.
+/// The ways: in one piece, in random pieces (the same at every call), token by token.
 std::vector<Way> ways(int64_t batch, int64_t length);
 
 /// The plan of sequence s alone.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who gets which core where a pool's threads are in each other's way. What a neighbour costs is in docs/performance.md:
-// here is what the moves do, with threads whose cores are set by hand.
+// Who gets which core where a pool's threads are in each other's way: what the moves do, with threads whose cores are
+// set by hand. docs/notes/threads.md says what a neighbour costs.
 #include "carousel/core/placement.h"
 
 #include <gtest/gtest.h>

@@ -74,7 +74,7 @@ LayerType find_layer_type(const std::string& type, const std::string& where) {
        fmt::join(layer_type_names(), ", "));
 }
 
-// The FFN of layer `index`: ffn_config's own, or from "num_dense_layers" on, where its "type" says "moe", moe_config's.
+// The FFN of layer `index`: ffn_config's, or, where its "type" is "moe", moe_config's from "num_dense_layers" on.
 Sublayer ffn_sublayer(const LayerPlan& plan, int64_t index, const std::string& where) {
   Json dense = plan.section(kFfnSection);
   Fields fields(dense, fmt::format("{}: \"{}\"", where, kFfnSection));
@@ -95,7 +95,7 @@ Sublayer ffn_sublayer(const LayerPlan& plan, int64_t index, const std::string& w
 constexpr const char* kDefaultRope = "default";
 constexpr const char* kStretchedRope = "llama3";
 
-// Throws Error(kInput) for a type of rotary positions that is not computed, also where another key takes precedence.
+// Throws Error(kInput) for a type of rotary positions that is not implemented, even where another key takes precedence.
 void refuse_rope_types(const Json& parameters, const std::string& where) {
   Fields rope(parameters, where);
   for (const char* key : {"rope_type", "type"}) {
@@ -255,7 +255,7 @@ void read_rope(Fields& fields, double default_theta, Json& options) {
   refuse_rope_types(parameters, fields.where() + ": \"rope_parameters\"");
   refuse_rope_types(scaling, fields.where() + ": \"rope_scaling\"");
   const double theta = fields.number("rope_theta", 1e-3, 1e12, default_theta);
-  // As transformers: of both, the older key alone counts, its theta too.
+  // As in transformers: where both keys are there, only the older one counts, its theta included.
   const bool older = !scaling.empty();
   Fields rope(older ? scaling : parameters, fields.where() + (older ? ": \"rope_scaling\"" : ": \"rope_parameters\""));
   options["rope_theta"] = rope.number("rope_theta", 1e-3, 1e12, theta);

@@ -19,13 +19,13 @@ class KeyWriter;
 struct Permutation {
   Shape stored;           // as the file has it
   Shape view;             // the parameter, its dimensions taken apart where the order needs it
-  std::vector<int> axes;  // dimension i of the file is dimension axes[i] of view
+  std::vector<int> axes;  // dimension i of the file is dimension axes[i] of the view
 };
 
 /// Where a parameter lives in a file.
 struct TensorSource {
   std::string file_name;
-  /// The parameter is the next rows of a tensor that holds several, in the order the block asks for them.
+  /// The parameter is the next rows of a tensor that holds several parameters, in the order the block asks for them.
   bool part = false;
   /// With part: the tensor stacks this many equal slices of such rows ([E, rows, cols]: experts); 0: it does not.
   int64_t stacked = 0;
@@ -36,7 +36,7 @@ struct TensorSource {
 struct TensorNames {
   /// The places the parameter `name` may be found in, best first; the first one is where it is written.
   std::vector<TensorSource> (*sources)(const ModelConfig& config, const std::string& name);
-  /// A tensor some published files hold that has no effect.
+  /// Whether `tensor`, which some published files hold, has no effect.
   bool (*ignorable)(const ModelConfig& config, const std::string& tensor);
 };
 
@@ -84,10 +84,10 @@ const Family& find_family(const std::string& model_type, const std::string& wher
 
 // Shared spelling.
 
-/// Keys every transformers config may carry that change nothing here; warns of the other unknown ones.
+/// Accepts the keys that any transformers config may have and that change nothing here; warns of other unknown keys.
 void accept_transformers_keys(Fields& fields, const Json& config, ModelConfig& out);
 std::vector<int64_t> read_eos(Fields& fields);
-/// "rope_parameters", "rope_scaling" or "rope_theta" to the attention block's options.
+/// Translates "rope_parameters", "rope_scaling" or "rope_theta" to the attention block's options.
 void read_rope(Fields& fields, double default_theta, Json& options);
 
 /// Layers named by type: each is its mixer sublayer and then an FFN sublayer.
@@ -97,7 +97,7 @@ struct LayerPlan {
   NormConfig norm;
   NormConfig post_norm{ops::Norm::Kind::kNone};
 };
-/// What "layer_types" may name, sorted.
+/// The names that "layer_types" may hold, sorted.
 std::vector<std::string> layer_type_names();
 /// Throws Error(kInput) that lists the known types.
 std::vector<Sublayer> expand_layers(const LayerPlan& plan, const std::string& where);
@@ -110,7 +110,7 @@ struct LayerName {
   std::string rest;
 };
 LayerName split_layer(const std::string& name);
-/// True, and `rest` cut to what follows, when it begins with `prefix`.
+/// If `rest` begins with `prefix`, removes the prefix and returns true.
 bool strip_prefix(std::string& rest, const std::string& prefix);
 
 }  // namespace carousel::model

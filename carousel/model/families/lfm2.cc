@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // LFM2 and LFM2-MoE (Liquid AI): gated short convolutions and a few attention layers, dense or with experts from some
-// layer on; every spelling of their configs.
+// layer on. Every spelling of their configs is read.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -74,7 +74,7 @@ FeedForward read_dense(Fields& fields, const ShapeOf& shape_of, ModelConfig& out
   return {Json{{"intermediate_size", read_ffn_width(fields, shape_of, out)}}, {}};
 }
 
-// The first layers are dense, of the width as given; the others have experts.
+// The first layers are dense, with the width that the config gives; the others have experts.
 FeedForward read_experts(Fields& fields) {
   FeedForward out;
   out.ffn = {{"type", "moe"},

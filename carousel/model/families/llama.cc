@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Llama (1 to 3): attention in every layer. The yardstick of the attention path.
+// Llama (1 to 3): attention in every layer.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CfC and LTC as the package ncps (PyTorch) keeps them. It publishes no config.json: ours carries the constructor's
-// arguments under their names, with "model_type" cfc or ltc; tensor names are those of the state dict.
+// CfC and LTC as the package ncps (PyTorch) saves them. The package has no config.json: ours holds the constructor's
+// arguments under their names, with "model_type" cfc or ltc. Tensors have the names of the state dict.
 #include <fmt/format.h>
 
 #include "carousel/core/error.h"
@@ -9,7 +9,7 @@
 namespace carousel::model {
 namespace {
 
-// Without effect on what a trained model computes, or on what carousel gives: every row's output.
+// Accepts keys that change neither the results of a trained model nor those given here, which are every row's output.
 void ignore_wrapper_keys(Fields& fields) {
   fields.ignore({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "carousel_version",
                  "batch_first", "return_sequences"});
@@ -27,7 +27,7 @@ ModelConfig one_cell(const char* block, int64_t input_size, Json options) {
   return out;
 }
 
-/// Copies the keys that are the block's own, checked there.
+/// Copies the block's own keys; the block checks them.
 void copy_keys(Fields& fields, std::initializer_list<const char*> keys, Json& options) {
   for (const char* key : keys) {
     if (const Json* value = fields.raw(key)) options[key] = *value;
@@ -43,7 +43,7 @@ ModelConfig read_cfc(const Json& config, const std::string& where, const ShapeOf
              "proj_size"},
             options);
   if (const Json* activation = fields.raw("activation")) options["backbone_activation"] = *activation;
-  // Dropout does not act here, but it shifts the numbers of the backbone's layers.
+  // Dropout has no effect on a trained model, but its layers shift the numbers of the backbone's layers.
   fields.number("backbone_dropout", 0, 1, 0.0);
   ignore_wrapper_keys(fields);
   fields.finish();

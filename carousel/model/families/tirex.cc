@@ -12,11 +12,11 @@ namespace {
 
 constexpr size_t kMaxQuantiles = 999;
 constexpr double kNormEps = 1e-6;
-constexpr double kForgetGateMax = 15;  // the cell clamps the forget gate's pre-activation there
+constexpr double kForgetGateMax = 15;  // the cell clamps the forget gate's pre-activation to this
 constexpr int64_t kMaxContext = 1 << 20;
 constexpr int64_t kMaxPatch = 1 << 16;
 
-// One object of all settings, whatever they were nested in; the inner ones count.
+// All settings as one object, however they are nested; an inner setting wins over an outer one.
 Json flattened(const Json& config, const std::string& where) {
   Json flat = config;
   for (const char* key : {"hyper_parameters", "model_config"}) {

@@ -92,7 +92,7 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf& sh
              {"gate_soft_cap", read_cap(fields, "gate_soft_cap", 15.0)},
              {"eps", fields.number("eps", 0, 1, 1e-6)},
              {"norm_eps", eps}};
-  // How transformers cuts a call: only a profile that follows it asks for it.
+  // The chunk into which transformers cuts a call: only a profile that follows transformers uses it.
   const int64_t chunk = fields.integer("chunk_size", 1, 65536, kChunkSize);
   if (chunk != kChunkSize) mlstm["chunk_size"] = chunk;
   Json ffn{{"proj_factor", fields.number("ffn_proj_factor", 0, 1024, 2.667)},

@@ -19,7 +19,7 @@ constexpr const char* kPrefix = "xlstm_block_stack.";
 constexpr const char* kVanilla = "vanilla";  // R [H, 4*dh, dh]: gate and out, in; bias [4][H][dh]
 constexpr const char* kCuda = "cuda";        // R [H, dh, 4*dh]: in, gate and out; bias [H][4][dh]
 
-// Keys with a leading underscore are derived by the package and may be left over from another config.
+// The package derives keys with a leading underscore; they may be left over from another config.
 void ignore_derived(Fields& fields, const Json& section) {
   for (const auto& [key, value] : section.items()) {
     if (key.starts_with('_')) fields.ignore({key.c_str()});
@@ -119,7 +119,7 @@ Json read_feedforward(const Json& section, const std::string& where, int64_t hid
   return options;
 }
 
-// Which blocks are sLSTM: "slstm_at" is a list or "all"; without one of the two kinds all are the other.
+// Which blocks are sLSTM: "slstm_at" is a list or "all". Where the config has one kind only, all blocks are that kind.
 std::vector<bool> read_slstm_at(Fields& fields, int64_t blocks, bool has_mlstm, bool has_slstm) {
   std::vector<bool> slstm(static_cast<size_t>(blocks), !has_mlstm);
   const Json* at = fields.raw("slstm_at");
@@ -165,7 +165,7 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf& sh
   out.final_norm = norm;
   if (!fields.boolean("add_post_blocks_norm", true)) out.final_norm.kind = ops::Norm::Kind::kNone;
   const bool bias = fields.boolean("bias", false);
-  // Sizes a causal mask in the package; nothing here has a longest sequence.
+  // The package sizes a causal mask by it; nothing here has a longest sequence.
   fields.integer("context_length", -1, INT64_MAX, -1);
   fields.number("dropout", 0, 1, 0.0);
 
@@ -270,7 +270,7 @@ std::vector<TensorSource> sources(const ModelConfig& config, const std::string& 
   return {in_lm, source};
 }
 
-// The mask's buffer, and a tied model's second name for its table.
+// Ignorable are the mask's buffer, and a tied model's second name for its table.
 bool ignorable(const ModelConfig& config, const std::string& tensor) {
   return tensor.ends_with("causal_mask") || (config.tie_word_embeddings && tensor == "lm_head.weight");
 }

@@ -31,7 +31,7 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
   }
   for (const char* key : kGgufWidened) {
     const formats::GgufArray* names = checkpoint.gguf()->array(key);
-    if (names != nullptr) names->strings();  // or throws
+    if (names != nullptr) names->strings();  // throws where it is no list of strings
     if (names == nullptr && checkpoint.gguf()->values.contains(key)) {
       fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a list of tensor names", where, key,
            brief(checkpoint.gguf()->values.at(key)));

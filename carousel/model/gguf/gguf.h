@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// GGUF models: their metadata as the config.json and tokenizer.json that everything else reads, and their tensor
-// names, in both directions. docs/formats.md lists keys and names.
+// GGUF models: between their metadata and the config.json and tokenizer.json that everything else reads, and between
+// their tensor names and ours. docs/formats.md lists keys and names.
 #pragma once
 
 #include <string>
@@ -22,7 +22,7 @@ Json gguf_config(const formats::Checkpoint& checkpoint, const std::string& where
 /// The keys that gguf_config reads back as `config`, "general.architecture" first.
 formats::GgufKeys gguf_keys(const ModelConfig& config, const std::vector<ParamRecord>& records);
 
-/// Lists of the tensors that were narrower before a GGUF file took them in F32.
+/// The keys that list tensors which were narrower before a GGUF file got them in F32.
 inline constexpr const char* kGgufWidened[] = {"carousel.widened.bf16", "carousel.widened.f16"};
 
 /// How the tensors of a checkpoint are spelled: as its family's, or as GGUF's for that family.
@@ -32,13 +32,13 @@ const GgufSide& gguf_side(const ModelConfig& config);
 /// The side with this architecture; nullptr: no family has it.
 const GgufSide* known_side(const std::string& architecture);
 
-/// For parse_config: shapes by the names of the published files, whichever way this one spells them.
+/// Shapes for parse_config, by the names of the published files, however this checkpoint spells them.
 ShapeOf shapes_of(const formats::Checkpoint* checkpoint);
 
 /// The tokenizer.json that a GGUF file's keys describe; empty where it has no tokenizer. Throws Error(kInput).
 std::string gguf_tokenizer(const formats::GgufMetadata& metadata, const std::string& where);
-/// The keys that describe a tokenizer.json of a model with `vocab_size` ids. What they cannot say exactly goes along
-/// whole, under "tokenizer.huggingface.json".
+/// The keys that describe a tokenizer.json of a model with `vocab_size` ids. If they cannot describe it exactly, the
+/// whole tokenizer.json is added under "tokenizer.huggingface.json".
 formats::GgufKeys tokenizer_keys(const std::string& tokenizer_json, int64_t vocab_size, const Json& config,
                                  const std::string& where);
 

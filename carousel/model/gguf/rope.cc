@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Llama 3's rotary parameters to the divisors of "rope_freqs.weight", and back.
 #include "carousel/model/gguf/rope.h"
 
 #include <fmt/format.h>
@@ -12,7 +13,7 @@
 namespace carousel::model {
 namespace {
 
-constexpr double kTolerance = 2e-4;  // relative; divisors are f32, computed in f32 by other tools
+constexpr double kTolerance = 2e-4;  // relative error: other tools compute divisors in f32
 
 double wavelength(int64_t pair, double theta, int64_t dim) {
   return 2 * M_PI * std::pow(theta, static_cast<double>(2 * pair) / static_cast<double>(dim));
@@ -35,7 +36,8 @@ bool gives(const Json& parameters, double theta, int64_t dim, const std::vector<
 }
 
 // Between the kept and the stretched pairs 1/divisor is linear in 1/wavelength: two such pairs give the line, which is
-// known up to the unit of length, so the original length is taken as Llama 3's. With fewer, only the usual values fit.
+// known up to the unit of length, so the original length is taken as Llama 3's. With fewer pairs usual values are
+// tried.
 std::optional<Json> solve(const std::vector<float>& divisors, double theta, int64_t dim) {
   constexpr int64_t kOriginal = 8192;
   const double factor = *std::max_element(divisors.begin(), divisors.end());

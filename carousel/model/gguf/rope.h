@@ -19,9 +19,9 @@ std::vector<float> rope_divisors(const ModelConfig& config);
 /// The divisors that config.json's "llama3" parameters mean, for heads of `dim`.
 std::vector<float> rope_factors(const Json& parameters, double theta, int64_t dim);
 
-/// Those parameters, from the keys `prefix` + "factor", "low_freq_factor", "high_freq_factor" and
-/// "original_context_length" if there (this project writes them), else solved for. Throws Error(kInput) when they do
-/// not give the tensor's divisors.
+/// The "llama3" parameters that give the tensor's divisors. They are read from the keys `prefix` + "factor",
+/// "low_freq_factor", "high_freq_factor" and "original_context_length" where the file has them (this project writes
+/// them), else solved for. Throws Error(kInput) when they do not give the divisors.
 Json read_rope_factors(const formats::TensorEntry& tensor, double theta, int64_t dim, Fields& keys,
                        const std::string& prefix);
 

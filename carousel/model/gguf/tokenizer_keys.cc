@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMaxTokens = size_t{1} << 24;
 
-// One component or the members of a Sequence, flat.
+// The members of a component that is a Sequence, flat, or the component alone.
 Json steps_of(const Json& component, const char* list) {
   Json out = Json::array();
   if (!component.is_object()) return out;
@@ -49,7 +49,7 @@ struct Surround {
   std::vector<int64_t> before, after;
 };
 
-// The ids around a text. What is no template of known shape leaves a mark that equals nothing.
+// The ids around a text. A template of unknown shape gives a mark that equals nothing.
 Surround surround_of(const Json& processor) {
   Surround out;
   for (const Json& step : steps_of(processor, "processors")) {
@@ -103,11 +103,12 @@ Json canonical_model(const Json& model, const Json& added) {
           {"unk_token", text("unk_token")},
           {"affixes", {text("continuing_subword_prefix"), text("end_of_word_suffix")}},
           {"fuse_unk", unknown && model.value("fuse_unk", false)},
-          {"byte_fallback", model.value("byte_fallback", false) && vocab.contains("<0x00>")},  // else without effect
+          {"byte_fallback",
+           model.value("byte_fallback", false) && vocab.contains("<0x00>")},  // without that token it has no effect
           {"ignore_merges", model.value("ignore_merges", false)}};
 }
 
-// Tokens by id, holes filled, with their types.
+// Fills in the tokens by id and their types; an id without a token gets a hole.
 void read_tokens(const Json& tokenizer, int64_t vocab_size, GgmlVocabulary& out, const std::string& where) {
   std::map<size_t, std::pair<std::string, int64_t>> by_id;
   const Json& model = tokenizer.at("model");
@@ -135,7 +136,7 @@ void read_tokens(const Json& tokenizer, int64_t vocab_size, GgmlVocabulary& out,
   }
 }
 
-// Scores that put the merges in their order. Tokens whose merges lie among each other's had the same score.
+// Fills in scores that put the merges in their order. Tokens whose merges are interleaved had the same score.
 void read_scores(const std::vector<std::string>& merges, GgmlVocabulary& out) {
   const auto made = [](const std::string& merge) {
     const size_t space = merge.find(' ');
@@ -212,7 +213,7 @@ formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t voca
                                  const std::string& where) {
   const Json tokenizer = parse_json(tokenizer_text, where);
   GgmlVocabulary vocabulary;
-  bool whole = true;  // what the keys cannot say goes along in the tokenizer's own words
+  bool whole = true;  // the keys describe all of it; else the tokenizer.json is added
   try {
     vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
     whole = vocabulary.model.empty() ||

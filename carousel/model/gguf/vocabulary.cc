@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The parts of a tokenizer between GGUF's keys and tokenizer.json: vocabularies, merges, scores, and the pre-tokenizers
+// that GGUF has names for.
 #include "carousel/model/gguf/vocabulary.h"
 
 #include <fmt/format.h>
@@ -16,7 +18,7 @@ namespace {
 constexpr size_t kMaxScoredToken = 512;  // bytes: cutting a token at every place takes the square of its length
 constexpr const char* kSpace = "\xE2\x96\x81";
 
-// The patterns of published tokenizers: GPT-2's is that of ByteLevel itself; Llama 3's and Qwen2's differ in digits.
+// The patterns of published tokenizers. ByteLevel itself has GPT-2's; Llama 3's and Qwen2's differ in digits.
 constexpr const char* kLlama3Pattern =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
@@ -34,7 +36,7 @@ struct PreTokenizer {
   bool ignore_merges;
   bool add_bos;
 };
-// Of those that say the same, the first is written.
+// Among names for the same pre-tokenizer, the first is written.
 constexpr PreTokenizer kPreTokenizers[] = {
     {"gpt-2", Words::kGpt2, false, false, false},
     {"phi-2", Words::kGpt2, false, false, false},
@@ -101,8 +103,8 @@ bool is_added(int64_t type) {
   return type == GgmlVocabulary::kControl || type == GgmlVocabulary::kUserDefined || type == GgmlVocabulary::kUnknown;
 }
 
-// Every token but holes and those matched in the text before the model, unless a merge needs one of these too or it
-// stands for what is unknown.
+// Every token, except holes and tokens that are matched in the text before the model runs; of the latter, those that a
+// merge needs, and the one that stands for unknown text, are kept.
 Json vocab_json(const GgmlVocabulary& vocabulary, const std::vector<std::string>& merges, const std::string& where) {
   std::unordered_set<std::string> apart, needed;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
@@ -152,7 +154,7 @@ Json surround(const GgmlVocabulary& vocabulary, bool bos, bool eos, const std::s
   return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", specials}};
 }
 
-// SentencePiece's: spaces are written as one character, one of them put first.
+// SentencePiece's way: a space is written as one special character, and one is put before the text.
 void spell_llama(const GgmlVocabulary& vocabulary, Json& out) {
   const bool prefix = vocabulary.add_space_prefix.value_or(true);
   Json normalizers = Json::array();
@@ -182,7 +184,7 @@ bool is_hole(const GgmlVocabulary& vocabulary, size_t id) {
 
 std::vector<std::string> merges_of_scores(const GgmlVocabulary& vocabulary, const std::string& where) {
   struct Merge {
-    size_t token, cut, left, right;  // bytes of the first part; characters of both
+    size_t token, cut, left, right;  // id; bytes of its first part; characters of its first and second part
   };
   std::unordered_map<std::string_view, size_t> ids;
   const auto merges = [&](size_t id) {

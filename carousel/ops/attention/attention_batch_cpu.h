@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a call of attention is divided: every sequence into the pages it writes, blocks of query rows, and spans of keys;
-// and the scratch memory that takes. Both kernels use it.
+// How a call of attention is divided, and the scratch memory it needs. Every sequence has the pages it writes, blocks
+// of query rows, and spans of keys; a part is one span of one block. Both kernels use this.
 #pragma once
 
 #include "carousel/cpu/vec.h"
@@ -14,37 +14,36 @@ constexpr int64_t kPage = kPageRows;
 constexpr int64_t kRows = 48;  // query rows one task takes through the pages together
 
 struct Sequence {
-  int64_t first_row, rows;
-  int64_t pos;                // of the first row
+  int64_t first_row, rows;    // its rows in the batch
+  int64_t pos;                // position of the first row
   float* const* k_pages;      // [pages] of [G, d, kPage]
   float* const* v_pages;      // [pages] of [G, kPage, d]
-  int64_t first_page_item;    // pages written by the sequences before this one
-  int64_t first_block;        // blocks of kRows query rows (of one key head) of the sequences before this one
-  int64_t first_span, spans;  // those with keys that some row sees
-  int64_t first_part;         // spans of the blocks before this sequence's
+  int64_t first_page_item;    // how many pages the sequences before it write
+  int64_t first_block;        // how many blocks of kRows query rows (of one key head) those sequences have
+  int64_t first_span, spans;  // the spans with keys that some row sees
+  int64_t first_part;         // how many parts those sequences have
 };
 
-/// Where a block's share of one span is kept until the shares are joined: [rows, stride + 16], in a row d sums, from
-/// `stride` on the maximum and the total.
+/// The sums of every part until they are joined. A part is [rows, stride + 16]: in a row d sums, then, from `stride`
+/// on, the maximum and the total.
 struct Parts {
   float* memory;  // null: a thread takes all spans of a block
-  int64_t rows;   // of the largest block
-  int64_t count;  // spans of all blocks of one key head
+  int64_t rows;   // query rows of the largest block
+  int64_t count;  // parts of one key head, over the batch
 };
 
 /// The arguments, the batch divided, and what is laid out in their workspace.
 struct Call : ops::AttentionArgs {
   Sequence* sequences;  // [B]
   int64_t batch;
-  int64_t page_items, blocks;  // totals over the batch
+  int64_t page_items, blocks;  // pages written and blocks of one key head, over the batch
   float* cos_sin;              // [N, R] to be filled: cosines, then sines, of each row's angles; null: no rotation
   float* scratch;              // [threads, scratch_floats]
   int64_t scratch_floats;      // multiple of 16
   Parts parts;
-  // Of a batch that keeps no state: pages [2, P, G*d*kPage], keys, then values, and the tables [2, P] that point to
-  // them.
-  float* own_pages;
-  float** own_table;
+  // These three are for a batch that keeps no state.
+  float* own_pages;   // [2, P, G*d*kPage] pages of keys, then of values
+  float** own_table;  // [2, P] pointers to them
   int64_t own_count;  // P
 };
 
@@ -54,13 +53,15 @@ constexpr int64_t part_floats(int64_t head_dim) { return row_stride(head_dim) + 
 constexpr int64_t pages_for(int64_t rows) { return (rows + kPage - 1) / kPage; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/// Whether threads share the spans of a block: where one block has much of all the work, and would be waited for.
+/// Whether threads share the spans of a block. They do where one block has much of all the work: the others would wait
+/// for its thread.
 inline bool shares_spans(const Call& call, int64_t most_spans, int64_t threads) {
   constexpr int64_t kTasksPerThread = 4;
   return threads > 1 && most_spans > 1 && call.parts.count * call.kv_heads < most_spans * threads * kTasksPerThread;
 }
 
-/// Sequence s of the batch, and what it adds to the totals of `call`. No table of pages yet where none is kept.
+/// Sequence s of the batch; adds its counts to the totals of `call`. Its tables of pages are still null where no state
+/// is kept.
 inline Sequence divide_sequence(Call* call, int64_t s) {
   Sequence seq = {call->seqs.first_row(s),
                   call->seqs.length(s),
@@ -91,7 +92,7 @@ inline Sequence divide_sequence(Call* call, int64_t s) {
   return seq;
 }
 
-/// The call, over `workspace`. A thread's scratch memory has `scratch_floats`.
+/// The call, laid out over `workspace`. A thread's scratch memory has `scratch_floats`.
 inline Call lay_out(const Stream& stream, const ops::AttentionArgs& args, int64_t scratch_floats, bool may_share,
                     Workspace& workspace) {
   Call call = {};

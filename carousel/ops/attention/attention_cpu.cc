@@ -13,10 +13,10 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 // Blocks of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read, in tiles as wide
-// as a page where registers allow, so that lines are asked for in the order in which they lie there.
+// as a page where registers allow, so that lines are prefetched in the order of their addresses.
 constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
 constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
-constexpr int64_t kSoftmaxShare = 16;  // a row's of the next slice: more at once would be waited for
+constexpr int64_t kSoftmaxShare = 16;  // a row's softmax prefetches this part of the next slice; more at once stalls
 
 inline float square_sum(const float* x, int64_t count) {
   Vec acc = {};
@@ -47,7 +47,7 @@ void prepare(const Call& args, const float* x, const float* norm, int64_t row, f
   }
 }
 
-/// Keys and values of one row into its pages, and its rotary angles into the table.
+/// Writes the keys and values of one row into its pages, and its rotary angles into the table.
 void write_row(const Call& args, const Sequence& seq, int64_t t) {
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
   for (int64_t j = 0; j < args.rotary / 2; ++j) {
@@ -66,7 +66,7 @@ void write_row(const Call& args, const Sequence& seq, int64_t t) {
   }
 }
 
-/// Item `item` of the batch is the part of one page that one sequence writes: no two items share a cache line.
+/// Writes item `item` of the batch: the rows of one page that one sequence writes. No two items share a cache line.
 void write_page(const Call& args, int64_t item) {
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_page_item > item || args.sequences[s].rows == 0) --s;
@@ -83,13 +83,13 @@ struct Block {
   const Sequence* seq;
   int64_t g, rep;
   int64_t first_row, rows;  // among the T * rep query rows of (sequence, g)
-  int64_t stride;           // of q and o
+  int64_t stride;           // floats from row to row of q and o
   float* q;                 // [kRows, stride] prepared and scaled by d^-1/2
   float* o;                 // [kRows, stride] unnormalised outputs
   float* p;                 // [kRows, kPage] scores, then their exponentials
   float max[kRows], total[kRows], rescale[kRows];
-  int64_t visible[kRows];  // keys of the current page up to row r's own
-  int64_t hidden[kRows];   // of those, the first ones that lie before its window
+  int64_t visible[kRows];  // how many keys of the current page lie at or before row r's position
+  int64_t hidden[kRows];   // how many of these, from the first on, lie before row r's window
 
   int64_t time(int64_t r) const { return (first_row + r) / rep; }
   int64_t row(int64_t r) const { return seq->first_row + time(r); }
@@ -132,7 +132,7 @@ void page_scores(const Block& block, const float* k_page, const float* v_page) {
   });
 }
 
-/// Asks for row r's share of the keys that come next, which memory would else not bring during the softmax.
+/// Prefetches row r's share of the next keys, so that they are read during the softmax.
 void fetch_share(const Block& block, int64_t r, const float* next_k_page) {
   const int64_t floats = block.args->head_dim * kPage / kSoftmaxShare;
   prefetch_far_floats(next_k_page + r * floats, floats);
@@ -202,13 +202,13 @@ void page_values(const Block& block, const float* v_page, const float* next_k_pa
   });
 }
 
-/// A row's sums over keys, d of them, not yet divided by `total`, all relative to e^max.
+/// A row's d sums over keys, not yet divided by `total`; sums and total are relative to e^max.
 struct Share {
   float* o;  // [d]
   float max, total;
 };
 
-/// sum += share. One without keys that its row sees (no total) is nothing; sums that are not finite stay so.
+/// sum += share. A share whose row sees none of its keys (total 0) adds nothing; sums that are not finite stay so.
 void join(Share* sum, const Share& share, int64_t d) {
   if (share.total == 0.0f) return;
   if (sum->total == 0.0f) {
@@ -230,7 +230,7 @@ void write_out(const Block& block, int64_t r, const Share& sum) {
   for (int64_t j = 0; j < d; ++j) out[j] = sum.o[j] / sum.total;
 }
 
-/// The block of key head g that is the index-th of the batch, without scratch memory.
+/// Block `index` of the batch for key head g, without scratch memory.
 Block block_of(const Call& args, int64_t index, int64_t g) {
   int64_t s = args.batch - 1;
   while (args.sequences[s].first_block > index || args.sequences[s].rows == 0) --s;
@@ -252,7 +252,7 @@ void give_scratch(Block* block, int64_t worker) {
   block->p = block->o + kRows * block->stride;
 }
 
-/// Sums over the keys of one span, from the first page that some row of the block sees.
+/// Forms the sums over the keys of one span, from the first page that some row of the block sees.
 void attend_span(Block* block, int64_t span) {
   const Call& args = *block->args;
   constexpr int64_t kPages = ops::kAttentionSpan / kPage;
@@ -260,7 +260,7 @@ void attend_span(Block* block, int64_t span) {
   const int64_t last_key = block->seq->pos + block->time(block->rows - 1);
   const int64_t before = args.window > 0 ? block->seq->pos + block->time(0) + 1 - args.window : 0;  // keys no row sees
   const int64_t first = before > span * ops::kAttentionSpan ? before / kPage : span * kPages;
-  const bool shared = args.parts.memory != nullptr;  // another thread takes the next span
+  const bool shared = args.parts.memory != nullptr;  // then another thread takes the next span
   const int64_t last = last_key / kPage < (span + 1) * kPages ? last_key / kPage : (span + 1) * kPages - 1;
   for (int64_t page = first; page <= last; ++page) {
     for (int64_t r = 0; r < block->rows; ++r) {
@@ -269,7 +269,7 @@ void attend_span(Block* block, int64_t span) {
       block->visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
       block->hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
     }
-    const int64_t slice = block->g * args.head_dim * kPage;  // of this key head, in a page of keys or values
+    const int64_t slice = block->g * args.head_dim * kPage;  // where this key head begins in a page
     const int64_t next = page < (shared ? last : last_key / kPage) ? page + 1 : page;
     const float *k = block->seq->k_pages[page] + slice, *v = block->seq->v_pages[page] + slice;
     const float* const next_k = block->seq->k_pages[next] + slice;
@@ -283,9 +283,9 @@ void attend_span(Block* block, int64_t span) {
   }
 }
 
-/// All spans of a block.
+/// Attends to all spans of a block.
 void attend(const Call& args, int64_t worker, int64_t item) {
-  // The last blocks of a sequence see the most keys: they come first, so that no thread is left with one at the end.
+  // The last blocks of a sequence see the most keys: they are claimed first, so that no thread ends with one alone.
   Block block = block_of(args, args.blocks - 1 - item / args.kv_heads, item % args.kv_heads);
   give_scratch(&block, worker);
   prepare_queries(block);
@@ -301,13 +301,13 @@ void attend(const Call& args, int64_t worker, int64_t item) {
   for (int64_t r = 0; r < block.rows; ++r) write_out(block, r, sums[r]);
 }
 
-/// Row r's place in part `part` of key head g.
+/// Where row r's sums in part `part` of key head g are kept.
 float* part_row(const Call& args, int64_t part, int64_t g, int64_t r) {
   const int64_t stride = part_floats(args.head_dim);
   return args.parts.memory + ((part * args.kv_heads + g) * args.parts.rows + r) * stride;
 }
 
-/// One span of a block, into its part.
+/// Attends to one span of a block and keeps the sums in its part.
 void attend_part(const Call& args, int64_t worker, int64_t item) {
   const int64_t part = item / args.kv_heads;
   int64_t s = args.batch - 1;
@@ -326,7 +326,7 @@ void attend_part(const Call& args, int64_t worker, int64_t item) {
   }
 }
 
-/// The parts of a block, joined in their order.
+/// Joins the parts of a block in their order.
 void join_parts(const Call& args, int64_t index, int64_t g) {
   const Block block = block_of(args, index, g);
   const int64_t first = block.seq->first_part + (index - block.seq->first_block) * block.seq->spans;
@@ -341,7 +341,8 @@ void join_parts(const Call& args, int64_t index, int64_t g) {
   }
 }
 
-/// Floats of scratch memory one thread needs: queries, outputs of a span and scores of its rows; their outputs so far.
+/// Floats of scratch memory of one thread: a block's queries, its outputs of one span, its scores, and its outputs so
+/// far.
 constexpr int64_t scratch_floats(int64_t head_dim) {
   return kRows * (2 * row_stride(head_dim) + kPage + part_floats(head_dim));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of attention are called with.
+// The arguments of the kernels of attention.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -23,7 +23,7 @@ struct AttentionArgs {
   void* workspace;               // of attention_workspace bytes
 };
 
-/// The same as a profile of a narrower implementation has it.
+/// Attention as a profile of a narrower implementation computes it.
 struct CastAttentionArgs {
   AttentionArgs attention;
   Numerics::Norm rule;

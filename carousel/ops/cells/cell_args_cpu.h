@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of both continuous-time cells are called with.
+// Arguments shared by the kernels of both continuous-time cells.
 #pragma once
 
 #include "carousel/cpu/kernel.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The steps the kernels of continuous-time cells share. Every output of a map is one chain of multiply-adds over its
-// inputs, x first: it can be begun for many rows at once and continued step by step, by any thread, to the same bits.
+// Steps shared by the kernels of continuous-time cells. Every output of a map is one chain of multiply-adds over its
+// inputs, x first. So chains can be begun for many rows at once and continued step by step, by any thread, with the
+// same bits.
 #pragma once
 
 #include "carousel/cpu/divide.h"
@@ -30,7 +31,7 @@ inline void store_some(float* p, Vec v, int64_t count) {
   }
 }
 
-/// f(begin, end) over groups of kCellPad columns; on the stream's threads where it is given and the work is worth it.
+/// Calls f(begin, end) over groups of kCellPad columns; on the threads of `threads` (may be null) where it is worth it.
 template <class F>
 inline void for_groups(const Stream* threads, int64_t columns, int64_t group_work, F&& f) {
   const int64_t groups = columns / ops::kCellPad;
@@ -94,8 +95,8 @@ inline void memory_step(const Stream* threads, const ops::CellMapArgs& map, int6
   }
 }
 
-/// body(threads, scratch, sequence) for every sequence with rows: side by side on the threads when there are several,
-/// else one after the other, each step divided where that is worth it (then `threads` is not null).
+/// Calls body(threads, scratch, sequence) for every sequence with rows. Several sequences run side by side on the
+/// threads. Else they run one after the other, each step divided where that is worth it; then `threads` is not null.
 template <class Body>
 inline void for_sequences(const Stream& stream, const ops::CellBatch& batch, int64_t total_work, float* scratch,
                           int64_t scratch_stride, Body&& body) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CfC recurrence. What depends on x alone is computed for all rows first; a step then continues those chains with
-// the state. Sequences are independent, and so are the units of a step.
+// The CfC recurrence. The chains over x are begun for all rows first; a step then continues them with the state.
+// Sequences are independent, and so are the units of a step.
 #include "carousel/ops/cells/cfc_cpu.h"
 
 #include "carousel/ops/cells/cell_cpu.h"
@@ -21,17 +21,17 @@ struct Call {
   const float* dt;  // [N] or null
   float* y;         // [N, units of the last layer]
   int64_t rows, inputs;
-  int64_t units;  // of all layers
+  int64_t units;  // units of all layers together
   Layer* layers;  // [layer_count]
   int64_t layer_count;
   ops::CellMapArgs memory;
   CfcMode mode;
   CfcActivation activation;
   float* from_x;    // [N, M] the x part of the first map
-  float* memory_x;  // [N, 4 Hp] that of the mixed memory
+  float* memory_x;  // [N, 4 Hp] the x part of the mixed memory
   float* scratch;   // [threads, scratch_stride]
   int64_t scratch_stride;
-  int64_t widest;  // outputs of a map
+  int64_t widest;  // most outputs of a map
 };
 
 inline Vec gelu(Vec x) {
@@ -75,8 +75,8 @@ inline Vec new_state(const Call& args, const Layer& layer, const float* sums, Ve
   return tanh(a1) * (set1(1.0f) - s) + after;
 }
 
-/// One step of one layer: h [units] becomes the new state. `from_x`: the begun chains of the first map, or null where
-/// the input [inputs] is still to be added.
+/// One step of one layer: h [units] becomes the new state. `from_x` is the begun chains of the first map; where it is
+/// null, the chains begin with the input [inputs].
 void layer_step(const Call& args, const Layer& layer, const Stream* threads, const float* from_x, const float* input,
                 float* h, float dt, float* sums, float* other) {
   const ops::CellMapArgs& first = layer.depth > 0 ? layer.backbone[0] : layer.heads;
@@ -137,7 +137,7 @@ void run_sequence(const Call& args, const Stream* threads, float* scratch, const
 
 const ops::CellMapArgs& first_map(const Layer& layer) { return layer.depth > 0 ? layer.backbone[0] : layer.heads; }
 
-/// Layers and, behind each other, the maps of all backbones.
+/// Lists the layers, and in `maps`, one after the other, the maps of all backbones.
 void list_layers(const ops::CfcCell& cell, Layer* layers, ops::CellMapArgs* maps) {
   for (int64_t l = 0; l < ops::cfc_layers(cell); ++l) {
     static_cast<ops::CfcLayerArgs&>(layers[l]) = ops::cfc_layer(cell, l);

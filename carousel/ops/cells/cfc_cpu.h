@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel of the CfC cell is called with.
+// The arguments of the kernel of the CfC cell.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -17,7 +17,7 @@ struct CfcArgs {
   void* workspace;  // of cfc_workspace bytes
 };
 
-/// Layer l of a cell, and what a kernel reads of it: these are out of line, since a kernel's file may not see inside
+/// Layer l of a cell, as a kernel reads it. These functions are out of line, since a kernel's file may not see inside
 /// standard containers (docs/design.md).
 struct CfcLayerArgs {
   int64_t inputs, units, depth;  // depth: maps of the backbone

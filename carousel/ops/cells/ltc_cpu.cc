@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first. A neuron's
-// sums run over its sources in ascending order; those that reach no neuron of a group of lanes are skipped, which
-// leaves out terms that are exactly zero.
+// sums run over its sources in ascending order. Sources that reach no neuron of a group of lanes are skipped: their
+// terms are exactly zero.
 #include "carousel/ops/cells/ltc_cpu.h"
 
 #include "carousel/ops/cells/cell_cpu.h"
@@ -103,7 +103,7 @@ void rates(const Call& args, const Stream* threads, const float* sensory, const 
 void runge_kutta(const Call& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
                  float* stage, float* total) {
   const int64_t padded = ops::cell_pad(args.units);
-  constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // where in the step the next rate is taken
+  constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // the times within the step of the next rates
   constexpr float kShare[] = {1.0f, 2.0f, 2.0f, 1.0f};
   std::memcpy(stage, v, static_cast<size_t>(padded) * sizeof(float));
   std::memset(total, 0, static_cast<size_t>(padded) * sizeof(float));
@@ -201,7 +201,8 @@ void ltc(const Stream& stream, const ops::LtcArgs& given) {
   Workspace workspace(given.workspace);
   const Call args = lay_out(stream, given, workspace);
   const int64_t groups = ops::cell_pad(args.units) / kCellPad;
-  const int64_t sensory_work = (args.sensory.begin[groups] + groups) * kCellPad * kSynapseWork;  // of one row
+  const int64_t sensory_work =
+      (args.sensory.begin[groups] + groups) * kCellPad * kSynapseWork;  // operations of one row
   parallel_workers(stream, args.rows, args.rows * sensory_work, [&](int64_t worker, int64_t n) {
     sensory_row(args, n, args.scratch + worker * args.scratch_stride);
   });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel of the LTC cell is called with.
+// The arguments of the kernel of the LTC cell.
 #pragma once
 
 #include "carousel/cpu/kernel.h"

@@ -6,7 +6,7 @@
 
 namespace carousel::ops {
 
-// gelu by erf, or, kGeluTanh, by its tanh approximation (arXiv:1606.08415); relu2: its square
+// kGelu is computed by erf, kGeluTanh by the tanh approximation (arXiv:1606.08415); kRelu2 is relu squared.
 enum class Activation : uint8_t { kSilu, kGelu, kRelu, kRelu2, kSigmoid, kSelu, kGeluTanh };
 
 /// Gated units (arXiv:2002.05202): activation(gate) * up.
@@ -20,12 +20,12 @@ void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype = DType::kF32);
 
 /// Every head of x [N, H*d] f32 times the sigmoid of its own gate_pre [N, H] f32. Returns [N, H*d].
 Tensor gate_heads(Ctx& ctx, const Tensor& x, const Tensor& gate_pre);
-/// max(x, 0) of x f32.
+/// max(x, 0), x f32.
 Tensor relu(Ctx& ctx, const Tensor& x);
 /// x + y, f32 of equal shape.
 Tensor add(Ctx& ctx, const Tensor& x, const Tensor& y);
 
-/// The activation as the profile of `ctx` has it.
+/// The form of `activation` that the profile of `ctx` asks for.
 Activation activation_of(const Ctx& ctx, Activation activation);
 
 }  // namespace carousel::ops

@@ -60,7 +60,7 @@ inline Vec activate(Vec x) {
   }
 }
 
-/// `gated` is what becomes of a gate and the other half: (Vec gate, Vec up) -> Vec.
+/// Applies gated(Vec gate, Vec up) -> Vec to every element.
 template <class F>
 inline void for_values(const float* gate, const float* up, float* out, int64_t count, F&& gated) {
   int64_t j = 0;
@@ -70,7 +70,7 @@ inline void for_values(const float* gate, const float* up, float* out, int64_t c
   }
 }
 
-/// f(Unit<activation>).
+/// Calls f(Unit<activation>).
 template <ops::Activation kActivation>
 struct Unit {
   static constexpr ops::Activation kValue = kActivation;

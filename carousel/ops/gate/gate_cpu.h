@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of elementwise gates are called with.
+// The arguments of the kernels of elementwise gates.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -18,16 +18,16 @@ struct SoftCapArgs {
   View x;  // [count]
   int64_t count;
   float cap;
-  DType dtype = DType::kF32;  // of each operation's result
+  DType dtype = DType::kF32;  // what each operation's result is rounded to
 };
 struct GateHeadsArgs {
   View x, out;    // [N, H*d]
   View gate_pre;  // [N, H]
   int64_t rows, heads, dim;
-  DType gates = DType::kF32, product = DType::kF32;  // as above
+  DType gates = DType::kF32, product = DType::kF32;  // what the sigmoid and the product are rounded to
 };
 struct ElementwiseArgs {
-  View x, y, out;  // [count]; y of add alone
+  View x, y, out;  // [count]; relu has no y
   int64_t count;
 };
 

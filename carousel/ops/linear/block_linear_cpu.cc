@@ -13,7 +13,7 @@ inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? loa
 void project_row(const ops::BlockLinearArgs& args, const float* x, float* y) {
   for (int64_t j = 0; j < args.width; j += kLanes) {
     const int64_t count = args.width - j, lanes = count < kLanes ? count : kLanes;
-    int64_t first[kLanes] = {};  // input of each lane's block
+    int64_t first[kLanes] = {};  // the first input of each lane's block
     for (int64_t i = 0; i < lanes; ++i) first[i] = (j + i) / args.size * args.size;
     Vec acc = {};
     for (int64_t d = 0; d < args.size; ++d) {

@@ -64,14 +64,14 @@ TilesFn tiles_of(int64_t rows) {
   return for_rows<kMaxRows>(rows, [](auto r) -> TilesFn { return tiles<r.kValue>; });
 }
 
-/// To nearest, ties to even; NaN stays NaN. In the low halves of the lanes.
+/// Rounds to bf16, to nearest and ties to even, into the low halves of the lanes; NaN stays NaN.
 IntVec round_bf16(Vec values) {
   const IntVec bits = as_int(values);
   const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
 }
 
-/// `count` columns of one row of x, in pairs `stride` bytes apart; to the last alone comes a zero.
+/// Rounds `count` columns of one row of x into pairs `stride` bytes apart; a single last column is paired with zero.
 void round_row(const float* x, int64_t count, char* out, int64_t stride) {
   for (int64_t k = 0; k < count; k += kLanes) {
     const int64_t values = least(kLanes, count - k);

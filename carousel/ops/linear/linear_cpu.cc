@@ -34,7 +34,7 @@ struct BF16Panel {
     IntVec pairs = load_int(cells);
     if (kHalf == 0) return as_float(pairs << 16);
 #if defined(__AVX2__) && !defined(__AVX512F__)
-    // Two shifts, kept two: their mask would take the register a 6 x 2 tile has no more, and spill four sums.
+    // Two shifts, which must stay two: a mask would need a register more than a 6 x 2 tile leaves, and spill four sums.
     pairs >>= 16;
     asm("" : "+x"(pairs));
     return as_float(pairs << 16);

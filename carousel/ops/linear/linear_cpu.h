@@ -45,7 +45,7 @@ struct LinearPart {
   const void* panels;  // of DensePanels
   const float* bias;   // [rows], or null
   int64_t rows;        // M_i
-  int64_t first_col;   // of y
+  int64_t first_col;   // column of y of its first output
   DType dtype;
 };
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of q8 or q4. x is rounded to 8 bits in blocks of 32 along k, each with a scale of its own,
-// before q4 a power of two; the 32 products of a block are summed as integers, exactly, and one fused multiply-add per
-// block takes the sum, times both scales, into the element's chain in the order of k. How the work is cut is in
+// before q4 a power of two. The 32 products of a block are summed as integers, exactly; one fused multiply-add per
+// block adds the sum, times both scales, to the element's chain in the order of k. How the work is cut is in
 // linear_tiles_cpu.h.
 //
-// Codes of weights are unsigned (q + 128, q + 8), as the dot instructions ask for; a block of x carries -128 and -8
+// Codes of weights are unsigned (q + 128, q + 8), as the dot instructions require; a block of x carries -128 and -8
 // times the sum of its codes, from which the integer sums start.
 #include "carousel/ops/linear/linear_tiles_cpu.h"
 #include "carousel/ops/linear/rounded_rows_cpu.h"
@@ -26,7 +26,7 @@ constexpr int kMaxRows = 2;
 #endif
 constexpr int kTileVecs = 2;
 
-/// The sum times the scale of x. vscalefps runs beside the dot products, a multiplication in their place.
+/// The sum times the scale of x. vscalefps runs beside the dot products; a multiplication would take their unit.
 template <XScale kScale>
 TILE_INLINE Vec scaled(IntVec sum, Vec scale) {
 #if defined(__AVX512F__)
@@ -45,7 +45,7 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
       reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(x)));
 #elif defined(__AVX2__)
   const auto w = reinterpret_cast<__m256i>(weights), codes = reinterpret_cast<__m256i>(x);
-  if (kSmall) {  // pairs stay below 2 * 15 * 127
+  if (kSmall) {  // a pair stays below 2 * 15 * 127
     const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(w, codes), _mm256_set1_epi16(1));
     return sums + reinterpret_cast<IntVec>(pairs);
   }
@@ -60,7 +60,7 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
   const __m128i odd = _mm_madd_epi16(_mm_srli_epi16(w, 8), _mm_srai_epi16(codes, 8));
   return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
 #elif defined(CAROUSEL_NEON)
-  // Products of signed bytes alone: of q + 128 the codes q, whose sums start from 0 (kStartsAtZero).
+  // The instruction multiplies signed bytes only: q + 128 becomes q, and sums start from 0 (kStartsAtZero).
   const IntVec sign_bits = IntVec{} + static_cast<int32_t>(kSmall ? 0 : 0x80808080);
   const auto w = (int8x16_t)(weights ^ sign_bits), codes = (int8x16_t)x;
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -84,7 +84,7 @@ struct Q8Panel {
 #else
   static constexpr bool kStartsAtZero = false;
 #endif
-  static constexpr int64_t kSumOffset = 4;  // of its starting sum, behind the scale of x: times R
+  static constexpr int64_t kSumOffset = 4;  // times R: where the starting sum stands behind the scale of x
   /// sums[r][v] += the block's products.
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
@@ -224,7 +224,7 @@ void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
     const RowBlock block = row_block(plan, b);
     QuantEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
   };
-  if (a.N * a.K <= 8 * kPiece) {  // quicker than to wake the threads
+  if (a.N * a.K <= 8 * kPiece) {  // one thread is quicker than waking the others
     for (int64_t b = 0; b < plan.blocks; ++b) round(b, 0, a.K);
     return;
   }

@@ -18,11 +18,11 @@
 //   tile_vecs(rows)               vectors across a tile of that many rows
 //   column_bytes(dtype, k)        of a panel's first k columns
 //   cells(panel, k)               where column k of a panel begins
-//   kPrefetchBytes                how far ahead of a tile a panel is asked for that is read on
+//   kPrefetchBytes                how far ahead of a tile its panel is prefetched while it is read on
 //   tiles(a, panel, block, k, col, count, run, out)  columns k to k + count of a panel, from its output row `col` on,
 //                                 times the row blocks of `run`, the first of which is `block`
-//   pack(a, block, x, stride, begin, end)  columns begin to end of a block of rows to where tiles read them, from x on,
-//                                 rows `stride` apart; begin is a multiple of kPanelRows
+//   pack(a, block, x, stride, begin, end)  packs columns begin to end of a block of rows for the tiles. x is the first
+//                                 element, rows are `stride` apart, begin is a multiple of kPanelRows
 #pragma once
 
 #include "carousel/cpu/prefetch.h"
@@ -50,33 +50,33 @@ constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/// Where a tile's sums come from and go to.
+/// Where a tile reads its sums from and stores them to.
 struct TileOut {
-  float* sums;       // [R, 32] between two pieces of k, at the tile's first column; null: k is whole
-  bool first, last;  // piece of k: start from 0; add the bias and store to y
+  float* sums;       // [R, 32] the sums between two pieces of k, at the tile's first column
+  bool first, last;  // the first piece of k starts from 0; the last one adds the bias and stores to y
   float* y;          // [R, y_stride], at the tile's first column
   int64_t y_stride;
   int64_t cols;       // of y that exist, from 1 to V * kLanes
   const float* bias;  // [cols], or null
 };
 
-/// Rows of y that the next tile writes.
+/// Prefetches the rows of y that the next tile writes.
 inline void prefetch_outputs(float* y, int64_t rows, int64_t stride, int64_t cols) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < cols; i += kLineFloats) prefetch_write(y + r * stride + i);
   }
 }
 
-/// Tiles over one part of a panel, one block of rows after the other: with nothing but additions between two of them,
-/// as much of one runs while the other ends as there is room for.
+/// Tiles over one piece of a panel, one block of rows after the other. Only additions stand between two tiles, so a
+/// core begins the next one while the last one ends.
 struct Run {
-  int64_t blocks;     // of rows, all of one size
-  int64_t x_step;     // bytes of packed x from one to the next
+  int64_t blocks;     // blocks of rows, all of one size
+  int64_t x_step;     // bytes of packed x from block to block
   int64_t ahead;      // bytes from what a tile reads of the panel to what it prefetches meanwhile
   LinesAhead* later;  // fetched between the tiles
 };
 
-/// tile(x, out) for each of the blocks, of R rows.
+/// Calls tile(x, out) for each block of R rows.
 template <int R, class Tile>
 TILE_INLINE void for_blocks(const char* x, const Run& run, TileOut out, const Tile& tile) {
   for (int64_t b = 0; b < run.blocks; ++b) {
@@ -107,7 +107,7 @@ TILE_INLINE void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
   }
 }
 
-/// The last piece of a tile: plus bias, to y. A tile wider than what is left of y goes there element by element.
+/// After the last piece of k: adds the bias and stores to y. A tile wider than the rest of y is stored by element.
 template <int R, int V>
 TILE_INLINE void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
   constexpr int64_t kWidth = V * kLanes;
@@ -131,7 +131,7 @@ TILE_INLINE void finish_tile(Vec (&acc)[R][V], const TileOut& out) {
   }
 }
 
-/// After one piece of k.
+/// Stores the sums after a piece of k: to y after the last piece, else to out.sums.
 template <int R, int V>
 TILE_INLINE void leave_tile(Vec (&acc)[R][V], const TileOut& out) {
   if (out.last) {
@@ -147,7 +147,7 @@ struct Rows {
   static constexpr int kValue = R;
 };
 
-/// f(Rows<rows>), rows from 1 to kMost.
+/// Calls f(Rows<rows>), rows from 1 to kMost.
 template <int kMost, class F>
 auto for_rows(int64_t rows, const F& f) {
   if constexpr (kMost == 1) {
@@ -157,12 +157,12 @@ auto for_rows(int64_t rows, const F& f) {
   }
 }
 
-/// A list of panels, or of pairs of them, cut into tasks that are claimed in order: `threads` tasks of a share of what
-/// is left, as many of a share of what is left then, and so on. Threads read long streams at first and end at the same
-/// time.
+/// A list of panels, or of pairs of panels, cut into tasks that are claimed in order: `threads` equal tasks of a share
+/// of the list, then as many of the same share of its rest, and so on. Threads read long streams at first, and end at
+/// the same time.
 struct Cuts {
   int64_t panels, threads;
-  int64_t most;  // panels of a task
+  int64_t most;  // most panels of a task
 };
 struct PanelRange {
   int64_t first, last;
@@ -190,13 +190,13 @@ inline int64_t task_count(const Cuts& cuts) {
 
 /// How a call is cut. Only the order of the work depends on it.
 struct Plan {
-  int64_t blocks;      // of rows, at most kMaxRows each
-  int64_t block_rows;  // of a block; the first `longer` blocks have one more
+  int64_t blocks;      // blocks of rows, of at most kMaxRows rows each
+  int64_t block_rows;  // rows of a block; the first `longer` blocks have one more
   int64_t longer;
-  int64_t slabs;         // of row blocks
-  int64_t step;          // panels that need each other: 2 of gated units, else 1
-  Cuts cuts;             // of the panels of all parts, in one list, `step` at a time
-  int64_t tasks;         // of a slab
+  int64_t slabs;         // slabs of row blocks
+  int64_t step;          // panels that need each other: 2 for gated units, else 1
+  Cuts cuts;             // the panels of all parts, in one list, `step` at a time
+  int64_t tasks;         // tasks of a slab
   int64_t group_panels;  // panels between two steps along k
   int64_t slab_cols;     // KC
 };
@@ -214,7 +214,7 @@ Plan plan_of(const LinearFwd& a, int threads) {
   plan.group_panels = a.N <= kFewRows ? 1 : kGroupPanels;
   plan.cuts = {panels / plan.step, threads, a.N <= kFewRows ? panels : kGroupPanels / plan.step};
   plan.tasks = task_count(plan.cuts);
-  // Few panels: more slabs, that every thread has some.
+  // With few panels there are more slabs, so that every thread has work.
   const int64_t wanted = least(plan.blocks, ceil_div(4 * threads, plan.tasks));
   if (a.N > kFewRows && plan.slabs < wanted) plan.slabs = wanted;
   const bool one_tile = plan.blocks == 1 && Engine::tile_vecs(static_cast<int>(a.N)) == kPanelVecs;
@@ -238,7 +238,7 @@ struct Slab {
 /// One panel of the list, found in its part.
 struct FoundPanel {
   const LinearPart* part;
-  int64_t first_row;  // of the part
+  int64_t first_row;  // its first output row within the part
   int64_t rows;       // up to 32
   const char* bytes;
 };
@@ -262,12 +262,12 @@ struct Piece {
   int64_t k, count;
 };
 
-/// Bytes of what a task will stream that are prefetched while x is packed.
+/// Bytes of a task's first panel that are prefetched before its products.
 constexpr int64_t kStartBytes = 4096;
 
-/// One piece, times the slab's row blocks.
+/// Multiplies one piece with the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
-///   soon: the piece that follows, brought into the first-level cache by the last row block; null: the panel is read on
+///   soon: the next piece, which the last row block prefetches near; null: the panel is read on
 template <class Engine>
 void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
                     const char* soon, LinesAhead& later) {
@@ -296,7 +296,7 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
   }
 }
 
-/// The pieces of a group of panels, in the order they are taken: the panels take turns on columns of x.
+/// A group of panels. Its pieces are taken in this order: the panels take turns on columns of x.
 struct Group {
   int64_t first, end;  // panels of the list
   int64_t slab_cols;
@@ -307,7 +307,7 @@ Piece piece_at(const LinearFwd& a, const Group& group, int64_t index) {
   return {panel_at<Engine>(a, group.first + index % panels), k, least(group.slab_cols, a.K - k)};
 }
 
-/// Pairs of panels whose sums are complete: the units' values, to where the next product reads them.
+/// For pairs of panels whose sums are complete: computes the units and packs them for the next product.
 template <class Engine>
 void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group, float* sums,
                  int64_t panel_sums) {
@@ -332,7 +332,7 @@ void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const G
 template <class Engine>
 void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
   constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
-  alignas(64) float sums[kGroupPanels * kPanelSums];  // in the second-level cache; y's rows may collide there
+  alignas(64) float sums[kGroupPanels * kPanelSums];  // they stay in the second-level cache, where y's rows may collide
   const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {
@@ -340,7 +340,7 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
     LinesAhead later = {};
     const char* soon = nullptr;
     if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);
-    if (i + 1 < pieces && plan.group_panels > 1) {  // of one panel the pieces follow each other
+    if (i + 1 < pieces && plan.group_panels > 1) {  // the pieces of one panel follow each other in memory
       soon = Engine::cells(next.panel, next.k);
       later = {soon, (Engine::cells(next.panel, next.k + next.count) - soon) / 64, 0};
       later.step = ceil_div(later.lines, slab.last_block - slab.first_block);
@@ -361,7 +361,7 @@ void run_task(const LinearFwd& a, const Plan& plan, int64_t slab_index, int64_t 
   }
 }
 
-/// The products of a call whose x is packed.
+/// Computes the products of a call whose x is packed.
 template <class Engine>
 void run_products(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   parallel_for(*stream.pool, plan.slabs * plan.tasks,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// x as products with weights of blocks take it: rounded to 8 bits in blocks of 32 along its row, each with a scale of
-// its own. For *_cpu.cc files.
+// Packs x for products with weights in blocks: rounded to 8 bits in blocks of 32 along its row, each with its own
+// scale. For *_cpu.cc files.
 #pragma once
 
 #include "carousel/core/dtype.h"
@@ -11,23 +11,23 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
-constexpr int64_t kGroups = kBlock / 4;  // of four columns, the unit of a dot instruction
+constexpr int64_t kGroups = kBlock / 4;  // groups of four columns, the unit of a dot instruction
 
 /// A block of R rows: codes s8 [8][R][4], scales f32 [R], -128 times the sum of the codes i32 [R], -8 times i32 [R].
 constexpr int64_t kRowBlockBytes = kBlock + 12;
 
-/// Which scale a block has. The largest magnitude's 127th part; or the smallest power of two not below that, as in the
-/// MXINT8 of the OCP's microscaling formats, for multiplying sums by one leaves the multipliers of AVX-512 to the
-/// products: itself, or its logarithm to base 2.
+/// Which scale a block has. kPeak: the largest magnitude / 127. kPower: the smallest power of two not below that, as in
+/// MXINT8 of the OCP's microscaling formats; multiplying sums by it leaves the multipliers of AVX-512 to the products.
+/// kExponent: the base-2 logarithm of that power.
 enum class XScale { kPeak, kPower, kExponent };
 
-/// Of kLanes blocks: values become multiples of 1 / inverse.
+/// The scales of kLanes blocks, whose values become multiples of 1 / inverse.
 struct BlockScales {
-  Vec scale;    // NaN of what is not finite; of a block without a magnitude above 2^-100 0, as an exponent anything
-  Vec inverse;  // of such a block 0
+  Vec scale;    // NaN for a block that is not finite; 0, or any exponent, for one without a magnitude above 2^-100
+  Vec inverse;  // 0 for a block without a magnitude above 2^-100
 };
 
-/// From the largest magnitude of each block.
+/// The scales from the largest magnitude of each block.
 template <XScale kScale>
 inline BlockScales block_scales(Vec peaks) {
   const IntVec scalable = peaks > set1(0x1p-100f);
@@ -43,8 +43,8 @@ inline BlockScales block_scales(Vec peaks) {
   }
 }
 
-/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -127 to 127; of what is not finite
-/// anything from -128 on.
+/// kLanes values as multiples of 1 / inverse, rounded to the nearest integer from -127 to 127; a value that is not
+/// finite gives any code from -128 on.
 inline IntVec codes_of(Vec values, Vec inverse) {
   const IntVec shifted = as_int(values * inverse + set1(12582912.0f));  // 1.5 * 2^23: adding it rounds to an integer
   return (shifted << 24) >> 24;
@@ -63,10 +63,10 @@ CAROUSEL_INLINE IntVec join_lanes(IntVec (&v)[kLanes], const Join& join) {
   return v[0];
 }
 
-// How far ahead x is asked for; halving it takes a half longer where x is not in a near cache.
+// How far ahead x is prefetched. Half of it takes half as long again where x is not in a near cache.
 constexpr uintptr_t kRowPrefetch = 4096;
 
-/// The largest magnitudes of kLanes blocks, 0 behind `count`.
+/// The largest magnitudes of `count` blocks, in the lanes of a vector; 0 in the other lanes.
 CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
   const auto* const ahead = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(x) + kRowPrefetch);
   IntVec magnitudes[kLanes];  // as integers they have the order of the values, NaN last
@@ -83,9 +83,9 @@ CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
   return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
 }
 
-/// `count` whole blocks that follow each other, up to kLanes of them, to blocks of `rows` rows.
-///   out: of the first block, `step` bytes before that of the next: a multiple of 4 behind the block of rows that it
-///   joins
+/// Rounds `count` whole blocks that follow each other, up to kLanes of them, into blocks of `rows` rows.
+///   out: where the first block goes, a multiple of 4 behind the start of the block of rows that it joins. The next
+///   block goes `step` bytes further
 template <XScale kScale>
 void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_t step) {
   typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
@@ -104,7 +104,7 @@ void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_
       totals[i] += wide;
       CodeVec narrow = __builtin_convertvector(wide, CodeVec);
 #if defined(__AVX512F__)
-      asm("" : "+v"(narrow));  // in a register: to memory the instruction is slow
+      asm("" : "+v"(narrow));  // keeps it in a register: the instruction is slow when it writes to memory
 #endif
       std::memcpy(codes[i] + j, &narrow, sizeof narrow);
     }
@@ -122,7 +122,7 @@ void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_
   }
 }
 
-/// `count` values of one row as row r of `rows`; zeros fill the last block.
+/// Rounds `count` values of one row as row r of `rows`; zeros fill the last block.
 template <XScale kScale>
 void round_row(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
   const int64_t blocks = count / kBlock, rest = count % kBlock, step = rows * kRowBlockBytes;
@@ -137,7 +137,7 @@ void round_row(const float* x, int64_t count, int64_t r, int64_t rows, char* out
   round_blocks<kScale>(values, 1, rows, out + blocks * step, step);
 }
 
-/// `count` values of each of `rows` rows, up to kLanes of them, that lie `stride` apart.
+/// Rounds `count` values of each of `rows` rows, up to kLanes rows, that lie `stride` apart.
 template <XScale kScale>
 void round_rows(const float* x, int64_t stride, int64_t rows, int64_t count, char* out) {
   if (count == kBlock && stride == kBlock) return round_blocks<kScale>(x, rows, rows, out, 4);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = x W^T + b over q8 and q4 weights of which a bit each says whether they are there. One row of x meets them as
-// they are held: 64 cells at a time are put in their places by the byte-expand instruction, zeros between them, and go
-// through the same integer dot products, and the same chain over blocks, as a dense panel (linear_quant_cpu.cc). For
-// many rows a piece of a panel is expanded once, into the first-level cache, and meets all of them there.
+// y = x W^T + b over q8 and q4 weights with a bit for each that says whether it is live. One row of x is multiplied
+// with the weights as they are held: the byte-expand instruction puts 64 cells at a time in their places, with zeros
+// between, and they go through the same integer dot products, and the same chain over blocks, as a dense panel
+// (linear_quant_cpu.cc). For many rows a piece of a panel is expanded once, into the first-level cache.
 //
-// The instruction is of AVX-512 VBMI2, which the instruction set of this file does not include: it is asked for at run
-// time, and without it cells are visited one by one. No machine is meant to: there such weights are held otherwise.
+// The instruction belongs to AVX-512 VBMI2, which this file is not compiled for: it is tested for at run time, and
+// without it cells are visited one by one. That is a fallback only: machines without it hold such weights otherwise.
 #include "carousel/cpu/isa.h"
 #include "carousel/cpu/vec.h"
 #include "carousel/ops/linear/rounded_rows_cpu.h"
@@ -26,7 +26,7 @@ constexpr int64_t kMaskBytes = SparseBlocks::kMaskBytes;
 constexpr int64_t kHeadBytes = SparseBlocks::kHeadBytes;
 constexpr int64_t kZeroCode = 128;
 constexpr int64_t kTasksPerThread = 8;
-constexpr int64_t kSlabRows = 192;  // whose sums, of one panel, are in the first- or second-level cache
+constexpr int64_t kSlabRows = 192;  // the first- or second-level cache holds their sums of one panel
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -36,7 +36,7 @@ struct XBlock {
   int8_t codes[kBlock];
   float scale;
   int32_t start;        // -kZeroCode times the sum of the codes
-  int32_t start_of_q4;  // of dense panels
+  int32_t start_of_q4;  // the start for dense q4 panels; unused here
 };
 static_assert(sizeof(XBlock) == kRowBlockBytes && sizeof(XBlock) <= 11 * sizeof(float));  // packed_count's
 
@@ -46,7 +46,7 @@ float scale_at(const char* p) {
   return to_float(half);
 }
 
-/// What the row of x gives with one panel, bias not added: sums [32].
+/// Multiplies the row of x with one panel: sums [32], bias not added.
 void multiply_cells(const char* panel, const XBlock* x, int64_t blocks, float* sums) {
   for (int64_t r = 0; r < kRows; ++r) sums[r] = 0;
   for (int64_t b = 0; b < blocks; ++b, ++x) {
@@ -69,16 +69,16 @@ void multiply_cells(const char* panel, const XBlock* x, int64_t blocks, float* s
 }
 
 #if defined(CAROUSEL_BYTE_EXPAND)
-// How far ahead of the block its bytes are asked for.
+// How far ahead of a block the panel is prefetched.
 constexpr int64_t kPrefetchBytes = 4096;
 
-/// 64 cells of a dense panel; advances `code` past those that are live.
+/// 64 cells of a dense panel; advances `code` past the live ones.
 CAROUSEL_BYTE_EXPAND __attribute__((always_inline)) inline __m512i expand(const char* masks, int64_t word,
                                                                           const char*& code) {
   uint64_t live;
   std::memcpy(&live, masks + word * 8, sizeof live);
   __m512i codes = _mm512_loadu_si512(code);
-  asm("" : "+v"(codes));  // in a register: from memory the instruction is slow
+  asm("" : "+v"(codes));  // keeps it in a register: the instruction is slow when it reads memory
   code += __builtin_popcountll(live);
   return _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(kZeroCode)), live, codes);
 }
@@ -122,7 +122,7 @@ struct Piece {
   int64_t blocks;
 };
 
-/// Returns where the next piece begins.
+/// Expands a piece; returns where the next one begins.
 CAROUSEL_BYTE_EXPAND const char* expand_piece(const char* block, Piece& out) {
   for (int64_t b = 0; b < out.blocks; ++b) {
     for (int64_t line = 0; line < 8; ++line) prefetch_near(block + kPrefetchBytes + line * kLineBytes);
@@ -247,7 +247,7 @@ void run_panel(const SparseBlocksFwd& a, int64_t index, int64_t first, int64_t l
 
 template <XScale kScale>
 void round_x(const Stream& stream, const SparseBlocksFwd& a) {
-  constexpr int64_t kFewBlocks = 128;  // quicker than to wake the threads
+  constexpr int64_t kFewBlocks = 128;  // one thread is quicker than waking the others
   const int64_t blocks = ceil_div(a.K, kBlock), all = a.N * blocks;
   auto* const x = reinterpret_cast<char*>(a.packed);
   const int64_t tasks = all <= kFewBlocks ? 1 : ceil_div(all, kFewBlocks / 2);

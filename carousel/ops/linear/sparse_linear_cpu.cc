@@ -14,13 +14,13 @@ using ops::SparsePart;
 
 constexpr int64_t kPanelRows = SparsePanels::kPanelRows;
 constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
-constexpr int64_t kSlabBlocks = 2;  // of kLanes rows of x, that stay in the second-level cache while panels pass
+constexpr int64_t kSlabBlocks = 2;  // so many blocks of kLanes rows of x stay in the second-level cache
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kPrefetchBytes = 2048;
 
 #define SPARSE_INLINE __attribute__((always_inline)) inline
 
-/// How values are held: kLanes of them, widened.
+/// Reads kLanes values and widens them; one such struct per type of values.
 struct F32Value {
   static constexpr int64_t kBytes = 4;
   static SPARSE_INLINE Vec read(const char* p) { return as_float(load_int(p)); }
@@ -122,9 +122,9 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /// A panel: its steps, and the live weights of its rows.
 struct Panel {
   const char* steps;
-  int64_t count;          // of steps
-  const int32_t* counts;  // [32]
-  int64_t rows;           // that exist
+  int64_t count;          // steps
+  const int32_t* counts;  // [32] live weights of each row
+  int64_t rows;           // rows that exist
 };
 
 template <class Index, class Value>
@@ -161,7 +161,7 @@ void multiply_row(const Panel& panel, const float* x, float* sums) {
   for (int v = 0; v < kPanelVecs; ++v) store(sums + v * kLanes, acc[v]);
 }
 
-/// Where one step has the columns and values of kLanes rows.
+/// Where the columns and values of kLanes rows in one step lie.
 template <class Index, class Value>
 struct Cells {
   const char* columns;
@@ -178,8 +178,8 @@ struct Cells {
   }
 };
 
-/// A block of x, [K, pitch] of which pitch <= kLanes are rows: sums [32, kLanes]. Lanes past pitch hold what follows in
-/// memory and are not kept.
+/// Multiplies a block of x, [K, pitch] with pitch <= kLanes rows: sums [32, kLanes]. Lanes past pitch hold the next
+/// values in memory and are not stored.
 template <class Index, class Value>
 void multiply_block(const Panel& panel, const float* x, int64_t pitch, float* sums) {
   for (int64_t r = 0; r < kPanelRows; r += kLanes) {  // as many chains at once as there are lanes
@@ -200,7 +200,7 @@ void multiply_block(const Panel& panel, const float* x, int64_t pitch, float* su
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) acc[i] = cells.add(i, x, pitch, acc[i]);
     }
-    for (; l < longest; ++l, cells.advance()) {  // what some rows have more than others
+    for (; l < longest; ++l, cells.advance()) {  // the further weights of longer rows
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
         const Vec next = cells.add(i, x, pitch, acc[i]);
@@ -212,7 +212,7 @@ void multiply_block(const Panel& panel, const float* x, int64_t pitch, float* su
   }
 }
 
-/// A block of x, or the one row there is: sums [32, width]; returns width.
+/// Multiplies a block of x, or a single row: sums [32, width]; returns width.
 template <class Index, class Value>
 int64_t multiply(const Panel& panel, const float* x, int64_t rows, bool one, float* sums) {
   if (one) {
@@ -251,7 +251,7 @@ void pack_columns(const Stream& stream, const SparseLinearFwd& a, int64_t blocks
   });
 }
 
-/// Panel `index` of all parts' panels in one list, times one row block.
+/// Multiplies panel `index` (of all parts' panels in one list) with one row block.
 void run_panel(const SparseLinearFwd& a, int64_t index, const RowBlock& block) {
   const SparsePart* part = a.parts;
   for (; index >= ceil_div(part->rows, kPanelRows); ++part) index -= ceil_div(part->rows, kPanelRows);

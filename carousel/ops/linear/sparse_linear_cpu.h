@@ -10,13 +10,13 @@ namespace carousel::ops {
 
 /// One weight of the call.
 struct SparsePart {
-  const std::byte* steps;      // of SparsePanels, as all up to wide
+  const std::byte* steps;      // this and the next four: those of SparsePanels
   const int64_t* first_steps;  // [panels + 1]
   const int32_t* counts;       // [panels * 32]
   DType dtype;                 // f32, f16 or bf16
   bool wide;                   // columns are u32, not u16
   const float* bias;           // [rows], or null
-  int64_t rows, first_col;     // of y
+  int64_t rows, first_col;     // outputs; column of y of the first
 };
 
 /// Each output is one chain of multiply-adds over its live weights, columns ascending, whatever N is; the bias last.
@@ -38,8 +38,8 @@ struct SparseBlocksPart {
   int64_t rows, first_col;     // of y
 };
 
-/// Rows of x are rounded to 8 bits in blocks of 32 as for dense weights of `dtype`, q8 or q4, which is all parts'; y
-/// has the bits of the dense weights.
+/// Rows of x are rounded to 8 bits in blocks of 32, as for dense weights of `dtype` (q8 or q4), the type of all parts.
+/// y has the bits that dense weights give.
 struct SparseBlocksFwd {
   const float* x;  // [N, K]
   float* packed;   // [packed_count(N, K)] scratch

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mLSTM: exponential-gated matrix memory (xLSTM, arXiv:2405.04517, sec. 2.3; chunkwise form: arXiv:2503.14376).
-// mlstm.cc checks and calls the kernel of mlstm_cpu.h; mlstm_cpu.cc gives every sequence its method, which are
-// mlstm_step_cpu.h (one row), mlstm_walk_cpu.h (many rows, piece by piece) and mlstm_chunk_cpu.h (a piece).
+// mlstm.cc checks and calls the kernel of mlstm_cpu.h; mlstm_cpu.cc gives every sequence its method: mlstm_step_cpu.h
+// (one row), or mlstm_walk_cpu.h (many rows, piece by piece), which takes a piece through mlstm_chunk_cpu.h.
 #pragma once
 
 #include "carousel/ops/ctx.h"
@@ -22,7 +22,7 @@ struct MlstmDims {
 /// changes no bit.
 constexpr int64_t kMlstmChunk = 64;
 
-/// What the cell reads of a row: f32 columns of one or several matrices.
+/// The cell's inputs: f32 columns of one or several matrices.
 struct MlstmInputs {
   Columns q, k;          // [N, H*Dk]
   Columns v;             // [N, H*Dv]
@@ -37,8 +37,8 @@ struct MlstmInputs {
 /// on the sequence's own rows and start position only. N may be 0.
 Tensor mlstm(Ctx& ctx, const MlstmInputs& inputs, const MlstmDims& dims, const Seqs& seqs, LayerStates states);
 
-/// Operations of the formula over `rows` rows of one sequence. A row alone is a step, C = f C + k v^T and h = q C; in
-/// chunks C is read and advanced by products, and of a chunk's scores and their product with v the causal half counts.
+/// Operations of the formula over `rows` rows of one sequence. One row is a step: C = f C + k v^T and h = q C. In
+/// chunks, products read and advance C; the causal half of a chunk's scores, and of their product with v, counts.
 constexpr double mlstm_flops(const MlstmDims& dims, int64_t rows) {
   const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
   const auto chunk = static_cast<double>(rows < kMlstmChunk ? rows : kMlstmChunk);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A chunk of rows of one head as products of cached matrices (xLSTM's stabilised chunkwise form, arXiv:2503.14376). Its
-// preparation has one thread; then come panels of value columns, each of which any thread may do: what is known of all
-// columns is read only, and a panel of C belongs to it alone.
+// A chunk of rows of one head as products of cached matrices (xLSTM's stabilised chunkwise form, arXiv:2503.14376). One
+// thread prepares it. Then any thread may do any panel of its value columns: panels only read what the preparation
+// wrote, and each has its own panel of C. Who does which is in mlstm_walk_cpu.h.
 #pragma once
 
 #include "carousel/cpu/matmul.h"
@@ -12,7 +12,7 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-// Rows of a tile. With AVX-512 eight are enough to keep the multipliers busy, and divide a chunk and most heads.
+// Rows of a tile. With AVX-512 eight keep the multipliers busy, and divide a chunk and most heads.
 constexpr int kRows = kLanes == 16 ? 8 : kTileRows;
 constexpr int64_t kPanel = kTileVecs * kLanes;  // columns of a panel of C or V
 
@@ -21,11 +21,11 @@ struct Packed {
   float* q;    // [L, q_stride] scaled
   float* k_t;  // [Dk, L] keys scaled and transposed, zero beyond the chunk; later weighted for the next state
   float* s;    // [L, L] scores, then the weights of the values
-  float* c;    // [panels] of [Dk, kPanel], c_stride apart: this block of C, from the first to the last chunk of a run
+  float* c;    // [panels] of [Dk, kPanel], c_stride apart: these columns of C, between chunks that follow each other
   int64_t q_stride, c_stride;
 };
 
-/// In a thread's scratch memory, behind the panel of values it works on, [L, kPanel].
+/// The matrices in a worker's scratch memory. They lie behind the panel of values [L, kPanel] that it works on.
 Packed packed_in(float* scratch, int64_t dk) {
   Packed p;
   p.q_stride = (dk + 15) / 16 * 16 + 16;
@@ -37,7 +37,7 @@ Packed packed_in(float* scratch, int64_t dk) {
   return p;
 }
 
-/// One row of a panel, `width` columns wide at least: what lies beyond them is zero.
+/// Copies a row's first `width` columns, at most kPanel, to a panel's row; fills that with zeros.
 inline void copy_to_panel(const float* row, int64_t width, float* panel) {
 #pragma GCC unroll 2
   for (int64_t j = 0; j < kPanel; j += kLanes) {
@@ -57,7 +57,7 @@ inline void copy_from_panel(const float* panel, int64_t width, float* row) {
   }
 }
 
-/// Queries, and in `carried` [L] their products with the carried n.
+/// Packs the queries; `carried` [L] becomes their products with n of the state before.
 void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t count, float* carried) {
   constexpr int64_t kRowsAhead = 2;
   const Call& args = *head.args;
@@ -84,14 +84,14 @@ void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t 
   }
 }
 
-/// Columns d to d + lanes of the keys, and n' = state n + their weighted sum.
+/// Packs `lanes` columns of the keys; n' = state n + the weighted sum of the keys.
 CAROUSEL_INLINE void pack_key_columns(const float* k, int64_t stride, int64_t lanes, int64_t count, float scale_k,
                                       const Decays& decays, float* n, float* k_t) {
   const bool full = lanes == kLanes;
   const Vec scale = set1(scale_k);
   Vec n_d = set1(decays.state) * (full ? load(n) : load_partial(n, lanes));
   for (int64_t t = 0; t < kL; t += kLanes) {
-    Vec block[kLanes];  // of rows
+    Vec block[kLanes];  // rows, then, transposed, columns
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kLanes; ++i) {
       block[i] = Vec{};
@@ -109,7 +109,7 @@ CAROUSEL_INLINE void pack_key_columns(const float* k, int64_t stride, int64_t la
   full ? store(n, n_d) : store_partial(n, n_d, lanes);
 }
 
-/// Keys, and n'.
+/// Packs the keys, and advances n.
 void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t first_row, int64_t count) {
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, stride = args.k.stride;
@@ -120,7 +120,7 @@ void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t 
     if (d % kLineFloats == 0 && d + kLineFloats < dk) {
       for (int64_t t = 0; t < count; ++t) prefetch_near(k + t * stride + d + kLineFloats);
     }
-    if (lanes == kLanes && count == kL) {  // known to the compiler
+    if (lanes == kLanes && count == kL) {  // constants, from which the compiler makes a faster copy
       pack_key_columns(k + d, stride, kLanes, kL, scale, decays, head.n + d, p.k_t + d * kL);
     } else {
       pack_key_columns(k + d, stride, lanes, count, scale, decays, head.n + d, p.k_t + d * kL);
@@ -128,7 +128,7 @@ void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t 
   }
 }
 
-/// s = q k^T where j <= t: whole tiles, those above the diagonal left out.
+/// s = q k^T where j <= t, by whole tiles; tiles above the diagonal are left out.
 void scores(const Packed& p, int64_t dk, int64_t count) {
   for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     for_row_tiles<kRows>(count, [&]<int R>(int64_t t) {
@@ -142,7 +142,7 @@ void scores(const Packed& p, int64_t dk, int64_t count) {
   });
 }
 
-/// Decays the scores and divides them, and the weight of the carried state, by the denominators of their rows.
+/// Decays the scores. Divides them and `carry`, the weight of the state before, by the denominators of their rows.
 void weigh_values(const Head& head, const Packed& p, const float* carried, int64_t count, Decays* decays) {
   for (int64_t t = 0; t < count; ++t) {
     const Vec t_hi = set1(decays->t_hi[t]), t_lo = set1(decays->t_lo[t]);
@@ -167,6 +167,7 @@ void weigh_values(const Head& head, const Packed& p, const float* carried, int64
   }
 }
 
+/// Weighs the keys for the next state.
 void weigh_keys(const Packed& p, int64_t dk, const Decays& decays) {
   for (int64_t d = 0; d < dk; ++d) {
     float* k_d = p.k_t + d * kL;  // [L]
@@ -174,7 +175,7 @@ void weigh_keys(const Packed& p, int64_t dk, const Decays& decays) {
   }
 }
 
-/// What chunks at `first_row` begin with.
+/// The rows that a chunk at `first_row` reads first: its gates, queries, keys and values.
 RowsAhead rows_ahead(const Head& head, int64_t first_row, int64_t rows) {
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, dv = args.dims.dv;
@@ -190,13 +191,13 @@ RowsAhead rows_ahead(const Head& head, int64_t first_row, int64_t rows) {
   return ahead;
 }
 
-/// A chunk prepared: what its panels read.
+/// A prepared chunk, which its panels read.
 struct Chunk {
   const Head* head;
   Packed p;
   Decays decays;
   int64_t first_row, count;
-  bool loads, stores;  // C comes from the state before it, and goes back there after it
+  bool loads, stores;  // panels read C from the state, and write it back; else C is packed, and stays so
 
   int64_t panels() const { return (head->width - 1) / kPanel + 1; }
   const float* v(int64_t panel) const {  // [count, kPanel], rows of v
@@ -206,8 +207,7 @@ struct Chunk {
   float* state(int64_t panel) const { return head->c + panel * kPanel; }  // [Dk, kPanel], Dv apart
 };
 
-/// Floats of scratch memory one thread needs: a panel of values, a chunk's queries, keys and scores, C, and n at the
-/// end.
+/// Floats of scratch memory of one worker: a panel of values, a chunk's queries, keys and scores, C, and n at the end.
 constexpr int64_t chunk_scratch_floats(int64_t dk, int64_t dv) {
   constexpr int64_t kWidestPanel = 64;
   const int64_t columns = (dv + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
@@ -215,7 +215,7 @@ constexpr int64_t chunk_scratch_floats(int64_t dk, int64_t dv) {
   return (values + q + k + s + (dk + 2) * columns + dk + 64 + 15) / 16 * 16;
 }
 
-/// All but the panels: queries, keys, the weights of the values, n and m.
+/// Prepares a chunk: queries, keys, the weights of the values, n and m.
 void prepare_chunk(Head* head, Chunk* chunk) {
   const int64_t dk = head->args->dims.dk, first_row = chunk->first_row, count = chunk->count;
   Gates gates;
@@ -230,18 +230,18 @@ void prepare_chunk(Head* head, Chunk* chunk) {
   weigh_keys(chunk->p, dk, chunk->decays);
 }
 
-/// What is prefetched while a panel is multiplied, a part per tile: the loops of products leave time for it.
+/// Prefetched while a panel is multiplied, a share per tile: the loops of products leave time for it.
 struct PanelAhead {
-  RowsAhead* rows;  // of the next chunk, or null
+  RowsAhead* rows;  // rows of the next chunk, or null
   int64_t runs_per_tile;
-  const float* values;  // of the next panel [count, kPanel], or null
+  const float* values;  // the next panel's values [count, kPanel], or null
   int64_t values_per_tile;
-  const float* c;  // of the next panel [Dk, kPanel], from the state or packed, or null
+  const float* c;  // the next panel of C [Dk, kPanel], in the state or packed, or null
   int64_t c_stride;
 };
 
 PanelAhead ahead_of(const Chunk& chunk, int64_t panel, RowsAhead* rows) {
-  constexpr int64_t kNearFloats = int64_t{1} << 17;  // of C, that stay in a second level
+  constexpr int64_t kNearFloats = int64_t{1} << 17;  // a second level of cache keeps so much of C
   const Head& head = *chunk.head;
   const int64_t dk = head.args->dims.dk, dv = head.args->dims.dv, tiles = (dk - 1) / kRows + 1;
   PanelAhead ahead = {};
@@ -267,13 +267,13 @@ struct Panel {
   int64_t out_stride, width;
 };
 
-/// Of a row of a panel.
+/// Prefetches a row of a panel.
 CAROUSEL_INLINE void prefetch_row(const float* row) {
 #pragma GCC unroll 4
   for (int64_t j = 0; j < kPanel; j += kLineFloats) prefetch_near(row + j);
 }
 
-/// h of a panel, from C as it was and the chunk's values.
+/// Writes h of a panel's columns, from C as it was before the chunk and the chunk's values.
 template <int V>
 CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
   const Packed& p = chunk.p;
@@ -298,7 +298,7 @@ CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
   });
 }
 
-/// C' of a panel.
+/// Advances a panel of C to the chunk's end.
 template <int V>
 CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, PanelAhead ahead) {
   const Vec state = set1(chunk.decays.state);
@@ -322,7 +322,8 @@ CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, PanelAh
   });
 }
 
-/// One panel of a prepared chunk. values [L, kPanel]: the calling thread's. `rows` comes meanwhile; may be null.
+/// Does one panel of a prepared chunk. values [L, kPanel] is the calling worker's. `rows` (may be null) is prefetched
+/// meanwhile.
 void chunk_panel(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) {
   const Head& head = *chunk.head;
   const ops::MlstmDims& dims = head.args->dims;

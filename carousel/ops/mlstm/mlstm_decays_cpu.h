@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gates of a chunk of rows, and the decays that follow from them: what each row weighs in later rows and in the
+// The gates of a chunk of rows, and the decays that follow from them: the weight of each row in later rows and in the
 // next state (xLSTM's stabilised chunkwise form, arXiv:2503.14376).
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-/// Soft-capped i and log-sigmoid of f of a chunk's rows.
+/// A chunk's gates: i soft-capped, f soft-capped and then as its log-sigmoid.
 struct Gates {
   float i[kL];
   float log_f[kL];
@@ -16,13 +16,13 @@ struct Gates {
 
 /// The decays of one chunk (xLSTM's stabilised chunkwise form): b is the running sum of log f, m_t the running maximum.
 struct Decays {
-  // log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b - m_t, u = i - b:
-  // in two floats each, because b may be huge (-1e4 per row) where the difference is not.
+  // The log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b_t - m_t and
+  // u = i_j - b_j. Each is held in two floats, because b may be huge (-1e4 per row) where the sum is not.
   float t_hi[kL], t_lo[kL], u_hi[kL], u_lo[kL];
-  float carry[kL];  // e^(b_t + m - m_t): weight of the carried state in row t; then that over the row's denominator
+  float carry[kL];  // e^(b_t + m - m_t): weight of the state before in row t; later divided by the row's denominator
   float keep[kL];   // e^(b_L - b_j + i_j - m_next): weight of row j in the next state, 0 beyond the chunk
   float m[kL];      // m_t
-  float state;      // e^(b_L + m - m_next)
+  float state;      // e^(b_L + m - m_next): weight of the state before in the next state
 };
 
 inline void split(double x, float* hi, float* lo) {

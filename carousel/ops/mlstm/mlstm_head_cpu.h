@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both forms of the mLSTM cell share: a call's sequences and scratch memory, a head, its gates and its
-// denominator.
+// Shared by both forms of the mLSTM cell: a call's sequences and scratch memory, a head, its gates and its denominator.
 #pragma once
 
 #include "carousel/cpu/vec.h"
@@ -15,22 +14,22 @@ constexpr int64_t kL = ops::kMlstmChunk;
 /// One sequence of the batch, and where its memory is: the caller's, or zeros in the workspace.
 struct Sequence {
   int64_t first_row, rows;
-  int64_t pos;    // of the first row
+  int64_t pos;    // position of the first row
   float* c;       // [H, Dk, Dv]
   float* n;       // [H, Dk]
   float* m;       // [H]
-  float* n_next;  // [H, Dk]; where several tasks share a head, its new n waits here until all have read the old one
-  float* m_next;  // [H]; likewise
+  float* n_next;  // [H, Dk]; where several items share a head, its new n is kept here until all have read the old one
+  float* m_next;  // [H]; the same for m
 };
 
 /// The step of one head of a sequence of one row.
 struct StepGates {
-  float f, i;  // activations of the gates
-  int32_t blocks_done;
+  float f, i;           // activations of the gates
+  int32_t blocks_done;  // blocks of rows of C that threads have advanced
 };
 
-/// Rows of C that a task of a step advances, about 128 KiB: as many tasks as threads, of equal size, would wait for the
-/// slowest. Their number depends on the shape alone, since each has its own share of h.
+/// Rows of C that one task of a step advances, about 128 KiB: with one equal task per thread all would wait for the
+/// slowest thread. The number of tasks depends on the shape alone, since each has its own share of h.
 constexpr int64_t step_rows(int64_t dv) {
   constexpr int64_t kFloats = int64_t{1} << 15;
   return dv >= kFloats / 4 ? 4 : kFloats / dv / 4 * 4;
@@ -44,10 +43,10 @@ struct Call : ops::MlstmArgs {
   float* scratch;             // [threads, scratch_floats]
   int64_t scratch_floats;     // multiple of 16
   StepGates* steps;           // [B, H]
-  float* shares;              // [B, H, blocks of step_rows rows of C, share_floats]: of h, the last of q.n
+  float* shares;              // [B, H, blocks of step_rows rows of C, share_floats]: of h; the last is of q.n
 };
 
-/// Lists the sequences in `sequences` [B]. Where the caller keeps no state, c, n and m [B] of zeros stand in.
+/// Lists the sequences in `sequences` [B]. Where the caller keeps no state, they get the zeros c, n and m.
 inline void list_sequences(const ops::MlstmArgs& args, float* c, float* n, float* m, float* n_next, float* m_next,
                            Sequence* sequences) {
   const int64_t heads = args.dims.heads, of_n = heads * args.dims.dk, of_c = of_n * args.dims.dv;
@@ -89,6 +88,7 @@ inline ZeroStates take_zero_states(const ops::MlstmArgs& args, Workspace& worksp
   return zeros;
 }
 
+/// A head of a sequence, or a block of its value columns, as one item of the walk or one task of the step.
 struct Head {
   const Call* args;
   int64_t h;
@@ -99,8 +99,8 @@ struct Head {
   float* scratch;
 };
 
-/// Soft-caps both gates of `count` places and replaces those of f by log sigmoid(f), in whole vectors: the arrays have
-/// room for them.
+/// Soft-caps the first `count` values of both gates, then replaces f by log sigmoid(f). Works in whole vectors: the
+/// arrays have room for them.
 inline void activate_gates(float* i, float* f, int64_t count, float cap) {
   for (int64_t j = 0; j < count; j += kLanes) {
     Vec i_j = load(i + j), f_j = load(f + j);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row of the mLSTM cell: C' = f C + i k v^T and h = q C' (arXiv:2405.04517, sec. 2.3) in one pass over C, which is
-// as fast as memory. A task is a block of rows of C of one head.
+// One row of the mLSTM cell: C' = f C + i k v^T and h = q C' (arXiv:2405.04517, sec. 2.3) in one pass over C, at
+// the rate of memory. A task is a block of rows of C of one head.
+//
+// A task writes its rows of C and n and its own share of h, nothing else. It then adds 1 to blocks_done of the head
+// (acquire and release); the task that makes it complete sees all shares, adds them in the order of the blocks, and
+// writes the head's h. step_all writes the gates and m before the region.
 #pragma once
 
 #include "carousel/cpu/divide.h"
@@ -10,11 +14,11 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-// C streams through the core as one run of addresses, this far ahead of it. Rows taken two or four at a time, which
-// spares h some loads and stores, were no faster.
+// C is read as one stream of addresses and prefetched this far ahead. Taking rows two or four at a time, which spares h
+// some loads and stores, was no faster.
 constexpr int64_t kAheadFloats = 2048;
 
-/// Both activations of `count` heads of a row, and their new m in place of the old.
+/// Activates both gates of `count` heads of a row, and replaces m by the new one.
 inline void step_gates(const float* i_pre, const float* f_pre, int64_t count, float cap, float* m, StepGates* steps) {
   for (int64_t h = 0; h < count; h += kLanes) {
     const int64_t lanes = count - h < kLanes ? count - h : kLanes;
@@ -31,7 +35,7 @@ inline void step_gates(const float* i_pre, const float* f_pre, int64_t count, fl
   }
 }
 
-/// A row of C' = f C + (i k) v^T, and h += q C' while it is in registers.
+/// Advances a row of C, C' = f C + (i k) v^T, and adds q C' to h while C' is in registers.
 inline void step_row(float* c, float f_act, float i_k, float q, const float* v, float* h, int64_t width) {
   const Vec f_v = set1(f_act), i_k_v = set1(i_k), q_v = set1(q);
   int64_t j = 0;
@@ -48,8 +52,8 @@ inline void step_row(float* c, float f_act, float i_k, float q, const float* v, 
   }
 }
 
-/// One step of rows [first, end) of a head's C and n. share [width] becomes their share of q^T C'; returns that of
-/// q.n'.
+/// Advances rows [first, end) of a head's C and n by one step. share [width] becomes the rows' share of q^T C'; returns
+/// their share of q.n'.
 float step_block(const Head& head, int64_t row, int64_t first, int64_t end, const StepGates& gates, float* share) {
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, dv = args.dims.dv;
@@ -57,7 +61,7 @@ float step_block(const Head& head, int64_t row, int64_t first, int64_t end, cons
   const float* q = args.q.f32() + row * args.q.stride + head.h * dk;                      // [Dk]
   const float* k = args.k.f32() + row * args.k.stride + head.h * dk;                      // [Dk]
   const float* v = args.v.f32() + row * args.v.stride + head.h * dv + head.first_column;  // [width]
-  // What the next block begins with, or the next head: they lie behind.
+  // The next block of the head, or the next head, begins behind this block.
   prefetch_near_floats(k + end, end - first);
   prefetch_near_floats(q + end, end - first);
   prefetch_near_floats(head.n + end, end - first);
@@ -72,7 +76,7 @@ float step_block(const Head& head, int64_t row, int64_t first, int64_t end, cons
   return scale.q * dot(q + first, n + first, end - first);
 }
 
-/// The step of a whole head, or of a block of its columns, in a task that walks a longer sequence.
+/// One step of a whole head, or of a block of its columns, within the walk of a longer sequence.
 void step(Head* head, int64_t row) {
   const Call& args = *head->args;
   const int64_t dk = args.dims.dk, dv = args.dims.dv, block = step_rows(dv);
@@ -90,7 +94,7 @@ void step(Head* head, int64_t row) {
   for (int64_t j = 0; j < head->width; ++j) out[j] = out[j] / norm;
 }
 
-/// Adds the shares of a head's blocks, in their order.
+/// Adds the shares of a head's blocks, in their order, and divides by the denominator.
 void finish_step(const Head& head, int64_t row, const float* shares, int64_t floats, int64_t blocks) {
   const Call& args = *head.args;
   float* out = args.out.f32() + row * args.dims.heads * args.dims.dv + head.h * args.dims.dv;  // [Dv]
@@ -105,7 +109,7 @@ void finish_step(const Head& head, int64_t row, const float* shares, int64_t flo
   }
 }
 
-/// All sequences of one row. A task is a block of rows of C; whoever ends the last one of a head adds their shares.
+/// The steps of all sequences of one row: `active` sequences.
 void step_all(const Stream& stream, const Call& args, int64_t active) {
   const int64_t heads = args.dims.heads, dk = args.dims.dk, dv = args.dims.dv;
   const int64_t block = step_rows(dv), blocks = (dk - 1) / block + 1;

@@ -1,6 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many rows of the mLSTM cell: a thread walks a head's rows, or those of a block of its value columns, from piece to
-// piece of the chunk grid. Panels of the piece it is at may be taken by threads that have no walk left (cpu/offer.h).
+// Many rows of the mLSTM cell. An item is one head of one sequence, or a block of its value columns. A worker walks an
+// item's rows from one piece of the chunk grid to the next; a worker that finds no item left takes panels of the chunk
+// that another one is at (cpu/offer.h). Here "piece" of rows is piece() below; an Offer's piece is a few panels.
+//
+// 1. An item belongs to the worker whose fetch_add on `next` returned it. Items write disjoint columns of C and out.
+// 2. The owner prepares a chunk before it calls Offer::share: q, k_t, s, the decays, n and m. While the chunk is
+//    shared, these are only read. share() publishes them, and the pointer walk->chunk with them.
+// 3. A panel of C, in the chunk's scratch and in the state, and the same columns of out, are written by the one thread
+//    that took the panel. It works on the values in the first [L, kPanel] floats of its own worker's scratch; the
+//    packed chunk lies behind these, so an owner's panel and its chunk do not overlap.
+// 4. The owner alone prefetches the next chunk's rows (RowsAhead): helpers get a null pointer.
+// 5. share() returns when every panel is done. So a chunk may live on its owner's stack, and change for the next rows.
+// 6. An item that is a whole head updates n and m in place. Where column blocks share a head, all of them read seq.n
+//    and seq.m; the first block writes n_next and m_next, and walk_all copies these over n and m after the region.
+// 7. A worker adds 1 to `ended`, with release, after each item, and helps until `ended` is the number of items or its
+//    patience is over. It may leave early: the region ends only when the owners have returned too.
 #pragma once
 
 #include "carousel/cpu/divide.h"
@@ -11,28 +25,29 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kColumnUnit = 64;  // value columns of a walk: a multiple of this
+constexpr int64_t kColumnUnit = 64;  // the value columns of an item are a multiple of this
 
-/// Blocks of value columns per head: with fewer heads than threads, as many as leave each block a thread.
+/// Blocks of value columns per head: more than one where there are fewer heads than threads, and as many as still have
+/// a thread each.
 int64_t column_blocks(int64_t heads, int64_t threads, int64_t dv) {
   int64_t blocks = 1;
   while (heads * blocks * 2 <= threads && dv / (blocks * 2) >= kColumnUnit) blocks *= 2;
   return blocks;
 }
 
-/// Rows from `t` to the end of the sequence's piece or to the next chunk, whichever comes first.
+/// Rows from `t` to the end of the sequence's rows or to the next multiple of kL, whichever comes first.
 inline int64_t piece(const Sequence& seq, int64_t t) {
   const int64_t to_grid = kL - (seq.pos + t) % kL, rest = seq.rows - t;
   return to_grid < rest ? to_grid : rest;
 }
 
-/// What a thread works on: a head's rows in order, and the chunk whose panels others may take.
+/// What a worker shares of the item it walks.
 struct Walk {
-  Offer offer;
-  const Chunk* chunk;
+  Offer offer;         // panels of the chunk it is at
+  const Chunk* chunk;  // that chunk; read only by who has taken a piece of the offer
 };
 
-/// Panels go to threads in pieces: one by one, unless that were more pieces than an Offer has.
+/// Panels in one piece of an Offer: one, unless that made more pieces than an Offer may have.
 int64_t panels_of_piece(const Chunk& chunk) { return (chunk.panels() - 1) / Offer::kMostPieces + 1; }
 
 void chunk_piece(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) {
@@ -54,7 +69,7 @@ void walk_rows(Head* head, const Sequence& seq, Walk* walk) {
     }
     chunk.first_row = seq.first_row + t;
     chunk.count = count;
-    chunk.loads = chunk.stores;  // where the one before left it
+    chunk.loads = chunk.stores;  // C is where the chunk before left it: in the state, or packed
     chunk.stores = next <= 1;
     if (chunk.loads) rows_ahead(*head, chunk.first_row, count).fetch_all();
     prepare_chunk(head, &chunk);
@@ -64,14 +79,14 @@ void walk_rows(Head* head, const Sequence& seq, Walk* walk) {
   }
 }
 
-/// Panels of the walk that has most left to do; false if no thread shares any.
+/// Does panels of the walk that has most left to do; false if no thread shares any.
 bool help_a_walk(Walk* walks, int64_t count, float* values) {
   Walk* best = walks;
   for (int64_t w = 1; w < count; ++w) best = walks[w].offer.left() > best->offer.left() ? walks + w : best;
   return best->offer.left() > 0 && best->offer.help([&](int64_t i) { chunk_piece(*best->chunk, i, values, nullptr); });
 }
 
-/// f(worker, item, walk) for every item; a worker that finds none left helps with those that are not done.
+/// Runs f(worker, item, walk) for every item; a worker that finds none left helps with those that are not done.
 template <class F>
 void parallel_walks(const Stream& stream, const Call& args, int64_t items, int64_t total_work, F&& f) {
   constexpr int64_t kMostWorkers = 128;
@@ -87,7 +102,7 @@ void parallel_walks(const Stream& stream, const Call& args, int64_t items, int64
       __atomic_fetch_add(&ended, int64_t{1}, __ATOMIC_RELEASE);
     }
     float* const values = args.scratch + worker * args.scratch_floats;
-    // A walk that offers nothing for long has lost its core. Whoever waits outside of the region can give it another.
+    // An owner that offers nothing for long has lost its core. A thread that waits outside the region can give it one.
     Patience patience;
     while (__atomic_load_n(&ended, __ATOMIC_ACQUIRE) < items && !patience.is_over()) {
       if (help_a_walk(walks, workers, values)) {
@@ -100,7 +115,7 @@ void parallel_walks(const Stream& stream, const Call& args, int64_t items, int64
 }
 
 /// One item: head h of `seq`, value columns first_column to first_column + block_width. Where blocks share a head, each
-/// has an n of its own, of which the first block's becomes the new one.
+/// computes an n of its own; the first block's becomes the state's.
 void walk_item(const Call& call, const Sequence& seq, int64_t h, int64_t first_column, int64_t block_width,
                float* scratch, Walk* own) {
   const int64_t dk = call.dims.dk, dv = call.dims.dv;
@@ -122,7 +137,7 @@ void walk_item(const Call& call, const Sequence& seq, int64_t h, int64_t first_c
   if (first_column == 0) (shared ? seq.m_next : seq.m)[h] = head.m;
 }
 
-/// All sequences of more than one row: `active` of them, `rows` in all.
+/// The walks of all sequences of more than one row: `active` sequences, which have `rows` rows together.
 void walk_all(const Stream& stream, const Call& call, int64_t active, int64_t rows) {
   const int64_t heads = call.dims.heads, dk = call.dims.dk, dv = call.dims.dv;
   const int64_t blocks = column_blocks(active * heads, stream.pool->threads(), dv);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing, and moving rows to and from an expert. A row is one item: its expressions never meet another row's.
+// Routing, and copying rows to and from an expert. A row is one item, whose result depends on no other row.
 #include "carousel/ops/moe/moe_cpu.h"
 
 #include "carousel/cpu/divide.h"
@@ -10,8 +10,8 @@ namespace {
 
 constexpr int64_t kWorkPerScore = 32;
 
-/// The k indices of largest s + bias, in descending order; equal ones by index. Scores that are not numbers still give
-/// k distinct indices.
+/// The k indices of the largest s + bias, in descending order; equal values by index. NaN still gives k distinct
+/// indices.
 void choose(const float* s, const float* bias, int64_t count, int64_t k, int32_t* chosen) {
   const auto key = [&](int64_t e) { return bias == nullptr ? s[e] : s[e] + bias[e]; };
   for (int64_t e = 0; e < count; ++e) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of a mixture of experts are called with.
+// The arguments of the kernels of a mixture of experts.
 #pragma once
 
 #include "carousel/cpu/kernel.h"

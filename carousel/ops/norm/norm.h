@@ -29,7 +29,7 @@ struct AddNorm {
 /// Throws kShape. N may be 0.
 AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm);
 
-/// What follows the norm of a head: out = (norm(h) + skip_weight * skip) * gate(pre).
+/// The gate after the norm of a head: out = (norm(h) + skip_weight * skip) * gate(pre).
 struct NormGate {
   enum class Kind : uint8_t { kNone, kSigmoid, kSilu };
   Kind kind = Kind::kNone;
@@ -37,7 +37,7 @@ struct NormGate {
   Columns skip;        // [N, H*Dv], or none: nothing is added
   Tensor skip_weight;  // [H*Dv] f32
 };
-/// Norm over each of H heads, then a gate, as xLSTM-7B's output gate sigmoid(pre) * norm(h) (arXiv:2503.13427,
+/// Norm over each of H heads, then a gate, such as xLSTM-7B's output gate sigmoid(pre) * norm(h) (arXiv:2503.13427,
 /// sec. 3.2).
 ///   h [N, H*Dv] f32, norm.weight and bias [H*Dv] head-major
 ///   returns [N, H*Dv]. Throws kShape. N may be 0.

@@ -36,7 +36,7 @@ inline Affine row_statistics(const float* x, int64_t width, const ops::NormArgs&
   const auto count = static_cast<float>(width);
   if (norm.kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
   const float mean = norm.kind == ops::Norm::Kind::kLayer ? moment<false>(x, width, 0.0f) / count : 0.0f;
-  // From the deviations: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
+  // Computed from the deviations: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
   const float variance = moment<true>(x, width, mean) / count;
   return {mean, 1.0f / std::sqrt(variance + norm.eps)};
 }

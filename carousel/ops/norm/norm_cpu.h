@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of the norms are called with.
+// The arguments of the kernels of the norms.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -33,9 +33,9 @@ struct HeadNormArgs {
   NormArgs norm;  // of width H*Dv
   int64_t rows, heads, dv;
 };
-/// Either of them where a profile rounds or places epsilons otherwise: one operation after the other, as written.
+/// Either norm where a profile rounds, or places epsilons elsewhere: one operation after the other, as written.
 struct CastNormArgs {
-  HeadNormArgs head;  // pre, skip and gate as there; heads 1 for a norm of whole rows
+  HeadNormArgs head;  // the norm; a norm of whole rows has 1 head and no gate
   View y;             // [N, H*Dv] added to h, or null
   View sum;           // [N, H*Dv] h + y where there is a y
   Numerics::Norm rule;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels that move rows are called with.
+// The arguments of the kernels that copy rows.
 #pragma once
 
 #include "carousel/cpu/kernel.h"

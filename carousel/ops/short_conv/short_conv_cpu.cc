@@ -19,7 +19,8 @@ inline Sequence sequence(const ops::ShortConvArgs& args, int64_t s) {
   return {args.seqs.first_row(s), args.seqs.length(s), args.state == nullptr ? nullptr : args.state[s]};
 }
 
-/// u of columns j.. at time t of a sequence; times before this piece are in the state, before the sequence zero.
+/// u of the columns from j on at time t of a sequence. Times before this call are in the state; before the sequence u
+/// is zero.
 template <bool kRounds>
 inline Vec gated_input(const ops::ShortConvArgs& args, const Sequence& seq, int64_t t, int64_t j, int64_t count) {
   if (t < 0) {
@@ -56,7 +57,7 @@ void convolve_row(const ops::ShortConvArgs& args, const Sequence& seq, int64_t t
   }
 }
 
-/// In place, oldest first: row i takes time T-kept+i, which an old row holds only further down.
+/// Replaces the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a later old one.
 template <bool kRounds>
 void keep_last_inputs(const ops::ShortConvArgs& args, const Sequence& seq) {
   for (int64_t i = 0; i < args.kept; ++i) {
@@ -85,7 +86,7 @@ void convolve(const Stream& stream, const ops::ShortConvArgs& args) {
       convolve_row<kRounds>(args, seq, n - seq.first_row);
     }
   });
-  // Only now: rows of the region above read the old state.
+  // Only after the region above, whose rows read the old state.
   parallel_ranges(stream, args.seqs.batch, row_work, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
       const Sequence seq = sequence(args, s);

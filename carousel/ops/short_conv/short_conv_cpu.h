@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel of both convolutions is called with.
+// The arguments of the kernel of both convolutions.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -15,8 +15,8 @@ struct ShortConvArgs {
   View out;           // [N, D]
   int64_t taps_count, width;
   int64_t kept;        // inputs in the state, K-1 or K
-  bool silu;           // of the sum
-  DType gates, dtype;  // what the SiLU and every other result is rounded to
+  bool silu;           // the result is the SiLU of the sum
+  DType gates, dtype;  // what the SiLU is rounded to; what every other result is rounded to
   SeqsView seqs;
   float* const* state;  // [B] of [kept, D]; null: zeros, nothing is kept
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sLSTM recurrence on CPUs. All sequences of a group advance in step: a tile of rows is multiplied with a panel of
 // the head's matrix, which stays in cache (slstm_tile_cpu.h), and the sums, all four gates of 16 elements, advance
-// those elements at once. From step to step y, c, n and m go through a small buffer: those of the caller lie far apart,
-// often in the same cache sets.
+// those elements at once. Between steps y, c, n and m are kept in a small buffer: the caller's lie far apart, often in
+// the same cache sets.
 #include "carousel/ops/slstm/slstm_cpu.h"
 
 #include "carousel/cpu/divide.h"
@@ -19,7 +19,7 @@ CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_
   const Vec one = set1(1.0f);
   const Vec capped = min(f_gate_max, raw_f);
   const Vec log_f = old.m + (min(capped, Vec{}) - log1p_unit(exp_decay(negative_abs(capped))));
-  // One of the two gates is e^0: the larger one, and i where n is 0, which m' then follows.
+  // The larger of the two gates is e^0. Where n is 0, i is e^0, since m' is raw_i.
   const Vec ahead = raw_i - log_f;
   const Vec e = exp_decay(negative_abs(ahead));
   const Vec f = ahead >= Vec{} ? e : one;
@@ -35,7 +35,7 @@ CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_
   return next;
 }
 
-/// c, n and m of panel q of head h, from where the caller keeps them or back.
+/// copy_cells copies c, n and m of panel q of head h from the caller's states (kIn), or back to them (kOut).
 enum class Copy { kIn, kOut };
 template <Copy kWay>
 void copy_cells(const Group& group, int64_t h, int64_t q, int64_t r) {
@@ -54,15 +54,13 @@ void copy_cells(const Group& group, int64_t h, int64_t q, int64_t r) {
   }
 }
 
-/// Where the elements of a panel and a row find their inputs, one gate's a row of D from the next's, and their cells,
-/// and leave their outputs: for the next step, and for the caller, who has places for `lanes` of them alone.
+/// The addresses of one panel's elements in one row.
 struct Place {
-  const float* wx;
-  float *cells, *y, *out;
-  int64_t lanes;
+  const float* wx;         // inputs of gate i; those of the next gate lie D floats further
+  float *cells, *y, *out;  // c, n and m; the output for the next step; the caller's output
+  int64_t lanes;           // how many of the elements exist for the caller
 };
-/// The places of panel q of head h and rows r..r+count at step t. Their inputs are fetched into the first level of
-/// cache.
+/// Finds the places of panel q of head h and rows r to r + count at step t, and prefetches their inputs near.
 void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t count, int64_t t, Place* places) {
   const Call& args = *group.args;
   const int64_t dh = args.dims.dh, width = args.dims.heads * dh, stride = y_stride(args.dims);
@@ -78,7 +76,7 @@ void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t co
   }
 }
 
-/// The elements of `count` places; raw holds their products. kPartial: some have fewer than kElements lanes.
+/// Advances the elements of `count` places; raw holds their products. kPartial: some have fewer than kElements lanes.
 template <bool kPartial>
 void advance_places(const Call& args, const Place* places, int64_t count, const float (*raw)[kPanel]) {
   const int64_t width = args.dims.heads * args.dims.dh;
@@ -100,8 +98,8 @@ void advance_places(const Call& args, const Place* places, int64_t count, const 
       store(place.y + v, next.y);
     }
   }
-  // Not before all inputs are loaded: they often lie a multiple of 4 KiB from the results, and a load waits for a store
-  // that it may depend on by the low bits of its address.
+  // Results are stored after all inputs are loaded. They often lie a multiple of 4 KiB apart, and a load waits for a
+  // store whose address has the same low bits.
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t v = 0; v < kElements; v += kLanes) {
       const Vec y = load(places[i].y + v);
@@ -113,14 +111,13 @@ void advance_places(const Call& args, const Place* places, int64_t count, const 
   }
 }
 
-/// Rows times panels whose products are there before their elements advance: where rows are few, elements of several
-/// panels keep each other's functions busy, and reading R goes on meanwhile.
+/// Rows times panels whose products are computed before their elements advance. With few rows the elements of several
+/// panels advance together, so that their functions overlap while R is read on.
 constexpr int64_t kBulk = 16;
 static_assert(kBulk >= kRows);
 
-/// The panels [begin, end) of a head in the order of one step, by units of one or, of few rows, two. Odd steps go
-/// backwards: what the second level of cache still holds of the step before is then read from there, and not pushed out
-/// first.
+/// The panels [begin, end) of a head in the order of one step, by units of one panel, or of two where rows are few. Odd
+/// steps go backwards: they read the panels that the second level of cache still holds before they push them out.
 struct PanelOrder {
   int64_t begin, end, unit, step;
 
@@ -128,7 +125,7 @@ struct PanelOrder {
   /// The first panel of the n-th unit, and how many it has.
   int64_t first(int64_t n) const { return begin + (step % 2 == 0 ? n : units() - 1 - n) * unit; }
   int64_t count(int64_t n) const { return end - first(n) < unit ? end - first(n) : unit; }
-  /// f(panel) for those of units [from, to).
+  /// Calls f(panel) for the panels of units [from, to).
   template <class F>
   CAROUSEL_INLINE void each(int64_t from, int64_t to, F&& f) const {
     for (int64_t n = from; n < to; ++n) {
@@ -140,10 +137,10 @@ struct PanelOrder {
 /// Rows r to r + count of a group, which share a tile.
 struct TileRows {
   int64_t r, count;
-  bool last;  // of the step: what follows is another unit
+  bool last;  // the last tile of the step: another unit follows
 };
 
-/// Products of the tile's rows with the panels of units [from, to) of head h.
+/// Computes the products of the tile's rows with the panels of units [from, to) of head h.
 void multiply_units(const Group& group, const PanelOrder& order, int64_t h, int64_t from, int64_t to,
                     const TileRows& rows, float (*raw)[kPanel]) {
   const Call& args = *group.args;
@@ -157,8 +154,8 @@ void multiply_units(const Group& group, const PanelOrder& order, int64_t h, int6
   }
 }
 
-/// The elements of units [from, to) of the tile's rows: cells are taken from the caller before the first step, and
-/// given back after a row's last.
+/// Advances the elements of units [from, to) in the tile's rows. Cells are copied from the caller before the first
+/// step, and back after a row's last step.
 void advance_units(const Group& group, const PanelOrder& order, int64_t h, int64_t from, int64_t to,
                    const TileRows& rows, const float (*raw)[kPanel]) {
   const int64_t t = order.step;
@@ -177,7 +174,7 @@ void advance_units(const Group& group, const PanelOrder& order, int64_t h, int64
   });
 }
 
-/// All of the group's running sequences, panels [begin, end) of head h, at step t.
+/// Advances panels [begin, end) of head h in all running sequences of the group, at step t.
 void advance_head(const Group& group, int64_t h, int64_t begin, int64_t end, int64_t t) {
   int64_t rows = group.count;
   while (rows > 0 && group.sequence(rows - 1).rows <= t) --rows;  // longest first
@@ -197,7 +194,7 @@ void advance_head(const Group& group, int64_t h, int64_t begin, int64_t end, int
   }
 }
 
-/// Panels [begin, end) of all heads' in order.
+/// Advances panels [begin, end), counted over all heads in order.
 void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
   const int64_t panels = group.args->panels_of_head, first = begin / panels,
                 heads = (end + panels - 1) / panels - first;
@@ -207,14 +204,14 @@ void advance_panels(const Group& group, int64_t begin, int64_t end, int64_t t) {
   }
 }
 
-/// Where the rows of step 0 look for the y of the step before.
+/// Copies the caller's y to where step 0 reads the outputs of the step before.
 void copy_y(const Group& group, int64_t h) {
   const int64_t dh = group.args->dims.dh;
   for (int64_t r = 0; r < group.count; ++r)
     std::memcpy(group.y(r, h, -1), group.sequence(r).y + h * dh, sizeof(float) * static_cast<size_t>(dh));
 }
 
-/// Sequences that share a pass over R at most: a tile's with AVX-512, fewer otherwise.
+/// Most sequences that share a pass over R: a tile's with AVX-512, fewer otherwise.
 constexpr int64_t kRowsOfPass = 12;
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -224,7 +221,7 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t kWorthThreads = int64_t{1} << 19;  // operations of a call
 constexpr int64_t kWorthSteps = int64_t{1} << 15;    // operations of a step
 constexpr int64_t kFullTile = 6;                     // rows
-constexpr int64_t kSlicesPerThread = 4;              // of a single step, where nothing waits for the slowest
+constexpr int64_t kSlicesPerThread = 4;              // slices of a single step, after which no thread waits
 
 Division divide(const ops::SlstmDims& dims, const Sequence* sequences, int64_t active, int64_t threads) {
   int64_t rows = 0;
@@ -232,8 +229,8 @@ Division divide(const ops::SlstmDims& dims, const Sequence* sequences, int64_t a
   const int64_t row_work = 8 * dims.heads * dims.dh * dims.dh, panels = dims.heads * ops::slstm_panels(dims);
   if (threads == 1 || rows * row_work < kWorthThreads) return {};
   if (sequences[0].rows == 1) return {1, least(least(kSlicesPerThread * threads, panels), kMaxSlices)};
-  // As few groups as occupy the threads: the more sequences share a pass over R, the better. What is more than a tile
-  // of them shares it no further, so that threads can as well claim more groups, as fast as each is.
+  // There are as few groups as occupy the threads: the more sequences share a pass over R, the better. More sequences
+  // than a tile cannot share a pass, so they become groups of their own, which threads claim as fast as each is.
   const int64_t occupying = least(active, (threads + dims.heads - 1) / dims.heads);
   const int64_t passes = (active + kRowsOfPass - 1) / kRowsOfPass;
   const int64_t groups = occupying > passes ? occupying : passes;

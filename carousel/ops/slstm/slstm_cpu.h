@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel of the sLSTM cell is called with, and how it wants the recurrent matrices:
+// The arguments of the kernel of the sLSTM cell, and the layout of the recurrent matrices:
 //   [H, panels, 2, dh, kSlstmPiece]: head, panel, gates i f or z o, in, gate % 2 * kSlstmElements + out within the
 //   panel
 // A panel is kSlstmElements elements of one head, zero-padded: the four gates of the elements side by side, so that a

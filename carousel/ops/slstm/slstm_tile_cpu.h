@@ -16,16 +16,16 @@ constexpr int64_t kPanel = ops::kSlstmPanel;
 constexpr int64_t kPiece = ops::kSlstmPiece;
 constexpr int kGates = 4;
 
-// A tile is up to kRows rows of y by V vectors of P pieces: its sums fill the registers, but for the operands of their
-// multiply-adds, so that one pass over a panel does for as many rows as possible. Of few rows it takes more vectors, of
-// two panels even, to have enough chains of multiply-adds.
+// A tile is up to kRows rows of y by V vectors of P pieces. Its sums and the operands of their multiply-adds fill the
+// registers, so that one pass over a panel serves as many rows as possible. With few rows a tile takes more vectors,
+// even of two panels, to have enough chains of multiply-adds. Here a piece is the columns of two gates of a panel.
 struct TileShape {
   int pieces, vecs;
 };
 constexpr int kPanelPieces = static_cast<int>(kPanel / kPiece);
 #if defined(__AVX512F__)
 constexpr int kRows = 12;
-constexpr int kPairRows = 2;  // up to which a tile takes two panels
+constexpr int kPairRows = 2;  // up to so many rows a tile takes two panels
 constexpr TileShape tile_shape(int rows) { return {rows <= 6 ? 2 : 1, 2}; }
 #else
 constexpr int kRows = 3;
@@ -33,7 +33,7 @@ constexpr int kPairRows = 0;
 constexpr TileShape tile_shape(int rows) {
   if (rows == 1) return kLanes == 4 ? TileShape{1, 8} : TileShape{2, 4};
 #if !defined(__AVX2__) && !defined(CAROUSEL_NEON)
-  if (rows == 3) return {1, 2};  // of sixteen registers a product takes one too, where it is not added at once
+  if (rows == 3) return {1, 2};  // without a fused multiply-add a product needs one of the sixteen registers
 #endif
   return {1, 4};
 }
@@ -49,8 +49,8 @@ constexpr int64_t y_stride(const ops::SlstmDims& dims) { return (ops::slstm_pane
 
 /// How the threads divide the work; any division gives the same bits.
 struct Division {
-  int64_t groups = 1;  // whole recurrences: those of a head and of sequences g, g + groups, ...
-  int64_t slices = 0;  // not 0: all panels of all heads in so many parts, in step
+  int64_t groups = 1;  // a task is a head's recurrence over sequences g, g + groups, ...
+  int64_t slices = 0;  // not 0: the panels of all heads are cut into so many slices, which advance in step
 };
 
 /// The arguments, the work divided, and what is laid out in their workspace.
@@ -58,12 +58,12 @@ struct Call : ops::SlstmArgs {
   int64_t panels_of_head;
   const Sequence* sequences;  // [batch], longest first, all with rows
   int64_t batch;
-  int64_t groups, slices;  // of the division
+  int64_t groups, slices;  // those of the Division
   float* y_rows;           // [2, H, batch, y_stride] outputs of the step before, and of this one
   float* cells;            // [H, panels, batch, 3, kElements] c, n and m between steps
 };
 
-/// Sequences first, first + args->groups, ...; their places in the scratch memory follow each other from `place` on.
+/// Sequences first, first + args->groups, ...; in the scratch memory they follow each other from index `place` on.
 struct Group {
   const Call* args;
   int64_t first, count, place;
@@ -85,8 +85,8 @@ Group group_of(const Call& args, int64_t first) {
   return {&args, first, whole + (first < rest ? 1 : 0), first * whole + (first < rest ? first : rest)};
 }
 
-/// Asks for the inputs of one row and the place of its result: too far from the last step's for the hardware to
-/// foresee. Into the second level: R would push them out of the first.
+/// Prefetches the inputs of one row and the line of its result, far: they lie too far from the last step's for the
+/// hardware to foresee, and R would push them out of the first level.
 CAROUSEL_INLINE void prefetch_row(const Group& group, int64_t h, int64_t q, int64_t r, int64_t t) {
   const ops::SlstmDims& dims = group.args->dims;
   const int64_t width = dims.heads * dims.dh, row = group.sequence(r).first_row + t, at = h * dims.dh + q * kElements;
@@ -101,10 +101,10 @@ struct Sums {
   Vec at[R][P][V];
 };
 
-/// Up to so many rows reading R takes longer than the multiply-adds. Loads then run ahead farther than prefetches could
-/// ask for, the more so the fewer instructions are between them.
+/// Up to so many rows reading R takes longer than the multiply-adds. The core then issues loads earlier than prefetches
+/// could be, the more so the fewer instructions stand between the loads.
 constexpr int kReadingRows = kLanes == 16 ? 4 : 2;
-/// Of sixteen registers a tile of three rows by four vectors leaves four, for its rows' inputs and one vector of R.
+/// A tile of three rows by four vectors leaves four of sixteen registers, for its rows' inputs and one vector of R.
 constexpr bool holds_rows(int rows) { return rows == 3 && tile_shape(rows).vecs == 4; }
 
 /// sums += inputs 0..count of R rows of y, `stride` apart, times V vectors of P pieces, `piece` floats apart. Meanwhile
@@ -112,7 +112,7 @@ constexpr bool holds_rows(int rows) { return rows == 3 && tile_shape(rows).vecs 
 template <int R, int P, int V>
 CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t stride, const float* w, int64_t piece,
                               int64_t count, const float* ahead) {
-  const float *y4 = y + 4 * stride, *y8 = y + 8 * stride;  // of sixteen registers twelve cannot point to rows
+  const float *y4 = y + 4 * stride, *y8 = y + 8 * stride;  // sixteen registers are too few for twelve pointers to rows
   const int64_t stride3 = 3 * stride;
   const auto step_holding_rows = [&]() __attribute__((always_inline)) {
     Vec y_k[R];
@@ -165,7 +165,8 @@ CAROUSEL_INLINE void multiply(Sums<R, P, V>& sums, const float* y, int64_t strid
   }
 }
 
-/// Parts in which a tile goes through a piece: while it multiplies with one it fetches the next, and what a row needs.
+/// Parts of the inputs in which a tile goes through its pieces: while it multiplies one part it prefetches the next
+/// one, and the inputs and the result of one row.
 constexpr int kParts = 8;
 
 /// raw[p * R + i] = the products of rows r + i < r + R of the group with panel q + p of head h, p < N, at step t.

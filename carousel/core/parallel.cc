@@ -18,8 +18,8 @@
 // 6. In run_steps step s of a slice belongs to the thread whose compare-exchange took `claimed` from s to s + 1. That
 //    thread alone stores done = s + 1, with release. A thread begins step s + 1 once it has read, with acquire,
 //    done > s from every slice.
-//
-// A thread that waits for others gives its core to one that has lost its own: core/placement.
+// 7. A thread that waits for those inside a region spins for kHeld and then yields its core between looks: another
+//    program, or a thread of this pool that has lost its own core, runs there.
 #include "carousel/core/parallel.h"
 
 #include <pthread.h>
@@ -39,7 +39,6 @@
 
 #include "carousel/core/control_groups.h"
 #include "carousel/core/error.h"
-#include "carousel/core/placement.h"
 #include "carousel/core/thread.h"
 
 namespace carousel {
@@ -50,7 +49,6 @@ using Time = std::chrono::microseconds;
 
 // A forward opens a region every few tens of microseconds; waking a sleeping thread costs as much.
 constexpr Time kSpin{50};
-constexpr Time kAlone{5};        // a wait lasts this long before the thread asks who else wants its core
 constexpr Time kHeld{50};        // longer than threads need to finish their last tasks of a common region
 constexpr Time kPatience{2000};  // a worker waits this long for a region's end, then sleeps: its tasks are just long
 constexpr int kPolls = 32;
@@ -81,8 +79,6 @@ bool poll(const Done& done) {
 }  // namespace
 
 struct ThreadPool::Shared {
-  explicit Shared(int threads) : placement(threads) {}
-
   // A thread that enters owns the gate's cache line: what it reads next lies on that line too.
   alignas(64) std::atomic<uint64_t> gate{0};
   int64_t count = 0;                         // tasks of the region
@@ -94,7 +90,6 @@ struct ThreadPool::Shared {
   std::mutex sleep_mutex;
   std::condition_variable wake;
   std::mutex caller_mutex;
-  Placement placement;
   std::vector<Thread> workers;
 
   void claim_all() {
@@ -110,30 +105,26 @@ struct ThreadPool::Shared {
 
   /// Spins until done() or the time is up; returns done().
   template <class Done>
-  bool spin_until(const Done& done, Time time, int member) {
+  bool spin_until(const Done& done, Time time) {
     if (poll(done)) return true;
-    const auto start = Clock::now();
-    for (;;) {
+    for (const auto start = Clock::now(); Clock::now() - start < time;) {
       if (poll(done)) return true;
-      const auto waited = Clock::now() - start;
-      if (waited >= time) return false;
-      if (waited >= kAlone) placement.make_way(member);
-    }
-  }
-
-  /// spin_until for a thread that waits for those inside a region: after kHeld it looks for one that lost its core.
-  template <class Done>
-  bool outlast(const Done& done, int member) {
-    if (spin_until(done, kHeld, member)) return true;
-    for (const auto start = Clock::now(); Clock::now() - start < kPatience;) {
-      placement.relieve(member);
-      if (spin_until(done, kHeld / 5, member)) return true;
     }
     return false;
   }
 
-  void work(int member) {
-    placement.enrol(member);
+  /// spin_until for a thread that waits for those inside a region: after kHeld it looks for one that lost its core.
+  template <class Done>
+  bool outlast(const Done& done) {
+    if (spin_until(done, kHeld)) return true;
+    for (const auto start = Clock::now(); Clock::now() - start < kPatience;) {
+      std::this_thread::yield();
+      if (poll(done)) return true;
+    }
+    return false;
+  }
+
+  void work() {
     uint64_t done_region = 0;
     const auto has_news = [&] {
       const uint64_t seen = gate.load();
@@ -144,19 +135,15 @@ struct ThreadPool::Shared {
       return region_of(seen) > done_region && ((seen & kInsideMask) == 0 || is_open(seen));
     };
     for (;;) {
-      if (!spin_until(has_news, kSpin, member)) {
-        placement.rest(member);
-        sleep_until(has_news);
-      }
+      if (!spin_until(has_news, kSpin)) sleep_until(has_news);
       if (stopping.load()) return;
-      placement.enter(member);  // inside until it rests: a store per region costs more than a needless move
       const uint64_t entered = gate.fetch_add(1);
       if (is_open(entered)) {
         claim_all();
         done_region = region_of(entered);
       }
       gate.fetch_sub(1);
-      if (is_open(entered)) outlast(is_over, member);
+      if (is_open(entered)) outlast(is_over);
     }
   }
 
@@ -205,11 +192,11 @@ class SignalsBlocked {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>(std::max(1, threads))) {
+ThreadPool::ThreadPool(int threads) : threads_(threads), shared_(std::make_unique<Shared>()) {
   if (threads < 1) fail(ErrorKind::kUsage, "threads: got {}, expected at least 1", threads);
   const SignalsBlocked blocked;
   try {
-    for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get(), i] { shared->work(i); });
+    for (int i = 1; i < threads; ++i) shared_->workers.emplace_back([shared = shared_.get()] { shared->work(); });
   } catch (const std::exception& error) {
     shared_->stop();
     fail(ErrorKind::kUsage, "threads: the system refused to start {} threads: {}", threads, error.what());
@@ -230,16 +217,12 @@ void ThreadPool::run(int64_t count, Task task, void* context) {
   shared.task = task;
   shared.context = context;
   shared.next.store(0, std::memory_order_relaxed);
-  shared.placement.enrol(0);
-  shared.placement.enter(0);
   shared.gate.fetch_add(kRegion);
   shared.wake_all();
   shared.claim_all();
   shared.gate.fetch_add(kRegion);
-  shared.placement.leave(0);
   const auto is_empty = [&] { return (shared.gate.load() & kInsideMask) == 0; };
-  while (!shared.outlast(is_empty, 0)) std::this_thread::yield();
-  shared.placement.settle(0);
+  while (!shared.outlast(is_empty)) std::this_thread::yield();
 }
 
 namespace {

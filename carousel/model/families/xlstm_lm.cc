@@ -59,7 +59,7 @@ Json read_mlstm(const Json& block, const std::string& where, int64_t hidden, boo
   return options;
 }
 
-// What steers the package's kernels and leaves the result, up to rounding, alone.
+// Accepts options that steer the package's kernels and do not change the result, up to rounding.
 void ignore_kernel_options(Fields& fields) {
   fields.ignore({"hidden_size",
                  "embedding_dim",
@@ -278,7 +278,7 @@ bool ignorable(const ModelConfig& config, const std::string& tensor) {
 }  // namespace
 
 std::string implied_model_type(const Json& config) {
-  const auto settings = config.find("model_config");  // of a Lightning checkpoint
+  const auto settings = config.find("model_config");  // a Lightning checkpoint nests the config there
   const Json& inner = settings != config.end() && settings->is_object() ? *settings : config;
   if (inner.contains("input_patch_size")) return "tirex";
   if (config.contains("mlstm_block") || config.contains("slstm_block")) return "xlstm_lm";

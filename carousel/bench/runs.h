@@ -20,7 +20,7 @@ struct BenchTest {
 
 struct BenchResult {
   BenchTest test;
-  std::vector<double> tokens_per_s;  // of the quiet samples
+  std::vector<double> tokens_per_s;  // the rate of each quiet sample
   size_t rejected = 0;               // samples a neighbour disturbed
   double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s (prompt)
   double bound = 0;                  // the same, if every part ran at the machine's median bound for it

@@ -119,7 +119,7 @@ class Run {
   const model::Model& model_;
   generate::Batcher batcher_;
   Output output_;
-  std::string prompt_;  // as displayed
+  std::string prompt_;  // the prompt as it is displayed
   // Several samples cannot share one stream of text: each is printed when the samples before it are complete.
   std::vector<std::string> texts_;
   std::vector<bool> complete_;

@@ -25,7 +25,7 @@ struct GenerationOptions {
   int64_t predict = -1;
   int64_t seed = -1;
   generate::SamplerParams sampler;
-  std::vector<std::string> stop;  // as typed
+  std::vector<std::string> stop;  // the stop strings as they were typed
   Escapes escapes;                // for --stop and the texts that a command adds
   WeightOptions weights;
   Machine machine;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the control groups of this process let it have: containers limit their processes so. Both versions are read.
+// The limits that control groups set for this process, as in a container. Both versions of control groups are read.
 #pragma once
 
 #include <string>

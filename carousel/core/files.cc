@@ -28,7 +28,7 @@ bool file_exists(const std::string& path) { return fs::exists(status_of(path)); 
 bool is_folder(const std::string& path) { return fs::is_directory(status_of(path)); }
 
 std::string link_target(const std::string& path) {
-  constexpr int kMostLinks = 40;  // as the system follows
+  constexpr int kMostLinks = 40;  // the system follows so many
   std::string at = path;
   std::error_code error;
   for (int i = 0; i < kMostLinks && fs::is_symlink(fs::symlink_status(at, error)); ++i) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is at a path. The system may refuse to tell, in a folder that the user may not enter, say. That does not mean
-// that nothing is there: all of these then throw Error(kIo) naming the path and why.
+// Looks at what is at a path. The system may refuse to tell, in a folder that the user may not enter, say. That does
+// not mean that nothing is there: all of these then throw Error(kIo) naming the path and why.
 #pragma once
 
 #include <string>

@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kSlabBytes = size_t{32} << 20;  // a page of it that nobody writes takes no memory
 constexpr size_t kLargest = size_t{16} << 20;    // a larger tensor has storage of its own
 constexpr size_t kSmallest = size_t{64} << 10;   // so has a smaller one: small pages do as well there
-constexpr size_t kAlignment = 256;               // of a tensor in a slab
+constexpr size_t kAlignment = 256;               // a tensor in a slab begins at a multiple of this
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kShares = false;  // a write past a tensor's end would hit its neighbour in the slab, unseen

@@ -17,7 +17,7 @@ namespace carousel {
 /// Rows held by one page of a per-token state tensor (attention keys and values).
 constexpr int64_t kPageRows = 64;
 
-/// What one block must remember of one sequence. A fixed tensor has `shape`. A per_token one grows by pages of
+/// One state tensor of a block, for one sequence. A fixed tensor has `shape`. A per_token one grows by pages of
 /// kPageRows rows, and `shape` is that of one page; unwritten rows of the last page are zero.
 struct StateSpec {
   const char* name;
@@ -42,7 +42,7 @@ class StateLayout {
   size_t fixed_bytes() const { return fixed_bytes_; }  // of all fixed tensors of one sequence
   size_t page_bytes() const { return page_bytes_; }    // of one page of every per-token tensor together
   size_t paged_count() const { return paged_count_; }  // number of per-token tensors
-  size_t bytes_at(int64_t pos) const;                  // of a state after `pos` tokens
+  size_t bytes_at(int64_t pos) const;                  // bytes of a state after `pos` tokens
 
  private:
   std::vector<Entry> entries_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at best, measured: the yardstick `carousel bench` holds decode, prefill and ops against.
+// Measures the best rates of this machine: the bounds beside which `carousel bench` puts decode, prefill and ops.
 #pragma once
 
 #include <cstddef>

@@ -14,7 +14,7 @@ namespace carousel::formats {
 
 /// One encoding. Pointers to it are into a static table and may be compared.
 struct GgmlType {
-  uint32_t id = 0;         // in files
+  uint32_t id = 0;         // the encoding's number in files
   const char* name = "";   // "Q4_K"
   int64_t block = 1;       // values per block
   size_t block_bytes = 0;  // bytes per block

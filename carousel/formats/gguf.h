@@ -33,8 +33,8 @@ class GgufArray {
   size_t size() const { return count_; }
   /// The elements. These three throw Error(kInput) naming the key when the elements have another type.
   std::vector<std::string_view> strings() const;
-  std::vector<int64_t> integers() const;  // of any integer type or bool
-  std::vector<float> numbers() const;     // of any number type
+  std::vector<int64_t> integers() const;  // elements may be of any integer type or bool
+  std::vector<float> numbers() const;     // elements may be of any number type
   /// Whether the array is short and of numbers or bools; then it can also be had as JSON.
   bool listed() const;
   Json list() const;

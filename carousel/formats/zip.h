@@ -18,7 +18,7 @@ struct ZipMember {
   std::string name;
   size_t header_offset = 0;  // offset of its local header
   size_t size_bytes = 0;     // uncompressed
-  size_t packed_bytes = 0;   // as it lies in the file
+  size_t packed_bytes = 0;   // bytes in the file
   unsigned method = 0;       // 0: stored
   uint32_t crc = 0;          // CRC-32 of its bytes; 0 where the writer computed none, which torch.save can be told
   bool encrypted = false;

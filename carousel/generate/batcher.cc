@@ -81,7 +81,7 @@ struct Batcher::Sequence {
 
   std::shared_ptr<const Request> request;  // shared with its other samples; its state and logits were moved out
   int64_t sample = 0;                      // which of the request's samples
-  State state;                             // of all tokens run
+  State state;                             // the memory of all tokens run
   std::vector<int32_t> history;            // [state.pos()] with keep_state
   Tensor logits;                           // [V] given with the request, for its first token
   size_t read = 0;                         // tokens of the prompt run
@@ -95,8 +95,8 @@ struct Batcher::Sequence {
   Sampler sampler;                             // has accepted the history, the prompt and the sampled tokens
   std::optional<text::StreamDecoder> decoder;  // empty without a tokenizer
   StopScanner scanner;                         // holds back text that may begin a stop string
-  std::string text;                            // of the last token
-  std::vector<TokenLogprob> top;               // of the last token
+  std::string text;                            // the text of the last token
+  std::vector<TokenLogprob> top;               // the likeliest tokens in place of the last one
 };
 
 Batcher::Batcher(const model::Model& model, const Stream& stream)
@@ -242,7 +242,7 @@ Batcher::Rows Batcher::tick() {
   return rows;
 }
 
-/// What follows when a sequence's next logits [V] are there.
+/// Goes on with a sequence once its next logits [V] are computed.
 void Batcher::settle(Sequence& sequence, const Tensor& logits) {
   if (sequence.ending) return finish(sequence, logits);
   if (!sequence.forked) {

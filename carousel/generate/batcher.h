@@ -27,7 +27,7 @@ struct Emitted {
   int64_t index = 0;   // 0 for its first token
   int32_t id = 0;
   std::string_view text;              // what became printable with this token: whole characters, or nothing yet
-  float logprob = 0;                  // of the model's own distribution, before the sampler's chain
+  float logprob = 0;                  // the token's in the model's own distribution, before the sampler's chain
   std::span<const TokenLogprob> top;  // the likeliest tokens, as many as asked for
 };
 
@@ -54,7 +54,7 @@ struct Request {
   std::vector<int32_t> history;                  // [state.pos()] the tokens it has seen; penalties count them
   Tensor logits;                                 // [V] after the last of them: required when there is no prompt
   SamplerParams sampler;                         // how tokens are chosen
-  uint64_t seed = 0;                             // of the random numbers
+  uint64_t seed = 0;                             // seed of the random numbers
   uint64_t stream = 0;                           // sample k draws from stream + k
   int64_t samples = 1;                           // continuations of the one prompt, forked when it has been read
   int64_t max_tokens = -1;                       // tokens of each sample; -1: no limit
@@ -113,7 +113,7 @@ class Batcher {
   std::vector<uint8_t> sampleable_;  // [V] 0: an id without a token; empty: no tokenizer
   std::vector<std::unique_ptr<Sequence>> live_;
   std::vector<std::unique_ptr<Sequence>> born_;  // join at the next tick
-  int64_t sampled_ = 0;                          // in this tick
+  int64_t sampled_ = 0;                          // tokens sampled in this tick
   // The forward under way, filled anew by gather(). They are members so that ticks reuse their memory.
   std::vector<int32_t> tokens_;    // [N] of all sequences, laid end to end
   std::vector<State*> states_;     // [B] their states

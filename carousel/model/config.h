@@ -27,7 +27,7 @@ struct Sublayer {
   std::string name;      // "layers.3.mlstm": prefix of its parameters; its norm is "<name>.norm"
   std::string block;     // name in blocks::registry()
   Json options;          // the block's options, canonical keys
-  NormConfig norm;       // before the block
+  NormConfig norm;       // the norm before the block
   bool residual = true;  // x is added to the result
   NormConfig post_norm{ops::Norm::Kind::kNone};  // after the block; its parameters are "<name>.post_norm"
 };
@@ -51,7 +51,7 @@ struct PatchConfig {
 struct ModelConfig {
   ModelKind kind = ModelKind::kLanguage;
   std::string model_type;  // the family that read it
-  PatchConfig patches;     // for a forecaster
+  PatchConfig patches;     // patches of a forecaster
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // D
   int64_t num_layers = 0;

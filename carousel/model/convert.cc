@@ -32,7 +32,7 @@ struct Source {
   formats::Checkpoint checkpoint;
   ModelConfig config;
   std::vector<ParamRecord> records;
-  std::vector<ParamPlace> places;  // as records
+  std::vector<ParamPlace> places;  // the place of each record
 };
 
 Source open_source(const std::string& path, const Stream& stream) {

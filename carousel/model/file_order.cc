@@ -27,7 +27,7 @@ template <class F>
 void for_permuted(const Permutation& permutation, F&& f) {
   const Shape& view = permutation.view;
   const int rank = view.rank();
-  std::array<size_t, Shape::kMaxRank> step = {};  // of a file dimension, in the block's order
+  std::array<size_t, Shape::kMaxRank> step = {};  // the step of each file dimension in the block's order
   for (int i = 0; i < rank; ++i) {
     size_t stride = 1;
     for (int j = permutation.axes[static_cast<size_t>(i)] + 1; j < rank; ++j) stride *= static_cast<size_t>(view[j]);

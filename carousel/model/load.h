@@ -27,7 +27,7 @@ struct Model {
   std::optional<text::Tokenizer> tokenizer;  // absent: no tokenizer.json and a vocabulary that is not bytes
   std::string missing_tokenizer;             // without a tokenizer: the message for who needs one
   std::vector<int32_t> end_tokens;           // generation stops after any of these
-  std::string fingerprint;                   // of config and weights; saved states carry it
+  std::string fingerprint;                   // a hash of config and weights; saved states carry it
   std::vector<std::string> warnings;
   // How numbers are handled; the shipped native profile has no owner.
   std::shared_ptr<const Numerics> numerics{std::shared_ptr<const Numerics>(), &Numerics::native()};

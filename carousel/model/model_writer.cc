@@ -96,7 +96,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
   const TensorNames& names = find_family(model.config.model_type, model.where).names;
   const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
   std::vector<formats::TensorSpec> specs;
-  size_t largest_bytes = 0;  // of a tensor, as values and as written
+  size_t largest_bytes = 0;  // the most bytes of a tensor, its values and its written form together
   for (const FileTensor& tensor : tensors) {
     specs.push_back({tensor.name, written_as(model, tensor), tensor.shape});
     const auto count = static_cast<size_t>(tensor.shape.count());

@@ -25,8 +25,8 @@ void tell_progress(const WriteProgress& progress, double share, const std::strin
 
 /// A tensor to be written.
 struct FileTensor {
-  std::string name;                     // in the file
-  Shape shape;                          // in the file
+  std::string name;                     // the tensor's name in the file
+  Shape shape;                          // the tensor's shape in the file
   std::vector<size_t> records;          // its parameters, in order: several where projections are stored fused
   std::optional<Permutation> permuted;  // the file's order, where it is not the block's
 };

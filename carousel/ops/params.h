@@ -28,7 +28,8 @@ struct Init {
   bool keep_f32 = false;  // written in f32 whatever the model's dtype
   bool gate =
       false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
-  std::shared_ptr<const Mask> mask = nullptr;  // of the values [mask->rows(), mask->cols()]; kMask: the values are its
+  std::shared_ptr<const Mask> mask =
+      nullptr;  // masks the values [mask->rows(), mask->cols()]; kMask: they are its entries
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
   static Init normal(double deviation) { return {Kind::kNormal, deviation}; }

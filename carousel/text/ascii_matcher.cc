@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kMaxAlternatives = 64;  // bits of worth_trying_
 constexpr size_t kMaxItems = 32;         // recursion of one attempt
 constexpr size_t kMaxSteps = 1000;       // backtracking of one attempt
-constexpr size_t kMaxRepeat = 1000;      // in {n,m}
+constexpr size_t kMaxRepeat = 1000;      // the largest n or m in {n,m}
 
 }  // namespace
 

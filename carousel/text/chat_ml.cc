@@ -38,7 +38,8 @@ void ChatMl::add_text(std::string_view text, std::vector<int32_t>& out) const {
 
 void ChatMl::add_turn(std::string_view role, std::string_view text, std::vector<int32_t>& out) const {
   out.push_back(turn_start_);
-  add_text(std::string(role) + "\n" + std::string(text), out);  // in one, as the reference splits it
+  add_text(std::string(role) + "\n" + std::string(text),
+           out);  // role and text are one text, as the reference splits them
   out.push_back(turn_end_);
   add_text("\n", out);
 }

@@ -32,7 +32,7 @@ struct Properties {
   std::map<OnigCtype, std::vector<OnigCodePoint>> ranges;  // [0] is their number, then first and last of each
   std::array<const std::vector<OnigCodePoint>*, kStandard> standard{};  // into ranges; null: libonig's
   std::vector<OnigCodePoint> younger{0};                                // ranges that libonig takes for unassigned
-  std::map<std::string, OnigCtype> names;                               // as plain_property_name makes them
+  std::map<std::string, OnigCtype> names;  // properties by the names that plain_property_name gives
 };
 
 bool contains(const std::vector<OnigCodePoint>& ranges, OnigCodePoint code) {

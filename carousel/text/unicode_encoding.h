@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-struct OnigEncodingTypeST;  // of oniguruma.h
+struct OnigEncodingTypeST;  // declared in oniguruma.h
 
 namespace carousel::text {
 

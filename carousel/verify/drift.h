@@ -52,7 +52,7 @@ struct Side {
 };
 
 struct StateDrift {
-  std::string name;  // as in the state's layout
+  std::string name;  // the tensor's name in the state's layout
   Drift drift;
 };
 

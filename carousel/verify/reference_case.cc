@@ -185,7 +185,7 @@ bool Case::same_bits(const Computed& a, const Computed& b) const {
   return true;
 }
 
-// `name` holds the layout's entries `ours`, one after the other, each of all sequences.
+// Compares the tensor `name`, which holds the layout's entries `ours` one after the other, each for all sequences.
 void Case::compare_state(const Computed& computed, const std::string& name, const std::vector<std::string>& ours,
                          const std::string& way) {
   std::vector<float> got;

@@ -17,7 +17,7 @@ class KeyWriter;
 
 /// A tensor the file holds with its dimensions in another order than the block's.
 struct Permutation {
-  Shape stored;           // as the file has it
+  Shape stored;           // the tensor's shape in the file
   Shape view;             // the parameter, its dimensions taken apart where the order needs it
   std::vector<int> axes;  // dimension i of the file is dimension axes[i] of the view
 };

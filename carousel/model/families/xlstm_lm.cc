@@ -59,7 +59,7 @@ Json read_mlstm(const Json& block, const std::string& where, int64_t hidden, boo
   return options;
 }
 
-// What steers the package's kernels and leaves the result, up to rounding, alone.
+// Accepts options that steer the package's kernels and do not change the result, up to rounding.
 void ignore_kernel_options(Fields& fields) {
   fields.ignore({"hidden_size",
                  "embedding_dim",

@@ -20,7 +20,7 @@ struct AttentionArgs {
   SeqsView seqs;
   float* const* const* k_pages;  // [B] of [pages] of [G, d, kPageRows]; null: zero states, nothing is kept
   float* const* const* v_pages;  // [B] of [pages] of [G, kPageRows, d]
-  void* workspace;               // of attention_workspace bytes
+  void* workspace;               // scratch memory of attention_workspace bytes
 };
 
 /// Attention as a profile of a narrower implementation computes it.

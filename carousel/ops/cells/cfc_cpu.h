@@ -14,7 +14,7 @@ struct CfcArgs {
   View y;  // [N, units of the last layer]
   CfcActivation activation;
   CellBatch batch;
-  void* workspace;  // of cfc_workspace bytes
+  void* workspace;  // scratch memory of cfc_workspace bytes
 };
 
 /// Layer l of a cell, as a kernel reads it. These functions are out of line, since a kernel's file may not see inside

@@ -28,7 +28,7 @@ struct LtcArgs {
   float step;  // time of one unfold; 0: dt / K
   Numerics::Solver solver;
   CellBatch batch;
-  void* workspace;  // of ltc_workspace bytes
+  void* workspace;  // scratch memory of ltc_workspace bytes
 };
 
 }  // namespace carousel::ops

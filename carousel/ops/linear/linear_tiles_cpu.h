@@ -6,8 +6,8 @@
 //
 //   task: a slab of up to kSlabRows rows of x, and a range of panels     any thread claims it
 //     group: kGroupPanels panels of the range                           they take turns on the slab
-//       step: kSlabCols columns of k                                    the slab's part of it stays in the second level
-//         piece: one panel's part of the step, [KC, 32]                 stays in the first level for all rows
+//       step: kSlabCols columns of k                                    the second level keeps the slab's part of it
+//         piece: one panel's part of the step, [KC, 32]                 the first level keeps it for all rows
 //           tiles side by side: tile_vecs vectors of the 32 each
 //             tile: a block of up to kMaxRows rows                      sums in registers over all KC columns, and in
 //                                                                       [slab rows, 32] between two steps
@@ -40,7 +40,7 @@ using ops::LinearPart;
 constexpr int64_t kPanelRows = Weight::kPanelRows;
 constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
 
-constexpr int64_t kSlabRows = 256;   // rows of x whose slab stays in the second-level cache
+constexpr int64_t kSlabRows = 256;   // rows of x in a slab, which the second-level cache keeps
 constexpr int64_t kGroupPanels = 4;  // panels that take turns on one slab of x
 
 // The sums of a tile stay in registers only while no function takes their address: everything that names them is
@@ -56,7 +56,7 @@ struct TileOut {
   bool first, last;  // the first piece of k starts from 0; the last one adds the bias and stores to y
   float* y;          // [R, y_stride], at the tile's first column
   int64_t y_stride;
-  int64_t cols;       // of y that exist, from 1 to V * kLanes
+  int64_t cols;       // columns of y that exist, from 1 to V * kLanes
   const float* bias;  // [cols], or null
 };
 
@@ -332,7 +332,7 @@ void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const G
 template <class Engine>
 void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
   constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
-  alignas(64) float sums[kGroupPanels * kPanelSums];  // they stay in the second-level cache, where y's rows may collide
+  alignas(64) float sums[kGroupPanels * kPanelSums];  // the second-level cache keeps them; y's rows may collide there
   const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {

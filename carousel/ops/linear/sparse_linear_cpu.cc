@@ -14,7 +14,7 @@ using ops::SparsePart;
 
 constexpr int64_t kPanelRows = SparsePanels::kPanelRows;
 constexpr int kPanelVecs = static_cast<int>(kPanelRows / kLanes);
-constexpr int64_t kSlabBlocks = 2;  // so many blocks of kLanes rows of x stay in the second-level cache
+constexpr int64_t kSlabBlocks = 2;  // blocks of kLanes rows of x that the second-level cache keeps
 constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kPrefetchBytes = 2048;
 

@@ -32,10 +32,10 @@ struct SparseLinearFwd {
 
 /// One weight held as SparseBlocks.
 struct SparseBlocksPart {
-  const std::byte* bytes;      // of SparseBlocks
+  const std::byte* bytes;      // the panels of SparseBlocks
   const int64_t* first_bytes;  // [panels + 1]
   const float* bias;           // [rows], or null
-  int64_t rows, first_col;     // of y
+  int64_t rows, first_col;     // outputs; column of y of the first
 };
 
 /// Rows of x are rounded to 8 bits in blocks of 32, as for dense weights of `dtype` (q8 or q4), the type of all parts.

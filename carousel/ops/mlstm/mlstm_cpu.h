@@ -17,7 +17,7 @@ struct MlstmArgs {
   float* const* m;    // [B] of [H]
   float eps_in_max;   // the denominator is max(|q.n| + eps_in_max, e^-m) + eps_outside
   float eps_outside;  // eps where eps_in_max is 0, else 0
-  void* workspace;    // of mlstm_workspace bytes
+  void* workspace;    // scratch memory of mlstm_workspace bytes
 };
 /// The cell as written in transformers, every operation's result rounded to the type it has there.
 struct CastMlstmArgs {

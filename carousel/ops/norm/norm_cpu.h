@@ -30,7 +30,7 @@ struct HeadNormArgs {
   const float* skip_weight;  // [H*Dv]
   NormGate::Kind gate;
   View out;       // [N, H*Dv]
-  NormArgs norm;  // of width H*Dv
+  NormArgs norm;  // weight and bias have width H*Dv
   int64_t rows, heads, dv;
 };
 /// Either norm where a profile rounds, or places epsilons elsewhere: one operation after the other, as written.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sLSTM recurrence on CPUs. All sequences of a group advance in step: a tile of rows is multiplied with a panel of
-// the head's matrix, which stays in cache (slstm_tile_cpu.h), and the sums, all four gates of 16 elements, advance
+// the head's matrix, which a cache keeps (slstm_tile_cpu.h), and the sums, all four gates of 16 elements, advance
 // those elements at once. Between steps y, c, n and m are kept in a small buffer: the caller's lie far apart, often in
 // the same cache sets.
 #include "carousel/ops/slstm/slstm_cpu.h"
@@ -268,7 +268,7 @@ int64_t list_sequences(const ops::SlstmArgs& args, float* zeros, Sequence* out) 
 struct Layout {
   float* zeros;         // [B, 4, D], or null
   Sequence* sequences;  // [B]
-  float *y, *cells;     // as in Call
+  float *y, *cells;     // y_rows and cells of a Call
 };
 Layout lay_out(const ops::SlstmArgs& args, Workspace& workspace) {
   const int64_t heads = args.dims.heads, width = heads * args.dims.dh, panels = ops::slstm_panels(args.dims);

@@ -20,7 +20,7 @@ constexpr int64_t slstm_panels(const SlstmDims& dims) { return (dims.dh + kSlstm
 
 struct SlstmArgs {
   View wx;              // [N, 4*D]
-  const float* panels;  // as above
+  const float* panels;  // in the layout above
   View out;             // [N, D]
   SlstmDims dims;
   SeqsView seqs;
@@ -28,7 +28,7 @@ struct SlstmArgs {
   float* const* c;
   float* const* n;
   float* const* m;
-  void* workspace;  // of slstm_workspace bytes
+  void* workspace;  // scratch memory of slstm_workspace bytes
 };
 
 }  // namespace carousel::ops

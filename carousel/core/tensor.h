@@ -81,7 +81,8 @@ class Tensor {
   Tensor reshape(Shape shape) const;              // same elements, another shape
   Tensor clone() const;                           // a copy in the same memory
   Tensor to(Memory& memory) const;                // itself where it lies there already, else a copy
-  Tensor to_f32() const;                          // widened copy (float dtypes)
+  Tensor to_host() const { return to(Memory::host()); }
+  Tensor to_f32() const;  // widened copy (float dtypes)
   long owners() const { return keep_.use_count(); }
 
  private:

@@ -135,7 +135,7 @@ void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions
     }
     row += lengths[s];
   }
-  const Tensor y = run(x, lengths, states);  // [rows, Q * P]
+  const Tensor y = run(x, lengths, states).to_host();  // [rows, Q * P]
   row = 0;
   for (size_t s = 0; s < windows.size(); ++s) {
     row += lengths[s];

@@ -45,6 +45,7 @@ class Pass {
 
   Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }
   Arena& arena() { return arena_; }
+  const Arena& arena() const { return arena_; }
   const Stream& stream() const { return stream_; }
   /// Who is told what passes between the sublayers of every forward from now on; null: nobody.
   void observe(Observer* observer) { observer_ = observer; }

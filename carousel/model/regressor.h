@@ -42,6 +42,7 @@ class Predictor {
                  std::span<const int64_t> lengths);
 
   const Regressor& regressor() const { return regressor_; }
+  const Arena& arena() const { return pass_.arena(); }
 
  private:
   const Regressor& regressor_;

@@ -282,6 +282,7 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
 
 void Weight::pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const {
   CAROUSEL_ASSERT(layout_ == Layout::kRows && first % kPanelRows == 0 && 0 <= count && count <= rows_ - first);
+  if (panels == nullptr) return;  // on meta
   const size_t row_bytes = dtype_bytes(dtype_, static_cast<size_t>(cols_)), size_bytes = panel_bytes(cols_, dtype_);
   const std::byte* const source =
       static_cast<const std::byte*>(storage_.raw()) + static_cast<size_t>(first) * row_bytes;

@@ -69,7 +69,7 @@ class Weight {
     write_rows(stream, first, count, row_major, dtype_);
   }
   /// Of kRows: rows `first` to first + count as panels, the first row theirs too; `first` is a multiple of kPanelRows.
-  ///   panels [ceil(count / kPanelRows)][panel_bytes], split over the stream's threads
+  ///   panels [ceil(count / kPanelRows)][panel_bytes], split over the stream's threads; null (on meta): nothing is done
   void pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const;
   /// The inverse, widened to f32: out [count, cols].
   void read_rows(int64_t first, int64_t count, float* out) const;

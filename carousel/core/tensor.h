@@ -72,8 +72,10 @@ class Tensor {
   Memory& memory() const { return memory_ != nullptr ? *memory_ : Memory::host(); }
   Device device() const { return memory_ != nullptr ? memory_->device() : Device::kCpu; }
   size_t size_bytes() const { return dtype_bytes(dtype_, static_cast<size_t>(count())); }
-  void* raw() const { return bytes_; }
-  float* f32() const;  // asserts the dtype
+  void* raw() const { return bytes_; }  // in memory(): for kernels and copies
+  /// The elements for code of the host; null where there are no bytes. Asserts the dtype, and that they lie on the
+  /// host: to_host() brings them.
+  float* f32() const;
   int32_t* i32() const;
   int64_t* i64() const;
 
@@ -86,6 +88,8 @@ class Tensor {
   long owners() const { return keep_.use_count(); }
 
  private:
+  std::byte* on_host(DType dtype) const;  // the elements, of this dtype
+
   std::shared_ptr<const void> keep_;
   std::byte* bytes_ = nullptr;
   Shape shape_;

@@ -40,9 +40,6 @@ class Pass {
     return forward(context, seqs_, nullptr);
   }
 
-  /// `values` where the stream's tensors are [count] i32; valid until the next call.
-  Tensor upload(std::span<const int32_t> values);
-
   Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }
   Arena& arena() { return arena_; }
   const Arena& arena() const { return arena_; }
@@ -85,7 +82,6 @@ class Pass {
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;
-  Tensor uploaded_;  // [count] i32
 };
 
 }  // namespace carousel::model

@@ -176,7 +176,9 @@ Tensor Arena::empty(Shape shape, DType dtype) {
     blocks_.push_back(std::make_shared<Storage>(*memory_, round_up(size_bytes + 1, unit)));
     best = &blocks_.back();
   }
-  return Tensor(*best, 0, shape, dtype);
+  Tensor tensor(*best, 0, shape, dtype);
+  tensor.id_ = ++last_id_;
+  return tensor;
 }
 
 Tensor Arena::zeros(Shape shape, DType dtype) {

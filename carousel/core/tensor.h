@@ -86,8 +86,13 @@ class Tensor {
   Tensor to_host() const { return to(Memory::host()); }
   Tensor to_f32() const;  // widened copy (float dtypes)
   long owners() const { return keep_.use_count(); }
+  /// Which tensor of its arena this is: Arena::empty counts from 1; aliasing copies and views (rows, reshape) keep it.
+  /// 0 for what comes from no arena (parameters, states, clones). An address would not tell activations apart: a block
+  /// of an arena serves several tensors of one forward, one after the other, and a gradient belongs to one of them.
+  uint64_t id() const { return id_; }
 
  private:
+  friend class Arena;
   std::byte* on_host(DType dtype) const;  // the elements, of this dtype
 
   std::shared_ptr<const void> keep_;
@@ -95,6 +100,7 @@ class Tensor {
   Shape shape_;
   DType dtype_ = DType::kF32;
   Memory* memory_ = nullptr;  // null: the host's
+  uint64_t id_ = 0;           // of an arena's tensor
 };
 
 struct NamedTensor {
@@ -116,7 +122,7 @@ void reset_peak_memory();
 class Arena {
  public:
   explicit Arena(Memory& memory = Memory::host()) : memory_(&memory) {}
-  Tensor empty(Shape shape, DType dtype = DType::kF32);
+  Tensor empty(Shape shape, DType dtype = DType::kF32);  // with an id of its own
   Tensor zeros(Shape shape, DType dtype = DType::kF32);
   size_t size_bytes() const;  // reserved now
   void trim();                // frees what no tensor holds
@@ -124,6 +130,7 @@ class Arena {
  private:
   Memory* memory_;
   std::vector<std::shared_ptr<Storage>> blocks_;
+  uint64_t last_id_ = 0;  // of the tensors handed out
 };
 
 /// Throws Error(kShape) "where: name is [2, 3], expected [4, *]"; a dim of -1 in `expected` matches any.

@@ -142,7 +142,7 @@ Floor prompt_floor(const BenchTest& test, const model::ModelCost& cost, const mo
 }
 
 BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor& floor) {
-  BenchResult result{test, {}, samples.rejected(), 0, 0, 0};
+  BenchResult result{test, {}, samples.rejected(), 0, 0, 0, 0};
   for (const Sample& sample : samples.quiet())
     result.tokens_per_s.push_back(static_cast<double>(test.tokens) / sample.seconds);
   if (samples.empty()) return result;
@@ -151,15 +151,33 @@ BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor
   return result;
 }
 
+int64_t rows_of(const BenchTest& test) { return std::min(test.tokens, model::kPrefillRows); }
+
+// The sequences that tests begin with are all held at once, beside the copy of one that runs.
+void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests) {
+  size_t starts = 0, running = 0, activations = 0;
+  for (const BenchTest& test : tests) {
+    starts += lm.state_layout().bytes_at(test.depth);
+    running = std::max(running, lm.state_layout().bytes_at(test.depth + test.tokens));
+    const int64_t rows = test.decode ? 1 : rows_of(test);
+    activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), rows));
+    if (test.depth == 0) continue;
+    const int64_t before = std::min(test.depth, model::kPrefillRows);
+    activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), before));
+  }
+  model::check_memory(starts + running + activations, "bench", "activations and sequences");
+}
+
 }  // namespace
 
 std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop) {
+  check_memory(lm, stream, tests);
   model::Runner runner(lm, stream);
   std::vector<State> starts(tests.size());
   std::vector<Sampled> what;
-  std::vector<size_t> peaks;
+  std::vector<size_t> peaks, activations;
   for (size_t i = 0; i < tests.size() && !stop(); ++i) {
     runner.stop_when({});
     runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
@@ -177,6 +195,10 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     }
     what.push_back(sampled);
     peaks.push_back(peak_memory_bytes());
+    const Numerics& native = Numerics::native();
+    activations.push_back(tests[i].decode
+                              ? model::decode_activations(lm, stream, native, starts[i])
+                              : model::prompt_activations(lm, stream, native, rows_of(tests[i]), starts[i]));
   }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   std::vector<BenchResult> results;
@@ -186,6 +208,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
                                 tests[i].decode ? decode_floor(tests[i], cost, lm.state_layout(), samples[i])
                                                 : prompt_floor(tests[i], cost, lm, stream, samples[i])));
     results.back().peak_bytes = peaks[i];
+    results.back().activation_bytes = activations[i];
   }
   return results;
 }

@@ -23,12 +23,14 @@ struct BenchResult {
   std::vector<double> tokens_per_s;  // the rate of each quiet sample
   size_t rejected = 0;               // samples a neighbour disturbed
   double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s (prompt)
-  double bound = 0;                  // the same, if every part ran at the machine's median bound for it
-  size_t peak_bytes = 0;             // most memory the process had held by the end of this test's first run
+  double bound = 0;                  // in the same unit, if every part ran at the machine's median bound for it
+  size_t peak_bytes = 0;             // of memory the process had held after this test's first run
+  size_t activation_bytes = 0;       // of this test alone: what an arena reserves for its first forward and logits
 };
 
-/// Takes `rounds` undisturbed samples of each test, or as many as a limited number of attempts gives. `stop`, asked
-/// within runs too, ends the measuring with the samples taken so far.
+/// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring
+/// with the samples taken so far. Throws Error(kInput) where the system has no memory for the tests' sequences and
+/// activations.
 std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);

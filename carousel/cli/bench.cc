@@ -139,6 +139,7 @@ Json to_json(const Label& label, const std::vector<bench::BenchResult>& results)
                      {"samples", result.tokens_per_s},
                      {"rejected", result.rejected},
                      {"peak_bytes", result.peak_bytes},
+                     {"activation_bytes", result.activation_bytes},
                      {result.test.decode ? "gb_per_s" : "gflop_per_s", result.achieved},
                      {"bound", result.bound},
                      {"percent_of_bound", percent(result)}});

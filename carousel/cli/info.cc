@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/compute_options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/cpu/isa.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/saved_state.h"
@@ -26,6 +28,7 @@ namespace fs = std::filesystem;
 struct InfoOptions {
   std::string path;
   bool json = false;
+  Machine machine;
 };
 
 // "2 x (short_conv, swiglu), (attention, swiglu)": layers that follow each other and are alike are counted.
@@ -119,7 +122,18 @@ void print_wirings(const Json& wirings) {
   }
 }
 
-Json describe_model(const std::string& path) {
+/// What a forward reserves on `stream`'s threads.
+Json describe_activations(const model::ModelFiles& files, const Stream& stream) {
+  const model::Activations activations = model::measure_activations(model::model_on_meta(files), stream);
+  Json out = {{"prompt_bytes", activations.prompt_bytes},
+              {"prompt_rows", activations.prompt_rows},
+              {"threads", stream.threads()},
+              {"isa", cpu::isa_name(stream.isa)}};
+  if (activations.decode_bytes > 0) out["decode_bytes"] = activations.decode_bytes;
+  return out;
+}
+
+Json describe_model(const std::string& path, const Stream& stream) {
   const model::ModelFiles files = model::open_model_files(path);
   const model::ModelConfig& config = files.config;
   const model::ModelSize size = model::measure(config, files.place.config);
@@ -143,6 +157,7 @@ Json describe_model(const std::string& path) {
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
               {"state_bytes", model::fixed_state_bytes(size.state_layout)},
               {"state_bytes_per_token", row_bytes},
+              {"activations", describe_activations(files, stream)},
               {"tokenizer", describe_tokenizer(files)},
               {"warnings", config.warnings}};
   if (config.kind == model::ModelKind::kRegressor) {
@@ -213,6 +228,21 @@ void print_tokenizer(const Json& tokenizer) {
              with_commas(tokenizer.at("special").get<int64_t>()));
 }
 
+void print_activations(const Json& activations, bool tokens) {
+  const auto size = [&](const char* key) {
+    const auto bytes = activations.at(key).get<int64_t>();
+    return fmt::format("{} ({} bytes)", in_binary_units(static_cast<double>(bytes)), with_commas(bytes));
+  };
+  const auto rows = activations.at("prompt_rows").get<int64_t>();
+  const std::string decode =
+      activations.contains("decode_bytes") ? size("decode_bytes") + (tokens ? " for a token, " : " for a row, ") : "";
+  fmt::print("  activations  {}{} for {} {}, on {} threads\n", decode, size("prompt_bytes"), rows,
+             tokens           ? "of a prompt"
+             : decode.empty() ? "patches"
+                              : "rows",
+             activations.at("threads").get<int64_t>());
+}
+
 void print_model(const Json& model) {
   fmt::print("{}\n", model.at("path").get<std::string>());
   fmt::print("  model type   {}\n", model.at("model_type").get<std::string>());
@@ -248,13 +278,14 @@ void print_model(const Json& model) {
       fmt::format("{} ({} bytes) per sequence", in_binary_units(static_cast<double>(fixed)), with_commas(fixed));
   fmt::print("  state        {}{}{}\n", fixed > 0 ? whole : "", fixed > 0 && per_token > 0 ? ", and " : "",
              per_token > 0 ? growth : ", whatever its length");
+  print_activations(model.at("activations"), model.contains("vocab_size"));
   print_tokenizer(model.at("tokenizer"));
   for (const Json& warning : model.at("warnings")) fmt::print("  warning      {}\n", warning.get<std::string>());
 }
 
-int run_info(const InfoOptions& options) {
+int run_info(InfoOptions& options) {
   const bool state = is_saved_state(options.path);
-  const Json described = state ? describe_state(options.path) : describe_model(options.path);
+  const Json described = state ? describe_state(options.path) : describe_model(options.path, options.machine.stream());
   if (options.json)
     fmt::print("{}\n", described.dump(2, ' ', false, Json::error_handler_t::replace));
   else if (state)
@@ -271,6 +302,7 @@ std::function<int()> setup_info(CLI::App& app) {
   app.add_option("path", options->path, "Model folder, .safetensors, .gguf, .ckpt, config.json alone, or a saved state")
       ->required();
   app.add_flag("--json", options->json, "As JSON");
+  options->machine.add_options(app);
   return [options] { return run_info(*options); };
 }
 

@@ -215,7 +215,8 @@ Tensor Prediction::compute(const Rows& rows) {
       std::copy_n(rows.x.f32() + from * inputs, count * inputs, x.f32() + s * count * inputs);
       if (elapsed.defined()) std::copy_n(rows.elapsed.f32() + from, count, elapsed.f32() + s * count);
     }
-    const Tensor part = predictor_.forward(x, elapsed, states, std::vector<int64_t>(states.size(), count));
+    const std::vector<int64_t> lengths(states.size(), count);
+    const Tensor part = predictor_.forward(x, elapsed, states, lengths).to_host();
     for (int64_t s = 0; s < batch; ++s) {
       std::copy_n(part.f32() + s * count * outputs, count * outputs, y.f32() + (s * length + begin) * outputs);
     }
@@ -294,7 +295,7 @@ void Prediction::run_line(const std::string& text, int64_t line) {
   if (timed) elapsed.f32()[0] = numbers.back();
   State* const states[] = {&state_};
   const int64_t lengths[] = {1};
-  const Tensor y = predictor_.forward(x, elapsed, states, lengths);
+  const Tensor y = predictor_.forward(x, elapsed, states, lengths).to_host();
   check_result(y, fmt::format("stdin:{}", line));
   output_.write(csv_line(y.f32(), y.dim(1)));
 }

@@ -32,7 +32,8 @@ class Memory {
 
   /// Blocks are 64-byte aligned; from 4 MiB on they are page-aligned and ask for huge pages.
   static Memory& host();
-  /// Grants the sizes that the host would, and holds no bytes: tensors on it have shapes only.
+  /// Grants what the host would, and has nothing: tensors on it have shapes and no bytes. What is copied from it to the
+  /// host is zero there, so that code that reads results runs on meta too.
   static Memory& meta();
 
  protected:

@@ -90,18 +90,13 @@ Tensor Tensor::over(std::shared_ptr<const void> keep, const void* bytes, Shape s
   return view;
 }
 
-float* Tensor::f32() const {
-  CAROUSEL_ASSERT(dtype_ == DType::kF32);
-  return reinterpret_cast<float*>(bytes_);
+std::byte* Tensor::on_host(DType dtype) const {
+  CAROUSEL_ASSERT(dtype_ == dtype && (bytes_ == nullptr || device() == Device::kCpu));
+  return bytes_;
 }
-int32_t* Tensor::i32() const {
-  CAROUSEL_ASSERT(dtype_ == DType::kI32);
-  return reinterpret_cast<int32_t*>(bytes_);
-}
-int64_t* Tensor::i64() const {
-  CAROUSEL_ASSERT(dtype_ == DType::kI64);
-  return reinterpret_cast<int64_t*>(bytes_);
-}
+float* Tensor::f32() const { return reinterpret_cast<float*>(on_host(DType::kF32)); }
+int32_t* Tensor::i32() const { return reinterpret_cast<int32_t*>(on_host(DType::kI32)); }
+int64_t* Tensor::i64() const { return reinterpret_cast<int64_t*>(on_host(DType::kI64)); }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
   CAROUSEL_ASSERT(shape_.rank() > 0 && 0 <= begin && begin <= end && end <= shape_[0]);
@@ -182,7 +177,9 @@ Tensor Arena::empty(Shape shape, DType dtype) {
     blocks_.push_back(std::make_shared<Storage>(*memory_, round_up(size_bytes + 1, unit)));
     best = &blocks_.back();
   }
-  return Tensor(*best, 0, shape, dtype);
+  Tensor tensor(*best, 0, shape, dtype);
+  tensor.id_ = ++last_id_;
+  return tensor;
 }
 
 Tensor Arena::zeros(Shape shape, DType dtype) {

@@ -72,8 +72,10 @@ class Tensor {
   Memory& memory() const { return memory_ != nullptr ? *memory_ : Memory::host(); }
   Device device() const { return memory_ != nullptr ? memory_->device() : Device::kCpu; }
   size_t size_bytes() const { return dtype_bytes(dtype_, static_cast<size_t>(count())); }
-  void* raw() const { return bytes_; }
-  float* f32() const;  // asserts the dtype
+  void* raw() const { return bytes_; }  // in memory(): for kernels and copies
+  /// The elements for code of the host; null where there are no bytes. Asserts the dtype, and that they lie on the
+  /// host: to_host() brings them.
+  float* f32() const;
   int32_t* i32() const;
   int64_t* i64() const;
 
@@ -81,15 +83,24 @@ class Tensor {
   Tensor reshape(Shape shape) const;              // same elements, another shape
   Tensor clone() const;                           // a copy in the same memory
   Tensor to(Memory& memory) const;                // this tensor where it lies there already, else a copy
-  Tensor to_f32() const;                          // widened copy (float dtypes)
+  Tensor to_host() const { return to(Memory::host()); }
+  Tensor to_f32() const;  // widened copy (float dtypes)
   long owners() const { return keep_.use_count(); }
+  /// Which tensor of its arena this is: Arena::empty counts from 1; aliasing copies and views (rows, reshape) keep it.
+  /// 0 for what comes from no arena (parameters, states, clones). An address would not tell activations apart: a block
+  /// of an arena serves several tensors of one forward, one after the other, and a gradient belongs to one of them.
+  uint64_t id() const { return id_; }
 
  private:
+  friend class Arena;
+  std::byte* on_host(DType dtype) const;  // the elements, of this dtype
+
   std::shared_ptr<const void> keep_;
   std::byte* bytes_ = nullptr;
   Shape shape_;
   DType dtype_ = DType::kF32;
   Memory* memory_ = nullptr;  // null: the host's
+  uint64_t id_ = 0;           // of an arena's tensor
 };
 
 struct NamedTensor {
@@ -111,7 +122,7 @@ void reset_peak_memory();
 class Arena {
  public:
   explicit Arena(Memory& memory = Memory::host()) : memory_(&memory) {}
-  Tensor empty(Shape shape, DType dtype = DType::kF32);
+  Tensor empty(Shape shape, DType dtype = DType::kF32);  // with an id of its own
   Tensor zeros(Shape shape, DType dtype = DType::kF32);
   size_t size_bytes() const;  // of all its blocks, used or not
   void trim();                // frees the blocks that no tensor holds
@@ -119,6 +130,7 @@ class Arena {
  private:
   Memory* memory_;
   std::vector<std::shared_ptr<Storage>> blocks_;
+  uint64_t last_id_ = 0;  // of the tensors handed out
 };
 
 /// Throws Error(kShape) "where: name is [2, 3], expected [4, *]"; a dim of -1 in `expected` matches any.

@@ -96,13 +96,14 @@ const State& Tirex::padding(int64_t tokens) {
   return nearest->second;
 }
 
-// tokens [N, 2P] -> quantiles of every token [N, Q * P], scaled; the states move on.
+// tokens [N, 2P] on the host -> quantiles of every token [N, Q * P], scaled; the states move on.
 Tensor Tirex::run(const Tensor& tokens, std::span<const int64_t> lengths, std::span<State> states) {
   std::vector<State*> pointers;
   for (State& state : states) pointers.push_back(&state);
+  const Tensor there = tokens.to(*stream_.memory);
   return pass_.run(
       model_.state_layout(), pointers, lengths, {},
-      [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return model_.forward(ctx, tokens, seqs, bound); });
+      [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return model_.forward(ctx, there, seqs, bound); });
 }
 
 // Forecasts `patches` more patches of every window and moves the windows over them. Forecast values are not known, so
@@ -136,7 +137,7 @@ void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions
     }
     row += lengths[s];
   }
-  const Tensor y = run(x, lengths, states);  // [rows, Q * P]
+  const Tensor y = run(x, lengths, states).to_host();  // [rows, Q * P]
   row = 0;
   for (size_t s = 0; s < windows.size(); ++s) {
     row += lengths[s];

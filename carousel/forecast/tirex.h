@@ -51,6 +51,7 @@ class Tirex {
   size_t median() const;  // index of level 0.5
   int64_t context() const { return model_.patches().context; }
   int64_t patch() const { return model_.patches().patch; }
+  const Arena& arena() const { return pass_.arena(); }
 
  private:
   std::vector<float> last_values(const std::vector<float>& series) const;

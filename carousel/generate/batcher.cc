@@ -130,7 +130,8 @@ void Batcher::submit(Request request) {
   auto shared = std::make_shared<Request>(std::move(request));
   auto sequence = std::make_unique<Sequence>(shared, std::move(sampler));
   sequence->state = std::move(shared->state);
-  sequence->logits = std::move(shared->logits);
+  sequence->logits = shared->logits.to_host();
+  shared->logits = Tensor();
   if (shared->keep_state) sequence->history = shared->history;
   prime(*sequence);
   born_.push_back(std::move(sequence));
@@ -173,12 +174,12 @@ Batcher::Rows Batcher::gather() {
   return rows;
 }
 
-/// hidden [N, D] -> logits [R, V] of the due rows.
+/// hidden [N, D] -> logits [R, V] of the due rows, on the host.
 Tensor Batcher::due_logits(const Tensor& hidden) {
   const auto count = static_cast<int64_t>(due_rows_.size());
-  if (count == hidden.dim(0)) return runner_.logits(hidden);
+  if (count == hidden.dim(0)) return runner_.logits(hidden).to_host();
   Ctx ctx = runner_.pass().ctx();
-  return runner_.logits(ops::gather_rows(ctx, hidden, due_rows_));
+  return runner_.logits(ops::gather_rows(ctx, hidden, due_rows_)).to_host();
 }
 
 /// Returns hidden [N, D] of what is laid out; undefined when stopped, and the states are as they were.

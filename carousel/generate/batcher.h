@@ -97,7 +97,7 @@ class Batcher {
  private:
   struct Sequence;
   Rows gather();
-  Tensor due_logits(const Tensor& hidden);
+  Tensor due_logits(const Tensor& hidden);  // on the host
   void settle(Sequence& sequence, const Tensor& logits);
   void fork(Sequence& first, const Tensor& logits);
   bool emit(Sequence& sequence, int32_t token, std::span<const float> logits);

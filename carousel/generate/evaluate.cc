@@ -42,16 +42,17 @@ void compare_targets(model::Runner& runner, const Tensor& hidden, std::span<cons
   const int64_t vocab = runner.lm().vocab_size();
   const int64_t slice = std::max<int64_t>(1, kLogitElements / vocab);
   const auto rows = static_cast<int64_t>(targets.size());
-  Ctx ctx{runner.stream(), runner.arena()};
+  Ctx ctx = runner.pass().ctx();
   for (int64_t begin = 0; begin < rows; begin += slice) {
     const int64_t end = std::min(rows, begin + slice);
     const Tensor logits = runner.logits(hidden.rows(begin, end));  // [end - begin, V]
-    const Tensor wanted = runner.arena().empty(Shape{end - begin}, DType::kI32);
-    std::copy(targets.begin() + begin, targets.begin() + end, wanted.i32());
-    const Tensor nll = ops::cross_entropy(ctx, logits, wanted);  // [end - begin]
+    const ops::Ids wanted =
+        ops::target_ids(ctx, targets.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), vocab);
+    const Tensor nll = ops::cross_entropy(ctx, logits, wanted).to_host();  // [end - begin]
+    const Tensor seen = want_greedy ? logits.to_host() : Tensor();
     for (int64_t n = begin; n < end; ++n) {
-      const float* logits_n = logits.f32() + (n - begin) * vocab;
-      const bool hit = want_greedy && most_likely(logits_n, vocab) == targets[static_cast<size_t>(n)];
+      const bool hit =
+          want_greedy && most_likely(seen.f32() + (n - begin) * vocab, vocab) == targets[static_cast<size_t>(n)];
       visit(n, static_cast<double>(nll.f32()[n - begin]), hit);
     }
   }

@@ -3,8 +3,11 @@
 #include "carousel/model/cost.h"
 
 #include <cmath>
+#include <tuple>
+#include <utility>
 
 #include "carousel/model/params.h"
+#include "carousel/model/runner.h"
 #include "carousel/model/stored_params.h"
 
 namespace carousel::model {
@@ -74,6 +77,59 @@ class Counter {
   const WeightTypes& types_;
 };
 
+/// The mask a projection has in the files, else the one that is drawn.
+ShapeSource::MaskOf stored_masks(const StoredParams& stored, const ModelFiles& files) {
+  return [&](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
+    const formats::TensorEntry* entry = stored.find(name).entry;
+    if (entry == nullptr) return drawn;
+    return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files.place.weights);
+  };
+}
+
+Stream on_meta(const Stream& stream) {
+  Stream meta = stream;
+  meta.memory = &Memory::meta();
+  return meta;
+}
+
+/// A regressor's `rows` first rows: the bytes its arena and the sequence then hold.
+std::pair<size_t, size_t> run_rows(const Regressor& regressor, const Stream& meta, const Numerics& numerics,
+                                   int64_t rows) {
+  Predictor predictor(regressor, meta, numerics);
+  State state;
+  State* const states[] = {&state};
+  const int64_t lengths[] = {rows};
+  predictor.forward(Tensor(Shape{rows, regressor.input_size()}, DType::kF32), {}, states, lengths);
+  return {predictor.arena().size_bytes(), state.bytes()};
+}
+
+/// The same of a forecaster's context, as Tirex runs it.
+std::pair<size_t, size_t> run_context(const Forecaster& forecaster, const Stream& meta) {
+  Pass pass(meta, Numerics::native());
+  State state;
+  State* const states[] = {&state};
+  const int64_t lengths[] = {forecaster.patches().tokens()};
+  const Tensor tokens(Shape{lengths[0], 2 * forecaster.patches().patch}, DType::kF32, *meta.memory);
+  pass.run(forecaster.state_layout(), states, lengths, {}, [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
+    return forecaster.forward(ctx, tokens, seqs, bound);
+  });
+  return {pass.arena().size_bytes(), state.bytes()};
+}
+
+/// A language model's: the next `rows` rows of a sequence on meta, and the logits of the last.
+size_t run_tokens(const Lm& lm, const Stream& meta, const Numerics& numerics, bool decode, int64_t rows, State& state) {
+  Runner runner(lm, meta, numerics);
+  const std::vector<int32_t> tokens(static_cast<size_t>(rows), 0);
+  if (decode) {
+    State* const states[] = {&state};
+    const int64_t lengths[] = {rows};
+    runner.logits(runner.forward(tokens, states, lengths));
+  } else {
+    runner.logits(runner.prefill(tokens, state));
+  }
+  return runner.arena().size_bytes();
+}
+
 }  // namespace
 
 DType ModelFiles::dtype_of(const std::string& name) const {
@@ -98,12 +154,7 @@ ModelFiles open_model_files(const std::string& path) {
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
   Counter counter(files, types);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
-  ShapeSource source([&](const ParamRecord& record) { counter.add(record); },
-                     [&](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
-                       const formats::TensorEntry* entry = stored.find(name).entry;
-                       if (entry == nullptr) return drawn;
-                       return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files.place.weights);
-                     });
+  ShapeSource source([&](const ParamRecord& record) { counter.add(record); }, stored_masks(stored, files));
   declare_params(files.config, source, files.place.config);
   return counter.cost;
 }
@@ -127,6 +178,49 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
   });
   declare_params(config, source, where);
   return bytes;
+}
+
+Model model_on_meta(const ModelFiles& files, const WeightTypes& types) {
+  const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
+  MetaParams params(
+      [&](const ParamRecord& record) {
+        return types.held(record.name, record.shape[1], record.layout, record.init, files.dtype_of(record.name));
+      },
+      stored_masks(stored, files));
+  Model model;
+  model.config = files.config;
+  make_body(model, params, files.place.config);
+  return model;
+}
+
+size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen) {
+  State state = seen.to(Memory::meta());
+  return run_tokens(lm, on_meta(stream), numerics, true, 1, state);
+}
+
+size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
+                          const State& seen) {
+  State state = seen.to(Memory::meta());
+  return run_tokens(lm, on_meta(stream), numerics, false, rows, state);
+}
+
+Activations measure_activations(const Model& model, const Stream& stream) {
+  const Stream meta = on_meta(stream);
+  Activations out;
+  out.prompt_rows = kPrefillRows;
+  if (model.lm) {
+    State state;
+    out.decode_bytes = decode_activations(*model.lm, meta, *model.numerics);
+    out.prompt_bytes = run_tokens(*model.lm, meta, *model.numerics, false, kPrefillRows, state);
+    out.state_bytes = state.bytes();
+  } else if (model.regressor) {
+    out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).first;
+    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, kPrefillRows);
+  } else {
+    out.prompt_rows = model.forecaster->patches().tokens();
+    std::tie(out.prompt_bytes, out.state_bytes) = run_context(*model.forecaster, meta);
+  }
+  return out;
 }
 
 int64_t fixed_state_bytes(const StateLayout& layout) {

@@ -49,6 +49,26 @@ ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                   const std::string& where);
 
+/// The model that loading `files` with these types would give, on meta and without its tokenizer: it has shapes, and
+/// runs on a stream of meta's memory.
+Model model_on_meta(const ModelFiles& files, const WeightTypes& types = {});
+
+/// Memory that a sequence takes beside the weights. Activations are what the arena has reserved after a forward from
+/// the zero state: seen by running that forward on meta with the threads and instruction set of a stream, as what an
+/// arena reserves is decided by shapes alone.
+struct Activations {
+  size_t decode_bytes = 0;  // after a single row and its logits, where the model has any; 0 for a forecaster
+  size_t prompt_bytes = 0;  // after prompt_rows rows and the logits of the last
+  int64_t prompt_rows = 0;  // kPrefillRows, which longer prompts are cut into; of a forecaster, a whole context
+  size_t state_bytes = 0;   // of the sequence, after prompt_rows rows
+};
+/// `model` may lie on the stream's memory or on meta.
+Activations measure_activations(const Model& model, const Stream& stream);
+/// Activations of one more row, or of a prompt's next slab, of a language model's sequence that is in `seen`.
+size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen = {});
+size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
+                          const State& seen = {});
+
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);
 

@@ -20,7 +20,7 @@ Lm::Lm(const ModelConfig& config, ParamSource& source, const std::string& where)
       Params(source, "").projection("lm_head", config.vocab_size, config.hidden_size, Init::small(config.hidden_size));
 }
 
-Tensor Lm::forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const StateBatch* states) const {
+Tensor Lm::forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const {
   return stack_.forward(ctx, ops::embedding(ctx, tokens, embeddings_), seqs, states);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "carousel/model/stack.h"
+#include "carousel/ops/tokens/ids.h"
 #include "carousel/ops/weight/weight.h"
 
 namespace carousel::model {
@@ -12,9 +13,9 @@ class Lm {
   /// Throws Error(kInput) from the config's options or the parameter source. `where` names the config in messages.
   Lm(const ModelConfig& config, ParamSource& source, const std::string& where);
 
-  /// tokens [N] i32 of all sequences end to end -> hidden [N, D], final norm applied. Throws kInput for an id outside
-  /// the vocabulary, before any state is touched.
-  Tensor forward(Ctx& ctx, const Tensor& tokens, const Seqs& seqs, const StateBatch* states) const;
+  /// tokens [N] of all sequences end to end (ops::token_ids checks them) -> hidden [N, D], final norm applied. Throws
+  /// kShape for tokens checked against a larger vocabulary, before any state is touched.
+  Tensor forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const;
   /// hidden [rows, D] -> logits [rows, V] f32, soft-capped where the model is.
   Tensor logits(Ctx& ctx, const Tensor& hidden) const;
 

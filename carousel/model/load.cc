@@ -232,6 +232,19 @@ ModelShape declare_params(const ModelConfig& config, ParamSource& source, const 
   return {Lm(config, source, where).state_layout(), 0};
 }
 
+void make_body(Model& model, ParamSource& source, const std::string& where) {
+  switch (model.config.kind) {
+    case ModelKind::kLanguage:
+      model.lm = std::make_unique<Lm>(model.config, source, where);
+      break;
+    case ModelKind::kForecaster:
+      model.forecaster = std::make_unique<Forecaster>(model.config, source, where);
+      break;
+    case ModelKind::kRegressor:
+      model.regressor = std::make_unique<Regressor>(model.config, source, where);
+  }
+}
+
 Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
            const WeightTypes& types) {
   const ModelPath place = resolve(path);
@@ -254,19 +267,15 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                           place.weights, types);
   RoundedParams rounded(params, stream, numerics.parameters);
   ParamSource& source = numerics.parameters == DType::kF32 ? static_cast<ParamSource&>(params) : rounded;
-  if (kind == ModelKind::kLanguage) {
-    model.lm = std::make_unique<Lm>(model.config, source, place.config);
-  } else if (kind == ModelKind::kForecaster) {
-    model.forecaster = std::make_unique<Forecaster>(model.config, source, place.config);
-  } else {
-    model.regressor = std::make_unique<Regressor>(model.config, source, place.config);
-  }
+  make_body(model, source, place.config);
   for (const std::string& name : params.finish()) {
     if (checkpoint.gguf() != nullptr && name == kRopeTensor) continue;  // the config was told by it
     model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
   }
   for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
   model.fingerprint = fmt::format("{:016x}", params.fingerprint());
+  const Activations needed = measure_activations(model, stream);
+  check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
   if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place, checkpoint);
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
@@ -298,10 +307,10 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   return size;
 }
 
-void check_memory(size_t needed_bytes, const std::string& where) {
+void check_memory(size_t needed_bytes, const std::string& where, const char* what) {
   const size_t available_bytes = available_memory_bytes();
   if (needed_bytes > available_bytes) {
-    fail(ErrorKind::kInput, "{}: weights of {} bytes, expected at most the {} bytes of memory available", where,
+    fail(ErrorKind::kInput, "{}: {} of {} bytes, expected at most the {} bytes of memory available", where, what,
          needed_bytes, available_bytes);
   }
 }

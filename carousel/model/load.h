@@ -40,9 +40,14 @@ struct Model {
 };
 
 /// Loads weights, in their own dtype but for what `types` says. Throws Error(kIo, kInput) naming the file and what is
-/// wrong with it, or a model of another kind than the caller can use.
+/// wrong with it, or a model of another kind than the caller can use. The same where memory lacks: for the weights
+/// before they are read, and for a first forward (measure_activations) before anyone runs it.
 Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
            const Numerics& numerics = Numerics::native(), const WeightTypes& types = {});
+
+/// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;
+/// `where` names the config.
+void make_body(Model& model, ParamSource& source, const std::string& where);
 
 /// What declare_params returns.
 struct ModelShape {
@@ -91,7 +96,8 @@ Json read_config(const std::string& path);
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 
-/// Throws Error(kInput) when the system cannot give that much memory: without it the process would be killed half way.
-void check_memory(size_t needed_bytes, const std::string& where);
+/// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way. `what`
+/// takes it, in the message.
+void check_memory(size_t needed_bytes, const std::string& where, const char* what = "weights");
 
 }  // namespace carousel::model

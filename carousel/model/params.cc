@@ -15,11 +15,15 @@ namespace carousel::model {
 
 Weight MetaParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                           const Init& init) {
-  return weight_for(init, rows, cols, dtype_of_(name), layout, Memory::meta());
+  return weight_for(init, rows, cols, dtype_of_({name, Shape{rows, cols}, init, true, layout}), layout, Memory::meta());
 }
 
 Tensor MetaParams::tensor(const std::string&, const Shape& shape, const Init&) {
   return Tensor(shape, DType::kF32, Memory::meta());
+}
+
+std::shared_ptr<const Mask> MetaParams::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
+  return mask_of_ ? mask_of_(name, drawn) : drawn;
 }
 
 Weight ShapeSource::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,

@@ -80,13 +80,18 @@ class ParamList : public ShapeSource {
 /// allocated, and its arena reserves the bytes that it would on the host.
 class MetaParams : public ParamSource {
  public:
-  using DTypeOf = std::function<DType(const std::string& name)>;
-  explicit MetaParams(DTypeOf dtype_of) : dtype_of_(std::move(dtype_of)) {}
+  /// The type of a matrix.
+  using DTypeOf = std::function<DType(const ParamRecord& record)>;
+  /// Without `mask_of` masks are those that are drawn.
+  explicit MetaParams(DTypeOf dtype_of, ShapeSource::MaskOf mask_of = {})
+      : dtype_of_(std::move(dtype_of)), mask_of_(std::move(mask_of)) {}
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
 
  private:
   DTypeOf dtype_of_;
+  ShapeSource::MaskOf mask_of_;
 };
 
 /// The entries of a stored mask, in a type that holds -1, 0 and 1. Throws Error(kInput) naming the first other value.

@@ -35,12 +35,4 @@ Pass::Binding::~Binding() {
   pass_.states_.unbind();
 }
 
-Tensor Pass::upload(std::span<const int32_t> values) {
-  uploaded_ = Tensor();  // gives its block back, so that the arena can reuse it
-  uploaded_ = arena_.empty(Shape{static_cast<int64_t>(values.size())}, DType::kI32);
-  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(values.data()), *stream_.memory,
-               static_cast<std::byte*>(uploaded_.raw()), values.size_bytes());
-  return uploaded_;
-}
-
 }  // namespace carousel::model

@@ -40,11 +40,9 @@ class Pass {
     return forward(context, seqs_, nullptr);
   }
 
-  /// A copy of `values` in the stream's memory, [count] i32; valid until the next call.
-  Tensor upload(std::span<const int32_t> values);
-
   Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }
   Arena& arena() { return arena_; }
+  const Arena& arena() const { return arena_; }
   const Stream& stream() const { return stream_; }
   /// From now on `observer` is told the residual stream of every forward; null: nobody is told.
   void observe(Observer* observer) { observer_ = observer; }
@@ -84,7 +82,6 @@ class Pass {
   Arena arena_;
   Seqs seqs_;
   StateBatch states_;
-  Tensor uploaded_;  // [count] i32
 };
 
 }  // namespace carousel::model

@@ -11,14 +11,17 @@ namespace {
 
 // Values are checked here, once: a NaN would never leave the state of its sequence.
 void check_values(const Tensor& x, const Tensor& elapsed) {
+  const float* const values = x.f32();
   for (int64_t i = 0; i < x.count(); ++i) {
-    if (std::isfinite(x.f32()[i])) continue;
+    if (std::isfinite(values[i])) continue;
     fail(ErrorKind::kInput, "features: row {}, column {} is {}, expected a finite number", i / x.dim(1), i % x.dim(1),
-         x.f32()[i]);
+         values[i]);
   }
-  for (int64_t n = 0; elapsed.defined() && n < elapsed.count(); ++n) {
-    if (elapsed.f32()[n] >= 0 && std::isfinite(elapsed.f32()[n])) continue;
-    fail(ErrorKind::kInput, "elapsed times: row {} is {}, expected a finite number >= 0", n, elapsed.f32()[n]);
+  if (!elapsed.defined()) return;
+  const float* const times = elapsed.f32();
+  for (int64_t n = 0; n < elapsed.count(); ++n) {
+    if (times[n] >= 0 && std::isfinite(times[n])) continue;
+    fail(ErrorKind::kInput, "elapsed times: row {} is {}, expected a finite number >= 0", n, times[n]);
   }
 }
 
@@ -42,9 +45,12 @@ Tensor Predictor::forward(const Tensor& x, const Tensor& elapsed, std::span<Stat
     check_dtype("predict", "elapsed", elapsed, DType::kF32);
   }
   check_values(x, elapsed);
-  return pass_.run(
-      regressor_.state_layout(), states, lengths, elapsed,
-      [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) { return regressor_.forward(ctx, x, seqs, bound); });
+  Memory& there = *pass_.stream().memory;
+  const Tensor rows_there = x.to(there), elapsed_there = elapsed.defined() ? elapsed.to(there) : Tensor();
+  const auto forward = [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
+    return regressor_.forward(ctx, rows_there, seqs, bound);
+  };
+  return pass_.run(regressor_.state_layout(), states, lengths, elapsed_there, forward);
 }
 
 }  // namespace carousel::model

@@ -35,13 +35,15 @@ class Predictor {
   Predictor(const Regressor& regressor, const Stream& stream, const Numerics& numerics = Numerics::native())
       : regressor_(regressor), pass_(stream, numerics) {}
 
-  /// The next lengths[s] rows of every sequence s, laid end to end in x [N, I]; every state moves on by its length.
-  /// elapsed [N] f32: time before each row, 0 or more; empty: 1 everywhere. Returns [N, O], valid until dropped. Throws
-  /// kShape, and kInput for a feature or time that cannot be used; no state has changed then.
+  /// The next lengths[s] rows of every sequence s, laid end to end in x [N, I] on the host; every state moves on by its
+  /// length. elapsed [N] f32, on the host: time before each row, 0 or more; empty: 1 everywhere. Returns [N, O] in the
+  /// stream's memory, valid until dropped. Throws kShape, and kInput for a feature or time that cannot be used; no
+  /// state has changed then.
   Tensor forward(const Tensor& x, const Tensor& elapsed, std::span<State* const> states,
                  std::span<const int64_t> lengths);
 
   const Regressor& regressor() const { return regressor_; }
+  const Arena& arena() const { return pass_.arena(); }
 
  private:
   const Regressor& regressor_;

@@ -10,17 +10,19 @@
 namespace carousel::model {
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<State* const> states,
                        std::span<const int64_t> lengths) {
-  const Tensor ids = pass_.upload(tokens);
+  Ctx edge = pass_.ctx();
+  const ops::Ids ids = ops::token_ids(edge, tokens, lm_.vocab_size());
   return pass_.run(lm_.state_layout(), states, lengths, {}, [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
-    CAROUSEL_ASSERT(seqs.rows() == ids.dim(0));
+    CAROUSEL_ASSERT(seqs.rows() == ids.count());
     return lm_.forward(ctx, ids, seqs, bound);
   });
 }
 
 Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t> lengths) {
-  const Tensor ids = pass_.upload(tokens);
+  Ctx edge = pass_.ctx();
+  const ops::Ids ids = ops::token_ids(edge, tokens, lm_.vocab_size());
   return pass_.run(lengths, [&](Ctx& ctx, const Seqs& seqs, const StateBatch*) {
-    CAROUSEL_ASSERT(seqs.rows() == ids.dim(0));
+    CAROUSEL_ASSERT(seqs.rows() == ids.count());
     return lm_.forward(ctx, ids, seqs, nullptr);
   });
 }

@@ -39,7 +39,7 @@ struct Seqs {
 };
 
 inline SeqsView Seqs::view() const {
-  return {offsets.data(), pos.data(), dt.raw() == nullptr ? nullptr : dt.f32(), batch()};
+  return {offsets.data(), pos.data(), static_cast<const float*>(dt.raw()), batch()};
 }
 
 /// Is told the residual stream between the sublayers of a model while it runs.

@@ -49,7 +49,8 @@ void Comparing::compare_logits(const Tensor& hidden_a, const Tensor& hidden_b) {
   const int64_t rows = hidden_a.dim(0);
   for (int64_t begin = 0; begin < rows; begin += kLogitRows) {
     const int64_t end = std::min(rows, begin + kLogitRows);
-    const Tensor a = a_.runner.logits(hidden_a.rows(begin, end)), b = b_.runner.logits(hidden_b.rows(begin, end));
+    const Tensor a = a_.runner.logits(hidden_a.rows(begin, end)).to_host();
+    const Tensor b = b_.runner.logits(hidden_b.rows(begin, end)).to_host();
     report_.logits.add(a.f32(), b.f32(), a.count());
     for (int64_t n = 0; n < end - begin; ++n) {
       report_.agree += most_likely(a.f32() + n * vocab_, vocab_) == most_likely(b.f32() + n * vocab_, vocab_) ? 1 : 0;
@@ -76,9 +77,9 @@ void Comparing::compare_greedy(int64_t greedy, const std::function<bool()>& stop
     const int32_t token_a = most_likely(a_.last.data(), vocab_), token_b = most_likely(b_.last.data(), vocab_);
     same = same && token_a == token_b;
     if (same) ++report_.greedy_agree;
-    if (!same) continue;  // from here on the sides read different texts
-    const Tensor logits_a = a_.runner.logits(a_.forward({&token_a, 1}));
-    const Tensor logits_b = b_.runner.logits(b_.forward({&token_b, 1}));
+    if (!same) continue;  // from here on the two read different texts
+    const Tensor logits_a = a_.runner.logits(a_.forward({&token_a, 1})).to_host();
+    const Tensor logits_b = b_.runner.logits(b_.forward({&token_b, 1})).to_host();
     a_.last.assign(logits_a.f32(), logits_a.f32() + vocab_);
     b_.last.assign(logits_b.f32(), logits_b.f32() + vocab_);
   }
@@ -99,7 +100,8 @@ double Drift::relative() const { return difference == 0 ? 0 : std::sqrt(differen
 
 void Residuals::residual(size_t count, const Tensor& x) {
   if (rows_.size() <= count) rows_.resize(count + 1);
-  rows_[count].assign(x.f32(), x.f32() + x.count());
+  const Tensor seen = x.to_host();
+  rows_[count].assign(seen.f32(), seen.f32() + seen.count());
 }
 
 Side::Side(const std::string& path, const Numerics& numerics, const Stream& stream)

@@ -154,7 +154,7 @@ Computed Case::compute(const Ids& ids, const Plan& plan, bool want_logits) {
     }
     const Tensor hidden = runner_.forward(tokens, states, lengths);  // [N, D]
     if (!want_logits) continue;
-    const Tensor logits = runner_.logits(hidden);  // [N, V]
+    const Tensor logits = runner_.logits(hidden).to_host();  // [N, V]
     for (size_t n = 0; n < rows.size(); ++n)
       std::memcpy(&out.logits[rows[n] * vocab], logits.f32() + n * vocab, vocab * sizeof(float));
   }
@@ -247,7 +247,7 @@ void Case::compare_forward(const std::string& input, const std::string& suffix) 
 
 // Logits [V] after the last of `tokens`.
 std::vector<float> Case::next_logits(std::span<const int32_t> tokens, State& state) {
-  const Tensor logits = runner_.logits(runner_.prefill(tokens, state));
+  const Tensor logits = runner_.logits(runner_.prefill(tokens, state)).to_host();
   return std::vector<float>(logits.f32(), logits.f32() + logits.count());
 }
 

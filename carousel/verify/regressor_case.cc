@@ -97,7 +97,7 @@ Computed RegressorCase::compute(size_t first, size_t last, const Plan& plan) {
       std::memcpy(x.f32() + n * inputs, x_.f32() + rows[n] * inputs, inputs * sizeof(float));
       if (elapsed.defined()) elapsed.f32()[n] = elapsed_.f32()[rows[n]];
     }
-    const Tensor y = predictor_.forward(x, elapsed, states, lengths);  // [N, O]
+    const Tensor y = predictor_.forward(x, elapsed, states, lengths).to_host();  // [N, O]
     for (size_t n = 0; n < rows.size(); ++n) {
       std::memcpy(&out.y[(rows[n] - first * length) * outputs], y.f32() + n * outputs, outputs * sizeof(float));
     }

@@ -45,7 +45,7 @@ std::vector<size_t> reserved(const Case& c, Memory& memory, Isa isa) {
   std::optional<model::MetaParams> shapes;
   ParamSource* source = nullptr;
   if (memory.device() == Device::kMeta) {
-    source = &shapes.emplace([&](const std::string&) { return c.weights; });
+    source = &shapes.emplace([&](const model::ParamRecord&) { return c.weights; });
   } else {
     source = &drawn.emplace(stream, 1, c.weights);
   }

@@ -142,6 +142,42 @@ TEST(Arena, TrimKeepsWhatIsHeld) {
   EXPECT_EQ(outlived.f32()[3], 0);
 }
 
+TEST(TensorId, CopiesAndViewsKeepIt) {
+  Arena arena;
+  const Tensor tensor = arena.empty({4, 6});
+  EXPECT_NE(tensor.id(), 0u);
+  const Tensor copy = tensor;
+  Tensor assigned;
+  assigned = tensor;
+  for (const Tensor& same : {copy, assigned, tensor.rows(1, 3), tensor.reshape({24}), tensor.to_host()}) {
+    EXPECT_EQ(same.id(), tensor.id());
+  }
+}
+
+TEST(TensorId, TwoTensorsOfOneBlockDiffer) {
+  Arena arena;
+  Tensor tensor = arena.empty({100});
+  const void* const block = tensor.raw();
+  const uint64_t first = tensor.id();
+  tensor = Tensor();
+  tensor = arena.zeros({100});
+  ASSERT_EQ(tensor.raw(), block) << "the block went back and out again";
+  EXPECT_NE(tensor.id(), first);
+  EXPECT_NE(arena.empty({100}).id(), tensor.id());
+}
+
+TEST(TensorId, IsZeroForWhatComesFromNoArena) {
+  Arena arena;
+  const Tensor fresh({2}, DType::kF32), from_arena = arena.zeros({2});
+  const auto storage = std::make_shared<Storage>(Memory::host(), 64);
+  EXPECT_EQ(Tensor().id(), 0u);
+  EXPECT_EQ(fresh.id(), 0u);
+  EXPECT_EQ(Tensor(storage, 0, {2}, DType::kF32).id(), 0u);
+  EXPECT_EQ(from_arena.clone().id(), 0u) << "other storage is another tensor";
+  EXPECT_EQ(from_arena.to_f32().id(), 0u);
+  EXPECT_EQ(Arena(Memory::meta()).empty({2}).id(), 1u);
+}
+
 TEST(CheckShape, NamesWhatItGotAndExpected) {
   const Tensor w({512, 768}, DType::kF32);
   check_shape("ops::linear", "w", w, {-1, 768});

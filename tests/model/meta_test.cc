@@ -1,19 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fixture models run their real forwards on meta: prompt, decode and logits reserve there what they do on the CPU, byte
-// for byte, whatever types their weights are held in.
+// Whole models run their real forwards on meta: prompts, decode, logits, circuits and forecasts reserve there what they
+// do on the CPU, byte for byte, whatever types their weights are held in. What info, bench and admission say of
+// activations is what a run on the CPU then reserves.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
+#include "carousel/forecast/tirex.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
 
 namespace carousel::model {
 namespace {
+
+const std::string kFixtures = CAROUSEL_SOURCE_DIR "/tests/fixtures/";
+
+std::vector<std::string> language_models() {
+  std::vector<std::string> folders;
+  for (const char* name : {"lfm2-conv7", "lfm2-v4", "llama-f16", "llama3-rope", "xlstm-bf16-sharded", "xlstm-lm-mixed",
+                           "xlstm-odd", "xlstm-onehead-caps"}) {
+    folders.push_back(kFixtures + "models/" + name);
+  }
+  folders.push_back(CAROUSEL_SOURCE_DIR "/models/stories-xlstm");
+  return folders;
+}
+std::vector<std::string> regressors() {
+  return {kFixtures + "regressors/ncps-cfc-wired", kFixtures + "regressors/ncps-ltc-autoncp"};
+}
+std::string forecaster() { return kFixtures + "tirex/tiny.ckpt"; }
+
+/// One model on the CPU, and its twin on meta.
+struct Twins {
+  explicit Twins(const std::string& folder, ModelKind kind, const WeightTypes& types = {})
+      : loaded(load(folder, host, kind, Numerics::native(), types)),
+        shapes(model_on_meta(open_model_files(folder), types)) {}
+
+  ThreadPool pool{3};
+  const Stream host{&Memory::host(), cpu::best_isa(), &pool}, meta{&Memory::meta(), cpu::best_isa(), &pool};
+  Model loaded, shapes;
+};
 
 /// Bytes the arena holds after a prompt of two sequences, a decode step, and the logits of both.
 std::vector<size_t> reserved(const Lm& lm, const Stream& stream) {
@@ -31,23 +61,120 @@ std::vector<size_t> reserved(const Lm& lm, const Stream& stream) {
   return sizes;
 }
 
-void expect_alike(const std::string& folder) {
-  ThreadPool pool(3);
-  const Stream host{&Memory::host(), cpu::best_isa(), &pool}, meta{&Memory::meta(), cpu::best_isa(), &pool};
-  const Model loaded = load(folder, host, ModelKind::kLanguage);
-  const ModelFiles files = open_model_files(folder);
-  MetaParams params([&](const std::string& name) { return files.dtype_of(name); });
-  const Lm shapes(files.config, params, folder);
-  EXPECT_EQ(reserved(shapes, meta), reserved(*loaded.lm, host)) << folder;
+TEST(Meta, FixtureModelsReserveWhatTheyDoOnTheCpu) {
+  for (const std::string& folder : language_models()) {
+    const Twins twins(folder, ModelKind::kLanguage);
+    EXPECT_EQ(reserved(*twins.shapes.lm, twins.meta), reserved(*twins.loaded.lm, twins.host)) << folder;
+    EXPECT_EQ(reserved(*twins.loaded.lm, twins.meta), reserved(*twins.loaded.lm, twins.host))
+        << folder << ", weights on the host";
+  }
 }
 
-TEST(Meta, FixtureModelsReserveWhatTheyDoOnTheCpu) {
-  const std::string fixtures = CAROUSEL_SOURCE_DIR "/tests/fixtures/models/";
-  for (const char* name : {"lfm2-conv7", "lfm2-v4", "llama-f16", "llama3-rope", "xlstm-bf16-sharded", "xlstm-lm-mixed",
-                           "xlstm-odd", "xlstm-onehead-caps"}) {
-    expect_alike(fixtures + name);
+TEST(Meta, WeightsInAMappedFileReserveWhatTheyDoOnTheCpu) {
+  WeightTypes types;
+  types.mapped = true;
+  const Twins twins(CAROUSEL_SOURCE_DIR "/models/stories-xlstm", ModelKind::kLanguage, types);
+  EXPECT_EQ(reserved(*twins.loaded.lm, twins.meta), reserved(*twins.loaded.lm, twins.host));
+}
+
+/// The same for rows of features, with and without the times between them.
+std::vector<size_t> reserved(const Regressor& regressor, const Stream& stream) {
+  std::vector<size_t> sizes;
+  for (const bool timed : {false, true}) {
+    Predictor predictor(regressor, stream);
+    std::vector<State> states(2);
+    const std::vector<State*> pointers = {&states[0], &states[1]};
+    for (const std::vector<int64_t>& lengths : std::vector<std::vector<int64_t>>{{1, 1}, {100, 3}, {0, 70}}) {
+      const int64_t rows = lengths[0] + lengths[1];
+      const Tensor x(Shape{rows, regressor.input_size()}, DType::kF32);
+      const Tensor elapsed = timed ? Tensor(Shape{rows}, DType::kF32) : Tensor();
+      const Tensor y = predictor.forward(x, elapsed, pointers, lengths);
+      EXPECT_EQ(y.shape(), (Shape{rows, regressor.output_size()}));
+      EXPECT_EQ(y.device(), stream.device());
+      sizes.push_back(predictor.arena().size_bytes());
+    }
   }
-  expect_alike(CAROUSEL_SOURCE_DIR "/models/stories-xlstm");
+  return sizes;
+}
+
+TEST(Meta, RegressorsReserveWhatTheyDoOnTheCpu) {
+  for (const std::string& folder : regressors()) {
+    const Twins twins(folder, ModelKind::kRegressor);
+    EXPECT_EQ(reserved(*twins.shapes.regressor, twins.meta), reserved(*twins.loaded.regressor, twins.host)) << folder;
+  }
+}
+
+/// The same of forecasts: two series, one of which begins with padding that is remembered, over several passes.
+std::vector<size_t> reserved(const Forecaster& forecaster, const Stream& stream) {
+  forecast::Tirex tirex(forecaster, stream);
+  std::vector<float> whole(static_cast<size_t>(tirex.context()));
+  for (size_t i = 0; i < whole.size(); ++i) whole[i] = std::sin(static_cast<float>(i));
+  std::vector<size_t> sizes;
+  for (const int64_t accelerate : {1, 2}) {
+    const auto forecasts = tirex.forecast({whole, {1, 2, 3}}, {3 * tirex.patch(), accelerate});
+    EXPECT_EQ(forecasts.size(), 2u);
+    EXPECT_EQ(forecasts[0].values.size(), static_cast<size_t>(3 * tirex.patch()) * tirex.levels().size());
+    sizes.push_back(tirex.arena().size_bytes());
+  }
+  return sizes;
+}
+
+TEST(Meta, ForecastsReserveWhatTheyDoOnTheCpu) {
+  const Twins twins(forecaster(), ModelKind::kForecaster);
+  EXPECT_EQ(reserved(*twins.shapes.forecaster, twins.meta), reserved(*twins.loaded.forecaster, twins.host));
+}
+
+TEST(Activations, AreWhatARunOfALanguageModelReserves) {
+  for (const std::string& folder : language_models()) {
+    const Twins twins(folder, ModelKind::kLanguage);
+    const Lm& lm = *twins.loaded.lm;
+    Runner decode(lm, twins.host), prompt(lm, twins.host);
+    State decoded, prompted;
+    State* const states[] = {&decoded};
+    const int64_t lengths[] = {1};
+    const std::vector<int32_t> tokens(static_cast<size_t>(kPrefillRows), 1);
+    decode.logits(decode.forward(std::span(tokens).first(1), states, lengths));
+    prompt.logits(prompt.prefill(tokens, prompted));
+    for (const Model* model : {&twins.shapes, &twins.loaded}) {
+      const Activations said = measure_activations(*model, twins.host);
+      EXPECT_EQ(said.decode_bytes, decode.arena().size_bytes()) << folder;
+      EXPECT_EQ(said.prompt_bytes, prompt.arena().size_bytes()) << folder;
+      EXPECT_EQ(said.prompt_rows, kPrefillRows);
+      EXPECT_EQ(said.state_bytes, prompted.bytes()) << folder;
+    }
+    // Later in the sequence, as bench runs it.
+    Runner later(lm, twins.host);
+    EXPECT_EQ(decode_activations(lm, twins.host, Numerics::native(), prompted), [&] {
+      State* const copies[] = {&prompted};
+      later.logits(later.forward(std::span(tokens).first(1), copies, lengths));
+      return later.arena().size_bytes();
+    }()) << folder;
+  }
+}
+
+TEST(Activations, AreWhatARunOfARegressorReserves) {
+  for (const std::string& folder : regressors()) {
+    const Twins twins(folder, ModelKind::kRegressor);
+    const Activations said = measure_activations(twins.shapes, twins.host);
+    for (const int64_t rows : {int64_t{1}, said.prompt_rows}) {
+      Predictor predictor(*twins.loaded.regressor, twins.host);
+      State state;
+      State* const states[] = {&state};
+      const int64_t lengths[] = {rows};
+      predictor.forward(Tensor(Shape{rows, twins.loaded.regressor->input_size()}, DType::kF32), {}, states, lengths);
+      EXPECT_EQ(rows == 1 ? said.decode_bytes : said.prompt_bytes, predictor.arena().size_bytes()) << folder;
+      EXPECT_EQ(said.state_bytes, state.bytes()) << folder;
+    }
+  }
+}
+
+TEST(Activations, AreWhatAForecastReserves) {
+  const Twins twins(forecaster(), ModelKind::kForecaster);
+  const Activations said = measure_activations(twins.shapes, twins.host);
+  forecast::Tirex tirex(*twins.loaded.forecaster, twins.host);
+  tirex.forecast({std::vector<float>(static_cast<size_t>(tirex.context()), 1.0f)}, {1});
+  EXPECT_EQ(said.prompt_bytes, tirex.arena().size_bytes());
+  EXPECT_EQ(said.decode_bytes, 0u);
 }
 
 }  // namespace

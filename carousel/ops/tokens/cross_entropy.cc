@@ -7,21 +7,19 @@
 
 namespace carousel::ops {
 
-Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Tensor& targets) {
+Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Ids& targets) {
   constexpr const char* kWhere = "ops::cross_entropy";
   check_shape(kWhere, "logits", logits, {-1, -1});
   check_dtype(kWhere, "logits", logits, DType::kF32);
   const int64_t rows = logits.dim(0), vocab = logits.dim(1);
-  check_shape(kWhere, "targets", targets, {rows});
-  check_dtype(kWhere, "targets", targets, DType::kI32);
+  check_shape(kWhere, "targets", targets.tensor(), {rows});
+  if (targets.bound() > vocab) {
+    fail(ErrorKind::kShape, "{}: logits are {}, expected [*, {}] (bound of the targets)", kWhere, logits.shape().str(),
+         targets.bound());
+  }
   Tensor nll = ctx.arena.empty({rows});
   if (rows == 0) return nll;
-  const int32_t* target = targets.i32();
-  for (int64_t n = 0; n < rows && target != nullptr; ++n) {
-    if (target[n] < 0 || target[n] >= vocab) {
-      fail(ErrorKind::kInput, "{}: target {} is {}, expected 0 to {}", kWhere, n, target[n], vocab - 1);
-    }
-  }
+  const auto* const target = static_cast<const int32_t*>(targets.tensor().raw());
   kernels::cross_entropy(ctx.stream, {view(logits), target, view(nll), rows, vocab});
   return nll;
 }

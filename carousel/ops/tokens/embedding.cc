@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Look-up of token vectors: checks, and the call of the kernel.
+// The look-up: checks, and the call of the kernel.
 #include "carousel/ops/tokens/embedding.h"
 
 #include "carousel/core/error.h"
@@ -8,20 +8,16 @@
 
 namespace carousel::ops {
 
-Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table) {
-  check_shape("ops::embedding", "tokens", tokens, {-1});
-  check_dtype("ops::embedding", "tokens", tokens, DType::kI32);
+Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
   if (!table.defined()) fail(ErrorKind::kShape, "ops::embedding: table is empty, expected [V, D]");
-  const int64_t N = tokens.dim(0), D = table.cols();
-  const Tensor x = ctx.arena.empty({N, D});
-  if (ctx.stream.device() == Device::kMeta) return x;
-  const int32_t* const ids = tokens.i32();
-  for (int64_t n = 0; n < N; ++n) {
-    if (ids[n] < 0 || ids[n] >= table.rows()) {
-      fail(ErrorKind::kInput, "ops::embedding: token {} is id {}, expected 0 to {}", n, ids[n], table.rows() - 1);
-    }
+  if (tokens.bound() > table.rows()) {
+    fail(ErrorKind::kShape, "ops::embedding: table is [{}, {}], expected [{}, *] (bound of the tokens)", table.rows(),
+         table.cols(), tokens.bound());
   }
-  kernels::embedding(ctx.stream, {ids, &table, view(x), N});
+  const int64_t N = tokens.count(), D = table.cols();
+  const Tensor x = ctx.arena.empty({N, D});
+  if (N == 0) return x;
+  kernels::embedding(ctx.stream, {static_cast<const int32_t*>(tokens.tensor().raw()), &table, view(x), N, D});
   return rounded(ctx, x);
 }
 

@@ -3,14 +3,15 @@
 #pragma once
 
 #include "carousel/ops/ctx.h"
+#include "carousel/ops/tokens/ids.h"
 #include "carousel/ops/weight/weight.h"
 
 namespace carousel::ops {
 
 /// Rows of a table.
-///   tokens [N] i32, each in [0, V); table [V, D] in either layout (a tied table is packed for the head)
+///   tokens [N] below V; table [V, D] in either layout (a tied table is packed for the head)
 ///   returns [N, D] f32
-/// Throws kInput naming the first id out of range. N may be 0.
-Tensor embedding(Ctx& ctx, const Tensor& tokens, const Weight& table);
+/// Throws kShape, also where the tokens were checked against more than V. N may be 0.
+Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table);
 
 }  // namespace carousel::ops

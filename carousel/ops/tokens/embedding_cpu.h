@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ops::embedding calls.
+// What the kernel of the look-up is called with.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -8,10 +8,10 @@
 namespace carousel::ops {
 
 struct EmbeddingArgs {
-  const int32_t* tokens;  // [N]
+  const int32_t* tokens;  // [N], each in [0, V)
   const Weight* table;    // [V, D]
   View x;                 // [N, D]
-  int64_t rows;
+  int64_t rows, width;    // N, D
 };
 
 }  // namespace carousel::ops

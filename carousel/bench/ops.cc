@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Times the cases of one op, and finds for each the longest of the times that its parts need at least.
 #include "carousel/bench/ops.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Times prompts and decoding of a model, and computes the floors of their times from what a token costs.
 #include "carousel/bench/runs.h"
 
 #include <algorithm>

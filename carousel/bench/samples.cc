@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Takes samples between probes of the machine, all lines in turns.
 #include "carousel/bench/samples.h"
 
 #include <algorithm>

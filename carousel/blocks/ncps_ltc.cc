@@ -3,6 +3,8 @@
 // outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: what
 // a file holds counts, the wiring only draws them afresh.
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "carousel/blocks/block.h"
 #include "carousel/blocks/cell_params.h"
@@ -88,8 +90,8 @@ class NcpsLtc : public Block {
     params_.cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
     params_.recurrent = read_synapses(p, "", units, wiring.adjacency);
     params_.sensory = read_synapses(p, "sensory_", cell_.inputs, wiring.sensory);
-    read_mapping(options, "input_mapping", p, "input", cell_.inputs, cell_.input_w, cell_.input_b);
-    read_mapping(options, "output_mapping", p, "output", cell_.outputs, cell_.output_w, cell_.output_b);
+    std::tie(cell_.input_w, cell_.input_b) = read_mapping(options, "input", p, cell_.inputs);
+    std::tie(cell_.output_w, cell_.output_b) = read_mapping(options, "output", p, cell_.outputs);
     ops::constrain(params_, {}, cell_);
   }
 
@@ -104,11 +106,13 @@ class NcpsLtc : public Block {
     return {w, mask, mu, sigma, erev};
   }
 
-  static void read_mapping(Fields& options, const char* key, Params& p, const std::string& prefix, int64_t count,
-                           Tensor& weight, Tensor& bias) {
-    const std::string mapping = options.choice(key, {"affine", "linear", "none"}, "affine");
-    if (mapping != "none") weight = p.tensor(prefix + "_w", Shape{count}, Init::constant(1));
-    if (mapping == "affine") bias = p.tensor(prefix + "_b", Shape{count}, Init::constant(0));
+  /// Weight and bias [count] of one side, undefined where its mapping has none.
+  static std::pair<Tensor, Tensor> read_mapping(Fields& options, const std::string& side, Params& p, int64_t count) {
+    const std::string mapping = options.choice((side + "_mapping").c_str(), {"affine", "linear", "none"}, "affine");
+    Tensor weight, bias;
+    if (mapping != "none") weight = p.tensor(side + "_w", Shape{count}, Init::constant(1));
+    if (mapping == "affine") bias = p.tensor(side + "_b", Shape{count}, Init::constant(0));
+    return {weight, bias};
   }
 
   ops::LtcParams params_;

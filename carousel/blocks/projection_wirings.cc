@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of mask a config may ask for, and which projection of a block has which.
 #include "carousel/blocks/projection_wirings.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Options of bench --op, and its results as JSON and as a table.
 #include "carousel/cli/bench_op.h"
 
 #include <fmt/format.h>

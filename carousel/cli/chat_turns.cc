@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Decides whether a chat has turns, from the template and the tokenizer.
 #include "carousel/cli/chat_turns.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Threads, instruction set and compute type from options, with their defaults.
 #include "carousel/cli/compute_options.h"
 
 #include <string>

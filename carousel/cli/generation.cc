@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Options of generate and chat, the request they make, and standard output.
 #include "carousel/cli/generation.h"
 
 #include <cerrno>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Lines from libedit at a terminal, or from a buffer of bytes; both return when a signal comes.
 #include "carousel/cli/line_reader.h"
 
 #include <sys/ioctl.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Declares options with ranges, and parses their values.
 #include "carousel/cli/options.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Checks of output paths before a long run.
 #include "carousel/cli/output_path.h"
 
 #include <unistd.h>

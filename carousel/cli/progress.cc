@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The progress bar, notes and errors on standard error.
 #include "carousel/cli/progress.h"
 
 #include <fmt/format.h>

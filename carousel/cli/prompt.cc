@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads prompts from files, pipes and terminals, and checks that they are text.
 #include "carousel/cli/prompt.h"
 
 #include <fcntl.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds the name under which the user gave each option, and puts it into messages.
 #include "carousel/cli/typed_names.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of weights as options, by part.
 #include "carousel/cli/weight_options.h"
 
 #include <algorithm>

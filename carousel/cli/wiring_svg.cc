@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Draws a circuit as SVG: columns of neurons, curves of synapses, a legend.
 #include "carousel/cli/wiring_svg.h"
 
 #include <fmt/format.h>

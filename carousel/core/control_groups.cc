@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads the limits of control groups, version 1 and 2, from their files.
 #include "carousel/core/control_groups.h"
 
 #include <algorithm>

@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+// Drafts: files that say by their lock whether their writer lives.
+//
+// 1. A draft is taken in this order: open the name, lock the open file, check that the name is still this file. A file
+//    that was renamed or removed between open and lock is let go, and the name opened anew.
+// 2. The lock is held from take() to let_go() or remove(). The system drops it when the last descriptor of that open
+//    file is closed, so also when the process dies; descriptors are closed on exec.
+// 3. Only the holder of its lock truncates, renames or unlinks a draft, and it does so before it gives the lock back. A
+//    dead writer's draft is taken first, then removed. One exception: who takes over the draft of a folder also removes
+//    the drafts of the files on its list (formats/new_file).
+// 4. On a file system without locks a draft belongs to who created it (O_EXCL). Nobody takes over one that exists.
 #include "carousel/core/draft.h"
 
 #include <fcntl.h>

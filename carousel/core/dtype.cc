@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Sizes and names of element types, and the conversions between f32 and the narrower floats, exact or rounded.
 #include "carousel/core/dtype.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// What is at a path: checks that throw where the system refuses to tell.
 #include "carousel/core/files.h"
 
 #include <sys/stat.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The search for values that are not finite, in floats and in blocks.
 #include "carousel/core/finite.h"
 
 #include <algorithm>

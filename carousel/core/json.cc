@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A JSON parser with bounds, files of text read and written whole, and the checked getters of Fields.
 #include "carousel/core/json.h"
 
 #include <fmt/format.h>

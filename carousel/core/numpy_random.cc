@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// numpy's generators and its ways of choosing, step by step as numpy takes them: a wiring's seed depends on each.
 #include "carousel/core/numpy_random.h"
 
 #include <algorithm>

@@ -1,4 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// A waiting thread gives its core to a thread that has lost its own.
+//
+// 1. thread and clock of a member are written by that member (enrol) before it sets inside. The release store of inside
+//    publishes them; who moves reads them after an acquire load of inside that gave true.
+// 2. inside is written by its member alone. It is true whenever others may wait for the member; a worker leaves it true
+//    between regions, until it rests.
+// 3. core is a hint, relaxed: written by its member, and by the member that has just moved it. A wrong value costs a
+//    needless move or a yield, nothing else.
+// 4. Whoever holds moving_ alone reads and writes ran_ and next_look_ and changes affinities, so no two moves of this
+//    pool overlap. It is tried, never waited for.
+// 5. A member that is moved by another has moved == true. The mover stores moved before it loads inside; the member
+//    stores inside = false (leave) before it loads moved (settle); all four are sequentially consistent. So one that
+//    has left and settled is not moved any more, and has the cores it had.
 #include "carousel/core/placement.h"
 
 #include <pthread.h>

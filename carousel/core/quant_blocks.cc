@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Encoding and decoding of the block types, one block of 32 values at a time.
 #include "carousel/core/quant_blocks.h"
 
 #include <algorithm>

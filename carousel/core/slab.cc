@@ -1,4 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+// Slabs of weights: the next tensor of a memory is cut from the slab that this memory is filling.
+//
+// 1. There is one Slab per Memory. The map of them is read and changed under the mutex in current(); an entry is never
+//    removed, so a reference to it stays valid.
+// 2. storage and used of a Slab are read and written under its mutex.
+// 3. used only grows while the storage lives. So no two tensors have a byte in common, and their owners need no lock.
+// 4. A Slab holds its storage weakly: tensors own it, and the last one frees it. A call that finds it freed, or too
+//    full, starts another.
 #include "carousel/core/slab.h"
 
 #include <algorithm>

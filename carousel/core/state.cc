@@ -1,4 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+// A State owns its memory by reference count: one block for all fixed tensors, one per page of a per-token tensor.
+//
+// 1. A block or page with more than one owner is never written. StateBatch::bind copies it first.
+// 2. Between bind and unbind the tables point into the states' own memory. No state of the batch may be copied,
+//    assigned or destroyed in between.
+// 3. Only advance() moves a position. Rows that a forward wrote beyond it are not part of the state.
 #include "carousel/core/state.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Shapes, storage, tensors and the arena, and what the system says of memory.
 #include "carousel/core/tensor.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table of pandas' names, and the checks of a named step against the times.
 #include "carousel/forecast/alias.h"
 
 #include <fmt/format.h>

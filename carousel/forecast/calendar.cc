@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Steps through the calendar, and the inference of a step from times.
 #include "carousel/forecast/calendar.h"
 
 #include <fmt/format.h>

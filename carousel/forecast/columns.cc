@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Chooses the columns of ids, times and values by options, names and contents.
 #include "carousel/forecast/columns.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Days, months and business days from dates, and back.
 #include "carousel/forecast/dates.h"
 
 #include <algorithm>

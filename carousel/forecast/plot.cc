@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Draws forecasts as SVG: one panel per series, with axes, bands, history and median.
 #include "carousel/forecast/plot.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads series from a table, puts them on their grid, and writes forecasts.
 #include "carousel/forecast/series.h"
 
 #include <fmt/format.h>

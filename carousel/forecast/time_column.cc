@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a column as times; the whole column decides what an ambiguous cell means.
 #include "carousel/forecast/time_column.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses a time as text together with its style, and formats one in a style.
 #include "carousel/forecast/timestamp.h"
 
 #include <fmt/format.h>

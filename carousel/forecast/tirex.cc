@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// TiRex's scaling, tokens and rollout. States after leading padding are computed once and kept.
 #include "carousel/forecast/tirex.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds the files of one model's weights and joins their tensors.
 #include "carousel/formats/checkpoint.h"
 
 #include <algorithm>

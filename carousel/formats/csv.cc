@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads CSV text in one pass over its bytes: delimiter, quoting, header, missing values, numbers.
 #include "carousel/formats/csv.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table of GGUF's element encodings, and the decoders of their blocks.
 #include "carousel/formats/ggml_blocks.h"
 
 namespace carousel::formats {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The reading half of gguf.h: header, keys and the list of tensors, every length checked against the file.
 #include "carousel/formats/gguf.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The types of GGUF metadata: their sizes, and their values as JSON and C++.
 #include "carousel/formats/gguf_kind.h"
 
 #include <charconv>

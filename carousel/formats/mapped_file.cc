@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Files mapped by mmap, and the advice that prefetches and releases their pages.
 #include "carousel/formats/mapped_file.h"
 
 #include <fcntl.h>

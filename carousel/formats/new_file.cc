@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Drafts that become files by rename, and folders that are complete once their draft is unlinked. The invariants are
+// numbered in new_file.h.
 #include "carousel/formats/new_file.h"
 
 #include <fcntl.h>

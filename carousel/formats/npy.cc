@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads and writes numpy's .npy: the header, a Python dict, and the elements.
 #include "carousel/formats/npy.h"
 
 #include <fmt/format.h>

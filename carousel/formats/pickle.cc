@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A stack machine that builds values from a pickle's opcodes and calls nothing.
 #include "carousel/formats/pickle.h"
 
 #include <cstring>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The reading half of safetensors.h: the header, checked before any tensor is handed out.
 #include "carousel/formats/safetensors.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// One tensor of a file: its bytes as a view, a copy, or f32 values.
 #include <algorithm>
 #include <cstring>
 #include <vector>

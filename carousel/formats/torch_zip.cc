@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// PyTorch's checkpoints: the pickle's records of tensors, matched with the archive's storages.
 #include "carousel/formats/torch_zip.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a zip archive's directory, and checks the CRC-32 of members.
 #include "carousel/formats/zip.h"
 
 #include <algorithm>

@@ -1,4 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+// The batcher: which rows a tick runs, and what happens to a sequence once its logits are there. One thread calls it,
+// so nothing here is locked; what has to hold is in what order sequences change.
+//
+// 1. A sequence is in live_ or in born_, never in both. submit() and fork() append to born_; tick() and cancel() move
+//    all of born_ to live_ before anything else; sweep() alone erases, and only sequences that are done. So the
+//    pointers in batch_, due_ and states_ are valid from gather() to the end of the tick, and callbacks may submit.
+// 2. A live sequence reads its prompt, or has one sampled token pending, or was given logits for its first token.
+// 3. A tick takes all its rows or none. A stopped forward puts back every state it was given; history, read and pending
+//    change only after a forward that was not stopped.
+// 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
+// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. The
+//    rest of the batch decides which tick reads a slab, never where it is cut.
+// 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Scores of texts and passages: windows and passages in batches, logits a few rows at a time.
 #include "carousel/generate/evaluate.h"
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The sampler's chain over a list of candidates. Each filter cuts the list; candidates are ordered only as far as a
+// filter needs.
 #include "carousel/generate/sampler.h"
 
 #include <algorithm>

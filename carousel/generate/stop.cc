@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Holds back the end of a text as long as it may become a stop string.
 #include "carousel/generate/stop.h"
 
 #include <algorithm>

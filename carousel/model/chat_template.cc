@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Where a model keeps its chat template and the special tokens that the template may name.
 #include "carousel/model/chat_template.h"
 
 #include "carousel/core/error.h"

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// A model from GGUF to a folder, or from a folder to GGUF: every tensor is read, brought to its new order and type
+// piece by piece, and written. What is written in which type is chosen first, as a list of targets.
 #include "carousel/model/convert.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Counts bytes and multiply-adds from the shapes that a model's constructor asks for.
 #include "carousel/model/cost.h"
 
 #include <cmath>

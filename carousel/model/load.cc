@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Path -> Model: the config, the weights, the tokenizer and the tokens that end a text.
 #include "carousel/model/load.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A model folder written tensor by tensor, each assembled from the parameters that it holds in the file.
 #include "carousel/model/model_writer.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Numeric profiles: reading and writing their JSON, and the ones that come with the program.
 #include "carousel/model/profile.h"
 
 #include <fmt/format.h>

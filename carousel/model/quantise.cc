@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Which tensors of a checkpoint change their type, and the folder with the changed ones.
 #include "carousel/model/quantise.h"
 
 #include <fmt/format.h>

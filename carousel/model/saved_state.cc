@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Saved states: the tensors, their checksum, and the checks of a file before anything of it is used.
 #include "carousel/model/saved_state.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Sublayers built from a config, and their forward: x = x + block(norm(x)), the add and the next norm in one kernel.
 #include "carousel/model/stack.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The draws of Init that the papers give, and the names and masks that Params passes on to its source.
 #include "carousel/ops/params.h"
 
 #include <cmath>

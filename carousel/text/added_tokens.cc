@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A trie of added tokens, and the walk that splits a text at them.
 #include "carousel/text/added_tokens.h"
 
 #include <algorithm>

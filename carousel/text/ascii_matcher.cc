@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses the subset of patterns that the matcher knows, and matches it by backtracking.
 #include "carousel/text/ascii_matcher.h"
 
 #include <oniguruma.h>

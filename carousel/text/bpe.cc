@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Byte-pair encoding: symbols of a word, merges by scanning or by a heap, and a cache of words.
 #include "carousel/text/bpe.h"
 
 #include <xxhash.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Evaluates a template on conversations of unknown letters and compares the result with ChatML.
 #include "carousel/text/chat_form.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Turns to tokens and tokens to turns, with control tokens as ids.
 #include "carousel/text/chat_ml.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Walks a component of a tokenizer.json, or a Sequence of components.
 #include "carousel/text/component.h"
 
 #include <fmt/format.h>

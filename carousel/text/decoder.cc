@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The decoder's steps, each a small machine that holds back text until it is certain.
 #include "carousel/text/decoder.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses the statements of Jinja.
 #include "carousel/text/jinja.h"
 
 #include <algorithm>

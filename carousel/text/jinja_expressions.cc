@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Parses the expressions of Jinja by recursive descent.
 #include "carousel/text/jinja_expressions.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Operators, tests, filters and methods on values that may hold unknown letters.
 #include "carousel/text/jinja_functions.h"
 
 #include <algorithm>

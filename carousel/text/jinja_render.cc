@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Evaluates a parsed template, within bounds.
 #include "carousel/text/jinja_render.h"
 
 #include <fmt/format.h>

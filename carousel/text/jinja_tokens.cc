@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Cuts a template into text and tokens.
 #include "carousel/text/jinja_tokens.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Joins and compares texts that may hold unknown letters.
 #include "carousel/text/jinja_value.h"
 
 #include "carousel/core/error.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads JSON left to right without building a tree.
 #include "carousel/text/json_scan.h"
 
 #include <charconv>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The normalizer's steps, one after the other over the whole text.
 #include "carousel/text/normalizer.h"
 
 #include <fmt/format.h>

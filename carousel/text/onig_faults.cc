@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Walks a pattern, copies it, and rewrites the constructs that libonig 6.9.8 reads otherwise.
 #include "carousel/text/onig_faults.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Finds and replaces matches of a string or a regular expression.
 #include "carousel/text/pattern.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The pre-tokenizer's steps, each of which cuts the words of the one before.
 #include "carousel/text/pre_tokenizer.h"
 
 #include <fmt/format.h>

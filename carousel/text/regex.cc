@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Compiles patterns with Oniguruma and searches within limits of steps, time and memory.
 #include "carousel/text/regex.h"
 
 #include <oniguruma.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The stages of encoding and decoding. Run, below, states their order.
 #include "carousel/text/tokenizer.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads a tokenizer.json: the two large members in one pass, the others as trees of values.
 #include "carousel/text/tokenizer_file.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// UTF-8, character classes, normal forms and the byte alphabet.
 #include "carousel/text/unicode.h"
 
 #include <utf8proc.h>

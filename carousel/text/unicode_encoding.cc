@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// An encoding for Oniguruma: libonig's UTF-8 with the ranges that Unicode 16 has changed.
 #include "carousel/text/unicode_encoding.h"
 
 #include <oniguruma.h>

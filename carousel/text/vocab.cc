@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The open-addressed table of token strings.
 #include "carousel/text/vocab.h"
 
 #include <xxhash.h>

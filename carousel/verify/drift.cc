@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Two ways of running one model, side by side: residual streams, states, logits, greedy tokens.
 #include "carousel/verify/drift.h"
 
 #include <algorithm>

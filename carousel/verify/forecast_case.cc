@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a forecaster's case and compares it.
 #include "carousel/verify/forecast_case.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a language model's case in every way the engine knows and compares it: sequences cut
+// in any way, together and alone, greedy decoding, loss and likelihood.
 #include "carousel/verify/reference_case.h"
 
 #include <fmt/format.h>

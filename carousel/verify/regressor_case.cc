@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Computes each expected tensor of a regressor's case, sequences cut in any way, and compares it.
 #include "carousel/verify/regressor_case.h"
 
 #include <fmt/format.h>

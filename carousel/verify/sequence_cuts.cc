@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Plans that cut sequences of one length: whole, at random, token by token.
 #include "carousel/verify/sequence_cuts.h"
 
 #include <algorithm>

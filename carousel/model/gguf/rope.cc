@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Llama 3's rotary parameters to the divisors of "rope_freqs.weight", and back.
 #include "carousel/model/gguf/rope.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The parts of a tokenizer between GGUF's keys and tokenizer.json: vocabularies, merges, scores, and the pre-tokenizers
+// that GGUF has names for.
 #include "carousel/model/gguf/vocabulary.h"
 
 #include <fmt/format.h>

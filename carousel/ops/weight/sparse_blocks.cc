@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Packing and unpacking of masked q8 and q4 matrices.
 #include "carousel/ops/weight/sparse_blocks.h"
 
 #include <algorithm>

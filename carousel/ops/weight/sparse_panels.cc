@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Packing and unpacking of the live weights of a masked matrix.
 #include "carousel/ops/weight/sparse_panels.h"
 
 #include <algorithm>

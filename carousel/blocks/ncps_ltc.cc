@@ -3,6 +3,8 @@
 // outputs, optional LSTM memory and a projection of the output. The masks and reversal potentials are parameters: the
 // file's values count, and the wiring only draws fresh ones.
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "carousel/blocks/block.h"
 #include "carousel/blocks/cell_params.h"
@@ -86,8 +88,8 @@ class NcpsLtc : public Block {
     params.recurrent = read_synapses(p, "", Shape{units, units}, wiring.adjacency);
     params.sensory = read_synapses(p, "sensory_", Shape{wiring.input_dim, units}, wiring.sensory);
     cell_ = p.form(ops::LtcCell(params, {}));
-    read_mapping(options, "input_mapping", p, "input", wiring.input_dim, cell_.input_w, cell_.input_b);
-    read_mapping(options, "output_mapping", p, "output", wiring.output_dim, cell_.output_w, cell_.output_b);
+    std::tie(cell_.input_w, cell_.input_b) = read_mapping(options, "input", p, wiring.input_dim);
+    std::tie(cell_.output_w, cell_.output_b) = read_mapping(options, "output", p, wiring.output_dim);
   }
 
   static ops::LtcSynapseParams read_synapses(Params& p, const std::string& prefix, const Shape& shape,
@@ -100,11 +102,13 @@ class NcpsLtc : public Block {
     return {w, mask, mu, sigma, erev};
   }
 
-  static void read_mapping(Fields& options, const char* key, Params& p, const std::string& prefix, int64_t count,
-                           Tensor& weight, Tensor& bias) {
-    const std::string mapping = options.choice(key, {"affine", "linear", "none"}, "affine");
-    if (mapping != "none") weight = p.tensor(prefix + "_w", Shape{count}, Init::constant(1));
-    if (mapping == "affine") bias = p.tensor(prefix + "_b", Shape{count}, Init::constant(0));
+  /// Weight and bias [count] of one side, undefined where its mapping has none.
+  static std::pair<Tensor, Tensor> read_mapping(Fields& options, const std::string& side, Params& p, int64_t count) {
+    const std::string mapping = options.choice((side + "_mapping").c_str(), {"affine", "linear", "none"}, "affine");
+    Tensor weight, bias;
+    if (mapping != "none") weight = p.tensor(side + "_w", Shape{count}, Init::constant(1));
+    if (mapping == "affine") bias = p.tensor(side + "_b", Shape{count}, Init::constant(0));
+    return {weight, bias};
   }
 
   ops::LtcCell cell_;

@@ -48,6 +48,28 @@
   }                                                                          \
   static_assert(true)
 
+// PLAIN_KERNEL and PLAIN_KERNEL_WITH_WORKSPACE declare the same for a kernel that is written to be compared with a
+// reference and not to be fast: its x_cast.cc is compiled once, for every machine of the architecture, as
+// carousel::cpu::plain::name. Its sigmoid and tanh have the bits that the sets with fused multiply-adds compute.
+#define PLAIN_KERNEL(name, ...)                                           \
+  CAROUSEL_DECLARE_KERNEL(plain, , name, __VA_ARGS__)                     \
+  namespace carousel::kernels {                                           \
+  inline void name(const Stream& stream, const __VA_ARGS__& args) {       \
+    if (stream.device() != Device::kMeta) cpu::plain::name(stream, args); \
+  }                                                                       \
+  }                                                                       \
+  static_assert(true)
+
+#define PLAIN_KERNEL_WITH_WORKSPACE(name, ...)                                     \
+  PLAIN_KERNEL(name, __VA_ARGS__);                                                 \
+  CAROUSEL_DECLARE_WORKSPACE(plain, , name, __VA_ARGS__)                           \
+  namespace carousel::kernels {                                                    \
+  inline int64_t name##_workspace(const Stream& stream, const __VA_ARGS__& args) { \
+    return cpu::plain::name##_workspace(stream, args);                             \
+  }                                                                                \
+  }                                                                                \
+  static_assert(true)
+
 #define KERNEL_WITH_WORKSPACE(name, ...)                                           \
   KERNEL(name, __VA_ARGS__);                                                       \
   CAROUSEL_FOR_EACH_ISA(CAROUSEL_DECLARE_WORKSPACE, name, __VA_ARGS__)             \

@@ -117,13 +117,17 @@ inline Vec fma(Vec a, Vec b, Vec c) {
   return _mm256_fmadd_ps(a, b, c);
 #elif defined(CAROUSEL_NEON)
   return vfmaq_f32(c, a, b);
+#elif defined(CAROUSEL_PLAIN)  // compiled for machines that may have no such instruction, with its result on all
+  Vec sum;
+  for (int64_t i = 0; i < kLanes; ++i) sum[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return sum;
 #else
   return a * b + c;
 #endif
 }
 /// The scalar twin: the same rounding as one lane of fma(Vec).
 inline float fma1(float a, float b, float c) {
-#if defined(__AVX2__) || defined(CAROUSEL_NEON)
+#if defined(__AVX2__) || defined(CAROUSEL_NEON) || defined(CAROUSEL_PLAIN)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

@@ -139,39 +139,37 @@ ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, b
   missing(name, sources);
 }
 
-void CheckpointParams::check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
-                                    DType dtype, int64_t base, int64_t count) const {
+void CheckpointParams::check_finite(const Values& values) const {
   constexpr int64_t kTask = 1 << 16;
   std::atomic<int64_t> first{INT64_MAX};
   const auto check = [&](int64_t task) {
     const int64_t begin = task * kTask;
-    const std::byte* const values = bytes + dtype_bytes(dtype, static_cast<size_t>(begin));
-    const std::optional<int64_t> found = first_not_finite(values, dtype, std::min(kTask, count - begin));
+    const std::byte* const bytes = values.bytes + dtype_bytes(values.dtype, static_cast<size_t>(begin));
+    const std::optional<int64_t> found = first_not_finite(bytes, values.dtype, std::min(kTask, values.count - begin));
     if (!found) return;
     int64_t seen = first.load();
     while (begin + *found < seen && !first.compare_exchange_weak(seen, begin + *found)) {
     }
   };
-  parallel_for(*stream_.pool, (count + kTask - 1) / kTask, check);
+  parallel_for(*stream_.pool, (values.count + kTask - 1) / kTask, check);
   if (first.load() != INT64_MAX) {
     fail(ErrorKind::kInput,
          "{}: \"{}\" holds a value that is not finite (NaN or infinity), the first is element {} of {}", where_,
-         entry.name, base + first.load(), name);
+         values.entry.name, values.first + first.load(), values.name);
   }
 }
 
-void CheckpointParams::check_range(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes,
-                                   DType dtype, int64_t rows, int64_t cols, DType target) const {
-  const size_t row_values = static_cast<size_t>(cols), row_bytes = dtype_bytes(dtype, row_values);
+void CheckpointParams::check_range(const Values& values, int64_t rows, DType target) const {
+  const size_t row_values = static_cast<size_t>(values.count / rows), row_bytes = dtype_bytes(values.dtype, row_values);
   std::atomic<bool> beyond{false};
   parallel_for(*stream_.pool, rows, [&](int64_t row) {
-    std::vector<float> values(row_values);
-    widen(bytes + static_cast<size_t>(row) * row_bytes, dtype, values.data(), row_values);
-    if (!fits(values.data(), row_values, target)) beyond.store(true);
+    std::vector<float> widened(row_values);
+    widen(values.bytes + static_cast<size_t>(row) * row_bytes, values.dtype, widened.data(), row_values);
+    if (!fits(widened.data(), row_values, target)) beyond.store(true);
   });
   if (beyond.load()) {
-    fail(ErrorKind::kInput, "{}: \"{}\" ({}) holds values beyond {}, the most {} can hold", where_, entry.name, name,
-         largest_value(target), dtype_name(target));
+    fail(ErrorKind::kInput, "{}: \"{}\" ({}) holds values beyond {}, the most {} can hold", where_, values.entry.name,
+         values.name, largest_value(target), dtype_name(target));
   }
 }
 
@@ -260,10 +258,9 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
       decode(entry, stored, count * cols, decoded.data());
       bytes = reinterpret_cast<const std::byte*>(decoded.data());
     }
-    check_finite(name, entry, bytes, source, first * cols, count * cols);
-    if (largest_value(held_as) < largest_value(source)) {
-      check_range(name, entry, bytes, source, count, cols, held_as);
-    }
+    const Values read = {name, entry, bytes, source, first * cols, count * cols};
+    check_finite(read);
+    if (largest_value(held_as) < largest_value(source)) check_range(read, count, held_as);
     if (init.mask) {
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
       check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, source, masked.data()), &cleared);
@@ -282,7 +279,7 @@ Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, con
   sample(name, *place.entry, stored, shape);
   Tensor values(shape, DType::kF32);
   decode(*place.entry, stored, shape.count(), values.f32());
-  check_finite(name, *place.entry, static_cast<const std::byte*>(values.raw()), DType::kF32, 0, shape.count());
+  check_finite({name, *place.entry, static_cast<const std::byte*>(values.raw()), DType::kF32, 0, shape.count()});
   if (init.mask) {
     auto* const bytes = static_cast<std::byte*>(values.raw());
     int64_t cleared = 0;

@@ -163,16 +163,24 @@ class CheckpointParams : public ParamSource {
   uint64_t fingerprint() const;
 
  private:
+  /// Values of one parameter as they are checked.
+  struct Values {
+    const std::string& name;
+    const formats::TensorEntry& entry;
+    const std::byte* bytes;  // [count] of dtype
+    DType dtype;
+    int64_t first;  // the place of the first one in the parameter
+    int64_t count;
+  };
+
   /// Notes what clear_masked found; throws Error(kInput) for a sign against its polarity.
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
-  void warn_of_kept(const std::string& name, int64_t cols,
-                    DType dtype);  // names the first one, and says that there are more
-  void check_finite(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
-                    int64_t base, int64_t count) const;
-  /// Throws Error(kInput) where `target` cannot hold a value of `rows` of `dtype`.
-  void check_range(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, DType dtype,
-                   int64_t rows, int64_t cols, DType target) const;
+  /// Names the first such matrix, and says that there are more.
+  void warn_of_kept(const std::string& name, int64_t cols, DType dtype);
+  void check_finite(const Values& values) const;
+  /// Throws Error(kInput) where `target` cannot hold one of the values, which are `rows` whole rows.
+  void check_range(const Values& values, int64_t rows, DType target) const;
   void decode(const formats::TensorEntry& entry, const std::byte* bytes, int64_t count, float* out) const;
   void sample(const std::string& name, const formats::TensorEntry& entry, const std::byte* bytes, const Shape& shape);
   [[noreturn]] void missing(const std::string& name, const std::vector<TensorSource>& sources) const;

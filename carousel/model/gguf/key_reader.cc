@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Reads and checks the keys that families share: sizes, tokens that end texts, heads and rotation.
 #include "carousel/model/gguf/key_reader.h"
 
 #include <fmt/format.h>

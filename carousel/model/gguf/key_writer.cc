@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Writes a model's keys under its architecture's prefix, the sizes taken from its parameters.
 #include "carousel/model/gguf/key_writer.h"
 
 #include "carousel/core/error.h"

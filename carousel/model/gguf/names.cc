@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Tensor names of GGUF, by architecture: those of llama.cpp where it has the architecture, and in their style for
+// xlstm. Llama's query and key rows are stored in the order of interleaved rotation, pair by pair.
 #include "carousel/model/gguf/names.h"
 
 #include <fmt/format.h>

@@ -33,4 +33,4 @@ struct CastAttentionArgs {
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(attention, ops::AttentionArgs);
-KERNEL_WITH_WORKSPACE(cast_attention, ops::CastAttentionArgs);
+PLAIN_KERNEL_WITH_WORKSPACE(cast_attention, ops::CastAttentionArgs);

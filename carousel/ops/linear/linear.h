@@ -19,4 +19,7 @@ namespace carousel::ops {
 /// a block are summed as integers, exactly, and one multiply-add takes them in. Where the stream computes in bf16, x is
 /// rounded to bf16 before a bf16 weight, and the chain is over pairs of columns. Throws kShape. N may be 0.
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights);
+/// Throws Error(kShape) unless weight `index` of the op `where` is [*, K] in a form that products take.
+void check_weight(const char* where, size_t index, const Weight* weight, int64_t K);
+
 }  // namespace carousel::ops

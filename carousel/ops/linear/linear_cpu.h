@@ -10,9 +10,6 @@ namespace carousel::ops {
 
 constexpr size_t kMaxParts = 16;  // weights of one call
 
-/// Throws Error(kShape) unless weight `index` of the op `where` is [*, K] in a form that products take.
-void check_weight(const char* where, size_t index, const Weight* weight, int64_t K);
-
 /// Up to here weights are the traffic that counts, and each is read through.
 constexpr int64_t kFewRows = 64;
 

@@ -31,4 +31,4 @@ struct CastMlstmArgs {
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(mlstm, ops::MlstmArgs);
-KERNEL_WITH_WORKSPACE(cast_mlstm, ops::CastMlstmArgs);
+PLAIN_KERNEL_WITH_WORKSPACE(cast_mlstm, ops::CastMlstmArgs);

@@ -3,7 +3,7 @@
 #include "carousel/ops/moe/moe.h"
 
 #include "carousel/core/error.h"
-#include "carousel/ops/linear/linear_cpu.h"
+#include "carousel/ops/linear/linear.h"
 #include "carousel/ops/moe/moe_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
 

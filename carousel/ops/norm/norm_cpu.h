@@ -46,4 +46,4 @@ struct CastNormArgs {
 
 KERNEL(add_norm, ops::AddNormArgs);
 KERNEL(head_norm, ops::HeadNormArgs);
-KERNEL(cast_norm, ops::CastNormArgs);
+PLAIN_KERNEL(cast_norm, ops::CastNormArgs);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Signs of a matrix as a mask, and the zeroing of masked values, floats or blocks.
 #include "carousel/ops/weight/mask.h"
 
 #include <algorithm>

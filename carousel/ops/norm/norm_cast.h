@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by kernels with a profile's casts: one row's norm, and products rounded once. For *_cpu.cc files.
+// What kernels with a profile's casts share: one row's norm, and products rounded once. For *_cast.cc files.
 #pragma once
 
 #include "carousel/cpu/rounding.h"

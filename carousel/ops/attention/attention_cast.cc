@@ -3,7 +3,7 @@
 // has there: all scores of a row, their softmax in f32, then the values. A task is one query head of one row.
 #include "carousel/cpu/divide.h"
 #include "carousel/ops/attention/attention_batch_cpu.h"
-#include "carousel/ops/norm/norm_cast_cpu.h"
+#include "carousel/ops/norm/norm_cast.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

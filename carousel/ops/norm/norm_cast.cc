@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The norms as a profile of a narrower implementation has them: every operation's result rounded to the type it has
 // there. Moments are summed in f64, so that what is rounded is the value itself.
-#include "carousel/ops/norm/norm_cast_cpu.h"
+#include "carousel/ops/norm/norm_cast.h"
 #include "carousel/cpu/divide.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <climits>
@@ -37,7 +38,8 @@
 namespace carousel::cli {
 namespace {
 
-volatile std::sig_atomic_t g_interrupts = 0;  // signals since take_interrupts(), or g_patience after a SIGTERM
+std::atomic<int> g_interrupts{0};  // signals since take_interrupts(), or g_patience after a SIGTERM
+static_assert(std::atomic<int>::is_always_lock_free);  // a handler writes it
 volatile std::sig_atomic_t g_patience = 1;    // signals a command may take; one more ends the process
 int g_wake[2] = {-1, -1};      // a pipe with a byte for each signal: one that comes just before poll() ends it too
 int g_watch[2] = {-1, -1};     // a pipe with kSignalled or kEnded
@@ -101,9 +103,7 @@ void report_signals() {
 bool interrupted() { return g_interrupts != 0; }
 
 int take_interrupts() {
-  const int count = g_interrupts;
-  g_interrupts = 0;
-  return count;
+  return g_interrupts.exchange(0);  // a signal between a read and a store would be lost
 }
 
 void catch_interrupts(int patience) {

@@ -2,6 +2,9 @@
 #include <fmt/format.h>
 
 #include "carousel/core/json.h"
+#include "carousel/cpu/isa.h"
+#include "carousel/model/load.h"
+#include "carousel/model/runner.h"
 #include "carousel/model/saved_state.h"
 #include "tests/cli/tiny_model.h"
 
@@ -99,6 +102,31 @@ TEST(Info, FolderSaysWhatIsOnDiskAndInMemory) {
   const Ran file = run_carousel("info " + folder + "/model.safetensors");
   EXPECT_EQ(file.status, 0) << file.err;
   EXPECT_NE(file.out.find("2 x (mlstm, swiglu)"), std::string::npos) << file.out;
+}
+
+TEST(Info, ActivationsAreWhatARunReserves) {
+  const std::string folder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
+  const Ran ran = run_carousel("info --json -t 2 " + folder);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json said = parse_json(ran.out, "info").at("activations");
+  EXPECT_EQ(said.at("threads"), 2);
+  ThreadPool pool(2);
+  const Stream stream{&Memory::host(), cpu::best_isa(), &pool};
+  const model::Model loaded = model::load(folder, stream);
+  const std::vector<int32_t> prompt(said.at("prompt_rows").get<size_t>(), 7);
+  State state;
+  model::Runner runner(*loaded.lm, stream);
+  runner.logits(runner.prefill(prompt, state));
+  EXPECT_EQ(said.at("prompt_bytes"), runner.arena().size_bytes());
+  State other;
+  State* const states[] = {&other};
+  const int64_t lengths[] = {1};
+  model::Runner decode(*loaded.lm, stream);
+  decode.logits(decode.forward(std::span(prompt).first(1), states, lengths));
+  EXPECT_EQ(said.at("decode_bytes"), decode.arena().size_bytes());
+  const Ran page = run_carousel("info -t 2 " + folder);
+  EXPECT_NE(page.out.find(" for a token, "), std::string::npos) << page.out;
+  EXPECT_NE(page.out.find(" for 512 of a prompt, on 2 threads\n"), std::string::npos) << page.out;
 }
 
 TEST(Info, SavedStateIsDescribed) {

@@ -42,6 +42,16 @@ TEST(Memory, CopiesGoWithinOneMemoryAndFromTheHostAnywhere) {
   EXPECT_EQ(a.to(Memory::meta()).device(), Device::kMeta);
 }
 
+TEST(Memory, WhatComesFromMetaIsZero) {
+  const Tensor there(Shape{3}, DType::kF32, Memory::meta());
+  const Tensor here = there.to_host();
+  EXPECT_EQ(here.device(), Device::kCpu);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(here.f32()[i], 0.0f);
+  float bytes[2] = {1, 2};
+  Memory::copy(Memory::meta(), nullptr, Memory::host(), reinterpret_cast<std::byte*>(bytes), sizeof bytes);
+  EXPECT_EQ(bytes[1], 0.0f);
+}
+
 TEST(Memory, ArenasOnMetaReserveWhatTheHostsDo) {
   Arena host, meta(Memory::meta());
   for (Arena* arena : {&host, &meta}) {

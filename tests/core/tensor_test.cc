@@ -110,6 +110,31 @@ TEST(TensorDeathTest, TheWrongAccessorAborts) {
   EXPECT_DEATH(tensor.reshape({2}), "broken invariant");
 }
 
+// A memory whose bytes the host has no business with.
+class Elsewhere final : public Memory {
+ public:
+  Device device() const override { return Device::kMeta; }
+  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
+  std::byte* allocate(size_t size_bytes) override { return Memory::host().allocate(size_bytes); }
+  void release(std::byte* bytes, size_t size_bytes) noexcept override { Memory::host().release(bytes, size_bytes); }
+  void zero(std::byte* bytes, size_t size_bytes) override { Memory::host().zero(bytes, size_bytes); }
+
+ private:
+  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
+    std::memcpy(there, here, size_bytes);
+  }
+};
+
+TEST(TensorDeathTest, AccessorsAreOfTheHost) {
+  Elsewhere elsewhere;
+  const Tensor there({1}, DType::kF32, elsewhere), ids({1}, DType::kI32, elsewhere);
+  EXPECT_NE(there.raw(), nullptr);
+  EXPECT_DEATH(there.f32(), "broken invariant");
+  EXPECT_DEATH(ids.i32(), "broken invariant");
+  EXPECT_EQ(there.to_host().f32()[0], 0.0f);
+  EXPECT_EQ(Tensor({1}, DType::kF32, Memory::meta()).f32(), nullptr);
+}
+
 TEST(Arena, ASteadyLoopReusesItsBlocks) {
   Arena arena;
   const auto step = [&] {

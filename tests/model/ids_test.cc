@@ -48,8 +48,7 @@ class Ids : public ::testing::Test {
 
 TEST_F(Ids, RunnerRefusesThemAndNoStateChanges) {
   for (const int32_t bad : outside()) {
-    const std::string message =
-        "ops::embedding: token 1 is id " + std::to_string(bad) + ", expected 0 to " + limit();
+    const std::string message = "ops::embedding: token 1 is id " + std::to_string(bad) + ", expected 0 to " + limit();
     State state;
     runner_.prefill(std::vector<int32_t>{1, 2}, state);
     const State before = state;
@@ -84,9 +83,9 @@ TEST_F(Ids, GenerateRefusesPromptsAndIgnoresWhatHistoriesCount) {
     generate::Request request;
     request.prompt = {1, bad};
     generate::Batcher batcher(model_, stream_);
-    expect_refused([&] { batcher.submit(request); },
-                   "generate: token " + std::to_string(bad) + " of the prompt is outside the vocabulary of " +
-                       std::to_string(model_.lm->vocab_size()));
+    expect_refused([&] { batcher.submit(request); }, "generate: token " + std::to_string(bad) +
+                                                         " of the prompt is outside the vocabulary of " +
+                                                         std::to_string(model_.lm->vocab_size()));
     EXPECT_EQ(batcher.live(), 0u);
 
     // A history is never looked up in the table: penalties count it, and its text is decoded.
@@ -124,7 +123,10 @@ TEST_F(Ids, ComparisonsRefuseThem) {
   for (const int32_t bad : outside()) {
     const std::vector<int32_t> tokens = {1, bad};
     expect_refused(
-        [&] { verify::measure_drift(a, b, tokens, 0, [] { return false; }, [](int64_t, int64_t) {}); },
+        [&] {
+          verify::measure_drift(
+              a, b, tokens, 0, [] { return false; }, [](int64_t, int64_t) {});
+        },
         "ops::embedding: token 1 is id " + std::to_string(bad));
   }
 }

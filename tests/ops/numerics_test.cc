@@ -96,8 +96,8 @@ TEST(Activations, ProductsAndLookUpsAreRounded) {
   rows.write_rows(machine.stream, 0, 40, values.raw());
   const ops::BlockWeight blocks = formed(ops::BlockWeight(random_tensor({6, 4, 4}, 4), Tensor()));
   const Tensor x = random_tensor({5, 24}, 5);
-  const Tensor tokens(Shape{2}, DType::kI32);
-  tokens.i32()[0] = 39;
+  const std::vector<int32_t> ids = {39, 0};
+  const ops::Ids tokens = ops::token_ids(machine.ctx, ids, 40);
   const auto expect_rounded = [&](const Tensor& native, const Tensor& rounded) {
     for (int64_t i = 0; i < native.count(); ++i) EXPECT_EQ(rounded.f32()[i], bf16(native.f32()[i]));
   };

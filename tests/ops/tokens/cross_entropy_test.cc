@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ops::cross_entropy against f64; extremes; targets out of range.
+// ops::cross_entropy against f64; extremes; targets of other logits.
 #include "carousel/ops/tokens/cross_entropy.h"
 
 #include <gtest/gtest.h>
@@ -12,12 +12,6 @@
 namespace carousel {
 namespace {
 
-Tensor targets_of(const std::vector<int32_t>& ids) {
-  Tensor targets({static_cast<int64_t>(ids.size())}, DType::kI32);
-  if (!ids.empty()) std::memcpy(targets.raw(), ids.data(), ids.size() * sizeof(int32_t));
-  return targets;
-}
-
 TEST(CrossEntropy, AgreesWithF64) {
   for (const Isa isa : cpu::runnable_isas()) {
     for (const int threads : {1, 3}) {
@@ -26,7 +20,7 @@ TEST(CrossEntropy, AgreesWithF64) {
         const Tensor logits = random_tensor({20, vocab}, 1, 8.0f, -200.0f);
         std::vector<int32_t> ids;
         for (int64_t n = 0; n < 20; ++n) ids.push_back(static_cast<int32_t>(n * 7919 % vocab));
-        const Tensor nll = ops::cross_entropy(machine.ctx, logits, targets_of(ids));
+        const Tensor nll = ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, ids, vocab));
         for (int64_t n = 0; n < 20; ++n) {
           const float* row = logits.f32() + n * vocab;
           double sum = 0;
@@ -45,18 +39,22 @@ TEST(CrossEntropy, Extremes) {
   Tensor logits({2, 3}, DType::kF32);
   const float values[] = {3e38f, -3e38f, 0, -INFINITY, 1, -INFINITY};
   std::memcpy(logits.raw(), values, sizeof values);
-  const Tensor nll = ops::cross_entropy(machine.ctx, logits, targets_of({0, 1}));
+  const std::vector<int32_t> ids = {0, 1};
+  const Tensor nll = ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, ids, 3));
   EXPECT_EQ(nll.f32()[0], 0.0f);
   EXPECT_EQ(nll.f32()[1], 0.0f);
-  EXPECT_EQ(ops::cross_entropy(machine.ctx, Tensor({0, 3}, DType::kF32), targets_of({})).dim(0), 0);
+  EXPECT_EQ(ops::cross_entropy(machine.ctx, Tensor({0, 3}, DType::kF32), ops::target_ids(machine.ctx, {}, 3)).dim(0),
+            0);
 }
 
-TEST(CrossEntropy, TargetsOutOfRangeAreRefused) {
+TEST(CrossEntropy, TakesTargetsOfItsLogitsAlone) {
   Machine machine;
   const Tensor logits = random_tensor({2, 3}, 1);
-  EXPECT_THROW(ops::cross_entropy(machine.ctx, logits, targets_of({0, 3})), Error);
-  EXPECT_THROW(ops::cross_entropy(machine.ctx, logits, targets_of({-1, 0})), Error);
-  EXPECT_THROW(ops::cross_entropy(machine.ctx, logits, targets_of({0})), Error);
+  const std::vector<int32_t> two = {0, 2}, one = {0}, negative = {-1, 0};
+  EXPECT_EQ(ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, two, 3)).dim(0), 2);
+  EXPECT_THROW(ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, two, 4)), Error);
+  EXPECT_THROW(ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, one, 3)), Error);
+  EXPECT_THROW(ops::target_ids(machine.ctx, negative, 3), Error);
 }
 
 }  // namespace

@@ -16,10 +16,16 @@
 namespace carousel {
 namespace {
 
-Tensor tokens_of(const std::vector<int32_t>& ids) {
-  Tensor tokens({static_cast<int64_t>(ids.size())}, DType::kI32);
-  if (!ids.empty()) std::memcpy(tokens.raw(), ids.data(), ids.size() * sizeof(int32_t));
-  return tokens;
+/// What an Error of kInput or kShape says.
+template <class F>
+std::string message_of(const F& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    EXPECT_TRUE(error.kind() == ErrorKind::kInput || error.kind() == ErrorKind::kShape);
+    return error.what();
+  }
+  return "";
 }
 
 TEST(Embedding, RowsOfTheTable) {
@@ -40,7 +46,7 @@ TEST(Embedding, RowsOfTheTable) {
         Weight table(V, D, dtype, layout);
         table.write_rows(stream, 0, V, stored.data());
         const std::vector<int32_t> ids = {0, 69, 31, 32, 5, 5, 64};
-        const Tensor x = ops::embedding(ctx, tokens_of(ids), table);
+        const Tensor x = ops::embedding(ctx, ops::token_ids(ctx, ids, V), table);
         ASSERT_EQ(x.shape(), (Shape{7, D}));
         for (size_t n = 0; n < ids.size(); ++n) {
           EXPECT_EQ(std::memcmp(x.f32() + static_cast<int64_t>(n) * D, values.data() + ids[n] * D,
@@ -53,25 +59,34 @@ TEST(Embedding, RowsOfTheTable) {
   }
 }
 
-TEST(Embedding, RefusesIdsOutOfRange) {
+TEST(Ids, OutOfRangeAreRefused) {
+  const Stream stream{};
+  Arena arena;
+  Ctx ctx{stream, arena};
+  const std::vector<int32_t> edges = {0, 9};
+  EXPECT_EQ(ops::token_ids(ctx, edges, 10).count(), 2);
+  for (const int32_t bad : {-1, 10, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
+    const std::vector<int32_t> ids = {3, bad};
+    const std::string number = std::to_string(bad);
+    EXPECT_EQ(message_of([&] { ops::token_ids(ctx, ids, 10); }),
+              "ops::embedding: token 1 is id " + number + ", expected 0 to 9");
+    EXPECT_EQ(message_of([&] { ops::target_ids(ctx, ids, 10); }),
+              "ops::cross_entropy: target 1 is " + number + ", expected 0 to 9");
+  }
+}
+
+TEST(Embedding, TakesIdsOfItsTableAlone) {
   ThreadPool pool(1);
   const Stream stream{&Memory::host(), Isa::kPortable, &pool};
   Arena arena;
   Ctx ctx{stream, arena};
   const Weight table(10, 4, DType::kF32, Weight::Layout::kRows);
-  for (const int32_t bad : {-1, 10, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()}) {
-    try {
-      ops::embedding(ctx, tokens_of({3, bad}), table);
-      FAIL() << bad;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kInput);
-      EXPECT_NE(std::string(error.what()).find("id " + std::to_string(bad)), std::string::npos) << error.what();
-    }
-  }
-  EXPECT_THROW(ops::embedding(ctx, Tensor({2}, DType::kF32), table), Error);
-  EXPECT_THROW(ops::embedding(ctx, Tensor({2, 1}, DType::kI32), table), Error);
-  EXPECT_THROW(ops::embedding(ctx, tokens_of({0}), Weight()), Error);
-  EXPECT_EQ(ops::embedding(ctx, tokens_of({}), table).shape(), (Shape{0, 4}));
+  const std::vector<int32_t> ids = {0, 3};
+  EXPECT_EQ(message_of([&] { ops::embedding(ctx, ops::token_ids(ctx, ids, 11), table); }),
+            "ops::embedding: table is [10, 4], expected [11, *] (bound of the tokens)");
+  EXPECT_EQ(ops::embedding(ctx, ops::token_ids(ctx, ids, 4), table).shape(), (Shape{2, 4}));
+  EXPECT_THROW(ops::embedding(ctx, ops::token_ids(ctx, ids, 10), Weight()), Error);
+  EXPECT_EQ(ops::embedding(ctx, ops::token_ids(ctx, {}, 10), table).shape(), (Shape{0, 4}));
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ namespace {
 
 const std::string kFolder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
 
-class Ids : public ::testing::Test {
+class EveryDoor : public ::testing::Test {
  protected:
   std::vector<int32_t> outside() const {
     const auto vocab = static_cast<int32_t>(model_.lm->vocab_size());
@@ -46,7 +46,7 @@ class Ids : public ::testing::Test {
   Runner runner_{*model_.lm, stream_};
 };
 
-TEST_F(Ids, RunnerRefusesThemAndNoStateChanges) {
+TEST_F(EveryDoor, RunnerRefusesThemAndNoStateChanges) {
   for (const int32_t bad : outside()) {
     const std::string message = "ops::embedding: token 1 is id " + std::to_string(bad) + ", expected 0 to " + limit();
     State state;
@@ -65,7 +65,7 @@ TEST_F(Ids, RunnerRefusesThemAndNoStateChanges) {
 }
 
 // Lm takes ops::Ids, which nothing but the check makes; those of a larger vocabulary are told by their bound alone.
-TEST_F(Ids, LmTakesCheckedOnesAlone) {
+TEST_F(EveryDoor, LmTakesCheckedOnesAlone) {
   Ctx ctx = runner_.pass().ctx();
   const Seqs seqs{{0, 1}, {0}, {}};
   for (const int32_t bad : outside()) {
@@ -78,7 +78,7 @@ TEST_F(Ids, LmTakesCheckedOnesAlone) {
   EXPECT_EQ(model_.lm->forward(ctx, ops::token_ids(ctx, {&last, 1}, beyond), seqs, nullptr).dim(0), 1);
 }
 
-TEST_F(Ids, GenerateRefusesPromptsAndIgnoresWhatHistoriesCount) {
+TEST_F(EveryDoor, GenerateRefusesPromptsAndIgnoresWhatHistoriesCount) {
   for (const int32_t bad : outside()) {
     generate::Request request;
     request.prompt = {1, bad};
@@ -102,7 +102,7 @@ TEST_F(Ids, GenerateRefusesPromptsAndIgnoresWhatHistoriesCount) {
   }
 }
 
-TEST_F(Ids, EvaluationRefusesTextsAndTargets) {
+TEST_F(EveryDoor, EvaluationRefusesTextsAndTargets) {
   for (const int32_t bad : outside()) {
     const std::string id = std::to_string(bad);
     for (const int64_t window : {int64_t{2}, int64_t{4096}}) {
@@ -118,7 +118,7 @@ TEST_F(Ids, EvaluationRefusesTextsAndTargets) {
   }
 }
 
-TEST_F(Ids, ComparisonsRefuseThem) {
+TEST_F(EveryDoor, ComparisonsRefuseThem) {
   verify::Side a(kFolder, Numerics::native(), stream_), b(kFolder, Numerics::native(), stream_);
   for (const int32_t bad : outside()) {
     const std::vector<int32_t> tokens = {1, bad};
@@ -132,7 +132,7 @@ TEST_F(Ids, ComparisonsRefuseThem) {
 }
 
 // Code that reads results brings them to the host first: it runs on meta, where what it reads is zero.
-TEST_F(Ids, WhatReadsResultsRunsWhereTheyLieElsewhere) {
+TEST_F(EveryDoor, WhatReadsResultsRunsWhereTheyLieElsewhere) {
   const Stream meta{&Memory::meta(), cpu::best_isa(), &pool_};
   Runner runner(*model_.lm, meta);
   const std::vector<int32_t> text = {1, 2, 3, 4};
@@ -141,6 +141,7 @@ TEST_F(Ids, WhatReadsResultsRunsWhereTheyLieElsewhere) {
   generate::Request request;
   request.prompt = {1, 2};
   request.max_tokens = 3;
+  request.sampler.ignore_eos = true;
   request.keep_state = true;
   request.logprobs = true;
   generate::Finished last;

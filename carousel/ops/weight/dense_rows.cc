@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Rows as a file holds them: writing, widening, and packing panels of mapped ones.
 #include "carousel/ops/weight/dense_rows.h"
 
 #include <algorithm>

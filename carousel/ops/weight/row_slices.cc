@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Sizes that are checked, and rows of one dtype as rows of another.
 #include "carousel/ops/weight/row_slices.h"
 
 #include "carousel/core/error.h"

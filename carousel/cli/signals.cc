@@ -38,9 +38,9 @@
 namespace carousel::cli {
 namespace {
 
-std::atomic<int> g_interrupts{0};  // signals since take_interrupts(), or g_patience after a SIGTERM
+std::atomic<int> g_interrupts{0};                      // signals since take_interrupts(), or g_patience after a SIGTERM
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler writes it
-volatile std::sig_atomic_t g_patience = 1;    // signals a command may take; one more ends the process
+volatile std::sig_atomic_t g_patience = 1;             // signals a command may take; one more ends the process
 int g_wake[2] = {-1, -1};      // a pipe with a byte for each signal: one that comes just before poll() ends it too
 int g_watch[2] = {-1, -1};     // a pipe with kSignalled or kEnded
 std::mutex g_end;              // guards g_will and g_own_end

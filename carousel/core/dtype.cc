@@ -139,6 +139,15 @@ void widen(const void* source, DType dtype, float* out, size_t count) {
   }
 }
 
+// `out` may have any alignment, as rows of a file have.
+template <class Half>
+static void narrow_to(const float* source, std::byte* out, size_t count, Half (*rounded)(float)) {
+  for (size_t i = 0; i < count; ++i) {
+    const Half half = rounded(source[i]);
+    std::memcpy(out + i * sizeof half, &half, sizeof half);
+  }
+}
+
 void narrow(const float* source, DType dtype, void* out, size_t count) {
   if (count == 0) return;
   switch (dtype) {
@@ -146,10 +155,10 @@ void narrow(const float* source, DType dtype, void* out, size_t count) {
       std::memcpy(out, source, count * sizeof(float));
       return;
     case DType::kF16:
-      for (size_t i = 0; i < count; ++i) static_cast<F16*>(out)[i] = to_f16(source[i]);
+      narrow_to(source, static_cast<std::byte*>(out), count, to_f16);
       return;
     case DType::kBF16:
-      for (size_t i = 0; i < count; ++i) static_cast<BF16*>(out)[i] = to_bf16(source[i]);
+      narrow_to(source, static_cast<std::byte*>(out), count, to_bf16);
       return;
     case DType::kQ8:
     case DType::kQ4:

@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <unordered_map>
 
@@ -175,20 +174,12 @@ void StateBatch::bind(const StateLayout& layout, std::span<State* const> states,
   fill_tables();
 }
 
-/// Whether nobody else holds it. The fence orders what former owners read before what the caller writes: the count
-/// itself is read relaxed.
-static bool is_own(const std::shared_ptr<Storage>& storage) {
-  if (storage.use_count() > 1) return false;
-  std::atomic_thread_fence(std::memory_order_acquire);
-  return true;
-}
-
 void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const {
   const auto is_elsewhere = [&](const std::shared_ptr<Storage>& storage) { return &storage->memory() != &memory; };
   if (layout_->fixed_bytes() > 0) {
     if (state.fixed_ == nullptr) {
       state.fixed_ = std::make_shared<Storage>(memory, layout_->fixed_bytes());
-    } else if (is_elsewhere(state.fixed_) || (rows > 0 && !is_own(state.fixed_))) {
+    } else if (is_elsewhere(state.fixed_) || (rows > 0 && state.fixed_.use_count() > 1)) {
       state.fixed_ = state.fixed_->copy(memory);
     }
   }
@@ -201,7 +192,7 @@ void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const
     while (list.size() < needed) list.push_back(std::make_shared<Storage>(memory, spec_bytes(entry.spec)));
     for (size_t p = 0; p < list.size(); ++p) {
       const bool written = rows > 0 && first_written <= p && p < needed;
-      if (is_elsewhere(list[p]) || (written && !is_own(list[p]))) list[p] = list[p]->copy(memory);
+      if (is_elsewhere(list[p]) || (written && list[p].use_count() > 1)) list[p] = list[p]->copy(memory);
     }
   }
 }

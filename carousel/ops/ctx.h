@@ -50,11 +50,17 @@ class Observer {
   virtual void residual(size_t count, const Tensor& x) = 0;
 };
 
+class Tape;
+
 struct Ctx {
   const Stream& stream;                           // where the op runs
   Arena& arena;                                   // gives the op's results their memory
   const Numerics& numerics = Numerics::native();  // how numbers are handled
   Observer* observer = nullptr;                   // null: nobody is told
+  Tape* tape = nullptr;  // records how gradients are computed (ops/tape.h); null: nothing is kept
+
+  /// Throws Error(kUsage) under a tape: `op` has no backward. A gradient is right or refused, never a silent zero.
+  void without_backward(const char* op) const;
 
   /// Scratch memory of one kernel call [bytes] u8, 64-byte aligned, contents unspecified; empty for no bytes.
   Tensor workspace(int64_t bytes) const { return bytes > 0 ? arena.empty({bytes}, DType::kU8) : Tensor(); }

@@ -57,7 +57,7 @@ struct GgufSide {
   std::span<const Renamed> asked = {};  // the names that the family's reader asks shapes by
   /// Whether the keys can say all of this model; nullptr: of any. They never can of one with wirings.
   bool (*holds)(const ModelConfig& config) = nullptr;
-  /// Of one family, whose side takes every model that has no other: tensors keep their types and shapes.
+  /// True for one family, whose side takes every model that has no other: tensors keep their types and shapes.
   bool whole = false;
 };
 

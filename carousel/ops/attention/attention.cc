@@ -51,6 +51,7 @@ bool casts(const Numerics& numerics) {
 }  // namespace
 
 Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states) {
+  ctx.without_backward("ops::attention");
   check(qkv, dims, seqs, states);
   Tensor out = ctx.arena.empty({seqs.rows(), dims.heads * dims.head_dim});
   if (seqs.rows() == 0) return out;

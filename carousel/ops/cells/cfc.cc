@@ -33,6 +33,7 @@ int64_t CfcCell::units() const {
 }
 
 Tensor cfc(Ctx& ctx, const Tensor& x, const CfcCell& cell, const Seqs& seqs, LayerStates states) {
+  ctx.without_backward("ops::cfc");
   constexpr const char* kWhere = "ops::cfc";
   CAROUSEL_ASSERT(!cell.layers.empty());
   check_shape(kWhere, "x", x, {seqs.rows(), cell.inputs});

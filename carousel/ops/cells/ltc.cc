@@ -99,6 +99,7 @@ void LtcSynapses::pack(const LtcSynapseParams& params, const std::function<float
 }
 
 Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, LayerStates states) {
+  ctx.without_backward("ops::ltc");
   constexpr const char* kWhere = "ops::ltc";
   check_shape(kWhere, "x", x, {seqs.rows(), cell.inputs});
   check_dtype(kWhere, "x", x, DType::kF32);

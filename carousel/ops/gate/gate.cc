@@ -4,10 +4,12 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate_cpu.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::ops {
 
 Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation) {
+  ctx.without_backward("ops::gated_unit");
   constexpr const char* kWhere = "ops::gated_unit";
   check_shape(kWhere, "gate_up", gate_up, {-1, -1});
   check_dtype(kWhere, "gate_up", gate_up, DType::kF32);
@@ -30,6 +32,7 @@ Activation activation_of(const Ctx& ctx, Activation activation) {
 Tensor swiglu(Ctx& ctx, const Tensor& gate_up) { return gated_unit(ctx, gate_up, Activation::kSilu); }
 
 void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype) {
+  ctx.without_backward("ops::soft_cap");
   check_shape("ops::soft_cap", "x", x, {-1, -1});
   check_dtype("ops::soft_cap", "x", x, DType::kF32);
   if (!(cap > 0)) fail(ErrorKind::kInput, "ops::soft_cap: cap is {}, expected a number above 0", cap);
@@ -37,6 +40,7 @@ void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype) {
 }
 
 Tensor gate_heads(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
+  ctx.without_backward("ops::gate_heads");
   constexpr const char* kWhere = "ops::gate_heads";
   check_shape(kWhere, "gate_pre", gate_pre, {-1, -1});
   check_dtype(kWhere, "gate_pre", gate_pre, DType::kF32);
@@ -57,7 +61,14 @@ Tensor gate_heads(Ctx& ctx, const Tensor& x, const Tensor& gate_pre) {
 Tensor relu(Ctx& ctx, const Tensor& x) {
   check_dtype("ops::relu", "x", x, DType::kF32);
   Tensor out = ctx.arena.empty(x.shape());
-  if (x.count() > 0) kernels::relu(ctx.stream, {view(x), {}, view(out), x.count()});
+  if (x.count() == 0) return out;
+  kernels::relu(ctx.stream, {view(x), {}, view(out), x.count()});
+  if (ctx.tape != nullptr) {
+    ctx.tape->record(ctx, "ops::relu", {x}, {out}, [x](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+      const View d_x = view(grads.write(inner, {x, 0, x.dim(-1)}));
+      kernels::relu_backward(inner.stream, {view(x), view(d[0]), d_x, x.count() / x.dim(-1), x.dim(-1)});
+    });
+  }
   return out;
 }
 
@@ -69,7 +80,15 @@ Tensor add(Ctx& ctx, const Tensor& x, const Tensor& y) {
     fail(ErrorKind::kShape, "{}: y is {}, expected {} as x", kWhere, y.shape().str(), x.shape().str());
   }
   Tensor out = ctx.arena.empty(x.shape());
-  if (x.count() > 0) kernels::add(ctx.stream, {view(x), view(y), view(out), x.count()});
+  if (x.count() == 0) return out;
+  kernels::add(ctx.stream, {view(x), view(y), view(out), x.count()});
+  if (ctx.tape != nullptr) {
+    ctx.tape->record(ctx, "ops::add", {x, y}, {out}, [x, y](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+      for (const Tensor& input : {x, y}) {
+        if (grads.wants(input)) grads.give(inner, input, d[0]);
+      }
+    });
+  }
   return out;
 }
 

@@ -30,6 +30,10 @@ struct ElementwiseArgs {
   View x, y, out;  // [count]; relu has no y
   int64_t count;
 };
+struct ReluBackwardArgs {
+  View x, d, d_x;  // [rows, width]; d_x is written
+  int64_t rows, width;
+};
 
 }  // namespace carousel::ops
 
@@ -38,3 +42,4 @@ KERNEL(soft_cap, ops::SoftCapArgs);
 KERNEL(gate_heads, ops::GateHeadsArgs);
 KERNEL(relu, ops::ElementwiseArgs);
 KERNEL(add, ops::ElementwiseArgs);
+KERNEL(relu_backward, ops::ReluBackwardArgs);

@@ -96,6 +96,7 @@ const std::byte* BlockWeight::panels(int64_t block) const {
 }
 
 void block_linear(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
+  ctx.without_backward("ops::block_linear");
   check_parts(x, parts, y);
   if (x.rows() == 0) return;
   BlockProductsArgs args = {view(x),  x.of.dim(1), parts.begin(), static_cast<int64_t>(parts.size()),

@@ -10,6 +10,7 @@ namespace carousel::ops {
 
 Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight& up, const Weight& down,
                     Activation activation) {
+  ctx.without_backward("ops::feed_forward");
   constexpr const char* kWhere = "ops::feed_forward";
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);

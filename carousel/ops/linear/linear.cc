@@ -26,6 +26,7 @@ void check_weight(const char* where, size_t index, const Weight* weight, int64_t
 }
 
 Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights) {
+  ctx.without_backward("ops::linear");
   constexpr const char* kWhere = "ops::linear";
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);

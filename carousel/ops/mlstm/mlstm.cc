@@ -38,6 +38,7 @@ void check(const MlstmInputs& inputs, const MlstmDims& dims, int64_t rows) {
 
 Tensor mlstm(Ctx& ctx, const MlstmInputs& model_inputs, const MlstmDims& model_dims, const Seqs& seqs,
              LayerStates states) {
+  ctx.without_backward("ops::mlstm");
   MlstmInputs inputs = model_inputs;
   MlstmDims dims = model_dims;
   const int64_t rows = seqs.rows();

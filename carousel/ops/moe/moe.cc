@@ -14,6 +14,7 @@ constexpr const char* kWhere = "ops::moe";
 }  // namespace
 
 MoeRoutes moe_route(Ctx& ctx, const Tensor& logits, const MoeRouting& routing) {
+  ctx.without_backward("ops::moe_route");
   check_shape("ops::moe_route", "logits", logits, {-1, -1});
   check_dtype("ops::moe_route", "logits", logits, DType::kF32);
   const int64_t rows = logits.dim(0), experts = logits.dim(1);
@@ -35,6 +36,7 @@ MoeRoutes moe_route(Ctx& ctx, const Tensor& logits, const MoeRouting& routing) {
 }
 
 Tensor moe_experts(Ctx& ctx, const Tensor& x, const MoeRoutes& routes, std::span<const MoeExpert> experts) {
+  ctx.without_backward("ops::moe_experts");
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);
   check_shape(kWhere, "routes.experts", routes.experts, {x.dim(0), -1});

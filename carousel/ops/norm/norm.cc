@@ -32,6 +32,7 @@ void run_cast(Ctx& ctx, const HeadNormArgs& head, View y, View sum) {
 }  // namespace
 
 AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
+  ctx.without_backward("ops::add_norm");
   constexpr const char* kWhere = "ops::add_norm";
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);
@@ -62,6 +63,7 @@ AddNorm add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm) {
 }
 
 Tensor head_norm(Ctx& ctx, const Tensor& h, int64_t heads, const Norm& norm, const NormGate& gate) {
+  ctx.without_backward("ops::head_norm");
   constexpr const char* kWhere = "ops::head_norm";
   check_shape(kWhere, "h", h, {-1, -1});
   check_dtype(kWhere, "h", h, DType::kF32);

@@ -8,6 +8,7 @@
 namespace carousel::ops {
 
 Tensor gather_rows(Ctx& ctx, const Tensor& x, std::span<const int64_t> rows) {
+  ctx.without_backward("ops::gather_rows");
   constexpr const char* kWhere = "ops::gather_rows";
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);
@@ -23,6 +24,7 @@ Tensor gather_rows(Ctx& ctx, const Tensor& x, std::span<const int64_t> rows) {
 }
 
 void copy_columns(Ctx& ctx, const Columns& from, const Columns& to) {
+  ctx.without_backward("ops::copy_columns");
   constexpr const char* kWhere = "ops::copy_columns";
   check_columns(kWhere, "from", from, from.of.dim(0), from.count);
   check_columns(kWhere, "to", to, from.rows(), from.count);

@@ -55,6 +55,7 @@ void ConvTaps::pack(const Stream& /*stream*/) const {
 }
 
 Tensor short_conv(Ctx& ctx, const Tensor& bcx, const ConvTaps& taps, const Seqs& seqs, LayerStates states) {
+  ctx.without_backward("ops::short_conv");
   constexpr const char* kWhere = "ops::short_conv";
   check_taps(kWhere, taps);
   const int64_t width = taps.width();
@@ -69,6 +70,7 @@ Tensor short_conv(Ctx& ctx, const Tensor& bcx, const ConvTaps& taps, const Seqs&
 }
 
 Tensor silu_conv(Ctx& ctx, const Columns& x, const ConvTaps& taps, const Seqs& seqs, LayerStates states, size_t index) {
+  ctx.without_backward("ops::silu_conv");
   constexpr const char* kWhere = "ops::silu_conv";
   check_taps(kWhere, taps);
   check_columns(kWhere, "x", x, seqs.rows(), taps.width());

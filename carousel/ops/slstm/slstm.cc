@@ -39,6 +39,7 @@ void SlstmRecurrent::pack(const Stream& /*stream*/) const {
 
 Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const Seqs& seqs, LayerStates states,
              size_t first) {
+  ctx.without_backward("ops::slstm");
   const SlstmDims& dims = recurrent.dims();
   const int64_t rows = seqs.rows(), width = dims.heads * dims.dh;
   check_shape(kWhere, "wx", wx, {rows, 4 * width});

@@ -8,6 +8,7 @@
 namespace carousel::ops {
 
 Tensor cross_entropy(Ctx& ctx, const Tensor& logits, const Ids& targets) {
+  ctx.without_backward("ops::cross_entropy");
   constexpr const char* kWhere = "ops::cross_entropy";
   check_shape(kWhere, "logits", logits, {-1, -1});
   check_dtype(kWhere, "logits", logits, DType::kF32);

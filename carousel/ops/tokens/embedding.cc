@@ -9,6 +9,7 @@
 namespace carousel::ops {
 
 Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
+  ctx.without_backward("ops::embedding");
   if (!table.defined()) fail(ErrorKind::kShape, "ops::embedding: table is empty, expected [V, D]");
   if (tokens.bound() > table.rows()) {
     fail(ErrorKind::kShape, "ops::embedding: table is [{}, {}], expected [{}, *] (bound of the tokens)", table.rows(),

@@ -32,7 +32,7 @@ class DensePanels {
   /// blocks.
   static size_t panel_bytes(int64_t cols, DType dtype);
 
-  /// As Weight's.
+  /// The contracts are those of Weight::write_rows and Weight::read_rows.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
 

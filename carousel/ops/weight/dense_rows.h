@@ -19,7 +19,7 @@ class DenseRows {
 
   size_t size_bytes() const { return bytes_.size_bytes(); }
   const Tensor& bytes() const { return bytes_; }
-  /// As Weight's.
+  /// The contracts are those of Weight::write_rows and Weight::read_rows.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
 
@@ -41,7 +41,7 @@ class MappedRows {
   /// DensePanels::kPanelRows.
   ///   panels [ceil(count / kPanelRows)][panel_bytes], split over the stream's threads
   void pack_panels(const Stream& stream, int64_t first, int64_t count, void* panels) const;
-  void read_rows(int64_t first, int64_t count, float* out) const;  // as Weight's
+  void read_rows(int64_t first, int64_t count, float* out) const;  // the contract is Weight::read_rows'
 
  private:
   int64_t rows_, cols_;

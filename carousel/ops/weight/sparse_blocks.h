@@ -33,8 +33,8 @@ class SparseBlocks {
   const std::byte* bytes() const { return static_cast<const std::byte*>(bytes_.raw()); }
   const int64_t* first_bytes() const { return first_bytes_.i64(); }  // [panels + 1]
 
-  /// As Weight's. Rows of blocks of this dtype are taken as they are; of others, live values are encoded as if zeros
-  /// were between them.
+  /// Weight::write_rows and read_rows. Rows of blocks of this dtype are taken as they are; live values of others are
+  /// encoded as if zeros were between them.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
 

@@ -33,7 +33,7 @@ class SparsePanels {
   const int64_t* first_steps() const { return first_steps_.i64(); }  // [panels + 1]
   const int32_t* counts() const { return counts_.i32(); }            // [panels * 32]: live weights of every row
 
-  /// As Weight's: row-major rows of any dtype, of which the live values are taken, and the inverse with zeros.
+  /// Weight::write_rows, which takes the live values of rows of any dtype, and read_rows, which gives zeros elsewhere.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a projection holds. Packing, quantisation and masks hang here (and later adapters); only ops::linear,
-// ops::embedding and their kernels look inside.
+// A Weight is the matrix of a projection or of a table. Only ops::linear, ops::embedding, ops::moe_experts and their
+// kernels look inside.
 #pragma once
 
 #include <cstdint>

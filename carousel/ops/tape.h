@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything autograd is: a tape of what was computed, and the gradients found by running it backwards. An op under a
+// tape runs the kernels it runs without one, and then records how its gradient is computed.
+//
+// Contract of backward kernels: gradients of activations are written (Grads says where), gradients of parameters are
+// added, in an order that shapes alone decide.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "carousel/ops/ctx.h"
+
+namespace carousel {
+
+/// The masters that are trained and where their gradients are added. A master is known by its address: it outlives the
+/// tape.
+class Trained {
+ public:
+  /// gradient [master.count()] f32, in the master's memory; both outlive this.
+  void add(const Tensor& master, float* gradient);
+  /// Null for what is not trained.
+  float* gradient(const Tensor& master) const;
+
+ private:
+  std::unordered_map<const void*, float*> gradients_;  // by the master's first byte
+};
+
+class Grads;
+
+class Tape {
+ public:
+  /// `trained` outlives the tape.
+  explicit Tape(const Trained& trained) : trained_(trained) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// d[i]: the gradient of outputs[i], of its shape; undefined where the loss does not depend on it. Not called where
+  /// all are undefined. What it captures is kept until it has run: never capture an output only to name it.
+  using Backward = std::function<void(Ctx& ctx, std::span<const Tensor> d, Grads& grads)>;
+  /// The gradient of an activation that no node made is wanted: what enters a part of a model that is run again.
+  void watch(const Tensor& activation);
+  /// Whether the tensor is watched, trained, or made on this tape from what is.
+  bool needs(const Tensor& tensor) const;
+  /// Keeps nothing where no input needs a gradient: what is frozen costs nothing. Inputs are activations and masters;
+  /// outputs are whole tensors of an arena, no views. Throws Error(kUsage) under a profile that rounds: `ctx` is the
+  /// op's.
+  void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
+              std::initializer_list<Tensor> outputs, Backward backward);
+  /// Runs the nodes from the last to the first. A node is freed, with what it kept and the gradients of its outputs,
+  /// once it has run. Gradients that come in are in `grads` (give).
+  void backward(Ctx& ctx, Grads& grads);
+  size_t nodes() const { return nodes_.size(); }
+
+ private:
+  friend class Grads;
+  struct Output {
+    uint64_t id;
+    Shape shape;
+  };
+  struct Node {
+    const char* op;
+    std::vector<Output> outputs;
+    Backward backward;
+  };
+
+  const Trained& trained_;
+  std::unordered_map<uint64_t, Shape> needed_;  // what is watched, and the outputs recorded, by id
+  std::vector<Node> nodes_;
+};
+
+/// The gradients of one backward pass. Those of activations are here, those of masters where Trained says.
+class Grads {
+ public:
+  explicit Grads(const Tape& tape) : tape_(tape) {}
+
+  bool wants(const Tensor& input) const { return tape_.needs(input); }
+  /// Where to write the gradient of these columns of an activation, every element of it. If some of them have a
+  /// gradient already, this is a place beside it that is added when the node returns. What nobody writes is zero.
+  Columns write(Ctx& ctx, const Columns& input);
+  /// The gradient of the whole activation is `d`, f32 of its shape, which is shared with whoever else has it; where
+  /// there is a gradient already, d is added to it.
+  void give(Ctx& ctx, const Tensor& input, const Tensor& d);
+  /// The gradient of a watched activation, which is forgotten here; undefined where the loss does not depend on it.
+  Tensor take(Ctx& ctx, const Tensor& activation);
+  /// Where to add the gradient of a master; null where it is not trained.
+  float* parameter(const Tensor& master) const { return tape_.trained_.gradient(master); }
+
+ private:
+  friend class Tape;
+  struct Entry {
+    Tensor d;
+    bool shared = false;                                 // others have it too: copied before it is changed
+    std::vector<std::pair<int64_t, int64_t>> unwritten;  // ranges of columns, ascending
+  };
+  struct Pending {
+    uint64_t id;
+    int64_t first;
+    Tensor d;  // [N, count]
+  };
+
+  Entry& writable(Ctx& ctx, uint64_t id);
+  static bool take_unwritten(Entry& entry, int64_t first, int64_t count);
+  static void zero_unwritten(Ctx& ctx, Entry& entry);
+  void add_pending(Ctx& ctx);  // once a node has returned
+  Tensor take(Ctx& ctx, uint64_t id);
+
+  const Tape& tape_;
+  std::unordered_map<uint64_t, Entry> entries_;
+  std::vector<Pending> pending_;
+};
+
+}  // namespace carousel

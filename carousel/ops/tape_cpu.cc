@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients of one tensor joined: bound by memory.
+#include "carousel/ops/tape_cpu.h"
+
+#include <cstring>
+
+#include "carousel/cpu/divide.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+
+void add_to(const Stream& stream, const ops::JoinArgs& args) {
+  parallel_ranges(stream, args.rows, args.width, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const float* const x_n = args.x.f32() + n * args.x.stride;
+      float* const y_n = args.y.f32() + n * args.y.stride;
+      for (int64_t j = 0; j < args.width; ++j) y_n[j] += x_n[j];
+    }
+  });
+}
+
+void fill_zero(const Stream& stream, const ops::JoinArgs& args) {
+  parallel_ranges(stream, args.rows, args.width, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      std::memset(args.y.f32() + n * args.y.stride, 0, sizeof(float) * static_cast<size_t>(args.width));
+    }
+  });
+}
+
+}  // namespace carousel::cpu::CAROUSEL_ISA

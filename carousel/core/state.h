@@ -82,6 +82,7 @@ class LayerStates {
   LayerStates() = default;
   LayerStates(const StateBatch* batch, size_t first_entry) : batch_(batch), first_entry_(first_entry) {}
   bool empty() const { return batch_ == nullptr; }
+  size_t first_entry() const { return first_entry_; }
   /// [B] where fixed tensor `spec` (index into Block::state()) of each sequence lies; read, then replaced in place.
   float* const* fixed(size_t spec) const;
   /// [B] the pages of per-token tensor `spec` of each sequence: enough for the rows this forward appends.

@@ -144,6 +144,10 @@ void Grads::add_pending(Ctx& ctx) {
   pending_.clear();
 }
 
+LayerStates Grads::states(const LayerStates& forward) const {
+  return d_states_ == nullptr || forward.empty() ? LayerStates() : d_states_->layer(forward.first_entry());
+}
+
 Tensor Grads::take(Ctx& ctx, const Tensor& activation) { return take(ctx, activation.id()); }
 
 Tensor Grads::take(Ctx& ctx, uint64_t id) {
@@ -153,6 +157,13 @@ Tensor Grads::take(Ctx& ctx, uint64_t id) {
   const Tensor d = found->second.d;
   entries_.erase(found);
   return d;
+}
+
+Tensor keep_state(Ctx& ctx, const Seqs& seqs, const LayerStates& states, size_t spec, int64_t count) {
+  if (states.empty()) return {};
+  const Tensor kept = ctx.arena.empty({seqs.batch(), count});
+  kernels::copy_states(ctx.stream, {states.fixed(spec), view(kept), seqs.batch(), count});
+  return kept;
 }
 
 }  // namespace carousel

@@ -77,7 +77,9 @@ class Tape {
 /// The gradients of one backward pass. Those of activations are here, those of masters where Trained says.
 class Grads {
  public:
-  explicit Grads(const Tape& tape) : tape_(tape) {}
+  /// d_states (may be null): gradients of the batch's states, bound states of the same layout. They come in as those of
+  /// what a forward left, and go out as those of what it read.
+  explicit Grads(const Tape& tape, const StateBatch* d_states = nullptr) : tape_(tape), d_states_(d_states) {}
 
   bool wants(const Tensor& input) const { return tape_.needs(input); }
   /// Where to write the gradient of these columns of an activation, every element of it. If some of them have a
@@ -90,6 +92,10 @@ class Grads {
   Tensor take(Ctx& ctx, const Tensor& activation);
   /// Where to add the gradient of a master; null where it is not trained.
   float* parameter(const Tensor& master) const { return tape_.trained_.gradient(master); }
+  /// The gradients of the states that a forward of one block had. A backward kernel reads the gradient of what the
+  /// forward left, then replaces it in place by that of what it read. Of a per-token tensor it reads the gradients of
+  /// the forward's own rows, and adds to those of the rows before. Empty: none comes in, and none is asked for.
+  LayerStates states(const LayerStates& forward) const;
 
  private:
   friend class Tape;
@@ -111,8 +117,13 @@ class Grads {
   Tensor take(Ctx& ctx, uint64_t id);
 
   const Tape& tape_;
+  const StateBatch* d_states_;
   std::unordered_map<uint64_t, Entry> entries_;
   std::vector<Pending> pending_;
 };
+
+/// The fixed state tensor `spec` of every sequence as it is: [B, count] f32, undefined without states. An op under a
+/// tape keeps it before its kernel replaces it.
+Tensor keep_state(Ctx& ctx, const Seqs& seqs, const LayerStates& states, size_t spec, int64_t count);
 
 }  // namespace carousel

@@ -26,4 +26,12 @@ void fill_zero(const Stream& stream, const ops::JoinArgs& args) {
   });
 }
 
+void copy_states(const Stream& stream, const ops::CopyStatesArgs& args) {
+  parallel_ranges(stream, args.batch, args.count, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      std::memcpy(args.to.f32() + s * args.to.stride, args.from[s], sizeof(float) * static_cast<size_t>(args.count));
+    }
+  });
+}
+
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -13,7 +13,14 @@ struct JoinArgs {
   int64_t rows, width;
 };
 
+struct CopyStatesArgs {
+  const float* const* from;  // [batch] of [count]
+  View to;                   // [batch, count]
+  int64_t batch, count;
+};
+
 }  // namespace carousel::ops
 
 KERNEL(add_to, ops::JoinArgs);
 KERNEL(fill_zero, ops::JoinArgs);
+KERNEL(copy_states, ops::CopyStatesArgs);

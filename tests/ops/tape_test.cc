@@ -7,22 +7,12 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
-#include "tests/ops/machine.h"
+#include "tests/ops/gradients.h"
 
 namespace carousel {
 namespace {
 
-struct Taped : Machine {
-  Taped() { ctx.tape = &tape; }
-
-  /// A watched activation with these contents.
-  Tensor input(const Tensor& values) {
-    const Tensor x = arena.empty(values.shape());
-    std::memcpy(x.raw(), values.raw(), values.size_bytes());
-    tape.watch(x);
-    return x;
-  }
-
+struct Copying : Taped {
   /// factor * columns of x, by hand.
   Tensor scaled(const Tensor& x, int64_t first, int64_t count, float factor) {
     const Tensor y = arena.empty({x.dim(0), count});
@@ -41,20 +31,11 @@ struct Taped : Machine {
   }
 
   void run(const Tensor& loss) {
-    Ctx backward{stream, arena};
     Tensor ones(loss.shape(), DType::kF32);
     for (int64_t i = 0; i < ones.count(); ++i) ones.f32()[i] = 1;
-    grads.give(backward, loss, ones);
-    tape.backward(backward, grads);
-  }
-  Tensor gradient(const Tensor& x) {
-    Ctx backward{stream, arena};
-    return grads.take(backward, x);
+    backward({{loss, ones}});
   }
 
-  Trained trained;
-  Tape tape{trained};
-  Grads grads{tape};
   int runs = 0;
 };
 
@@ -64,7 +45,7 @@ void expect_rows(const Tensor& got, const std::vector<float>& row) {
 }
 
 TEST(Tape, WhatNobodyTrainedNeedsKeepsNothing) {
-  Taped t;
+  Copying t;
   const Tensor x = t.arena.empty({2, 3});
   const long owners = x.owners();
   const Tensor y = t.scaled(x, 0, 3, 2);
@@ -74,7 +55,7 @@ TEST(Tape, WhatNobodyTrainedNeedsKeepsNothing) {
 }
 
 TEST(Tape, ColumnsOfOneTensorFormItsGradientAndTheRestIsZero) {
-  Taped t;
+  Copying t;
   const Tensor x = t.input(random_tensor({70, 7}, 1));
   const Tensor a = t.scaled(x, 1, 2, 3), b = t.scaled(x, 5, 1, -2);
   const Tensor sum = t.scaled(a, 0, 1, 1), both = ops::add(t.ctx, sum, b);
@@ -83,7 +64,7 @@ TEST(Tape, ColumnsOfOneTensorFormItsGradientAndTheRestIsZero) {
 }
 
 TEST(Tape, ATensorReadTwiceGetsTheSum) {
-  Taped t;
+  Copying t;
   const Tensor x = t.input(random_tensor({5, 4}, 1));
   const Tensor a = t.scaled(x, 0, 3, 2), b = t.scaled(x, 1, 3, 5);  // columns 1 and 2 overlap
   t.run(ops::add(t.ctx, a, b));
@@ -91,7 +72,7 @@ TEST(Tape, ATensorReadTwiceGetsTheSum) {
 }
 
 TEST(Tape, ASharedGradientIsCopiedBeforeItChanges) {
-  Taped t;
+  Copying t;
   const Tensor x = t.input(random_tensor({5, 4}, 1)), y = t.input(random_tensor({5, 4}, 2));
   const Tensor more = t.scaled(x, 0, 4, 10);
   const Tensor sum = ops::add(t.ctx, ops::add(t.ctx, x, y), more);  // x and y share one gradient; x then gets more
@@ -101,7 +82,7 @@ TEST(Tape, ASharedGradientIsCopiedBeforeItChanges) {
 }
 
 TEST(Tape, NodesThatTheLossDoesNotDependOnDoNotRun) {
-  Taped t;
+  Copying t;
   const Tensor x = t.input(random_tensor({5, 4}, 1));
   t.scaled(x, 0, 2, 10);
   t.run(t.scaled(x, 2, 2, 1));
@@ -111,7 +92,7 @@ TEST(Tape, NodesThatTheLossDoesNotDependOnDoNotRun) {
 }
 
 TEST(Tape, ANodeFreesWhatItKeptOnceItHasRun) {
-  Taped t;
+  Copying t;
   Tensor x = t.input(random_tensor({5, 4}, 1));
   Tensor y = ops::relu(t.ctx, x);
   const long kept = x.owners();
@@ -122,21 +103,20 @@ TEST(Tape, ANodeFreesWhatItKeptOnceItHasRun) {
 }
 
 TEST(Tape, AMasterIsFoundByItsAddressAndAddedTo) {
-  Taped t;
+  Copying t;
   const Tensor master = random_tensor({3}, 1), other = random_tensor({3}, 2);
-  std::vector<float> gradient(3, 1.0f);
-  t.trained.add(master, gradient.data());
+  const auto gradient = t.parameter(master);
   EXPECT_TRUE(t.tape.needs(master));
-  EXPECT_TRUE(t.grads.wants(master.reshape({1, 3})));
+  EXPECT_TRUE(t.tape.needs(master.reshape({1, 3})));
   EXPECT_FALSE(t.tape.needs(other));
-  EXPECT_EQ(t.grads.parameter(master), gradient.data());
-  EXPECT_EQ(t.grads.parameter(other), nullptr);
+  EXPECT_EQ(Grads(t.tape).parameter(master), gradient->data());
+  EXPECT_EQ(Grads(t.tape).parameter(other), nullptr);
 }
 
 // Against central differences in f64, on more rows than one thread takes.
 TEST(Tape, ReluAndAddHaveTheirGradients) {
   for (const Isa isa : cpu::runnable_isas()) {
-    Taped t;
+    Copying t;
     t.stream.isa = isa;
     const Tensor x = t.input(random_tensor({131, 67}, 1)), y = t.input(random_tensor({131, 67}, 2));
     t.run(ops::add(t.ctx, ops::relu(t.ctx, x), y));
@@ -152,13 +132,13 @@ TEST(Tape, ReluAndAddHaveTheirGradients) {
 
 TEST(Tape, KeepsTheBitsOfTheForward) {
   Machine plain;
-  Taped t;
+  Copying t;
   const Tensor values = random_tensor({131, 67}, 1), x = t.input(values);
   EXPECT_TRUE(same_bits(ops::relu(plain.ctx, values), ops::relu(t.ctx, x)));
 }
 
 TEST(Tape, AProfileThatRoundsAndATapeExcludeEachOther) {
-  Taped t;
+  Copying t;
   Numerics narrow;
   narrow.activations = DType::kBF16;
   Ctx ctx{t.stream, t.arena, narrow, nullptr, &t.tape};
@@ -166,7 +146,7 @@ TEST(Tape, AProfileThatRoundsAndATapeExcludeEachOther) {
 }
 
 TEST(Tape, AnOpWithoutBackwardIsRefused) {
-  Taped t;
+  Copying t;
   const Tensor x = t.input(random_tensor({2, 4}, 1));
   try {
     ops::gated_unit(t.ctx, x, ops::Activation::kSilu);

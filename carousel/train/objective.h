@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is minimised: the loss of a batch, and its gradient added to a model's parameters.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "carousel/model/load.h"
+#include "carousel/model/pass.h"
+
+namespace carousel::train {
+
+/// Some rows, as sequences laid end to end, each from the zero state. Language models read tokens and targets, models
+/// from features to features the tensors.
+struct Batch {
+  std::vector<int32_t> tokens, targets;  // [N]; a target of -1 is none
+  Tensor features, wanted;               // [N, I], [N, O] f32
+  Tensor elapsed;                        // [N] f32, or empty
+  std::vector<int64_t> lengths;          // [B], their sum N
+
+  /// Targets that count: tokens, or elements of `wanted`.
+  int64_t counted() const;
+};
+
+/// One thread's way through a model that is trained. Not for use by two threads at once.
+class Objective {
+ public:
+  /// Both outlive this.
+  Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, Numerics::native()) {}
+
+  /// Adds the gradient of scale * (the sum of the batch's losses) to the model's gradients. The sum itself is added to
+  /// `sum` row after row, in f64: batches one after the other give the bits of one batch. The losses are those of
+  /// ops::linear_cross_entropy, or squared errors.
+  void add_gradients(const Batch& batch, float scale, double* sum);
+  /// The sum alone.
+  void add_losses(const Batch& batch, double* sum);
+  const Arena& arena() const { return pass_.arena(); }
+
+ private:
+  void run(const Batch& batch, float scale, bool gradients, double* sum);
+
+  model::TrainedModel& model_;
+  model::Pass pass_;
+};
+
+}  // namespace carousel::train

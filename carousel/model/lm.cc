@@ -26,9 +26,8 @@ Tensor Lm::forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const Sta
 }
 
 Tensor Lm::logits(Ctx& ctx, const Tensor& hidden) const {
-  Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
-  if (logit_soft_cap_ > 0) ops::soft_cap(ctx, logits, logit_soft_cap_, ctx.numerics.logit_soft_cap);
-  return logits;
+  const Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
+  return logit_soft_cap_ > 0 ? ops::soft_cap(ctx, logits, logit_soft_cap_, ctx.numerics.logit_soft_cap) : logits;
 }
 
 Tensor Lm::loss(Ctx& ctx, const Tensor& hidden, const ops::Targets& targets, Grads* grads, float scale) const {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order of rows: shares of sources, permutations, lanes.
+// The rows of an epoch: shares of sources, and what continues what.
 //
 // The rows of an epoch have numbers: those of the first source, then those of the second, and so on. A place gives a
 // number by the epoch's permutation, or by the lanes; a number gives a row of its source.
@@ -12,27 +12,20 @@
 
 #include "carousel/core/assert.h"
 #include "carousel/core/error.h"
-#include "carousel/core/rng.h"
 #include "carousel/train/permutation.h"
 
 namespace carousel::train {
 namespace {
 
-// Streams of Philox: 16 bits say for what, 16 for which source, 32 for which epoch or pass.
-constexpr uint64_t kOrderStream = 0x6f72, kPassStream = 0x7061, kLaneStream = 0x6c61;
-
-uint64_t stream_of(uint64_t what, size_t source, int64_t pass) {
-  return what << 48 | static_cast<uint64_t>(source) << 32 | static_cast<uint32_t>(pass);
-}
+constexpr uint64_t kPassStream = 0x7061;  // of Philox, in the high 16 bits
 
 }  // namespace
 
 Data::Data(const DataOptions& options, const Vocabulary& vocabulary) : options_(options) {
   if (options_.paths.empty()) fail(ErrorKind::kUsage, "--data: got none, expected a file, a folder or a pattern");
-  CAROUSEL_ASSERT(options_.seq > 0 && options_.lanes > 0);
+  CAROUSEL_ASSERT(options_.seq > 0);
   for (const DataPath& path : options_.paths) sources_.emplace_back(path.path, options_.source, vocabulary);
   share_rows();
-  lanes_ = options_.carry_state ? std::min(options_.lanes, rows()) : 1;
 }
 
 void Data::share_rows() {
@@ -51,6 +44,7 @@ void Data::share_rows() {
     end += weighted && sources_.size() > 1 ? std::max<int64_t>(1, share) : sources_[s].rows(options_.seq);
     ends_.push_back(end);
   }
+  order_ = RowOrder(end, options_.order);
 }
 
 int64_t Data::documents() const {
@@ -65,49 +59,35 @@ int64_t Data::pairs() const {
   return count;
 }
 
-int64_t Data::number_at(int64_t epoch, int64_t place) const {
-  const bool shuffled = options_.order == Order::kShuffled;
-  if (!options_.carry_state) {
-    return shuffled ? Permutation(rows(), options_.seed, stream_of(kOrderStream, 0, epoch)).at(place) : place;
-  }
-  // Lane l has the rows from l q + min(l, r) on: the first r lanes have one more than the others.
-  const int64_t lane = place % lanes_, q = rows() / lanes_, r = rows() % lanes_;
-  const int64_t number = lane * q + std::min(lane, r) + place / lanes_;
-  if (!shuffled) return number;
-  const auto turn = philox(options_.seed, stream_of(kLaneStream, 0, epoch), 0);
-  const uint64_t wide = static_cast<uint64_t>(turn[0]) << 32 | turn[1];
-  return (number + static_cast<int64_t>(wide % static_cast<uint64_t>(rows()))) % rows();
-}
-
 Data::Found Data::find(int64_t epoch, int64_t place) const {
-  const int64_t number = number_at(epoch, place);
+  const int64_t number = order_.at(epoch, place);
   const auto s = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), number) - ends_.begin());
   const int64_t begin = s == 0 ? 0 : ends_[s - 1], share = ends_[s] - begin;
   const int64_t rows_there = sources_[s].rows(options_.seq);
   // The source's rows since the first epoch; it is gone through again and again.
   const int64_t count = epoch * share + number - begin, pass = count / rows_there, row = count % rows_there;
-  if (options_.carry_state || options_.order == Order::kSequential) return {s, row};
-  return {s, Permutation(rows_there, options_.seed, stream_of(kPassStream, s, pass)).at(row)};
+  if (order_.carries() || !order_.is_shuffled()) return {s, row};
+  const uint64_t stream = kPassStream << 48 | static_cast<uint64_t>(s) << 32 | static_cast<uint32_t>(pass);
+  return {s, Permutation(rows_there, order_.seed(), stream).at(row)};
 }
 
 bool Data::continues(int64_t epoch, int64_t place) const {
-  if (!options_.carry_state || place < lanes_ || place >= rows()) return false;
-  const Found before = find(epoch, place - lanes_), here = find(epoch, place);
+  if (!order_.carries() || place < lanes() || place >= rows()) return false;
+  const Found before = find(epoch, place - lanes()), here = find(epoch, place);
   return before.source == here.source && before.row + 1 == here.row &&
          sources_[here.source].is_cut(here.row, options_.seq);
 }
 
 void Data::row(int64_t epoch, int64_t place, Row& out) {
-  CAROUSEL_ASSERT(epoch >= 0 && place >= 0 && place < rows());
   out.tokens.clear();
   out.targets.clear();
   out.lengths.clear();
   out.pieces.clear();
   const Found found = find(epoch, place);
   sources_[found.source].append(found.row, options_.seq, static_cast<int>(found.source), out);
-  out.lane = options_.carry_state ? place % lanes_ : 0;
+  out.lane = order_.lane(place);
   out.continues = continues(epoch, place);
-  out.goes_on = continues(epoch, place + lanes_);
+  out.goes_on = continues(epoch, place + lanes());
   // Pages that rows were read from count as the process's memory until they are given back.
   constexpr int64_t kRows = 1024;
   if (++unreleased_ < kRows) return;

@@ -8,25 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "carousel/train/row_order.h"
 #include "carousel/train/source.h"
 
 namespace carousel::train {
-
-enum class Order {
-  kShuffled,    // a keyed permutation of (seed, epoch)
-  kSequential,  // as the rows lie
-};
 
 struct DataOptions {
   std::vector<DataPath> paths;
   SourceOptions source;
   int64_t seq = 512;  // S: pairs of a row
-  uint64_t seed = 0;
-  Order order = Order::kShuffled;
-  /// A cut document goes on from its detached state. The rows then lie in lanes, each a run of rows that follow each
-  /// other; places take the lanes in turns. Shuffled, an epoch begins its run at a place of its own.
-  bool carry_state = false;
-  int64_t lanes = 1;  // at least the most rows of a step, so that a step holds one row of each lane at most
+  OrderOptions order;
 };
 
 /// Without weights an epoch takes every row of every source once. With weights (a source without one has 1) it has as
@@ -37,10 +28,10 @@ class Data {
   /// Throws as Source does.
   Data(const DataOptions& options, const Vocabulary& vocabulary);
 
-  int64_t rows() const { return ends_.back(); }  // of an epoch
-  int64_t documents() const;                     // of all sources
-  int64_t pairs() const;                         // of all sources
-  int64_t lanes() const { return lanes_; }       // states to keep, if they are carried
+  int64_t rows() const { return order_.rows(); }    // of an epoch
+  int64_t documents() const;                        // of all sources
+  int64_t pairs() const;                            // of all sources
+  int64_t lanes() const { return order_.lanes(); }  // states to keep, if they are carried
   /// The row at `place` of `epoch`, 0 <= place < rows(), 0 <= epoch < 2^32. The vectors of `out` keep their capacity.
   void row(int64_t epoch, int64_t place, Row& out);
   /// The documents of rows, for messages: "stories.txt: documents 12 to 14; more.txt: document 1", counted from 1.
@@ -53,14 +44,13 @@ class Data {
     int64_t row = 0;
   };
   Found find(int64_t epoch, int64_t place) const;
-  int64_t number_at(int64_t epoch, int64_t place) const;
   bool continues(int64_t epoch, int64_t place) const;
   void share_rows();
 
   DataOptions options_;
   std::vector<Source> sources_;
   std::vector<int64_t> ends_;  // rows of an epoch up to and with each source
-  int64_t lanes_ = 1;
+  RowOrder order_;
   int64_t unreleased_ = 0;  // rows since the mapped pages were given back
 };
 

@@ -55,7 +55,7 @@ TEST(Data, DocumentsLieEndToEndInPieces) {
   const Scratch scratch;
   const std::string path = write(scratch / "a.txt", "abcd<|endoftext|>efghijklm<|endoftext|>n<|endoftext|>op");
   DataOptions options = options_for(scratch, {{path, 0}}, 5);
-  options.order = Order::kSequential;
+  options.order.order = Order::kSequential;
   Data data(options, byte_vocabulary());
   EXPECT_EQ(data.documents(), 3) << "a document of one id has no pair";
   EXPECT_EQ(data.pairs(), 3 + 8 + 1);
@@ -79,7 +79,7 @@ TEST(Data, SequentialRowsOfAnArrayShareTheirBorders) {
   std::iota(ids.begin(), ids.end(), uint16_t{0});
   const std::string path = write(scratch / "ids.npy", npy<uint16_t>("<u2", "1025,", ids));
   DataOptions options = options_for(scratch, {{path, 0}}, 128);
-  options.order = Order::kSequential;
+  options.order.order = Order::kSequential;
   Data data(options, id_vocabulary(2000));
   ASSERT_EQ(data.rows(), 8);
   for (int64_t r = 0; r < 8; ++r) {
@@ -101,9 +101,9 @@ TEST(Data, EveryPairComesOnceAnEpoch) {
   for (const Order order : {Order::kShuffled, Order::kSequential}) {
     for (const bool carry : {false, true}) {
       DataOptions options = options_for(scratch, {{scratch / "in", 0}, {other, 0}}, 13);
-      options.order = order;
-      options.carry_state = carry;
-      options.lanes = 5;
+      options.order.order = order;
+      options.order.carry_state = carry;
+      options.order.lanes = 5;
       Data data(options, byte_vocabulary());
       const auto first = pairs_of(data, 0);
       EXPECT_EQ(pairs_of(data, 1), first);
@@ -120,7 +120,7 @@ TEST(Data, OrderIsAFunctionOfSeedEpochAndPlace) {
   const std::string path = write(scratch / "a.txt", stories(300));
   DataOptions options = options_for(scratch, {{path, 0}}, 16);
   Data one(options, byte_vocabulary()), two(options, byte_vocabulary());
-  options.seed = 1;
+  options.order.seed = 1;
   Data seeded(options, byte_vocabulary());
   int64_t seed_moves = 0, epoch_moves = 0;
   for (int64_t place = one.rows() - 1; place >= 0; --place) {
@@ -162,9 +162,9 @@ TEST(Data, CarriedStatesFollowTheirLanes) {
   const std::string path = write(scratch / "a.txt", stories(3) + std::string(500, 'x') + "<|endoftext|>" + stories(90));
   for (const Order order : {Order::kShuffled, Order::kSequential}) {
     DataOptions options = options_for(scratch, {{path, 0}}, 10);
-    options.carry_state = true;
-    options.order = order;
-    options.lanes = 4;
+    options.order.carry_state = true;
+    options.order.order = order;
+    options.order.lanes = 4;
     Data data(options, byte_vocabulary());
     EXPECT_EQ(data.lanes(), 4);
     std::map<int64_t, Row> kept;
@@ -192,8 +192,8 @@ TEST(Data, OneLaneInOrderIsTheWholeStream) {
   const Scratch scratch;
   const std::string path = write(scratch / "a.txt", std::string(95, 'x'));
   DataOptions options = options_for(scratch, {{path, 0}}, 10);
-  options.carry_state = true;
-  options.order = Order::kSequential;
+  options.order.carry_state = true;
+  options.order.order = Order::kSequential;
   Data data(options, byte_vocabulary());
   for (int64_t place = 0; place < data.rows(); ++place) {
     const Row row = row_of(data, 0, place);
@@ -208,7 +208,7 @@ TEST(Data, TargetsThatTheLossLeavesOutAreMinusOne) {
                                  "{\"text\": \"abc\"}\n{\"prompt\": \"de\", \"completion\": \"fg\"}\n"
                                  "{\"text\": \"hi\"}\n");
   DataOptions options = options_for(scratch, {{path, 0}}, 100);
-  options.order = Order::kSequential;
+  options.order.order = Order::kSequential;
   Data data(options, byte_vocabulary());
   const Row row = row_of(data, 0, 0);
   EXPECT_EQ(row.tokens, (Ids{'a', 'b', 'd', 'e', 'f', 'h'}));
@@ -224,7 +224,7 @@ TEST(Data, ValidationTakesWholeDocumentsByHash) {
   for (int i = 0; i < 1000; ++i) text += "document " + std::to_string(i) + "<|endoftext|>";
   const std::string path = write(scratch / "a.txt", text);
   DataOptions options = options_for(scratch, {{path, 0}}, 64);
-  options.order = Order::kSequential;
+  options.order.order = Order::kSequential;
   Data whole(options, byte_vocabulary());
   options.source.valid_fraction = 0.2;
   options.source.side = Side::kTrain;

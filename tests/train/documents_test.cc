@@ -109,40 +109,6 @@ TEST(Documents, JsonlHoldsTextsPairsAndConversations) {
                                  "\r\n\n"
                                  R"({"prompt": "say ", "completion": "user<|im_end|>"})"
                                  "\n"
-                                 R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
-          {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]})"
-                                 "\n");
-  std::string text = write(scratch / "one.jsonl", "");
-  const std::string joined = [&] {  // the last object was written over two lines
-    std::ifstream file(path);
-    std::string all((std::istreambuf_iterator<char>(file)), {});
-    const size_t at = all.find("},\n");
-    all.erase(at + 2, 1);
-    return all;
-  }();
-  write(path, joined);
-  const std::vector<Document> documents = documents_of(path, chat);
-  ASSERT_EQ(documents.size(), 3u);
-  EXPECT_EQ(marked(documents[0], chat), "[<|startoftext|>ab<|im_end|>]");
-  EXPECT_EQ(marked(documents[1], chat), "<|startoftext|>say [user<|im_end|><|im_end|>]");
-  EXPECT_EQ(documents[1].ids.back(), text::kTurnEnd);
-  EXPECT_NE(documents[1].ids[documents[1].ids.size() - 2], text::kTurnEnd) << "typed control tokens stay text";
-  EXPECT_EQ(marked(documents[2], chat),
-            "<|startoftext|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
-            "[a<|im_end|>]\n<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]");
-  ReadOptions all;
-  all.loss_on = LossOn::kAll;
-  for (const Document& document : documents_of(path, chat, all)) EXPECT_TRUE(document.scored.empty());
-}
-
-TEST(Documents, JsonlKeyIsNamed) {
-  const Scratch scratch;
-  const Vocabulary chat = chat_vocabulary();
-  const std::string path =
-      write(scratch / "a.jsonl", R"({"text": "ab", "n": 1})"
-                                 "\r\n\n"
-                                 R"({"prompt": "say ", "completion": "user<|im_end|>"})"
-                                 "\n"
                                  R"({"messages": [{"role": "system", "content": "s"}, )"
                                  R"({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, )"
                                  R"({"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]})");

@@ -91,7 +91,7 @@ void ModelWriter::finish() {
 }
 
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
-                 const WriteProgress& progress) {
+                 const WriteProgress& progress, const std::function<void(ModelWriter&)>& more) {
   const TensorNames& names = find_family(model.config.model_type, model.where).names;
   const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
   std::vector<formats::TensorSpec> specs;
@@ -116,6 +116,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
     if (file_exists(file)) fs::copy_file(file, writer.file(fs::path(file).filename().string()), error);
     if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, out, error.message());
   }
+  if (more) more(writer);
   writer.finish();
 }
 

@@ -67,10 +67,10 @@ struct ModelValues {
   ParamValues values;                // called once for each record
 };
 /// Writes `model` into the new folder `out`, tensor by tensor, with its config, whose "torch_dtype" becomes its dtype,
-/// and copies of those files in `beside` that exist. Throws Error(kInput): a tensor does not fit in memory; Error(kIo,
-/// kCancelled).
+/// and copies of those files in `beside` that exist. `more` may write further files before the folder is complete.
+/// Throws Error(kInput): a tensor does not fit in memory; Error(kIo, kCancelled).
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
-                 const WriteProgress& progress = {});
+                 const WriteProgress& progress = {}, const std::function<void(ModelWriter&)>& more = {});
 
 /// How "torch_dtype" spells F32, F16 or BF16.
 const char* torch_name(DType dtype);

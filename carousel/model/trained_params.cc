@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The flat arrays, and how they are filled, joined, masked and packed.
 #include "carousel/model/trained_params.h"
 
 #include <algorithm>
@@ -56,6 +57,7 @@ TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const st
     if (record.init.kind == Init::Kind::kMask) continue;
     TrainedParam param{record.name, record.shape, record.init, record.matrix, 0, {}, {}, {}, true};
     param.trained = !is_trained || is_trained(record);
+    by_name_[record.name] = params_.size();
     params_.push_back(std::move(param));
   }
   // What is trained comes first, so that gradients and moments are ranges of the same numbers.
@@ -102,7 +104,7 @@ Weight TrainedParams::matrix(const std::string& name, int64_t rows, int64_t cols
 }
 
 Tensor TrainedParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
-  if (init.kind == Init::Kind::kMask) return source_.tensor(name, shape, init);
+  if (init.kind == Init::Kind::kMask) return mask_entries_[name] = source_.tensor(name, shape, init);
   const TrainedParam& param = take(name, shape);
   const Tensor values = source_.tensor(name, shape, init);
   if (stream_.device() != Device::kMeta && values.count() > 0) {
@@ -112,13 +114,29 @@ Tensor TrainedParams::tensor(const std::string& name, const Shape& shape, const 
 }
 
 std::shared_ptr<const Mask> TrainedParams::mask(const std::string& name, std::shared_ptr<const Mask> drawn) {
-  return source_.mask(name, std::move(drawn));
+  return masks_[name] = source_.mask(name, std::move(drawn));
 }
 
 bool TrainedParams::form(const Pack& pack) {
   pack(stream_);
   packs_.push_back(pack);
   return true;
+}
+
+void TrainedParams::values(const ParamRecord& record, float* out) const {
+  const auto copy = [out](const Tensor& from) {
+    const Tensor values = from.to_host();
+    std::memcpy(out, values.f32(), values.size_bytes());
+  };
+  if (record.init.kind != Init::Kind::kMask) return copy(params_[by_name_.at(record.name)].master);
+  if (const auto entries = mask_entries_.find(record.name); entries != mask_entries_.end())
+    return copy(entries->second);
+  const Mask& mask = *masks_.at(record.name);
+  std::vector<int8_t> row(static_cast<size_t>(mask.cols()));
+  for (int64_t r = 0; r < mask.rows(); ++r) {
+    mask.row(r, row.data());
+    out = std::copy(row.begin(), row.end(), out);
+  }
 }
 
 void TrainedParams::clear_gradients() {

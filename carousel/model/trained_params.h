@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "carousel/model/params.h"
@@ -46,6 +47,8 @@ class TrainedParams : public ParamSource {
   /// between.
   const Tensor& masters() const { return masters_; }
   const Tensor& gradients() const { return gradients_; }
+  /// What a file holds of one of the records: the master, or the entries of a stored mask.
+  void values(const ParamRecord& record, float* out) const;
   /// Gradients are zero from here on, to be added to.
   void clear_gradients();
   /// To be called once all of a step's gradients are there: joins those of tables, and makes masked ones exactly zero.
@@ -64,6 +67,9 @@ class TrainedParams : public ParamSource {
   Trained trained_;
   std::vector<Weight> weights_;
   std::vector<Pack> packs_;
+  std::unordered_map<std::string, size_t> by_name_;                     // into params_
+  std::unordered_map<std::string, std::shared_ptr<const Mask>> masks_;  // stored ones, by name
+  std::unordered_map<std::string, Tensor> mask_entries_;                // those asked for as tensors
 };
 
 }  // namespace carousel::model

@@ -19,6 +19,15 @@ struct Batch {
   Tensor elapsed;                        // [N] f32, or empty
   std::vector<int64_t> lengths;          // [B], their sum N
 
+  /// A row of the data: sequences first to end.
+  struct Row {
+    int64_t first, end;
+    int64_t lane = 0;        // rows of one lane follow each other
+    bool continues = false;  // the first sequence starts from the state that the lane kept, else from zero
+    bool goes_on = false;    // the lane keeps the state after the last sequence
+  };
+  std::vector<Row> rows;  // what carried states go by; may be empty without
+
   /// Targets that count: tokens, or elements of `wanted`.
   int64_t counted() const;
 };
@@ -28,6 +37,9 @@ class Objective {
  public:
   /// Both outlive this.
   Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, Numerics::native()) {}
+  /// From now on sequences that a row of the data cuts go on from the states in `lanes`, detached: no gradient passes.
+  /// A batch has one row of a lane at most.
+  void carry_states(std::vector<State>* lanes) { lanes_ = lanes; }
 
   /// Adds the gradient of scale * (the sum of the batch's losses) to the model's gradients. The sum itself is added to
   /// `sum` row after row, in f64: batches one after the other give the bits of one batch. The losses are those of
@@ -39,9 +51,12 @@ class Objective {
 
  private:
   void run(const Batch& batch, float scale, bool gradients, double* sum);
+  template <class F>
+  Tensor run_carried(const Batch& batch, const F& forward);
 
   model::TrainedModel& model_;
   model::Pass pass_;
+  std::vector<State>* lanes_ = nullptr;  // null: every sequence starts from the zero state
 };
 
 }  // namespace carousel::train

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Ranges of parameters that are treated alike, and the steps over them.
 #include "carousel/train/optimiser.h"
 
 #include <algorithm>

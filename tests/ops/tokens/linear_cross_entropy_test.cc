@@ -145,7 +145,9 @@ TEST(EmbeddingBackward, AddsRowsInOrderToTheTablesOwnGradient) {
     }
     t.backward({{x, d}});
     EXPECT_EQ(shared ? looked_up : gradient, want);
-    if (shared) EXPECT_EQ(gradient, std::vector<float>(want.size()));
+    if (shared) {
+      EXPECT_EQ(gradient, std::vector<float>(want.size()));
+    }
   }
 }
 

@@ -78,6 +78,32 @@ struct Rows {
   Decays decays;
 };
 
+/// What the visit of `count` rows from row `first` of the batch on reads first, and with `backward` writes.
+inline Ahead rows_ahead(const Walk& walk, int64_t first, int64_t count, bool backward) {
+  const ops::MlstmBackwardArgs& args = *walk.args;
+  const ops::MlstmDims& dims = args.cell.dims;
+  Ahead ahead = {RowsAhead(count), RowsAhead(backward ? count : 0), 0};
+  const auto add = [&](RowsAhead* rows, const View& view, int64_t width) {
+    if (view.data != nullptr) rows->add(view.f32() + first * view.stride + walk.head.h * width, view.stride, width);
+  };
+  add(&ahead.read, args.cell.i_pre, 1);
+  add(&ahead.read, args.cell.f_pre, 1);
+  add(&ahead.read, args.cell.k, dims.dk);
+  add(&ahead.read, args.cell.v, dims.dv);
+  if (!backward) return ahead;
+  add(&ahead.read, args.cell.q, dims.dk);
+  add(&ahead.read, args.d_out, dims.dv);
+  add(&ahead.written, args.d_q, dims.dk);
+  add(&ahead.written, args.d_k, dims.dk);
+  add(&ahead.written, args.d_v, dims.dv);
+  return ahead;
+}
+/// Divides what is prefetched among the tiles of a visit, which are at least so many.
+inline void spread(Ahead* ahead, const ops::MlstmDims& dims, bool backward) {
+  const int64_t tiles = ((dims.dv - 1) / kRows + 1) * ((dims.dk - 1) / (kTileVecs * kLanes) + 1);
+  ahead->runs_per_tile = (ahead->read.runs() - 1) / (backward ? 4 * tiles : tiles) + 1;
+}
+
 inline void read_rows(const Walk& walk, int64_t first, int64_t count, float m_start, Rows* rows) {
   rows->first = first;
   rows->count = count;
@@ -102,14 +128,14 @@ inline void pack_keys_and_values(const Walk& walk, const Rows& rows) {
 }
 
 /// The state after a chunk from that before it.
-inline void advance_state(const Walk& walk, const Rows& rows, const float* before, float* after) {
+inline void advance_state(const Walk& walk, const Rows& rows, const float* before, float* after, Ahead* ahead) {
   const ops::MlstmDims& dims = walk.args->cell.dims;
   const Matrices& x = walk.x;
   pack_keys_and_values(walk, rows);
   Product state = {after, x.k_row, x.v, x.v_row, x.kept_k, x.k_row, dims.dv + 1, dims.dk, rows.count};
   state.from = before;
   state.scale = rows.decays.state;
-  multiply<true>(state);
+  multiply<true>(state, ahead);
 }
 
 /// Packs what the gradients of a chunk are made from.
@@ -295,7 +321,7 @@ inline void write_rows(const View& to, int64_t h, const Rows& rows, const float*
 }
 
 /// Writes the gradients of a chunk's rows; d_state turns from that of the state after the chunk into that of `before`.
-inline void chunk_backward(Walk* walk, const Rows& rows, const float* before) {
+inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, Ahead* ahead) {
   const ops::MlstmBackwardArgs& args = *walk->args;
   const ops::MlstmDims& dims = args.cell.dims;
   const int64_t dk = dims.dk, dv = dims.dv, count = rows.count, h = walk->head.h;
@@ -304,29 +330,29 @@ inline void chunk_backward(Walk* walk, const Rows& rows, const float* before) {
   pack_chunk(*walk, rows);
   Product scores = {x.s, kL, x.q, x.k_row, x.k_t, kL, count, count, dk, Causal::kOut};
   Product d_weights = {x.d_s, kL, x.d_num, x.v_row, x.v_t, kL, count, count, dv, Causal::kOut};
-  multiply<false>(scores);
-  multiply<false>(d_weights);
-  multiply<false>({x.d_q, x.k_row, x.d_num, x.v_row, before, x.k_row, count, dk, dv});
+  multiply<false>(scores, ahead);
+  multiply<false>(d_weights, ahead);
+  multiply<false>({x.d_q, x.k_row, x.d_num, x.v_row, before, x.k_row, count, dk, dv}, ahead);
   weigh_rows(*walk, rows, before + dv * x.k_row, &gates);
   Product d_q = {x.d_q, x.k_row, x.d_s, kL, x.k, x.k_row, count, dk, count, Causal::kTerms, x.d_q};
-  multiply<false>(d_q);
+  multiply<false>(d_q, ahead);
   write_rows(args.d_q, h, rows, x.d_q, x.k_row, dk, scales(dims).q);
 
-  multiply<false>({x.d_k, x.k_row, x.v, x.v_row, x.d_state, x.k_row, count, dk, dv + 1});
+  multiply<false>({x.d_k, x.k_row, x.v, x.v_row, x.d_state, x.k_row, count, dk, dv + 1}, ahead);
   weigh_keys_back(x, rows, dk, &gates);
-  multiply<true>({x.d_k, x.k_row, x.d_s, kL, x.q, x.k_row, count, dk, count, Causal::kTransposed, x.d_k});
+  multiply<true>({x.d_k, x.k_row, x.d_s, kL, x.q, x.k_row, count, dk, count, Causal::kTransposed, x.d_k}, ahead);
   write_rows(args.d_k, h, rows, x.d_k, x.k_row, dk, scales(dims).k);
 
-  multiply<false>({x.v_t, kL, x.d_state, x.k_row, x.k_t, kL, dv, count, dk});
+  multiply<false>({x.v_t, kL, x.d_state, x.k_row, x.k_t, kL, dv, count, dk}, ahead);
   transpose_matrix<true>(x.v_t, kL, dv, count, x.d_v, x.v_row);
-  multiply<true>({x.d_v, x.v_row, x.s, kL, x.d_num, x.v_row, count, dv, count, Causal::kTransposed, x.d_v});
+  multiply<true>({x.d_v, x.v_row, x.s, kL, x.d_num, x.v_row, count, dv, count, Causal::kTransposed, x.d_v}, ahead);
   write_rows(args.d_v, h, rows, x.d_v, x.v_row, dv, 1.0f);
 
   const float through = rows.decays.state * state_dot(before, x.d_state, x.k_row, dims);
   Product d_state = {x.d_state, x.k_row, x.d_num, x.v_row, x.carried_q, x.k_row, dv + 1, dk, count};
   d_state.from = x.d_state;
   d_state.scale = rows.decays.state;
-  multiply<true>(d_state);
+  multiply<true>(d_state, ahead);
   write_gates(walk, rows, gates, through);
 }
 

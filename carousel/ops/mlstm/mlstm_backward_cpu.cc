@@ -66,38 +66,70 @@ void end(const Walk& walk, int64_t s, const float* before) {
   args.d_m[s][h] = walk.d_m + state_dot(before, x.d_state, x.k_row, args.cell.dims);
 }
 
+/// One visit of a piece: its gradients, or only the state after it.
+struct Visit {
+  int64_t i;         // number of the piece since the border
+  int64_t t, count;  // its rows
+  bool backward;
+};
+
+/// The visits of rows [first, last), which begin at a border. needs_end: the state after the last row is made too.
+int64_t list_visits(const Sequence& seq, int64_t first, int64_t last, bool needs_end, Visit* visits) {
+  int64_t pieces = 0, count = 0;
+  for (int64_t t = first; t < last; t += piece(seq, t), ++pieces) {
+    if (needs_end || t + piece(seq, t) < last) visits[count++] = {pieces, t, piece(seq, t), false};
+  }
+  for (int64_t i = pieces - 1, t = last; i >= 0; --i) {
+    t = i == 0 ? first : (seq.pos + t - 1) / kL * kL - seq.pos;
+    visits[count++] = {i, t, piece(seq, t), true};
+  }
+  return count;
+}
+
+/// What the visit after visits[v] reads, prefetched while that one runs; `first` is the first row since the border.
+Ahead ahead_of(const Walk& walk, const Sequence& seq, const Visit* visits, int64_t v, int64_t count, int64_t first) {
+  Visit next = {};
+  if (v + 1 < count) {
+    next = visits[v + 1];
+  } else if (first > 0) {
+    next.t = border_before(seq, first);
+    next.count = piece(seq, next.t);
+    next.backward = next.t + next.count == first;
+  }
+  Ahead ahead = rows_ahead(walk, seq.first_row + next.t, next.count, next.backward);
+  spread(&ahead, walk.args->cell.dims, visits[v].backward);
+  return ahead;
+}
+
 /// One head of sequence s.
-void walk_back(const ops::MlstmBackwardArgs& args, const Call& call, int64_t s, int64_t h, float* scratch) {
-  const Sequence& seq = call.sequences[s];
-  const int64_t heads = call.dims.heads, dv = call.dims.dv;
-  int64_t floats = 0;
-  Walk walk = {};
-  walk.args = &args;
-  walk.head.args = &call;
-  walk.head.h = h;
-  walk.x = matrices_in(scratch, call.dims.dk, dv, &floats);
-  const auto read = [&](int64_t t, int64_t count, Rows* rows) {
-    const int64_t row = seq.first_row + t;
-    read_rows(walk, row, count, t == 0 ? call.kept.m_first[s * heads + h] : call.kept.m[(row - 1) * heads + h], rows);
-  };
-  Rows rows;
+void walk_back(Walk* walk, const Sequence& seq, int64_t s) {
+  constexpr int64_t kVisits = 2 * kStates;
+  const Call& call = *walk->head.args;
+  const int64_t heads = call.dims.heads, dv = call.dims.dv, h = walk->head.h;
   for (int64_t last = seq.rows, first = 0; last > 0; last = first) {
     first = border_before(seq, last);
-    int64_t starts[kStates], pieces = 0;
-    for (int64_t t = first; t < last; t += piece(seq, t)) starts[pieces++] = t;
-    read_border(walk, seq, first);
-    const bool needs_end = last == seq.rows && args.d_c != nullptr;
-    for (int64_t i = 0; i + (needs_end ? 0 : 1) < pieces; ++i) {
-      read(starts[i], piece(seq, starts[i]), &rows);
-      advance_state(walk, rows, walk.x.state(i, dv), walk.x.state(i + 1, dv));
-    }
-    if (last == seq.rows) begin(&walk, s, walk.x.state(pieces, dv));
-    for (int64_t i = pieces - 1; i >= 0; --i) {
-      read(starts[i], piece(seq, starts[i]), &rows);
-      chunk_backward(&walk, rows, walk.x.state(i, dv));
+    Visit visits[kVisits];
+    bool begun = last < seq.rows;
+    const int64_t count = list_visits(seq, first, last, !begun && walk->args->d_c != nullptr, visits);
+    read_border(*walk, seq, first);
+    if (!begun) rows_ahead(*walk, seq.first_row + first, visits[0].count, visits[0].backward).read.fetch_all();
+    for (int64_t v = 0; v < count; ++v) {
+      const Visit& visit = visits[v];
+      const int64_t row = seq.first_row + visit.t, before = row - 1;
+      Ahead ahead = ahead_of(*walk, seq, visits, v, count, first);
+      Rows rows;
+      read_rows(*walk, row, visit.count,
+                visit.t == 0 ? call.kept.m_first[s * heads + h] : call.kept.m[before * heads + h], &rows);
+      if (!visit.backward) {
+        advance_state(*walk, rows, walk->x.state(visit.i, dv), walk->x.state(visit.i + 1, dv), &ahead);
+        continue;
+      }
+      if (!begun) begin(walk, s, walk->x.state(visit.i + 1, dv));
+      begun = true;
+      chunk_backward(walk, rows, walk->x.state(visit.i, dv), &ahead);
     }
   }
-  if (seq.rows > 0) end(walk, s, walk.x.state(0, dv));
+  if (seq.rows > 0) end(*walk, s, walk->x.state(0, dv));
 }
 
 }  // namespace
@@ -114,10 +146,16 @@ void mlstm_backward(const Stream& stream, const ops::MlstmBackwardArgs& args) {
   list_rows(args.cell, layout.sequences);
   const ops::MlstmDims& dims = args.cell.dims;
   const int64_t heads = dims.heads, rows = args.cell.seqs.rows();
-  parallel_workers(
-      stream, layout.call.batch * heads, rows * heads * dims.dk * dims.dv * 12, [&](int64_t worker, int64_t item) {
-        walk_back(args, layout.call, item / heads, item % heads, layout.scratch + worker * layout.scratch_floats);
-      });
+  parallel_workers(stream, layout.call.batch * heads, rows * heads * dims.dk * dims.dv * 12,
+                   [&](int64_t worker, int64_t item) {
+                     int64_t floats = 0;
+                     Walk walk = {};
+                     walk.args = &args;
+                     walk.head.args = &layout.call;
+                     walk.head.h = item % heads;
+                     walk.x = matrices_in(layout.scratch + worker * layout.scratch_floats, dims.dk, dims.dv, &floats);
+                     walk_back(&walk, layout.sequences[item / heads], item / heads);
+                   });
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -37,11 +37,22 @@ struct Product {
   float scale = 1.0f;
 };
 
+/// Rows that later work will read and write, prefetched a share per tile: the loops of products leave time for it.
+struct Ahead {
+  RowsAhead read, written;
+  int64_t runs_per_tile;
+
+  void fetch() {
+    for (int64_t i = 0; i < runs_per_tile; ++i) read.fetch(), written.fetch();
+  }
+};
+
 template <bool kColumns, int V>
-CAROUSEL_INLINE void product_columns(const Product& p, int64_t j) {
+CAROUSEL_INLINE void product_columns(const Product& p, Ahead* ahead, int64_t j) {
   const int64_t a_row = kColumns ? 1 : p.a_step, a_k = kColumns ? p.a_step : 1;
   for_row_tiles<kRows>(p.rows, [&]<int R>(int64_t i) CAROUSEL_INLINE_LAMBDA {
     if (p.causal == Causal::kOut && j >= i + R) return;
+    ahead->fetch();
     const int64_t first = p.causal == Causal::kTransposed ? i : 0;
     const int64_t end = p.causal == Causal::kTerms && i + R < p.terms ? i + R : p.terms;
     Tile<R, V> tile = {};
@@ -61,11 +72,11 @@ CAROUSEL_INLINE void product_columns(const Product& p, int64_t j) {
 
 /// kColumns: `a` lies in memory by columns.
 template <bool kColumns>
-__attribute__((noinline)) void multiply(const Product& p) {
+__attribute__((noinline)) void multiply(const Product& p, Ahead* ahead) {
   const int64_t columns = whole_lanes(p.columns);
   int64_t j = 0;
-  for (; j + kTileVecs * kLanes <= columns; j += kTileVecs * kLanes) product_columns<kColumns, kTileVecs>(p, j);
-  for (; j < columns; j += kLanes) product_columns<kColumns, 1>(p, j);
+  for (; j + kTileVecs * kLanes <= columns; j += kTileVecs * kLanes) product_columns<kColumns, kTileVecs>(p, ahead, j);
+  for (; j < columns; j += kLanes) product_columns<kColumns, 1>(p, ahead, j);
 }
 
 /// to[c][r] = from[r][c]. With kPadded rows of `to` are written in whole vectors, with zeros beyond `rows`.

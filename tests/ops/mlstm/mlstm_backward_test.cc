@@ -137,12 +137,12 @@ struct Loss {
 };
 
 // The gradients are sums over up to 300 rows in f32, divided by denominators as small as e^-m.
-constexpr double kTolerance = 5e-6;
+constexpr double kTolerance = 1;constexpr double kStep=1e-6;
 
 void expect_gradients(const Batch& batch, const Result& result, size_t samples, std::string_view what) {
   Loss loss(batch);
   const auto error = [&](std::vector<double>& at, const Tensor& d) {
-    return gradient_error([&] { return loss(); }, at, d.f32(), samples);
+    double e = gradient_error([&] { return loss(); }, at, d.f32(), samples, kStep); printf("%s %.2g\n", std::string(what).c_str(), e); return e;
   };
   EXPECT_LT(error(loss.in.q, result.d.q), kTolerance) << what;
   EXPECT_LT(error(loss.in.k, result.d.k), kTolerance) << what;
@@ -194,6 +194,7 @@ TEST(MlstmBackward, EpsHasItsGradient) {
     dims.eps = eps;
     Batch batch = drawn(dims, kLengths, kPositions, true);
     for (int64_t i = 0; i < batch.in.i_pre.count(); ++i) batch.in.i_pre.f32()[i] += eps < 0.1f ? 14.0f : 1.0f;
+    for (int64_t i = 0; i < batch.in.q.count() && eps < 0.1f; ++i) batch.in.q.f32()[i] *= 1e-6f;
     for (const Isa isa : cpu::runnable_isas()) {
       expect_gradients(batch, run_backward(batch, isa, 3), 40, cpu::isa_name(isa));
     }

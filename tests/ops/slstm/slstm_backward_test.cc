@@ -99,10 +99,10 @@ TEST(SlstmBackward, AgreesWithCentralDifferences) {
       const Gradients g = run(t, c, master, values, weights, &states, &d_states);
       const auto of = [&] { return loss(c, in, weights, d_left); };
       // Up to 70 steps feed the rounding of f32 back; another formula is off by 1e-3.
-      EXPECT_LT(gradient_error(of, in.wx, g.d_wx.f32()), 3e-6);
-      EXPECT_LT(gradient_error(of, in.recurrent, g.d_recurrent->data()), 3e-6);
+      EXPECT_LT(gradient_error(of, in.wx, g.d_wx.f32()), 1e-6);
+      EXPECT_LT(gradient_error(of, in.recurrent, g.d_recurrent->data()), 1e-6);
       Vector* const before[] = {&in.y, &in.c, &in.n, &in.m};
-      for (size_t i = 0; i < 4; ++i) EXPECT_LT(gradient_error(of, *before[i], d_states.all_f32(i).data()), 3e-6) << i;
+      for (size_t i = 0; i < 4; ++i) EXPECT_LT(gradient_error(of, *before[i], d_states.all_f32(i).data()), 1e-6) << i;
     }
   }
 }
@@ -117,8 +117,8 @@ TEST(SlstmBackward, AFreshSequenceAgreesWithCentralDifferences) {
     Taped t(isa);
     const Gradients g = run(t, c, master, values, weights);
     const auto of = [&] { return loss(c, in, weights, {}); };
-    EXPECT_LT(gradient_error(of, in.wx, g.d_wx.f32()), 3e-6);
-    EXPECT_LT(gradient_error(of, in.recurrent, g.d_recurrent->data()), 3e-6);
+    EXPECT_LT(gradient_error(of, in.wx, g.d_wx.f32()), 1e-6);
+    EXPECT_LT(gradient_error(of, in.recurrent, g.d_recurrent->data()), 1e-6);
   }
 }
 

@@ -32,6 +32,7 @@ std::function<int()> setup_init(CLI::App& app);
 std::function<int()> setup_predict(CLI::App& app);
 std::function<int()> setup_quantize(CLI::App& app);
 std::function<int()> setup_tokenize(CLI::App& app);
+std::function<int()> setup_train(CLI::App& app);
 std::function<int()> setup_verify(CLI::App& app);
 std::function<int()> setup_wiring(CLI::App& app);
 

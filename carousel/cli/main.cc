@@ -39,6 +39,7 @@ constexpr Command kCommands[] = {
     {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"quantize", "Write a model's weights in a narrower type", setup_quantize},
     {"tokenize", "Text to token ids and back", setup_tokenize},
+    {"train", "Train a model, or go on with a run", setup_train},
     {"verify", "Compare a model with a reference case", setup_verify},
     {"wiring", "Count and draw the circuit a config describes", setup_wiring},
 };

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "carousel/core/error.h"
+#include "carousel/core/rng.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/model_writer.h"
 #include "carousel/train/objective.h"
@@ -21,9 +22,14 @@ namespace {
 
 using Status = Comparison::Status;
 
-// Gradients of float32 references are up to 3e-4 from exact (hf-xlstm-single); parameters after three steps of Adam,
-// which divides small gradients by their size, up to 2e-4.
-constexpr double kGradients = 1e-3, kOfLargest = 1e-6, kParameters = 1e-3;
+constexpr double kGradients = 2e-4, kOfLargest = 1e-6, kParameters = 1e-3;
+// Gradients of references in float32 are up to 3e-4 from those in float64 (hf-xlstm-single).
+constexpr double kReference = 1e-3;
+// Adam divides a gradient by its size, so that rounding alone decides the sign of small updates, and some models answer
+// with another loss at once: transformers' own float64 run of hf-xlstm-single ends 2.6e-2 from its float32 run. So the
+// steps are taken again with gradients that differ by as much as agreeing ones may, and parameters may be so many times
+// as far from the expected ones as that run ends from ours.
+constexpr double kSpread = 4;
 
 const std::string kGrad = "grad.", kAdamW = "adamw.";
 
@@ -55,6 +61,8 @@ class TrainingCase {
   double add_gradients(train::Objective& objective);
   void compare_gradients();
   void compare_steps(train::Objective& objective);
+  std::vector<std::vector<float>> take_steps(train::Objective& objective, double noise);
+  void add_noise(double noise);
   void judge(const std::string& name, const std::vector<float>& got, double tolerance, double absolute = 0);
 
   std::string where_;
@@ -168,23 +176,50 @@ void TrainingCase::compare_gradients() {
     largest = std::max(largest, std::sqrt(sum));
   }
   for (const model::FileTensor& tensor : tensors_) {
-    judge(kGrad + tensor.name, assembled(tensor, true), kGradients, kOfLargest * largest);
+    judge(kGrad + tensor.name, assembled(tensor, true), kReference, kOfLargest * largest);
   }
 }
 
-/// Three steps on the batch: rate 1e-2, betas 0.9 and 0.95, decay 0.1, clip 1 (docs/formats.md).
-void TrainingCase::compare_steps(train::Objective& objective) {
+/// Adds to every gradient noise of so much times its own size.
+void TrainingCase::add_noise(double noise) {
+  Rng rng(1);
+  for (const model::TrainedParam& param : trained_.params->params()) {
+    const int64_t count = param.gradient.count();
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += std::pow(static_cast<double>(param.gradient.f32()[i]), 2);
+    const double deviation = noise * std::sqrt(sum / static_cast<double>(std::max<int64_t>(count, 1)));
+    for (int64_t i = 0; i < count; ++i) param.gradient.f32()[i] += static_cast<float>(deviation * rng.normal());
+  }
+}
+
+/// Three steps on the batch: rate 1e-2, betas 0.9 and 0.95, decay 0.1, clip 1 (docs/formats.md). Returns losses, norms,
+/// and the tensors of the file; the parameters are then as they were.
+std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objective, double noise) {
+  const Tensor start = trained_.params->masters().clone();
   train::Optimiser optimiser(*trained_.params, stream_, {});
-  std::vector<float> losses, norms;
+  std::vector<std::vector<float>> out(2);
   for (int step = 0; step < 3; ++step) {
-    losses.push_back(static_cast<float>(add_gradients(objective)));
+    out[0].push_back(static_cast<float>(add_gradients(objective)));
+    if (noise > 0) add_noise(noise);
     const double norm = optimiser.norm();
-    norms.push_back(static_cast<float>(norm));
+    out[1].push_back(static_cast<float>(norm));
     optimiser.step(1e-2, norm);
   }
-  judge(kAdamW + "losses", losses, kParameters);
-  judge(kAdamW + "grad_norms", norms, kParameters);
-  for (const model::FileTensor& tensor : tensors_) judge(kAdamW + tensor.name, assembled(tensor, false), kParameters);
+  for (const model::FileTensor& tensor : tensors_) out.push_back(assembled(tensor, false));
+  std::memcpy(trained_.params->masters().f32(), start.f32(), start.size_bytes());
+  trained_.params->repack();
+  return out;
+}
+
+void TrainingCase::compare_steps(train::Objective& objective) {
+  std::vector<std::string> names = {kAdamW + "losses", kAdamW + "grad_norms"};
+  for (const model::FileTensor& tensor : tensors_) names.push_back(kAdamW + tensor.name);
+  const std::vector<std::vector<float>> steps = take_steps(objective, 0), others = take_steps(objective, kGradients);
+  for (size_t i = 0; i < names.size(); ++i) {
+    Drift spread;
+    spread.add(steps[i].data(), others[i].data(), static_cast<int64_t>(steps[i].size()));
+    judge(names[i], steps[i], std::max(kParameters, kSpread * spread.relative()));
+  }
 }
 
 std::vector<Comparison> TrainingCase::compare() {

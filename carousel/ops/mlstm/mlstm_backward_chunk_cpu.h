@@ -67,7 +67,8 @@ struct Walk {
   const ops::MlstmBackwardArgs* args;
   Head head;
   Matrices x;
-  float d_m = 0;  // gradient of m after the rows to come, C e^m and n e^m held
+  bool has_d_state = false;  // x.d_state holds the gradient of the state after the rows to come; else that is zero
+  float d_m = 0;             // gradient of m after the rows to come, C e^m and n e^m held
 };
 
 /// One chunk.
@@ -161,11 +162,11 @@ inline void pack_chunk(const Walk& walk, const Rows& rows) {
 
 /// Gradients of the logarithms of a chunk's gates, and of m through eps.
 struct GateGradients {
-  float log_f[kL];  // of each row's log f through pairs of rows of the chunk before and after it
-  float i[kL];      // of each row's i
-  float carry[kL];  // of the logarithm of each row's weight for the state before
-  float keep[kL];   // of the logarithm of each row's weight in the next state
-  float m[kL];      // of each row's m, C e^m and n e^m held
+  float log_f[kL];      // of each row's log f through pairs of rows of the chunk before and after it
+  float i[kL];          // of each row's i
+  float carry[kL];      // of the logarithm of each row's weight for the state before
+  float keep[kL] = {};  // of the logarithm of each row's weight in the next state
+  float m[kL];          // of each row's m, C e^m and n e^m held
 };
 
 /// The weights of row t's values from its scores; `decay` [L] becomes the weights' share of them. Returns the sum of
@@ -320,8 +321,9 @@ inline void write_rows(const View& to, int64_t h, const Rows& rows, const float*
   }
 }
 
-/// Writes the gradients of a chunk's rows; d_state turns from that of the state after the chunk into that of `before`.
-inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, Ahead* ahead) {
+/// Writes the gradients of a chunk's rows; d_state turns from that of the state after the chunk into that of `before`,
+/// where it is wanted.
+inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, bool wants_d_state, Ahead* ahead) {
   const ops::MlstmBackwardArgs& args = *walk->args;
   const ops::MlstmDims& dims = args.cell.dims;
   const int64_t dk = dims.dk, dv = dims.dv, count = rows.count, h = walk->head.h;
@@ -338,21 +340,30 @@ inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, Ah
   multiply<false>(d_q, ahead);
   write_rows(args.d_q, h, rows, x.d_q, x.k_row, dk, scales(dims).q);
 
-  multiply<false>({x.d_k, x.k_row, x.v, x.v_row, x.d_state, x.k_row, count, dk, dv + 1}, ahead);
-  weigh_keys_back(x, rows, dk, &gates);
-  multiply<true>({x.d_k, x.k_row, x.d_s, kL, x.q, x.k_row, count, dk, count, Causal::kTransposed, x.d_k}, ahead);
+  if (walk->has_d_state) {
+    multiply<false>({x.d_k, x.k_row, x.v, x.v_row, x.d_state, x.k_row, count, dk, dv + 1}, ahead);
+    weigh_keys_back(x, rows, dk, &gates);
+    multiply<false>({x.v_t, kL, x.d_state, x.k_row, x.k_t, kL, dv, count, dk}, ahead);
+    transpose_matrix<true>(x.v_t, kL, dv, count, x.d_v, x.v_row);
+  }
+  Product d_k = {x.d_k, x.k_row, x.d_s, kL, x.q, x.k_row, count, dk, count, Causal::kTransposed};
+  Product d_v = {x.d_v, x.v_row, x.s, kL, x.d_num, x.v_row, count, dv, count, Causal::kTransposed};
+  d_k.from = walk->has_d_state ? x.d_k : nullptr;
+  d_v.from = walk->has_d_state ? x.d_v : nullptr;
+  multiply<true>(d_k, ahead);
   write_rows(args.d_k, h, rows, x.d_k, x.k_row, dk, scales(dims).k);
-
-  multiply<false>({x.v_t, kL, x.d_state, x.k_row, x.k_t, kL, dv, count, dk}, ahead);
-  transpose_matrix<true>(x.v_t, kL, dv, count, x.d_v, x.v_row);
-  multiply<true>({x.d_v, x.v_row, x.s, kL, x.d_num, x.v_row, count, dv, count, Causal::kTransposed, x.d_v}, ahead);
+  multiply<true>(d_v, ahead);
   write_rows(args.d_v, h, rows, x.d_v, x.v_row, dv, 1.0f);
 
-  const float through = rows.decays.state * state_dot(before, x.d_state, x.k_row, dims);
+  float through = 0.0f;
   Product d_state = {x.d_state, x.k_row, x.d_num, x.v_row, x.carried_q, x.k_row, dv + 1, dk, count};
-  d_state.from = x.d_state;
   d_state.scale = rows.decays.state;
-  multiply<true>(d_state, ahead);
+  if (walk->has_d_state) {
+    through = rows.decays.state * state_dot(before, x.d_state, x.k_row, dims);
+    d_state.from = x.d_state;
+  }
+  if (wants_d_state) multiply<true>(d_state, ahead);
+  walk->has_d_state = true;
   write_gates(walk, rows, gates, through);
 }
 

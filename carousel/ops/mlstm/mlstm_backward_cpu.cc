@@ -41,15 +41,13 @@ void read_border(const Walk& walk, const Sequence& seq, int64_t t) {
   copy_to_padded(call.kept.n + border * dk, set1(1.0f), dk, state + dv * walk.x.k_row);
 }
 
-/// Begins with the gradients of the states that the forward left, or with zeros. `after` is the state that it left.
+/// Begins with the gradients of the states that the forward left, if there are any. `after` is the state that it left.
 void begin(Walk* walk, int64_t s, const float* after) {
   const ops::MlstmBackwardArgs& args = *walk->args;
   const int64_t dk = args.cell.dims.dk, dv = args.cell.dims.dv, h = walk->head.h;
   const Matrices& x = walk->x;
-  if (args.d_c == nullptr) {
-    std::memset(x.d_state, 0, sizeof(float) * static_cast<size_t>((dv + 1) * x.k_row));
-    return;
-  }
+  if (args.d_c == nullptr) return;
+  walk->has_d_state = true;
   transpose_matrix<true>(args.d_c[s] + h * dk * dv, dv, dk, dv, x.d_state, x.k_row);
   copy_to_padded(args.d_n[s] + h * dk, set1(1.0f), dk, x.d_state + dv * x.k_row);
   walk->d_m = args.d_m[s][h] - state_dot(after, x.d_state, x.k_row, args.cell.dims);
@@ -126,7 +124,7 @@ void walk_back(Walk* walk, const Sequence& seq, int64_t s) {
       }
       if (!begun) begin(walk, s, walk->x.state(visit.i + 1, dv));
       begun = true;
-      chunk_backward(walk, rows, walk->x.state(visit.i, dv), &ahead);
+      chunk_backward(walk, rows, walk->x.state(visit.i, dv), visit.t > 0 || walk->args->d_c != nullptr, &ahead);
     }
   }
   if (seq.rows > 0) end(*walk, s, walk->x.state(0, dv));

@@ -70,7 +70,8 @@ void run_piece(const Stream& stream, const Piece& piece, const Scratch& scratch,
   });
   linear(stream, piece.forward());
   if (const float cap = args.head->soft_cap; cap > 0) {
-    kernels::soft_cap(stream, {{piece.logits, args.V}, piece.rows * args.V, cap, DType::kF32});
+    const View logits = {piece.logits, args.V};
+    kernels::soft_cap(stream, {logits, logits, piece.rows * args.V, cap, DType::kF32});
   }
   kernels::softmax_backward(stream,
                             {piece.logits, targets, scratch.nll, piece.rows, args.V, args.scale, args.head->soft_cap});

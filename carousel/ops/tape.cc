@@ -23,15 +23,15 @@ void Trained::add(const Tensor& master, float* gradient, float* table_gradient) 
   places_[master.raw()] = {gradient, table_gradient != nullptr ? table_gradient : gradient};
 }
 
-float* Trained::gradient(const Tensor& master) const {
+Trained::Places Trained::find(const Tensor& master) const {
+  static float on_meta;  // no kernel runs there
+  if (all_ && master.defined()) return {&on_meta, &on_meta};
   const auto found = master.raw() != nullptr ? places_.find(master.raw()) : places_.end();
-  return found != places_.end() ? found->second.gradient : nullptr;
+  return found != places_.end() ? found->second : Places{nullptr, nullptr};
 }
 
-float* Trained::table_gradient(const Tensor& master) const {
-  const auto found = master.raw() != nullptr ? places_.find(master.raw()) : places_.end();
-  return found != places_.end() ? found->second.table_gradient : nullptr;
-}
+float* Trained::gradient(const Tensor& master) const { return find(master).gradient; }
+float* Trained::table_gradient(const Tensor& master) const { return find(master).table_gradient; }
 
 void Ctx::without_backward(const char* op) const {
   if (tape != nullptr) fail(ErrorKind::kUsage, "{}: got a tape, and there is no gradient of this op yet", op);

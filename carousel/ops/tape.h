@@ -26,6 +26,8 @@ class Trained {
   /// head gets the gradient of look-ups in `table_gradient`, of the same size: the sum of both is formed once, at the
   /// end, so that it does not depend on how a batch was cut. Null: look-ups add to `gradient`.
   void add(const Tensor& master, float* gradient, float* table_gradient = nullptr);
+  /// Counts every master as trained: on meta, where tensors have no address to be known by.
+  void add_all() { all_ = true; }
   /// Null for what is not trained.
   float* gradient(const Tensor& master) const;
   float* table_gradient(const Tensor& master) const;
@@ -34,7 +36,10 @@ class Trained {
   struct Places {
     float *gradient, *table_gradient;
   };
+  Places find(const Tensor& master) const;
+
   std::unordered_map<const void*, Places> places_;  // by the master's first byte
+  bool all_ = false;
 };
 
 class Grads;

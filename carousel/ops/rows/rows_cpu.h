@@ -19,7 +19,15 @@ struct CopyColumnsArgs {
   int64_t rows, width;
 };
 
+struct GatherRowsBackwardArgs {
+  View d;               // [count, width]
+  View d_x;             // [rows, width], written
+  const int64_t* from;  // [count] the row of x that row i of the result is
+  int64_t count, rows, width;
+};
+
 }  // namespace carousel::ops
 
 KERNEL(gather_rows, ops::GatherRowsArgs);
+KERNEL(gather_rows_backward, ops::GatherRowsBackwardArgs);
 KERNEL(copy_columns, ops::CopyColumnsArgs);

@@ -16,10 +16,11 @@ class ConvTaps {
   void pack(const Stream& stream) const;
   void release() { weight_ = Tensor(); }
 
-  int64_t count() const { return taps_.dim(0); }  // K
-  int64_t width() const { return taps_.dim(1); }  // D
-  const Tensor& taps() const { return taps_; }    // [K, D] f32, the last one multiplies the current row
-  const Tensor& bias() const { return bias_; }    // [D] f32, or empty
+  int64_t count() const { return taps_.dim(0); }    // K
+  int64_t width() const { return taps_.dim(1); }    // D
+  const Tensor& taps() const { return taps_; }      // [K, D] f32, the last one multiplies the current row
+  const Tensor& bias() const { return bias_; }      // [D] f32, or empty; the master itself
+  const Tensor& master() const { return weight_; }  // [D, 1, K] f32, or empty once released
 
  private:
   Tensor weight_;  // the master

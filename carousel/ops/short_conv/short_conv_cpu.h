@@ -21,6 +21,19 @@ struct ShortConvArgs {
   float* const* state;  // [B] of [kept, D]; null: zeros, nothing is kept
 };
 
+/// d_x, d_b and d_c are written. The gradients of parameters are added to, each element by one chain over the rows.
+struct ShortConvBackwardArgs {
+  ShortConvArgs forward;  // its inputs; out and state are not read
+  View state;             // [B, kept * D] the state before the forward; null: zeros
+  View d;                 // [N, D]
+  View d_x, d_b, d_c;     // [N, D], or null
+  float* d_taps;          // [D, K] as the master lies, or null
+  float* d_bias;          // [D], or null
+  float* const* d_state;  // [B] of [kept, D], replaced in place; or null
+  void* workspace;        // scratch memory of short_conv_backward_workspace bytes
+};
+
 }  // namespace carousel::ops
 
 KERNEL(short_conv, ops::ShortConvArgs);
+KERNEL_WITH_WORKSPACE(short_conv_backward, ops::ShortConvBackwardArgs);

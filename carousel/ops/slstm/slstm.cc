@@ -2,14 +2,65 @@
 // The sLSTM cell: checks, the packing of the recurrent matrices, and the call of the kernel.
 #include "carousel/ops/slstm/slstm.h"
 
+#include <array>
+
 #include "carousel/core/error.h"
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/slstm/slstm_cpu.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::ops {
 namespace {
 
 constexpr const char* kWhere = "ops::slstm";
+
+/// What a forward keeps for its backward.
+struct Kept {
+  Tensor raw;                    // [N, 4*D] the sums of the gates
+  std::array<Tensor, 4> states;  // [B, D] each: y c n m before the forward, or empty
+};
+
+/// A forward that ran, as its backward needs it.
+struct Recurrence {
+  Tensor wx;
+  SlstmRecurrent recurrent;
+  Seqs seqs;
+  LayerStates states;
+  size_t first;
+  Kept kept;
+};
+
+void slstm_backward(Ctx& ctx, const Recurrence& forward, const Tensor& d, Grads& grads) {
+  const SlstmDims& dims = forward.recurrent.dims();
+  const LayerStates d_states = grads.states(forward.states);
+  const auto table = [&](size_t spec) { return d_states.empty() ? nullptr : d_states.fixed(forward.first + spec); };
+  const auto before = [&](size_t i) {
+    const Tensor& state = forward.kept.states[i];
+    return state.defined() ? view(state) : View();
+  };
+  // Nobody may want the gradient of wx; that of the matrices is made from it.
+  const Columns d_wx =
+      grads.wants(forward.wx) ? grads.write(ctx, columns(forward.wx)) : columns(ctx.arena.empty(forward.wx.shape()));
+  SlstmBackwardArgs args = {view(forward.kept.raw),
+                            forward.recurrent.panels().f32(),
+                            dims,
+                            forward.seqs.view(),
+                            before(0),
+                            before(1),
+                            before(2),
+                            before(3),
+                            view(d),
+                            view(d_wx),
+                            grads.parameter(forward.recurrent.master()),
+                            table(0),
+                            table(1),
+                            table(2),
+                            table(3),
+                            nullptr};
+  const Tensor workspace = ctx.workspace(kernels::slstm_backward_workspace(ctx.stream, args));
+  args.workspace = workspace.raw();
+  kernels::slstm_backward(ctx.stream, args);
+}
 
 }  // namespace
 
@@ -39,7 +90,6 @@ void SlstmRecurrent::pack(const Stream& /*stream*/) const {
 
 Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const Seqs& seqs, LayerStates states,
              size_t first) {
-  ctx.without_backward("ops::slstm");
   const SlstmDims& dims = recurrent.dims();
   const int64_t rows = seqs.rows(), width = dims.heads * dims.dh;
   check_shape(kWhere, "wx", wx, {rows, 4 * width});
@@ -49,11 +99,24 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const 
 
   const auto table = [&](size_t spec) { return states.empty() ? nullptr : states.fixed(first + spec); };
   SlstmArgs args = {
-      view(wx), recurrent.panels().f32(), view(out), dims, seqs.view(), table(0), table(1), table(2), table(3),
+      view(wx), recurrent.panels().f32(), view(out), dims, seqs.view(), table(0), table(1), table(2), table(3), nullptr,
       nullptr};
+  Kept kept;
+  if (ctx.tape != nullptr && (ctx.tape->needs(wx) || ctx.tape->needs(recurrent.master()))) {
+    kept.raw = ctx.arena.empty({rows, 4 * width});
+    args.raw = kept.raw.f32();
+    for (size_t i = 0; i < kept.states.size(); ++i) kept.states[i] = keep_state(ctx, seqs, states, first + i, width);
+  }
   const Tensor workspace = ctx.workspace(kernels::slstm_workspace(ctx.stream, args));
   args.workspace = workspace.raw();
   kernels::slstm(ctx.stream, args);
+  if (kept.raw.defined()) {
+    const Recurrence forward = {wx, recurrent, seqs, states, first, kept};
+    const auto backward = [forward](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+      slstm_backward(inner, forward, d[0], grads);
+    };
+    ctx.tape->record(ctx, kWhere, {wx, recurrent.master()}, {out}, backward);
+  }
   return rounded(ctx, out);
 }
 

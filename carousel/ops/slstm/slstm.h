@@ -28,7 +28,8 @@ class SlstmRecurrent {
   void release() { recurrent_ = Tensor(); }
 
   const SlstmDims& dims() const { return dims_; }
-  const Tensor& panels() const { return panels_; }  // as slstm_cpu.h draws them
+  const Tensor& panels() const { return panels_; }     // as slstm_cpu.h draws them
+  const Tensor& master() const { return recurrent_; }  // [H, dh, 4*dh] f32, or empty once released
 
  private:
   SlstmDims dims_;

@@ -6,34 +6,12 @@
 #include "carousel/ops/slstm/slstm_cpu.h"
 
 #include "carousel/cpu/divide.h"
+#include "carousel/ops/slstm/slstm_advance_cpu.h"
+#include "carousel/ops/slstm/slstm_order_cpu.h"
 #include "carousel/ops/slstm/slstm_tile_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
-
-struct Cell {
-  Vec y, c, n, m;
-};
-
-CAROUSEL_INLINE Cell advance(Cell old, Vec raw_i, Vec raw_f, Vec raw_z, Vec raw_o, Vec f_gate_max) {
-  const Vec one = set1(1.0f);
-  const Vec capped = min(f_gate_max, raw_f);
-  const Vec log_f = old.m + (min(capped, Vec{}) - log1p_unit(exp_decay(negative_abs(capped))));
-  // The larger of the two gates is e^0. Where n is 0, i is e^0, since m' is raw_i.
-  const Vec ahead = raw_i - log_f;
-  const Vec e = exp_decay(negative_abs(ahead));
-  const Vec f = ahead >= Vec{} ? e : one;
-  Vec i = ahead >= Vec{} ? one : e;
-  i = old.n == Vec{} ? one : i;
-  Cell next;
-  next.m = old.n == Vec{} ? raw_i : max(raw_i, log_f);
-  next.c = fma(f, old.c, i * tanh(raw_z));
-  next.n = fma(f, old.n, i);
-  // sigmoid(o) c / n, where sigmoid(o) = w / (1 + e^-|o|) with w = 1 or e^-|o|: one division.
-  const Vec o = exp_decay(negative_abs(raw_o));
-  next.y = (raw_o >= Vec{} ? one : o) * next.c / fma(o, next.n, next.n);
-  return next;
-}
 
 /// copy_cells copies c, n and m of panel q of head h from the caller's states (kIn), or back to them (kOut).
 enum class Copy { kIn, kOut };
@@ -76,9 +54,19 @@ void find_places(const Group& group, int64_t h, int64_t q, int64_t r, int64_t co
   }
 }
 
-/// Advances the elements of `count` places; raw holds their products. kPartial: some have fewer than kElements lanes.
-template <bool kPartial>
-void advance_places(const Call& args, const Place* places, int64_t count, const float (*raw)[kPanel]) {
+/// Keeps the sums of one place for the backward, where its inputs lie in wx.
+void keep_sums(const Call& args, const Place& place, const float* sums) {
+  const int64_t width = args.dims.heads * args.dims.dh, lanes = place.lanes < kElements ? place.lanes : kElements;
+  float* const kept = args.raw + (place.wx - args.wx.f32());
+  for (int64_t g = 0; g < kGates; ++g) {
+    std::memcpy(kept + g * width, sums + g * kElements, sizeof(float) * static_cast<size_t>(lanes));
+  }
+}
+
+/// Advances the elements of `count` places; raw holds their products, and with kKeeps their sums afterwards. kPartial:
+/// some have fewer than kElements lanes.
+template <bool kPartial, bool kKeeps>
+void advance_places(const Call& args, const Place* places, int64_t count, float (*raw)[kPanel]) {
   const int64_t width = args.dims.heads * args.dims.dh;
   const Vec f_gate_max = set1(args.dims.f_gate_max);
   const auto lanes_from = [](const Place& place, int64_t v) { return place.lanes < v ? 0 : place.lanes - v; };
@@ -88,10 +76,13 @@ void advance_places(const Call& args, const Place* places, int64_t count, const 
       const bool partial = kPartial && lanes_from(place, v) < kLanes;
       const auto gate = [&](int64_t g) __attribute__((always_inline)) {
         const float* p = place.wx + g * width + v;
-        return (partial ? load_partial(p, lanes_from(place, v)) : load(p)) + load(raw[i] + g * kElements + v);
+        const Vec sum = (partial ? load_partial(p, lanes_from(place, v)) : load(p)) + load(raw[i] + g * kElements + v);
+        if (kKeeps) store(raw[i] + g * kElements + v, sum);
+        return sum;
       };
       float *c = place.cells + v, *n = c + kElements, *m = n + kElements;
-      const Cell next = advance({Vec{}, load(c), load(n), load(m)}, gate(0), gate(1), gate(2), gate(3), f_gate_max);
+      const Cell next =
+          advance({Vec{}, load(c), load(n), load(m)}, gate(0), gate(1), gate(2), gate(3), f_gate_max).cell;
       store(c, next.c);
       store(n, next.n);
       store(m, next.m);
@@ -108,6 +99,7 @@ void advance_places(const Call& args, const Place* places, int64_t count, const 
       else
         store(places[i].out + v, y);
     }
+    if (kKeeps) keep_sums(args, places[i], raw[i]);
   }
 }
 
@@ -157,7 +149,7 @@ void multiply_units(const Group& group, const PanelOrder& order, int64_t h, int6
 /// Advances the elements of units [from, to) in the tile's rows. Cells are copied from the caller before the first
 /// step, and back after a row's last step.
 void advance_units(const Group& group, const PanelOrder& order, int64_t h, int64_t from, int64_t to,
-                   const TileRows& rows, const float (*raw)[kPanel]) {
+                   const TileRows& rows, float (*raw)[kPanel]) {
   const int64_t t = order.step;
   Place places[kBulk];
   Place* next = places;
@@ -167,7 +159,11 @@ void advance_units(const Group& group, const PanelOrder& order, int64_t h, int64
     next += rows.count;
   });
   const bool partial = group.args->dims.dh % kElements != 0;
-  (partial ? advance_places<true> : advance_places<false>)(*group.args, places, next - places, raw);
+  if (group.args->raw == nullptr) {
+    (partial ? advance_places<true, false> : advance_places<false, false>)(*group.args, places, next - places, raw);
+  } else {
+    (partial ? advance_places<true, true> : advance_places<false, true>)(*group.args, places, next - places, raw);
+  }
   order.each(from, to, [&](int64_t q) {  // longest first
     for (int64_t row = rows.r + rows.count - 1; row >= rows.r && group.sequence(row).rows == t + 1; --row)
       copy_cells<Copy::kOut>(group, h, q, row);
@@ -254,14 +250,7 @@ int64_t list_sequences(const ops::SlstmArgs& args, float* zeros, Sequence* out) 
     }
     out[count++] = seq;
   }
-  for (int64_t gap = count / 2; gap > 0; gap = gap == 2 ? 1 : gap * 5 / 11) {  // Shell's sort
-    for (int64_t i = gap; i < count; ++i) {
-      const Sequence seq = out[i];
-      int64_t place = i;
-      for (; place >= gap && out[place - gap].rows < seq.rows; place -= gap) out[place] = out[place - gap];
-      out[place] = seq;
-    }
-  }
+  sort_longest_first(out, count);
   return count;
 }
 

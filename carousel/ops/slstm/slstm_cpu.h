@@ -28,9 +28,28 @@ struct SlstmArgs {
   float* const* c;
   float* const* n;
   float* const* m;
+  float* raw;       // [N, 4*D] the sums of the gates, kept for the backward; null: not kept
   void* workspace;  // scratch memory of slstm_workspace bytes
+};
+
+/// d_wx is written. d_recurrent is added to, each element by one chain over the rows.
+struct SlstmBackwardArgs {
+  View raw;             // [N, 4*D] the sums of the gates
+  const float* panels;  // in the layout above
+  SlstmDims dims;
+  SeqsView seqs;
+  View y, c, n, m;     // [B, D] the states before the forward; all null: zeros
+  View d;              // [N, D]
+  View d_wx;           // [N, 4*D]
+  float* d_recurrent;  // [H, dh, 4*dh] as the master lies, or null
+  float* const* d_y;   // [B] of [D], as are the next three, replaced in place; all null: none
+  float* const* d_c;
+  float* const* d_n;
+  float* const* d_m;
+  void* workspace;  // scratch memory of slstm_backward_workspace bytes
 };
 
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(slstm, ops::SlstmArgs);
+KERNEL_WITH_WORKSPACE(slstm_backward, ops::SlstmBackwardArgs);

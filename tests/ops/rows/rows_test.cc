@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/ops/machine.h"
+#include "tests/ops/gradients.h"
 
 namespace carousel {
 namespace {
@@ -39,6 +39,29 @@ TEST(CopyColumns, TouchesTheseColumnsAlone) {
       }
     }
     EXPECT_THROW(ops::copy_columns(machine.ctx, columns(from, 3, 5), columns(to, 1, 4)), Error);
+  }
+}
+
+// The gradient is a matrix of zeros and counts, so the sums are exact but for the order of f32 additions.
+TEST(GatherRows, RowsAskedForTwiceGetTheSum) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const int threads : {1, 3}) {
+      Taped t(isa, threads);
+      const Tensor x = t.input(random_tensor({6, 601}, 1));
+      const std::vector<int64_t> rows = {5, 0, 3, 0, 0};
+      const Tensor picked = ops::gather_rows(t.ctx, x, rows), weights = random_tensor({5, 601}, 2);
+      t.backward({{picked, weights}});
+      const Tensor d_x = t.gradient(x);
+      for (int64_t n = 0; n < 6; ++n) {
+        for (int64_t j = 0; j < 601; ++j) {
+          float sum = 0;
+          for (size_t i = 0; i < rows.size(); ++i) {
+            if (rows[i] == n) sum += weights.f32()[static_cast<int64_t>(i) * 601 + j];
+          }
+          ASSERT_EQ(d_x.f32()[n * 601 + j], sum) << n << ", " << j;
+        }
+      }
+    }
   }
 }
 

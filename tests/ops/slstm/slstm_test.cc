@@ -11,6 +11,7 @@
 
 #include "carousel/core/error.h"
 #include "tests/ops/machine.h"
+#include "tests/ops/slstm/slstm_reference.h"
 
 namespace carousel {
 namespace {
@@ -34,37 +35,16 @@ Tensor advance(Ctx& ctx, const Tensor& wx, const ops::SlstmRecurrent& recurrent,
   return out;
 }
 
-double log_sigmoid(double x) { return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x))); }
-
 // y [rows, D] of one sequence from the zero state, then its last c, n, m.
 std::vector<double> reference(const float* wx, int64_t rows, const Tensor& recurrent, const ops::SlstmDims& dims) {
-  const int64_t dh = dims.dh, width = dims.heads * dh;
-  const auto size = static_cast<size_t>(width);
-  std::vector<double> y(size), c(size), n(size), m(size), out;
-  for (int64_t t = 0; t < rows; ++t) {
-    std::vector<double> next(size);
-    for (int64_t e = 0; e < width; ++e) {
-      const int64_t h = e / dh, j = e % dh;
-      double raw[4];
-      for (int64_t g = 0; g < 4; ++g) {
-        raw[g] = wx[t * 4 * width + g * width + e];
-        for (int64_t d = 0; d < dh; ++d) {
-          raw[g] += double{recurrent.f32()[(h * dh + d) * 4 * dh + g * dh + j]} * y[static_cast<size_t>(h * dh + d)];
-        }
-      }
-      const auto i = static_cast<size_t>(e);
-      const double log_f = m[i] + log_sigmoid(std::min(raw[1], double{dims.f_gate_max}));
-      const double m_next = n[i] == 0 ? raw[0] : std::max(raw[0], log_f);
-      const double in = std::min(1.0, std::exp(raw[0] - m_next)), keep = std::min(1.0, std::exp(log_f - m_next));
-      c[i] = keep * c[i] + in * std::tanh(raw[2]);
-      n[i] = keep * n[i] + in;
-      m[i] = m_next;
-      next[i] = c[i] / n[i] / (1 + std::exp(-raw[3]));
-    }
-    y = next;
-    out.insert(out.end(), y.begin(), y.end());
+  const std::vector<double> zeros(static_cast<size_t>(dims.heads * dims.dh));
+  SlstmState state = {zeros, zeros, zeros, zeros};
+  const std::vector<double> inputs(wx, wx + rows * 4 * dims.heads * dims.dh);
+  const std::vector<double> matrices(recurrent.f32(), recurrent.f32() + recurrent.count());
+  std::vector<double> out = slstm_reference(inputs.data(), rows, matrices, dims, state);
+  for (const std::vector<double>* last : {&state.c, &state.n, &state.m}) {
+    out.insert(out.end(), last->begin(), last->end());
   }
-  for (const std::vector<double>* state : {&c, &n, &m}) out.insert(out.end(), state->begin(), state->end());
   return out;
 }
 

@@ -79,28 +79,6 @@ __attribute__((noinline)) void multiply(const Product& p, Ahead* ahead) {
   for (; j < columns; j += kLanes) product_columns<kColumns, 1>(p, ahead, j);
 }
 
-/// to[c][r] = from[r][c]. With kPadded rows of `to` are written in whole vectors, with zeros beyond `rows`.
-template <bool kPadded>
-void transpose_matrix(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
-  for (int64_t c = 0; c < columns; c += kLanes) {
-    const int64_t lanes = columns - c < kLanes ? columns - c : kLanes;
-    for (int64_t r = 0; r < rows; r += kLanes) {
-      Vec block[kLanes];  // rows, then, transposed, columns
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes; ++i) {
-        block[i] = r + i < rows ? load_at(from + (r + i) * from_row + c, lanes) : Vec{};
-      }
-      transpose(block);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes; ++i) {
-        if (i >= lanes) continue;
-        float* const out = to + (c + i) * to_row + r;
-        kPadded || rows - r >= kLanes ? store(out, block[i]) : store_partial(out, block[i], rows - r);
-      }
-    }
-  }
-}
-
 /// Copies `factor` times a row of `width` floats to a padded row, with zeros beyond it up to whole vectors.
 inline void copy_to_padded(const float* row, Vec factor, int64_t width, float* padded) {
   for (int64_t j = 0; j < width; j += kLanes) store(padded + j, factor * load_at(row + j, width - j));

@@ -27,27 +27,27 @@ struct SequenceSums {
 
 /// Scratch memory of one worker.
 struct Scratch {
-  float* v;            // [K + 1, Np] the potentials before every solver step, and after the last
-  float* below;        // [K, Np] the divisors
-  float* open;         // [K, entries, kCellPad] of recurrent synapses
-  float* sensory;      // [entries, kCellPad] of sensory synapses
-  float* sums;         // [2, Np] of the sensory synapses: current, conductance
-  float* d_sums;       // [2, Np] their gradients
-  float* c;            // [Np] capacitance over the time of a step
-  float* d_c;          // [Np]
-  float* d_v;          // [Np] the gradient of the potentials, carried from row to row
-  float* d_step;       // [2, Np] of one step: the gradients of its current and its conductance
-  float* d_memory;     // [Np] the gradient of the LSTM's memory, carried
-  float* d_z;          // padded input of the memory's map
-  float* by_group;     // [groups, sources] what each group gives to the gradient of a source
+  float* v;         // [K + 1, Np] the potentials before every solver step, and after the last
+  float* below;     // [K, Np] the divisors
+  float* open;      // [K, entries, kCellPad] of recurrent synapses
+  float* sensory;   // [entries, kCellPad] of sensory synapses
+  float* sums;      // [2, Np] of the sensory synapses: current, conductance
+  float* d_sums;    // [2, Np] their gradients
+  float* c;         // [Np] capacitance over the time of a step
+  float* d_c;       // [Np]
+  float* d_v;       // [Np] the gradient of the potentials, carried from row to row
+  float* d_step;    // [2, Np] of one step: the gradients of its current and its conductance
+  float* d_memory;  // [Np] the gradient of the LSTM's memory, carried
+  float* d_z;       // padded input of the memory's map
+  float* by_group;  // [groups, sources] what each group gives to the gradient of a source
 };
 
 struct Call : ops::LtcBackwardArgs {
   int64_t rows, padded, groups, at_once;
   int64_t recurrent_entries, sensory_entries;
   Start start;
-  float* mapped;    // [N, I] the inputs that synapses see
-  float* d_mapped;  // [N, I]
+  float* mapped;       // [N, I] the inputs that synapses see
+  float* d_mapped;     // [N, I]
   SequenceSums* sums;  // [at_once]
   Scratch* scratch;    // [at_once]
   float* outer;        // [threads, kOuterScratch]
@@ -124,8 +124,8 @@ void take_steps(const Call& args, const Stream* threads, int64_t n, const Scratc
     open_synapses(threads, cell.recurrent, padded, v, scratch.open + k * args.recurrent_entries * kCellPad,
                   scratch.d_step);
     for (int64_t j = 0; j < padded; j += kLanes) {
-      const Vec above = load(scratch.c + j) * load(v + j) + load(cell.gvleak + j) + load(scratch.d_step + j) +
-                        load(scratch.sums + j);
+      const Vec above =
+          load(scratch.c + j) * load(v + j) + load(cell.gvleak + j) + load(scratch.d_step + j) + load(scratch.sums + j);
       const Vec below = load(scratch.c + j) + load(cell.gleak + j) + load(scratch.d_step + padded + j) +
                         load(scratch.sums + padded + j) + epsilon;
       store(next + j, above / below);
@@ -161,9 +161,8 @@ void undo_steps(const Call& args, const Stream* threads, int64_t n, const Scratc
       store(scratch.d_c + j, fma(d_above, load(v + j), load(scratch.d_c + j) + d_below));
       store(scratch.d_v + j, d_above * load(scratch.c + j));
     }
-    synapses_back(threads, cell.recurrent, padded, cell.units, v,
-                  scratch.open + k * args.recurrent_entries * kCellPad, scratch.d_step, sums.recurrent,
-                  scratch.by_group);
+    synapses_back(threads, cell.recurrent, padded, cell.units, v, scratch.open + k * args.recurrent_entries * kCellPad,
+                  scratch.d_step, sums.recurrent, scratch.by_group);
     add_groups(args, scratch.by_group, cell.units, scratch.d_v);
   }
   const Vec step = set1(step_time);
@@ -299,8 +298,8 @@ Call lay_out(const Stream& stream, const ops::LtcBackwardArgs& args, Workspace& 
   call.rows = args.batch.seqs.rows();
   call.padded = ops::cell_pad(cell.units);
   call.groups = call.padded / kCellPad;
-  call.recurrent_entries = cell.recurrent_entries;
-  call.sensory_entries = cell.sensory_entries;
+  call.recurrent_entries = call.groups * cell.units;  // as if every source reached every group: the shapes decide
+  call.sensory_entries = call.groups * cell.inputs;
   call.at_once = args.batch.seqs.batch < stream.threads() ? args.batch.seqs.batch : stream.threads();
   call.start = take_start(cell.memory, call.rows, cell.units, workspace);
   call.mapped = workspace.take<float>(call.rows * cell.inputs);

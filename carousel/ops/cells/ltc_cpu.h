@@ -24,7 +24,6 @@ struct LtcArgs {
   LtcSynapseArgs sensory, recurrent;
   CellMapArgs memory;
   int64_t inputs, units, outputs, unfolds;
-  int64_t sensory_entries, recurrent_entries;  // sources listed, of all groups
   float epsilon;
   float step;  // time of one unfold; 0: dt / K
   Numerics::Solver solver;
@@ -51,13 +50,13 @@ struct LtcBackwardArgs {
   CellHistory history;
   CellBatch batch;  // the gradients of the states, replaced in place; or null
   LtcSynapseBackwardArgs sensory, recurrent;
-  float *d_cm, *d_gleak, *d_vleak;       // [N], or null
-  const float *cm_slope, *gleak_slope;   // [N] of their constraints
-  const float* vleak;                    // [N]
-  float *d_input_w, *d_input_b;          // [I], or null
-  float *d_output_w, *d_output_b;        // [M], or null
-  float* d_memory;                       // packed, or null
-  void* workspace;                       // scratch memory of ltc_backward_workspace bytes
+  float *d_cm, *d_gleak, *d_vleak;      // [N], or null
+  const float *cm_slope, *gleak_slope;  // [N] of their constraints
+  const float* vleak;                   // [N]
+  float *d_input_w, *d_input_b;         // [I], or null
+  float *d_output_w, *d_output_b;       // [M], or null
+  float* d_memory;                      // packed, or null
+  void* workspace;                      // scratch memory of ltc_backward_workspace bytes
 };
 
 }  // namespace carousel::ops

@@ -26,13 +26,16 @@ struct Outer {
 };
 
 /// Copies columns first to first + count of `rows` rows to groups [rows, kTileRows] of columns, zeros beyond the last.
+/// Rows are the outer loop: a power of two between them would put all of one group's lines into the same sets.
 inline void pack_outer_inputs(const Outer& outer, int64_t row, int64_t rows, int64_t first, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; i += kTileRows, out += rows * kTileRows) {
-    const int64_t some = count - i < kTileRows ? count - i : kTileRows;
-    const float* from = outer.a + row * outer.a_stride + first + i;
-    for (int64_t n = 0; n < rows; ++n, from += outer.a_stride) {
-      for (int64_t k = 0; k < some; ++k) out[n * kTileRows + k] = from[k];
-      for (int64_t k = some; k < kTileRows; ++k) out[n * kTileRows + k] = 0;
+  const int64_t whole = count / kTileRows, rest = count % kTileRows, group_size = rows * kTileRows;
+  const float* from = outer.a + row * outer.a_stride + first;
+  for (int64_t n = 0; n < rows; ++n, from += outer.a_stride, out += kTileRows) {
+    for (int64_t i = 0; i < whole; ++i) {
+      std::memcpy(out + i * group_size, from + i * kTileRows, sizeof(float) * kTileRows);  // a few moves of known size
+    }
+    for (int64_t k = 0; rest > 0 && k < kTileRows; ++k) {
+      out[whole * group_size + k] = k < rest ? from[whole * kTileRows + k] : 0.0f;
     }
   }
 }

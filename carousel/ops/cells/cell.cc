@@ -50,6 +50,43 @@ void CellMap::pack(const Stream& /*stream*/) const {
   }
 }
 
+Tensor CellMap::trained(const Tape& tape) const {
+  for (const Master& master : masters_) {
+    if (tape.needs(master.values)) return master.values;
+  }
+  return {};
+}
+
+template <class F>
+void CellMap::each_element(const Grads& grads, const Tensor& packed, F&& f) const {
+  for (const Master& master : masters_) {
+    float* const gradient = grads.parameter(master.values);
+    if (gradient == nullptr || packed.raw() == nullptr) continue;
+    const bool is_bias = master.values.shape().rank() == 1;
+    const int64_t columns = is_bias ? 1 : master.values.dim(1);
+    for (int64_t j = 0; j < units_; ++j) {
+      const int64_t row = (master.first_row + j) * columns;
+      for (int64_t k = 0; k < columns; ++k) {
+        if (master.mask.defined() && master.mask.f32()[row + k] == 0) continue;
+        const int64_t input = is_bias ? inputs_ : master.first + k;
+        f(gradient[row + k], packed.f32()[input * outputs() + master.part * cell_pad(units_) + j]);
+      }
+    }
+  }
+}
+
+Tensor CellMap::gradient(Ctx& ctx, const Grads& grads) const {
+  const auto is_trained = [&](const Master& master) { return grads.parameter(master.values) != nullptr; };
+  if (!defined() || std::none_of(masters_.begin(), masters_.end(), is_trained)) return {};
+  const Tensor packed = ctx.arena.zeros({inputs_ + 1, outputs()});
+  each_element(grads, packed, [](float& held, float& at) { at = held; });
+  return packed;
+}
+
+void CellMap::replace_gradient(const Grads& grads, const Tensor& packed) const {
+  if (packed.defined()) each_element(grads, packed, [](float& held, float& at) { held = at; });
+}
+
 CellRow::CellRow(const Tensor& values)
     : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {}
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "carousel/ops/ctx.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::ops {
 
@@ -34,6 +35,15 @@ class CellMap {
   const Tensor& weight() const { return weight_; }  // [inputs, outputs] f32
   const Tensor& bias() const { return bias_; }      // [outputs] f32
 
+  /// A master that is trained; empty where none is.
+  Tensor trained(const Tape& tape) const;
+  /// What the gradients of its masters hold, packed as the map is: [inputs + 1, outputs] f32, the bias last, zeros
+  /// where a master is not trained. A backward adds to it, then replaces the gradients by it. Empty where none is
+  /// trained.
+  Tensor gradient(Ctx& ctx, const Grads& grads) const;
+  /// Replaces the gradients of the masters by `packed`, but for masked weights, whose gradients stay as they are.
+  void replace_gradient(const Grads& grads, const Tensor& packed) const;
+
  private:
   struct Master {
     Tensor values;        // [rows, columns], or a bias [rows]
@@ -42,6 +52,9 @@ class CellMap {
     int64_t first_row;    // of values
   };
   void pack_weight(const Master& master) const;
+  /// Calls f(element of the master's gradient, element of `packed`) for every weight or bias that is not masked.
+  template <class F>
+  void each_element(const Grads& grads, const Tensor& packed, F&& f) const;
 
   int64_t inputs_ = 0;
   int64_t units_ = 0;
@@ -58,6 +71,7 @@ class CellRow {
   void release() { values_ = Tensor(); }
 
   const Tensor& padded() const { return padded_; }  // or empty
+  const Tensor& master() const { return values_; }  // or empty once released
 
  private:
   Tensor values_, padded_;

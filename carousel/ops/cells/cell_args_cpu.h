@@ -17,6 +17,18 @@ inline CellMapArgs map_args(const CellMap& map) {
   return {map.weight().f32(), map.bias().f32(), map.inputs(), map.outputs()};
 }
 
+/// Where a forward keeps the states that every row left, for its backward: null where it keeps none.
+struct CellKept {
+  float* h = nullptr;  // [N, H]
+  float* c = nullptr;  // [N, H] the LSTM's memory, where there is one
+};
+
+/// A forward's rows as its backward reads them.
+struct CellHistory {
+  View h, c;                // [N, H] the states that every row left; c null where there is no memory
+  View h_before, c_before;  // [B, H] the states before the first row; null: zeros
+};
+
 /// The ragged batch and its memory.
 struct CellBatch {
   SeqsView seqs;

@@ -95,6 +95,13 @@ inline void memory_step(const Stream* threads, const ops::CellMapArgs& map, int6
   }
 }
 
+/// Keeps the states that row n left.
+inline void keep_row(const ops::CellKept& kept, int64_t n, int64_t units, const float* h, const float* c) {
+  const auto bytes = sizeof(float) * static_cast<size_t>(units);
+  if (kept.h != nullptr) std::memcpy(kept.h + n * units, h, bytes);
+  if (kept.c != nullptr) std::memcpy(kept.c + n * units, c, bytes);
+}
+
 /// Calls body(threads, scratch, sequence) for every sequence with rows. Several sequences run side by side on the
 /// threads. Else they run one after the other, each step divided where that is worth it; then `threads` is not null.
 template <class Body>

@@ -4,6 +4,7 @@
 #include "carousel/ops/cells/cfc_cpu.h"
 
 #include "carousel/ops/cells/cell_cpu.h"
+#include "carousel/ops/cells/cfc_values_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -32,32 +33,8 @@ struct Call {
   float* scratch;   // [threads, scratch_stride]
   int64_t scratch_stride;
   int64_t widest;  // most outputs of a map
+  ops::CellKept kept;
 };
-
-inline Vec gelu(Vec x) {
-  float lane[kLanes];
-  store(lane, x);
-  for (float& v : lane) v = 0.5f * v * (1.0f + __builtin_erff(v * 0.70710678118654752f));
-  return load(lane);
-}
-
-inline Vec activate(CfcActivation kind, Vec x) {
-  switch (kind) {
-    case CfcActivation::kLecunTanh:
-      return set1(1.7159f) * tanh(set1(0.666f) * x);
-    case CfcActivation::kTanh:
-      return tanh(x);
-    case CfcActivation::kRelu:
-      return max(x, Vec{});
-    case CfcActivation::kSilu:
-      return x * sigmoid(x);
-    case CfcActivation::kGelu:
-      return gelu(x);
-    case CfcActivation::kGeluTanh:
-      return set1(0.5f) * x * (set1(1.0f) + tanh(set1(0.797884560802865356f) * (x + set1(0.044715f) * x * x * x)));
-  }
-  return x;
-}
 
 /// The state of one layer after time dt, from the heads' sums [G, Up].
 inline Vec new_state(const Call& args, const Layer& layer, const float* sums, Vec dt, int64_t j) {
@@ -132,6 +109,7 @@ void run_sequence(const Call& args, const Stream* threads, float* scratch, const
       h_l += layer.units;
     }
     std::memcpy(args.y + n * out_units, h_l - out_units, static_cast<size_t>(out_units) * sizeof(float));
+    keep_row(args.kept, n, args.units, h, c);
   }
 }
 
@@ -191,6 +169,7 @@ void cfc(const Stream& stream, const ops::CfcArgs& given) {
   args.y = given.y.f32();
   args.mode = given.cell->mode;
   args.activation = given.activation;
+  args.kept = given.kept;
   map_rows(stream, first_map(args.layers[0]), args.x, args.rows, args.inputs, args.from_x);
   if (args.memory.outputs > 0) map_rows(stream, args.memory, args.x, args.rows, args.inputs, args.memory_x);
   const int64_t row_work = args.widest * (args.units + args.inputs) * 2;

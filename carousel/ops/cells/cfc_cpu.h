@@ -14,7 +14,22 @@ struct CfcArgs {
   View y;  // [N, units of the last layer]
   CfcActivation activation;
   CellBatch batch;
+  CellKept kept;
   void* workspace;  // scratch memory of cfc_workspace bytes
+};
+
+/// d_x is written. Gradients of parameters are added to, each element by one chain over the rows.
+struct CfcBackwardArgs {
+  const CfcCell* cell;
+  View x;    // [N, I]
+  View d;    // [N, units of the last layer]
+  View d_x;  // [N, I], or null
+  CfcActivation activation;
+  CellHistory history;
+  CellBatch batch;       // the gradients of the states, replaced in place; or null
+  float* const* d_maps;  // of every layer: the maps of its backbone, then its heads; then the memory. Packed, or null
+  float* const* d_rows;  // of every layer: w_tau and a [units], or null
+  void* workspace;       // scratch memory of cfc_backward_workspace bytes
 };
 
 /// Layer l of a cell, as a kernel reads it. These functions are out of line, since a kernel's file may not see inside
@@ -33,3 +48,4 @@ CellMapArgs cfc_memory(const CfcCell& cell);
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);
+KERNEL_WITH_WORKSPACE(cfc_backward, ops::CfcBackwardArgs);

@@ -36,6 +36,12 @@ struct LtcParams {
   bool implicit = true;  // P is a softplus, else the value itself
 };
 
+/// The slopes of the constraints of an LTC cell's parameters, each of its parameter's shape.
+struct LtcSlopes {
+  Tensor cm, gleak;               // [N]
+  Tensor sensory_w, recurrent_w;  // [S, N]
+};
+
 /// What the op computes with: P(gleak), P(cm) and P(w), each within the bounds of a profile. A form (ops/params.h) that
 /// keeps its masters, since another profile constrains them in another way.
 class LtcCell {
@@ -46,6 +52,8 @@ class LtcCell {
   void release() {}
   /// The same cell under another profile, packed.
   LtcCell under(const Stream& stream, const Numerics::Ltc& numerics) const;
+  const LtcParams& masters() const { return params_; }
+  LtcSlopes slopes(Ctx& ctx) const;
 
   int64_t inputs = 0, units = 0, outputs = 0;  // I, N, M: neurons 0..M-1 are read out
   int64_t unfolds = 6;                         // K

@@ -170,6 +170,7 @@ void run_sequence(const Call& args, const Stream* threads, float* scratch, const
       }
     }
     read_out(args, v, args.y.f32() + n * args.outputs);
+    keep_row(args.kept, n, args.units, v, seq.c != nullptr ? seq.c : memory);
   }
   if (seq.h != nullptr) std::memcpy(seq.h, v, state_bytes);
 }

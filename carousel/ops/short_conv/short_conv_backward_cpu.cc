@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gradient of the short convolution: that of the sum of every row first, which needs the sum again, then a
-// convolution backwards in time. The gradient of a tap is one chain over all rows, so that batches may be cut between
-// sequences.
+// The gradient of the short convolution. With few taps one pass makes it all (short_conv_sweep_cpu.h). With more, the
+// gradients of the sums of all rows are made first, which needs the sums again, then a convolution backwards in time.
+// The gradient of a tap is one chain over all rows, so that batches may be cut between sequences.
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/workspace.h"
-#include "carousel/ops/short_conv/short_conv_inputs_cpu.h"
+#include "carousel/ops/short_conv/short_conv_sweep_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 using Args = ops::ShortConvBackwardArgs;
-
-inline void store_at(float* p, Vec value, int64_t count) {
-  if (count >= kLanes) {
-    store(p, value);
-  } else {
-    store_partial(p, value, count);
-  }
-}
 
 Sequence sequence_before(const Args& args, int64_t s) {
   const SeqsView& seqs = args.forward.seqs;
@@ -147,16 +139,56 @@ void add_parameters(const Stream& stream, const Args& args, const float* d_sum) 
   });
 }
 
+constexpr int64_t kMostSwept = 4;  // taps of one pass
+constexpr int64_t kSweepVecs = 2;  // vectors of a strip
+
+/// Makes all gradients of kSweepVecs vectors of columns from j on.
+template <int K>
+void sweep_strip(const Args& args, int64_t j) {
+  const ops::ShortConvArgs& conv = args.forward;
+  Sweep<K> sweeps[kSweepVecs];
+  int64_t vecs = 0;
+  for (; vecs < kSweepVecs && j + vecs * kLanes < conv.width; ++vecs) sweeps[vecs].begin(args, j + vecs * kLanes);
+  for (int64_t s = 0; s < conv.seqs.batch; ++s) {
+    const Sequence seq = sequence_before(args, s);
+    if (seq.rows == 0) continue;
+    float* const d_state = args.d_state != nullptr ? args.d_state[s] : nullptr;
+    for (int64_t v = 0; v < vecs; ++v) sweeps[v].begin_sequence(seq, d_state);
+    for (int64_t t = 0; t < seq.rows; t += kSweepRows) {
+      const int64_t past = t + kSweepRows < seq.rows ? t + kSweepRows : seq.rows;
+      for (int64_t v = 0; v < vecs; ++v) {
+        Sweep<K> sweep = sweeps[v];
+        for (int64_t i = t; i < past; ++i) sweep.step(seq, d_state, i);
+        sweeps[v] = sweep;
+      }
+    }
+    for (int64_t v = 0; v < vecs; ++v) sweeps[v].end_sequence(seq, d_state);
+  }
+  for (int64_t v = 0; v < vecs; ++v) sweeps[v].end();
+}
+
+void sweep(const Stream& stream, const Args& args) {
+  constexpr void (*kStrips[])(const Args&, int64_t) = {sweep_strip<1>, sweep_strip<2>, sweep_strip<3>, sweep_strip<4>};
+  static_assert(sizeof kStrips / sizeof kStrips[0] == kMostSwept);
+  constexpr int64_t kColumns = kSweepVecs * kLanes;
+  const ops::ShortConvArgs& conv = args.forward;
+  const int64_t work = conv.seqs.rows() * kColumns * (40 + 6 * conv.taps_count);
+  parallel_ranges(stream, (conv.width + kColumns - 1) / kColumns, work, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kStrips[conv.taps_count - 1](args, i * kColumns);
+  });
+}
+
 }  // namespace
 
 int64_t short_conv_backward_workspace(const Stream& /*stream*/, const ops::ShortConvBackwardArgs& args) {
   Workspace counted;
-  counted.take<float>(args.forward.seqs.rows() * args.forward.width);
+  if (args.forward.taps_count > kMostSwept) counted.take<float>(args.forward.seqs.rows() * args.forward.width);
   return counted.bytes();
 }
 
 void short_conv_backward(const Stream& stream, const ops::ShortConvBackwardArgs& args) {
   const ops::ShortConvArgs& conv = args.forward;
+  if (conv.taps_count <= kMostSwept) return sweep(stream, args);
   Workspace workspace(args.workspace);
   float* const d_sum = workspace.take<float>(conv.seqs.rows() * conv.width);  // [N, D]
   const int64_t row_work = conv.width * 4 * conv.taps_count;

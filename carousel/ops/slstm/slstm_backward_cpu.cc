@@ -183,11 +183,25 @@ void end_row(const Call& args, const Sequence& seq, int64_t h, int64_t r) {
   }
 }
 
+/// Prefetches what elements_back() reads at step t, which lies too scattered for the hardware to foresee.
+void prefetch_step(const Call& args, const Sequence& seq, int64_t h, int64_t t) {
+  const int64_t dh = args.dims.dh, n = seq.first_row + t, at = h * dh;
+  for (int64_t j = at; j < at + dh; j += kLineFloats) {
+    for (int64_t g = 0; g < kGates; ++g) {
+      prefetch_far(args.raw.f32() + n * args.raw.stride + g * args.width + j);
+      prefetch_far(args.d_wx.f32() + n * args.d_wx.stride + g * args.width + j);
+      prefetch_far(args.cell(g < 2 ? n - 1 : n, g) + j);  // c and n of the step before are read with this one's
+    }
+    prefetch_far(args.d.f32() + n * args.d.stride + j);
+  }
+}
+
 /// Goes back through step t of head h in the elements of one row.
 void elements_back(const Call& args, const Sequence& seq, int64_t h, int64_t r, int64_t t) {
   const int64_t dh = args.dims.dh, n = seq.first_row + t;
   const Vec f_gate_max = set1(args.dims.f_gate_max);
   float* const sums = args.sums_of(h, r);
+  if (t > 1) prefetch_step(args, seq, h, t - 1);
   for (int64_t j = 0; j < dh; j += kLanes) {
     const int64_t at = h * dh + j, count = dh - j;
     const auto cell = [&](int64_t i) { return load_some(args.cell(n, i) + at, count, 1.0f); };

@@ -7,159 +7,20 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/ops/cells/cfc_reference.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
 
+using cfc_reference::make_reference;
+using cfc_reference::Reference;
+using cfc_reference::Shape2;
 using ops::CellMap;
 using ops::CfcActivation;
 using ops::CfcMode;
 
 using Vector = std::vector<double>;
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-double activate(CfcActivation kind, double x) {
-  switch (kind) {
-    case CfcActivation::kLecunTanh:
-      return 1.7159 * std::tanh(0.666 * x);
-    case CfcActivation::kTanh:
-      return std::tanh(x);
-    case CfcActivation::kRelu:
-      return std::max(x, 0.0);
-    case CfcActivation::kSilu:
-      return x * sigmoid(x);
-    case CfcActivation::kGelu:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case CfcActivation::kGeluTanh:
-      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-  }
-  return 0;
-}
-
-/// Plain weights [rows, cols] beside the packed form the op takes.
-struct Map {
-  Map(int64_t inputs, int64_t units, int64_t parts, uint64_t seed)
-      : units_count(units), packed(inputs, units, parts), bias(random_tensor({parts * units}, seed, 0.3f)) {
-    const float scale = 1 / std::sqrt(static_cast<float>(inputs));
-    weight = random_tensor({parts * units, inputs}, seed + 1, scale);
-    for (int64_t p = 0; p < parts; ++p) {
-      packed.add(p, 0, weight, p * units);
-      packed.add_bias(p, bias, p * units);
-    }
-    packed.pack(Stream());
-  }
-  Vector operator()(const Vector& z) const {
-    Vector out;
-    for (int64_t r = 0; r < weight.dim(0); ++r) {
-      double sum = bias.f32()[r];
-      for (size_t k = 0; k < z.size(); ++k)
-        sum += double{weight.f32()[r * weight.dim(1) + static_cast<int64_t>(k)]} * z[k];
-      out.push_back(sum);
-    }
-    return out;
-  }
-  int64_t units_count;
-  CellMap packed;
-  Tensor weight, bias;
-};
-
-struct Layer {
-  std::vector<Map> backbone;
-  Map heads;
-  Tensor w_tau, a;
-};
-
-struct Reference {
-  ops::CfcCell cell;
-  std::vector<Layer> layers;
-  std::vector<Map> memory;  // one, or none
-
-  void step(const Vector& x, double dt, Vector& h, Vector& c) const {
-    const auto units = static_cast<size_t>(cell.units());
-    if (!memory.empty()) {
-      Vector z = x;
-      z.insert(z.end(), h.begin(), h.end());
-      const Vector g = memory[0](z);
-      for (size_t j = 0; j < units; ++j) {
-        c[j] = c[j] * sigmoid(g[2 * units + j] + 1) + std::tanh(g[j]) * sigmoid(g[units + j]);
-        h[j] = std::tanh(c[j]) * sigmoid(g[3 * units + j]);
-      }
-    }
-    Vector input = x;
-    size_t first = 0;
-    for (const Layer& layer : layers) {
-      const auto count = static_cast<size_t>(layer.heads.units_count);
-      Vector z = input;
-      z.insert(z.end(), h.begin() + static_cast<int64_t>(first), h.begin() + static_cast<int64_t>(first + count));
-      for (const Map& map : layer.backbone) {
-        z = map(z);
-        for (double& v : z) v = activate(cell.activation, v);
-      }
-      const Vector sums = layer.heads(z);
-      input.clear();
-      for (size_t j = 0; j < count; ++j) {
-        double value = 0;
-        if (cell.mode == CfcMode::kPure) {
-          const double a = layer.a.f32()[j], w_tau = layer.w_tau.f32()[j];
-          value = a - a * std::exp(-dt * (std::abs(w_tau) + std::abs(sums[j]))) * sums[j];
-        } else {
-          const double s = sigmoid(sums[2 * count + j] * dt + sums[3 * count + j]);
-          value = std::tanh(sums[j]) * (cell.mode == CfcMode::kNoGate ? 1 : 1 - s) + s * std::tanh(sums[count + j]);
-        }
-        h[first + j] = value;
-        input.push_back(value);
-      }
-      first += count;
-    }
-  }
-};
-
-struct Shape2 {
-  CfcMode mode = CfcMode::kDefault;
-  CfcActivation activation = CfcActivation::kLecunTanh;
-  std::vector<int64_t> units = {20};
-  int64_t depth = 1;
-  bool memory = false;
-};
-
-Reference make_reference(int64_t inputs, const Shape2& shape) {
-  Reference out;
-  out.cell.inputs = inputs;
-  out.cell.mode = shape.mode;
-  out.cell.activation = shape.activation;
-  uint64_t seed = 100;
-  int64_t width = inputs;
-  for (const int64_t units : shape.units) {
-    int64_t fan_in = width + units;
-    std::vector<Map> backbone;
-    for (int64_t l = 0; l < shape.depth; ++l) {
-      backbone.emplace_back(fan_in, 33, 1, seed += 10);
-      fan_in = 33;
-    }
-    const int64_t parts = shape.mode == CfcMode::kPure ? 1 : 4;
-    out.layers.push_back({backbone, Map(fan_in, units, parts, seed += 10), {}, {}});
-    Layer& layer = out.layers.back();
-    if (shape.mode == CfcMode::kPure) {
-      layer.w_tau = random_tensor({1, units}, seed += 10);
-      layer.a = random_tensor({1, units}, seed += 10);
-    }
-    ops::CfcLayer packed{units, {}, layer.heads.packed, {}, {}};
-    if (shape.mode == CfcMode::kPure) {
-      packed.w_tau = formed(ops::CellRow(layer.w_tau));
-      packed.a = formed(ops::CellRow(layer.a));
-    }
-    for (const Map& map : layer.backbone) packed.backbone.push_back(map.packed);
-    out.cell.layers.push_back(packed);
-    width = units;
-  }
-  if (shape.memory) {
-    out.memory.emplace_back(inputs + out.cell.units(), out.cell.units(), 4, seed += 10);
-    out.cell.memory = out.memory[0].packed;
-  }
-  return out;
-}
 
 StateLayout layout_of(const ops::CfcCell& cell) {
   StateLayout layout;

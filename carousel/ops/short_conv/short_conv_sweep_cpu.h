@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradient of a short convolution of few taps in one pass over its rows, for one vector of columns. The last K
+// inputs and the last K gradients of sums stay in registers: at time t the gradient of the sum is made, added to those
+// of the taps, and completes the gradient of the input at time t - (K - 1).
+#pragma once
+
+#include "carousel/ops/short_conv/short_conv_inputs_cpu.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+constexpr int64_t kSweepRows = 64;  // rows of one vector, before the strip's next vector: its pages are read together
+
+inline void store_at(float* p, Vec value, int64_t count) {
+  if (count >= kLanes) {
+    store(p, value);
+  } else {
+    store_partial(p, value, count);
+  }
+}
+
+/// One vector of columns from j on, of which `count` exist.
+template <int K>
+struct Sweep {
+  const ops::ShortConvBackwardArgs* args;
+  int64_t j, count;
+  Vec taps[K], bias;
+  Vec d_taps[K], d_bias;
+  Vec u[K], d_sum[K];  // inputs and gradients of sums at times t - (K - 1) to t
+  Vec after[K];        // the gradients of the state's rows after the call
+
+  Vec at(const View& of, int64_t n) const { return load_at(of.f32() + n * of.stride + j, count); }
+
+  void begin(const ops::ShortConvBackwardArgs& given, int64_t first) {
+    args = &given;
+    const ops::ShortConvArgs& conv = given.forward;
+    j = first;
+    count = conv.width - first;
+    bias = conv.bias != nullptr ? load_at(conv.bias + j, count) : Vec{};
+    d_bias = given.d_bias != nullptr ? load_at(given.d_bias + j, count) : Vec{};
+    for (int k = 0; k < K; ++k) {
+      taps[k] = load_at(conv.taps + k * conv.width + j, count);
+      d_taps[k] = Vec{};
+      if (given.d_taps == nullptr) continue;
+      float lane[kLanes] = {};
+      for (int64_t i = 0; i < kLanes && i < count; ++i) lane[i] = given.d_taps[(j + i) * K + k];
+      d_taps[k] = load(lane);
+    }
+  }
+  void end() const {
+    if (args->d_bias != nullptr) store_at(args->d_bias + j, d_bias, count);
+    for (int k = 0; k < K && args->d_taps != nullptr; ++k) {
+      float lane[kLanes];
+      store(lane, d_taps[k]);
+      for (int64_t i = 0; i < kLanes && i < count; ++i) args->d_taps[(j + i) * K + k] = lane[i];
+    }
+  }
+  void begin_sequence(const Sequence& seq, const float* d_state) {
+    const ops::ShortConvArgs& conv = args->forward;
+    for (int k = 0; k < K; ++k) {
+      u[k] = k == 0 ? Vec{} : gated_input<false>(conv, seq, k - K, j, count);
+      d_sum[k] = Vec{};
+      after[k] = d_state != nullptr && k < conv.kept ? load_at(d_state + k * conv.width + j, count) : Vec{};
+    }
+  }
+  /// The gradient of the input at time t, which is complete: that of X and B, or of the state before the call.
+  CAROUSEL_INLINE void give_input(const Sequence& seq, float* d_state, int64_t t) {
+    const ops::ShortConvArgs& conv = args->forward;
+    Vec d = taps[K - 1] * d_sum[0];
+#pragma GCC unroll 4
+    for (int k = K - 2; k >= 0; --k) d = fma(taps[k], d_sum[K - 1 - k], d);
+    const int64_t kept = t - (seq.rows - conv.kept);  // the state's row that keeps this input
+    if (kept >= 0) {
+      for (int k = 0; k < K; ++k) d = k == kept ? d + after[k] : d;
+    }
+    if (t < 0) {
+      if (d_state != nullptr) store_at(d_state + (t + conv.kept) * conv.width + j, d, count);
+      return;
+    }
+    const int64_t n = seq.first_row + t;
+    if (args->d_b.data != nullptr) store_at(args->d_b.f32() + n * args->d_b.stride + j, d * at(conv.x, n), count);
+    if (args->d_x.data == nullptr) return;
+    store_at(args->d_x.f32() + n * args->d_x.stride + j, conv.b.data != nullptr ? d * at(conv.b, n) : d, count);
+  }
+  CAROUSEL_INLINE void shift() {
+#pragma GCC unroll 4
+    for (int k = 0; k + 1 < K; ++k) {
+      u[k] = u[k + 1];
+      d_sum[k] = d_sum[k + 1];
+    }
+  }
+  CAROUSEL_INLINE void step(const Sequence& seq, float* d_state, int64_t t) {
+    const ops::ShortConvArgs& conv = args->forward;
+    const int64_t n = seq.first_row + t;
+    shift();
+    u[K - 1] = conv.b.data != nullptr ? at(conv.b, n) * at(conv.x, n) : at(conv.x, n);
+    Vec sum = bias, d = at(args->d, n);
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) sum = fma(taps[k], u[k], sum);
+    if (conv.silu) {  // (x s)' = s (1 + x (1 - s)) with s = sigmoid(x)
+      const Vec s = sigmoid(sum);
+      d = d * s * fma(sum, set1(1.0f) - s, set1(1.0f));
+    }
+    if (conv.c.data != nullptr) {
+      if (args->d_c.data != nullptr) store_at(args->d_c.f32() + n * args->d_c.stride + j, d * sum, count);
+      d = at(conv.c, n) * d;
+    }
+    d_sum[K - 1] = d;
+    d_bias = d_bias + d;
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) d_taps[k] = fma(u[k], d, d_taps[k]);
+    give_input(seq, d_state, t - (K - 1));
+  }
+  void end_sequence(const Sequence& seq, float* d_state) {
+    for (int64_t t = seq.rows - (K - 1); t < seq.rows; ++t) {
+      shift();
+      d_sum[K - 1] = Vec{};
+      give_input(seq, d_state, t);
+    }
+    const ops::ShortConvArgs& conv = args->forward;
+    for (int64_t i = 0; d_state != nullptr && i < conv.kept - (K - 1); ++i) {  // rows that no sum reads
+      const int64_t from = i - seq.rows;
+      store_at(d_state + i * conv.width + j, from >= 0 ? after[from] : Vec{}, count);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

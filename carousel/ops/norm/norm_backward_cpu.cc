@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of the norms in two passes: over rows, for what is activations, then over columns, where a parameter's
-// gradient is one chain over the rows in their order. With x^ = (x - mean) / deviation and g the gradient before
-// weight,
+// Gradients of the norms in two passes over slabs of rows: along rows, for what is activations, then along columns,
+// where a parameter's gradient is one chain over the rows in their order. With x^ = (x - mean) / deviation and g the
+// gradient before weight,
 //   d_x = (g - mean(g) - x^ mean(g x^)) / deviation      (rms: without mean(g))
 #include "carousel/ops/norm/norm_backward_cpu.h"
 
@@ -17,25 +17,38 @@ using ops::Norm;
 using ops::NormGate;
 
 constexpr int64_t kWorkPerElement = 16, kGateWork = 32;
-constexpr int64_t kColumns = 256;  // of one head that a thread takes: long enough to be read in order
-constexpr int64_t kChunk = 16;     // rows that a tile of columns takes before the next tile
+constexpr int64_t kColumns = 256;      // of one head that a thread takes: long enough to be read in order
+constexpr int64_t kChunk = 16;         // rows that a tile of columns takes before the next tile
+constexpr int64_t kSlabFloats = 4096;  // kChunk times as many of a thread are in its cache when columns are summed
 constexpr int kColumnVecs = kLanes == 16 ? 4 : 2;
 
 struct Call : ops::NormBackwardArgs {
-  Affine* affine;  // [N, H] the statistics of every row and head
-  View d_normed;   // [N, H*Dv] the gradient before the gate
+  int64_t slab;    // rows that both passes take before the next ones
+  Affine* affine;  // [slab, H] the statistics of every row and head
+  View d_normed;   // [slab, H*Dv] the gradient before the gate
 };
 
-Call lay_out(const ops::NormBackwardArgs& args, Workspace& workspace) {
+Call lay_out(const Stream& stream, const ops::NormBackwardArgs& args, Workspace& workspace) {
   Call call = {};
   static_cast<ops::NormBackwardArgs&>(call) = args;
-  call.affine = workspace.take<Affine>(args.rows * args.heads);
+  const int64_t width = args.heads * args.dv, slab = (stream.threads() * kSlabFloats / width + 1) * kChunk;
+  call.slab = slab < args.rows ? slab : args.rows;
+  call.affine = workspace.take<Affine>(call.slab * args.heads);
   call.d_normed = args.d;
-  if (args.gate != NormGate::Kind::kNone) {
-    const int64_t width = args.heads * args.dv;
-    call.d_normed = {workspace.take<float>(args.rows * width), width};
-  }
+  if (args.gate != NormGate::Kind::kNone) call.d_normed = {workspace.take<float>(call.slab * width), width};
   return call;
+}
+
+/// The rows of the call from `first` on, at most a slab of them.
+Call slab_of(const Call& call, int64_t first) {
+  Call slab = call;
+  for (View* const view :
+       {&slab.x, &slab.pre, &slab.skip, &slab.d, &slab.d_more, &slab.d_x, &slab.d_pre, &slab.d_skip}) {
+    if (view->data != nullptr) view->data = view->f32() + first * view->stride;
+  }
+  if (call.gate == NormGate::Kind::kNone) slab.d_normed = slab.d;
+  slab.rows = call.rows - first < call.slab ? call.rows - first : call.slab;
+  return slab;
 }
 
 inline void store_at(float* p, Vec v, int64_t count) {
@@ -148,20 +161,10 @@ void add_columns(const Call& args, int64_t h, int64_t first, int64_t columns) {
   }
 }
 
-}  // namespace
-
-int64_t norm_backward_workspace(const Stream&, const ops::NormBackwardArgs& args) {
-  Workspace counted;
-  lay_out(args, counted);
-  return counted.bytes();
-}
-
-void norm_backward(const Stream& stream, const ops::NormBackwardArgs& given) {
-  Workspace workspace(given.workspace);
-  const Call args = lay_out(given, workspace);
+void pass_rows(const Stream& stream, const Call& args) {
   const bool gated = args.gate != NormGate::Kind::kNone;
-  const int64_t width = args.heads * args.dv, work = kWorkPerElement + (gated ? kGateWork : 0);
-  parallel_ranges(stream, args.rows, width * work, [&](int64_t begin, int64_t end) {
+  const int64_t work = kWorkPerElement + (gated ? kGateWork : 0);
+  parallel_ranges(stream, args.rows, args.heads * args.dv * work, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       for (int64_t h = 0; h < args.heads; ++h) {
         const int64_t first = h * args.dv;
@@ -173,7 +176,9 @@ void norm_backward(const Stream& stream, const ops::NormBackwardArgs& given) {
       }
     }
   });
-  if (!args.parameters()) return;
+}
+
+void pass_columns(const Stream& stream, const Call& args) {
   const int64_t blocks = (args.dv - 1) / kColumns + 1;
   parallel_ranges(stream, args.heads * blocks, args.rows * (args.dv / blocks) * 8, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
@@ -181,6 +186,24 @@ void norm_backward(const Stream& stream, const ops::NormBackwardArgs& given) {
       add_columns(args, h, h * args.dv + first, args.dv - first < kColumns ? args.dv - first : kColumns);
     }
   });
+}
+
+}  // namespace
+
+int64_t norm_backward_workspace(const Stream& stream, const ops::NormBackwardArgs& args) {
+  Workspace counted;
+  lay_out(stream, args, counted);
+  return counted.bytes();
+}
+
+void norm_backward(const Stream& stream, const ops::NormBackwardArgs& given) {
+  Workspace workspace(given.workspace);
+  const Call call = lay_out(stream, given, workspace);
+  for (int64_t first = 0; first < call.rows; first += call.slab) {
+    const Call args = slab_of(call, first);
+    pass_rows(stream, args);
+    if (args.parameters()) pass_columns(stream, args);
+  }
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -88,8 +88,9 @@ void Data::row(int64_t epoch, int64_t place, Row& out) {
   out.lane = order_.lane(place);
   out.continues = continues(epoch, place);
   out.goes_on = continues(epoch, place + lanes());
-  // Pages that rows were read from count as the process's memory until they are given back.
-  constexpr int64_t kRows = 1024;
+  // Pages that rows were read from count as the process's memory until they are given back: about 128 KiB a row, since
+  // the system maps what lies around each.
+  constexpr int64_t kRows = 64;
   if (++unreleased_ < kRows) return;
   for (const Source& source : sources_) source.release();
   unreleased_ = 0;

@@ -152,9 +152,10 @@ void draw_run(const RunCurve& run, const Frame& frame, size_t number, std::strin
   std::string last;
   if (!losses.empty()) last += fmt::format(" {:.4f}", smoothed(losses).back().value);
   if (!valid.empty()) last += fmt::format(", valid {:.4f}", valid.back().value);
-  out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='end'><tspan fill='{}'>&#9632;</tspan> {}{}</text>\n",
-                     kWidth - kRight - 4, kTop + 14 + 18 * static_cast<double>(number), color, text::xml_text(run.name),
-                     last);
+  const double right = kWidth - kRight, y = kTop + 14 + 18 * static_cast<double>(number);
+  out += fmt::format("<rect x='{:.1f}' y='{:.1f}' width='10' height='10' fill='{}'/>\n", right - 14, y - 9, color);
+  out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='end'>{}{}</text>\n", right - 20, y,
+                     text::xml_text(run.name), last);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ class Moe : public Block {
     router_ = p.projection("router", experts, hidden, Init::small(hidden).as_gate());
     // The bias settles near-ties, so it is never rounded to a model's narrower dtype.
     if (options.boolean("use_expert_bias", true)) {
-      routing_.expert_bias = p.tensor("expert_bias", Shape{experts}, Init::constant(0).kept_in_f32());
+      routing_.expert_bias = p.tensor("expert_bias", Shape{experts}, Init::constant(0).kept_in_f32().held_fixed());
     }
     const double share = static_cast<double>(routing_.top_k) / static_cast<double>(experts);
     const Init in = Init::small(hidden).read_by(share);

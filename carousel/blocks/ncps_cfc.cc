@@ -109,7 +109,7 @@ class NcpsCfc : public Block {
       layer.units = static_cast<int64_t>(wiring.layers[l].size());
       Params here = p.in(fmt::format("layers.{}", l));
       const Shape shape{layer.units, inputs + layer.units};
-      const Tensor mask = here.tensor("sparsity_mask", shape, Init::copied(layer_mask(wiring, l)));
+      const Tensor mask = here.tensor("sparsity_mask", shape, Init::copied(layer_mask(wiring, l)).held_fixed());
       read_heads(layer, here, inputs + layer.units, mask);
       inputs = layer.units;
       cell_.layers.push_back(std::move(layer));
@@ -134,7 +134,9 @@ class NcpsCfc : public Block {
       const Weight weight =
           p.projection(names[part], rows, cols, xavier_uniform(rows, cols).as_gate(), true, fan_in_uniform(cols));
       if (!map.defined()) map = ops::CellMap(cols, rows, static_cast<int64_t>(names.size()), weight.memory());
-      map.add(static_cast<int64_t>(part), 0, row_major(weight), 0, part < 2 ? mask : Tensor());
+      const Tensor values = row_major(weight), cut = part < 2 ? mask : Tensor();
+      if (cut.defined()) p.fix_masked(values, cut);
+      map.add(static_cast<int64_t>(part), 0, values, 0, cut);
       map.add_bias(static_cast<int64_t>(part), weight.bias);
     }
     return p.form(std::move(map));

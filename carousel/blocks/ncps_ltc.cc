@@ -82,23 +82,27 @@ class NcpsLtc : public Block {
     const int64_t units = wiring.units;
     ops::LtcParams params;
     params.implicit = options.boolean("implicit_param_constraints", true);
-    params.gleak = p.tensor("gleak", Shape{units}, Init::range(0.001, 1.0));
+    // Without the softplus they must not fall below zero (ncps: apply_weight_constraints).
+    const auto kept = [&](const Init& init) { return params.implicit ? init : init.at_least(0); };
+    params.gleak = p.tensor("gleak", Shape{units}, kept(Init::range(0.001, 1.0)));
     params.vleak = p.tensor("vleak", Shape{units}, Init::range(-0.2, 0.2));
-    params.cm = p.tensor("cm", Shape{units}, Init::range(0.4, 0.6));
-    params.recurrent = read_synapses(p, "", Shape{units, units}, wiring.adjacency);
-    params.sensory = read_synapses(p, "sensory_", Shape{wiring.input_dim, units}, wiring.sensory);
+    params.cm = p.tensor("cm", Shape{units}, kept(Init::range(0.4, 0.6)));
+    const Init w = kept(Init::range(0.001, 1.0));
+    params.recurrent = read_synapses(p, "", Shape{units, units}, wiring.adjacency, w);
+    params.sensory = read_synapses(p, "sensory_", Shape{wiring.input_dim, units}, wiring.sensory, w);
     cell_ = p.form(ops::LtcCell(params, {}));
     std::tie(cell_.input_w, cell_.input_b) = read_mapping(options, "input", p, wiring.input_dim);
     std::tie(cell_.output_w, cell_.output_b) = read_mapping(options, "output", p, wiring.output_dim);
   }
 
   static ops::LtcSynapseParams read_synapses(Params& p, const std::string& prefix, const Shape& shape,
-                                             const std::vector<int8_t>& signs) {
-    const Tensor w = p.tensor(prefix + "w", shape, Init::range(0.001, 1.0));
+                                             const std::vector<int8_t>& signs, const Init& init) {
+    const Tensor w = p.tensor(prefix + "w", shape, init);
     const Tensor mu = p.tensor(prefix + "mu", shape, Init::range(0.3, 0.8));
     const Tensor sigma = p.tensor(prefix + "sigma", shape, Init::range(3, 8));
     const Tensor erev = p.tensor(prefix + "erev", shape, Init::copied(signs_of(signs)));
-    const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::copied(mask_of(signs)));
+    const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::copied(mask_of(signs)).held_fixed());
+    for (const Tensor& values : {w, mu, sigma, erev}) p.fix_masked(values, mask);
     return {w, mask, mu, sigma, erev};
   }
 

@@ -15,6 +15,7 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/train_options.h"
+#include "carousel/core/draft.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/train/checkpoint.h"
@@ -263,6 +264,10 @@ int run_train(CLI::App& app, TrainOptions& options) {
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
+  Draft lock;  // the system drops it with the process
+  if (const Draft::Taken taken = lock.take(options.out + "/.running"); taken == Draft::Taken::kHeld) {
+    fail(ErrorKind::kInput, "{}: another run is training here", options.out);
+  }
   TrainRun run(options, from, TrainOptions::resolved(app));
   return run.run(loads, from);
 }

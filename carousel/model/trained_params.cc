@@ -3,6 +3,7 @@
 #include "carousel/model/trained_params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -37,14 +38,24 @@ void add_to(float* sum, const float* x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) sum[i] += x[i];
 }
 
-void clear_masked(const Mask& mask, float* values) {
+/// Calls f(sign, value) for every element of a masked matrix.
+template <class F>
+void for_each_masked(const Mask& mask, float* values, const F& f) {
   std::vector<int8_t> row(static_cast<size_t>(mask.cols()));
   for (int64_t r = 0; r < mask.rows(); ++r, values += mask.cols()) {
     mask.row(r, row.data());
-    for (int64_t c = 0; c < mask.cols(); ++c) {
-      if (row[static_cast<size_t>(c)] == 0) values[c] = 0;
-    }
+    for (int64_t c = 0; c < mask.cols(); ++c) f(row[static_cast<size_t>(c)], values[c]);
   }
+}
+
+void clear_masked(const Mask& mask, float* values) {
+  for_each_masked(mask, values, [](int8_t sign, float& value) { value = sign == 0 ? 0 : value; });
+}
+
+void keep_signs(const Mask& mask, float* values) {
+  for_each_masked(mask, values, [](int8_t sign, float& value) {
+    value = sign == 0 ? 0 : sign > 0 ? std::max(value, 0.0f) : std::min(value, 0.0f);
+  });
 }
 
 }  // namespace
@@ -56,7 +67,7 @@ TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const st
   for (const ParamRecord& record : records) {
     if (record.init.kind == Init::Kind::kMask) continue;
     TrainedParam param{record.name, record.shape, record.init, record.matrix, 0, {}, {}, {}, true};
-    param.trained = !is_trained || is_trained(record);
+    param.trained = !record.init.fixed && (!is_trained || is_trained(record));
     by_name_[record.name] = params_.size();
     params_.push_back(std::move(param));
   }
@@ -154,6 +165,27 @@ void TrainedParams::finish_gradients() {
     if (param.table.defined()) add_to(param.gradient.f32(), param.table.f32(), param.table.count());
     if (param.init.mask != nullptr) clear_masked(*param.init.mask, param.gradient.f32());
   }
+}
+
+void TrainedParams::fix_masked(const Tensor& values, const Tensor& mask) {
+  if (stream_.device() == Device::kMeta) return;
+  CAROUSEL_ASSERT(values.shape() == mask.shape());
+  for (int64_t i = 0; i < values.count(); ++i) {
+    if (mask.f32()[i] == 0) fixed_.push_back({values.f32() + i, values.f32()[i]});
+  }
+}
+
+void TrainedParams::finish_step() const {
+  for (const Fixed& fixed : fixed_) *fixed.element = fixed.value;
+  for (const TrainedParam& param : params_) {
+    if (!param.trained || stream_.device() == Device::kMeta) continue;
+    if (param.init.mask != nullptr && param.init.mask->polarity()) keep_signs(*param.init.mask, param.master.f32());
+    const auto least = static_cast<float>(param.init.least);
+    for (int64_t i = 0; std::isfinite(least) && i < param.master.count(); ++i) {
+      param.master.f32()[i] = std::max(param.master.f32()[i], least);
+    }
+  }
+  repack();
 }
 
 void TrainedParams::repack() const {

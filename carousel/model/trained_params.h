@@ -40,6 +40,7 @@ class TrainedParams : public ParamSource {
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
   std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
   bool form(const Pack& pack) override;
+  void fix_masked(const Tensor& values, const Tensor& mask) override;
 
   const Trained& trained() const { return trained_; }
   const std::vector<TrainedParam>& params() const { return params_; }
@@ -53,6 +54,9 @@ class TrainedParams : public ParamSource {
   void clear_gradients();
   /// To be called once all of a step's gradients are there: joins those of tables, and makes masked ones exactly zero.
   void finish_gradients();
+  /// To be called once the masters have changed: what is masked gets its value back, signs and bounds are kept, and
+  /// every weight and form is packed.
+  void finish_step() const;
   /// Packs every weight and form from its master.
   void repack() const;
 
@@ -65,6 +69,12 @@ class TrainedParams : public ParamSource {
   size_t taken_ = 0;  // how many the constructor has asked for
   Tensor masters_, gradients_, tables_;
   Trained trained_;
+  /// An element that has no effect, and the value it keeps.
+  struct Fixed {
+    float* element;
+    float value;
+  };
+  std::vector<Fixed> fixed_;
   std::vector<Weight> weights_;
   std::vector<Pack> packs_;
   std::unordered_map<std::string, size_t> by_name_;                     // into params_

@@ -43,6 +43,20 @@ Init Init::as_gate() const {
   return init;
 }
 
+Init Init::held_fixed() const {
+  Init init = *this;
+  init.fixed = true;
+  return init;
+}
+
+Init Init::at_least(double value) const {
+  Init init = *this;
+  init.least = value;
+  return init;
+}
+
+void ParamSource::fix_masked(const Tensor&, const Tensor&) {}
+
 std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
 
 bool ParamSource::form(const Pack& pack) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct Init {
   bool keep_f32 = false;  // written in f32 whatever the model's dtype
   bool gate =
       false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
+  bool fixed = false;                                       // training leaves it alone
+  double least = -std::numeric_limits<double>::infinity();  // training keeps values at or above it
   std::shared_ptr<const Mask> mask =
       nullptr;  // masks the values [mask->rows(), mask->cols()]; kMask: they are its entries
 
@@ -54,6 +57,9 @@ struct Init {
   Init kept_in_f32() const;
   /// The same draw for a matrix of gates.
   Init as_gate() const;
+  /// The same draw for a parameter that training leaves alone, or keeps at or above `value`.
+  Init held_fixed() const;
+  Init at_least(double value) const;
 };
 
 class ParamSource {
@@ -70,6 +76,9 @@ class ParamSource {
   /// after each change, and returns true. This one packs once, on the calling thread, and returns false.
   using Pack = std::function<void(const Stream& stream)>;
   virtual bool form(const Pack& pack);
+  /// Says that elements of `values`, a parameter that the source gave, have no effect where `mask`, of the same shape,
+  /// is zero: training leaves them as they are.
+  virtual void fix_masked(const Tensor& values, const Tensor& mask);
 };
 
 /// An empty weight for a matrix a source was asked for, as its mask lets it be held.
@@ -114,6 +123,7 @@ class Params {
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) {
     return source_->tensor(prefix_ + name, shape, init);
   }
+  void fix_masked(const Tensor& values, const Tensor& mask) const { source_->fix_masked(values, mask); }
   /// `form`, packed. A form is a value {masters, storage}: what an op reads, in the order its kernels want, made from
   /// parameters as files hold them. pack(stream) const writes the storage, which copies share, and nothing on meta;
   /// release() drops masters that nobody needs any more.

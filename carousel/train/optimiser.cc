@@ -43,7 +43,7 @@ void Optimiser::step(double rate, double norm) {
     adamw.decay = range.decays ? options_.decay : 0;
     ops::adamw(stream_, adamw, {params_.masters(), params_.gradients(), m_, v_, range.first, range.count});
   }
-  params_.repack();
+  params_.finish_step();
 }
 
 }  // namespace carousel::train

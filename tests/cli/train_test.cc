@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel train as a user runs it: a model learns, a run that is killed anywhere and resumed ends with the bits of one
+// that was not, and what cannot be run is refused in one line.
+#include <random>
+
+#include "carousel/core/files.h"
+#include "carousel/core/json.h"
+#include "tests/cli/process.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kKills = kSanitized || kEmulated ? 4 : 100;
+
+/// Documents that are easy to learn.
+std::string corpus() {
+  std::string text;
+  for (int i = 0; i < 60; ++i) {
+    text += "the cat number " + std::to_string(i % 7) + " sat on the mat and looked at the moon.<|endoftext|>";
+  }
+  return text;
+}
+
+class Train : public testing::Test {
+ protected:
+  Train() {
+    write_file(scratch / "config.json", kTinyMixed);
+    write_file(scratch / "data.txt", corpus());
+  }
+  std::vector<std::string> arguments(const std::string& out, const std::vector<std::string>& more) const {
+    std::vector<std::string> all{"train",
+                                 "--model",
+                                 scratch / "config.json",
+                                 "--data",
+                                 scratch / "data.txt",
+                                 "--out",
+                                 out,
+                                 "-t",
+                                 "1",
+                                 "--seq",
+                                 "48",
+                                 "--batch",
+                                 "3"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  Ran run(const std::vector<std::string>& words) const {
+    std::string line;
+    for (const std::string& word : words) line += "'" + word + "' ";
+    return run_carousel(line);
+  }
+  Scratch scratch;
+};
+
+/// step -> loss, in the order of the lines.
+std::vector<std::pair<int64_t, double>> losses(const std::string& out) {
+  std::vector<std::pair<int64_t, double>> found;
+  std::ifstream log(out + "/log.jsonl");
+  for (std::string line; std::getline(log, line);) {
+    const Json record = Json::parse(line);
+    if (record.contains("loss")) found.emplace_back(record["step"].get<int64_t>(), record["loss"].get<double>());
+  }
+  return found;
+}
+
+TEST_F(Train, AModelLearnsAndIsAModelForTheOtherCommands) {
+  const std::string out = scratch / "run";
+  const Ran trained =
+      run(arguments(out, {"--steps", "40", "--lr", "1e-2", "--valid-fraction", "0.2", "--save-every", "15"}));
+  ASSERT_EQ(trained.status, 0) << trained.err;
+  const auto curve = losses(out);
+  ASSERT_EQ(curve.size(), 40u);
+  for (size_t i = 0; i < curve.size(); ++i) EXPECT_EQ(curve[i].first, static_cast<int64_t>(i) + 1);
+  EXPECT_GT(curve.front().second, 4.5);
+  EXPECT_LT(curve.back().second, 2.5);
+  EXPECT_FALSE(fs::exists(out + "/step-15"));  // two are kept
+  EXPECT_TRUE(fs::exists(out + "/step-30"));
+  EXPECT_NE(trained.err.find("validation loss"), std::string::npos) << trained.err;
+  const Ran evaluated = run_carousel("eval " + out + "/step-40 --text " + (scratch / "data.txt") + " --json");
+  ASSERT_EQ(evaluated.status, 0) << evaluated.err;
+  EXPECT_LT(Json::parse(evaluated.out)["nats_per_token"].get<double>(), 2.6);
+}
+
+TEST_F(Train, MicroBatchesAndThreadsChangeNoBit) {
+  const std::vector<std::string> steps{"--steps", "6", "--carry-state"};
+  ASSERT_EQ(run(arguments(scratch / "whole", steps)).status, 0);
+  std::vector<std::string> other = arguments(scratch / "parts", steps);
+  other.insert(other.end(), {"--micro-batch", "1"});
+  other[8] = "3";  // threads
+  const Ran ran = run(other);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_TRUE(tensors_of(scratch / "whole/step-6") == tensors_of(scratch / "parts/step-6"));
+  EXPECT_EQ(losses(scratch / "whole"), losses(scratch / "parts"));
+}
+
+// Killed at any moment, 100 times in all; each resumed run goes on from the last checkpoint.
+TEST_F(Train, AKilledRunEndsWithTheBitsOfOneThatWasNot) {
+  const std::vector<std::string> steps{"--steps",          "60",  "--save-every", "4",  "--carry-state",
+                                       "--valid-fraction", "0.1", "--eval-every", "10", "--save-best"};
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(run(arguments(scratch / "whole", steps)).status, 0);
+  const double whole_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  const auto expected = tensors_of(scratch / "whole/step-60");
+  std::mt19937 random(3);
+  int kills = 0;
+  for (int round = 0; kills < kKills; ++round) {
+    const std::string out = scratch / ("run" + std::to_string(round));
+    std::vector<std::string> words = arguments(out, steps);
+    for (bool done = false; !done;) {
+      Process process(words);
+      const double after = whole_us * std::uniform_real_distribution<double>(0, 0.5)(random);
+      std::this_thread::sleep_for(std::chrono::microseconds(static_cast<int64_t>(after)));
+      if (kills < kKills) process.send(SIGKILL);
+      const int status = process.wait();
+      ++kills;
+      done = status == 0;
+      ASSERT_TRUE(done || status == -1) << process.err();
+      if (fs::exists(out + "/train.json")) words = {"train", "--resume", out, "-t", "1"};
+    }
+    EXPECT_TRUE(tensors_of(out + "/step-60") == expected);
+    EXPECT_EQ(losses(out), losses(scratch / "whole"));
+  }
+}
+
+TEST_F(Train, AnInterruptSavesAndCanBeResumed) {
+  const std::string out = scratch / "run";
+  const std::vector<std::string> steps{"--steps", "400"};
+  ASSERT_EQ(run(arguments(scratch / "whole", steps)).status, 0);
+  Process process(arguments(out, steps));
+  ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/log.jsonl") && fs::file_size(out + "/log.jsonl") > 200; }));
+  process.send(SIGINT);
+  EXPECT_EQ(process.wait(), 130) << process.err();
+  EXPECT_NE(process.err().find("interrupted after step"), std::string::npos) << process.err();
+  const Ran resumed = run_carousel("train --resume " + out + " -t 1");
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_TRUE(tensors_of(out + "/step-400") == tensors_of(scratch / "whole/step-400"));
+  EXPECT_EQ(losses(out), losses(scratch / "whole"));
+}
+
+TEST_F(Train, TwoRunsInOneFolderAreRefused) {
+  const std::string out = scratch / "run";
+  Process first(arguments(out, {"--steps", "100000"}));
+  ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/log.jsonl") && fs::file_size(out + "/log.jsonl") > 0; }));
+  const Ran second = run_carousel("train --resume " + out + " -t 1");
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.err.find("another run is training here"), std::string::npos) << second.err;
+}
+
+TEST_F(Train, OptionsComeFromAFileAndFlagsWin) {
+  write_file(scratch / "options.json", R"({"steps": 3, "lr": 0.004, "seq": 32, "batch": 2})");
+  const std::string out = scratch / "run";
+  const Ran ran =
+      run_carousel("train --config " + (scratch / "options.json") + " --model " + (scratch / "config.json") +
+                   " --data " + (scratch / "data.txt") + " --batch 1 -t 1 --out " + out);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json kept = Json::parse(read_file(out + "/train.json"));
+  EXPECT_EQ(kept["steps"], "3");
+  EXPECT_EQ(kept["lr"], "0.004");
+  EXPECT_EQ(kept["batch"], "1");
+}
+
+struct Refusal {
+  std::string arguments, message;
+  int status;
+};
+
+TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
+  write_file(scratch / "bad.json", R"({"stepz": 3})");
+  write_file(scratch / "empty.txt", "");
+  write_file(scratch / "nan.json", R"({"lr": 1e30, "clip": 0, "warmup": "0"})");
+  const std::string model = "--model " + (scratch / "config.json"), data = " --data " + (scratch / "data.txt");
+  const std::string out = " --out " + (scratch / "out"), steps = " --steps 3";
+  const Refusal refusals[] = {
+      {data + out + steps, "--model is missing", 2},
+      {model + out + steps, "--data is missing", 2},
+      {model + data + steps, "--out is missing", 2},
+      {model + data + out, "got 0 of --steps, --tokens and --epochs", 2},
+      {model + data + out + steps + " --epochs 1", "got 2 of --steps, --tokens and --epochs", 2},
+      {model + data + out + steps + " --betas .9", "--betas: got \".9\"", 2},
+      {model + data + out + steps + " --batch 0", "--batch: got \"0\"", 2},
+      {model + data + out + steps + " --schedule square", "--schedule: got \"square\"", 2},
+      {model + " --data " + (scratch / "none.txt") + out + steps, "none.txt", 1},
+      {model + " --data " + (scratch / "empty.txt") + out + steps, "empty.txt", 1},
+      {"--config " + (scratch / "bad.json") + " " + model + data + out, "\"stepz\" is no option of train", 1},
+      {"--resume " + (scratch / "nowhere"), "no run to go on with", 1},
+      {"--resume " + (scratch / "nowhere") + out, "--out: not with --resume", 2},
+  };
+  for (const Refusal& refusal : refusals) {
+    const Ran ran = run_carousel("train -t 1 " + refusal.arguments);
+    EXPECT_EQ(ran.status, refusal.status) << refusal.arguments << "\n" << ran.err;
+    EXPECT_NE(ran.err.find(refusal.message), std::string::npos) << refusal.arguments << "\n" << ran.err;
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
+TEST_F(Train, ALossThatIsNotFiniteEndsTheRunAndKeepsTheLastCheckpoint) {
+  const std::string out = scratch / "run";
+  const Ran ran =
+      run(arguments(out, {"--steps", "50", "--lr", "1e30", "--clip", "0", "--save-every", "1", "--warmup", "0"}));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("expected finite numbers"), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find("data.txt"), std::string::npos) << ran.err;
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -11,7 +11,7 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kRowsAhead = 8;
-constexpr int64_t kSweepRows = 64;  // rows of one vector, before the strip's next vector: its pages are read together
+constexpr int64_t kSweepRows = 8;  // rows of one vector, before the strip's next vector: its pages are read together
 
 inline void store_at(float* p, Vec value, int64_t count) {
   if (count >= kLanes) {
@@ -100,7 +100,7 @@ struct Sweep {
   /// Prefetches a row that comes soon: rows lie too far apart for the hardware to foresee them.
   CAROUSEL_INLINE void prefetch_row(int64_t n) const {
     const auto fetch = [&](const View& of) __attribute__((always_inline)) {
-      if (of.data != nullptr) prefetch_near(of.f32() + n * of.stride + j);
+      if (of.data != nullptr) prefetch_far(of.f32() + n * of.stride + j);
     };
     fetch(x), fetch(d), fetch(d_x);
     if (kGated) fetch(b), fetch(c), fetch(d_b), fetch(d_c);

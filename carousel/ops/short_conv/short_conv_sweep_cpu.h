@@ -11,7 +11,7 @@ namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kRowsAhead = 8;
-constexpr int64_t kSweepRows = 8;  // rows of one vector, before the strip's next vector: its pages are read together
+constexpr int64_t kSweepRows = 16;  // rows of one vector, before the strip's next vector: its pages are read together
 
 inline void store_at(float* p, Vec value, int64_t count) {
   if (count >= kLanes) {

@@ -13,6 +13,7 @@ Init xavier_uniform(int64_t rows, int64_t cols) {
 Init fan_in_uniform(int64_t fan_in) { return Init::uniform(1.0 / std::sqrt(static_cast<double>(fan_in))); }
 
 Tensor row_major(const Weight& weight) {
+  if (weight.master().defined()) return weight.master();
   Tensor values(Shape{weight.rows(), weight.cols()}, DType::kF32, weight.memory());
   if (values.raw() != nullptr) weight.read_rows(0, weight.rows(), values.f32());
   return values;

@@ -15,7 +15,7 @@ Init xavier_uniform(int64_t rows, int64_t cols);
 /// Uniform within 1 / sqrt(fan_in) of zero, as torch draws a Linear.
 Init fan_in_uniform(int64_t fan_in);
 
-/// The weight [rows, cols] row by row in f32.
+/// The weight [rows, cols] row by row in f32: its master where it is trained, else a copy.
 Tensor row_major(const Weight& weight);
 
 /// "input.weight" [4H, I] and bias, "recurrent.weight" [4H, H] of `p`.

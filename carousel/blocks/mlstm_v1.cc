@@ -64,16 +64,13 @@ class MlstmV1 : public Block {
   double cell_flops(int64_t rows, int64_t /*depth*/) const override { return ops::mlstm_flops(dims_, rows); }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
-    const int64_t rows = x.dim(0);
     const Tensor up = ops::linear(ctx, x, {&up_});  // [N, 2I]
     const Columns memory = columns(up, 0, inner_), branch = columns(up, inner_, inner_);
     const Columns a =
         taps_count_ > 0 ? columns(ops::silu_conv(ctx, memory, taps_, seqs, states, kConvState)) : memory;  // [N, I]
 
-    const Tensor qkv = ctx.arena.empty({rows, 3 * inner_});
-    ops::block_linear(ctx, a, {{&q_, 0}, {&k_, inner_}}, columns(qkv));
-    ops::block_linear(ctx, memory, {{&v_, 2 * inner_}}, columns(qkv));
-    const Tensor gates = ops::linear(ctx, qkv, {&i_, &f_});  // [N, 2H]
+    const Tensor qkv = ops::block_linear(ctx, {{a, &q_}, {a, &k_}, {memory, &v_}});  // [N, 3I]
+    const Tensor gates = ops::linear(ctx, qkv, {&i_, &f_});                          // [N, 2H]
     const int64_t heads = dims_.heads;
     const ops::MlstmInputs inputs = {columns(qkv, 0, inner_), columns(qkv, inner_, inner_),
                                      columns(qkv, 2 * inner_, inner_), columns(gates, 0, heads),

@@ -71,12 +71,11 @@ class Slstm : public Block {
   double cell_flops(int64_t rows, int64_t /*depth*/) const override { return ops::slstm_flops(dims_, rows); }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {
-    const int64_t rows = x.dim(0), width = x.dim(1);
     const Tensor conv =
         taps_count_ > 0 ? ops::silu_conv(ctx, columns(x), taps_, seqs, states, kConvState) : x;  // [N, D]
-    const Tensor wx = ctx.arena.empty({rows, 4 * width});
-    ops::block_linear(ctx, columns(conv), {{&gates_[0], 0}, {&gates_[1], width}}, columns(wx));
-    ops::block_linear(ctx, columns(x), {{&gates_[2], 2 * width}, {&gates_[3], 3 * width}}, columns(wx));
+    const Columns of_conv = columns(conv), of_x = columns(x);
+    const Tensor wx = ops::block_linear(
+        ctx, {{of_conv, &gates_[0]}, {of_conv, &gates_[1]}, {of_x, &gates_[2]}, {of_x, &gates_[3]}});  // [N, 4D]
     const Tensor y = ops::slstm(ctx, wx, recurrent_, seqs, states);
     return ops::head_norm(ctx, y, dims_.heads, head_norm_, {});
   }

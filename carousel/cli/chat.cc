@@ -11,7 +11,6 @@
 #include <optional>
 #include <string>
 
-#include "carousel/cli/chat_turns.h"
 #include "carousel/cli/command.h"
 #include "carousel/cli/generation.h"
 #include "carousel/cli/line_reader.h"
@@ -21,6 +20,7 @@
 #include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
+#include "carousel/model/chat_turns.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/unicode.h"
 
@@ -36,9 +36,15 @@ struct ChatOptions : GenerationOptions {
   bool plain = false;
 };
 
-ChatTurns turns_of(const ChatOptions& options, const model::Model& model) {
+model::ChatTurns turns_of(const ChatOptions& options, const model::Model& model) {
   if (options.plain) return {};
-  return find_turns(options.model, model, !options.system.empty(), !options.load_state.empty());
+  static const model::ChatWords kWords{"what you said",
+                                       "--system",
+                                       "with --system it is, ",
+                                       "without --system it is, ",
+                                       "--plain does without turns",
+                                       "/undo goes back, --plain does without turns"};
+  return model::find_turns(options.model, model, !options.system.empty(), !options.load_state.empty(), kWords);
 }
 
 std::string trimmed(const std::string& text) {
@@ -82,7 +88,7 @@ class Chat {
   const ChatOptions& options_;
   const model::Model& model_;
   const Stream& stream_;
-  ChatTurns form_;
+  model::ChatTurns form_;
   LineReader lines_;
   Output output_;
   std::map<std::string, generate::Conversation> branches_{{kFirstBranch, generate::Conversation()}};

@@ -29,9 +29,11 @@ std::function<int()> setup_forecast(CLI::App& app);
 std::function<int()> setup_generate(CLI::App& app);
 std::function<int()> setup_info(CLI::App& app);
 std::function<int()> setup_init(CLI::App& app);
+std::function<int()> setup_plot(CLI::App& app);
 std::function<int()> setup_predict(CLI::App& app);
 std::function<int()> setup_quantize(CLI::App& app);
 std::function<int()> setup_tokenize(CLI::App& app);
+std::function<int()> setup_train(CLI::App& app);
 std::function<int()> setup_verify(CLI::App& app);
 std::function<int()> setup_wiring(CLI::App& app);
 

@@ -36,9 +36,11 @@ constexpr Command kCommands[] = {
     {"generate", "Continue a prompt, streaming", setup_generate},
     {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
     {"init", "Make an initialised model from a config", setup_init},
+    {"plot", "Draw the loss curves of training runs", setup_plot},
     {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"quantize", "Write a model's weights in a narrower type", setup_quantize},
     {"tokenize", "Text to token ids and back", setup_tokenize},
+    {"train", "Train a model, or go on with a run", setup_train},
     {"verify", "Compare a model with a reference case", setup_verify},
     {"wiring", "Count and draw the circuit a config describes", setup_wiring},
 };

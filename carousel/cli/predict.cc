@@ -27,6 +27,7 @@
 #include "carousel/core/json.h"
 #include "carousel/formats/csv.h"
 #include "carousel/formats/npy.h"
+#include "carousel/formats/number_table.h"
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/saved_state.h"
@@ -55,42 +56,8 @@ struct Rows {
 
 bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
 
-/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, like any value that is not finite.
-Tensor read_csv(const std::string& path, const PredictOptions& options) {
-  formats::CsvOptions csv;
-  csv.decimal = options.decimal == "comma" ? ',' : '.';
-  const formats::CsvTable table = formats::CsvTable::open(path, csv);
-  Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
-  for (int64_t i = 0; i < values.count(); ++i) {
-    const int64_t row = i / table.columns(), column = i % table.columns();
-    const double number = table.number(row, column);
-    const auto value = static_cast<float>(number);
-    if (!std::isfinite(value)) {
-      fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number", table.place(row, column),
-           table.cell(row, column));
-    }
-    values.f32()[i] = value;
-  }
-  return values;
-}
-
-/// Throws Error(kInput) for a value that is not finite: it would never leave the state.
-void check_finite(const std::string& path, const Tensor& values) {
-  for (int64_t i = 0; i < values.count(); ++i) {
-    if (std::isfinite(values.f32()[i])) continue;
-    fail(ErrorKind::kInput, "{}: number {} of shape {} is {}, expected a finite one", path, i, values.shape().str(),
-         values.f32()[i]);
-  }
-}
-
 Tensor read_array(const std::string& path, const PredictOptions& options) {
-  if (is_npy(path)) {
-    const Tensor values = formats::read_npy(path);
-    check_finite(path, values);
-    return values;
-  }
-  if (path.ends_with(".csv")) return read_csv(path, options);
-  fail(ErrorKind::kUsage, "{}: expected a file that ends in .npy or .csv", path);
+  return formats::read_numbers(path, options.decimal == "comma" ? ',' : '.');
 }
 
 /// Splits the last column of [N, I + 1] off.

@@ -12,6 +12,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/start_token.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::cli {
@@ -77,17 +78,7 @@ void check_prompt(const Prompt& prompt, const text::Tokenizer& tokenizer) {
 }
 
 int32_t start_token(const model::Model& model) {
-  const text::Tokenizer& tokenizer = model.text();
-  const Json& source = model.config.source;
-  const auto bos = source.is_object() ? source.find("bos_token_id") : source.end();
-  if (source.is_object() && bos != source.end() && bos->is_number_integer() &&
-      tokenizer.is_special(bos->get<int64_t>())) {
-    return bos->get<int32_t>();
-  }
-  for (const char* text : {"<|startoftext|>", "<|begin_of_text|>", "<s>", "<|endoftext|>"}) {
-    const std::optional<int32_t> id = tokenizer.id_of(text);
-    if (id && tokenizer.is_special(*id)) return *id;
-  }
+  if (const std::optional<int32_t> id = model::start_token(model)) return *id;
   fail(ErrorKind::kInput, "the prompt is empty and the tokenizer has no token a text starts with, expected a prompt");
 }
 

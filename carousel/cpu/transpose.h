@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Transposes square blocks of floats that have as many rows as a vector has lanes.
+// Transposes square blocks of floats that have as many rows as a vector has lanes, and matrices made of them.
 #pragma once
 
 #include "carousel/cpu/vec.h"
@@ -38,5 +38,28 @@ inline void transpose(Vec (&rows)[kLanes]) {
   for (int64_t i = 0; i < kLanes; ++i) rows[i] = load(out[i]);
 }
 #endif
+
+/// to[c][r] = from[r][c]. With kPadded rows of `to` are written in whole vectors, with zeros beyond `rows`.
+template <bool kPadded>
+void transpose_matrix(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const int64_t lanes = columns - c < kLanes ? columns - c : kLanes;
+    for (int64_t r = 0; r < rows; r += kLanes) {
+      Vec block[kLanes];  // rows, then, transposed, columns
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const float* const row = from + (r + i) * from_row + c;
+        block[i] = r + i < rows ? (lanes == kLanes ? load(row) : load_partial(row, lanes)) : Vec{};
+      }
+      transpose(block);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (i >= lanes) continue;
+        float* const out = to + (c + i) * to_row + r;
+        kPadded || rows - r >= kLanes ? store(out, block[i]) : store_partial(out, block[i], rows - r);
+      }
+    }
+  }
+}
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

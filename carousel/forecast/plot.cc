@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "carousel/core/ticks.h"
 #include "carousel/text/xml.h"
 
 namespace carousel::forecast {
@@ -17,15 +18,6 @@ constexpr double kWidth = 960, kPanelHeight = 340, kLeft = 84, kRight = 24, kTop
 constexpr const char* kHistoryColor = "#334155";
 constexpr const char* kForecastColor = "#c2410c";
 constexpr int64_t kMinHistory = 48;
-
-// A round step that gives about `count` ticks.
-double tick_step(double span, int count) {
-  const double raw = span / count, power = std::pow(10.0, std::floor(std::log10(raw)));
-  for (const double factor : {1.0, 2.0, 2.5, 5.0}) {
-    if (factor * power >= raw) return factor * power;
-  }
-  return 10 * power;
-}
 
 struct Panel {
   const SeriesTable& table;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "carousel/core/error.h"
@@ -175,7 +176,7 @@ int64_t element_count(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-Tensor parse_npy(std::span<const std::byte> bytes, const std::string& where) {
+NpyArray view_npy(std::span<const std::byte> bytes, const std::string& where) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.size() < 10 || text.substr(0, kMagic.size()) != kMagic) {
     fail(ErrorKind::kInput, "{}: does not begin with \\x93NUMPY, expected a .npy file", where);
@@ -193,7 +194,7 @@ Tensor parse_npy(std::span<const std::byte> bytes, const std::string& where) {
   if (length > kMaxHeaderBytes) {
     fail(ErrorKind::kInput, "{}: a header of {} bytes, expected at most {}", where, length, kMaxHeaderBytes);
   }
-  const Header header = HeaderReader(text.substr(prefix, length), where).read();
+  Header header = HeaderReader(text.substr(prefix, length), where).read();
   const ElementType& type = find_type(header.descr, where);
   const size_t held = bytes.size() - prefix - length;
   int64_t expected = element_count(header.shape);
@@ -205,8 +206,13 @@ Tensor parse_npy(std::span<const std::byte> bytes, const std::string& where) {
          expected < 0 || static_cast<uint64_t>(expected) > held ? ": the file is cut short, or its header is wrong"
                                                                 : "");
   }
-  Tensor out(header.shape.empty() ? Shape{1} : Shape(header.shape), DType::kF32);
-  fill(out, bytes.data() + prefix + length, type, header.fortran_order);
+  return {header.descr, type.size_bytes, header.fortran_order, std::move(header.shape), bytes.subspan(prefix + length)};
+}
+
+Tensor parse_npy(std::span<const std::byte> bytes, const std::string& where) {
+  const NpyArray array = view_npy(bytes, where);
+  Tensor out(array.shape.empty() ? Shape{1} : Shape(array.shape), DType::kF32);
+  fill(out, array.elements.data(), find_type(array.descr, where), array.fortran_order);
   return out;
 }
 

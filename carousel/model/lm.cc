@@ -4,6 +4,7 @@
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/linear.h"
 #include "carousel/ops/tokens/embedding.h"
+#include "carousel/ops/tokens/linear_cross_entropy.h"
 
 namespace carousel::model {
 
@@ -25,9 +26,13 @@ Tensor Lm::forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const Sta
 }
 
 Tensor Lm::logits(Ctx& ctx, const Tensor& hidden) const {
-  Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
-  if (logit_soft_cap_ > 0) ops::soft_cap(ctx, logits, logit_soft_cap_, ctx.numerics.logit_soft_cap);
-  return logits;
+  const Tensor logits = ops::linear(ctx, hidden, {tied_ ? &embeddings_ : &head_});
+  return logit_soft_cap_ > 0 ? ops::soft_cap(ctx, logits, logit_soft_cap_, ctx.numerics.logit_soft_cap) : logits;
+}
+
+Tensor Lm::loss(Ctx& ctx, const Tensor& hidden, const ops::Targets& targets, Grads* grads, float scale) const {
+  const ops::Head head = {tied_ ? embeddings_ : head_, logit_soft_cap_};
+  return ops::linear_cross_entropy(ctx, hidden, head, targets, grads, scale);
 }
 
 }  // namespace carousel::model

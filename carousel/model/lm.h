@@ -6,6 +6,10 @@
 #include "carousel/ops/tokens/ids.h"
 #include "carousel/ops/weight/weight.h"
 
+namespace carousel {
+class Grads;
+}
+
 namespace carousel::model {
 
 class Lm {
@@ -18,6 +22,9 @@ class Lm {
   Tensor forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const;
   /// hidden [rows, D] -> logits [rows, V] f32, soft-capped where the model is.
   Tensor logits(Ctx& ctx, const Tensor& hidden) const;
+  /// hidden [N, D] -> the loss of each row [N] f32, and with `grads` the gradient of scale * their sum
+  /// (ops::linear_cross_entropy); logits are never formed whole.
+  Tensor loss(Ctx& ctx, const Tensor& hidden, const ops::Targets& targets, Grads* grads, float scale) const;
 
   /// f32 operations of the blocks' cells over `rows` rows of one sequence that has seen `depth` before.
   double cell_flops(int64_t rows, int64_t depth) const { return stack_.cell_flops(rows, depth); }

@@ -79,9 +79,9 @@ size_t held_bytes(const formats::Checkpoint& checkpoint) {
   return bytes;
 }
 
-void load_tokenizer(Model& model, const ModelPath& place, const formats::Checkpoint& checkpoint) {
-  model.tokenizer = open_tokenizer(place, checkpoint.gguf());
-  const bool gguf = checkpoint.gguf() != nullptr;
+void load_tokenizer(Model& model, const ModelPath& place, const formats::GgufMetadata* metadata) {
+  model.tokenizer = open_tokenizer(place, metadata);
+  const bool gguf = metadata != nullptr;
   const std::string where = gguf ? place.weights : place.folder + "/tokenizer.json";
   if (model.tokenizer && model.tokenizer->vocab_size() > model.config.vocab_size) {
     model.warnings.push_back(fmt::format("{}: the tokenizer has {} ids, the model {}; ids beyond are refused", where,
@@ -277,9 +277,43 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   const Activations needed = measure_activations(model, stream);
   check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
   if (kind != ModelKind::kLanguage) return model;
-  load_tokenizer(model, place, checkpoint);
+  load_tokenizer(model, place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
   return model;
+}
+
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
+                          const TrainedParams::IsTrained& is_trained) {
+  TrainedModel out;
+  out.place = resolve(path);
+  const ModelPath& place = out.place;
+  if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
+  std::optional<formats::Checkpoint> checkpoint;
+  if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
+  Model& model = out.model;
+  model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
+  if (model.config.kind == ModelKind::kForecaster) refuse_kind(model.config, ModelKind::kLanguage, place.config);
+  ParamList list;
+  declare_params(model.config, list, place.config);
+  out.records = list.records();
+  DrawnParams drawn(stream, seed, DType::kF32);
+  std::optional<CheckpointParams> stored;
+  if (checkpoint) {
+    const TensorNames names = spelling_of(model.config, &*checkpoint, place.config);
+    stored.emplace(stream, *checkpoint, names, model.config, place.weights);
+  }
+  ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
+  out.params = std::make_unique<TrainedParams>(source, stream, out.records, is_trained);
+  make_body(model, *out.params, place.config);
+  if (stored) {
+    stored->finish();
+    model.warnings = stored->warnings();
+    model.fingerprint = fmt::format("{:016x}", stored->fingerprint());
+  }
+  if (model.config.kind != ModelKind::kLanguage) return out;
+  load_tokenizer(model, place, checkpoint ? checkpoint->gguf() : nullptr);
+  model.end_tokens = find_end_tokens(model, place.folder, checkpoint.has_value());
+  return out;
 }
 
 ModelSize measure(const ModelConfig& config, const std::string& where) {

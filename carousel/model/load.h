@@ -14,6 +14,7 @@
 #include "carousel/model/lm.h"
 #include "carousel/model/params.h"
 #include "carousel/model/regressor.h"
+#include "carousel/model/trained_params.h"
 #include "carousel/ops/numerics.h"
 #include "carousel/text/tokenizer.h"
 
@@ -45,6 +46,25 @@ struct Model {
 Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
            const Numerics& numerics = Numerics::native(), const WeightTypes& types = {});
 
+/// The folder, config and weights that a path means. A config alone has no weights; a Lightning checkpoint is both.
+struct ModelPath {
+  std::string folder;
+  std::string config;   // config.json, or config.yaml or model.ckpt where there is none
+  std::string weights;  // the path for Checkpoint::open; empty: no weights are there
+};
+
+/// A model whose parameters are trained.
+struct TrainedModel {
+  Model model;
+  std::unique_ptr<TrainedParams> params;
+  std::vector<ParamRecord> records;  // all that the constructor asked for, masks among them
+  ModelPath place;
+};
+/// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
+/// Throws as load does, and kInput for a GGUF file and a forecaster.
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
+                          const TrainedParams::IsTrained& is_trained = {});
+
 /// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;
 /// `where` names the config.
 void make_body(Model& model, ParamSource& source, const std::string& where);
@@ -71,12 +91,6 @@ struct ModelSize {
 };
 ModelSize measure(const ModelConfig& config, const std::string& where);
 
-/// The folder, config and weights that a path means. A config alone has no weights; a Lightning checkpoint is both.
-struct ModelPath {
-  std::string folder;
-  std::string config;   // config.json, or config.yaml or model.ckpt where there is none
-  std::string weights;  // the path for Checkpoint::open; empty: no weights are there
-};
 ModelPath resolve(const std::string& path);
 /// The one GGUF model of a folder, the first file of a split one; empty: there is none. Throws Error(kInput): several.
 std::string gguf_in(const std::string& folder);

@@ -22,23 +22,6 @@ DType written_as(const ModelValues& model, const FileTensor& tensor) {
   return first.keep_f32 ? DType::kF32 : model.dtype;
 }
 
-// The values of one tensor in the file's order, f32.
-Tensor values_of(const ModelValues& model, const FileTensor& tensor) {
-  Tensor values(tensor.shape, DType::kF32);
-  int64_t offset = 0;
-  for (const size_t i : tensor.records) {
-    model.values(model.records[i], values.f32() + offset);
-    offset += model.records[i].shape.count();
-  }
-  if (tensor.permuted) {
-    const auto* in_block = static_cast<const std::byte*>(values.raw());
-    const auto bytes_of = [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); };
-    const std::vector<std::byte> ordered = to_file_order(*tensor.permuted, in_block, bytes_of);
-    std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
-  }
-  return values;
-}
-
 Tensor narrowed(const Tensor& values, DType dtype) {
   Tensor out(values.shape(), dtype);
   if (dtype == DType::kI8) {
@@ -80,6 +63,22 @@ std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorName
   return out;
 }
 
+Tensor file_values(const FileTensor& tensor, const std::vector<ParamRecord>& records, const ParamValues& values_of) {
+  Tensor values(tensor.shape, DType::kF32);
+  int64_t offset = 0;
+  for (const size_t i : tensor.records) {
+    values_of(records[i], values.f32() + offset);
+    offset += records[i].shape.count();
+  }
+  if (tensor.permuted) {
+    const auto* in_block = static_cast<const std::byte*>(values.raw());
+    const auto bytes_of = [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); };
+    const std::vector<std::byte> ordered = to_file_order(*tensor.permuted, in_block, bytes_of);
+    std::copy(ordered.begin(), ordered.end(), static_cast<std::byte*>(values.raw()));
+  }
+  return values;
+}
+
 ModelWriter::ModelWriter(const std::string& out, const std::vector<formats::TensorSpec>& specs,
                          const formats::Metadata& metadata)
     : folder_(out), tensors_(folder_.file("model.safetensors"), specs, metadata) {}
@@ -92,7 +91,7 @@ void ModelWriter::finish() {
 }
 
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
-                 const WriteProgress& progress) {
+                 const WriteProgress& progress, const std::function<void(ModelWriter&)>& more) {
   const TensorNames& names = find_family(model.config.model_type, model.where).names;
   const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
   std::vector<formats::TensorSpec> specs;
@@ -106,7 +105,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
   ModelWriter writer(out, specs);
   for (size_t i = 0; i < tensors.size(); ++i) {
     tell_progress(progress, static_cast<double>(i) / static_cast<double>(tensors.size()), out);
-    writer.write(tensors[i].name, narrowed(values_of(model, tensors[i]), specs[i].dtype));
+    writer.write(tensors[i].name, narrowed(file_values(tensors[i], model.records, model.values), specs[i].dtype));
   }
   tell_progress(progress, 1, out);
   Json config = model.config.source;
@@ -117,6 +116,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
     if (file_exists(file)) fs::copy_file(file, writer.file(fs::path(file).filename().string()), error);
     if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, out, error.message());
   }
+  if (more) more(writer);
   writer.finish();
 }
 

@@ -34,6 +34,11 @@ struct FileTensor {
 std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
                                      const std::vector<ParamRecord>& records);
 
+/// Fills out [record.shape] with a parameter's values, in the block's order.
+using ParamValues = std::function<void(const ParamRecord& record, float* out)>;
+/// The values of one tensor in the file's order, f32. `values_of` is called with elements of `records`.
+Tensor file_values(const FileTensor& tensor, const std::vector<ParamRecord>& records, const ParamValues& values_of);
+
 /// A model folder while it is written. Without finish() nothing is left of it.
 class ModelWriter {
  public:
@@ -59,14 +64,13 @@ struct ModelValues {
   std::string where;                 // the config's path, for messages
   std::vector<ParamRecord> records;  // all that the constructor asks for, in its order
   DType dtype = DType::kF32;         // type to write; an Init may keep a parameter in f32, masks are I8
-  /// Fills out [record.shape] with a parameter's values, in the block's order. Called once for each record.
-  std::function<void(const ParamRecord& record, float* out)> values;
+  ParamValues values;                // called once for each record
 };
 /// Writes `model` into the new folder `out`, tensor by tensor, with its config, whose "torch_dtype" becomes its dtype,
-/// and copies of those files in `beside` that exist. Throws Error(kInput): a tensor does not fit in memory; Error(kIo,
-/// kCancelled).
+/// and copies of those files in `beside` that exist. `more` may write further files before the folder is complete.
+/// Throws Error(kInput): a tensor does not fit in memory; Error(kIo, kCancelled).
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
-                 const WriteProgress& progress = {});
+                 const WriteProgress& progress = {}, const std::function<void(ModelWriter&)>& more = {});
 
 /// How "torch_dtype" spells F32, F16 or BF16.
 const char* torch_name(DType dtype);

@@ -34,10 +34,15 @@ class Pass {
   }
   /// The same without memory: every sequence starts from the zero state, and nothing is kept.
   template <class F>
-  Tensor run(std::span<const int64_t> lengths, F&& forward) {
+  Tensor run(std::span<const int64_t> lengths, const Tensor& elapsed, F&& forward) {
     lay_out(lengths);
+    seqs_.dt = elapsed;
     Ctx context = ctx();
     return forward(context, seqs_, nullptr);
+  }
+  template <class F>
+  Tensor run(std::span<const int64_t> lengths, F&& forward) {
+    return run(lengths, Tensor(), forward);
   }
 
   Ctx ctx() { return {stream_, arena_, numerics_, stop_ ? &stopper_ : observer_}; }

@@ -18,15 +18,20 @@ Tensor as_matrix(const Tensor& tensor) {
 
 }  // namespace
 
-void Trained::add(const Tensor& master, float* gradient) {
+void Trained::add(const Tensor& master, float* gradient, float* table_gradient) {
   CAROUSEL_ASSERT(master.dtype() == DType::kF32 && master.raw() != nullptr && gradient != nullptr);
-  gradients_[master.raw()] = gradient;
+  places_[master.raw()] = {gradient, table_gradient != nullptr ? table_gradient : gradient};
 }
 
-float* Trained::gradient(const Tensor& master) const {
-  const auto found = master.raw() != nullptr ? gradients_.find(master.raw()) : gradients_.end();
-  return found != gradients_.end() ? found->second : nullptr;
+Trained::Places Trained::find(const Tensor& master) const {
+  static float on_meta;  // no kernel runs there
+  if (all_ && master.defined()) return {&on_meta, &on_meta};
+  const auto found = master.raw() != nullptr ? places_.find(master.raw()) : places_.end();
+  return found != places_.end() ? found->second : Places{nullptr, nullptr};
 }
+
+float* Trained::gradient(const Tensor& master) const { return find(master).gradient; }
+float* Trained::table_gradient(const Tensor& master) const { return find(master).table_gradient; }
 
 void Ctx::without_backward(const char* op) const {
   if (tape != nullptr) fail(ErrorKind::kUsage, "{}: got a tape, and there is no gradient of this op yet", op);
@@ -45,6 +50,10 @@ bool Tape::needs(const Tensor& tensor) const {
 void Tape::record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
                   std::initializer_list<Tensor> outputs, Backward backward) {
   if (std::none_of(inputs.begin(), inputs.end(), [&](const Tensor& input) { return needs(input); })) return;
+  record_needed(ctx, op, outputs, std::move(backward));
+}
+
+void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward) {
   if (!(ctx.numerics == Numerics::native())) {
     fail(ErrorKind::kUsage, "{}: got a profile of numerics under a tape, expected native numbers", op);
   }

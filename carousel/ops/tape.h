@@ -22,13 +22,24 @@ namespace carousel {
 /// tape.
 class Trained {
  public:
-  /// gradient [master.count()] f32, in the master's memory; both outlive this.
-  void add(const Tensor& master, float* gradient);
+  /// gradient [master.count()] f32, in the master's memory; both outlive this. A matrix that is both a table and a
+  /// head gets the gradient of look-ups in `table_gradient`, of the same size: the sum of both is formed once, at the
+  /// end, so that it does not depend on how a batch was cut. Null: look-ups add to `gradient`.
+  void add(const Tensor& master, float* gradient, float* table_gradient = nullptr);
+  /// Counts every master as trained: on meta, where tensors have no address to be known by.
+  void add_all() { all_ = true; }
   /// Null for what is not trained.
   float* gradient(const Tensor& master) const;
+  float* table_gradient(const Tensor& master) const;
 
  private:
-  std::unordered_map<const void*, float*> gradients_;  // by the master's first byte
+  struct Places {
+    float *gradient, *table_gradient;
+  };
+  Places find(const Tensor& master) const;
+
+  std::unordered_map<const void*, Places> places_;  // by the master's first byte
+  bool all_ = false;
 };
 
 class Grads;
@@ -52,6 +63,8 @@ class Tape {
   /// op's.
   void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
               std::initializer_list<Tensor> outputs, Backward backward);
+  /// The same for an op that has found that an input needs a gradient.
+  void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward);
   /// Runs the nodes from the last to the first. A node is freed, with what it kept and the gradients of its outputs,
   /// once it has run. Gradients that come in are in `grads` (give).
   void backward(Ctx& ctx, Grads& grads);
@@ -92,6 +105,8 @@ class Grads {
   Tensor take(Ctx& ctx, const Tensor& activation);
   /// Where to add the gradient of a master; null where it is not trained.
   float* parameter(const Tensor& master) const { return tape_.trained_.gradient(master); }
+  /// The same for a look-up in a table.
+  float* table(const Tensor& master) const { return tape_.trained_.table_gradient(master); }
   /// The gradients of the states that a forward of one block had. A backward kernel reads the gradient of what the
   /// forward left, then replaces it in place by that of what it read. Of a per-token tensor it reads the gradients of
   /// the forward's own rows, and adds to those of the rows before. Empty: none comes in, and none is asked for.

@@ -64,6 +64,13 @@ std::vector<int32_t> ChatMl::ask(std::span<const int32_t> seen, std::span<const 
   return out;
 }
 
+std::vector<int32_t> ChatMl::answer(std::string_view text) const {
+  std::vector<int32_t> out;
+  add_text(text, out);
+  out.push_back(turn_end_);
+  return out;
+}
+
 std::vector<ChatTurn> ChatMl::turns_of(std::span<const int32_t> seen) const {
   std::vector<ChatTurn> out;
   const auto control = [this](int32_t id) { return id == turn_start_ || id == turn_end_; };

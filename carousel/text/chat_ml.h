@@ -29,6 +29,9 @@ class ChatMl {
   std::vector<int32_t> ask(std::span<const int32_t> seen, std::span<const int32_t> start, std::string_view system,
                            std::string_view text) const;
 
+  /// The tokens of an answer to what ask() asked: its text and the end of the turn. Throws as ask() does.
+  std::vector<int32_t> answer(std::string_view text) const;
+
   /// The turns that the tokens `seen` hold, the last of which may be open.
   std::vector<ChatTurn> turns_of(std::span<const int32_t> seen) const;
 

@@ -20,7 +20,7 @@ namespace carousel::verify {
 namespace {
 
 // All is computed in float32; differences below 6e-7 are seen.
-constexpr double kTolerance = 2e-6;
+constexpr double kForecastTolerance = 2e-6;
 constexpr int64_t kMaxAccelerate = 1024;
 constexpr const char* kContext = "ctx.";
 constexpr const char* kQuantiles = "quantiles.";
@@ -37,7 +37,7 @@ void compare(Comparison& out, const std::vector<float>& got, const Tensor& want,
   // Not drift.relative(), which rounds once more: reports would change in their last digit.
   const double relative = drift.difference == 0 ? 0 : std::sqrt(drift.difference / drift.size);
   if (!(relative <= out.relative)) out.relative = relative;
-  const bool agrees = relative <= kTolerance;
+  const bool agrees = relative <= kForecastTolerance;
   if (out.status != Comparison::Status::kFail)
     out.status = agrees ? Comparison::Status::kOk : Comparison::Status::kFail;
   if (!agrees && out.note.empty()) out.note = way;

@@ -23,13 +23,11 @@
 #include "carousel/verify/package_state.h"
 #include "carousel/verify/regressor_case.h"
 #include "carousel/verify/sequence_cuts.h"
+#include "carousel/verify/training_case.h"
 
 namespace carousel::verify {
 namespace {
 
-// All is computed in float32: independent implementations of one formula agree to 1e-7 .. 8e-6; another formula does
-// not.
-constexpr double kTolerance = 2e-5;
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
 
 using Status = Comparison::Status;
@@ -57,6 +55,7 @@ class Case {
       : folder_(folder),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
+        stream_(stream),
         model_(model::load(folder, stream, model::ModelKind::kLanguage, numerics)),
         runner_(*model_.lm, stream, *model_.numerics),
         progress_(progress) {}
@@ -79,10 +78,12 @@ class Case {
                      const std::string& way);
   void compare_greedy(const std::string& name, const Ids& prompts);
   void compare_loss();
+  void compare_trained();
   void compare_mean(const std::string& name);
 
   std::string folder_, where_;
   formats::SafetensorsFile expected_;
+  const Stream& stream_;
   model::Model model_;
   model::Runner runner_;
   const TokensDone& progress_;
@@ -320,6 +321,16 @@ void Case::compare_mean(const std::string& name) {
   comparison.note = fmt::format("{:.6f} nats per token", mean);
 }
 
+// Gradients and steps are those of native numbers.
+void Case::compare_trained() {
+  const auto& entries = expected_.entries();
+  const bool any = std::any_of(entries.begin(), entries.end(),
+                               [](const formats::TensorEntry& tensor) { return is_training(tensor.name); });
+  if (!any || model_.numerics->name != "native") return;
+  for (const Comparison& comparison : compare_training(folder_, expected_, stream_))
+    results_[comparison.name] = comparison;
+}
+
 std::vector<Comparison> Case::compare() {
   for (const formats::TensorEntry& tensor : expected_.entries()) {
     if (tensor.name == "ids" || tensor.name.starts_with("ids.")) compare_forward(tensor.name, tensor.name.substr(3));
@@ -335,13 +346,14 @@ std::vector<Comparison> Case::compare() {
   const bool prompted = expected_.find("ids") == nullptr && expected_.find("prompt") != nullptr;
   if (prompted && expected_.find("logits") != nullptr) compare_forward("prompt", "");
 
+  compare_trained();
+
   std::vector<Comparison> out;
   for (const formats::TensorEntry& tensor : expected_.entries()) {
     if (is_input(tensor.name)) continue;
     Comparison& comparison = result(tensor.name);
-    const bool training = tensor.name.starts_with("grad.") || tensor.name.starts_with("adamw.");
     if (comparison.status == Status::kSkip && comparison.note.empty())
-      comparison.note = training ? "this build does not train" : "nothing in this build computes it";
+      comparison.note = "nothing in this build computes it";
     out.push_back(comparison);
   }
   return out;
@@ -363,19 +375,6 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 }
 
 }  // namespace
-
-void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way) {
-  Drift drift;
-  drift.add(want, got, static_cast<int64_t>(count));
-  const double relative = drift.relative();
-  if (out.status == Status::kSkip) out.status = Status::kOk;
-  if (!std::isnan(out.relative) && !(relative <= out.relative)) out.relative = relative;
-  if (!std::isnan(out.largest) && !(drift.largest <= out.largest)) out.largest = drift.largest;
-  if (!(relative <= kTolerance) && out.status == Status::kOk) {
-    out.status = Status::kFail;
-    out.note = way;
-  }
-}
 
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
                                      const TokensDone& progress) {

@@ -9,22 +9,9 @@
 
 #include "carousel/core/stream.h"
 #include "carousel/ops/numerics.h"
+#include "carousel/verify/comparison.h"
 
 namespace carousel::verify {
-
-/// The outcome for one expected tensor.
-struct Comparison {
-  enum class Status { kOk, kFail, kSkip };
-  std::string name;
-  Status status = Status::kSkip;
-  double relative = 0;  // L2 norm of the difference over that of the expectation, by the worst way of computing it
-  double largest = 0;   // largest absolute difference
-  std::string note;     // why it was skipped, or what failed
-};
-
-/// Adds one more way of computing a tensor to its comparison, which keeps the worst; a NaN stays. `way` becomes the
-/// note of a failure.
-void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
 
 /// Is called with the tokens of a long text that are done, from 0 on; with done == total once, at the text's end.
 using TokensDone = std::function<void(int64_t done, int64_t total)>;

@@ -12,6 +12,7 @@
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
 #include "carousel/verify/sequence_cuts.h"
+#include "carousel/verify/training_case.h"
 
 namespace carousel::verify {
 namespace {
@@ -26,7 +27,9 @@ struct Computed {
 class RegressorCase {
  public:
   RegressorCase(const std::string& folder, const Stream& stream, const Numerics& numerics)
-      : where_(folder + "/expected.safetensors"),
+      : folder_(folder),
+        stream_(stream),
+        where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         model_(model::load(folder, stream, model::ModelKind::kRegressor, numerics)),
         predictor_(*model_.regressor, stream, *model_.numerics),
@@ -46,6 +49,8 @@ class RegressorCase {
   void compare_wiring();
   Comparison& result(const std::string& name);
 
+  std::string folder_;
+  const Stream& stream_;
   std::string where_;
   formats::SafetensorsFile expected_;
   model::Model model_;
@@ -192,13 +197,15 @@ std::vector<Comparison> RegressorCase::compare() {
     result("y").note = fmt::format("{}: batched and alone differ in bits", way.name);
   }
   compare_wiring();
+  if (expected_.find("target") != nullptr && model_.numerics->name == "native") {
+    for (const Comparison& one : compare_training(folder_, expected_, stream_)) results_[one.name] = one;
+  }
   std::vector<Comparison> out;
   for (const formats::TensorEntry& tensor : expected_.entries()) {
     if (tensor.name == "x" || tensor.name == "timespans" || tensor.name == "target") continue;
     Comparison& comparison = result(tensor.name);
-    const bool training = tensor.name.starts_with("grad.");
-    if (comparison.status == Status::kSkip)
-      comparison.note = training ? "this build does not train" : "nothing in this build computes it";
+    if (comparison.status == Status::kSkip && comparison.note.empty())
+      comparison.note = "nothing in this build computes it";
     out.push_back(comparison);
   }
   return out;

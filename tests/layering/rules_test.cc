@@ -47,6 +47,7 @@ std::vector<Plant> plants_of_includes() {
         {{"carousel/ops/ctx.h", "#include \"carousel/ops/gate/gate_cpu.h\"\n"}},
         {{"carousel/blocks/moe.cc", "#include \"carousel/ops/gate/gate_cpu.h\"\n"}}},
        {{{"carousel/ops/gate/gate.cc", "#include \"carousel/ops/gate/gate_cpu.h\"\n"}},
+        {{"carousel/ops/tape.cc", "#include \"carousel/ops/tape_cpu.h\"\n"}},
         {{"carousel/ops/moe/moe_cpu.cc", "#include \"carousel/ops/gate/gate_cpu.h\"\n"}},
         {{"carousel/ops/moe/moe.cc", "#include \"carousel/ops/gate/gate.h\"\n"}}}},
       {"FamiliesOfOpsFormNoCircle",

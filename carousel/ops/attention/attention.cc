@@ -3,7 +3,8 @@
 #include "carousel/ops/attention/attention.h"
 
 #include "carousel/core/error.h"
-#include "carousel/ops/attention/attention_cpu.h"
+#include "carousel/ops/attention/attention_backward_cpu.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::ops {
 namespace {
@@ -48,14 +49,7 @@ bool casts(const Numerics& numerics) {
          numerics.norm != Numerics::Norm{};
 }
 
-}  // namespace
-
-Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states) {
-  ctx.without_backward("ops::attention");
-  check(qkv, dims, seqs, states);
-  Tensor out = ctx.arena.empty({seqs.rows(), dims.heads * dims.head_dim});
-  if (seqs.rows() == 0) return out;
-
+AttentionArgs arguments(const Tensor& qkv, const Tensor& out, const AttentionDims& dims, const Seqs& seqs) {
   AttentionArgs args = {};
   args.qkv = view(qkv);
   args.out = view(out);
@@ -73,17 +67,73 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
   args.head_dim = dims.head_dim;
   args.window = dims.window;
   args.seqs = seqs.view();
+  return args;
+}
+
+/// What the backward reads.
+struct Kept {
+  Tensor qkv, out;
+  Tensor log_sums;  // [N, H]
+  Tensor pages;     // of the rows before this forward, or empty
+};
+
+/// A copy: the states' pages may be gone, or another sequence's, when the tape runs.
+Tensor keep_pages(Ctx& ctx, const AttentionArgs& args, const AttentionDims& dims) {
+  const KeptPages kept = {dims.window};
+  int64_t count = 0;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) count += kept.count(args.seqs.pos[s], args.seqs.length(s));
+  if (count == 0) return {};
+  const Tensor pages = ctx.arena.empty({2 * count, dims.kv_heads * dims.head_dim * kPageRows});
+  kernels::attention_keep(ctx.stream, {args, pages.f32()});
+  return pages;
+}
+
+void record(Ctx& ctx, const Kept& kept, const AttentionDims& dims, const Seqs& seqs, const LayerStates& states) {
+  const auto backward = [kept, dims, seqs, states](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+    AttentionBackwardArgs args = {};
+    args.attention = arguments(kept.qkv, kept.out, dims, seqs);
+    args.attention.log_sums = kept.log_sums.f32();
+    args.kept = kept.pages.defined() ? kept.pages.f32() : nullptr;
+    args.d_out = view(d[0]);
+    if (grads.wants(kept.qkv)) args.d_qkv = view(grads.write(inner, columns(kept.qkv)));
+    args.d_q_norm = grads.parameter(dims.q_norm);
+    args.d_k_norm = grads.parameter(dims.k_norm);
+    if (const LayerStates d_states = grads.states(states); !d_states.empty()) {
+      args.d_k_pages = d_states.pages(0);
+      args.d_v_pages = d_states.pages(1);
+    }
+    const Tensor workspace = inner.workspace(kernels::attention_backward_workspace(inner.stream, args));
+    args.workspace = workspace.raw();
+    kernels::attention_backward(inner.stream, args);
+  };
+  ctx.tape->record(ctx, kWhere, {kept.qkv, dims.q_norm, dims.k_norm}, {kept.out}, backward);
+}
+
+}  // namespace
+
+Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const Seqs& seqs, LayerStates states) {
+  check(qkv, dims, seqs, states);
+  Tensor out = ctx.arena.empty({seqs.rows(), dims.heads * dims.head_dim});
+  if (seqs.rows() == 0) return out;
+
+  AttentionArgs args = arguments(qkv, out, dims, seqs);
   if (!states.empty()) {
     args.k_pages = states.pages(0);
     args.v_pages = states.pages(1);
   }
+  const bool recorded =
+      ctx.tape != nullptr && (ctx.tape->needs(qkv) || ctx.tape->needs(dims.q_norm) || ctx.tape->needs(dims.k_norm));
   const Numerics& numerics = ctx.numerics;
   if (!casts(numerics)) {
+    const Tensor log_sums = recorded ? ctx.arena.empty({seqs.rows(), dims.heads}) : Tensor();
     const Tensor workspace = ctx.workspace(kernels::attention_workspace(ctx.stream, args));
     args.workspace = workspace.raw();
+    args.log_sums = log_sums.f32();
     kernels::attention(ctx.stream, args);
+    if (recorded) record(ctx, {qkv, out, log_sums, keep_pages(ctx, args, dims)}, dims, seqs, states);
     return out;
   }
+  if (recorded) record(ctx, {qkv, out, {}, {}}, dims, seqs, states);  // throws: the profile rounds
   CastAttentionArgs cast = {args, numerics.norm, numerics.activations, numerics.attention.rotary,
                             numerics.attention.scores};
   const Tensor workspace = ctx.workspace(kernels::cast_attention_workspace(ctx.stream, cast));

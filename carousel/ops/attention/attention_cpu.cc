@@ -8,6 +8,7 @@
 #include "carousel/cpu/matmul.h"
 #include "carousel/cpu/prefetch.h"
 #include "carousel/ops/attention/attention_batch_cpu.h"
+#include "carousel/ops/attention/attention_rows_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -18,23 +19,11 @@ constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
 constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
 constexpr int64_t kSoftmaxShare = 16;  // a row's softmax prefetches this part of the next slice; more at once stalls
 
-inline float square_sum(const float* x, int64_t count) {
-  Vec acc = {};
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) acc = fma(load(x + j), load(x + j), acc);
-  if (j < count) {
-    const Vec v = load_partial(x + j, count - j);
-    acc = fma(v, v, acc);
-  }
-  return sum(acc);
-}
-
 /// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
 void prepare(const Call& args, const float* x, const float* norm, int64_t row, float scale, float* out,
              int64_t stride) {
   const int64_t d = args.head_dim, half = args.rotary / 2;
-  float r = 1.0f;
-  if (norm != nullptr) r = 1.0f / std::sqrt(square_sum(x, d) / static_cast<float>(d) + args.norm_eps);
+  const float r = norm != nullptr ? norm_scale(args, x) : 1.0f;
   const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
   for (int64_t j = args.rotary; j < d; ++j) out[j * stride] = normed(j) * scale;
   if (args.cos_sin == nullptr) return;
@@ -50,12 +39,7 @@ void prepare(const Call& args, const float* x, const float* norm, int64_t row, f
 /// Writes the keys and values of one row into its pages, and its rotary angles into the table.
 void write_row(const Call& args, const Sequence& seq, int64_t t) {
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
-  for (int64_t j = 0; j < args.rotary / 2; ++j) {
-    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
-    const double angle = static_cast<float>(pos) * args.inv_freq[j];
-    args.cos_sin[row * args.rotary + j] = static_cast<float>(std::cos(angle));
-    args.cos_sin[row * args.rotary + args.rotary / 2 + j] = static_cast<float>(std::sin(angle));
-  }
+  if (args.cos_sin != nullptr) write_angles(args, pos, args.cos_sin + row * args.rotary);
   const float* k = args.qkv.f32() + row * (args.heads + 2 * args.kv_heads) * d + args.heads * d;  // [G, d]
   const float* v = k + args.kv_heads * d;                                                         // [G, d]
   float* k_page = seq.k_pages[pos / kPage] + pos % kPage;      // [G, d] at this row, kPage apart
@@ -228,6 +212,8 @@ void write_out(const Block& block, int64_t r, const Share& sum) {
   const int64_t d = block.args->head_dim;
   float* out = block.args->out.f32() + block.row(r) * block.args->heads * d + block.head(r) * d;  // [d]
   for (int64_t j = 0; j < d; ++j) out[j] = sum.o[j] / sum.total;
+  if (block.args->log_sums == nullptr) return;
+  block.args->log_sums[block.row(r) * block.args->heads + block.head(r)] = sum.max + std::log(sum.total);
 }
 
 /// Block `index` of the batch for key head g, without scratch memory.

@@ -21,6 +21,7 @@ struct AttentionArgs {
   float* const* const* k_pages;  // [B] of [pages] of [G, d, kPageRows]; null: zero states, nothing is kept
   float* const* const* v_pages;  // [B] of [pages] of [G, kPageRows, d]
   void* workspace;               // scratch memory of attention_workspace bytes
+  float* log_sums;  // [N, H] logarithm of a row's sum of exponentials, written for the backward; null: not kept
 };
 
 /// Attention as a profile of a narrower implementation computes it.

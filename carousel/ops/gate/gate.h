@@ -15,8 +15,9 @@ Tensor gated_unit(Ctx& ctx, const Tensor& gate_up, Activation activation);
 /// SwiGLU: silu(gate) * up.
 Tensor swiglu(Ctx& ctx, const Tensor& gate_up);
 
-/// In place: x = cap * tanh(x / cap) on [N, D] f32, each operation rounded to `dtype`. cap > 0.
-void soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype = DType::kF32);
+/// cap * tanh(x / cap) of x [N, D] f32, each operation rounded to `dtype`. cap > 0. In place: the result is x itself,
+/// but under a tape that needs x a tensor of its own.
+Tensor soft_cap(Ctx& ctx, const Tensor& x, float cap, DType dtype = DType::kF32);
 
 /// Every head of x [N, H*d] f32 times the sigmoid of its own gate_pre [N, H] f32. Returns [N, H*d].
 Tensor gate_heads(Ctx& ctx, const Tensor& x, const Tensor& gate_pre);

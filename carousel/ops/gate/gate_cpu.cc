@@ -4,7 +4,7 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/rounding.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/ops/gate/activations_cpu.h"
 #include "carousel/ops/gate/gate_values_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -13,53 +13,6 @@ namespace {
 constexpr int64_t kWorkPerElement = 32;
 constexpr int64_t kBlock = 1024;  // elements per item: a row of logits is worth many threads
 
-/// erf x to within 2e-7 of its value. Up to |x| = 1 the Taylor series, beyond it 1 - e^(-x^2) times a polynomial in
-/// 1 / (1 + p |x|) (Abramowitz and Stegun, 7.1.26).
-inline Vec erf(Vec x) {
-  const Vec magnitude = max(x, -x);
-  const Vec x2 = x * x;
-  Vec near = set1(-1.0f / 6894720);  // (-1)^n / (n! (2n + 1)), n = 9
-  near = fma(near, x2, set1(1.0f / 685440));
-  near = fma(near, x2, set1(-1.0f / 75600));
-  near = fma(near, x2, set1(1.0f / 9360));
-  near = fma(near, x2, set1(-1.0f / 1320));
-  near = fma(near, x2, set1(1.0f / 216));
-  near = fma(near, x2, set1(-1.0f / 42));
-  near = fma(near, x2, set1(0.1f));
-  near = fma(near, x2, set1(-1.0f / 3));
-  near = set1(1.12837916709551257f) * fma(near * x2, x, x);
-
-  const Vec t = set1(1.0f) / fma(set1(0.3275911f), magnitude, set1(1.0f));
-  Vec far = set1(1.061405429f);
-  far = fma(far, t, set1(-1.453152027f));
-  far = fma(far, t, set1(1.421413741f));
-  far = fma(far, t, set1(-0.284496736f));
-  far = fma(far, t, set1(0.254829592f));
-  far = set1(1.0f) - far * t * exp(-x2);
-  return magnitude < set1(1.0f) ? near : x < Vec{} ? -far : far;
-}
-
-template <ops::Activation kActivation>
-inline Vec activate(Vec x) {
-  const Vec zero = {}, one = set1(1.0f);
-  switch (kActivation) {
-    case ops::Activation::kSilu:
-      return x * sigmoid(x);
-    case ops::Activation::kGelu:
-      return set1(0.5f) * x * (one + erf(x * set1(0.707106781186547524f)));
-    case ops::Activation::kGeluTanh:
-      return set1(0.5f) * x * (one + tanh(set1(0.797884560802865356f) * fma(set1(0.044715f) * x * x, x, x)));
-    case ops::Activation::kRelu:
-      return max(x, zero);
-    case ops::Activation::kRelu2:
-      return max(x, zero) * max(x, zero);
-    case ops::Activation::kSigmoid:
-      return sigmoid(x);
-    case ops::Activation::kSelu:
-      return set1(1.0507009873554805f) * (max(x, zero) + set1(1.6732632423543772f) * (exp(min(x, zero)) - one));
-  }
-}
-
 /// Applies gated(Vec gate, Vec up) -> Vec to every element.
 template <class F>
 inline void for_values(const float* gate, const float* up, float* out, int64_t count, F&& gated) {
@@ -67,32 +20,6 @@ inline void for_values(const float* gate, const float* up, float* out, int64_t c
   for (; j + kLanes <= count; j += kLanes) store(out + j, gated(load(gate + j), load(up + j)));
   if (const int64_t rest = count - j; rest > 0) {
     store_partial(out + j, gated(load_partial(gate + j, rest), load_partial(up + j, rest)), rest);
-  }
-}
-
-/// Calls f(Unit<activation>).
-template <ops::Activation kActivation>
-struct Unit {
-  static constexpr ops::Activation kValue = kActivation;
-};
-template <class F>
-inline void for_activation(ops::Activation activation, F&& f) {
-  using ops::Activation;
-  switch (activation) {
-    case Activation::kSilu:
-      return f(Unit<Activation::kSilu>());
-    case Activation::kGelu:
-      return f(Unit<Activation::kGelu>());
-    case Activation::kGeluTanh:
-      return f(Unit<Activation::kGeluTanh>());
-    case Activation::kRelu:
-      return f(Unit<Activation::kRelu>());
-    case Activation::kRelu2:
-      return f(Unit<Activation::kRelu2>());
-    case Activation::kSigmoid:
-      return f(Unit<Activation::kSigmoid>());
-    case Activation::kSelu:
-      return f(Unit<Activation::kSelu>());
   }
 }
 
@@ -106,11 +33,12 @@ void rounded_values(const ops::GatedUnitArgs& args, const float* gate, const flo
 
 void soft_cap_rounded(const Stream& stream, const ops::SoftCapArgs& args) {
   const Rounding round(args.dtype);
-  float* const x = args.x.f32();
+  const float* const x = args.x.f32();
+  float* const out = args.out.f32();
   parallel_ranges(stream, args.count, kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const float capped = round(tanh(set1(round(x[j] / args.cap)))[0]);
-      x[j] = round(args.cap * capped);
+      out[j] = round(args.cap * capped);
     }
   });
 }
@@ -141,14 +69,15 @@ void gated_unit(const Stream& stream, const ops::GatedUnitArgs& args) {
 void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
   if (args.dtype != DType::kF32) return soft_cap_rounded(stream, args);
   const Vec cap = set1(args.cap);
-  float* const x = args.x.f32();
+  const float* const x = args.x.f32();
+  float* const out = args.out.f32();
   const int64_t blocks = (args.count + kBlock - 1) / kBlock;
   parallel_ranges(stream, blocks, kBlock * kWorkPerElement, [&](int64_t begin, int64_t end) {
     const int64_t last = end * kBlock < args.count ? end * kBlock : args.count;
     int64_t j = begin * kBlock;
-    for (; j + kLanes <= last; j += kLanes) store(x + j, cap * tanh(load(x + j) / cap));
+    for (; j + kLanes <= last; j += kLanes) store(out + j, cap * tanh(load(x + j) / cap));
     if (const int64_t rest = last - j; rest > 0) {
-      store_partial(x + j, cap * tanh(load_partial(x + j, rest) / cap), rest);
+      store_partial(out + j, cap * tanh(load_partial(x + j, rest) / cap), rest);
     }
   });
 }

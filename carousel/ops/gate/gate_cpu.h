@@ -15,7 +15,8 @@ struct GatedUnitArgs {
   DType gates = DType::kF32, product = DType::kF32;  // what the activation and the product are rounded to
 };
 struct SoftCapArgs {
-  View x;  // [count]
+  View x;    // [count]
+  View out;  // [count]; may be x
   int64_t count;
   float cap;
   DType dtype = DType::kF32;  // what each operation's result is rounded to
@@ -34,6 +35,26 @@ struct ReluBackwardArgs {
   View x, d, d_x;  // [rows, width]; d_x is written
   int64_t rows, width;
 };
+struct GatedUnitBackwardArgs {
+  View gate_up;         // [N, 2F]
+  View d;               // [N, F]
+  View d_gate_up;       // [N, 2F] written
+  int64_t rows, width;  // N, F
+  Activation activation;
+};
+struct SoftCapBackwardArgs {
+  View capped;  // [N, D] the result of soft_cap
+  View d, d_x;  // [N, D]; d_x is written
+  int64_t rows, width;
+  float cap;
+};
+struct GateHeadsBackwardArgs {
+  View x, d;        // [N, H*d]
+  View gate_pre;    // [N, H]
+  View d_x;         // [N, H*d] written; null: not wanted
+  View d_gate_pre;  // [N, H] written; null: not wanted
+  int64_t rows, heads, dim;
+};
 
 }  // namespace carousel::ops
 
@@ -43,3 +64,6 @@ KERNEL(gate_heads, ops::GateHeadsArgs);
 KERNEL(relu, ops::ElementwiseArgs);
 KERNEL(add, ops::ElementwiseArgs);
 KERNEL(relu_backward, ops::ReluBackwardArgs);
+KERNEL(gated_unit_backward, ops::GatedUnitBackwardArgs);
+KERNEL(soft_cap_backward, ops::SoftCapBackwardArgs);
+KERNEL(gate_heads_backward, ops::GateHeadsBackwardArgs);

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Block-diagonal products: the packing of their weights, checks, and the call of the kernel.
+// Block-diagonal products: the packing of their weights, checks, the calls of the kernels.
 #include "carousel/ops/linear/block_linear.h"
 
 #include <algorithm>
+#include <array>
+#include <vector>
 
 #include "carousel/core/error.h"
 #include "carousel/core/slab.h"
 #include "carousel/ops/linear/block_linear_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::ops {
 namespace {
@@ -16,24 +19,19 @@ namespace {
 constexpr const char* kWhere = "ops::block_linear";
 constexpr int64_t kPanelRows = DensePanels::kPanelRows;
 
-void check_parts(const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
+void check_parts(std::initializer_list<BlockPart> parts) {
   if (parts.size() == 0 || parts.size() > kMaxParts) {
     fail(ErrorKind::kShape, "{}: got {} weights, expected 1 to {}", kWhere, parts.size(), kMaxParts);
   }
   const BlockWeight& first = *parts.begin()->weight;
   if (first.width() < 1) fail(ErrorKind::kShape, "{}: got an empty weight, expected blocks", kWhere);
-  check_columns(kWhere, "x", x, x.of.dim(0), first.width());
   for (const BlockPart& part : parts) {
     if (part.weight->blocks() != first.blocks() || part.weight->size() != first.size()) {
       fail(ErrorKind::kShape, "{}: got {} blocks of {}, expected {} of {} as in the first weight", kWhere,
            part.weight->blocks(), part.weight->size(), first.blocks(), first.size());
     }
-    if (part.first_col < 0 || part.first_col + first.width() > y.count) {
-      fail(ErrorKind::kShape, "{}: y has {} columns, expected at least {}", kWhere, y.count,
-           part.first_col + first.width());
-    }
+    check_columns(kWhere, "x", part.x, parts.begin()->x.rows(), first.width());
   }
-  check_columns(kWhere, "y", y, x.rows(), y.count);
 }
 
 int64_t block_panels(int64_t size) { return (size + kPanelRows - 1) / kPanelRows; }
@@ -95,19 +93,84 @@ const std::byte* BlockWeight::panels(int64_t block) const {
   return static_cast<const std::byte*>(packed_.raw()) + block * block_bytes(size_);
 }
 
-void block_linear(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y) {
-  ctx.without_backward("ops::block_linear");
-  check_parts(x, parts, y);
-  if (x.rows() == 0) return;
-  BlockProductsArgs args = {view(x),  x.of.dim(1), parts.begin(), static_cast<int64_t>(parts.size()),
-                            x.rows(), view(y),     nullptr};
+namespace {
+
+struct Held {
+  Columns x;
+  BlockWeight weight;
+
+  bool reads_as(const Held& other) const {
+    return x.of.id() == other.x.of.id() && x.of.raw() == other.x.of.raw() && x.first == other.x.first;
+  }
+};
+
+/// The gradients of parts that read the same x; d_y from their first output on.
+void group_backward(Ctx& ctx, std::span<const Held> group, const Tensor& d_y, int64_t first_column, Grads& grads) {
+  const Columns& x = group.front().x;
+  const BlockWeight& first = group.front().weight;
+  std::vector<BlockBackwardPart> parts;
+  bool trains = false;
+  for (const Held& held : group) {
+    const BlockWeight& weight = held.weight;
+    const BlockBias& bias = weight.bias_master();
+    const auto index = static_cast<int64_t>(parts.size());
+    const void* const packed = weight.wide() ? weight.panels(0) : weight.lanes().raw();
+    float* const d_bias = grads.parameter(bias.values);
+    parts.push_back({view(columns(d_y, first_column + index * first.width(), first.width())),
+                     static_cast<const float*>(packed), block_bytes(first.size()) / int64_t{sizeof(float)},
+                     grads.parameter(weight.master()), d_bias != nullptr ? d_bias + bias.first : nullptr, bias.stride});
+    trains = trains || parts.back().d_weight != nullptr || d_bias != nullptr;
+  }
+  BlockBackwardArgs args = {view(x),        {},           parts.data(), static_cast<int64_t>(parts.size()), x.rows(),
+                            first.blocks(), first.size(), first.wide()};
+  if (trains) {
+    const Tensor workspace = ctx.workspace(kernels::block_linear_d_weight_workspace(ctx.stream, args));
+    args.workspace = workspace.raw();
+    kernels::block_linear_d_weight(ctx.stream, args);
+  }
+  if (!grads.wants(x.of)) return;
+  args.d_x = view(grads.write(ctx, x));
+  const Tensor workspace = ctx.workspace(kernels::block_linear_d_x_workspace(ctx.stream, args));
+  args.workspace = workspace.raw();
+  kernels::block_linear_d_x(ctx.stream, args);
+}
+
+void record(Ctx& ctx, std::initializer_list<BlockPart> parts, const Tensor& y) {
+  std::vector<Held> all;
+  bool needed = false;
+  for (const BlockPart& part : parts) {
+    needed = needed || ctx.tape->needs(part.x.of) || ctx.tape->needs(part.weight->master()) ||
+             ctx.tape->needs(part.weight->bias_master().values);
+    all.push_back({part.x, *part.weight});
+  }
+  if (!needed) return;
+  ctx.tape->record_needed(ctx, kWhere, {y}, [all](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+    const int64_t width = all.front().weight.width();
+    for (size_t first = 0, end = 0; first < all.size(); first = end) {
+      for (end = first + 1; end < all.size() && all[end].reads_as(all[first]);) ++end;
+      group_backward(inner, std::span(all).subspan(first, end - first), d[0], static_cast<int64_t>(first) * width,
+                     grads);
+    }
+  });
+}
+
+}  // namespace
+
+Tensor block_linear(Ctx& ctx, std::initializer_list<BlockPart> parts) {
+  check_parts(parts);
+  const int64_t rows = parts.begin()->x.rows(), width = parts.begin()->weight->width();
+  Tensor y = ctx.arena.empty({rows, static_cast<int64_t>(parts.size()) * width});
+  if (rows == 0) return y;
+  std::array<BlockProduct, kMaxParts> products;
+  std::transform(parts.begin(), parts.end(), products.begin(), [](const BlockPart& part) {
+    return BlockProduct{view(part.x), part.weight};
+  });
+  BlockProductsArgs args = {products.data(), static_cast<int64_t>(parts.size()), rows, view(y)};
   const Tensor workspace = ctx.workspace(kernels::block_products_workspace(ctx.stream, args));
   args.workspace = workspace.raw();
   kernels::block_products(ctx.stream, args);
-  if (ctx.numerics.activations == DType::kF32) return;
-  for (const BlockPart& part : parts) {
-    round_to(ctx, columns(y.of, y.first + part.first_col, part.weight->width()), ctx.numerics.activations);
-  }
+  if (ctx.tape != nullptr) record(ctx, parts, y);
+  return rounded(ctx, y);
 }
 
 }  // namespace carousel::ops

@@ -32,9 +32,12 @@ class BlockWeight {
   int64_t size() const { return size_; }
   int64_t width() const { return blocks_ * size_; }
   bool wide() const { return size_ >= DensePanels::kPanelRows; }
-  const std::byte* panels(int64_t block) const;    // wide: of this block, f32
+  const std::byte* panels(int64_t block) const;    // wide: of this block, f32, as DensePanels has them
   const Tensor& lanes() const { return packed_; }  // narrow: [size, width] f32: input within the block, output
   const Tensor& bias() const { return bias_; }     // [width] f32, or empty
+  /// The masters [blocks, size, size] and where the biases lie; undefined once released.
+  const Tensor& master() const { return weight_; }
+  const BlockBias& bias_master() const { return biases_; }
 
  private:
   int64_t blocks_ = 0, size_ = 0;
@@ -43,16 +46,17 @@ class BlockWeight {
   Tensor packed_, bias_;
 };
 
-/// One projection of a call: weight, and the column of y its first output goes to.
+/// One projection of a call.
 struct BlockPart {
+  Columns x;  // [rows, blocks * size] f32
   const BlockWeight* weight;
-  int64_t first_col;
 };
 
-/// Projections of the same x, into columns of y.
-///   x [rows, blocks * size] f32; y [rows, *] f32, wide enough for every part
+/// Projections side by side: returns y [rows, parts * blocks * size] f32, the outputs of each part in its order. Parts
+/// may read the same x, or columns of different tensors.
 /// All parts have the same blocks. Each output is one chain of multiply-adds over its block's inputs, the bias added
-/// last: a row's result does not depend on the other rows. Throws kShape. rows may be 0.
-void block_linear(Ctx& ctx, const Columns& x, std::initializer_list<BlockPart> parts, const Columns& y);
+/// last: a row's result does not depend on the other rows. Differentiable in x, weights and biases. Throws kShape. rows
+/// may be 0.
+Tensor block_linear(Ctx& ctx, std::initializer_list<BlockPart> parts);
 
 }  // namespace carousel::ops

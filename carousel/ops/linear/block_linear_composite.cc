@@ -11,7 +11,7 @@
 namespace carousel::cpu {
 namespace {
 
-using ops::BlockPart;
+using ops::BlockProduct;
 using ops::BlockProductsArgs;
 using ops::BlockWeight;
 using ops::LinearPart;
@@ -20,35 +20,45 @@ struct Scratch {
   Scratch(const BlockProductsArgs& args, Workspace workspace) {
     const BlockWeight& weight = *args.parts[0].weight;
     if (!weight.wide() || args.rows == 1) return;
-    if (args.x_width != weight.size()) block_x = workspace.take<float>(args.rows * weight.size());
+    bool copies = false;
+    for (int64_t i = 0; i < args.count; ++i) copies = copies || args.parts[i].x.stride != weight.size();
+    if (copies) block_x = workspace.take<float>(args.rows * weight.size());
     packed = workspace.take<float>(ops::packed_count(args.rows, weight.size()));
     bytes = workspace.bytes();
   }
-  float* block_x = nullptr;  // [rows, size], where x is no such matrix itself
+  float* block_x = nullptr;  // [rows, size], where an x is no such matrix itself
   float* packed = nullptr;
   int64_t bytes = 0;
 };
 
 View columns_of(const View& view, int64_t first) { return {view.f32() + first, view.stride, view.dtype}; }
 
-/// One product per block, with all parts side by side.
-void wide_products(const Stream& stream, const BlockProductsArgs& args) {
+/// The first part after `first` that reads another x.
+int64_t end_of_group(const BlockProductsArgs& args, int64_t first) {
+  const View& x = args.parts[first].x;
+  int64_t end = first + 1;
+  while (end < args.count && args.parts[end].x.data == x.data && args.parts[end].x.stride == x.stride) ++end;
+  return end;
+}
+
+/// One product per block, with parts first to end, which read the same x, side by side.
+void wide_products(const Stream& stream, const BlockProductsArgs& args, int64_t first, int64_t end) {
   const Scratch scratch(args, Workspace(args.workspace));
-  const int64_t size = args.parts[0].weight->size();
+  const int64_t size = args.parts[0].weight->size(), width = args.parts[0].weight->width();
+  const View& x = args.parts[first].x;
   for (int64_t b = 0; b < args.parts[0].weight->blocks(); ++b) {
-    const View own = columns_of(args.x, b * size);
-    if (scratch.block_x != nullptr) {
-      kernels::copy_columns(stream, {own, {scratch.block_x, size}, args.rows, size});
-    }
+    const View own = columns_of(x, b * size);
+    const bool copies = scratch.block_x != nullptr && x.stride != size;
+    if (copies) kernels::copy_columns(stream, {own, {scratch.block_x, size}, args.rows, size});
     std::array<LinearPart, ops::kMaxParts> list;
-    for (int64_t i = 0; i < args.count; ++i) {
-      const BlockPart& part = args.parts[i];
-      const Tensor& bias = part.weight->bias();
-      list[static_cast<size_t>(i)] = {part.weight->panels(b), bias.defined() ? bias.f32() + b * size : nullptr, size,
-                                      part.first_col + b * size, DType::kF32};
+    for (int64_t i = first; i < end; ++i) {
+      const BlockWeight& weight = *args.parts[i].weight;
+      list[static_cast<size_t>(i - first)] = {weight.panels(b),
+                                              weight.bias().defined() ? weight.bias().f32() + b * size : nullptr, size,
+                                              i * width + b * size, DType::kF32};
     }
-    kernels::linear_fwd(stream, {scratch.block_x != nullptr ? scratch.block_x : own.f32(), scratch.packed, list.data(),
-                                 args.count, args.rows, size, args.y.f32(), args.y.stride});
+    kernels::linear_fwd(stream, {copies ? scratch.block_x : own.f32(), scratch.packed, list.data(), end - first,
+                                 args.rows, size, args.y.f32(), args.y.stride});
   }
 }
 
@@ -59,13 +69,16 @@ int64_t block_products_workspace(const Stream& /*stream*/, const BlockProductsAr
 }
 
 void block_products(const Stream& stream, const BlockProductsArgs& args) {
-  if (args.parts[0].weight->wide()) return wide_products(stream, args);
-  for (int64_t i = 0; i < args.count; ++i) {
-    const BlockPart& part = args.parts[i];
-    const Tensor& bias = part.weight->bias();
+  for (int64_t first = 0; args.parts[0].weight->wide() && first < args.count;) {
+    const int64_t end = end_of_group(args, first);
+    wide_products(stream, args, first, end);
+    first = end;
+  }
+  for (int64_t i = 0; i < args.count && !args.parts[0].weight->wide(); ++i) {
+    const BlockWeight& weight = *args.parts[i].weight;
     kernels::block_linear(
-        stream, {args.x, columns_of(args.y, part.first_col), part.weight->lanes().f32(),
-                 bias.defined() ? bias.f32() : nullptr, args.rows, part.weight->width(), part.weight->size()});
+        stream, {args.parts[i].x, columns_of(args.y, i * weight.width()), weight.lanes().f32(),
+                 weight.bias().defined() ? weight.bias().f32() : nullptr, args.rows, weight.width(), weight.size()});
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What ops::block_linear calls, and what the kernel of narrow blocks is called with.
+// What ops::block_linear calls, and what the kernels of its blocks are called with.
 #pragma once
 
 #include "carousel/cpu/kernel.h"
@@ -7,14 +7,16 @@
 
 namespace carousel::ops {
 
-/// Projections of the same x into columns of y.
+struct BlockProduct {
+  View x;  // [rows, width]
+  const BlockWeight* weight;
+};
+/// Projections side by side in y.
 struct BlockProductsArgs {
-  View x;                  // [rows, width]
-  int64_t x_width;         // of the matrix x is columns of
-  const BlockPart* parts;  // [count], of the same blocks
+  const BlockProduct* parts;  // [count], of the same blocks
   int64_t count;
   int64_t rows;
-  View y;
+  View y;  // [rows, count * width]
   void* workspace = nullptr;
 };
 
@@ -25,7 +27,27 @@ struct BlockLinearArgs {
   int64_t rows, width, size;
 };
 
+/// One of the projections that read the same x.
+struct BlockBackwardPart {
+  View d_y;               // [rows, width]
+  const float* packed;    // the weight: panels of wide blocks, or lanes of narrow ones (BlockWeight)
+  int64_t block_floats;   // of wide blocks: from the panels of a block to those of the next
+  float* d_weight;        // [blocks, size, size], added to; null: not wanted
+  float* d_bias;          // of the first block [size], added to; null: not wanted
+  int64_t d_bias_stride;  // from the biases of a block to those of the next
+};
+struct BlockBackwardArgs {
+  View x, d_x;                     // [rows, width]; only block_linear_d_x writes d_x
+  const BlockBackwardPart* parts;  // [count]
+  int64_t count;
+  int64_t rows, blocks, size;
+  bool wide;
+  void* workspace = nullptr;
+};
+
 }  // namespace carousel::ops
 
 COMPOSITE_WITH_WORKSPACE(block_products, ops::BlockProductsArgs);
 KERNEL(block_linear, ops::BlockLinearArgs);
+KERNEL_WITH_WORKSPACE(block_linear_d_x, ops::BlockBackwardArgs);
+KERNEL_WITH_WORKSPACE(block_linear_d_weight, ops::BlockBackwardArgs);

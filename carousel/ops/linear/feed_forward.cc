@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Feed-forward networks: checks, and the call of the kernel. A profile that rounds takes the three ops one by one.
+// Feed-forward networks: checks, and the call of the kernel. A profile that rounds takes the three ops one by
+// one, and so does a tape, for their gradients.
 #include "carousel/ops/linear/feed_forward.h"
 
 #include "carousel/core/error.h"
@@ -10,7 +11,6 @@ namespace carousel::ops {
 
 Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight& up, const Weight& down,
                     Activation activation) {
-  ctx.without_backward("ops::feed_forward");
   constexpr const char* kWhere = "ops::feed_forward";
   check_shape(kWhere, "x", x, {-1, -1});
   check_dtype(kWhere, "x", x, DType::kF32);
@@ -21,7 +21,7 @@ Tensor feed_forward(Ctx& ctx, const Tensor& x, const Weight& gate, const Weight&
   }
   check_weight(kWhere, 2, &down, gate.rows());
   const Numerics& numerics = ctx.numerics;
-  if (numerics.activations != DType::kF32 || numerics.gates != DType::kF32) {
+  if (ctx.tape != nullptr || numerics.activations != DType::kF32 || numerics.gates != DType::kF32) {
     return linear(ctx, gated_unit(ctx, linear(ctx, x, {&gate, &up}), activation), {&down});
   }
   const Tensor y = ctx.arena.empty({x.dim(0), down.rows()});

@@ -124,7 +124,8 @@ struct FloatEngine {
                     int64_t count, Run run, const TileOut& out) {
     const DType dtype = panel.part->dtype;
     const int64_t cell_bytes = dtype == DType::kF16 ? 2 : 4;
-    const float* const x = (a.N == 1 && a.x != nullptr ? a.x : a.packed) + block.first * a.K + k * block.rows;
+    const float* const x =
+        (a.N == 1 && a.x != nullptr && !a.transposed ? a.x : a.packed) + block.first * a.K + k * block.rows;
     run.x_step = block.rows * a.K * 4;
     tiles_of(dtype, block.rows)(reinterpret_cast<const char*>(x), cells(panel, k) + col * cell_bytes, count, run, out);
   }
@@ -137,12 +138,22 @@ struct FloatEngine {
   }
 };
 
+/// Packs columns begin to end of a block of rows, from x given as [K, N].
+void pack_transposed(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
+  float* packed = a.packed + block.first * a.K + begin * block.rows;
+  const float* x = a.x + begin * a.x_stride + block.first;
+  for (int64_t k = begin; k < end; ++k, x += a.x_stride, packed += block.rows) {
+    for (int64_t r = 0; r < block.rows; ++r) packed[r] = x[r];
+  }
+}
+
 void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
-  const int64_t pieces = ceil_div(a.K, 1024);
+  const int64_t pieces = ceil_div(a.K, 1024), stride = a.x_stride != 0 ? a.x_stride : a.K;
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
     const RowBlock block = row_block(plan, i / pieces);
     const int64_t begin = i % pieces * a.K / pieces, end = (i % pieces + 1) * a.K / pieces;
-    FloatEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
+    if (a.transposed) return pack_transposed(a, block, begin, end);
+    FloatEngine::pack(a, block, a.x + block.first * stride + begin, stride, begin, end);
   });
 }
 
@@ -150,7 +161,7 @@ void pack_rows(const Stream& stream, const LinearFwd& a, const Plan& plan) {
 
 void linear_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<FloatEngine>(a, stream.pool->threads());
-  if (a.N > 1 && a.x != nullptr) pack_rows(stream, a, plan);
+  if (a.x != nullptr && (a.N > 1 || a.transposed)) pack_rows(stream, a, plan);
   run_products<FloatEngine>(stream, a, plan);
 }
 

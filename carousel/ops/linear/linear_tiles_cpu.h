@@ -265,6 +265,15 @@ struct Piece {
 /// Bytes of a task's first panel that are prefetched before its products.
 constexpr int64_t kStartBytes = 4096;
 
+/// The sums of a panel from where y has them, so that its chains go on from there.
+inline void read_sums(const LinearFwd& a, const Plan& plan, const FoundPanel& panel, const Slab& slab, float* sums) {
+  const RowBlock first = row_block(plan, slab.first_block), last = row_block(plan, slab.last_block - 1);
+  const float* y = a.y + first.first * a.y_stride + panel.part->first_col + panel.first_row;
+  for (int64_t r = first.first; r < last.first + last.rows; ++r, y += a.y_stride, sums += kPanelRows) {
+    for (int64_t i = 0; i < kPanelRows; ++i) sums[i] = i < panel.rows ? y[i] : 0.0f;
+  }
+}
+
 /// Multiplies one piece with the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
 ///   soon: the next piece, which the last row block prefetches near; null: the panel is read on
@@ -274,9 +283,10 @@ void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, co
   const FoundPanel& panel = piece.panel;
   const RowBlock first = row_block(plan, slab.first_block);
   const int64_t width = Engine::tile_vecs(static_cast<int>(first.rows)) * kLanes;
+  if (a.adds && piece.k == 0) read_sums(a, plan, panel, slab, sums);
   for (int64_t col = 0; col < panel.rows; col += width) {
     TileOut out;
-    out.first = piece.k == 0;
+    out.first = piece.k == 0 && !a.adds;
     out.last = piece.k + piece.count == a.K;
     out.cols = least(panel.rows - col, width);
     out.bias = panel.part->bias != nullptr ? panel.part->bias + panel.first_row + col : nullptr;

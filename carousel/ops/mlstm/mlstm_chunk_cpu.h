@@ -12,8 +12,6 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-// Rows of a tile. With AVX-512 eight keep the multipliers busy, and divide a chunk and most heads.
-constexpr int kRows = kLanes == 16 ? 8 : kTileRows;
 constexpr int64_t kPanel = kTileVecs * kLanes;  // columns of a panel of C or V
 
 /// The matrices of one chunk, packed: rows that are a power of two apart would share cache sets.
@@ -143,7 +141,8 @@ void scores(const Packed& p, int64_t dk, int64_t count) {
 }
 
 /// Decays the scores. Divides them and `carry`, the weight of the state before, by the denominators of their rows.
-void weigh_values(const Head& head, const Packed& p, const float* carried, int64_t count, Decays* decays) {
+void weigh_values(const Head& head, const Packed& p, const float* carried, int64_t first_row, int64_t count,
+                  Decays* decays) {
   for (int64_t t = 0; t < count; ++t) {
     const Vec t_hi = set1(decays->t_hi[t]), t_lo = set1(decays->t_lo[t]);
     float* s_t = p.s + t * kL;  // [L]
@@ -161,7 +160,9 @@ void weigh_values(const Head& head, const Packed& p, const float* carried, int64
       store(s_t + j, s);
       total = total + s;
     }
-    const float norm = denominator(fma1(decays->carry[t], carried[t], sum(total)), decays->m[t], *head.args);
+    const float q_dot_n = fma1(decays->carry[t], carried[t], sum(total));
+    const float norm = denominator(q_dot_n, decays->m[t], *head.args);
+    keep_row(head, first_row + t, q_dot_n, decays->m[t]);
     decays->carry[t] = decays->carry[t] / norm;
     for (int64_t j = 0; j <= t; j += kLanes) store(s_t + j, load(s_t + j) / set1(norm));
   }
@@ -198,6 +199,7 @@ struct Chunk {
   Decays decays;
   int64_t first_row, count;
   bool loads, stores;  // panels read C from the state, and write it back; else C is packed, and stays so
+  float* kept;  // where panels keep C as it is before the chunk [Dk, Dv], at the head's first column; may be null
 
   int64_t panels() const { return (head->width - 1) / kPanel + 1; }
   const float* v(int64_t panel) const {  // [count, kPanel], rows of v
@@ -226,7 +228,7 @@ void prepare_chunk(Head* head, Chunk* chunk) {
   pack_keys(*head, chunk->p, chunk->decays, first_row, count);
   scores(chunk->p, dk, count);
   head->m = chunk->decays.m[count - 1];
-  weigh_values(*head, chunk->p, carried, count, &chunk->decays);
+  weigh_values(*head, chunk->p, carried, first_row, count, &chunk->decays);
   weigh_keys(chunk->p, dk, chunk->decays);
 }
 
@@ -335,6 +337,9 @@ void chunk_panel(const Chunk& chunk, int64_t i, float* values, RowsAhead* rows) 
   }
   for (int64_t d = 0; d < dims.dk && chunk.loads; ++d) {
     copy_to_panel(chunk.state(i) + d * dims.dv, width, panel.c + d * kPanel);
+  }
+  for (int64_t d = 0; d < dims.dk && chunk.kept != nullptr; ++d) {
+    copy_from_panel(panel.c + d * kPanel, width, chunk.kept + i * kPanel + d * dims.dv);
   }
   const PanelAhead ahead = ahead_of(chunk, i, rows);
   if (width <= kLanes) {

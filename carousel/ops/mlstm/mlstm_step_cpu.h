@@ -76,6 +76,14 @@ float step_block(const Head& head, int64_t row, int64_t first, int64_t end, cons
   return scale.q * dot(q + first, n + first, end - first);
 }
 
+/// Keeps rows [first, end) of a head's C at `c`, from its first column on.
+void keep_rows(const Head& head, float* c, int64_t first, int64_t end) {
+  const int64_t dv = head.args->dims.dv;
+  for (int64_t d = first; d < end; ++d) {
+    std::memcpy(c + d * dv, head.c + d * dv, sizeof(float) * static_cast<size_t>(head.width));
+  }
+}
+
 /// One step of a whole head, or of a block of its columns, within the walk of a longer sequence.
 void step(Head* head, int64_t row) {
   const Call& args = *head->args;
@@ -90,6 +98,7 @@ void step(Head* head, int64_t row) {
     q_dot_n += step_block(*head, row, first, first + block < dk ? first + block : dk, gates, share);
     for (int64_t j = 0; first > 0 && j < head->width; ++j) out[j] += share[j];
   }
+  keep_row(*head, row, q_dot_n, head->m);
   const float norm = denominator(q_dot_n, head->m, args);
   for (int64_t j = 0; j < head->width; ++j) out[j] = out[j] / norm;
 }
@@ -100,6 +109,7 @@ void finish_step(const Head& head, int64_t row, const float* shares, int64_t flo
   float* out = args.out.f32() + row * args.dims.heads * args.dims.dv + head.h * args.dims.dv;  // [Dv]
   float q_dot_n = 0.0f;
   for (int64_t b = 0; b < blocks; ++b) q_dot_n += shares[(b + 1) * floats - 1];
+  keep_row(head, row, q_dot_n, head.m);
   const float norm = denominator(q_dot_n, head.m, args);
   for (int64_t j = 0; j < head.width; j += kLanes) {  // shares have room for whole vectors
     Vec h = load(shares + j);
@@ -117,6 +127,9 @@ void step_all(const Stream& stream, const Call& args, int64_t active) {
   for (int64_t s = 0; s < args.batch; ++s) {
     const Sequence& seq = args.sequences[s];
     if (seq.rows != 1) continue;
+    if (args.kept.m_first != nullptr) {
+      std::memcpy(args.kept.m_first + s * heads, seq.m, sizeof(float) * static_cast<size_t>(heads));
+    }
     step_gates(args.i_pre.f32() + seq.first_row * args.i_pre.stride,
                args.f_pre.f32() + seq.first_row * args.f_pre.stride, heads, args.dims.gate_soft_cap, seq.m,
                args.steps + s * heads);
@@ -130,6 +143,12 @@ void step_all(const Stream& stream, const Call& args, int64_t active) {
     float* shares = args.shares + (s * heads + h) * blocks * floats;
     float* share = shares + b * floats;
     const int64_t end = (b + 1) * block < dk ? (b + 1) * block : dk;
+    if (args.kept.c != nullptr) {
+      const int64_t border = border_of(args, seq, h, 0);
+      keep_rows(head, args.kept.c + border * dk * dv, b * block, end);
+      std::memcpy(args.kept.n + border * dk + b * block, head.n + b * block,
+                  sizeof(float) * static_cast<size_t>(end - b * block));
+    }
     share[floats - 1] = step_block(head, seq.first_row, b * block, end, gates, share);
     if (__atomic_add_fetch(&gates.blocks_done, 1, __ATOMIC_ACQ_REL) < blocks) return;
     finish_step(head, seq.first_row, shares, floats, blocks);

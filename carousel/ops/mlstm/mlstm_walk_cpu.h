@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many rows of the mLSTM cell. An item is one head of one sequence, or a block of its value columns. A worker walks an
 // item's rows from one piece of the chunk grid to the next; a worker that finds no item left takes panels of the chunk
-// that another one is at (cpu/offer.h). Here "piece" of rows is piece() below; an Offer's piece is a few panels.
+// that another one is at (cpu/offer.h). Here "piece" of rows is piece() of mlstm_head_cpu.h; an Offer's piece is a few
+// panels.
 //
 // 1. An item belongs to the worker whose fetch_add on `next` returned it. Items write disjoint columns of C and out.
 // 2. The owner prepares a chunk before it calls Offer::share: q, k_t, s, the decays, n and m. While the chunk is
@@ -35,12 +36,6 @@ int64_t column_blocks(int64_t heads, int64_t threads, int64_t dv) {
   return blocks;
 }
 
-/// Rows from `t` to the end of the sequence's rows or to the next multiple of kL, whichever comes first.
-inline int64_t piece(const Sequence& seq, int64_t t) {
-  const int64_t to_grid = kL - (seq.pos + t) % kL, rest = seq.rows - t;
-  return to_grid < rest ? to_grid : rest;
-}
-
 /// What a worker shares of the item it walks.
 struct Walk {
   Offer offer;         // panels of the chunk it is at
@@ -63,7 +58,9 @@ void walk_rows(Head* head, const Sequence& seq, Walk* walk) {
   walk->chunk = &chunk;
   for (int64_t t = 0, count = piece(seq, 0), next = 0; t < seq.rows; t += count, count = next) {
     next = piece(seq, t + count);
+    chunk.kept = keep_border(*head, seq, t);
     if (count == 1) {
+      if (chunk.kept != nullptr) keep_rows(*head, chunk.kept, 0, head->args->dims.dk);
       step(head, seq.first_row + t);
       continue;
     }

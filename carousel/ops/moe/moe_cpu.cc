@@ -73,7 +73,7 @@ void moe_gather(const Stream& stream, const ops::MoeRowsArgs& args) {
 void moe_scatter(const Stream& stream, const ops::MoeRowsArgs& args) {
   parallel_ranges(stream, args.count, args.width * 2, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const Vec weight = set1(args.weights.f32()[args.slots[i]]);
+      const Vec weight = set1(args.weights.data != nullptr ? args.weights.f32()[args.slots[i]] : 1.0f);
       const float* from = args.from.f32() + i * args.width;                     // [D]
       float* to = args.to.f32() + args.slots[i] / args.top_k * args.to.stride;  // [D]
       int64_t j = 0;

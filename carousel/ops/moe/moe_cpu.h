@@ -26,6 +26,7 @@ struct MoeExpertsArgs {
   int64_t count, rows, width, top_k;
   DType activations, gates;  // what a profile rounds the result of each step to, and the activation
   View y;                    // [N, D], zeros
+  View gate_up;              // [N * k, 2F] kept for the backward, by expert and then by row; null: not kept
   void* workspace = nullptr;
 };
 /// Rows of one expert, copied together or added to where they came from.
@@ -33,7 +34,7 @@ struct MoeRowsArgs {
   View from;             // [*, D] rows to copy, or [count, D] rows to add
   View to;               // [count, D] copies, or [*, D] sums
   const int32_t* slots;  // [count] slot n * k + i: row n, its i-th choice
-  View weights;          // [N, k]
+  View weights;          // [N, k]; null: rows are added as they are
   int64_t count, width, top_k;
 };
 

@@ -2,44 +2,12 @@
 // The norms, one row at a time: moments over a row are summed in one fixed order, so a row never depends on the others.
 #include "carousel/ops/norm/norm_cpu.h"
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/ops/norm/norm_rows_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kWorkPerElement = 8;
-
-/// Sum over the row of x - shift, or of its square. Four accumulators hide the latency of the additions.
-template <bool kSquares>
-inline float moment(const float* x, int64_t width, float shift) {
-  const Vec s = set1(shift);
-  Vec acc[4] = {Vec{}, Vec{}, Vec{}, Vec{}};
-  int64_t j = 0;
-  for (; j + 4 * kLanes <= width; j += 4 * kLanes) {
-    for (int i = 0; i < 4; ++i) {
-      const Vec v = load(x + j + i * kLanes) - s;
-      acc[i] = kSquares ? fma(v, v, acc[i]) : acc[i] + v;
-    }
-  }
-  for (; j < width; j += kLanes) {
-    const Vec v = (j + kLanes <= width ? load(x + j) : load_partial(x + j, width - j, shift)) - s;
-    acc[0] = kSquares ? fma(v, v, acc[0]) : acc[0] + v;
-  }
-  return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-}
-
-struct Affine {
-  float shift, scale;  // normed = (x - shift) * scale
-};
-
-inline Affine row_statistics(const float* x, int64_t width, const ops::NormArgs& norm) {
-  const auto count = static_cast<float>(width);
-  if (norm.kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
-  const float mean = norm.kind == ops::Norm::Kind::kLayer ? moment<false>(x, width, 0.0f) / count : 0.0f;
-  // Computed from the deviations: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
-  const float variance = moment<true>(x, width, mean) / count;
-  return {mean, 1.0f / std::sqrt(variance + norm.eps)};
-}
 
 inline Vec apply(Vec x, Affine row, const ops::NormArgs& norm, int64_t j, int64_t count) {
   Vec v = (x - set1(row.shift)) * set1(row.scale);
@@ -72,8 +40,6 @@ inline Vec gated(Vec normed, Vec pre, ops::NormGate::Kind kind) {
   if (kind == ops::NormGate::Kind::kSigmoid) return sigmoid(pre) * normed;
   return (pre * sigmoid(pre)) * normed;
 }
-
-inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
 
 inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
   const int64_t first = h * args.dv;

@@ -4,12 +4,12 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/rounding/rounding.h"
+#include "carousel/ops/tape.h"
 #include "carousel/ops/tokens/embedding_cpu.h"
 
 namespace carousel::ops {
 
 Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
-  ctx.without_backward("ops::embedding");
   if (!table.defined()) fail(ErrorKind::kShape, "ops::embedding: table is empty, expected [V, D]");
   if (tokens.bound() > table.rows()) {
     fail(ErrorKind::kShape, "ops::embedding: table is [{}, {}], expected [{}, *] (bound of the tokens)", table.rows(),
@@ -19,6 +19,13 @@ Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
   const Tensor x = ctx.arena.empty({N, D});
   if (N == 0) return x;
   kernels::embedding(ctx.stream, {static_cast<const int32_t*>(tokens.tensor().raw()), &table, view(x), N, D});
+  if (ctx.tape != nullptr) {
+    const Tensor ids = tokens.tensor(), master = table.master();
+    ctx.tape->record(ctx, "ops::embedding", {master}, {x}, [=](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+      const auto* const rows = static_cast<const int32_t*>(ids.raw());
+      kernels::embedding_backward(inner.stream, {rows, view(d[0]), grads.table(master), N, D});
+    });
+  }
   return rounded(ctx, x);
 }
 

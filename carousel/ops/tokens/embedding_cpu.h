@@ -14,6 +14,15 @@ struct EmbeddingArgs {
   int64_t rows, width;    // N, D
 };
 
+/// Row tokens[n] of the table's gradient += row n of d_x, row after row.
+struct EmbeddingBackwardArgs {
+  const int32_t* tokens;  // [rows]
+  View d_x;               // [rows, D]
+  float* d_table;         // [V, D]
+  int64_t rows, D;
+};
+
 }  // namespace carousel::ops
 
 COMPOSITE(embedding, ops::EmbeddingArgs);
+KERNEL(embedding_backward, carousel::ops::EmbeddingBackwardArgs);

@@ -7,10 +7,10 @@
 namespace carousel::ops {
 namespace {
 
-/// The place of the first id outside [0, bound); ids.size() if there is none.
-size_t first_outside(std::span<const int32_t> ids, int64_t bound) {
+/// The place of the first id outside [least, bound); ids.size() if there is none.
+size_t first_outside(std::span<const int32_t> ids, int64_t bound, int32_t least = 0) {
   size_t n = 0;
-  while (n < ids.size() && ids[n] >= 0 && ids[n] < bound) ++n;
+  while (n < ids.size() && ids[n] >= least && ids[n] < bound) ++n;
   return n;
 }
 
@@ -35,6 +35,14 @@ Ids target_ids(Ctx& ctx, std::span<const int32_t> targets, int64_t vocab_size) {
     fail(ErrorKind::kInput, "ops::cross_entropy: target {} is {}, expected 0 to {}", n, targets[n], vocab_size - 1);
   }
   return Ids(uploaded(ctx, targets), vocab_size);
+}
+
+Targets training_targets(Ctx& ctx, std::span<const int32_t> targets, int64_t vocab_size) {
+  if (const size_t n = first_outside(targets, vocab_size, -1); n < targets.size()) {
+    fail(ErrorKind::kInput, "ops::linear_cross_entropy: target {} is {}, expected -1 to {}", n, targets[n],
+         vocab_size - 1);
+  }
+  return Targets(uploaded(ctx, targets), vocab_size);
 }
 
 }  // namespace carousel::ops

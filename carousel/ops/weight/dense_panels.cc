@@ -156,6 +156,16 @@ void pack_panel_rows(std::byte* panel, int64_t begin, int64_t end, const std::by
   }
 }
 
+void pack_transposed_panel(float* panel, const float* matrix, int64_t rows, int64_t stride, int64_t count) {
+  for (int64_t i = 0; i < rows; ++i, panel += kPanelRows, matrix += stride) {
+    if (count == kPanelRows) {
+      std::memcpy(panel, matrix, sizeof(float) * kPanelRows);
+    } else {
+      for (int64_t j = 0; j < kPanelRows; ++j) panel[j] = j < count ? matrix[j] : 0.0f;
+    }
+  }
+}
+
 size_t DensePanels::panel_bytes(int64_t cols, DType dtype) {
   if (is_block(dtype)) {
     return checked_bytes(static_cast<size_t>(ceil_div(cols, static_cast<int64_t>(kBlockValues))),
@@ -165,7 +175,8 @@ size_t DensePanels::panel_bytes(int64_t cols, DType dtype) {
   return checked_bytes(padded, static_cast<size_t>(kPanelRows) * dtype_size(dtype));
 }
 
-DensePanels::DensePanels(int64_t rows, int64_t cols, DType dtype, Memory& memory) : cols_(cols), dtype_(dtype) {
+DensePanels::DensePanels(int64_t rows, int64_t cols, DType dtype, Memory& memory)
+    : rows_(rows), cols_(cols), dtype_(dtype) {
   const size_t bytes = checked_bytes(static_cast<size_t>(ceil_div(rows, kPanelRows)), panel_bytes(cols, dtype));
   panels_ = slab_bytes(static_cast<int64_t>(bytes), memory);
 }
@@ -181,6 +192,16 @@ void DensePanels::write_rows(const Stream& stream, int64_t first, int64_t count,
                pack_panel_rows(panels + static_cast<size_t>(panel) * bytes, begin - panel_row, end - panel_row, rows,
                                cols_, dtype_);
              });
+}
+
+void DensePanels::write_transpose(const Stream& stream, const float* matrix) {
+  CAROUSEL_ASSERT(dtype_ == DType::kF32);
+  if (panels_.raw() == nullptr) return;
+  auto* const panels = static_cast<float*>(panels_.raw());
+  parallel_for(*stream.pool, ceil_div(rows_, kPanelRows), [&](int64_t p) {
+    const int64_t first = p * kPanelRows;
+    pack_transposed_panel(panels + first * cols_, matrix + first, cols_, rows_, std::min(kPanelRows, rows_ - first));
+  });
 }
 
 void DensePanels::read_rows(int64_t first, int64_t count, float* out) const {

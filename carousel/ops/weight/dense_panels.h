@@ -35,9 +35,11 @@ class DensePanels {
   /// The contracts are those of Weight::write_rows and Weight::read_rows.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
+  /// Packs the transpose of `matrix` [cols, rows] f32; the panels are f32.
+  void write_transpose(const Stream& stream, const float* matrix);
 
  private:
-  int64_t cols_;
+  int64_t rows_, cols_;
   DType dtype_;
   Tensor panels_;
 };
@@ -45,5 +47,9 @@ class DensePanels {
 /// Rows begin to end (within a panel) of one panel, from row-major `rows` of the same dtype, of which the first is row
 /// `begin`; of any alignment.
 void pack_panel_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype);
+
+/// One f32 panel of a transpose: [rows][kPanelRows] from `count` columns (at most kPanelRows) of `matrix`, whose rows
+/// are `stride` apart; zeros beyond count.
+void pack_transposed_panel(float* panel, const float* matrix, int64_t rows, int64_t stride, int64_t count);
 
 }  // namespace carousel

@@ -65,6 +65,28 @@ Weight Weight::over(std::shared_ptr<const void> keep, const std::byte* row_major
   return weight;
 }
 
+Weight Weight::of_master(const Stream& stream, const Tensor& master, Layout layout) {
+  const int64_t rows = master.dim(0), cols = master.dim(1);
+  Weight weight(rows, cols, DType::kF32, *stream.memory);
+  weight.master_ = master;
+  if (layout == Layout::kRows) {
+    const auto keep = std::make_shared<Tensor>(master);
+    weight.form_ = MappedRows(keep, static_cast<const std::byte*>(master.raw()), rows, cols, DType::kF32);
+    return weight;
+  }
+  weight.form_ = DensePanels(rows, cols, DType::kF32, *stream.memory);
+  weight.transpose_ = std::make_shared<DensePanels>(cols, rows, DType::kF32, *stream.memory);
+  weight.repack(stream);
+  return weight;
+}
+
+void Weight::repack(const Stream& stream) const {
+  const auto* const panels = as<DensePanels>();
+  if (!master_.defined() || panels == nullptr || stream.device() == Device::kMeta) return;
+  DensePanels(*panels).write_rows(stream, 0, rows_, master_.raw(), DType::kF32);  // a copy shares the panels
+  if (transpose_ != nullptr) transpose_->write_transpose(stream, master_.f32());
+}
+
 size_t Weight::size_bytes() const {
   size_t bytes = bias.defined() ? bias.size_bytes() : 0;
   visit_form(form_, [&](const auto& held) { bytes += held.size_bytes(); });

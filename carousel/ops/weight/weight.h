@@ -40,6 +40,10 @@ class Weight {
   static Weight over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
                      DType dtype);
 
+  /// A weight that is trained: DensePanels, or for look-up MappedRows, of `master` [rows, cols] f32, which it follows
+  /// at every repack(). Packed once here.
+  static Weight of_master(const Stream& stream, const Tensor& master, Layout layout);
+
   bool defined() const { return rows_ > 0; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
@@ -64,6 +68,13 @@ class Weight {
   /// The inverse, widened to f32: out [count, cols]; zeros where a sparse form has no weight.
   void read_rows(int64_t first, int64_t count, float* out) const;
 
+  /// What a trained weight is made from, [rows, cols] f32; undefined for others.
+  const Tensor& master() const { return master_; }
+  /// W^T [cols, rows], which the gradient of a product's input is computed with; null where nobody trains.
+  const DensePanels* transpose() const { return transpose_.get(); }
+  /// Packs the master again. Copies share what is packed.
+  void repack(const Stream& stream) const;
+
   Tensor bias;  // [rows] f32, or empty
 
  private:
@@ -74,6 +85,8 @@ class Weight {
   DType dtype_ = DType::kF32;
   Memory* memory_ = &Memory::host();
   Form form_;
+  Tensor master_;
+  std::shared_ptr<DensePanels> transpose_;
 };
 
 }  // namespace carousel

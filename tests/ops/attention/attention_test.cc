@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -18,29 +19,10 @@ namespace {
 using ops::AttentionDims;
 
 AttentionDims make_dims(int64_t heads, int64_t kv_heads, int64_t d, bool norm = true, bool rotate = true) {
-  AttentionDims dims;
-  dims.heads = heads;
-  dims.kv_heads = kv_heads;
-  dims.head_dim = d;
-  if (norm) {
-    dims.q_norm = random_tensor({d}, 101, 0.3f, 1.0f);
-    dims.k_norm = random_tensor({d}, 102, 0.3f, 1.0f);
-  }
-  if (rotate) {
-    dims.inv_freq = Tensor({d / 2}, DType::kF32);
-    for (int64_t j = 0; j < d / 2; ++j) {
-      dims.inv_freq.f32()[j] = static_cast<float>(std::pow(1e4, -2.0 * double(j) / double(d)));
-    }
-  }
-  return dims;
+  return attention_dims(heads, kv_heads, d, norm, rotate);
 }
 
-StateLayout layout_of(const AttentionDims& dims) {
-  StateLayout layout;
-  layout.add("0", {{"k", DType::kF32, {dims.kv_heads, dims.head_dim, kPageRows}, true},
-                   {"v", DType::kF32, {dims.kv_heads, kPageRows, dims.head_dim}, true}});
-  return layout;
-}
+StateLayout layout_of(const AttentionDims& dims) { return attention_layout(dims); }
 
 Tensor random_qkv(int64_t rows, const AttentionDims& dims, uint64_t seed) {
   return random_tensor({rows, (dims.heads + 2 * dims.kv_heads) * dims.head_dim}, seed, 1.5f);
@@ -69,69 +51,14 @@ Tensor in_pieces(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, State* 
   return joined(parts);
 }
 
-/// One head of one row, normed and rotated.
-std::vector<double> prepared(const float* x, const Tensor& norm, const AttentionDims& dims, int64_t pos) {
-  const auto d = static_cast<size_t>(dims.head_dim);
-  std::vector<double> y(x, x + d);
-  if (norm.defined()) {
-    double squares = 0;
-    for (const double value : y) squares += value * value;
-    for (size_t j = 0; j < d; ++j) y[j] *= norm.f32()[j] / std::sqrt(squares / double(d) + double{dims.norm_eps});
-  }
-  if (!dims.inv_freq.defined()) return y;
-  std::vector<double> z = y;
-  const auto half = static_cast<size_t>(dims.inv_freq.dim(0));  // the rest of the head is not rotated
-  for (size_t j = 0; j < half; ++j) {
-    const float angle = static_cast<float>(pos) * dims.inv_freq.f32()[j];
-    const double c = std::cos(double{angle}), s = std::sin(double{angle});
-    z[j] = y[j] * c - y[j + half] * s;
-    z[j + half] = y[j + half] * c + y[j] * s;
-  }
-  return z;
-}
-
 /// [T - from, H*d] of times from .. T of the sequence in rows first .. first + T.
 std::vector<double> reference(const Tensor& qkv, const AttentionDims& dims, int64_t first, int64_t rows,
                               int64_t from = 0) {
-  const int64_t d = dims.head_dim, heads = dims.heads, kv_heads = dims.kv_heads, stride = (heads + 2 * kv_heads) * d;
-  std::vector<double> out;
-  for (int64_t t = from; t < rows; ++t) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t g = h / (heads / kv_heads);
-      const std::vector<double> q = prepared(qkv.f32() + (first + t) * stride + h * d, dims.q_norm, dims, t);
-      std::vector<double> sum(static_cast<size_t>(d), 0);
-      std::vector<double> scores;
-      double best = -INFINITY, total = 0;
-      const int64_t begin = dims.window > 0 ? std::max<int64_t>(0, t + 1 - dims.window) : 0;
-      for (int64_t u = begin; u <= t; ++u) {
-        const float* k_u = qkv.f32() + (first + u) * stride + (heads + g) * d;
-        const std::vector<double> k = prepared(k_u, dims.k_norm, dims, u);
-        double score = 0;
-        for (size_t j = 0; j < k.size(); ++j) score += q[j] * k[j];
-        scores.push_back(score / std::sqrt(double(d)));
-        best = std::max(best, scores.back());
-      }
-      for (int64_t u = begin; u <= t; ++u) {
-        const float* v = qkv.f32() + (first + u) * stride + (heads + kv_heads + g) * d;
-        const double p = std::exp(scores[static_cast<size_t>(u - begin)] - best);
-        total += p;
-        for (int64_t j = 0; j < d; ++j) sum[static_cast<size_t>(j)] += p * v[j];
-      }
-      for (const double value : sum) out.push_back(value / total);
-    }
-  }
-  return out;
-}
-
-/// Only the first 2 * pairs elements of a head rotate.
-AttentionDims partly_rotated(AttentionDims dims, int64_t pairs) {
-  dims.inv_freq = dims.inv_freq.rows(0, pairs);
-  return dims;
-}
-
-AttentionDims windowed(AttentionDims dims, int64_t window) {
-  dims.window = window;
-  return dims;
+  const auto values = [](const Tensor& tensor) {
+    return tensor.defined() ? std::vector<double>(tensor.f32(), tensor.f32() + tensor.count()) : std::vector<double>();
+  };
+  return attention_reference({values(qkv.rows(first, first + rows)), values(dims.q_norm), values(dims.k_norm)}, dims,
+                             from);
 }
 
 std::vector<AttentionDims> shapes() {

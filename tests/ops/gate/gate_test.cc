@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/ops/gate/gate_reference.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -97,25 +98,6 @@ TEST(SoftCap, CapMustBePositive) {
 
 TEST(GatedUnit, EveryActivationAgreesWithF64) {
   using ops::Activation;
-  const auto exact = [](Activation activation, double x) {
-    switch (activation) {
-      case Activation::kSilu:
-        return x / (1 + std::exp(-x));
-      case Activation::kGelu:
-        return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-      case Activation::kGeluTanh:
-        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-      case Activation::kRelu:
-        return std::max(x, 0.0);
-      case Activation::kRelu2:
-        return std::max(x, 0.0) * std::max(x, 0.0);
-      case Activation::kSigmoid:
-        return 1 / (1 + std::exp(-x));
-      case Activation::kSelu:
-        return 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * std::expm1(x));
-    }
-    return 0.0;
-  };
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({5, 2 * 1001}, 3, 3.0f);
@@ -127,7 +109,7 @@ TEST(GatedUnit, EveryActivationAgreesWithF64) {
           const double gate = x.f32()[n * 2002 + j], up = x.f32()[n * 2002 + 1001 + j];
           // Absolute in units of the gate: 1 + erf cancels far below zero, as in float32 references.
           const double tolerance = 1e-6 * std::max(1.0, std::abs(gate * gate)) * std::max(1e-3, std::abs(up));
-          ASSERT_NEAR(y.f32()[n * 1001 + j], exact(activation, gate) * up, tolerance) << gate;
+          ASSERT_NEAR(y.f32()[n * 1001 + j], activation_reference(activation, gate) * up, tolerance) << gate;
         }
       }
     }

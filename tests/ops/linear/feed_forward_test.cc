@@ -4,14 +4,16 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/feed_forward.h"
 #include "carousel/ops/linear/linear.h"
 #include "tests/ops/drawn.h"
-#include "tests/ops/machine.h"
+#include "tests/ops/gradients.h"
 
 namespace carousel {
 namespace {
@@ -134,6 +136,31 @@ TEST(FeedForward, RefusesWrongShapes) {
     wrong = net;
     wrong.down = drawn(machine.stream, 32, 63, DType::kF32, false, 1);
     EXPECT_THROW(one_call(machine.ctx, x, wrong, Activation::kSilu), Error);
+  }
+}
+
+TEST(FeedForward, UnderATapeHasTheBitsAndTheGradientOfItsSteps) {
+  for (const Isa isa : cpu::runnable_isas()) {
+    Machine plain(isa);
+    Taped one(isa), three(isa);
+    const Tensor values = random_tensor({71, 45}, 1), d = random_tensor({71, 70}, 2);
+    const Tensor masters[] = {random_tensor({33, 45}, 3), random_tensor({33, 45}, 4), random_tensor({70, 33}, 5)};
+    const auto packed = [&](const Tensor& master) {
+      return Weight::of_master(plain.stream, master, Weight::Layout::kPanels);
+    };
+    const Network net = {packed(masters[0]), packed(masters[1]), packed(masters[2])};
+    std::vector<std::shared_ptr<std::vector<float>>> of_one, of_three;
+    for (const Tensor& master : masters) {
+      of_one.push_back(one.parameter(master));
+      of_three.push_back(three.parameter(master));
+    }
+    const Tensor x = one.input(values), x_three = three.input(values);
+    const Tensor y = one_call(one.ctx, x, net, Activation::kGelu);
+    EXPECT_TRUE(same_bits(y, one_call(plain.ctx, values, net, Activation::kGelu)));
+    one.backward({{y, d}});
+    three.backward({{three_steps(three.ctx, x_three, net, Activation::kGelu), d}});
+    EXPECT_TRUE(same_bits(one.gradient(x), three.gradient(x_three)));
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(*of_one[i], *of_three[i]);
   }
 }
 

@@ -9,42 +9,15 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/ops/machine.h"
+#include "tests/ops/mlstm/mlstm_reference.h"
 
 namespace carousel {
 namespace {
 
 using ops::MlstmDims;
 
-struct Inputs {
-  Tensor q, k, v, i_pre, f_pre;  // [N, H*Dk] x 2, [N, H*Dv], [N, H] x 2
-  Inputs rows(int64_t begin, int64_t end) const {
-    return {q.rows(begin, end), k.rows(begin, end), v.rows(begin, end), i_pre.rows(begin, end), f_pre.rows(begin, end)};
-  }
-};
-
-Inputs random_inputs(int64_t rows, const MlstmDims& dims, uint64_t seed, float gate_scale = 2.0f) {
-  return {random_tensor({rows, dims.heads * dims.dk}, seed), random_tensor({rows, dims.heads * dims.dk}, seed + 1),
-          random_tensor({rows, dims.heads * dims.dv}, seed + 2),
-          random_tensor({rows, dims.heads}, seed + 3, gate_scale, -1.0f),
-          random_tensor({rows, dims.heads}, seed + 4, gate_scale, 3.0f)};
-}
-
-Tensor run(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const Seqs& seqs, LayerStates states) {
-  const ops::MlstmInputs inputs = {columns(in.q), columns(in.k), columns(in.v), columns(in.i_pre), columns(in.f_pre)};
-  return ops::mlstm(ctx, inputs, dims, seqs, states);
-}
-
-StateLayout layout_of(const MlstmDims& dims) {
-  StateLayout layout;
-  layout.add("0", {{"C", DType::kF32, {dims.heads, dims.dk, dims.dv}},
-                   {"n", DType::kF32, {dims.heads, dims.dk}},
-                   {"m", DType::kF32, {dims.heads}}});
-  return layout;
-}
-
 /// One forward over `states` [B] of pieces of these lengths.
-Tensor advance(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const std::vector<State*>& states,
+Tensor advance(Ctx& ctx, const MlstmTensors& in, const MlstmDims& dims, const std::vector<State*>& states,
                const std::vector<int64_t>& lengths) {
   const StateLayout layout = layout_of(dims);
   Seqs seqs = sequences(lengths);
@@ -57,7 +30,8 @@ Tensor advance(Ctx& ctx, const Inputs& in, const MlstmDims& dims, const std::vec
 }
 
 /// One sequence in pieces that end at `cuts`.
-Tensor in_pieces(Ctx& ctx, const Inputs& in, const MlstmDims& dims, State* state, const std::vector<int64_t>& cuts) {
+Tensor in_pieces(Ctx& ctx, const MlstmTensors& in, const MlstmDims& dims, State* state,
+                 const std::vector<int64_t>& cuts) {
   std::vector<Tensor> parts;
   int64_t begin = 0;
   for (const int64_t cut : cuts) {
@@ -76,44 +50,14 @@ bool same_state(const State& a, const State& b, const MlstmDims& dims) {
 }
 
 /// The recurrence, one head: states start at zero.
-struct Reference {
-  std::vector<double> h, c, n;  // [T, Dv], [Dk, Dv], [Dk]
-  double m = 0;
+struct Reference : MlstmState64 {
+  std::vector<double> h;  // [T, Dv]
 };
 
-Reference reference(const Inputs& in, const MlstmDims& dims, int64_t first, int64_t rows, int64_t head) {
-  const int64_t dk = dims.dk, dv = dims.dv;
+Reference reference(const MlstmTensors& in, const MlstmDims& dims, int64_t first, int64_t rows, int64_t head) {
   Reference r;
-  r.c.assign(static_cast<size_t>(dk * dv), 0);
-  r.n.assign(static_cast<size_t>(dk), 0);
-  for (int64_t t = first; t < first + rows; ++t) {
-    const float* q = in.q.f32() + (t * dims.heads + head) * dk;
-    const float* k = in.k.f32() + (t * dims.heads + head) * dk;
-    const float* v = in.v.f32() + (t * dims.heads + head) * dv;
-    double i = in.i_pre.f32()[t * dims.heads + head], f = in.f_pre.f32()[t * dims.heads + head];
-    if (dims.gate_soft_cap > 0) {
-      const double cap = dims.gate_soft_cap;
-      i = cap * std::tanh(i / cap);
-      f = cap * std::tanh(f / cap);
-    }
-    const double log_f = std::min(f, 0.0) - std::log1p(std::exp(-std::abs(f)));
-    const double m = std::max(log_f + r.m, i);
-    const double f_act = std::exp(log_f + r.m - m), i_act = std::exp(i - m);
-    double qn = 0;
-    std::vector<double> h(static_cast<size_t>(dv), 0);
-    for (int64_t d = 0; d < dk; ++d) {
-      double& n = r.n[static_cast<size_t>(d)];
-      n = f_act * n + i_act * k[d];
-      qn += q[d] / std::sqrt(double(dk)) * n;
-      for (int64_t j = 0; j < dv; ++j) {
-        double& c = r.c[static_cast<size_t>(d * dv + j)];
-        c = f_act * c + i_act * k[d] * v[j];
-        h[static_cast<size_t>(j)] += q[d] / std::sqrt(double(dk)) * c;
-      }
-    }
-    for (const double x : h) r.h.push_back(x / (std::max(std::abs(qn), std::exp(-m)) + dims.eps));
-    r.m = m;
-  }
+  static_cast<MlstmState64&>(r) = zero_state(dims);
+  r.h = mlstm_rows(in_f64(in), dims, first, rows, head, &r);
   return r;
 }
 
@@ -140,7 +84,7 @@ TEST(Mlstm, AgreesWithTheRecurrence) {
     for (const MlstmDims& dims : kShapes) {
       const std::vector<int64_t> lengths(std::begin(kLengths), std::end(kLengths));
       const Seqs seqs = sequences(lengths);
-      const Inputs in = random_inputs(seqs.rows(), dims, 7);
+      const MlstmTensors in = random_inputs(seqs.rows(), dims, 7);
       std::vector<State> states(lengths.size());
       std::vector<State*> pointers;
       for (State& state : states) pointers.push_back(&state);
@@ -169,7 +113,7 @@ TEST(Mlstm, ChunkedEqualsStepped) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     for (const MlstmDims& dims : kShapes) {
-      const Inputs in = random_inputs(200, dims, 21);
+      const MlstmTensors in = random_inputs(200, dims, 21);
       State chunked, stepped;
       std::vector<int64_t> every_row;
       for (int64_t t = 1; t <= 200; ++t) every_row.push_back(t);
@@ -185,7 +129,7 @@ TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
     const MlstmDims dims = dims_of(2, 48, 80);
-    const Inputs in = random_inputs(300, dims, 3);
+    const MlstmTensors in = random_inputs(300, dims, 3);
     State whole, cut;
     const Tensor a = in_pieces(machine.ctx, in, dims, &whole, {300});
     const Tensor b = in_pieces(machine.ctx, in, dims, &cut, {64, 64, 192, 256, 300});
@@ -206,14 +150,14 @@ TEST(Mlstm, NeighboursAndThreadsChangeNoBit) {
     for (const MlstmDims& dims : {dims_of(1, 64, 512), dims_of(2, 64, 200), dims_of(4, 32, 96), dims_of(1, 48, 200)}) {
       const std::vector<int64_t> lengths = {1, 130, 0, 64, 65, 1};
       const Seqs seqs = sequences(lengths);
-      const Inputs in = random_inputs(seqs.rows(), dims, 5);
+      const MlstmTensors in = random_inputs(seqs.rows(), dims, 5);
       Machine one(isa, 1), three(isa, 3);
       std::vector<State> batched(lengths.size());
       std::vector<State*> pointers;
       for (State& state : batched) pointers.push_back(&state);
       const Tensor h = advance(three.ctx, in, dims, pointers, lengths);
       for (size_t s = 0; s < lengths.size(); ++s) {
-        const Inputs own = in.rows(seqs.offsets[s], seqs.offsets[s + 1]);
+        const MlstmTensors own = in.rows(seqs.offsets[s], seqs.offsets[s + 1]);
         for (Machine* machine : {&one, &three}) {
           State alone;
           EXPECT_TRUE(same_bits(advance(machine->ctx, own, dims, {&alone}, {lengths[s]}),
@@ -228,7 +172,7 @@ TEST(Mlstm, NeighboursAndThreadsChangeNoBit) {
 TEST(Mlstm, ForkedStateContinuesAndLeavesItsParent) {
   Machine machine;
   const MlstmDims dims = dims_of(2, 32, 64);
-  const Inputs in = random_inputs(100, dims, 9);
+  const MlstmTensors in = random_inputs(100, dims, 9);
   State parent;
   in_pieces(machine.ctx, in, dims, &parent, {70});
   const State kept = parent;
@@ -283,8 +227,8 @@ TEST(Mlstm, GoldenVectors) {
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{4}, {1, 2, 3, 4}, {1, 4}}) {
       for (const Golden& golden : cases) {
         Machine machine(isa);
-        const Inputs in = {Tensor({4, 2}, DType::kF32), Tensor({4, 2}, DType::kF32), Tensor({4, 3}, DType::kF32),
-                           Tensor({4, 1}, DType::kF32), Tensor({4, 1}, DType::kF32)};
+        const MlstmTensors in = {Tensor({4, 2}, DType::kF32), Tensor({4, 2}, DType::kF32), Tensor({4, 3}, DType::kF32),
+                                 Tensor({4, 1}, DType::kF32), Tensor({4, 1}, DType::kF32)};
         std::memcpy(in.q.raw(), q, sizeof q);
         std::memcpy(in.k.raw(), k, sizeof k);
         std::memcpy(in.v.raw(), v, sizeof v);
@@ -315,7 +259,7 @@ TEST(Mlstm, ExtremeGatesStayFinite) {
     for (const float cap : {0.0f, 15.0f}) {
       Machine machine(isa);
       const MlstmDims dims = dims_of(1, 4, 6, cap);
-      const Inputs in = random_inputs(98, dims, 31);
+      const MlstmTensors in = random_inputs(98, dims, 31);
       for (int64_t t = 0; t < 98; ++t) {
         in.i_pre.f32()[t] = extremes[t / 2 % 7];
         in.f_pre.f32()[t] = extremes[t / 14 % 7];
@@ -338,7 +282,7 @@ TEST(Mlstm, LargeForgetLogsDoNotBlurTheRest) {
   // One gate of -1e4 puts the running sum of log f near 1e4, where an f32 has steps of 1e-3.
   Machine machine;
   const MlstmDims dims = dims_of(1, 8, 8, 0.0f);
-  const Inputs in = random_inputs(64, dims, 33);
+  const MlstmTensors in = random_inputs(64, dims, 33);
   in.f_pre.f32()[3] = -1e4f;
   const Tensor h = run(machine.ctx, in, dims, sequences({64}), {});
   EXPECT_LT(relative_error(h.f32(), reference(in, dims, 0, 64, 0).h), 1e-5);
@@ -347,7 +291,7 @@ TEST(Mlstm, LargeForgetLogsDoNotBlurTheRest) {
 TEST(Mlstm, ZeroKeysGiveZero) {
   Machine machine;
   const MlstmDims dims = dims_of(2, 16, 16);
-  Inputs in = random_inputs(70, dims, 1);
+  MlstmTensors in = random_inputs(70, dims, 1);
   in.k = Tensor({70, 32}, DType::kF32);
   const Tensor h = run(machine.ctx, in, dims, sequences({70}), {});
   for (int64_t j = 0; j < h.count(); ++j) ASSERT_EQ(h.f32()[j], 0.0f);
@@ -356,14 +300,14 @@ TEST(Mlstm, ZeroKeysGiveZero) {
 TEST(Mlstm, EmptyBatches) {
   Machine machine;
   const MlstmDims dims = dims_of(2, 16, 16);
-  const Inputs in = random_inputs(0, dims, 1);
+  const MlstmTensors in = random_inputs(0, dims, 1);
   EXPECT_EQ(run(machine.ctx, in, dims, sequences({}), {}).dim(0), 0);
   EXPECT_EQ(run(machine.ctx, in, dims, sequences({0, 0}), {}).dim(0), 0);
 }
 
 TEST(Mlstm, WrongDimsAreRefused) {
   Machine machine;
-  const Inputs in = random_inputs(2, dims_of(2, 16, 16), 1);
+  const MlstmTensors in = random_inputs(2, dims_of(2, 16, 16), 1);
   EXPECT_THROW(run(machine.ctx, in, dims_of(0, 16, 16), sequences({2}), {}), Error);
   EXPECT_THROW(run(machine.ctx, in, dims_of(2, 17, 16), sequences({2}), {}), Error);
 }
@@ -376,7 +320,7 @@ TEST(Mlstm, ScaledKeysGiveTheSameOutputsAndSmallerStates) {
   const float factor = 1 / std::sqrt(24.0f);
   for (const Isa isa : cpu::runnable_isas()) {
     Machine machine(isa);
-    const Inputs in = random_inputs(130, plain, 9);
+    const MlstmTensors in = random_inputs(130, plain, 9);
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{130}, {64, 65, 66, 67, 68, 130}}) {
       State a, b;
       const Tensor h = in_pieces(machine.ctx, in, plain, &a, cuts);

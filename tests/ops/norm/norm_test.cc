@@ -9,6 +9,7 @@
 
 #include "carousel/core/error.h"
 #include "tests/ops/machine.h"
+#include "tests/ops/norm/norm_reference.h"
 
 namespace carousel {
 namespace {
@@ -17,20 +18,13 @@ using ops::Norm;
 
 constexpr Norm::Kind kKinds[] = {Norm::Kind::kNone, Norm::Kind::kRms, Norm::Kind::kLayer};
 
+std::vector<double> values_of(const Tensor& tensor) {
+  return tensor.defined() ? std::vector<double>(tensor.f32(), tensor.f32() + tensor.count()) : std::vector<double>();
+}
+
 std::vector<double> normed(const float* x, int64_t width, const Norm& norm, int64_t first_weight) {
-  std::vector<double> y(x, x + width);
-  double mean = 0, squares = 0;
-  for (const double v : y) mean += v / double(width);
-  if (norm.kind != Norm::Kind::kLayer) mean = 0;
-  for (const double v : y) squares += (v - mean) * (v - mean) / double(width);
-  if (norm.kind != Norm::Kind::kNone) {
-    for (double& v : y) v = (v - mean) / std::sqrt(squares + double{norm.eps});
-  }
-  for (int64_t j = 0; j < width; ++j) {
-    if (norm.weight.defined()) y[static_cast<size_t>(j)] *= norm.weight.f32()[first_weight + j];
-    if (norm.bias.defined()) y[static_cast<size_t>(j)] += norm.bias.f32()[first_weight + j];
-  }
-  return y;
+  return normed_reference(std::vector<double>(x, x + width), 0, static_cast<size_t>(width), norm,
+                          {values_of(norm.weight), values_of(norm.bias)}, static_cast<size_t>(first_weight));
 }
 
 Norm make_norm(Norm::Kind kind, int64_t width, bool weight, bool bias) {

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// carousel train: a model from data. The steps are train/trainer's, the files of a run train/checkpoint's and
+// train/run_log's.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "carousel/cli/command.h"
+#include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
+#include "carousel/cli/train_options.h"
+#include "carousel/core/error.h"
+#include "carousel/core/files.h"
+#include "carousel/train/checkpoint.h"
+#include "carousel/train/run_log.h"
+
+namespace carousel::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kResolved = "/train.json";
+
+/// What a run reads: tokens or features, of training or of validation.
+class Input {
+ public:
+  Input(const TrainOptions& options, const std::string& path, const model::TrainedModel& model, bool valid) {
+    const bool other = valid && !options.valid.empty();  // files of their own
+    const auto side = other || options.valid_fraction == 0 ? train::Side::kAll
+                      : valid                              ? train::Side::kValid
+                                                           : train::Side::kTrain;
+    const std::vector<std::string>& paths = other ? options.valid : options.data;
+    train::OrderOptions order;
+    order.seed = static_cast<uint64_t>(options.seed);
+    order.order = valid || options.order == "sequential" ? train::Order::kSequential : train::Order::kShuffled;
+    order.carry_state = options.carry_state && !valid;
+    order.lanes = options.batch;
+    if (model.model.lm != nullptr) {
+      read_tokens(options, path, model, paths, side, order);
+    } else {
+      read_features(options, model, paths, side, order);
+    }
+  }
+  train::Batches& batches() { return *batches_; }
+
+ private:
+  void read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
+                   const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
+  void read_features(const TrainOptions& options, const model::TrainedModel& model,
+                     const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
+
+  std::optional<train::Vocabulary> vocabulary_;
+  std::unique_ptr<train::Data> data_;
+  std::unique_ptr<train::FeatureData> features_;
+  std::unique_ptr<train::Batches> batches_;
+};
+
+void Input::read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
+                        const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
+  vocabulary_ = train::vocabulary_of(path, model.model);
+  train::DataOptions data;
+  for (const std::string& one : paths) data.paths.push_back(train::parse_data_path(one));
+  if (!options.separator.empty()) data.source.read.separator = options.separator;
+  data.source.read.key = options.key;
+  data.source.read.loss_on = options.loss_on == "all" ? train::LossOn::kAll : train::LossOn::kAnswers;
+  data.source.read.id_bytes = options.ids == "u16" ? 2 : options.ids == "u32" ? 4 : 0;
+  data.source.side = side;
+  data.source.valid_fraction = options.valid_fraction;
+  data.source.cache_folder = options.out + "/cache";
+  data.source.reading = [](const std::string& file) { note(fmt::format("{}: reading", file)); };
+  data.seq = options.seq;
+  data.order = order;
+  data_ = std::make_unique<train::Data>(data, *vocabulary_);
+  batches_ = std::make_unique<train::TokenBatches>(*data_);
+}
+
+void Input::read_features(const TrainOptions& options, const model::TrainedModel& model,
+                          const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
+  if (&paths == &options.valid) fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
+  if (options.target.size() != paths.size() || (!options.times.empty() && options.times.size() != paths.size())) {
+    fail(ErrorKind::kUsage, "got {} --data, {} --target and {} --times, expected a --target for every --data",
+         paths.size(), options.target.size(), options.times.size());
+  }
+  const model::Regressor& regressor = *model.model.regressor;
+  train::FeatureOptions features;
+  for (size_t i = 0; i < paths.size(); ++i) {
+    features.files.push_back({paths[i], options.target[i], options.times.empty() ? "" : options.times[i]});
+  }
+  features.side = side;
+  features.valid_fraction = options.valid_fraction;
+  features.seq = options.seq;
+  features.order = order;
+  const int64_t inputs = regressor.input_size(), outputs = regressor.output_size();
+  features_ = std::make_unique<train::FeatureData>(features, inputs, outputs);
+  batches_ = std::make_unique<train::FeatureBatches>(*features_, inputs, outputs);
+}
+
+/// A run from its first or resumed step to its end.
+class TrainRun {
+ public:
+  /// from: the model, or a checkpoint.
+  TrainRun(TrainOptions& options, const std::string& from, const Json& resolved)
+      : options_(options),
+        stream_(options.machine.stream()),
+        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed))),
+        input_(options, from, model_, false),
+        recipe_(options.recipe(input_.batches().rows())),
+        trainer_(model_, stream_, input_.batches(), recipe_),
+        resolved_(resolved) {
+    for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
+    if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
+  }
+
+  int run(bool resumed, const std::string& from);
+
+ private:
+  void begin(bool resumed, const std::string& from);
+  void check_space();
+  void save();
+  void validate(int64_t step);
+  void show(const train::StepReport& report);
+  void describe();
+
+  const TrainOptions& options_;
+  Stream stream_;
+  model::TrainedModel model_;
+  Input input_;
+  std::optional<Input> valid_;
+  train::Recipe recipe_;
+  train::Trainer trainer_;
+  train::RunState state_;
+  std::unique_ptr<train::RunLog> log_;
+  Json resolved_;
+  Clock::time_point start_;
+  int64_t first_step_ = 0, first_tokens_ = 0;  // where this process began
+};
+
+void TrainRun::describe() {
+  const int64_t parameters = model_.params->gradients().count();
+  note(fmt::format("{} steps of {} rows, {} rows an epoch; {} trained parameters", with_commas(recipe_.schedule.steps),
+                   recipe_.batch, with_commas(input_.batches().rows()), with_commas(parameters)));
+}
+
+/// A run must not learn at its end that nothing can be kept.
+void TrainRun::check_space() {
+  const auto checkpoints = static_cast<size_t>(options_.keep) + 1 + (options_.save_best ? 1 : 0);
+  const size_t needed = checkpoints * train::checkpoint_bytes(trainer_);
+  const fs::space_info space = fs::space(options_.out);
+  if (space.available >= needed) return;
+  fail(ErrorKind::kIo, "{}: {} are free, expected {} for {} checkpoints", options_.out,
+       in_binary_units(static_cast<double>(space.available)), in_binary_units(static_cast<double>(needed)),
+       checkpoints);
+}
+
+void TrainRun::begin(bool resumed, const std::string& from) {
+  if (resumed) {
+    state_ = train::load_checkpoint(from, trainer_);
+    note(fmt::format("{}: going on after step {}", from, trainer_.optimiser().steps()));
+  } else {
+    write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");
+  }
+  check_space();
+  first_step_ = trainer_.optimiser().steps();
+  first_tokens_ = trainer_.tokens_seen();
+  log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
+  start_ = Clock::now();
+}
+
+void TrainRun::save() {
+  log_->flush();
+  train::save_checkpoint(options_.out, trainer_, state_);
+  train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
+}
+
+void TrainRun::validate(int64_t step) {
+  train::Batches& data = valid_->batches();
+  const double loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()));
+  const std::vector<train::Measure> measures = {{"valid_loss", loss}};
+  log_->add(step, measures);
+  note(fmt::format("step {}: validation loss {:.4f}", step, loss));
+  if (state_.best_step > 0 && loss >= state_.best) return;
+  state_ = {loss, step};
+  if (options_.save_best) save();
+}
+
+void TrainRun::show(const train::StepReport& report) {
+  const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+  const double rate = static_cast<double>(trainer_.tokens_seen() - first_tokens_) / seconds;
+  const std::vector<train::Measure> measures = {{"loss", report.loss},
+                                                {"lr", report.rate},
+                                                {"grad_norm", report.norm},
+                                                {"tokens", static_cast<double>(trainer_.tokens_seen())},
+                                                {"tokens_per_second", rate}};
+  log_->add(report.step, measures);
+  if (report.step % options_.log_every != 0 && !trainer_.done()) return;
+  const auto steps = static_cast<double>(report.step - first_step_);
+  const auto left = static_cast<int64_t>(seconds / steps * static_cast<double>(recipe_.schedule.steps - report.step));
+  note(fmt::format("step {}/{}: loss {:.4f}, lr {:.3g}, norm {:.3f}, {:.0f} tok/s, {}:{:02}:{:02} left", report.step,
+                   recipe_.schedule.steps, report.loss, report.rate, report.norm, rate, left / 3600, left / 60 % 60,
+                   left % 60));
+}
+
+int TrainRun::run(bool resumed, const std::string& from) {
+  describe();
+  if (options_.dry_run) return 0;
+  begin(resumed, from);
+  catch_interrupts();
+  end_by_itself();
+  while (!trainer_.done()) {
+    const train::StepReport report = trainer_.step();
+    show(report);
+    const bool ends = trainer_.done();
+    const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
+    if (valid_ && is_due(options_.eval_every)) validate(report.step);
+    if (is_due(options_.save_every)) save();
+    if (!interrupted() || ends) continue;
+    save();
+    note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
+    return kInterruptedStatus;
+  }
+  note(fmt::format("{}: trained", train::checkpoint_folder(options_.out, trainer_.optimiser().steps())));
+  return 0;
+}
+
+/// The options of a new run, checked.
+void check_new(const TrainOptions& options) {
+  if (options.model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");
+  if (options.data.empty()) fail(ErrorKind::kUsage, "--data is missing: the files to train on");
+  if (options.out.empty()) fail(ErrorKind::kUsage, "--out is missing: the folder of the run");
+  if (file_exists(options.out + kResolved)) {
+    fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
+  }
+}
+
+int run_train(CLI::App& app, TrainOptions& options) {
+  const bool resumed = !options.resume.empty();
+  if (resumed) {
+    if (!options.out.empty()) fail(ErrorKind::kUsage, "--out: not with --resume, which names the folder of the run");
+    options.out = options.resume;
+    if (!file_exists(options.out + kResolved)) {
+      fail(ErrorKind::kInput, "{}: no run to go on with (train.json is missing)", options.out);
+    }
+    TrainOptions::read_config(app, options.out + kResolved);
+  } else if (!options.config.empty()) {
+    TrainOptions::read_config(app, options.config);
+  }
+  std::string from = options.model;
+  bool loads = false;
+  if (resumed) {
+    const std::optional<std::string> latest = train::latest_checkpoint(options.out);
+    loads = latest.has_value();
+    if (loads) from = *latest;  // none yet: the run begins again
+  } else {
+    check_new(options);
+  }
+  std::error_code error;
+  fs::create_directories(options.out, error);
+  if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
+  TrainRun run(options, from, TrainOptions::resolved(app));
+  return run.run(loads, from);
+}
+
+}  // namespace
+
+std::function<int()> setup_train(CLI::App& app) {
+  const auto options = std::make_shared<TrainOptions>();
+  options->add_options(app);
+  return [options, &app] { return run_train(app, *options); };
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags, the file of the same names, and the recipe they make.
+#include "carousel/cli/train_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <set>
+
+#include "carousel/cli/options.h"
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/train/schedule.h"
+
+namespace carousel::cli {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 40;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Options that say how to start, not what a run is.
+const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "threads"};
+const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times"};
+
+void add_data_options(CLI::App& app, TrainOptions& o) {
+  app.add_option("--data", o.data,
+                 "PATH[:WEIGHT] of text, .jsonl, .bin or .npy ids, or .csv or .npy features: a file, a folder or a "
+                 "pattern; may be repeated");
+  app.add_option("--valid", o.valid, "The same, for validation");
+  add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
+  app.add_option("--target", o.target, "For features: the file of targets of each --data");
+  app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
+  app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
+  app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
+  add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
+  add_choice(app, "--loss-on", o.loss_on, {"answers", "all"}, "Of conversations: what counts");
+  add_choice(app, "--order", o.order, {"shuffled", "sequential"}, "The order of rows");
+  add_integer(app, "--seq", o.seq, 1, kMost, "Tokens of a row");
+  app.add_flag("--carry-state", o.carry_state, "A document that a row cuts goes on from its detached state");
+}
+
+void add_recipe_options(CLI::App& app, TrainOptions& o) {
+  add_integer(app, "--steps", o.steps, 0, kMost, "Steps of the run");
+  add_integer(app, "--tokens", o.tokens, 0, kMost, "The length of the run in tokens");
+  add_number(app, "--epochs", o.epochs, 0, 1e9, "The length of the run in passes over the data");
+  add_integer(app, "--batch", o.batch, 1, 1 << 20, "Rows of a step");
+  add_integer(app, "--micro-batch", o.micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
+  add_number(app, "--lr", o.lr, 0, kInfinity, "The highest learning rate");
+  add_number(app, "--lr-min", o.lr_min, 0, 1, "The lowest one after warmup, as a fraction of --lr");
+  add_choice(app, "--schedule", o.schedule, train::Schedule::names(), "The curve of the rate");
+  app.add_option("--warmup", o.warmup, "Steps, or a share like 2%")->capture_default_str();
+  app.add_option("--cooldown", o.cooldown, "Of wsd: steps, or a share")->capture_default_str();
+  app.add_option("--betas", o.betas, "Decay of both moments")->capture_default_str();
+  add_number(app, "--eps", o.eps, 0, 1, "Added to the root of the second moment");
+  add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of parameters with two or more dimensions");
+  add_number(app, "--clip", o.clip, 0, kInfinity, "The largest norm of a gradient; 0: any");
+  add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
+}
+
+/// "0.9,0.95"
+std::pair<float, float> parse_betas(const std::string& text) {
+  const size_t comma = text.find(',');
+  if (comma == std::string::npos)
+    fail(ErrorKind::kUsage, "--betas: got \"{}\", expected two numbers like .9,.95", text);
+  const double first = parse_number("--betas", text.substr(0, comma), 0, 1);
+  const double second = parse_number("--betas", text.substr(comma + 1), 0, 1);
+  if (first == 1 || second == 1) fail(ErrorKind::kUsage, "--betas: got \"{}\", expected numbers below 1", text);
+  return {static_cast<float>(first), static_cast<float>(second)};
+}
+
+std::string name_of(const CLI::Option& option) {
+  return option.get_lnames().empty() ? "" : option.get_lnames().front();
+}
+
+std::string as_result(const Json& value, const std::string& where) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_number() || value.is_boolean()) return value.dump();
+  fail(ErrorKind::kInput, "{}: got {}, expected a string, a number or a boolean", where, brief(value));
+}
+
+/// A path that means the same from any folder. A weight behind it stays.
+std::string absolute(const std::string& path) { return std::filesystem::absolute(path).lexically_normal().string(); }
+
+}  // namespace
+
+void TrainOptions::add_options(CLI::App& app) {
+  app.add_option("--model", model, "Model folder to go on from, or a config.json to draw fresh parameters for");
+  app.add_option("--out", out, "Folder of the run: checkpoints, logs, token caches");
+  app.add_option("--resume", resume, "Folder of a run to go on with");
+  app.add_option("--config", config, "JSON file of the same names; flags win");
+  add_data_options(app, *this);
+  add_recipe_options(app, *this);
+  add_integer(app, "--save-every", save_every, 0, kMost, "Steps between checkpoints; 0: at the end alone");
+  add_integer(app, "--keep", keep, 1, 1 << 20, "Checkpoints that are kept");
+  app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");
+  add_integer(app, "--eval-every", eval_every, 0, kMost, "Steps between validations; 0: at the end alone");
+  add_integer(app, "--eval-rows", eval_rows, 1, kMost, "Rows of validation data that are used");
+  add_integer(app, "--log-every", log_every, 1, kMost, "Steps between lines on standard error");
+  app.add_flag("--dry-run", dry_run, "Say what would run, and end");
+  machine.add_options(app);
+}
+
+void TrainOptions::read_config(CLI::App& app, const std::string& path) {
+  const Json file = read_json_file(path, {size_t{1} << 20, 16});
+  if (!file.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", path, brief(file));
+  for (const auto& [name, value] : file.items()) {
+    CLI::Option* const option = app.get_option_no_throw("--" + name);
+    if (option == nullptr || name == "config" || name == "resume" || name == "help") {
+      fail(ErrorKind::kInput, "{}: \"{}\" is no option of train", path, name);
+    }
+    if (option->count() > 0) continue;
+    const std::string where = fmt::format("{}: \"{}\"", path, name);
+    if (value.is_array()) {
+      for (const Json& one : value) option->add_result(as_result(one, where));
+    } else {
+      option->add_result(as_result(value, where));
+    }
+    option->run_callback();
+  }
+}
+
+Json TrainOptions::resolved(const CLI::App& app) {
+  Json out = Json::object();
+  for (const CLI::Option* const option : app.get_options()) {
+    const std::string name = name_of(*option);
+    if (name.empty() || kNotKept.count(name) != 0) continue;
+    std::vector<std::string> values = option->results();
+    if (values.empty() && !option->get_default_str().empty()) values = {option->get_default_str()};
+    if (values.empty()) continue;
+    if (kPaths.count(name) != 0) std::transform(values.begin(), values.end(), values.begin(), absolute);
+    out[name] = values.size() == 1 && kPaths.count(name) == 0 ? Json(values.front()) : Json(values);
+  }
+  return out;
+}
+
+train::Recipe TrainOptions::recipe(int64_t rows) const {
+  const int given = (steps > 0) + (tokens > 0) + (epochs > 0);
+  if (given != 1) fail(ErrorKind::kUsage, "got {} of --steps, --tokens and --epochs, expected one of them", given);
+  train::Recipe recipe;
+  train::Schedule& curve = recipe.schedule;
+  curve.kind = train::Schedule::kind_of(schedule);
+  curve.lr = lr;
+  curve.lr_min = lr_min;
+  curve.warmup = train::Span::parse("--warmup", warmup);
+  curve.cooldown = train::Span::parse("--cooldown", cooldown);
+  curve.steps = steps;
+  if (tokens > 0) curve.steps = (tokens - 1) / (batch * seq) + 1;
+  if (epochs > 0) {
+    curve.steps = std::max<int64_t>(
+        1, static_cast<int64_t>(std::ceil(epochs * static_cast<double>(rows) / static_cast<double>(batch))));
+  }
+  curve.check();
+  const auto [beta1, beta2] = parse_betas(betas);
+  recipe.optimiser = {beta1, beta2, static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(clip)};
+  recipe.batch = batch;
+  recipe.micro_batch = micro_batch;
+  recipe.carry_state = carry_state;
+  return recipe;
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The options of `carousel train`: from flags, from a file of the same names, and back into the file that a run keeps.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "carousel/cli/compute_options.h"
+#include "carousel/core/json.h"
+#include "carousel/train/trainer.h"
+
+namespace carousel::cli {
+
+struct TrainOptions {
+  std::string model, out, resume, config;
+  // Data.
+  std::vector<std::string> data, valid, target, times;
+  double valid_fraction = 0;
+  std::string separator, key, ids, order = "shuffled", loss_on = "answers";
+  int64_t seq = 512;
+  bool carry_state = false;
+  // Recipe.
+  int64_t steps = 0, tokens = 0, batch = 8, micro_batch = 0;
+  double epochs = 0;
+  double lr = 1e-3, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1;
+  std::string schedule = "cosine", warmup = "2%", cooldown = "20%", betas = ".9,.95";
+  int64_t seed = 0;
+  // What is kept and shown.
+  int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
+  bool save_best = false, dry_run = false;
+  Machine machine;
+
+  void add_options(CLI::App& app);
+  /// Takes what `path` says where no flag was given. Throws Error(kInput) for an unknown name, as the flag does for a
+  /// value.
+  static void read_config(CLI::App& app, const std::string& path);
+  /// All options with their values, paths made absolute, for OUT/train.json.
+  static Json resolved(const CLI::App& app);
+  /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
+  train::Recipe recipe(int64_t rows) const;
+};
+
+}  // namespace carousel::cli

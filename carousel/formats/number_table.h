@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of finite numbers, as predictions and training take features: .csv or .npy, told by the ending.
+#pragma once
+
+#include <string>
+
+#include "carousel/core/tensor.h"
+
+namespace carousel::formats {
+
+/// The numbers in f32: [rows, columns] of a .csv (whose decimal point is `decimal`), the array of a .npy. Throws
+/// Error(kIo), Error(kUsage) for another ending, Error(kInput) naming the place of what is no finite number: it would
+/// never leave a state.
+Tensor read_numbers(const std::string& path, char decimal = '.');
+
+}  // namespace carousel::formats

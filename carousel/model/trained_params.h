@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Another source's parameters as they are trained: f32 masters in one flat array, their gradients in another, and the
+// packed things that ops read, which follow the masters at every repack().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "carousel/model/params.h"
+#include "carousel/ops/tape.h"
+
+namespace carousel::model {
+
+/// A parameter, in the order of the model's constructor.
+struct TrainedParam {
+  std::string name;  // canonical
+  Shape shape;
+  Init init;
+  bool matrix = false;     // asked for as a matrix
+  int64_t first = 0;       // its first element in the flat arrays
+  Tensor master;           // [shape] f32, a view of the array of masters
+  Tensor gradient, table;  // the same of gradients; of look-ups where a table is the head too, else undefined
+  bool trained = true;     // false: frozen, with no gradient
+};
+
+class TrainedParams : public ParamSource {
+ public:
+  /// Whether a parameter is trained.
+  using IsTrained = std::function<bool(const ParamRecord& record)>;
+  /// Takes the values of `source`, which is read while the model is built. `records` are all that the model's
+  /// constructor will ask for (ParamList). Stored masks are never trained. This and the stream outlive the model; on
+  /// meta nothing is allocated. `is_trained` empty: all are.
+  TrainedParams(ParamSource& source, const Stream& stream, const std::vector<ParamRecord>& records,
+                const IsTrained& is_trained = {});
+  Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
+  Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override;
+  std::shared_ptr<const Mask> mask(const std::string& name, std::shared_ptr<const Mask> drawn) override;
+  bool form(const Pack& pack) override;
+
+  const Trained& trained() const { return trained_; }
+  const std::vector<TrainedParam>& params() const { return params_; }
+  /// The flat arrays [count] f32: parameters one after the other, each from a multiple of 16 elements on, zeros
+  /// between.
+  const Tensor& masters() const { return masters_; }
+  const Tensor& gradients() const { return gradients_; }
+  /// What a file holds of one of the records: the master, or the entries of a stored mask.
+  void values(const ParamRecord& record, float* out) const;
+  /// Gradients are zero from here on, to be added to.
+  void clear_gradients();
+  /// To be called once all of a step's gradients are there: joins those of tables, and makes masked ones exactly zero.
+  void finish_gradients();
+  /// Packs every weight and form from its master.
+  void repack() const;
+
+ private:
+  TrainedParam& take(const std::string& name, const Shape& shape);
+
+  ParamSource& source_;
+  const Stream& stream_;
+  std::vector<TrainedParam> params_;
+  size_t taken_ = 0;  // how many the constructor has asked for
+  Tensor masters_, gradients_, tables_;
+  Trained trained_;
+  std::vector<Weight> weights_;
+  std::vector<Pack> packs_;
+  std::unordered_map<std::string, size_t> by_name_;                     // into params_
+  std::unordered_map<std::string, std::shared_ptr<const Mask>> masks_;  // stored ones, by name
+  std::unordered_map<std::string, Tensor> mask_entries_;                // those asked for as tensors
+};
+
+}  // namespace carousel::model

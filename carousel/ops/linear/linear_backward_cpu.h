@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The products of the gradients of a projection. All are chains of fused multiply-adds over panels, as the projection's
+// own are: of d_x over the outputs, of d_w over the rows.
+#pragma once
+
+#include "carousel/cpu/kernel.h"
+#include "carousel/ops/linear/linear.h"
+
+namespace carousel::ops {
+
+/// d_x = d_y W, summed over weights whose outputs lie side by side in d_y.
+struct LinearDxArgs {
+  View d_y;                      // [N, M_0 + M_1 + ...]
+  const Weight* const* weights;  // [count] of [M_i, K], each with its transpose
+  int64_t count;
+  int64_t N, K;
+  View d_x;  // [N, K], written
+  void* workspace = nullptr;
+};
+
+/// d_w += d_y^T x. An element is one chain over the rows that goes on from what d_w holds, so rows may come in several
+/// calls.
+struct LinearDwArgs {
+  View d_y;    // [N, M]
+  View x;      // [N, K]
+  float* d_w;  // [M, K]
+  int64_t N, M, K;
+  void* workspace = nullptr;
+};
+
+/// sum [M] += x, row after row.
+struct SumRowsArgs {
+  View x;  // [N, M]
+  float* sum;
+  int64_t N, M;
+};
+
+}  // namespace carousel::ops
+
+COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
+COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
+KERNEL(sum_rows, carousel::ops::SumRowsArgs);

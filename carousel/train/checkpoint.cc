@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which folders are checkpoints, and what is in train.safetensors.
+#include "carousel/train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <system_error>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "carousel/core/files.h"
+#include "carousel/core/json.h"
+#include "carousel/formats/safetensors.h"
+#include "carousel/model/model_writer.h"
+
+namespace carousel::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFile = "train.safetensors";
+constexpr const char* kRun = "carousel.run";  // key of the metadata: a JSON object
+constexpr const char* kPrefix = "step-";
+
+/// The step that a folder's name says; nothing for another name.
+std::optional<int64_t> step_of(const std::string& name) {
+  const std::string prefix = kPrefix;
+  int64_t step = 0;
+  if (!name.starts_with(prefix) || name.size() == prefix.size()) return {};
+  const char *const begin = name.data() + prefix.size(), *const end = name.data() + name.size();
+  const auto parsed = std::from_chars(begin, end, step);
+  return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(step) : std::nullopt;
+}
+
+bool is_complete(const std::string& folder) {
+  try {
+    formats::check_complete(folder);
+  } catch (const Error&) {
+    return false;
+  }
+  return file_exists(folder + "/" + kFile) && file_exists(folder + "/config.json");
+}
+
+/// The complete checkpoints, oldest first.
+std::vector<int64_t> complete_steps(const std::string& out) {
+  std::vector<int64_t> steps;
+  if (!is_folder(out)) return steps;
+  for (const std::string& name : names_in(out)) {
+    const std::optional<int64_t> step = step_of(name);
+    if (step && is_complete(out + "/" + name)) steps.push_back(*step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+/// A parameter's part of one of the optimiser's arrays.
+Tensor part_of(const Tensor& flat, const model::TrainedParam& param) {
+  return flat.rows(param.first, param.first + param.shape.count()).reshape(param.shape);
+}
+
+std::string lane_name(size_t lane, const std::string& tensor) { return fmt::format("lane.{}.{}", lane, tensor); }
+
+NamedTensors tensors_of(Trainer& trainer) {
+  NamedTensors out;
+  for (const model::TrainedParam& param : trainer.model().params->params()) {
+    if (!param.trained) continue;
+    out.push_back({"m." + param.name, part_of(trainer.optimiser().m(), param).to_host()});
+    out.push_back({"v." + param.name, part_of(trainer.optimiser().v(), param).to_host()});
+  }
+  for (size_t lane = 0; lane < trainer.lanes().size(); ++lane) {
+    const State& state = trainer.lanes()[lane];
+    if (state.empty()) continue;
+    for (const NamedTensor& named : state.tensors(trainer.model().model.state_layout())) {
+      out.push_back({lane_name(lane, named.name), named.tensor});
+    }
+  }
+  return out;
+}
+
+Json run_of(Trainer& trainer, const RunState& run) {
+  Json positions = Json::array();
+  for (const State& state : trainer.lanes()) positions.push_back(state.pos());
+  return {{"step", trainer.optimiser().steps()},
+          {"rows", trainer.rows_taken()},
+          {"tokens", trainer.tokens_seen()},
+          {"lanes", positions},
+          {"best", run.best},
+          {"best_step", run.best_step}};
+}
+
+void read_into(const formats::SafetensorsFile& file, const std::string& name, const Tensor& to,
+               const std::string& where) {
+  const formats::TensorEntry* entry = file.find(name);
+  if (entry == nullptr) fail(ErrorKind::kInput, "{}: \"{}\" is missing", where, name);
+  if (!(entry->shape == to.shape()) || entry->dtype != DType::kF32) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected F32 {}", where, name, dtype_name(entry->dtype),
+         entry->shape.str(), to.shape().str());
+  }
+  const Tensor values = entry->load();
+  Memory::copy(Memory::host(), static_cast<const std::byte*>(values.raw()), to.memory(),
+               static_cast<std::byte*>(to.raw()), values.size_bytes());
+}
+
+State read_lane(const formats::SafetensorsFile& file, size_t lane, int64_t pos, const StateLayout& layout) {
+  NamedTensors tensors;
+  for (const StateLayout::Entry& entry : layout.entries()) {
+    const formats::TensorEntry* found = file.find(lane_name(lane, entry.name));
+    if (found != nullptr) tensors.push_back({entry.name, found->load()});
+  }
+  return tensors.empty() ? State() : State::from(tensors, pos, layout);
+}
+
+}  // namespace
+
+std::string checkpoint_folder(const std::string& out, int64_t step) {
+  return fmt::format("{}/{}{}", out, kPrefix, step);
+}
+
+std::optional<std::string> latest_checkpoint(const std::string& out) {
+  const std::vector<int64_t> steps = complete_steps(out);
+  return steps.empty() ? std::nullopt : std::optional(checkpoint_folder(out, steps.back()));
+}
+
+void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& run) {
+  const std::string folder = checkpoint_folder(out, trainer.optimiser().steps());
+  if (is_complete(folder)) return;
+  const model::TrainedModel& model = trainer.model();
+  const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
+  std::vector<std::string> beside;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+                           "generation_config.json"}) {
+    beside.push_back(model.place.folder + "/" + name);
+  }
+  const auto more = [&](model::ModelWriter& writer) {
+    formats::write_safetensors(writer.file(kFile), tensors_of(trainer), {{kRun, run_of(trainer, run).dump()}});
+  };
+  const model::ModelConfig& config = model.model.config;
+  model::write_model({config, model.place.config, model.records, DType::kF32, values}, folder, beside, {}, more);
+}
+
+RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
+  const std::string where = folder + "/" + kFile;
+  const formats::SafetensorsFile file = formats::SafetensorsFile::open(where);
+  const auto found = file.metadata().find(kRun);
+  if (found == file.metadata().end()) fail(ErrorKind::kInput, "{}: no \"{}\" in the metadata", where, kRun);
+  Fields fields(parse_json(found->second, where), where);
+  constexpr int64_t kMost = INT64_MAX / 2;
+  trainer.optimiser().set_steps(fields.integer("step", 0, kMost));
+  const int64_t rows = fields.integer("rows", 0, kMost);
+  trainer.set_counters(rows, fields.integer("tokens", 0, kMost));
+  for (const model::TrainedParam& param : trainer.model().params->params()) {
+    if (!param.trained) continue;
+    read_into(file, "m." + param.name, part_of(trainer.optimiser().m(), param), where);
+    read_into(file, "v." + param.name, part_of(trainer.optimiser().v(), param), where);
+  }
+  const std::vector<int64_t> positions = fields.integers("lanes", 0, kMost, size_t{1} << 24);
+  if (positions.size() != trainer.lanes().size()) {
+    fail(ErrorKind::kInput, "{}: \"lanes\" has {} positions, expected {}", where, positions.size(),
+         trainer.lanes().size());
+  }
+  for (size_t lane = 0; lane < positions.size(); ++lane) {
+    trainer.lanes()[lane] = read_lane(file, lane, positions[lane], trainer.model().model.state_layout());
+  }
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  return {fields.number("best", -kLargest, kLargest), fields.integer("best_step", 0, kMost)};
+}
+
+void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) {
+  std::vector<int64_t> steps = complete_steps(out);
+  std::error_code ignored;
+  for (const std::string& name : names_in(out)) {  // what an earlier prune left when it was killed
+    if (name.starts_with(".removed-")) fs::remove_all(out + "/" + name, ignored);
+  }
+  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
+    if (steps[i] == best_step) continue;
+    // Renamed first: a folder of which half is gone must not be taken for a checkpoint.
+    const std::string gone = fmt::format("{}/.removed-{}", out, steps[i]);
+    fs::rename(checkpoint_folder(out, steps[i]), gone, ignored);
+    fs::remove_all(gone, ignored);
+  }
+}
+
+size_t checkpoint_bytes(Trainer& trainer) {
+  const model::TrainedParams& params = *trainer.model().params;
+  return static_cast<size_t>(params.masters().count() + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+}
+
+}  // namespace carousel::train

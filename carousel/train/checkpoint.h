@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checkpoints of a run: OUT/step-N is a model folder as anybody loads it, in f32, and train.safetensors beside the
+// weights, which holds what resuming needs more: moments, counters, carried states.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "carousel/train/trainer.h"
+
+namespace carousel::train {
+
+/// What a run knows besides its trainer.
+struct RunState {
+  double best = 0;        // the lowest loss on validation data
+  int64_t best_step = 0;  // 0: there was none
+};
+
+/// OUT/step-N for N = steps done.
+std::string checkpoint_folder(const std::string& out, int64_t step);
+/// The newest complete checkpoint; nothing: there is none.
+std::optional<std::string> latest_checkpoint(const std::string& out);
+/// Writes the checkpoint of the trainer's step: aside, flushed, and then complete at once. One that is there already is
+/// left. Throws Error(kIo).
+void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& run);
+/// Reads train.safetensors of `folder` into a trainer whose model was loaded from there. Throws Error(kIo, kInput).
+RunState load_checkpoint(const std::string& folder, Trainer& trainer);
+/// Removes the oldest checkpoints but for `keep` and the best one.
+void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step);
+/// Bytes that a checkpoint takes.
+size_t checkpoint_bytes(Trainer& trainer);
+
+}  // namespace carousel::train

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps of a run: rows of the data, their gradients in micro-batches, clipping, the optimiser. A step is a function
+// of the parameters, the optimiser's moments, carried states and two counters; no clock and no thread decides anything.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "carousel/train/batches.h"
+#include "carousel/train/objective.h"
+#include "carousel/train/optimiser.h"
+#include "carousel/train/schedule.h"
+
+namespace carousel::train {
+
+struct Recipe {
+  Schedule schedule;  // holds the number of steps
+  OptimiserOptions optimiser;
+  int64_t batch = 8;        // rows of a step
+  int64_t micro_batch = 0;  // rows at a time; 0: all
+  bool carry_state = false;
+};
+
+/// What a step was.
+struct StepReport {
+  int64_t step = 0;  // from 1 on
+  double loss = 0;   // the sum over its targets divided by their number, before the update
+  double norm = 0;   // of all gradients, before clipping
+  double rate = 0;
+  int64_t tokens = 0;  // rows of all sequences
+};
+
+class Trainer {
+ public:
+  /// All outlive the trainer.
+  Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe);
+
+  bool done() const { return optimiser_.steps() >= recipe_.schedule.steps; }
+  /// The next step. Throws Error(kInput) naming the step and its documents where a loss or gradient is not finite; the
+  /// parameters are then as they were.
+  StepReport step();
+  /// The mean loss over the first `rows` rows of other data, each from the zero state.
+  double evaluate(Batches& data, int64_t rows);
+
+  /// What a checkpoint holds beside the parameters.
+  Optimiser& optimiser() { return optimiser_; }
+  std::vector<State>& lanes() { return lanes_; }  // empty where states are not carried
+  int64_t rows_taken() const { return rows_taken_; }
+  int64_t tokens_seen() const { return tokens_seen_; }
+  void set_counters(int64_t rows_taken, int64_t tokens_seen) {
+    rows_taken_ = rows_taken;
+    tokens_seen_ = tokens_seen;
+  }
+  model::TrainedModel& model() { return model_; }
+  const Arena& arena() const { return objective_.arena(); }
+
+ private:
+  model::TrainedModel& model_;
+  Batches& data_;
+  Recipe recipe_;
+  Objective objective_;
+  Optimiser optimiser_;
+  std::vector<State> lanes_;
+  int64_t rows_taken_ = 0, tokens_seen_ = 0;
+};
+
+}  // namespace carousel::train

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trains a case's model on its batch, and compares gradients and parameters under the names of its files.
+#include "carousel/verify/training_case.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "carousel/core/error.h"
+#include "carousel/core/rng.h"
+#include "carousel/model/families/family.h"
+#include "carousel/model/model_writer.h"
+#include "carousel/train/objective.h"
+#include "carousel/train/optimiser.h"
+#include "carousel/verify/drift.h"
+
+namespace carousel::verify {
+namespace {
+
+using Status = Comparison::Status;
+
+constexpr double kGradients = 2e-4, kOfLargest = 1e-6, kParameters = 1e-3;
+// Gradients of references in float32 are up to 3e-4 from those in float64 (hf-xlstm-single).
+constexpr double kReference = 1e-3;
+// Adam divides a gradient by its size, so that rounding alone decides the sign of small updates, and some models answer
+// with another loss at once: transformers' own float64 run of hf-xlstm-single ends 2.6e-2 from its float32 run. So the
+// steps are taken again with gradients that differ by as much as agreeing ones may, and parameters may be so many times
+// as far from the expected ones as that run ends from ours.
+constexpr double kSpread = 4;
+
+const std::string kGrad = "grad.", kAdamW = "adamw.";
+
+class TrainingCase {
+ public:
+  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream)
+      : where_(folder + "/expected.safetensors"),
+        expected_(expected),
+        stream_(stream),
+        trained_(model::load_trained(folder, stream, 0)),
+        batch_(read_batch()) {
+    const model::ModelConfig& config = trained_.model.config;
+    const model::TensorNames names = model::find_family(config.model_type, where_).names;
+    for (const model::ParamRecord& record : trained_.records) {
+      if (record.init.kind != Init::Kind::kMask) records_.push_back(record);
+    }
+    tensors_ = model::file_tensors(config, names, records_);
+  }
+
+  std::vector<Comparison> compare();
+
+ private:
+  Tensor floats(const std::string& name) const;
+  train::Batch read_batch() const;
+  train::Batch read_tokens() const;
+  train::Batch read_features() const;
+  /// A tensor of the file, put together from what `values` has of its parameters.
+  std::vector<float> assembled(const model::FileTensor& tensor, bool gradients) const;
+  double add_gradients(train::Objective& objective);
+  void compare_gradients();
+  void compare_steps(train::Objective& objective);
+  std::vector<std::vector<float>> take_steps(train::Objective& objective, double noise);
+  void add_noise(double noise);
+  void judge(const std::string& name, const std::vector<float>& got, double tolerance, double absolute = 0);
+
+  std::string where_;
+  const formats::SafetensorsFile& expected_;
+  const Stream& stream_;
+  model::TrainedModel trained_;
+  train::Batch batch_;
+  std::vector<model::ParamRecord> records_;
+  std::vector<model::FileTensor> tensors_;
+  std::map<std::string, Comparison> results_;
+};
+
+Tensor TrainingCase::floats(const std::string& name) const {
+  const formats::TensorEntry* entry = expected_.find(name);
+  if (entry == nullptr) fail(ErrorKind::kInput, "{}: \"{}\" is missing", where_, name);
+  if (!is_float(entry->dtype)) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected floating-point numbers", where_, name,
+         dtype_name(entry->dtype));
+  }
+  return entry->load().to_f32();
+}
+
+train::Batch TrainingCase::read_batch() const { return trained_.model.lm != nullptr ? read_tokens() : read_features(); }
+
+/// train.ids [B, T + 1]: inputs are all but the last, targets all but the first.
+train::Batch TrainingCase::read_tokens() const {
+  const formats::TensorEntry* entry = expected_.find("train.ids");
+  if (entry == nullptr || entry->dtype != DType::kI64 || entry->shape.rank() != 2 || entry->shape[1] < 2) {
+    fail(ErrorKind::kInput, "{}: \"train.ids\" is {}, expected I64 [B, T + 1]", where_,
+         entry == nullptr ? "missing" : entry->shape.str());
+  }
+  const Tensor ids = entry->load();
+  train::Batch batch;
+  const int64_t width = entry->shape[1];
+  for (int64_t i = 0; i < ids.count(); ++i) {
+    const int64_t id = ids.i64()[i];
+    if (id < 0 || id >= trained_.model.config.vocab_size) {
+      fail(ErrorKind::kInput, "{}: \"train.ids\" holds {}, expected 0 to {} (vocab_size)", where_, id,
+           trained_.model.config.vocab_size - 1);
+    }
+    if (i % width + 1 < width) batch.tokens.push_back(static_cast<int32_t>(id));
+    if (i % width > 0) batch.targets.push_back(static_cast<int32_t>(id));
+  }
+  batch.lengths.assign(static_cast<size_t>(entry->shape[0]), width - 1);
+  return batch;
+}
+
+/// x [B, T, I], target [B, T, O] and, if they are there, timespans [B, T].
+train::Batch TrainingCase::read_features() const {
+  const Tensor x = floats("x"), target = floats("target");
+  const model::Regressor& regressor = *trained_.model.regressor;
+  check_shape("x", where_.c_str(), x, {-1, -1, regressor.input_size()});
+  check_shape("target", where_.c_str(), target, {x.dim(0), x.dim(1), regressor.output_size()});
+  const int64_t rows = x.dim(0) * x.dim(1);
+  train::Batch batch;
+  batch.features = x.reshape({rows, regressor.input_size()});
+  batch.wanted = target.reshape({rows, regressor.output_size()});
+  if (expected_.find("timespans") != nullptr) batch.elapsed = floats("timespans").reshape({rows});
+  batch.lengths.assign(static_cast<size_t>(x.dim(0)), x.dim(1));
+  return batch;
+}
+
+std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool gradients) const {
+  const auto values = [&](const model::ParamRecord& record, float* out) {
+    const auto index = static_cast<size_t>(&record - records_.data());
+    const model::TrainedParam& param = trained_.params->params()[index];
+    const Tensor& from = gradients ? param.gradient : param.master;
+    std::memcpy(out, from.f32(), from.size_bytes());
+  };
+  const Tensor whole = model::file_values(tensor, records_, values);
+  return std::vector<float>(whole.f32(), whole.f32() + whole.count());
+}
+
+double TrainingCase::add_gradients(train::Objective& objective) {
+  trained_.params->clear_gradients();
+  const auto count = static_cast<double>(batch_.counted());
+  double sum = 0;
+  objective.add_gradients(batch_, static_cast<float>(1 / count), &sum);
+  trained_.params->finish_gradients();
+  return sum / count;
+}
+
+void TrainingCase::judge(const std::string& name, const std::vector<float>& got, double tolerance, double absolute) {
+  if (expected_.find(name) == nullptr) return;
+  const Tensor want = floats(name);
+  Comparison& out = results_[name];
+  out.name = name;
+  if (want.count() != static_cast<int64_t>(got.size())) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {} elements", where_, name, want.shape().str(), got.size());
+  }
+  Drift drift;
+  drift.add(want.f32(), got.data(), want.count());
+  out.relative = drift.relative();
+  out.largest = drift.largest;
+  double difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - static_cast<double>(want.f32()[i]);
+    difference += d * d;
+  }
+  const bool agrees = out.relative <= tolerance || std::sqrt(difference) <= absolute;
+  out.status = agrees ? Status::kOk : Status::kFail;
+}
+
+void TrainingCase::compare_gradients() {
+  double largest = 0;  // norm of a gradient
+  for (const formats::TensorEntry& entry : expected_.entries()) {
+    if (!entry.name.starts_with(kGrad)) continue;
+    const Tensor want = floats(entry.name);
+    double sum = 0;
+    for (int64_t i = 0; i < want.count(); ++i) sum += std::pow(static_cast<double>(want.f32()[i]), 2);
+    largest = std::max(largest, std::sqrt(sum));
+  }
+  for (const model::FileTensor& tensor : tensors_) {
+    judge(kGrad + tensor.name, assembled(tensor, true), kReference, kOfLargest * largest);
+  }
+}
+
+/// Adds to every gradient noise of so much times its own size.
+void TrainingCase::add_noise(double noise) {
+  Rng rng(1);
+  for (const model::TrainedParam& param : trained_.params->params()) {
+    const int64_t count = param.gradient.count();
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += std::pow(static_cast<double>(param.gradient.f32()[i]), 2);
+    const double deviation = noise * std::sqrt(sum / static_cast<double>(std::max<int64_t>(count, 1)));
+    for (int64_t i = 0; i < count; ++i) param.gradient.f32()[i] += static_cast<float>(deviation * rng.normal());
+  }
+}
+
+/// Three steps on the batch: rate 1e-2, betas 0.9 and 0.95, decay 0.1, clip 1 (docs/formats.md). Returns losses, norms,
+/// and the tensors of the file; the parameters are then as they were.
+std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objective, double noise) {
+  const Tensor start = trained_.params->masters().clone();
+  train::Optimiser optimiser(*trained_.params, stream_, {});
+  std::vector<std::vector<float>> out(2);
+  for (int step = 0; step < 3; ++step) {
+    out[0].push_back(static_cast<float>(add_gradients(objective)));
+    if (noise > 0) add_noise(noise);
+    const double norm = optimiser.norm();
+    out[1].push_back(static_cast<float>(norm));
+    optimiser.step(1e-2, norm);
+  }
+  for (const model::FileTensor& tensor : tensors_) out.push_back(assembled(tensor, false));
+  std::memcpy(trained_.params->masters().f32(), start.f32(), start.size_bytes());
+  trained_.params->repack();
+  return out;
+}
+
+void TrainingCase::compare_steps(train::Objective& objective) {
+  std::vector<std::string> names = {kAdamW + "losses", kAdamW + "grad_norms"};
+  for (const model::FileTensor& tensor : tensors_) names.push_back(kAdamW + tensor.name);
+  const std::vector<std::vector<float>> steps = take_steps(objective, 0), others = take_steps(objective, kGradients);
+  for (size_t i = 0; i < names.size(); ++i) {
+    Drift spread;
+    spread.add(steps[i].data(), others[i].data(), static_cast<int64_t>(steps[i].size()));
+    judge(names[i], steps[i], std::max(kParameters, kSpread * spread.relative()));
+  }
+}
+
+std::vector<Comparison> TrainingCase::compare() {
+  train::Objective objective(trained_, stream_);
+  add_gradients(objective);
+  compare_gradients();
+  const auto& entries = expected_.entries();
+  const bool steps = std::any_of(entries.begin(), entries.end(),
+                                 [](const formats::TensorEntry& entry) { return entry.name.starts_with(kAdamW); });
+  if (steps) compare_steps(objective);
+  std::vector<Comparison> out;
+  for (const formats::TensorEntry& entry : entries) {
+    if (!is_training(entry.name)) continue;
+    const auto found = results_.find(entry.name);
+    if (found != results_.end()) {
+      out.push_back(found->second);
+    } else {
+      out.push_back({entry.name, Status::kSkip, 0, 0, "no parameter of the model has this name"});
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+bool is_training(const std::string& name) { return name.starts_with(kGrad) || name.starts_with(kAdamW); }
+
+std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
+                                         const Stream& stream) {
+  return TrainingCase(folder, expected, stream).compare();
+}
+
+}  // namespace carousel::verify

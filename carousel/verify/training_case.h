@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tensors of a reference case that training computes: the loss of a batch, its gradients, and some steps of AdamW.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "carousel/formats/safetensors.h"
+#include "carousel/verify/reference_case.h"
+
+namespace carousel::verify {
+
+/// Whether compare_training computes the expected tensor of this name.
+bool is_training(const std::string& name);
+/// Compares them all; of gradients some gates are near zero, which are bounded by the largest gradient of the case.
+/// Throws Error(kInput, kIo) for a malformed case.
+std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
+                                         const Stream& stream);
+
+}  // namespace carousel::verify

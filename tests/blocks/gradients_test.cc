@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every block owes by being registered, of its gradients: threads, neighbours in the batch and micro-batches
+// change no bit, a tape changes no bit of the forward, and a cut passes the gradient of the state on. A new block is
+// tested here without an edit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "carousel/model/trained_params.h"
+#include "carousel/ops/tape.h"
+#include "tests/blocks/random_params.h"
+#include "tests/ops/gradients.h"
+#include "tests/slow.h"
+
+namespace carousel {
+namespace {
+
+struct GradientParam {
+  std::string block;
+  Isa isa;
+};
+
+/// Rows of some sequences and the gradient of their outputs.
+struct Part {
+  std::vector<Tensor> x, d;  // [T, D] each
+};
+
+struct Bound {
+  std::vector<State>* states = nullptr;    // [B], moved on
+  std::vector<State>* d_states = nullptr;  // [B] gradients of those after this forward, then of those before it
+};
+
+class TrainedSubject {
+ public:
+  TrainedSubject(const GradientParam& param, int threads) : machine_(param.isa, threads) {
+    const model::ModelConfig config = stack_of(param.block);
+    model::ParamList list;
+    model::Stack(config, Params(list, ""), "test");
+    RandomParams source(machine_.stream, DType::kF32);
+    params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records());
+    stack_ = std::make_unique<model::Stack>(config, Params(*params_, ""), "test");
+    params_->clear_gradients();
+  }
+
+  /// One forward and backward; gradients of parameters are added up. y and d_x of all rows.
+  void run(const Part& part, Tensor* y, Tensor* d_x, const Bound& bound = {}) {
+    std::vector<int64_t> lengths, ends;
+    for (const Tensor& x : part.x) lengths.push_back(x.dim(0));
+    Seqs seqs = sequences(lengths);
+    StateBatch states, d_states;
+    if (bound.states != nullptr) {
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        seqs.pos[s] = (*bound.states)[s].pos();
+        ends.push_back(seqs.pos[s] + lengths[s]);
+      }
+      states.bind(stack_->state_layout(), pointers(*bound.states), lengths);
+    }
+    if (bound.d_states != nullptr) d_states.bind(stack_->state_layout(), pointers(*bound.d_states), ends);
+    Tape tape(params_->trained());
+    Grads grads(tape, bound.d_states != nullptr ? &d_states : nullptr);
+    Ctx ctx = machine_.ctx;
+    Tensor x = machine_.arena.empty({seqs.rows(), kWidth});
+    const Tensor rows = joined(part.x);
+    if (rows.count() > 0) std::memcpy(x.raw(), rows.raw(), rows.size_bytes());
+    tape.watch(x);
+    ctx.tape = &tape;
+    *y = stack_->forward(ctx, x, seqs, bound.states != nullptr ? &states : nullptr);
+    if (bound.states != nullptr) states.advance(lengths);
+    ctx.tape = nullptr;
+    if (tape.needs(*y)) grads.give(ctx, *y, joined(part.d));  // without rows nothing is recorded
+    tape.backward(ctx, grads);
+    *d_x = grads.take(ctx, x);
+    params_->finish_gradients();
+  }
+  Tensor forward(const Part& part) {
+    std::vector<int64_t> lengths;
+    for (const Tensor& x : part.x) lengths.push_back(x.dim(0));
+    Ctx ctx = machine_.ctx;
+    return stack_->forward(ctx, joined(part.x), sequences(lengths), nullptr);
+  }
+
+  const model::TrainedParams& params() const { return *params_; }
+  std::vector<float> gradients() const {
+    const Tensor& all = params_->gradients();
+    return std::vector<float>(all.f32(), all.f32() + all.count());
+  }
+
+ private:
+  static std::vector<State*> pointers(std::vector<State>& states) {
+    std::vector<State*> out;
+    for (State& state : states) out.push_back(&state);
+    return out;
+  }
+  Machine machine_;
+  std::unique_ptr<model::TrainedParams> params_;
+  std::unique_ptr<model::Stack> stack_;
+};
+
+Part random_part(const std::vector<int64_t>& lengths, uint64_t seed) {
+  Part part;
+  for (const int64_t length : lengths) {
+    part.x.push_back(random_tensor({length, kWidth}, seed++));
+    part.d.push_back(random_tensor({length, kWidth}, seed++, 0.1f));
+  }
+  return part;
+}
+
+Part only(const Part& part, size_t s) { return {{part.x[s]}, {part.d[s]}}; }
+
+class BlockGradients : public testing::TestWithParam<GradientParam> {
+ protected:
+  TrainedSubject subject(int threads = 2) const { return TrainedSubject(GetParam(), threads); }
+};
+
+TEST_P(BlockGradients, ATapeChangesNoBitOfTheForward) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  TrainedSubject taped(GetParam(), 2), plain(GetParam(), 2);
+  Tensor y, d_x;
+  taped.run(part, &y, &d_x);
+  EXPECT_TRUE(same_bits(y, plain.forward(part)));
+}
+
+TEST_P(BlockGradients, ThreadsChangeNoBit) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  TrainedSubject two(GetParam(), 2);
+  Tensor y, d_x;
+  two.run(part, &y, &d_x);
+  for (const int threads : {1, 3}) {
+    TrainedSubject other(GetParam(), threads);
+    Tensor other_y, other_d_x;
+    other.run(part, &other_y, &other_d_x);
+    EXPECT_TRUE(same_bits(other_d_x, d_x)) << threads;
+    EXPECT_EQ(other.gradients(), two.gradients()) << threads;
+  }
+}
+
+TEST_P(BlockGradients, ASequenceAloneEqualsItAmongOthers) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  int64_t first = 0;
+  for (size_t s = 0; s < part.x.size(); ++s) {
+    Part masked = part;
+    for (size_t other = 0; other < part.x.size(); ++other) {
+      if (other != s) masked.d[other] = Tensor(part.d[other].shape(), DType::kF32);
+    }
+    TrainedSubject packed(GetParam(), 2), alone(GetParam(), 2);
+    Tensor y, packed_d_x, alone_d_x;
+    packed.run(masked, &y, &packed_d_x);
+    alone.run(only(part, s), &y, &alone_d_x);
+    const int64_t rows = part.x[s].dim(0);
+    EXPECT_TRUE(rows == 0 || same_bits(packed_d_x.f32() + first * kWidth, alone_d_x.f32(), rows * kWidth)) << s;
+    EXPECT_EQ(packed.gradients(), alone.gradients()) << s;
+    first += rows;
+  }
+}
+
+TEST_P(BlockGradients, MicroBatchesEqualTheBatch) {
+  const Part part = random_part({70, 5, 3, 130}, 1);
+  TrainedSubject whole(GetParam(), 2), parts(GetParam(), 2);
+  Tensor y, d_x;
+  whole.run(part, &y, &d_x);
+  parts.run({{part.x[0]}, {part.d[0]}}, &y, &d_x);
+  parts.run({{part.x[1], part.x[2]}, {part.d[1], part.d[2]}}, &y, &d_x);
+  parts.run({{part.x[3]}, {part.d[3]}}, &y, &d_x);
+  EXPECT_EQ(parts.gradients(), whole.gradients());
+}
+
+TEST_P(BlockGradients, ACutPassesTheGradientOfTheStateOn) {
+  const int64_t length = 150;
+  const Part part = random_part({length, length}, 5);
+  TrainedSubject whole(GetParam(), 2);
+  Tensor y, d_x;
+  whole.run(part, &y, &d_x);
+  for (const int64_t cut : {64, 81}) {
+    TrainedSubject forward(GetParam(), 2), back(GetParam(), 2);
+    Part first, second;
+    for (size_t s = 0; s < 2; ++s) {
+      first.x.push_back(part.x[s].rows(0, cut));
+      first.d.push_back(part.d[s].rows(0, cut));
+      second.x.push_back(part.x[s].rows(cut, length));
+      second.d.push_back(part.d[s].rows(cut, length));
+    }
+    std::vector<State> zero(2), d_states(2);
+    Tensor other_y, first_d, second_d;
+    std::vector<State> middle(2);
+    forward.run(first, &other_y, &first_d, {&middle});  // the states between the halves
+    back.run(second, &other_y, &second_d, {&middle, &d_states});
+    back.run(first, &other_y, &first_d, {&zero, &d_states});
+    std::vector<float> got;
+    for (size_t s = 0; s < 2; ++s) {
+      const auto at = [&](const Tensor& d, int64_t rows) { return d.f32() + static_cast<int64_t>(s) * rows * kWidth; };
+      got.insert(got.end(), at(first_d, cut), at(first_d, cut) + cut * kWidth);
+      got.insert(got.end(), at(second_d, length - cut), at(second_d, length - cut) + (length - cut) * kWidth);
+    }
+    EXPECT_LT(relative_error(got.data(), to_f64(d_x)), 1e-5) << cut;
+    EXPECT_LT(relative_error(back.gradients().data(), to_f64(whole.params().gradients())), 1e-5) << cut;
+  }
+}
+
+// A parameter that an op reads from a copy would silently keep its value.
+TEST_P(BlockGradients, EveryParameterHasOne) {
+  TrainedSubject subject(GetParam(), 2);
+  Tensor y, d_x;
+  subject.run(random_part({70, 20}, 9), &y, &d_x);
+  for (const model::TrainedParam& param : subject.params().params()) {
+    const bool chosen = param.name.find("expert") == std::string::npos;  // no row may choose an expert
+    const float* const gradient = param.gradient.f32();
+    const bool any = std::any_of(gradient, gradient + param.gradient.count(), [](float g) { return g != 0; });
+    EXPECT_TRUE(any || !chosen) << param.name;
+  }
+}
+
+TEST_P(BlockGradients, MaskedWeightsHaveNone) {
+  const Part part = random_part({70, 20}, 9);
+  TrainedSubject subject(GetParam(), 2);
+  Tensor y, d_x;
+  subject.run(part, &y, &d_x);
+  int64_t masked = 0, live = 0;  // an expert that no row chose has no gradient at all
+  for (const model::TrainedParam& param : subject.params().params()) {
+    if (param.init.mask == nullptr) continue;
+    ++masked;
+    const Mask& mask = *param.init.mask;
+    std::vector<int8_t> row(static_cast<size_t>(mask.cols()));
+    for (int64_t r = 0; r < mask.rows(); ++r) {
+      mask.row(r, row.data());
+      for (int64_t c = 0; c < mask.cols(); ++c) {
+        const float gradient = param.gradient.f32()[r * mask.cols() + c];
+        if (row[static_cast<size_t>(c)] == 0) {
+          ASSERT_EQ(gradient, 0.0f) << param.name;
+        } else {
+          live += gradient != 0;
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(masked == 0 || live > 0);
+}
+
+std::vector<GradientParam> gradient_subjects() {
+  std::vector<GradientParam> out;
+  for (const Isa isa : cpu::runnable_isas()) {
+    for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa});
+    for (const char* stack : {"all", "all_wired"}) out.push_back({stack, isa});
+  }
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, BlockGradients, testing::ValuesIn(gradient_subjects()), [](const auto& named) {
+  return named.param.block + "_" + std::string(cpu::isa_name(named.param.isa));
+});
+
+}  // namespace
+}  // namespace carousel

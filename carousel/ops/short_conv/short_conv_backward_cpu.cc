@@ -139,14 +139,14 @@ void add_parameters(const Stream& stream, const Args& args, const float* d_sum) 
   });
 }
 
-constexpr int64_t kMostSwept = 4;  // taps of one pass
-constexpr int64_t kSweepVecs = 2;  // vectors of a strip
+constexpr int64_t kMostSwept = 4;   // taps of one pass
+constexpr int64_t kSweepVecs = 8;  // vectors of a strip
 
 /// Makes all gradients of kSweepVecs vectors of columns from j on.
-template <int K>
+template <int K, bool kGated>
 void sweep_strip(const Args& args, int64_t j) {
   const ops::ShortConvArgs& conv = args.forward;
-  Sweep<K> sweeps[kSweepVecs];
+  Sweep<K, kGated> sweeps[kSweepVecs];
   int64_t vecs = 0;
   for (; vecs < kSweepVecs && j + vecs * kLanes < conv.width; ++vecs) sweeps[vecs].begin(args, j + vecs * kLanes);
   for (int64_t s = 0; s < conv.seqs.batch; ++s) {
@@ -157,7 +157,7 @@ void sweep_strip(const Args& args, int64_t j) {
     for (int64_t t = 0; t < seq.rows; t += kSweepRows) {
       const int64_t past = t + kSweepRows < seq.rows ? t + kSweepRows : seq.rows;
       for (int64_t v = 0; v < vecs; ++v) {
-        Sweep<K> sweep = sweeps[v];
+        Sweep<K, kGated> sweep = sweeps[v];
         for (int64_t i = t; i < past; ++i) sweep.step(seq, d_state, i);
         sweeps[v] = sweep;
       }
@@ -168,13 +168,16 @@ void sweep_strip(const Args& args, int64_t j) {
 }
 
 void sweep(const Stream& stream, const Args& args) {
-  constexpr void (*kStrips[])(const Args&, int64_t) = {sweep_strip<1>, sweep_strip<2>, sweep_strip<3>, sweep_strip<4>};
-  static_assert(sizeof kStrips / sizeof kStrips[0] == kMostSwept);
+  using Strip = void (*)(const Args&, int64_t);
+  constexpr Strip kStrips[2][kMostSwept] = {
+      {sweep_strip<1, false>, sweep_strip<2, false>, sweep_strip<3, false>, sweep_strip<4, false>},
+      {sweep_strip<1, true>, sweep_strip<2, true>, sweep_strip<3, true>, sweep_strip<4, true>}};
   constexpr int64_t kColumns = kSweepVecs * kLanes;
   const ops::ShortConvArgs& conv = args.forward;
   const int64_t work = conv.seqs.rows() * kColumns * (40 + 6 * conv.taps_count);
   parallel_ranges(stream, (conv.width + kColumns - 1) / kColumns, work, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kStrips[conv.taps_count - 1](args, i * kColumns);
+    const Strip strip = kStrips[conv.silu ? 0 : 1][conv.taps_count - 1];  // it is gated or has a SiLU
+    for (int64_t i = begin; i < end; ++i) strip(args, i * kColumns);
   });
 }
 

@@ -4,12 +4,14 @@
 // of the taps, and completes the gradient of the input at time t - (K - 1).
 #pragma once
 
+#include "carousel/cpu/prefetch.h"
 #include "carousel/ops/short_conv/short_conv_inputs_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int64_t kSweepRows = 64;  // rows of one vector, before the strip's next vector: its pages are read together
+constexpr int64_t kRowsAhead = 8;
+constexpr int64_t kSweepRows = 16;  // rows of one vector, before the strip's next vector: its pages are read together
 
 inline void store_at(float* p, Vec value, int64_t count) {
   if (count >= kLanes) {
@@ -20,19 +22,23 @@ inline void store_at(float* p, Vec value, int64_t count) {
 }
 
 /// One vector of columns from j on, of which `count` exist.
-template <int K>
+template <int K, bool kGated>
 struct Sweep {
   const ops::ShortConvBackwardArgs* args;
+  View x, b, c, d, d_x, d_b, d_c;  // those of args: a store through a pointer could change args, but not these
   int64_t j, count;
   Vec taps[K], bias;
   Vec d_taps[K], d_bias;
-  Vec u[K], d_sum[K];  // inputs and gradients of sums at times t - (K - 1) to t
-  Vec after[K];        // the gradients of the state's rows after the call
+  Vec u[K], d_sum[K];    // inputs and gradients of sums at times t - (K - 1) to t
+  Vec x_of[K], b_of[K];  // what the inputs were made from, where they are gated
+  Vec after[K];          // the gradients of the state's rows after the call
 
   Vec at(const View& of, int64_t n) const { return load_at(of.f32() + n * of.stride + j, count); }
 
   void begin(const ops::ShortConvBackwardArgs& given, int64_t first) {
     args = &given;
+    x = given.forward.x, b = given.forward.b, c = given.forward.c;
+    d = given.d, d_x = given.d_x, d_b = given.d_b, d_c = given.d_c;
     const ops::ShortConvArgs& conv = given.forward;
     j = first;
     count = conv.width - first;
@@ -59,56 +65,69 @@ struct Sweep {
     const ops::ShortConvArgs& conv = args->forward;
     for (int k = 0; k < K; ++k) {
       u[k] = k == 0 ? Vec{} : gated_input<false>(conv, seq, k - K, j, count);
-      d_sum[k] = Vec{};
+      d_sum[k] = x_of[k] = b_of[k] = Vec{};
       after[k] = d_state != nullptr && k < conv.kept ? load_at(d_state + k * conv.width + j, count) : Vec{};
     }
   }
   /// The gradient of the input at time t, which is complete: that of X and B, or of the state before the call.
-  CAROUSEL_INLINE void give_input(const Sequence& seq, float* d_state, int64_t t) {
-    const ops::ShortConvArgs& conv = args->forward;
-    Vec d = taps[K - 1] * d_sum[0];
+  CAROUSEL_INLINE void give_input(const Sequence& seq, float* d_state, int64_t t) const {
+    const int64_t kept = t - (seq.rows - args->forward.kept);  // the state's row that keeps this input
+    Vec d_u = taps[K - 1] * d_sum[0];
 #pragma GCC unroll 4
-    for (int k = K - 2; k >= 0; --k) d = fma(taps[k], d_sum[K - 1 - k], d);
-    const int64_t kept = t - (seq.rows - conv.kept);  // the state's row that keeps this input
+    for (int k = K - 2; k >= 0; --k) d_u = fma(taps[k], d_sum[K - 1 - k], d_u);
     if (kept >= 0) {
-      for (int k = 0; k < K; ++k) d = k == kept ? d + after[k] : d;
+      for (int k = 0; k < K; ++k) d_u = k == kept ? d_u + after[k] : d_u;
     }
     if (t < 0) {
-      if (d_state != nullptr) store_at(d_state + (t + conv.kept) * conv.width + j, d, count);
+      const ops::ShortConvArgs& conv = args->forward;
+      if (d_state != nullptr) store_at(d_state + (t + conv.kept) * conv.width + j, d_u, count);
       return;
     }
-    const int64_t n = seq.first_row + t;
-    if (args->d_b.data != nullptr) store_at(args->d_b.f32() + n * args->d_b.stride + j, d * at(conv.x, n), count);
-    if (args->d_x.data == nullptr) return;
-    store_at(args->d_x.f32() + n * args->d_x.stride + j, conv.b.data != nullptr ? d * at(conv.b, n) : d, count);
+    if (kGated) give(d_b, seq.first_row + t, d_u * x_of[0]);
+    give(d_x, seq.first_row + t, kGated ? d_u * b_of[0] : d_u);
+  }
+  CAROUSEL_INLINE void give(const View& to, int64_t n, Vec value) const {
+    if (to.data != nullptr) store_at(to.f32() + n * to.stride + j, value, count);
   }
   CAROUSEL_INLINE void shift() {
 #pragma GCC unroll 4
     for (int k = 0; k + 1 < K; ++k) {
       u[k] = u[k + 1];
       d_sum[k] = d_sum[k + 1];
+      if (kGated) x_of[k] = x_of[k + 1], b_of[k] = b_of[k + 1];
     }
   }
+  /// Prefetches a row that comes soon: rows lie too far apart for the hardware to foresee them.
+  CAROUSEL_INLINE void prefetch_row(int64_t n) const {
+    const auto fetch = [&](const View& of) __attribute__((always_inline)) {
+      if (of.data != nullptr) prefetch_far(of.f32() + n * of.stride + j);
+    };
+    fetch(x), fetch(d), fetch(d_x);
+    if (kGated) fetch(b), fetch(c), fetch(d_b), fetch(d_c);
+  }
   CAROUSEL_INLINE void step(const Sequence& seq, float* d_state, int64_t t) {
-    const ops::ShortConvArgs& conv = args->forward;
     const int64_t n = seq.first_row + t;
+    prefetch_row(n + kRowsAhead);
     shift();
-    u[K - 1] = conv.b.data != nullptr ? at(conv.b, n) * at(conv.x, n) : at(conv.x, n);
-    Vec sum = bias, d = at(args->d, n);
+    u[K - 1] = at(x, n);
+    if (kGated) {
+      x_of[K - 1] = u[K - 1], b_of[K - 1] = at(b, n);
+      u[K - 1] = b_of[K - 1] * x_of[K - 1];
+    }
+    Vec sum = bias, d_n = at(d, n);
 #pragma GCC unroll 4
     for (int k = 0; k < K; ++k) sum = fma(taps[k], u[k], sum);
-    if (conv.silu) {  // (x s)' = s (1 + x (1 - s)) with s = sigmoid(x)
+    if (kGated) {
+      give(d_c, n, d_n * sum);
+      d_n = at(c, n) * d_n;
+    } else {  // (x s)' = s (1 + x (1 - s)) with s = sigmoid(x)
       const Vec s = sigmoid(sum);
-      d = d * s * fma(sum, set1(1.0f) - s, set1(1.0f));
+      d_n = d_n * s * fma(sum, set1(1.0f) - s, set1(1.0f));
     }
-    if (conv.c.data != nullptr) {
-      if (args->d_c.data != nullptr) store_at(args->d_c.f32() + n * args->d_c.stride + j, d * sum, count);
-      d = at(conv.c, n) * d;
-    }
-    d_sum[K - 1] = d;
-    d_bias = d_bias + d;
+    d_sum[K - 1] = d_n;
+    d_bias = d_bias + d_n;
 #pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) d_taps[k] = fma(u[k], d, d_taps[k]);
+    for (int k = 0; k < K; ++k) d_taps[k] = fma(u[k], d_n, d_taps[k]);
     give_input(seq, d_state, t - (K - 1));
   }
   void end_sequence(const Sequence& seq, float* d_state) {

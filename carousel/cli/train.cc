@@ -230,16 +230,6 @@ int TrainRun::run(bool resumed, const std::string& from) {
   return 0;
 }
 
-/// The options of a new run, checked.
-void check_new(const TrainOptions& options) {
-  if (options.model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");
-  if (options.data.empty()) fail(ErrorKind::kUsage, "--data is missing: the files to train on");
-  if (options.out.empty()) fail(ErrorKind::kUsage, "--out is missing: the folder of the run");
-  if (file_exists(options.out + kResolved)) {
-    fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
-  }
-}
-
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
   if (resumed) {
@@ -252,14 +242,15 @@ int run_train(CLI::App& app, TrainOptions& options) {
   } else if (!options.config.empty()) {
     TrainOptions::read_config(app, options.config);
   }
+  options.check();
   std::string from = options.model;
   bool loads = false;
   if (resumed) {
     const std::optional<std::string> latest = train::latest_checkpoint(options.out);
     loads = latest.has_value();
     if (loads) from = *latest;  // none yet: the run begins again
-  } else {
-    check_new(options);
+  } else if (file_exists(options.out + kResolved)) {
+    fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
   std::error_code error;
   fs::create_directories(options.out, error);
@@ -269,7 +260,9 @@ int run_train(CLI::App& app, TrainOptions& options) {
     fail(ErrorKind::kInput, "{}: another run is training here", options.out);
   }
   TrainRun run(options, from, TrainOptions::resolved(app));
-  return run.run(loads, from);
+  const int status = run.run(loads, from);
+  lock.remove();
+  return status;
 }
 
 }  // namespace

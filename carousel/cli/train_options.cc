@@ -136,9 +136,16 @@ Json TrainOptions::resolved(const CLI::App& app) {
   return out;
 }
 
-train::Recipe TrainOptions::recipe(int64_t rows) const {
+void TrainOptions::check() const {
+  if (model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");
+  if (data.empty()) fail(ErrorKind::kUsage, "--data is missing: the files to train on");
+  if (out.empty()) fail(ErrorKind::kUsage, "--out is missing: the folder of the run");
   const int given = (steps > 0) + (tokens > 0) + (epochs > 0);
   if (given != 1) fail(ErrorKind::kUsage, "got {} of --steps, --tokens and --epochs, expected one of them", given);
+  recipe(1);  // before long work
+}
+
+train::Recipe TrainOptions::recipe(int64_t rows) const {
   train::Recipe recipe;
   train::Schedule& curve = recipe.schedule;
   curve.kind = train::Schedule::kind_of(schedule);
@@ -146,7 +153,7 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   curve.lr_min = lr_min;
   curve.warmup = train::Span::parse("--warmup", warmup);
   curve.cooldown = train::Span::parse("--cooldown", cooldown);
-  curve.steps = steps;
+  curve.steps = std::max<int64_t>(steps, 1);
   if (tokens > 0) curve.steps = (tokens - 1) / (batch * seq) + 1;
   if (epochs > 0) {
     curve.steps = std::max<int64_t>(

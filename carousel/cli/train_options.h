@@ -39,6 +39,8 @@ struct TrainOptions {
   static void read_config(CLI::App& app, const std::string& path);
   /// All options with their values, paths made absolute, for OUT/train.json.
   static Json resolved(const CLI::App& app);
+  /// Throws Error(kUsage) for what a run cannot begin with.
+  void check() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
 };

@@ -19,7 +19,7 @@ constexpr int kKills = kSanitized || kEmulated ? 4 : 100;
 std::string corpus() {
   std::string text;
   for (int i = 0; i < 60; ++i) {
-    text += "the cat number " + std::to_string(i % 7) + " sat on the mat and looked at the moon.<|endoftext|>";
+    text += "the cat number " + std::to_string(i) + " sat on the mat and looked at the moon.<|endoftext|>";
   }
   return text;
 }
@@ -81,7 +81,7 @@ TEST_F(Train, AModelLearnsAndIsAModelForTheOtherCommands) {
   EXPECT_NE(trained.err.find("validation loss"), std::string::npos) << trained.err;
   const Ran evaluated = run_carousel("eval " + out + "/step-40 --text " + (scratch / "data.txt") + " --json");
   ASSERT_EQ(evaluated.status, 0) << evaluated.err;
-  EXPECT_LT(Json::parse(evaluated.out)["nats_per_token"].get<double>(), 2.6);
+  EXPECT_LT(Json::parse(evaluated.out)["text"]["nats_per_token"].get<double>(), 2.6);
 }
 
 TEST_F(Train, MicroBatchesAndThreadsChangeNoBit) {
@@ -192,7 +192,9 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
     const Ran ran = run_carousel("train -t 1 " + refusal.arguments);
     EXPECT_EQ(ran.status, refusal.status) << refusal.arguments << "\n" << ran.err;
     EXPECT_NE(ran.err.find(refusal.message), std::string::npos) << refusal.arguments << "\n" << ran.err;
-    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+    const size_t line = ran.err.rfind("carousel: error: ");
+    ASSERT_NE(line, std::string::npos) << ran.err;
+    EXPECT_EQ(ran.err.find('\n', line), ran.err.size() - 1) << ran.err;
   }
 }
 

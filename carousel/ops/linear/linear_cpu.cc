@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of 32 output rows of floats. A register tile of R rows of x by V vectors of a panel takes
 // one fused multiply-add per element and k, in the order of k. How the work is cut is in linear_tiles_cpu.h.
+#include "carousel/cpu/transpose.h"
 #include "carousel/ops/linear/linear_tiles_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -107,6 +108,23 @@ TilesFn tiles_of(DType dtype, int64_t rows) {
   return tiles_of<BF16Panel>(rows);
 }
 
+#if defined(__AVX512F__)
+/// Packs `count` columns, whole vectors of them, of at most kLanes rows: a square block is transposed in registers.
+void pack_columns(const float* x, int64_t stride, int64_t rows, int64_t count, float* packed) {
+  for (int64_t k = 0; k < count; k += kLanes, packed += kLanes * rows) {
+    Vec block[kLanes];
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kLanes; ++r) {
+      if (r < rows) prefetch_near(x + r * stride + k + 4 * kLanes);
+      block[r] = r < rows ? load(x + r * stride + k) : Vec{};
+    }
+    transpose(block);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes; ++i) store_partial(packed + i * rows, block[i], rows);
+  }
+}
+#endif
+
 struct FloatEngine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
   static constexpr int64_t kSlabCols = 256;        // 32 KiB of an f32 panel
@@ -132,6 +150,15 @@ struct FloatEngine {
   static void pack(const LinearFwd& a, const RowBlock& block, const float* x, int64_t stride, int64_t begin,
                    int64_t end) {
     float* packed = a.packed + block.first * a.K + begin * block.rows;
+#if defined(__AVX512F__)
+    if (block.rows > 2) {
+      const int64_t whole = (end - begin) / kLanes * kLanes;
+      pack_columns(x, stride, block.rows, whole, packed);
+      x += whole;
+      packed += whole * block.rows;
+      end -= whole;
+    }
+#endif
     for (const float* const x_end = x + (end - begin); x < x_end; ++x) {
       for (int64_t r = 0; r < block.rows; ++r) *packed++ = x[r * stride];
     }

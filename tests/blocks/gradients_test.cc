@@ -26,6 +26,12 @@ struct Part {
   std::vector<Tensor> x, d;  // [T, D] each
 };
 
+/// States that a forward is bound to.
+struct Bound {
+  std::vector<State>* states = nullptr;    // [B], moved on
+  std::vector<State>* d_states = nullptr;  // [B] gradients of those after this forward, then of those before it
+};
+
 class TrainedSubject {
  public:
   TrainedSubject(const GradientParam& param, int threads) : machine_(param.isa, threads) {
@@ -38,10 +44,6 @@ class TrainedSubject {
     params_->clear_gradients();
   }
 
-  struct Bound {
-    std::vector<State>* states = nullptr;    // [B], moved on
-    std::vector<State>* d_states = nullptr;  // [B] gradients of those after this forward, then of those before it
-  };
   /// One forward and backward; gradients of parameters are added up. y and d_x of all rows.
   void run(const Part& part, Tensor* y, Tensor* d_x, const Bound& bound = {}) {
     std::vector<int64_t> lengths, ends;

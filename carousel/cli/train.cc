@@ -15,10 +15,13 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/train_options.h"
+#include "carousel/cli/train_sample.h"
 #include "carousel/core/draft.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
+#include "carousel/train/rate_search.h"
 #include "carousel/train/run_log.h"
 
 namespace carousel::cli {
@@ -127,6 +130,8 @@ class TrainRun {
   void save();
   void validate(int64_t step);
   void show(const train::StepReport& report);
+  void sample(int64_t step);
+  int find_rate();
   void describe();
 
   const TrainOptions& options_;
@@ -146,7 +151,8 @@ class TrainRun {
 void TrainRun::describe() {
   const int64_t parameters = model_.params->gradients().count();
   note(fmt::format("{} steps of {} rows, {} rows an epoch; {} trained parameters", with_commas(recipe_.schedule.steps),
-                   recipe_.batch, with_commas(input_.batches().rows()), with_commas(parameters)));
+                   options_.batch_ramp.empty() ? std::to_string(options_.batch) : options_.batch_ramp,
+                   with_commas(input_.batches().rows()), with_commas(parameters)));
 }
 
 /// A run must not learn at its end that nothing can be kept.
@@ -194,12 +200,17 @@ void TrainRun::validate(int64_t step) {
 void TrainRun::show(const train::StepReport& report) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   const double rate = static_cast<double>(trainer_.tokens_seen() - first_tokens_) / seconds;
-  const std::vector<train::Measure> measures = {{"loss", report.loss},
-                                                {"lr", report.rate},
-                                                {"grad_norm", report.norm},
-                                                {"tokens", static_cast<double>(trainer_.tokens_seen())},
-                                                {"tokens_per_second", rate}};
+  std::vector<train::Measure> measures = {{"loss", report.loss},
+                                          {"lr", report.rate},
+                                          {"grad_norm", report.norm},
+                                          {"tokens", static_cast<double>(trainer_.tokens_seen())},
+                                          {"tokens_per_second", rate}};
+  if (report.skipped) measures.push_back({"skipped", 1});
   log_->add(report.step, measures);
+  if (report.skipped) {
+    note(fmt::format("step {}: skipped, the norm {:.3f} is a spike above {:.3f}", report.step, report.norm,
+                     trainer_.norms().mean));
+  }
   if (report.step % options_.log_every != 0 && !trainer_.done()) return;
   const auto steps = static_cast<double>(report.step - first_step_);
   const auto left = static_cast<int64_t>(seconds / steps * static_cast<double>(recipe_.schedule.steps - report.step));
@@ -208,9 +219,38 @@ void TrainRun::show(const train::StepReport& report) {
                    left % 60));
 }
 
+/// What the model writes after --sample-prompt, to standard error and the log.
+void TrainRun::sample(int64_t step) {
+  const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
+  log_->add(step, "sample", text);
+  note(fmt::format("step {}: {}", step, options_.sample_prompt + text));
+}
+
+/// Raises the rate step by step; the model is not kept.
+int TrainRun::find_rate() {
+  train::RateSearch search;
+  catch_interrupts();
+  while (!search.done()) {
+    const double rate = search.rate();
+    try {
+      search.add(trainer_.step_at(rate).loss);
+    } catch (const Error&) {  // a loss that is not finite ends the search
+      if (search.points().size() < 2) throw;
+      break;
+    }
+    if (interrupted()) return kInterruptedStatus;
+  }
+  for (const train::RateSearch::Point& point : search.points()) {
+    note(fmt::format("lr {:.3g}: loss {:.4f}", point.rate, point.loss));
+  }
+  fmt::print("{:.3g}\n", search.valley());
+  return 0;
+}
+
 int TrainRun::run(bool resumed, const std::string& from) {
   describe();
   if (options_.dry_run) return 0;
+  if (options_.find_lr) return find_rate();
   begin(resumed, from);
   catch_interrupts();
   end_by_itself();
@@ -220,6 +260,7 @@ int TrainRun::run(bool resumed, const std::string& from) {
     const bool ends = trainer_.done();
     const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
     if (valid_ && is_due(options_.eval_every)) validate(report.step);
+    if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
     if (is_due(options_.save_every)) save();
     if (!interrupted() || ends) continue;
     save();
@@ -228,6 +269,20 @@ int TrainRun::run(bool resumed, const std::string& from) {
   }
   note(fmt::format("{}: trained", train::checkpoint_folder(options_.out, trainer_.optimiser().steps())));
   return 0;
+}
+
+/// Gradients are those of native numbers.
+void check_profile(const std::string& name) {
+  Numerics numerics = model::find_profile(name);
+  const Numerics native = Numerics::native();
+  if (!numerics.init.empty()) {
+    fail(ErrorKind::kUsage, "--profile: \"{}\" draws parameters; draw them with init, and train that model", name);
+  }
+  numerics.name = native.name;
+  numerics.description = native.description;
+  if (numerics == native) return;
+  fail(ErrorKind::kUsage,
+       "--profile: \"{}\" rounds or changes formulas, expected one that handles numbers as native does", name);
 }
 
 int run_train(CLI::App& app, TrainOptions& options) {
@@ -242,6 +297,13 @@ int run_train(CLI::App& app, TrainOptions& options) {
   } else if (!options.config.empty()) {
     TrainOptions::read_config(app, options.config);
   }
+  check_profile(options.profile);
+  options.ramp();  // refused before data is read
+  if (options.find_lr) {
+    options.tokens = 0;
+    options.epochs = 0;
+    options.steps = train::RateSearch::kSteps;
+  }
   options.check();
   std::string from = options.model;
   bool loads = false;
@@ -249,7 +311,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
     const std::optional<std::string> latest = train::latest_checkpoint(options.out);
     loads = latest.has_value();
     if (loads) from = *latest;  // none yet: the run begins again
-  } else if (file_exists(options.out + kResolved)) {
+  } else if (!options.find_lr && file_exists(options.out + kResolved)) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
   std::error_code error;

@@ -22,7 +22,7 @@ constexpr int64_t kMost = int64_t{1} << 40;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Options that say how to start, not what a run is.
-const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "threads"};
+const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads"};
 const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times"};
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
@@ -47,17 +47,30 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_integer(app, "--tokens", o.tokens, 0, kMost, "The length of the run in tokens");
   add_number(app, "--epochs", o.epochs, 0, 1e9, "The length of the run in passes over the data");
   add_integer(app, "--batch", o.batch, 1, 1 << 20, "Rows of a step");
+  app.add_option("--batch-ramp", o.batch_ramp, "In place of --batch: rows from a step on, like 128@0,256@2000");
   add_integer(app, "--micro-batch", o.micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
   add_number(app, "--lr", o.lr, 0, kInfinity, "The highest learning rate");
   add_number(app, "--lr-min", o.lr_min, 0, 1, "The lowest one after warmup, as a fraction of --lr");
   add_choice(app, "--schedule", o.schedule, train::Schedule::names(), "The curve of the rate");
   app.add_option("--warmup", o.warmup, "Steps, or a share like 2%")->capture_default_str();
   app.add_option("--cooldown", o.cooldown, "Of wsd: steps, or a share")->capture_default_str();
-  app.add_option("--betas", o.betas, "Decay of both moments")->capture_default_str();
+  add_choice(app, "--optim", o.optim, {"adamw", "muon", "sgd"},
+             "The optimiser; muon: of matrices inside blocks, all else is adamw's");
+  add_number(app, "--muon-lr", o.muon_lr, 0, kInfinity, "The highest rate of muon's matrices; it follows --schedule");
+  app.add_option("--betas", o.betas, "Decay of both moments; the first is the momentum of sgd")->capture_default_str();
   add_number(app, "--eps", o.eps, 0, 1, "Added to the root of the second moment");
   add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of parameters with two or more dimensions");
   add_number(app, "--clip", o.clip, 0, kInfinity, "The largest norm of a gradient; 0: any");
+  add_number(app, "--skip-spikes", o.skip_spikes, 0, kInfinity,
+             "Skip a step whose gradient norm is so many deviations above its running mean; 0: none");
+  add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
+  app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
+}
+
+train::OptimiserOptions::Method method_of(const std::string& optim) {
+  using Method = train::OptimiserOptions::Method;
+  return optim == "muon" ? Method::kMuon : optim == "sgd" ? Method::kSgd : Method::kAdamW;
 }
 
 /// "0.9,0.95"
@@ -98,6 +111,9 @@ void TrainOptions::add_options(CLI::App& app) {
   app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");
   add_integer(app, "--eval-every", eval_every, 0, kMost, "Steps between validations; 0: at the end alone");
   add_integer(app, "--eval-rows", eval_rows, 1, kMost, "Rows of validation data that are used");
+  add_integer(app, "--sample-every", sample_every, 0, kMost, "Steps between samples; 0: none");
+  app.add_option("--sample-prompt", sample_prompt, "The text that samples continue, likeliest token by token");
+  add_integer(app, "--sample-tokens", sample_tokens, 1, 1 << 20, "Tokens of a sample");
   add_integer(app, "--log-every", log_every, 1, kMost, "Steps between lines on standard error");
   app.add_flag("--dry-run", dry_run, "Say what would run, and end");
   machine.add_options(app);
@@ -145,8 +161,17 @@ void TrainOptions::check() const {
   recipe(1);  // before long work
 }
 
+train::BatchRamp TrainOptions::ramp() const {
+  if (batch_ramp.empty()) return train::BatchRamp(batch);
+  if (carry_state) {
+    fail(ErrorKind::kUsage, "--batch-ramp: not with --carry-state, whose rows keep their places in the batch");
+  }
+  return train::BatchRamp::parse(batch_ramp);
+}
+
 train::Recipe TrainOptions::recipe(int64_t rows) const {
   train::Recipe recipe;
+  recipe.batch = ramp();
   train::Schedule& curve = recipe.schedule;
   curve.kind = train::Schedule::kind_of(schedule);
   curve.lr = lr;
@@ -154,15 +179,14 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   curve.warmup = train::Span::parse("--warmup", warmup);
   curve.cooldown = train::Span::parse("--cooldown", cooldown);
   curve.steps = std::max<int64_t>(steps, 1);
-  if (tokens > 0) curve.steps = (tokens - 1) / (batch * seq) + 1;
-  if (epochs > 0) {
-    curve.steps = std::max<int64_t>(
-        1, static_cast<int64_t>(std::ceil(epochs * static_cast<double>(rows) / static_cast<double>(batch))));
-  }
+  if (tokens > 0) curve.steps = recipe.batch.steps(static_cast<double>(tokens) / static_cast<double>(seq));
+  if (epochs > 0) curve.steps = recipe.batch.steps(epochs * static_cast<double>(rows));
   curve.check();
   const auto [beta1, beta2] = parse_betas(betas);
   recipe.optimiser = {beta1, beta2, static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(clip)};
-  recipe.batch = batch;
+  recipe.optimiser.method = method_of(optim);
+  recipe.optimiser.muon_rate = static_cast<float>(muon_lr / lr);
+  recipe.skip_spikes = skip_spikes;
   recipe.micro_batch = micro_batch;
   recipe.carry_state = carry_state;
   return recipe;

@@ -25,11 +25,15 @@ struct TrainOptions {
   // Recipe.
   int64_t steps = 0, tokens = 0, batch = 8, micro_batch = 0;
   double epochs = 0;
-  double lr = 1e-3, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1;
-  std::string schedule = "cosine", warmup = "2%", cooldown = "20%", betas = ".9,.95";
+  double lr = 1e-3, muon_lr = 0.02, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1, skip_spikes = 0;
+  std::string schedule = "cosine", warmup = "2%", cooldown = "20%", optim = "adamw", betas = ".9,.95";
+  std::string batch_ramp, profile = "native";
+  bool find_lr = false;
   int64_t seed = 0;
   // What is kept and shown.
   int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
+  int64_t sample_every = 0, sample_tokens = 64;
+  std::string sample_prompt;
   bool save_best = false, dry_run = false;
   Machine machine;
 
@@ -41,6 +45,8 @@ struct TrainOptions {
   static Json resolved(const CLI::App& app);
   /// Throws Error(kUsage) for what a run cannot begin with.
   void check() const;
+  /// The rows of each step. Throws Error(kUsage).
+  train::BatchRamp ramp() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
 };

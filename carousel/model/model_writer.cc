@@ -33,6 +33,13 @@ Tensor narrowed(const Tensor& values, DType dtype) {
   return out;
 }
 
+TensorSource place_in(const std::vector<TensorSource>& sources, const HoldsTensor& holds) {
+  if (!holds) return sources.front();
+  const auto found =
+      std::find_if(sources.begin(), sources.end(), [&](const TensorSource& source) { return holds(source.file_name); });
+  return found == sources.end() ? sources.front() : *found;
+}
+
 }  // namespace
 
 void tell_progress(const WriteProgress& progress, double share, const std::string& out) {
@@ -40,19 +47,20 @@ void tell_progress(const WriteProgress& progress, double share, const std::strin
 }
 
 std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
-                                     const std::vector<ParamRecord>& records) {
+                                     const std::vector<ParamRecord>& records, const HoldsTensor& holds) {
   std::vector<FileTensor> out;
   std::unordered_map<std::string, size_t> known;
   for (size_t i = 0; i < records.size(); ++i) {
     const ParamRecord& record = records[i];
-    const TensorSource place = names.sources(config, record.name).front();
+    const TensorSource place = place_in(names.sources(config, record.name), holds);
     const auto [it, fresh] = known.emplace(place.file_name, out.size());
     if (fresh) out.push_back({place.file_name, record.shape, {}, place.permuted});
     FileTensor& tensor = out[it->second];
     tensor.records.push_back(i);
     if (place.permuted) tensor.shape = place.permuted->stored;
     if (place.stacked > 0) {
-      tensor.shape = Shape{place.stacked, record.shape[0], record.shape[1]};
+      const size_t slice = (tensor.records.size() - 1) / static_cast<size_t>(place.stacked) + 1;  // matrices of it
+      tensor.shape = Shape{place.stacked, static_cast<int64_t>(slice) * record.shape[0], record.shape[1]};
     } else if (!fresh) {
       std::vector<int64_t> dims;
       for (int d = 0; d < record.shape.rank(); ++d) dims.push_back(tensor.shape[d]);

@@ -30,9 +30,12 @@ struct FileTensor {
   std::vector<size_t> records;          // its parameters, in order: several where projections are stored fused
   std::optional<Permutation> permuted;  // the file's order, where it is not the block's
 };
-/// The tensors that `names` spells `records` as, in the order of their first parameters.
+/// Whether a file holds the tensor of this name.
+using HoldsTensor = std::function<bool(const std::string& file_name)>;
+/// The tensors that `names` spells `records` as, in the order of their first parameters. Of several layouts the first
+/// one that `holds` agrees to is taken; without `holds`, or where it agrees to none, the one that is written.
 std::vector<FileTensor> file_tensors(const ModelConfig& config, const TensorNames& names,
-                                     const std::vector<ParamRecord>& records);
+                                     const std::vector<ParamRecord>& records, const HoldsTensor& holds = {});
 
 /// Fills out [record.shape] with a parameter's values, in the block's order.
 using ParamValues = std::function<void(const ParamRecord& record, float* out)>;

@@ -70,7 +70,9 @@ NamedTensors tensors_of(Trainer& trainer) {
   for (const model::TrainedParam& param : trainer.model().params->params()) {
     if (!param.trained) continue;
     out.push_back({"m." + param.name, part_of(trainer.optimiser().m(), param).to_host()});
-    out.push_back({"v." + param.name, part_of(trainer.optimiser().v(), param).to_host()});
+    if (trainer.optimiser().has_v(param)) {
+      out.push_back({"v." + param.name, part_of(trainer.optimiser().v(), param).to_host()});
+    }
   }
   for (size_t lane = 0; lane < trainer.lanes().size(); ++lane) {
     const State& state = trainer.lanes()[lane];
@@ -85,7 +87,12 @@ NamedTensors tensors_of(Trainer& trainer) {
 Json run_of(Trainer& trainer, const RunState& run) {
   Json positions = Json::array();
   for (const State& state : trainer.lanes()) positions.push_back(state.pos());
+  const NormHistory& norms = trainer.norms();
   return {{"step", trainer.optimiser().steps()},
+          {"skipped", trainer.optimiser().skipped()},
+          {"norms", norms.count},
+          {"norm_mean", norms.mean},
+          {"norm_variance", norms.variance},
           {"rows", trainer.rows_taken()},
           {"tokens", trainer.tokens_seen()},
           {"lanes", positions},
@@ -150,13 +157,21 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   if (found == file.metadata().end()) fail(ErrorKind::kInput, "{}: no \"{}\" in the metadata", where, kRun);
   Fields fields(parse_json(found->second, where), where);
   constexpr int64_t kMost = INT64_MAX / 2;
-  trainer.optimiser().set_steps(fields.integer("step", 0, kMost));
+  const int64_t steps = fields.integer("step", 0, kMost);
+  trainer.optimiser().set_steps(steps, fields.integer("skipped", 0, steps, 0));
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  NormHistory& norms = trainer.norms();
+  norms.count = fields.integer("norms", 0, kMost, 0);
+  norms.mean = fields.number("norm_mean", 0, kLargest, 0);
+  norms.variance = fields.number("norm_variance", 0, kLargest, 0);
   const int64_t rows = fields.integer("rows", 0, kMost);
   trainer.set_counters(rows, fields.integer("tokens", 0, kMost));
   for (const model::TrainedParam& param : trainer.model().params->params()) {
     if (!param.trained) continue;
     read_into(file, "m." + param.name, part_of(trainer.optimiser().m(), param), where);
-    read_into(file, "v." + param.name, part_of(trainer.optimiser().v(), param), where);
+    if (trainer.optimiser().has_v(param)) {
+      read_into(file, "v." + param.name, part_of(trainer.optimiser().v(), param), where);
+    }
   }
   const std::vector<int64_t> positions = fields.integers("lanes", 0, kMost, size_t{1} << 24);
   if (positions.size() != trainer.lanes().size()) {
@@ -166,7 +181,6 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   for (size_t lane = 0; lane < positions.size(); ++lane) {
     trainer.lanes()[lane] = read_lane(file, lane, positions[lane], trainer.model().model.state_layout());
   }
-  constexpr double kLargest = std::numeric_limits<double>::max();
   return {fields.number("best", -kLargest, kLargest), fields.integer("best_step", 0, kMost)};
 }
 

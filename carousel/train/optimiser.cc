@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "carousel/model/families/family.h"
 #include "carousel/ops/optimiser/adamw.h"
+#include "carousel/ops/optimiser/muon.h"
 
 namespace carousel::train {
 
@@ -13,36 +15,68 @@ Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const O
     : params_(params),
       stream_(stream),
       options_(options),
-      m_(params.gradients().shape(), DType::kF32, *stream.memory),
-      v_(params.gradients().shape(), DType::kF32, *stream.memory) {
+      arena_(*stream.memory),
+      m_(params.gradients().shape(), DType::kF32, *stream.memory) {
+  if (options.method != OptimiserOptions::Method::kSgd) {
+    v_ = Tensor(params.gradients().shape(), DType::kF32, *stream.memory);
+  }
   for (const model::TrainedParam& param : params.params()) {
     if (!param.trained) continue;
     const bool decays = param.shape.rank() >= 2;
     const int64_t count = param.shape.count();
-    if (!ranges_.empty() && ranges_.back().decays == decays && ranges_.back().first <= param.first) {
+    const Kind kind = kind_of(param);
+    const bool joins = kind != Kind::kMuon && !ranges_.empty() && ranges_.back().kind == kind &&
+                       ranges_.back().decays == decays && ranges_.back().first <= param.first;
+    if (joins) {
       ranges_.back().count = param.first + count - ranges_.back().first;  // what lies between is zero, and stays so
     } else {
-      ranges_.push_back({param.first, count, decays});
+      ranges_.push_back({param.first, count, decays, kind, kind == Kind::kMuon ? param.shape[1] : 0});
     }
   }
 }
 
+Optimiser::Kind Optimiser::kind_of(const model::TrainedParam& param) const {
+  if (options_.method == OptimiserOptions::Method::kSgd) return Kind::kSgd;
+  if (options_.method == OptimiserOptions::Method::kAdamW) return Kind::kAdamW;
+  const Init& init = param.init;
+  // Parameters outside blocks belong to no layer. An orthogonal update has no zeros, so a masked matrix cannot have
+  // one.
+  const bool takes = param.matrix && model::split_layer(param.name).layer >= 0 && init.mask == nullptr &&
+                     (!init.gate || options_.muon_gates);
+  return takes ? Kind::kMuon : Kind::kAdamW;
+}
+
 double Optimiser::norm() const { return std::sqrt(ops::sum_of_squares(stream_, params_.gradients())); }
 
+void Optimiser::step_range(const Range& range, double rate, float grad_scale) {
+  const float decay = range.decays ? options_.decay : 0;
+  const auto lr = static_cast<float>(rate);
+  const Tensor &masters = params_.masters(), &gradients = params_.gradients();
+  switch (range.kind) {
+    case Kind::kAdamW: {
+      const ops::AdamW adamw = {lr, options_.beta1, options_.beta2, options_.eps, decay, steps_ - skipped_, grad_scale};
+      return ops::adamw(stream_, adamw, {masters, gradients, m_, v_, range.first, range.count});
+    }
+    case Kind::kMuon: {
+      Ctx ctx{stream_, arena_};
+      const auto muon_lr = static_cast<float>(rate * static_cast<double>(options_.muon_rate));
+      const int64_t rows = range.cols > 0 ? range.count / range.cols : 0;
+      return ops::muon(ctx, {.lr = muon_lr, .decay = decay, .grad_scale = grad_scale},
+                       {masters, gradients, m_, range.first, rows, range.cols});
+    }
+    case Kind::kSgd:
+      return ops::sgd(stream_, {lr, options_.beta1, decay, grad_scale},
+                      {masters, gradients, m_, range.first, range.count});
+  }
+}
+
 void Optimiser::step(double rate, double norm) {
-  ops::AdamW adamw;
-  adamw.lr = static_cast<float>(rate);
-  adamw.beta1 = options_.beta1;
-  adamw.beta2 = options_.beta2;
-  adamw.eps = options_.eps;
-  adamw.step = ++steps_;
+  ++steps_;
+  float grad_scale = 1;
   if (options_.clip > 0) {
-    adamw.grad_scale = static_cast<float>(std::min(1.0, static_cast<double>(options_.clip) / (norm + 1e-6)));
+    grad_scale = static_cast<float>(std::min(1.0, static_cast<double>(options_.clip) / (norm + 1e-6)));
   }
-  for (const Range& range : ranges_) {
-    adamw.decay = range.decays ? options_.decay : 0;
-    ops::adamw(stream_, adamw, {params_.masters(), params_.gradients(), m_, v_, range.first, range.count});
-  }
+  for (const Range& range : ranges_) step_range(range, rate, grad_scale);
   params_.finish_step();
 }
 

@@ -21,18 +21,19 @@ Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data
       recipe_(recipe),
       objective_(model, stream),
       optimiser_(*model.params, stream, recipe.optimiser) {
-  if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch;
+  if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch.most();
   if (!recipe_.carry_state) return;
   lanes_.resize(static_cast<size_t>(data.lanes()));
   objective_.carry_states(&lanes_);
 }
 
-StepReport Trainer::step() {
+StepReport Trainer::step_at(double rate) {
+  const int64_t rows = recipe_.batch.at(optimiser_.steps());
   std::vector<Batch> parts;
   int64_t counted = 0;
   StepReport report;
-  for (int64_t done = 0; done < recipe_.batch; done += recipe_.micro_batch) {
-    parts.push_back(data_.take(rows_taken_ + done, std::min(recipe_.micro_batch, recipe_.batch - done)));
+  for (int64_t done = 0; done < rows; done += recipe_.micro_batch) {
+    parts.push_back(data_.take(rows_taken_ + done, std::min(recipe_.micro_batch, rows - done)));
     counted += parts.back().counted();
     report.tokens += rows_of(parts.back());
   }
@@ -44,13 +45,21 @@ StepReport Trainer::step() {
   report.step = optimiser_.steps() + 1;
   report.loss = sum / static_cast<double>(std::max<int64_t>(counted, 1));
   report.norm = optimiser_.norm();
-  report.rate = recipe_.schedule.at(optimiser_.steps());
+  report.rate = rate;
   if (!std::isfinite(report.loss) || !std::isfinite(report.norm)) {
     fail(ErrorKind::kInput, "step {}: the loss is {} and the gradient's norm {}, expected finite numbers ({})",
-         report.step, report.loss, report.norm, data_.describe(rows_taken_, recipe_.batch));
+         report.step, report.loss, report.norm, data_.describe(rows_taken_, rows));
   }
-  optimiser_.step(report.rate, report.norm);
-  rows_taken_ += recipe_.batch;
+  if (recipe_.skip_spikes > 0) {
+    report.skipped = norms_.is_spike(report.norm, recipe_.skip_spikes);
+    norms_.add(report.norm, recipe_.skip_spikes);
+  }
+  if (report.skipped) {
+    optimiser_.skip();
+  } else {
+    optimiser_.step(report.rate, report.norm);
+  }
+  rows_taken_ += rows;
   tokens_seen_ += report.tokens;
   return report;
 }

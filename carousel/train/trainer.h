@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "carousel/train/batch_ramp.h"
 #include "carousel/train/batches.h"
+#include "carousel/train/norm_history.h"
 #include "carousel/train/objective.h"
 #include "carousel/train/optimiser.h"
 #include "carousel/train/schedule.h"
@@ -16,9 +18,10 @@ namespace carousel::train {
 struct Recipe {
   Schedule schedule;  // holds the number of steps
   OptimiserOptions optimiser;
-  int64_t batch = 8;        // rows of a step
+  BatchRamp batch{8};       // rows of each step
   int64_t micro_batch = 0;  // rows at a time; 0: all
   bool carry_state = false;
+  double skip_spikes = 0;  // a step is skipped whose norm is so many deviations above the mean; 0: none is
 };
 
 /// What a step was.
@@ -27,7 +30,8 @@ struct StepReport {
   double loss = 0;   // the sum over its targets divided by their number, before the update
   double norm = 0;   // of all gradients, before clipping
   double rate = 0;
-  int64_t tokens = 0;  // rows of all sequences
+  int64_t tokens = 0;    // rows of all sequences
+  bool skipped = false;  // the norm was a spike: nothing was changed
 };
 
 class Trainer {
@@ -38,13 +42,16 @@ class Trainer {
   bool done() const { return optimiser_.steps() >= recipe_.schedule.steps; }
   /// The next step. Throws Error(kInput) naming the step and its documents where a loss or gradient is not finite; the
   /// parameters are then as they were.
-  StepReport step();
+  StepReport step() { return step_at(recipe_.schedule.at(optimiser_.steps())); }
+  /// The same at a rate of the caller's.
+  StepReport step_at(double rate);
   /// The mean loss over the first `rows` rows of other data, each from the zero state.
   double evaluate(Batches& data, int64_t rows);
 
   /// What a checkpoint holds beside the parameters.
   Optimiser& optimiser() { return optimiser_; }
   std::vector<State>& lanes() { return lanes_; }  // empty where states are not carried
+  NormHistory& norms() { return norms_; }
   int64_t rows_taken() const { return rows_taken_; }
   int64_t tokens_seen() const { return tokens_seen_; }
   void set_counters(int64_t rows_taken, int64_t tokens_seen) {
@@ -61,6 +68,7 @@ class Trainer {
   Objective objective_;
   Optimiser optimiser_;
   std::vector<State> lanes_;
+  NormHistory norms_;
   int64_t rows_taken_ = 0, tokens_seen_ = 0;
 };
 

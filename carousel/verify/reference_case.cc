@@ -40,7 +40,8 @@ struct Computed {
 
 // Whether the tensor is an input, from which others are computed.
 bool is_input(const std::string& name) {
-  return name == "ids" || name == "prompt" || name == "train.ids" || name == "valid.ids" || name.starts_with("ids.");
+  return name == "ids" || name == "prompt" || name == "train.ids" || name == "muon.ids" || name == "valid.ids" ||
+         name.starts_with("ids.");
 }
 
 // The names of logits: the reference's step-by-step form is another way to the same numbers.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tensors of a reference case that training computes: the loss of a batch, its gradients, and some steps of AdamW.
+// The tensors of a reference case that training computes: the loss of a batch, its gradients, and some steps of AdamW
+// or Muon.
 #pragma once
 
 #include <string>

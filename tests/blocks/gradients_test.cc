@@ -26,6 +26,7 @@ struct Part {
   std::vector<Tensor> x, d;  // [T, D] each
 };
 
+/// States that a forward is bound to.
 struct Bound {
   std::vector<State>* states = nullptr;    // [B], moved on
   std::vector<State>* d_states = nullptr;  // [B] gradients of those after this forward, then of those before it

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The recipes of carousel train: optimisers, ramps, spikes, samples and the search for a rate, and that a resumed run
+// ends with the bits of one that was not interrupted.
+#include "carousel/core/json.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrainRecipe : public testing::Test {
+ protected:
+  TrainRecipe() {
+    write_file(scratch / "config.json", kTinyMixed);
+    std::string text;
+    for (int i = 0; i < 80; ++i) text += "the cat number " + std::to_string(i % 7) + " sat on the mat.<|endoftext|>";
+    write_file(scratch / "data.txt", text);
+  }
+  Ran train(const std::string& out, const std::string& more) const {
+    return run_carousel("train -t 1 --model " + (scratch / "config.json") + " --data " + (scratch / "data.txt") +
+                        " --out " + (scratch / out) + " --seq 32 --batch 2 " + more);
+  }
+  std::vector<Json> log_of(const std::string& out) const {
+    std::vector<Json> lines;
+    std::ifstream log(scratch / (out + "/log.jsonl"));
+    for (std::string line; std::getline(log, line);) lines.push_back(Json::parse(line));
+    return lines;
+  }
+  double last_loss(const std::string& out) const {
+    double loss = 0;
+    for (const Json& line : log_of(out)) loss = line.contains("loss") ? line["loss"].get<double>() : loss;
+    return loss;
+  }
+  Scratch scratch;
+};
+
+TEST_F(TrainRecipe, EveryOptimiserLearnsAndResumesWithTheSameBits) {
+  for (const std::string optim : {"adamw", "muon", "sgd --lr 0.3", "muon --batch-ramp 1@0,3@10 --skip-spikes 2"}) {
+    fs::remove_all(scratch / "run");
+    const Ran ran = train("run", "--steps 30 --lr 1e-2 --save-every 10 --keep 9 --optim " + optim);
+    ASSERT_EQ(ran.status, 0) << optim << ran.err;
+    EXPECT_LT(last_loss("run"), 4) << optim;
+    const auto expected = tensors_of(scratch / "run/step-30");
+    const std::string state = read_file(scratch / "run/step-30/train.safetensors");
+    fs::remove_all(scratch / "run/step-30");
+    fs::remove_all(scratch / "run/step-20");
+    const Ran resumed = run_carousel("train -t 2 --resume " + (scratch / "run"));
+    ASSERT_EQ(resumed.status, 0) << optim << resumed.err;
+    EXPECT_TRUE(tensors_of(scratch / "run/step-30") == expected) << optim;
+    EXPECT_TRUE(read_file(scratch / "run/step-30/train.safetensors") == state) << optim;
+  }
+}
+
+TEST_F(TrainRecipe, SpikesAreSkippedAndLogged) {
+  const Ran ran = train("run", "--steps 60 --lr 1e-6 --skip-spikes 0.01 --log-every 1000");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  int64_t skipped = 0;
+  for (const Json& line : log_of("run")) skipped += line.contains("skipped") ? 1 : 0;
+  EXPECT_GT(skipped, 0);
+  EXPECT_NE(ran.err.find("is a spike above"), std::string::npos) << ran.err;
+}
+
+TEST_F(TrainRecipe, ARampTakesItsRows) {
+  ASSERT_EQ(train("run", "--steps 4 --batch-ramp 1@0,3@2").status, 0);
+  std::vector<int64_t> tokens;
+  for (const Json& line : log_of("run")) tokens.push_back(line["tokens"].get<int64_t>());
+  EXPECT_EQ(tokens, (std::vector<int64_t>{32, 64, 160, 256}));
+}
+
+TEST_F(TrainRecipe, SamplesArePrintedAndLogged) {
+  const Ran ran = train("run", "--steps 4 --sample-every 2 --sample-prompt 'the cat' --sample-tokens 5");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_NE(ran.err.find("step 2: the cat"), std::string::npos) << ran.err;
+  int64_t samples = 0;
+  for (const Json& line : log_of("run")) samples += line.contains("sample") ? 1 : 0;
+  EXPECT_EQ(samples, 2);
+}
+
+TEST_F(TrainRecipe, TheSearchForARatePrintsOneAndKeepsNothing) {
+  const Ran ran = train("run", "--find-lr");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const double rate = std::strtod(ran.out.c_str(), nullptr);
+  EXPECT_GT(rate, 1e-6) << ran.out;
+  EXPECT_LT(rate, 1) << ran.out;
+  EXPECT_FALSE(fs::exists(scratch / "run/train.json"));
+  EXPECT_EQ(train("run", "--steps 1").status, 0);
+}
+
+TEST_F(TrainRecipe, RoundingProfilesAndRampsOfCarriedStatesAreRefusedInOneLine) {
+  const std::pair<std::string, std::string> refusals[] = {
+      {"--steps 1 --profile torch-bf16", "--profile: \"torch-bf16\" rounds"},
+      {"--steps 1 --batch-ramp 8", "--batch-ramp: got \"8\""},
+      {"--steps 1 --batch-ramp 8@0 --carry-state", "--batch-ramp: not with --carry-state"},
+      {"--steps 1 --optim lion", "--optim: got \"lion\""},
+  };
+  for (const auto& [arguments, message] : refusals) {
+    const Ran ran = train("run", arguments);
+    EXPECT_NE(ran.status, 0) << arguments;
+    EXPECT_NE(ran.err.find(message), std::string::npos) << ran.err;
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -19,6 +19,7 @@ struct Recipe {
   int64_t batch = 8;        // rows of a step
   int64_t micro_batch = 0;  // rows at a time; 0: all
   bool carry_state = false;
+  bool recompute = false;  // Objective::recompute
 };
 
 /// What a step was.

@@ -9,11 +9,10 @@
 #include <cmath>
 #include <memory>
 
-#include "carousel/bench/byte_units.h"
+#include "carousel/bench/op_work.h"
 #include "carousel/bench/ops.h"
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
-#include "carousel/core/rng.h"
 #include "carousel/ops/attention/attention.h"
 #include "carousel/ops/linear/linear.h"
 #include "carousel/ops/mlstm/mlstm.h"
@@ -25,102 +24,9 @@
 namespace carousel::bench {
 namespace {
 
-constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
 constexpr double kF32 = sizeof(float);
-constexpr double kMostCopies = 4096;  // small shapes then fit in a cache together
-constexpr size_t kMostResults = 64;
-constexpr uint64_t kSeed = 1;
-
-struct Shapes {
-  const OpOptions& options;
-  int64_t batch, rows, depth;
-  DType weights;
-  const Stream& stream;
-  int64_t sparsity = 0;
-
-  int64_t all_rows() const { return batch * rows; }
-};
 
 int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
-
-void fill(float* values, int64_t count, float scale) {
-  constexpr int64_t kDistinct = int64_t{1} << 16;
-  Rng rng(kSeed);
-  for (int64_t i = 0; i < count; ++i)
-    values[i] = i < kDistinct ? scale * static_cast<float>(rng.normal()) : values[i - kDistinct];
-}
-
-Tensor drawn(Shape shape, float scale = 1.0f) {
-  Tensor tensor(shape, DType::kF32);
-  fill(tensor.f32(), tensor.count(), scale);
-  return tensor;
-}
-
-/// How many copies of `bytes` exceed the caches together; at most kMostCopies. Throws Error(kUsage) if they do not fit
-/// in memory.
-size_t ring_of(double bytes) {
-  const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
-  if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
-    fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
-         in_binary_units(count * bytes), in_binary_units(static_cast<double>(available_memory_bytes())));
-  }
-  return static_cast<size_t>(count);
-}
-
-/// One copy of a call's sequences: their states, bound for `rows` rows from position `depth`.
-struct Batch {
-  Batch(const StateLayout& layout, const Shapes& shapes) : states(static_cast<size_t>(shapes.batch)) {
-    std::vector<State*> pointers;
-    for (State& state : states) pointers.push_back(&state);
-    if (layout.paged_count() > 0 && shapes.depth > 0) see(layout, pointers, shapes.depth);
-    bound.bind(layout, pointers, std::vector<int64_t>(states.size(), shapes.rows));
-    for (int64_t s = 0; s <= shapes.batch; ++s) seqs.offsets.push_back(s * shapes.rows);
-    seqs.pos.assign(states.size(), shapes.depth);
-  }
-
-  /// Lets the sequences see `depth` rows of random keys and values.
-  void see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth) {
-    const std::vector<int64_t> lengths(states.size(), depth);
-    bound.bind(layout, pointers, lengths);
-    for (size_t s = 0; s < states.size(); ++s) {
-      for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
-        const int64_t count = layout.entries()[spec].spec.shape.count();
-        float* const* const pages = bound.layer(0).pages(spec)[s];
-        for (int64_t p = 0; p * kPageRows < depth; ++p) fill(pages[p], count, 1.0f);
-      }
-    }
-    bound.advance(lengths);
-    bound.unbind();
-  }
-
-  std::vector<State> states;
-  StateBatch bound;
-  Seqs seqs;
-};
-
-/// The copies of an op's operands.
-struct Work {
-  Arena arena;
-  StateLayout layout;  // outlives the batches, which refer to it
-  std::vector<Tensor> x, y, out, out2;
-  std::vector<Weight> weights;
-  std::vector<std::unique_ptr<Batch>> batches;
-
-  void draw(size_t ring, const Shape& shape) {
-    for (size_t i = 0; i < ring; ++i) x.push_back(drawn(shape));
-    hold(ring);
-  }
-  void hold(size_t ring) {
-    // The arena searches the blocks it holds: with many small results that search would be timed. They stay in a cache
-    // anyway.
-    out.resize(std::min(ring, kMostResults));
-    out2.resize(out.size());
-  }
-  Tensor& result(size_t i) { return out[i % out.size()]; }
-  void add_states(size_t ring, const Shapes& shapes) {
-    for (size_t i = 0; i < ring; ++i) batches.push_back(std::make_unique<Batch>(layout, shapes));
-  }
-};
 
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
@@ -142,18 +48,19 @@ OpCase slstm_case(const Shapes& shapes) {
 
   const auto work = std::make_shared<Work>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  const ops::SlstmRecurrent recurrent(drawn({heads, dh, 4 * dh}, scale), dims);
+  const Tensor matrices = drawn({heads, dh, 4 * dh}, scale);
+  work->train(matrices);
+  const ops::SlstmRecurrent recurrent(matrices, dims);
   recurrent.pack(shapes.stream);
   const Shape row{width};
   work->layout.add(
       "0", {{"y", DType::kF32, row}, {"c", DType::kF32, row}, {"n", DType::kF32, row}, {"m", DType::kF32, row}});
   work->draw(result.ring, {rows, 4 * width});
   work->add_states(result.ring, shapes);
-  result.run = [work, recurrent, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    const Batch& batch = *work->batches[i];
-    work->result(i) = ops::slstm(ctx, work->x[i], recurrent, batch.seqs, batch.bound.layer(0));
-  };
+  set_call(result, work, shapes, [&held = *work, recurrent](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
+    return std::vector<Tensor>{ops::slstm(ctx, held.x[i], recurrent, batch.seqs, batch.bound.layer(0))};
+  });
   return result;
 }
 
@@ -179,23 +86,22 @@ OpCase mlstm_case(const Shapes& shapes) {
                          {"m", DType::kF32, Shape{heads}}});
   work->draw(result.ring, {rows, width});
   work->add_states(result.ring, shapes);
-  result.run = [work, dims, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    const Batch& batch = *work->batches[i];
+  set_call(result, work, shapes, [&held = *work, dims](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
     const int64_t qk = dims.heads * dims.dk, v = dims.heads * dims.dv;
-    const Tensor& x = work->x[i];
+    const Tensor& x = held.x[i];
     const ops::MlstmInputs inputs = {columns(x, 0, qk), columns(x, qk, qk), columns(x, 2 * qk, v),
                                      columns(x, 2 * qk + v, dims.heads),
                                      columns(x, 2 * qk + v + dims.heads, dims.heads)};
-    work->result(i) = ops::mlstm(ctx, inputs, dims, batch.seqs, batch.bound.layer(0));
-  };
+    return std::vector<Tensor>{ops::mlstm(ctx, inputs, dims, batch.seqs, batch.bound.layer(0))};
+  });
   return result;
 }
 
 /// The mask that a wiring of type "random" draws; null for 0 percent.
 std::shared_ptr<const Mask> sparse_mask(int64_t rows, int64_t cols, int64_t percent) {
   if (percent == 0) return nullptr;
-  const Json wiring = {{"type", "random"}, {"sparsity", static_cast<double>(percent) / 100}, {"seed", kSeed}};
+  const Json wiring = {{"type", "random"}, {"sparsity", static_cast<double>(percent) / 100}, {"seed", kDrawSeed}};
   Json section = {{"wiring", {{"weight", wiring}}}};
   return blocks::ProjectionWirings(section, "bench").find("weight", "weight", rows, cols).mask;
 }
@@ -231,13 +137,17 @@ OpCase linear_case(const Shapes& shapes) {
   // In a model the op before has just written x: a cache still holds a row of it, and does not hold the weights.
   for (size_t i = 0; i < work->out.size(); ++i) work->x.push_back(drawn({rows, in}));
   for (size_t i = 0; i < result.ring; ++i) {
+    if (shapes.options.backward) {
+      work->weights.push_back(Weight::of_master(shapes.stream, values, Weight::Layout::kPanels));
+      continue;
+    }
     work->weights.push_back(weight_for(init, out, in, dtype, Weight::Layout::kPanels));
     work->weights.back().write_rows(shapes.stream, 0, out, values.raw(), DType::kF32);
   }
-  result.run = [work, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    work->result(i) = ops::linear(ctx, work->x[i % work->x.size()], {&work->weights[i]});
-  };
+  if (shapes.options.backward) work->train(values);
+  set_call(result, work, shapes, [&held = *work](Ctx& ctx, size_t i) {
+    return std::vector<Tensor>{ops::linear(ctx, held.x[i % held.x.size()], {&held.weights[i]})};
+  });
   return result;
 }
 
@@ -253,16 +163,17 @@ OpCase conv_case(const Shapes& shapes) {
   result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
-  const ops::ConvTaps taps(drawn({width, 1, taps_count}), {});
+  const Tensor master = drawn({width, 1, taps_count});
+  work->train(master);
+  const ops::ConvTaps taps(master, {});
   taps.pack(shapes.stream);
   work->layout.add("0", {{"u", DType::kF32, Shape{taps_count - 1, width}}});
   work->draw(result.ring, {shapes.all_rows(), 3 * width});
   work->add_states(result.ring, shapes);
-  result.run = [work, taps, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    const Batch& batch = *work->batches[i];
-    work->result(i) = ops::short_conv(ctx, work->x[i], taps, batch.seqs, batch.bound.layer(0));
-  };
+  set_call(result, work, shapes, [&held = *work, taps](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
+    return std::vector<Tensor>{ops::short_conv(ctx, held.x[i], taps, batch.seqs, batch.bound.layer(0))};
+  });
   return result;
 }
 
@@ -290,11 +201,10 @@ OpCase attention_case(const Shapes& shapes) {
                          {"v", DType::kF32, Shape{dims.kv_heads, kPageRows, head_dim}, true}});
   work->draw(result.ring, {shapes.all_rows(), width});
   work->add_states(result.ring, shapes);
-  result.run = [work, dims, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    const Batch& batch = *work->batches[i];
-    work->result(i) = ops::attention(ctx, work->x[i], dims, batch.seqs, batch.bound.layer(0));
-  };
+  set_call(result, work, shapes, [&held = *work, dims](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
+    return std::vector<Tensor>{ops::attention(ctx, held.x[i], dims, batch.seqs, batch.bound.layer(0))};
+  });
   return result;
 }
 
@@ -310,14 +220,13 @@ OpCase norm_case(const Shapes& shapes) {
   const auto work = std::make_shared<Work>();
   ops::Norm norm;
   norm.weight = drawn({width});
+  work->train(norm.weight);
   work->draw(result.ring, {rows, width});
   for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}));
-  result.run = [work, norm, &stream = shapes.stream](size_t i) {
-    Ctx ctx{stream, work->arena};
-    const ops::AddNorm both = ops::add_norm(ctx, work->x[i], work->y[i], norm);
-    work->result(i) = both.sum;
-    work->out2[i % work->out2.size()] = both.normed;
-  };
+  set_call(result, work, shapes, [&held = *work, norm](Ctx& ctx, size_t i) {
+    const ops::AddNorm both = ops::add_norm(ctx, held.x[i], held.y[i], norm);
+    return std::vector<Tensor>{both.sum, both.normed};
+  });
   return result;
 }
 
@@ -352,6 +261,10 @@ void refuse_other_flags(const OpOptions& options, const OpKind& kind) {
     fail(ErrorKind::kUsage, "--sparsity: got {} for --op {}, expected --op linear", fmt::join(options.sparsity, ","),
          kind.name);
   }
+  if (options.backward && options.sparsity != std::vector<int64_t>{0}) {
+    fail(ErrorKind::kUsage, "--backward: got --sparsity {}, expected weights without a mask",
+         fmt::join(options.sparsity, ","));
+  }
   for (const auto& [flag, value] : given) {
     const auto same = [flag = std::string_view(flag)](const char* name) { return flag == name; };
     if (value > 0 && std::none_of(kind.flags.begin(), kind.flags.end(), same)) {
@@ -375,6 +288,9 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
       std::find_if(op_kinds().begin(), op_kinds().end(), [&](const OpKind& k) { return options.op == k.name; });
   CAROUSEL_ASSERT(kind != op_kinds().end());
   refuse_other_flags(options, *kind);
+  if (options.backward && weights != DType::kF32) {
+    fail(ErrorKind::kUsage, "--backward: got weights in {}, expected f32, which are trained", dtype_name(weights));
+  }
   std::vector<OpCase> cases;
   for (const int64_t depth : options.op == "attention" ? depths : std::vector<int64_t>{0}) {
     for (const int64_t batch : options.batch) {

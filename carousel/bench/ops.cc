@@ -28,6 +28,18 @@ double run_for(const OpCase& test, double seconds, size_t& slot) {
   return since(start) / static_cast<double>(calls);
 }
 
+double run_backward_for(const OpCase& test, double seconds, size_t& slot) {
+  const auto start = Clock::now();
+  double sum = 0;
+  int64_t calls = 0;
+  do {
+    sum += test.backward(slot);
+    slot = (slot + 1) % test.ring;
+    ++calls;
+  } while (since(start) < seconds);
+  return sum / static_cast<double>(calls);
+}
+
 /// The peak of a type; an instruction set that lacks the type computes it in f32.
 struct PeakOf {
   Bound bound;
@@ -78,9 +90,20 @@ std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream
     what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes,
                     cases[i].peak == Peak::kBF16, cases[i].peak == Peak::kInt8});
   }
+  std::vector<size_t> backward;  // the cases whose gradients are timed
+  for (size_t i = 0; i < cases.size() && !stop(); ++i) {
+    if (!cases[i].backward) continue;
+    cases[i].backward(0);
+    backward.push_back(i);
+    what.push_back({[&, i] { return run_backward_for(cases[i], kSampleSeconds, slots[i]); }});
+  }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   std::vector<OpResult> results;
   for (size_t i = 0; i < cases.size(); ++i) results.push_back(summarise(cases[i], samples[i]));
+  for (size_t b = 0; b < backward.size(); ++b) {
+    const Samples& taken = samples[cases.size() + b];
+    if (!taken.empty()) results[backward[b]].backward_seconds = taken.median(&Sample::seconds);
+  }
   return results;
 }
 

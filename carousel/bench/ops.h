@@ -25,6 +25,7 @@ struct OpOptions {
   int64_t out = 0;                   // width of the result
   int64_t taps = 0;                  // taps of a convolution
   std::vector<int64_t> sparsity{0};  // percent of the weights that a random wiring masks
+  bool backward = false;             // time the gradient too
 };
 
 enum class Peak : uint8_t { kF32, kBF16, kInt8 };
@@ -40,6 +41,9 @@ struct OpCase {
   size_t cached_bytes = 0;          // bytes a thread reads again and again
   size_t ring = 1;                  // copies of its operands, so many that together they exceed every cache
   std::function<void(size_t)> run;  // runs the call on copy i
+  /// Runs the call on copy i under a tape, then the tape backwards; returns the seconds of the latter. Empty: not asked
+  /// for.
+  std::function<double(size_t)> backward;
 };
 
 /// The names of all ops.
@@ -54,12 +58,13 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
 enum class Bound : uint8_t { kF32, kBF16, kInt8, kMemory, kCache };
 
 struct OpResult {
-  double seconds = 0;         // time of one call: the median of the undisturbed samples
-  double bound_seconds = 0;   // time of one call at the bound
-  Bound bound = Bound::kF32;  // which bound that is
-  double rate = 0;            // the rate of that bound: GFLOP/s (kF32, kBF16), GOP/s (kInt8), GB/s
-  size_t samples = 0;         // undisturbed samples; 0: stopped before there was one
-  size_t rejected = 0;        // samples a neighbour disturbed
+  double seconds = 0;           // time of one call: the median of the undisturbed samples
+  double bound_seconds = 0;     // time of one call at the bound
+  Bound bound = Bound::kF32;    // which bound that is
+  double rate = 0;              // the rate of that bound: GFLOP/s (kF32, kBF16), GOP/s (kInt8), GB/s
+  size_t samples = 0;           // undisturbed samples; 0: stopped before there was one
+  size_t rejected = 0;          // samples a neighbour disturbed
+  double backward_seconds = 0;  // time of one call's gradient; 0: not measured
 };
 
 /// Takes `rounds` undisturbed samples of each case, or as many as a limited number of attempts gives. `stop` ends the

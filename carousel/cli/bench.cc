@@ -3,6 +3,7 @@
 // measuring is bench_runs; the bounds are cpu/bounds.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 #include "carousel/bench/ops.h"
 #include "carousel/bench/runs.h"
+#include "carousel/bench/training.h"
 #include "carousel/cli/bench_op.h"
 #include "carousel/cli/command.h"
 #include "carousel/cli/compute_options.h"
@@ -39,6 +41,7 @@ struct BenchOptions {
   WeightOptions weights;
   bool bounds = false;
   bench::OpOptions op;
+  bool train = false, recompute = false;
   bool json = false;
   Machine machine;
 };
@@ -203,6 +206,44 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   return to_json(label, results);
 }
 
+/// One object per batch and rows; printed as a table without --json.
+Json bench_training(const BenchOptions& options, const Stream& stream) {
+  Json lines = Json::array();
+  const std::vector<int64_t> all_rows = options.op.rows.empty() ? std::vector<int64_t>{512} : options.op.rows;
+  for (const int64_t batch : options.op.batch) {
+    for (const int64_t rows : all_rows) {
+      const bench::TrainShape shape = {batch, rows, options.recompute};
+      const bench::TrainResult result =
+          bench::run_train_bench(options.model, stream, shape, options.rounds, interrupted);
+      if (result.tokens_per_s.empty()) continue;
+      const double share = 100 * result.gflop_per_s / std::max(result.peak_gflop_per_s, 1e-9);
+      lines.push_back({{"batch", batch},
+                       {"rows", rows},
+                       {"recompute", options.recompute},
+                       {"threads", stream.threads()},
+                       {"isa", cpu::isa_name(stream.isa)},
+                       {"tokens_per_s", mean(result.tokens_per_s)},
+                       {"tokens_per_s_deviation", deviation(result.tokens_per_s)},
+                       {"samples", result.tokens_per_s},
+                       {"rejected", result.rejected},
+                       {"matrix_gflop_per_s", result.gflop_per_s},
+                       {"f32_gflop_per_s", result.peak_gflop_per_s},
+                       {"percent_of_peak", share},
+                       {"peak_bytes", result.peak_bytes},
+                       {"activation_bytes", result.activation_bytes}});
+      if (options.json) continue;
+      fmt::print(
+          "training {} x {}{}: {:.1f} ± {:.1f} tok/s; matrix products {:.1f} of {:.1f} GFLOP/s, {:.1f} %; {} of "
+          "activations, {} at most; {} rejected\n",
+          batch, rows, options.recompute ? ", recomputed" : "", mean(result.tokens_per_s),
+          deviation(result.tokens_per_s), result.gflop_per_s, result.peak_gflop_per_s, share,
+          in_binary_units(static_cast<double>(result.activation_bytes)),
+          in_binary_units(static_cast<double>(result.peak_bytes)), result.rejected);
+    }
+  }
+  return lines;
+}
+
 // Without a model the types are for the op's own weights, which only linear has.
 void check_weights(const BenchOptions& options) {
   if (options.op.op.empty() || !options.model.empty()) return;
@@ -225,6 +266,7 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
   if (!options.op.op.empty() && !options.model.empty())
     fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
+  if (options.train && options.model.empty()) fail(ErrorKind::kUsage, "--train: got no model, expected one");
   check_weights(options);
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
@@ -244,7 +286,12 @@ int run_command(BenchOptions& options) {
         op_lines(options.op.op, cases, bench::measure_ops(cases, stream, options.rounds, interrupted), stream);
     if (!options.json) print_op_lines(json["ops"]);
   }
-  if (!options.model.empty()) json["tests"] = bench_model(options, stream);
+  if (options.train) {
+    if (!options.bounds) print_load();
+    json["training"] = bench_training(options, stream);
+  } else if (!options.model.empty()) {
+    json["tests"] = bench_model(options, stream);
+  }
   set_last_will({});
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   if (!interrupted()) return 0;
@@ -263,6 +310,8 @@ std::function<int()> setup_bench(CLI::App& app) {
   add_integer(app, "-r,--repetitions", options->rounds, 1, kMaxRounds, "Rounds; each runs every test once");
   app.add_flag("--bounds", options->bounds, "Print the machine's bounds (alone, without a model)");
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
+  app.add_flag("--train", options->train, "Measure training steps of --batch sequences of --rows tokens");
+  app.add_flag("--recompute", options->recompute, "--train: keep the inputs of sublayers alone");
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   app.add_flag("--json", options->json, "Results as JSON");

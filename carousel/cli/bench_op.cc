@@ -30,18 +30,23 @@ std::string bound_name(const bench::OpCase& test, const bench::OpResult& result)
 }
 
 Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream) {
-  return {{"op", op},
-          {"shape", test.shape},
-          {"isa", cpu::isa_name(stream.isa)},
-          {"threads", stream.pool->threads()},
-          {"seconds", result.seconds},
-          {"gflop_per_s", test.flops / result.seconds * 1e-9},
-          {"gb_per_s", (test.read_bytes + test.written_bytes + test.cache_bytes) / result.seconds * 1e-9},
-          {"bound", bound_name(test, result)},
-          {"bound_rate", result.rate},
-          {"percent_of_bound", 100 * result.bound_seconds / result.seconds},
-          {"samples", result.samples},
-          {"rejected", result.rejected}};
+  Json line = {{"op", op},
+               {"shape", test.shape},
+               {"isa", cpu::isa_name(stream.isa)},
+               {"threads", stream.pool->threads()},
+               {"seconds", result.seconds},
+               {"gflop_per_s", test.flops / result.seconds * 1e-9},
+               {"gb_per_s", (test.read_bytes + test.written_bytes + test.cache_bytes) / result.seconds * 1e-9},
+               {"bound", bound_name(test, result)},
+               {"bound_rate", result.rate},
+               {"percent_of_bound", 100 * result.bound_seconds / result.seconds},
+               {"samples", result.samples},
+               {"rejected", result.rejected}};
+  if (result.backward_seconds > 0) {
+    line["backward_seconds"] = result.backward_seconds;
+    line["backward_ratio"] = result.backward_seconds / result.seconds;
+  }
+  return line;
 }
 
 const char* unit_of(const std::string& bound) {
@@ -52,17 +57,21 @@ const char* unit_of(const std::string& bound) {
 }  // namespace
 
 void print_op_lines(const Json& lines) {
-  fmt::print("{:<10} {:<34} {:>7} {:>12} {:>9} {:>8}  {:<26} {:>7} {:>9}\n", "op", "shape", "threads", "us/call",
-             "GFLOP/s", "GB/s", "bound", "% of it", "rejected");
+  const bool backward = !lines.empty() && lines.front().contains("backward_seconds");
+  fmt::print("{:<10} {:<34} {:>7} {:>12} {:>9} {:>8}  {:<26} {:>7} {:>9}{}\n", "op", "shape", "threads", "us/call",
+             "GFLOP/s", "GB/s", "bound", "% of it", "rejected", backward ? "  us/backward  ratio" : "");
   for (const Json& line : lines) {
     const auto number = [&](const char* key) { return line.at(key).get<double>(); };
     const auto bound = line.at("bound").get<std::string>();
-    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7.1f} {:>9}\n",
+    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7.1f} {:>9}{}\n",
                line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
                1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
                fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)), number("percent_of_bound"),
                fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
-                           line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()));
+                           line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()),
+               backward
+                   ? fmt::format("  {:>11.1f} {:>6.2f}", 1e6 * number("backward_seconds"), number("backward_ratio"))
+                   : "");
   }
 }
 
@@ -77,9 +86,10 @@ Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
 
 void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add_choice(app, "--op", options.op, bench::op_names(), "Measure one op instead of a model; -d and --weights apply");
-  add_integers(app, "--rows", options.rows, 1, kMaxSize, "--op: rows of each sequence (1,512; slstm 512)")
+  add_integers(app, "--rows", options.rows, 1, kMaxSize,
+               "--op, --train: rows of each sequence (1,512; slstm and --train 512)")
       ->default_str("");
-  add_integers(app, "--batch", options.batch, 1, 65536, "--op: sequences");
+  add_integers(app, "--batch", options.batch, 1, 65536, "--op, --train: sequences");
   const auto add = [&](const char* name, int64_t& value, const char* help) {
     add_integer(app, name, value, 1, kMaxSize, help)->default_str("");
   };
@@ -92,6 +102,7 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add("--out", options.out, "--op linear: width of the result (4096)");
   add_integers(app, "--sparsity", options.sparsity, 0, 100,
                "--op linear: percent of the weights that a random wiring masks");
+  app.add_flag("--backward", options.backward, "--op: time the gradient beside the call");
   add("--taps", options.taps, "--op short_conv: taps (3)");
 }
 

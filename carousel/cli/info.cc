@@ -11,6 +11,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/compute_options.h"
+#include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
@@ -19,6 +20,7 @@
 #include "carousel/model/families/family.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/tokenizer.h"
+#include "carousel/train/footprint.h"
 
 namespace carousel::cli {
 namespace {
@@ -28,6 +30,8 @@ namespace fs = std::filesystem;
 struct InfoOptions {
   std::string path;
   bool json = false;
+  bool train = false;
+  train::StepShape step;
   Machine machine;
 };
 
@@ -133,8 +137,24 @@ Json describe_activations(const model::ModelFiles& files, const Stream& stream) 
   return out;
 }
 
-Json describe_model(const std::string& path, const Stream& stream) {
-  const model::ModelFiles files = model::open_model_files(path);
+/// What a training step holds.
+Json describe_training(const model::ModelFiles& files, const Stream& stream, const train::StepShape& step) {
+  const train::Footprint footprint = train::measure_footprint(files, stream, step);
+  return {{"batch", step.batch},
+          {"micro_batch", step.micro_batch},
+          {"seq", step.seq},
+          {"recompute", step.recompute},
+          {"threads", stream.threads()},
+          {"isa", cpu::isa_name(stream.isa)},
+          {"master_bytes", footprint.masters},
+          {"gradient_bytes", footprint.gradients},
+          {"moment_bytes", footprint.moments},
+          {"packed_bytes", footprint.packed},
+          {"activation_bytes", footprint.activations},
+          {"bytes", footprint.total()}};
+}
+
+Json describe_model(const model::ModelFiles& files, const std::string& path, const Stream& stream) {
   const model::ModelConfig& config = files.config;
   const model::ModelSize size = model::measure(config, files.place.config);
   Json parts = Json::array();
@@ -243,6 +263,21 @@ void print_activations(const Json& activations, bool tokens) {
              activations.at("threads").get<int64_t>());
 }
 
+void print_training(const Json& training) {
+  const auto size = [&](const char* key) { return in_binary_units(training.at(key).get<double>()); };
+  const auto micro = training.at("micro_batch").get<int64_t>();
+  fmt::print("  training     {} ({} bytes) for {} rows of {} tokens{}{}, on {} threads\n", size("bytes"),
+             with_commas(training.at("bytes").get<int64_t>()), training.at("batch").get<int64_t>(),
+             with_commas(training.at("seq").get<int64_t>()), micro > 0 ? fmt::format(", {} at a time", micro) : "",
+             training.at("recompute").get<bool>() ? ", recomputed" : "", training.at("threads").get<int64_t>());
+  const std::pair<const char*, const char*> parts[] = {{"parameters", "master_bytes"},
+                                                       {"gradients", "gradient_bytes"},
+                                                       {"moments", "moment_bytes"},
+                                                       {"packed", "packed_bytes"},
+                                                       {"activations", "activation_bytes"}};
+  for (const auto& [name, key] : parts) fmt::print("    {:<16} {:>15}\n", name, size(key));
+}
+
 void print_model(const Json& model) {
   fmt::print("{}\n", model.at("path").get<std::string>());
   fmt::print("  model type   {}\n", model.at("model_type").get<std::string>());
@@ -279,13 +314,23 @@ void print_model(const Json& model) {
   fmt::print("  state        {}{}{}\n", fixed > 0 ? whole : "", fixed > 0 && per_token > 0 ? ", and " : "",
              per_token > 0 ? growth : ", whatever its length");
   print_activations(model.at("activations"), model.contains("vocab_size"));
+  if (model.contains("training")) print_training(model.at("training"));
   print_tokenizer(model.at("tokenizer"));
   for (const Json& warning : model.at("warnings")) fmt::print("  warning      {}\n", warning.get<std::string>());
 }
 
+Json describe_files(InfoOptions& options) {
+  const model::ModelFiles files = model::open_model_files(options.path);
+  const Stream stream = options.machine.stream();
+  Json out = describe_model(files, options.path, stream);
+  if (options.train) out["training"] = describe_training(files, stream, options.step);
+  return out;
+}
+
 int run_info(InfoOptions& options) {
   const bool state = is_saved_state(options.path);
-  const Json described = state ? describe_state(options.path) : describe_model(options.path, options.machine.stream());
+  if (state && options.train) fail(ErrorKind::kUsage, "--train: got a saved state, {}, expected a model", options.path);
+  const Json described = state ? describe_state(options.path) : describe_files(options);
   if (options.json)
     fmt::print("{}\n", described.dump(2, ' ', false, Json::error_handler_t::replace));
   else if (state)
@@ -302,6 +347,12 @@ std::function<int()> setup_info(CLI::App& app) {
   app.add_option("path", options->path, "Model folder, .safetensors, .gguf, .ckpt, config.json alone, or a saved state")
       ->required();
   app.add_flag("--json", options->json, "As JSON");
+  app.add_flag("--train", options->train, "Also the memory that training takes");
+  add_integer(app, "--batch", options->step.batch, 1, 1 << 20, "--train: rows of a step");
+  add_integer(app, "--micro-batch", options->step.micro_batch, 0, 1 << 20,
+              "--train: rows computed at a time; 0: all of a step");
+  add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
+  app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
   options->machine.add_options(app);
   return [options] { return run_info(*options); };
 }

@@ -49,6 +49,7 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_integer(app, "--batch", o.batch, 1, 1 << 20, "Rows of a step");
   app.add_option("--batch-ramp", o.batch_ramp, "In place of --batch: rows from a step on, like 128@0,256@2000");
   add_integer(app, "--micro-batch", o.micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
+  app.add_flag("--recompute", o.recompute, "Keep the inputs of sublayers alone: less memory, more time, the same bits");
   add_number(app, "--lr", o.lr, 0, kInfinity, "The highest learning rate");
   add_number(app, "--lr-min", o.lr_min, 0, 1, "The lowest one after warmup, as a fraction of --lr");
   add_choice(app, "--schedule", o.schedule, train::Schedule::names(), "The curve of the rate");
@@ -189,6 +190,7 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   recipe.skip_spikes = skip_spikes;
   recipe.micro_batch = micro_batch;
   recipe.carry_state = carry_state;
+  recipe.recompute = recompute;
   return recipe;
 }
 

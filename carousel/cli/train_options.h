@@ -24,6 +24,7 @@ struct TrainOptions {
   bool carry_state = false;
   // Recipe.
   int64_t steps = 0, tokens = 0, batch = 8, micro_batch = 0;
+  bool recompute = false;
   double epochs = 0;
   double lr = 1e-3, muon_lr = 0.02, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1, skip_spikes = 0;
   std::string schedule = "cosine", warmup = "2%", cooldown = "20%", optim = "adamw", betas = ".9,.95";

@@ -166,15 +166,17 @@ void reset_peak_memory() {
 
 Tensor Arena::empty(Shape shape, DType dtype) {
   const size_t size_bytes = static_cast<size_t>(shape.count()) * dtype_size(dtype);
+  // Rounded up so that neighbouring sizes share a block.
+  const size_t unit = size_bytes < (size_t{1} << 16) ? 1024 : size_t{1} << 16;
+  const size_t fresh = round_up(size_bytes + 1, unit);
+  const size_t most = tight_ ? std::max(memory_->granted(fresh), size_bytes + size_bytes / 4) : SIZE_MAX;
   std::shared_ptr<Storage>* best = nullptr;
   for (std::shared_ptr<Storage>& block : blocks_) {
-    if (block.use_count() > 1 || block->size_bytes() < size_bytes) continue;
+    if (block.use_count() > 1 || block->size_bytes() < size_bytes || block->size_bytes() > most) continue;
     if (best == nullptr || block->size_bytes() < (*best)->size_bytes()) best = &block;
   }
   if (best == nullptr) {
-    // Rounded up so that neighbouring sizes share a block.
-    const size_t unit = size_bytes < (size_t{1} << 16) ? 1024 : size_t{1} << 16;
-    blocks_.push_back(std::make_shared<Storage>(*memory_, round_up(size_bytes + 1, unit)));
+    blocks_.push_back(std::make_shared<Storage>(*memory_, fresh));
     best = &blocks_.back();
   }
   Tensor tensor(*best, 0, shape, dtype);

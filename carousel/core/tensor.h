@@ -126,11 +126,15 @@ class Arena {
   Tensor zeros(Shape shape, DType dtype = DType::kF32);
   size_t size_bytes() const;  // of all its blocks, used or not
   void trim();                // frees the blocks that no tensor holds
+  /// From now on a tensor takes no block that is more than a quarter larger than it: what a tape keeps for long then
+  /// pins no more than it needs.
+  void fit_tightly() { tight_ = true; }
 
  private:
   Memory* memory_;
   std::vector<std::shared_ptr<Storage>> blocks_;
   uint64_t last_id_ = 0;  // of the tensors handed out
+  bool tight_ = false;    // whether large blocks are refused to small tensors
 };
 
 /// Throws Error(kShape) "where: name is [2, 3], expected [4, *]"; a dim of -1 in `expected` matches any.

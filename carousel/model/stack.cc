@@ -9,6 +9,7 @@
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
 #include "carousel/ops/rounding/rounding.h"
+#include "carousel/ops/tape.h"
 
 namespace carousel::model {
 namespace {
@@ -62,6 +63,60 @@ double Stack::cell_flops(int64_t rows, int64_t depth) const {
   return flops;
 }
 
+Tensor Stack::after_norm(Ctx& ctx, const Residual& residual, const Tensor& normed, const Rows& rows) {
+  const Tensor y = residual.block->forward(ctx, normed, rows.seqs, rows.states);
+  return residual.post_norm.kind == ops::Norm::Kind::kNone ? y : ops::add_norm(ctx, y, {}, residual.post_norm).normed;
+}
+
+Tensor Stack::branch(Ctx& ctx, const Residual& residual, const Tensor& x, const Rows& rows) {
+  return after_norm(ctx, residual, ops::add_norm(ctx, x, {}, residual.norm).normed, rows);
+}
+
+/// A copy of every fixed state tensor. Those in pages are undefined: a forward writes its own rows of them alone.
+std::vector<Tensor> Stack::keep_states(Ctx& ctx, const Residual& residual, const Rows& rows) {
+  std::vector<Tensor> kept;
+  if (rows.states.empty()) return kept;
+  for (size_t i = 0; i < residual.fixed_counts.size(); ++i) {
+    const int64_t count = residual.fixed_counts[i];
+    kept.push_back(count > 0 ? keep_state(ctx, rows.seqs, rows.states, i, count) : Tensor());
+  }
+  return kept;
+}
+
+void Stack::restore_states(Ctx& ctx, const std::vector<Tensor>& kept, const Rows& rows) {
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (kept[i].defined()) restore_state(ctx, kept[i], rows.states, i);
+  }
+}
+
+/// Runs without a tape, and records one node that keeps x and the states that were read. The node runs the branch again
+/// under a tape of its own: the same kernels on the same numbers. Where x needs no gradient, which is so of the first
+/// branch that is trained alone, the ops record.
+Tensor Stack::recomputed_branch(Ctx& ctx, const Residual& residual, const Tensor& x, const Rows& rows) {
+  if (!ctx.tape->needs(x)) return branch(ctx, residual, x, rows);
+  const std::vector<Tensor> before = keep_states(ctx, residual, rows);
+  Ctx untaped = ctx;
+  untaped.tape = nullptr;
+  const Tensor y = branch(untaped, residual, x, rows);
+  if (y.count() == 0) return y;
+  const auto backward = [&residual, &trained = ctx.tape->trained(), x, rows, before](
+                            Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+    const std::vector<Tensor> after = keep_states(inner, residual, rows);  // a later forward may have replaced them
+    restore_states(inner, before, rows);
+    Tape tape(trained);
+    tape.watch(x);
+    Ctx taped = inner;
+    taped.tape = &tape;
+    Grads within(tape, grads.d_states());
+    within.give(inner, branch(taped, residual, x, rows), d[0]);
+    restore_states(inner, after, rows);
+    tape.backward(inner, within);
+    if (const Tensor d_x = within.take(inner, x); d_x.defined()) grads.give(inner, x, d_x);
+  };
+  ctx.tape->record_needed(ctx, "model::Stack", {y}, rows.states, backward);
+  return y;
+}
+
 void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& states, const Seqs& seqs) {
   const LayerStates layer = states.layer(residual.first_state);
   for (size_t i = 0; i < residual.fixed_counts.size(); ++i) {
@@ -73,14 +128,18 @@ void Stack::round_states(Ctx& ctx, const Residual& residual, const StateBatch& s
 Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const {
   Tensor y;  // branch output not yet added to x
   size_t done = 0;
+  const bool recompute = ctx.tape != nullptr && ctx.tape->recompute();
+  ops::Norm none;
+  none.kind = ops::Norm::Kind::kNone;
   for (const Residual& residual : residuals_) {
-    const ops::AddNorm in = ops::add_norm(ctx, x, y, residual.norm);  // x + y and its norm, one kernel
+    const bool keeps = states != nullptr && residual.has_state;
+    const Rows rows = {seqs, keeps ? states->layer(residual.first_state) : LayerStates()};
+    const ops::AddNorm in =
+        ops::add_norm(ctx, x, y, recompute ? none : residual.norm);  // x + y and its norm, one kernel
     x = in.sum;
     if (ctx.observer != nullptr) ctx.observer->residual(done, x);
     ++done;
-    const bool keeps = states != nullptr && residual.has_state;
-    y = residual.block->forward(ctx, in.normed, seqs, keeps ? states->layer(residual.first_state) : LayerStates());
-    if (residual.post_norm.kind != ops::Norm::Kind::kNone) y = ops::add_norm(ctx, y, {}, residual.post_norm).normed;
+    y = recompute ? recomputed_branch(ctx, residual, x, rows) : after_norm(ctx, residual, in.normed, rows);
     if (!residual.adds) x = std::exchange(y, Tensor());
     if (keeps && ctx.numerics.states != DType::kF32) round_states(ctx, residual, *states, seqs);
   }

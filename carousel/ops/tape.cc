@@ -49,15 +49,25 @@ bool Tape::needs(const Tensor& tensor) const {
 
 void Tape::record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
                   std::initializer_list<Tensor> outputs, Backward backward) {
+  record(ctx, op, inputs, outputs, {}, std::move(backward));
+}
+
+void Tape::record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
+                  std::initializer_list<Tensor> outputs, const LayerStates& states, Backward backward) {
   if (std::none_of(inputs.begin(), inputs.end(), [&](const Tensor& input) { return needs(input); })) return;
-  record_needed(ctx, op, outputs, std::move(backward));
+  record_needed(ctx, op, outputs, states, std::move(backward));
 }
 
 void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward) {
+  record_needed(ctx, op, outputs, {}, std::move(backward));
+}
+
+void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs,
+                         const LayerStates& states, Backward backward) {
   if (!(ctx.numerics == Numerics::native())) {
     fail(ErrorKind::kUsage, "{}: got a profile of numerics under a tape, expected native numbers", op);
   }
-  Node node{op, {}, std::move(backward)};
+  Node node{op, {}, states, std::move(backward)};
   for (const Tensor& output : outputs) {
     CAROUSEL_ASSERT(output.id() != 0 && !needed_.contains(output.id()));  // no master, no view of an input
     needed_[output.id()] = output.shape();
@@ -76,6 +86,10 @@ void Tape::backward(Ctx& ctx, Grads& grads) {
     for (const Output& output : node.outputs) {
       d.push_back(grads.take(ctx, output.id));
       any = any || d.back().defined();
+    }
+    if (!any && !grads.states(node.states).empty()) {
+      for (size_t i = 0; i < d.size(); ++i) d[i] = ctx.arena.zeros(node.outputs[i].shape);
+      any = true;
     }
     if (any) node.backward(ctx, d, grads);
     grads.add_pending(ctx);
@@ -173,6 +187,10 @@ Tensor keep_state(Ctx& ctx, const Seqs& seqs, const LayerStates& states, size_t 
   const Tensor kept = ctx.arena.empty({seqs.batch(), count});
   kernels::copy_states(ctx.stream, {states.fixed(spec), view(kept), seqs.batch(), count});
   return kept;
+}
+
+void restore_state(Ctx& ctx, const Tensor& kept, const LayerStates& states, size_t spec) {
+  kernels::write_states(ctx.stream, {view(kept), states.fixed(spec), kept.dim(0), kept.dim(1)});
 }
 
 }  // namespace carousel

@@ -46,13 +46,15 @@ class Grads;
 
 class Tape {
  public:
-  /// `trained` outlives the tape.
-  explicit Tape(const Trained& trained) : trained_(trained) {}
+  /// `trained` outlives the tape. With `recompute`, a model keeps the input of a sublayer alone, and runs the sublayer
+  /// again when the tape gets there (model::Stack): ops do not look at it.
+  explicit Tape(const Trained& trained, bool recompute = false) : trained_(trained), recompute_(recompute) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
   /// d[i]: the gradient of outputs[i], of its shape; undefined where the loss does not depend on it. Not called where
-  /// all are undefined. What it captures is kept until it has run: never capture an output only to name it.
+  /// all are undefined; but where gradients of the op's states come in, undefined ones are made zeros, and it is
+  /// called. What it captures is kept until it has run: never capture an output only to name it.
   using Backward = std::function<void(Ctx& ctx, std::span<const Tensor> d, Grads& grads)>;
   /// The gradient of an activation that no node made is wanted: what enters a part of a model that is run again.
   void watch(const Tensor& activation);
@@ -63,12 +65,19 @@ class Tape {
   /// op's.
   void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
               std::initializer_list<Tensor> outputs, Backward backward);
+  /// The same for an op that replaces states (empty: none).
+  void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
+              std::initializer_list<Tensor> outputs, const LayerStates& states, Backward backward);
   /// The same for an op that has found that an input needs a gradient.
   void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward);
+  void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, const LayerStates& states,
+                     Backward backward);
   /// Runs the nodes from the last to the first. A node is freed, with what it kept and the gradients of its outputs,
   /// once it has run. Gradients that come in are in `grads` (give).
   void backward(Ctx& ctx, Grads& grads);
   size_t nodes() const { return nodes_.size(); }
+  const Trained& trained() const { return trained_; }
+  bool recompute() const { return recompute_; }
 
  private:
   friend class Grads;
@@ -79,10 +88,12 @@ class Tape {
   struct Node {
     const char* op;
     std::vector<Output> outputs;
+    LayerStates states;  // those that the op replaced
     Backward backward;
   };
 
   const Trained& trained_;
+  bool recompute_;
   std::unordered_map<uint64_t, Shape> needed_;  // what is watched, and the outputs recorded, by id
   std::vector<Node> nodes_;
 };
@@ -111,6 +122,8 @@ class Grads {
   /// forward left, then replaces it in place by that of what it read. Of a per-token tensor it reads the gradients of
   /// the forward's own rows, and adds to those of the rows before. Empty: none comes in, and none is asked for.
   LayerStates states(const LayerStates& forward) const;
+  /// Those of the whole batch, for a tape within this one's node; null where none come in.
+  const StateBatch* d_states() const { return d_states_; }
 
  private:
   friend class Tape;
@@ -140,5 +153,7 @@ class Grads {
 /// The fixed state tensor `spec` of every sequence as it is: [B, count] f32, undefined without states. An op under a
 /// tape keeps it before its kernel replaces it.
 Tensor keep_state(Ctx& ctx, const Seqs& seqs, const LayerStates& states, size_t spec, int64_t count);
+/// Makes it what `kept` holds.
+void restore_state(Ctx& ctx, const Tensor& kept, const LayerStates& states, size_t spec);
 
 }  // namespace carousel

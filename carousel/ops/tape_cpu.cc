@@ -34,4 +34,12 @@ void copy_states(const Stream& stream, const ops::CopyStatesArgs& args) {
   });
 }
 
+void write_states(const Stream& stream, const ops::WriteStatesArgs& args) {
+  parallel_ranges(stream, args.batch, args.count, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      std::memcpy(args.to[s], args.from.f32() + s * args.from.stride, sizeof(float) * static_cast<size_t>(args.count));
+    }
+  });
+}
+
 }  // namespace carousel::cpu::CAROUSEL_ISA

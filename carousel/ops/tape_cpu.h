@@ -19,8 +19,15 @@ struct CopyStatesArgs {
   int64_t batch, count;
 };
 
+struct WriteStatesArgs {
+  View from;         // [batch, count]
+  float* const* to;  // [batch] of [count]
+  int64_t batch, count;
+};
+
 }  // namespace carousel::ops
 
 KERNEL(add_to, ops::JoinArgs);
 KERNEL(fill_zero, ops::JoinArgs);
 KERNEL(copy_states, ops::CopyStatesArgs);
+KERNEL(write_states, ops::WriteStatesArgs);

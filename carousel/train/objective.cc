@@ -36,7 +36,7 @@ Tensor Objective::run_carried(const Batch& batch, const F& forward) {
 }
 
 void Objective::run(const Batch& batch, float scale, bool gradients, double* sum) {
-  Tape tape(model_.params->trained());
+  Tape tape(model_.params->trained(), recompute_);
   Grads grads(tape);
   const auto forward = [&](Ctx& ctx, const Seqs& seqs, const StateBatch* states) {
     Ctx taped = ctx;

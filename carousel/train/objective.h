@@ -36,10 +36,16 @@ struct Batch {
 class Objective {
  public:
   /// Both outlive this.
-  Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, Numerics::native()) {}
+  Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, Numerics::native()) {
+    pass_.arena().fit_tightly();
+  }
   /// From now on sequences that a row of the data cuts go on from the states in `lanes`, detached: no gradient passes.
   /// A batch has one row of a lane at most.
   void carry_states(std::vector<State>* lanes) { lanes_ = lanes; }
+
+  /// From now on sublayers keep their inputs alone, and run again when gradients are computed: the same bits, in less
+  /// memory and more time.
+  void recompute() { recompute_ = true; }
 
   /// Adds the gradient of scale * (the sum of the batch's losses) to the model's gradients. The sum itself is added to
   /// `sum` row after row, in f64: batches one after the other give the bits of one batch. The losses are those of
@@ -56,6 +62,7 @@ class Objective {
 
   model::TrainedModel& model_;
   model::Pass pass_;
+  bool recompute_ = false;
   std::vector<State>* lanes_ = nullptr;  // null: every sequence starts from the zero state
 };
 

@@ -22,6 +22,7 @@ Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data
       objective_(model, stream),
       optimiser_(*model.params, stream, recipe.optimiser) {
   if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch.most();
+  if (recipe_.recompute) objective_.recompute();
   if (!recipe_.carry_state) return;
   lanes_.resize(static_cast<size_t>(data.lanes()));
   objective_.carry_states(&lanes_);

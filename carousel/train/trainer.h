@@ -22,6 +22,7 @@ struct Recipe {
   int64_t micro_batch = 0;  // rows at a time; 0: all
   bool carry_state = false;
   double skip_spikes = 0;  // a step is skipped whose norm is so many deviations above the mean; 0: none is
+  bool recompute = false;  // Objective::recompute
 };
 
 /// What a step was.

@@ -23,7 +23,8 @@ struct GradientParam {
 
 /// Rows of some sequences and the gradient of their outputs.
 struct Part {
-  std::vector<Tensor> x, d;  // [T, D] each
+  std::vector<Tensor> x;  // [T, D] each
+  std::vector<Tensor> d;  // the same; empty: the loss depends on no output
 };
 
 /// States that a forward is bound to.
@@ -34,7 +35,8 @@ struct Bound {
 
 class TrainedSubject {
  public:
-  TrainedSubject(const GradientParam& param, int threads) : machine_(param.isa, threads) {
+  TrainedSubject(const GradientParam& param, int threads, bool recompute = false)
+      : machine_(param.isa, threads), recompute_(recompute) {
     const model::ModelConfig config = stack_of(param.block);
     model::ParamList list;
     model::Stack(config, Params(list, ""), "test");
@@ -58,7 +60,7 @@ class TrainedSubject {
       states.bind(stack_->state_layout(), pointers(*bound.states), lengths);
     }
     if (bound.d_states != nullptr) d_states.bind(stack_->state_layout(), pointers(*bound.d_states), ends);
-    Tape tape(params_->trained());
+    Tape tape(params_->trained(), recompute_);
     Grads grads(tape, bound.d_states != nullptr ? &d_states : nullptr);
     Ctx ctx = machine_.ctx;
     Tensor x = machine_.arena.empty({seqs.rows(), kWidth});
@@ -69,7 +71,7 @@ class TrainedSubject {
     *y = stack_->forward(ctx, x, seqs, bound.states != nullptr ? &states : nullptr);
     if (bound.states != nullptr) states.advance(lengths);
     ctx.tape = nullptr;
-    if (tape.needs(*y)) grads.give(ctx, *y, joined(part.d));  // without rows nothing is recorded
+    if (tape.needs(*y) && !part.d.empty()) grads.give(ctx, *y, joined(part.d));  // without rows nothing is recorded
     tape.backward(ctx, grads);
     *d_x = grads.take(ctx, x);
     params_->finish_gradients();
@@ -82,6 +84,7 @@ class TrainedSubject {
   }
 
   const model::TrainedParams& params() const { return *params_; }
+  const StateLayout& layout() const { return stack_->state_layout(); }
   std::vector<float> gradients() const {
     const Tensor& all = params_->gradients();
     return std::vector<float>(all.f32(), all.f32() + all.count());
@@ -94,6 +97,7 @@ class TrainedSubject {
     return out;
   }
   Machine machine_;
+  bool recompute_;
   std::unique_ptr<model::TrainedParams> params_;
   std::unique_ptr<model::Stack> stack_;
 };
@@ -108,6 +112,11 @@ Part random_part(const std::vector<int64_t>& lengths, uint64_t seed) {
 }
 
 Part only(const Part& part, size_t s) { return {{part.x[s]}, {part.d[s]}}; }
+
+bool same_tensors(const NamedTensors& a, const NamedTensors& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const NamedTensor& x, const NamedTensor& y) { return same_bits(x.tensor, y.tensor); });
+}
 
 class BlockGradients : public testing::TestWithParam<GradientParam> {
  protected:
@@ -209,6 +218,46 @@ TEST_P(BlockGradients, EveryParameterHasOne) {
     const float* const gradient = param.gradient.f32();
     const bool any = std::any_of(gradient, gradient + param.gradient.count(), [](float g) { return g != 0; });
     EXPECT_TRUE(any || !chosen) << param.name;
+  }
+}
+
+TEST_P(BlockGradients, AStateCarriesTheGradientToAPartWithoutALoss) {
+  const int64_t length = 150, cut = 81;
+  const Part part = random_part({length}, 5);
+  std::memset(part.d[0].raw(), 0, static_cast<size_t>(cut * kWidth) * sizeof(float));
+  const Part first = {{part.x[0].rows(0, cut)}, {}};
+  const Part second = {{part.x[0].rows(cut, length)}, {part.d[0].rows(cut, length)}};
+  TrainedSubject whole(GetParam(), 2), forward(GetParam(), 2), back(GetParam(), 2);
+  Tensor y, d_x, first_d, second_d;
+  whole.run(part, &y, &d_x);
+  std::vector<State> zero(1), middle(1), d_states(1);
+  forward.run(first, &y, &first_d, {&middle, nullptr});
+  back.run(second, &y, &second_d, {&middle, &d_states});
+  back.run(first, &y, &first_d, {&zero, &d_states});
+  EXPECT_LT(relative_error(back.gradients().data(), to_f64(whole.params().gradients())), 1e-5);
+  if (forward.layout().entries().empty()) return;  // rows are on their own: the first part has no gradient
+  ASSERT_TRUE(first_d.defined());
+  EXPECT_LT(relative_error(first_d.f32(), to_f64(d_x.rows(0, cut).clone())), 1e-5);
+}
+
+TEST_P(BlockGradients, RecomputeChangesNoBit) {
+  const Part part = random_part({70, 0, 3, 130}, 1), next = random_part({65, 7, 0, 20}, 31);
+  TrainedSubject kept(GetParam(), 2), again(GetParam(), 2, true);
+  for (const bool stateful : {false, true}) {
+    std::vector<State> states(4), other_states(4);
+    for (const Part* rows : {&part, &next}) {
+      std::vector<State> d_states(4), other_d_states(4);
+      Tensor y, d_x, other_y, other_d_x;
+      kept.run(*rows, &y, &d_x, stateful ? Bound{&states, &d_states} : Bound{});
+      again.run(*rows, &other_y, &other_d_x, stateful ? Bound{&other_states, &other_d_states} : Bound{});
+      EXPECT_TRUE(same_bits(other_y, y)) << stateful;
+      EXPECT_TRUE(same_bits(other_d_x, d_x)) << stateful;
+      EXPECT_EQ(again.gradients(), kept.gradients()) << stateful;
+      for (size_t s = 0; s < states.size() && stateful; ++s) {
+        EXPECT_TRUE(same_tensors(other_states[s].tensors(kept.layout()), states[s].tensors(kept.layout()))) << s;
+        EXPECT_TRUE(same_tensors(other_d_states[s].tensors(kept.layout()), d_states[s].tensors(kept.layout()))) << s;
+      }
+    }
   }
 }
 

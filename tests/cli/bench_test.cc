@@ -91,6 +91,31 @@ TEST(Bench, RandomWeightsNeedNoCheckpoint) {
   EXPECT_EQ(run_carousel(start).status, 1) << "no weights";
 }
 
+TEST(Bench, TrainingSteps) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", kTinyLfm2);
+  const Ran ran =
+      run_carousel("bench " + (scratch / "config.json") + " --train --batch 2 --rows 9 --recompute -r 1 -t 2 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json lines = parse_json(ran.out, "bench").at("training");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_GT(lines[0].at("tokens_per_s").get<double>(), 0);
+  EXPECT_GT(lines[0].at("percent_of_peak").get<double>(), 0);
+  EXPECT_EQ(run_carousel("bench --train").status, 2);
+}
+
+TEST(Bench, AnOpAndItsGradient) {
+  for (const char* op : {"slstm --heads 2 --head-dim 16", "mlstm --heads 2 --head-dim 16", "linear --in 48 --out 32",
+                         "short_conv --in 32", "attention --heads 4 --head-dim 16", "norm --in 64"}) {
+    const Ran ran = run_carousel(std::string("bench --op ") + op + " --rows 70 --backward -r 1 -t 2 --json");
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    const Json line = parse_json(ran.out, "bench").at("ops")[0];
+    EXPECT_GT(line.at("backward_seconds").get<double>(), 0) << op;
+    EXPECT_GT(line.at("backward_ratio").get<double>(), 0) << op;
+  }
+  EXPECT_EQ(run_carousel("bench --op linear --weights bf16 --backward").status, 2);
+}
+
 TEST(Bench, AnOpBesideItsBound) {
   struct Op {
     const char* flags;

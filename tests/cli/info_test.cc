@@ -56,6 +56,23 @@ TEST(Info, ReleasedSizesOfLfm2) {
   }
 }
 
+TEST(Info, TrainingIsTheSumOfItsParts) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", kTinyLfm2);
+  const std::string start = "info " + (scratch / "config.json") + " --train --batch 4 --seq 64 --micro-batch 2";
+  const Ran ran = run_carousel(start + " --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json training = parse_json(ran.out, "info").at("training");
+  int64_t sum = 0;
+  for (const char* part : {"master_bytes", "gradient_bytes", "moment_bytes", "packed_bytes", "activation_bytes"}) {
+    EXPECT_GT(training.at(part).get<int64_t>(), 0) << part;
+    sum += training.at(part).get<int64_t>();
+  }
+  EXPECT_EQ(training.at("bytes"), sum);
+  EXPECT_NE(run_carousel(start + " --recompute").out.find("4 rows of 64 tokens, 2 at a time, recomputed"),
+            std::string::npos);
+}
+
 TEST(Info, ForecasterFromACheckpointAndFromAnInitialisedConfig) {
   const std::string checkpoint = CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt";
   const Ran published = run_carousel("info " + checkpoint);

@@ -155,6 +155,19 @@ TEST(Arena, ZerosClearsWhatAnEarlierTensorLeft) {
   EXPECT_EQ(arena.zeros({64}).f32()[63], 0);
 }
 
+TEST(Arena, ATightOneGivesNoLargeBlockToASmallTensor) {
+  Arena arena;
+  arena.fit_tightly();
+  arena.empty({1 << 20});
+  const size_t large = arena.size_bytes();
+  const Tensor kept = arena.empty({1000});
+  EXPECT_GT(arena.size_bytes(), large);
+  const size_t both = arena.size_bytes();
+  EXPECT_LE(both - large, 5120u);
+  const Tensor near = arena.empty({900000});  // more than four fifths of the large one
+  EXPECT_EQ(arena.size_bytes(), both);
+}
+
 TEST(Arena, TrimKeepsWhatIsHeld) {
   Arena arena;
   const Tensor held = arena.zeros({10});

@@ -91,6 +91,30 @@ TEST(Tape, NodesThatTheLossDoesNotDependOnDoNotRun) {
   EXPECT_FALSE(t.gradient(x).defined());  // taken
 }
 
+// What the op gives does not matter to the loss; what it leaves in its states does.
+TEST(Tape, ANodeWhoseStatesHaveAGradientRunsOnZeros) {
+  Copying t;
+  StateLayout layout;
+  layout.add("0", {{"count", DType::kF32, Shape{1}}});
+  State state;
+  State* const states[] = {&state};
+  StateBatch d_states;
+  d_states.bind(layout, states, std::vector<int64_t>{2});
+  const Tensor x = t.input(random_tensor({2, 3}, 1)), y = t.arena.empty({2, 3});
+  int runs = 0;
+  t.tape.record(t.ctx, "counted", {x}, {y}, d_states.layer(0), [&](Ctx&, std::span<const Tensor> d, Grads&) {
+    ++runs;
+    expect_rows(d[0], {0, 0, 0});
+  });
+  t.tape.record(t.ctx, "stateless", {x}, {t.arena.empty({2, 3})},
+                [](Ctx&, std::span<const Tensor>, Grads&) { ADD_FAILURE() << "ran"; });
+  Grads grads(t.tape, &d_states);
+  Ctx untaped = t.ctx;
+  untaped.tape = nullptr;
+  t.tape.backward(untaped, grads);
+  EXPECT_EQ(runs, 1);
+}
+
 TEST(Tape, ANodeFreesWhatItKeptOnceItHasRun) {
   Copying t;
   Tensor x = t.input(random_tensor({5, 4}, 1));

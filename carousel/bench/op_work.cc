@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drawn operands, bound sequences, and a call with its gradient.
+#include "carousel/bench/op_work.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "carousel/bench/byte_units.h"
+#include "carousel/core/error.h"
+#include "carousel/core/rng.h"
+
+namespace carousel::bench {
+namespace {
+
+constexpr double kRingBytes = 256e6;  // many times the last-level cache of most machines
+constexpr double kMostCopies = 4096;  // small shapes then fit in a cache together
+constexpr size_t kMostResults = 64;
+
+void fill(float* values, int64_t count, float scale) {
+  constexpr int64_t kDistinct = int64_t{1} << 16;
+  Rng rng(kDrawSeed);
+  for (int64_t i = 0; i < count; ++i)
+    values[i] = i < kDistinct ? scale * static_cast<float>(rng.normal()) : values[i - kDistinct];
+}
+
+/// An operand in the arena while this lives: a tape tells such tensors apart.
+class Watched {
+ public:
+  Watched(Tape& tape, Arena& arena, Tensor& operand) : place_(operand), drawn_(operand) {
+    operand = arena.empty(drawn_.shape());
+    std::memcpy(operand.raw(), drawn_.raw(), drawn_.size_bytes());
+    tape.watch(operand);
+  }
+  ~Watched() { place_ = drawn_; }
+  Watched(const Watched&) = delete;
+  Watched& operator=(const Watched&) = delete;
+
+ private:
+  Tensor& place_;
+  Tensor drawn_;
+};
+
+double time_backward(Work& work, const Stream& stream, const Call& call, size_t i) {
+  Tape tape(work.trained);
+  const Watched x(tape, work.arena, work.x[i % work.x.size()]);
+  std::optional<Watched> y;
+  if (!work.y.empty()) y.emplace(tape, work.arena, work.y[i]);
+  Ctx ctx{stream, work.arena};
+  ctx.tape = &tape;
+  Grads grads(tape);
+  {
+    const std::vector<Tensor> results = call(ctx, i);
+    ctx.tape = nullptr;
+    if (work.d.empty()) {
+      for (const Tensor& result : results) work.d.push_back(drawn(result.shape()));
+    }
+    for (size_t r = 0; r < results.size(); ++r) grads.give(ctx, results[r], work.d[r]);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  tape.backward(ctx, grads);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Tensor drawn(Shape shape, float scale) {
+  Tensor tensor(shape, DType::kF32);
+  fill(tensor.f32(), tensor.count(), scale);
+  return tensor;
+}
+
+size_t ring_of(double bytes) {
+  const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
+  if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
+    fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
+         in_binary_units(count * bytes), in_binary_units(static_cast<double>(available_memory_bytes())));
+  }
+  return static_cast<size_t>(count);
+}
+
+OpBatch::OpBatch(const StateLayout& layout, const Shapes& shapes) : states(static_cast<size_t>(shapes.batch)) {
+  std::vector<State*> pointers;
+  for (State& state : states) pointers.push_back(&state);
+  if (layout.paged_count() > 0 && shapes.depth > 0) see(layout, pointers, shapes.depth);
+  bound.bind(layout, pointers, std::vector<int64_t>(states.size(), shapes.rows));
+  for (int64_t s = 0; s <= shapes.batch; ++s) seqs.offsets.push_back(s * shapes.rows);
+  seqs.pos.assign(states.size(), shapes.depth);
+}
+
+void OpBatch::see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth) {
+  const std::vector<int64_t> lengths(states.size(), depth);
+  bound.bind(layout, pointers, lengths);
+  for (size_t s = 0; s < states.size(); ++s) {
+    for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
+      const int64_t count = layout.entries()[spec].spec.shape.count();
+      float* const* const pages = bound.layer(0).pages(spec)[s];
+      for (int64_t p = 0; p * kPageRows < depth; ++p) fill(pages[p], count, 1.0f);
+    }
+  }
+  bound.advance(lengths);
+  bound.unbind();
+}
+
+void Work::draw(size_t ring, const Shape& shape) {
+  for (size_t i = 0; i < ring; ++i) x.push_back(drawn(shape));
+  hold(ring);
+}
+
+void Work::train(const Tensor& master) {
+  gradients.emplace_back(master.shape(), DType::kF32);
+  trained.add(master, gradients.back().f32());
+}
+
+void Work::hold(size_t ring) {
+  // The arena searches the blocks it holds: with many small results that search would be timed. They stay in a cache
+  // anyway.
+  out.resize(std::min(ring, kMostResults));
+  out2.resize(out.size());
+}
+
+void Work::add_states(size_t ring, const Shapes& shapes) {
+  for (size_t i = 0; i < ring; ++i) batches.push_back(std::make_unique<OpBatch>(layout, shapes));
+}
+
+void set_call(OpCase& result, const std::shared_ptr<Work>& work, const Shapes& shapes, const Call& call) {
+  const Stream& stream = shapes.stream;
+  result.run = [work, call, &stream](size_t i) {
+    Ctx ctx{stream, work->arena};
+    std::vector<Tensor> results = call(ctx, i);
+    if (results.size() > 1) work->out2[i % work->out2.size()] = std::move(results[1]);
+    work->result(i) = std::move(results[0]);
+  };
+  if (!shapes.options.backward) return;
+  result.backward = [work, call, &stream](size_t i) { return time_backward(*work, stream, call, i); };
+}
+
+}  // namespace carousel::bench

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operands of an op that is timed. They exist several times, so that each call finds its own in memory and not in a
+// cache, as in a model.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "carousel/bench/ops.h"
+#include "carousel/ops/tape.h"
+#include "carousel/ops/weight/weight.h"
+
+namespace carousel::bench {
+
+constexpr uint64_t kDrawSeed = 1;
+
+struct Shapes {
+  const OpOptions& options;
+  int64_t batch, rows, depth;
+  DType weights;
+  const Stream& stream;
+  int64_t sparsity = 0;
+
+  int64_t all_rows() const { return batch * rows; }
+};
+
+Tensor drawn(Shape shape, float scale = 1.0f);
+
+/// How many copies of `bytes` exceed the caches together; at most kMostCopies. Throws Error(kUsage) if they do not fit
+/// in memory.
+size_t ring_of(double bytes);
+
+/// One copy of a call's sequences: their states, bound for `rows` rows from position `depth`.
+struct OpBatch {
+  OpBatch(const StateLayout& layout, const Shapes& shapes);
+
+  std::vector<State> states;
+  StateBatch bound;
+  Seqs seqs;
+
+ private:
+  /// Lets the sequences see `depth` rows of random keys and values.
+  void see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth);
+};
+
+/// The copies of an op's operands.
+struct Work {
+  Arena arena;
+  Trained trained;
+  std::vector<Tensor> gradients;  // of masters
+  std::vector<Tensor> d;          // of the results; drawn once
+  StateLayout layout;             // outlives the batches, which refer to it
+  std::vector<Tensor> x, y, out, out2;
+  std::vector<Weight> weights;
+  std::vector<std::unique_ptr<OpBatch>> batches;
+
+  void draw(size_t ring, const Shape& shape);
+  void train(const Tensor& master);
+  void hold(size_t ring);
+  Tensor& result(size_t i) { return out[i % out.size()]; }
+  void add_states(size_t ring, const Shapes& shapes);
+};
+
+/// A call on copy i; returns its results.
+using Call = std::function<std::vector<Tensor>(Ctx& ctx, size_t i)>;
+/// What the case runs, and its gradient where that is asked for.
+void set_call(OpCase& result, const std::shared_ptr<Work>& work, const Shapes& shapes, const Call& call);
+
+}  // namespace carousel::bench

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a step takes, as predicted on meta, beside what it took.
+#include "carousel/train/footprint.h"
+
+#include <gtest/gtest.h>
+
+#include "carousel/train/objective.h"
+#include "tests/ops/machine.h"
+
+namespace carousel::train {
+namespace {
+
+const std::string kModels = CAROUSEL_SOURCE_DIR "/tests/fixtures/models/";
+
+/// Some rows of ids below any vocabulary.
+Batch batch_of(int64_t rows, int64_t seq) {
+  Batch batch;
+  batch.lengths.assign(static_cast<size_t>(rows), seq);
+  for (int64_t n = 0; n < rows * seq; ++n) {
+    batch.tokens.push_back(static_cast<int32_t>(n % 7));
+    batch.targets.push_back(static_cast<int32_t>((n + 1) % 7));
+  }
+  return batch;
+}
+
+TEST(Footprint, IsWhatAStepHolds) {
+  Machine machine;
+  for (const char* name : {"xlstm-odd", "xlstm-lm-mixed", "lfm2-conv7", "lfm2-v4"}) {
+    model::TrainedModel trained = model::load_trained(kModels + name, machine.stream, 1);
+    const model::ModelFiles files = model::open_model_files(kModels + name);
+    for (const bool recompute : {false, true}) {
+      const StepShape shape = {6, 3, 70, recompute};
+      Objective objective(trained, machine.stream);
+      if (recompute) objective.recompute();
+      double sum = 0;
+      for (int i = 0; i < 2; ++i) objective.add_gradients(batch_of(3, 70), 1, &sum);
+      const Footprint footprint = measure_footprint(files, machine.stream, shape);
+      EXPECT_EQ(footprint.activations, objective.arena().size_bytes()) << name << " " << recompute;
+      EXPECT_EQ(footprint.masters, trained.params->masters().size_bytes()) << name;
+      EXPECT_EQ(footprint.moments, 2 * trained.params->gradients().size_bytes()) << name;
+      EXPECT_GE(footprint.packed, footprint.masters / 2) << name;
+    }
+  }
+}
+
+TEST(Footprint, RecomputingHoldsLessOfALongRow) {
+  Machine machine;
+  const model::ModelFiles files = model::open_model_files(kModels + "xlstm-odd");
+  const Footprint kept = measure_footprint(files, machine.stream, {4, 0, 512, false});
+  const Footprint again = measure_footprint(files, machine.stream, {4, 0, 512, true});
+  EXPECT_LT(again.activations, kept.activations);
+  EXPECT_EQ(again.total() - again.activations, kept.total() - kept.activations);
+}
+
+}  // namespace
+}  // namespace carousel::train

@@ -11,6 +11,7 @@
 #include "carousel/core/error.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/stack.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -146,7 +147,7 @@ Tensor run(Machine& machine, const model::Stack& stack, const Tensor& x, const s
 }
 
 TEST(AttentionOptions, AgreeWithF64HoweverTheSequenceIsCut) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int64_t window : {1, 5, 64, 100}) {
       Machine machine(isa);
       KeptParams params(machine.stream);

@@ -10,6 +10,7 @@
 #include "carousel/model/trained_params.h"
 #include "carousel/ops/tape.h"
 #include "tests/blocks/random_params.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 #include "tests/slow.h"
 
@@ -289,7 +290,7 @@ TEST_P(BlockGradients, MaskedWeightsHaveNone) {
 
 std::vector<GradientParam> gradient_subjects() {
   std::vector<GradientParam> out;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa});
     for (const char* stack : {"all", "all_wired"}) out.push_back({stack, isa});
   }

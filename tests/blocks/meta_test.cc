@@ -13,6 +13,7 @@
 #include "carousel/model/pass.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/stack.h"
+#include "tests/isas.h"
 
 namespace carousel {
 namespace {
@@ -69,7 +70,7 @@ std::vector<size_t> reserved(const Case& c, Memory& memory, Isa isa) {
 }
 
 void expect_alike(const Case& c) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     EXPECT_EQ(reserved(c, Memory::meta(), isa), reserved(c, Memory::host(), isa))
         << c.block << ", " << c.threads << " threads, " << dtype_name(c.weights) << ", " << c.profile
         << (c.keeps_states ? "" : ", no states") << (c.wired ? ", wired" : "");

@@ -13,6 +13,7 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/model/stack.h"
 #include "tests/blocks/random_params.h"
+#include "tests/isas.h"
 #include "tests/slow.h"
 
 namespace carousel {
@@ -266,7 +267,7 @@ TEST_P(BlockProperties, ALongStreamStaysFiniteAndInTheMemoryItsLayoutStates) {
 
 std::vector<Param> subjects() {
   std::vector<Param> out;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const DType weights : {DType::kF32, DType::kQ8, DType::kQ4}) {
       for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa, weights});
       for (const char* stack : {"all", "all_wired", "mlstm_wired"}) out.push_back({stack, isa, weights});

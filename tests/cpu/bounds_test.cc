@@ -5,13 +5,14 @@
 #include <gtest/gtest.h>
 
 #include "carousel/cpu/isa.h"
+#include "tests/isas.h"
 
 namespace carousel {
 namespace {
 
 TEST(Bounds, AreMeasuredOnEverySet) {
   ThreadPool pool(2);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Stream stream{&Memory::host(), isa, &pool};
     const cpu::Bounds bounds = cpu::measure_bounds(stream, 1, size_t{8} << 20);
     EXPECT_GT(bounds.read_gb_per_s, 0.01);

@@ -8,12 +8,13 @@
 #include <string>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 
 namespace carousel {
 namespace {
 
 TEST(Isa, NamesReadBack) {
-  const std::vector<Isa> isas = cpu::runnable_isas();
+  const std::vector<Isa> isas = tested_isas();
   ASSERT_FALSE(isas.empty());
   EXPECT_EQ(isas.front(), Isa::kPortable);
   EXPECT_EQ(isas.back(), cpu::best_isa());

@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -58,7 +59,7 @@ double worst_error(const std::vector<float>& x, const std::vector<float>& y, dou
 
 TEST(Exp, WithinOneAndAHalfUlp) {
   const std::vector<float> x = sweep();
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     EXPECT_LT(worst_error(x, apply(machine, kernels::exp_array, x), [](double v) { return std::exp(v); }), 1.5)
         << cpu::isa_name(isa);
@@ -67,7 +68,7 @@ TEST(Exp, WithinOneAndAHalfUlp) {
 
 TEST(Exp, Extremes) {
   const std::vector<float> x = {0.0f, -0.0f, kInfinity, -kInfinity, 1e30f, -1e30f, 88.8f, -105.0f, -87.5f, -100.0f};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const std::vector<float> y = apply(machine, kernels::exp_array, x);
     EXPECT_EQ(y[0], 1.0f);
@@ -84,7 +85,7 @@ TEST(Exp, Extremes) {
 }
 
 TEST(Exp, NanStaysNan) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const std::vector<float> x(5, std::numeric_limits<float>::quiet_NaN());
     for (const Kernel kernel : {kernels::exp_array, kernels::tanh_array, kernels::sigmoid_array}) {
@@ -95,7 +96,7 @@ TEST(Exp, NanStaysNan) {
 
 TEST(Tanh, WithinFourUlp) {
   const std::vector<float> x = sweep();
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     EXPECT_LT(worst_error(x, apply(machine, kernels::tanh_array, x), [](double v) { return std::tanh(v); }), 4.0)
         << cpu::isa_name(isa);
@@ -104,7 +105,7 @@ TEST(Tanh, WithinFourUlp) {
 
 TEST(Tanh, SignsAndExtremes) {
   const std::vector<float> x = {0.0f, -0.0f, kInfinity, -kInfinity, 1e30f, -1e30f, 1e-40f, -1e-40f};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const std::vector<float> y = apply(machine, kernels::tanh_array, x);
     EXPECT_EQ(y[0], 0.0f);
@@ -124,7 +125,7 @@ TEST(Sigmoid, WithinThreeUlpAndSaturates) {
   for (const float value : sweep()) {
     if (value > -87.0f) x.push_back(value);  // below, the result is subnormal and 1 + e^-x overflows first
   }
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const std::vector<float> y = apply(machine, kernels::sigmoid_array, x);
     EXPECT_LT(worst_error(x, y, [](double v) { return 1 / (1 + std::exp(-v)); }), 3.0) << cpu::isa_name(isa);

@@ -14,6 +14,7 @@
 #include "carousel/model/profile.h"
 #include "carousel/model/quantise.h"
 #include "carousel/model/runner.h"
+#include "tests/isas.h"
 #include "tests/model/block_configs.h"
 #include "tests/scratch.h"
 
@@ -58,7 +59,7 @@ class Mapped : public testing::Test {
     return out;
   }
   void expect_same_bits(const std::string& path, const WeightTypes& types = {}) {
-    for (const Isa isa : cpu::runnable_isas()) {
+    for (const Isa isa : tested_isas()) {
       for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
         const Stream stream{&Memory::host(), isa, &pool_, compute};
         const std::vector<float> packed = logits(path, types, stream), in_place = logits(path, mapped(types), stream);

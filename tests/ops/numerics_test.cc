@@ -18,6 +18,7 @@
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/short_conv/short_conv.h"
 #include "carousel/ops/tokens/embedding.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -59,7 +60,7 @@ Tensor bf16_tensor(Shape shape, uint64_t seed, float scale = 1.0f) {
 }
 
 TEST(Rounding, IsThatOfTheDType) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     Tensor x = random_tensor({7, 37}, 1, 100.0f);
     const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, 1.00390625f, 1.01171875f, 3.4e38f, -3.4e38f, 1e-40f};
@@ -109,7 +110,7 @@ TEST(Activations, ProductsAndLookUpsAreRounded) {
 
 // round(round(silu(gate)) * up), each rounding by its own key.
 TEST(Gates, AndActivationsRoundAUnitsTwoHalves) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Tensor x = random_tensor({3, 2 * 37}, 6);
     for (const Numerics& numerics : {kActivations, kGates}) {
       Profiled profiled(isa, numerics);
@@ -133,7 +134,7 @@ TEST(Gates, AndActivationsRoundAUnitsTwoHalves) {
 }
 
 TEST(Gates, OfHeadsAndOutputsAreRounded) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Profiled profiled(isa, kGates);
     const Tensor gate = random_tensor({4, 2}, 7), x = random_tensor({4, 6}, 8);
     const Tensor y = ops::gate_heads(profiled.ctx, x, gate);
@@ -152,7 +153,7 @@ TEST(Gates, OfHeadsAndOutputsAreRounded) {
 }
 
 TEST(SoftCap, RoundsEachOfItsOperations) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({5, 33}, 10, 20.0f), got = x.clone();
     ops::soft_cap(machine.ctx, got, 15.0f, DType::kBF16);
@@ -167,7 +168,7 @@ TEST(SoftCap, RoundsEachOfItsOperations) {
 TEST(Gelu, ByTanhIsItsApproximation) {
   Numerics numerics;
   numerics.gelu_tanh = true;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Profiled profiled(isa, numerics);
     const Tensor x = random_tensor({2, 80}, 11, 2.0f);
     const Tensor erf = ops::gated_unit(profiled.machine.ctx, x, ops::Activation::kGelu);
@@ -230,7 +231,7 @@ TEST(Norms, FollowTheRuleOfTheProfile) {
        }),
        ops::Norm::Kind::kLayer},
   };
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const NormCase& c : cases) {
       Profiled profiled(isa, c.numerics);
       ops::Norm norm;
@@ -273,7 +274,7 @@ TEST(Norms, SumsAreRoundedBeforeTheyAreNormed) {
 }
 
 TEST(Convolutions, RoundTheInputTheSumAndTheGate) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Profiled profiled(isa, kActivations);
     constexpr int64_t kRows = 6, kWidth = 19, kTaps = 3;
     const Tensor bcx = bf16_tensor({kRows, 3 * kWidth}, 16);
@@ -353,7 +354,7 @@ TEST(Attention, RoundsRotationAndScoresAsTheProfileSays) {
                             with([](Numerics& n) { n.attention.scores = DType::kBF16; }), with([](Numerics& n) {
                               n.activations = n.attention.rotary = n.attention.scores = DType::kBF16;
                             })};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Numerics& numerics : cases) {
       Profiled profiled(isa, numerics);
       const std::vector<float> expected = attended(qkv, dims, numerics);

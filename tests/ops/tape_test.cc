@@ -7,6 +7,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -139,7 +140,7 @@ TEST(Tape, AMasterIsFoundByItsAddressAndAddedTo) {
 
 // Against central differences in f64, on more rows than one thread takes.
 TEST(Tape, ReluAndAddHaveTheirGradients) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Copying t;
     t.stream.isa = isa;
     const Tensor x = t.input(random_tensor({131, 67}, 1)), y = t.input(random_tensor({131, 67}, 2));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "tests/isas.h"
 #include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/gradients.h"
 
@@ -82,7 +83,7 @@ constexpr double kTolerance = 1.5e-6;
 TEST(AttentionBackward, AgreesWithCentralDifferences) {
   const std::vector<int64_t> lengths = {1, 17, 0, 64, 131};
   const Seqs seqs = sequences(lengths);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const AttentionDims& dims : shapes()) {
       const Tensor qkv = random_qkv(seqs.rows(), dims), d = random_d(seqs.rows(), dims);
       const Gradients got = run(isa, 3, dims, qkv, d, {lengths});
@@ -119,7 +120,7 @@ TEST(AttentionBackward, AgreesWithCentralDifferences) {
 TEST(AttentionBackward, ThreadsNeighboursAndMicroBatchesChangeNoBit) {
   const std::vector<int64_t> lengths = {70, 1, 0, 200, 33};
   const int64_t rows = sequences(lengths).rows();
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const AttentionDims& dims : {attention_dims(4, 2, 16), windowed(attention_dims(6, 3, 24), 50)}) {
       const Tensor qkv = random_qkv(rows, dims), d = random_d(rows, dims);
       const Gradients whole = run(isa, 1, dims, qkv, d, {lengths});
@@ -208,7 +209,7 @@ Gradients run_cut(Isa isa, const AttentionDims& dims, const std::vector<Tensor>&
 std::vector<double> to_f64(const std::vector<float>& values) { return {values.begin(), values.end()}; }
 
 TEST(AttentionBackward, ACutSequenceHasTheGradientsOfTheUncutOne) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const AttentionDims& dims : shapes()) {
       const std::vector<Tensor> qkv = {random_qkv(150, dims), random_tensor({90, width_of(dims)}, 13)};
       const std::vector<Tensor> d = {random_d(150, dims), random_tensor({90, dims.heads * dims.head_dim}, 14)};

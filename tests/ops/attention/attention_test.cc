@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/machine.h"
 
@@ -80,7 +81,7 @@ std::vector<AttentionDims> shapes() {
 }
 
 TEST(Attention, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const AttentionDims& dims : shapes()) {
       const std::vector<int64_t> lengths = {1, 2, 0, 17, 63, 64, 65, 130};
@@ -98,7 +99,7 @@ TEST(Attention, AgreesWithF64) {
 }
 
 TEST(Attention, DecodeEqualsPrefillBitForBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const AttentionDims& dims : shapes()) {
       const Tensor qkv = random_qkv(200, dims, 12);
@@ -116,7 +117,7 @@ TEST(Attention, DecodeEqualsPrefillBitForBit) {
 }
 
 TEST(Attention, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     const AttentionDims dims = make_dims(4, 2, 48);
     const std::vector<int64_t> lengths = {1, 100, 0, 64, 3, 1};
@@ -145,7 +146,7 @@ std::vector<AttentionDims> few_heads() {
 
 TEST(AttentionSpans, AgreeWithF64) {
   constexpr int64_t kRows = 2 * ops::kAttentionSpan + 300, kLast = 4;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), four(isa, 4);
     for (const AttentionDims& dims : few_heads()) {
       const Tensor qkv = random_qkv(kRows, dims, 21);
@@ -164,7 +165,7 @@ TEST(AttentionSpans, CutsThreadsAndNeighboursChangeNoBit) {
   constexpr int64_t kSpan = ops::kAttentionSpan, kRows = 2 * kSpan + 40;
   std::vector<int64_t> cuts = {1, 700, kSpan - 1, kSpan, kSpan + 1, kSpan + 64, 2 * kSpan - 3};
   for (int64_t t = 2 * kSpan; t <= kRows; ++t) cuts.push_back(t);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), two(isa, 2), four(isa, 4);
     for (const AttentionDims& dims : few_heads()) {
       const Tensor qkv = random_qkv(kRows, dims, 22), short_qkv = random_qkv(1, dims, 23);

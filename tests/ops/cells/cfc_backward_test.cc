@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "tests/isas.h"
 #include "tests/ops/bound_states.h"
 #include "tests/ops/cells/cfc_reference.h"
 #include "tests/ops/gradients.h"
@@ -129,7 +130,7 @@ void expect_gradients(Isa isa, const Shape2& shape) {
 }
 
 TEST(CfcBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const CfcMode mode : {CfcMode::kDefault, CfcMode::kNoGate, CfcMode::kPure}) {
       expect_gradients(isa, {.mode = mode, .units = {11, 6, 3}, .depth = 0, .memory = true});
       if (isa != cpu::best_isa()) continue;  // central differences are slow
@@ -162,7 +163,7 @@ Gradients run(Taped& t, Reference& reference, const Tensor& values, const Seqs& 
 }
 
 TEST(CfcBackward, ThreadsNeighboursAndMicroBatchesChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Shape2& shape : {Shape2{.units = {80}, .depth = 1, .memory = true},
                                 Shape2{.mode = CfcMode::kPure, .units = {11, 6, 3}, .depth = 0}}) {
       Reference reference = make_reference(kInputs, shape);

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/cells/cfc_reference.h"
 #include "tests/ops/machine.h"
 
@@ -74,7 +75,7 @@ void check(Machine& machine, const Shape2& shape) {
 }
 
 TEST(Cfc, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const CfcMode mode : {CfcMode::kDefault, CfcMode::kNoGate, CfcMode::kPure}) {
       for (const int64_t depth : {0, 1, 3}) check(machine, {.mode = mode, .depth = depth});
@@ -135,7 +136,7 @@ TEST(Cfc, OneUnitByHand) {
 
 // Wide enough that a lone sequence divides its units among the threads.
 TEST(Cfc, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     const Reference reference = make_reference(700, {.units = {300}, .depth = 1, .memory = true});
     const Tensor x = random_tensor({9, 700}, 3);

@@ -11,6 +11,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/cells/ltc.h"
+#include "tests/isas.h"
 #include "tests/ops/bound_states.h"
 #include "tests/ops/gradients.h"
 
@@ -214,7 +215,7 @@ void expect_gradients(Isa isa, Cell cell) {
 }
 
 TEST(LtcBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     expect_gradients(isa, make_cell(3, 19, 5, true, true));
     if (isa != cpu::best_isa()) continue;  // central differences are slow
     expect_gradients(isa, make_cell(2, 1, 1, true, false));
@@ -245,7 +246,7 @@ TEST(LtcBackward, ThreadsNeighboursAndMicroBatchesChangeNoBit) {
   const Cell cell = make_cell(6, 70, 7, true, true);
   const Tensor x = random_tensor({78, 6}, 1), weights = random_tensor({78, 7}, 3);
   const Seqs seqs = sequences({5, 70, 3});
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine plain(isa);
     Taped one(isa, 1), two(isa, 2), three(isa, 3), alone(isa, 3), among(isa, 2), first(isa), second(isa);
     const Gradients all = run(one, cell, x, seqs, weights);

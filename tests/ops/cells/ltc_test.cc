@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -137,7 +138,7 @@ Vector after_row(const ops::LtcCell& cell, const std::vector<float>& x, const st
 
 // 5e-6: six solver steps per row, each a quotient of sums of up to 40 terms in f32.
 TEST(Ltc, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t units : {1, 15, 33}) {
       const int64_t outputs = (units + 1) / 2;
@@ -262,7 +263,7 @@ TEST(Ltc, MaskedSynapsesDoNothing) {
 }
 
 TEST(Ltc, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     const Cell cell = random_cell(40, 200, 7);  // wide: a lone sequence divides its neurons among the threads
     const Tensor x = random_tensor({9, 40}, 3);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "carousel/ops/gate/gate.h"
+#include "tests/isas.h"
 #include "tests/ops/gate/gate_reference.h"
 #include "tests/ops/gradients.h"
 
@@ -30,7 +31,7 @@ UnitResult run_unit(Taped& t, const Tensor& gate_up, const Tensor& d, Activation
 }
 
 TEST(GatedUnitBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Activation kind : kActivations) {
       for (const int64_t width : {1, 17, 64, 131}) {
         Taped t(isa);
@@ -55,7 +56,7 @@ TEST(GatedUnitBackward, AgreesWithCentralDifferences) {
 }
 
 TEST(GatedUnitBackward, ThreadsAndNeighboursChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Activation kind : kActivations) {
       Taped one(isa, 1), three(isa, 3), alone(isa, 2);
       const Tensor gate_up = random_tensor({300, 2 * 131}, 1, 40.0f), d = random_tensor({300, 131}, 2);
@@ -68,7 +69,7 @@ TEST(GatedUnitBackward, ThreadsAndNeighboursChangeNoBit) {
 }
 
 TEST(SoftCapBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const float cap : {30.0f, 1.5f}) {
       Taped t(isa), one(isa, 1);
       const Tensor values = random_tensor({67, 131}, 3, 1.5f), d = random_tensor({67, 131}, 4);
@@ -101,7 +102,7 @@ TEST(SoftCapBackward, WhatNobodyNeedsIsCappedInPlace) {
 }
 
 TEST(GateHeadsBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int64_t dim : {1, 21, 64}) {
       const int64_t heads = 3;
       const Tensor x = random_tensor({67, heads * dim}, 5), pre = random_tensor({67, heads}, 6);

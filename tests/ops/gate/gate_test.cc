@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/gate/gate_reference.h"
 #include "tests/ops/machine.h"
 
@@ -14,7 +15,7 @@ namespace carousel {
 namespace {
 
 TEST(Swiglu, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t width : {1, 3, 16, 17, 704, 1001}) {
       const Tensor x = random_tensor({5, 2 * width}, 1, 4.0f);
@@ -32,7 +33,7 @@ TEST(Swiglu, AgreesWithF64) {
 }
 
 TEST(Swiglu, ExtremesAndThreads) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     const Tensor x = random_tensor({300, 2 * 513}, 2, 100.0f);
     const Tensor y = ops::swiglu(one.ctx, x);
@@ -45,7 +46,7 @@ TEST(Swiglu, ExtremesAndThreads) {
 }
 
 TEST(SoftCap, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const float cap : {30.0f, 15.0f, 0.5f}) {
       const Tensor x = random_tensor({3, 50001}, 3, 40.0f);
@@ -64,7 +65,7 @@ TEST(SoftCap, AgreesWithF64) {
 }
 
 TEST(GateHeads, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({7, 3 * 21}, 4), gate_pre = random_tensor({7, 3}, 5, 3.0f);
     const Tensor y = ops::gate_heads(machine.ctx, x, gate_pre);
@@ -78,7 +79,7 @@ TEST(GateHeads, AgreesWithF64) {
 }
 
 TEST(Elementwise, ReluAndAdd) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({5, 19}, 6), y = random_tensor({5, 19}, 7);
     const Tensor positive = ops::relu(machine.ctx, x), sum = ops::add(machine.ctx, x, y);
@@ -98,7 +99,7 @@ TEST(SoftCap, CapMustBePositive) {
 
 TEST(GatedUnit, EveryActivationAgreesWithF64) {
   using ops::Activation;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor x = random_tensor({5, 2 * 1001}, 3, 3.0f);
     for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu, Activation::kRelu2,

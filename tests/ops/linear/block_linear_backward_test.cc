@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "carousel/ops/linear/block_linear.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -82,7 +83,7 @@ Sums sums(const Projections& p, const Tensor& x, const Tensor& other, const Tens
 // Chains of up to 300 products in f32, against f64. A weight of one number is one such chain, and may be small beside
 // its terms: weights have twice the bound.
 TEST(BlockLinearBackward, HasTheSumsOfTheFormula) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : kShapes) {
       for (const int64_t rows : {1, 5, 131, 300}) {
         Taped t(isa);
@@ -140,7 +141,7 @@ bool same(const Result& a, const Result& b) {
 }
 
 TEST(BlockLinearBackward, ThreadsAndCutsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : kShapes) {
       const Tensor d = random_tensor({300, int64_t{kParts} * shapes.blocks * shapes.size}, 4);
       const Result one = run(shapes, isa, 1, d, {300});
@@ -151,7 +152,7 @@ TEST(BlockLinearBackward, ThreadsAndCutsChangeNoBit) {
 }
 
 TEST(BlockLinearBackward, RowsWithoutGradientChangeNoBitOfTheParameters) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : kShapes) {
       const Tensor d = random_tensor({300, int64_t{kParts} * shapes.blocks * shapes.size}, 4);
       for (int64_t i = 0; i < d.rows(0, 150).count(); ++i) d.f32()[i] = 0;
@@ -173,7 +174,7 @@ TEST(BlockLinearBackward, RowsWithoutGradientChangeNoBitOfTheParameters) {
 }
 
 TEST(BlockLinearBackward, FrozenWeightsPassGradientsOn) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : kShapes) {
       const Tensor d = random_tensor({70, int64_t{kParts} * shapes.blocks * shapes.size}, 4);
       const Result trained = run(shapes, isa, 2, d, {70});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -19,7 +20,7 @@ struct Shapes {
 constexpr Shapes kShapes[] = {{1, 1}, {37, 1}, {32, 4}, {5, 3}, {16, 8}, {2, 31}, {1, 32}, {3, 33}, {2, 128}};
 
 TEST(BlockLinear, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const auto& [blocks, size] : kShapes) {
       const int64_t width = blocks * size, rows = 7;
@@ -69,7 +70,7 @@ TEST(BlockLinear, ABiasMayLieBetweenOthers) {
 }
 
 TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), four(isa, 4);
     for (const auto& [blocks, size] : kShapes) {
       const int64_t width = blocks * size;

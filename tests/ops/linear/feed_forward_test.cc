@@ -12,6 +12,7 @@
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/feed_forward.h"
 #include "carousel/ops/linear/linear.h"
+#include "tests/isas.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/gradients.h"
 
@@ -47,7 +48,7 @@ Tensor one_call(Ctx& ctx, const Tensor& x, const Network& net, Activation activa
 
 // 300 rows cross the slabs of x, 600 columns those of k; 100 and 33 units leave a part of a panel and of a block.
 TEST(FeedForward, HasTheBitsOfItsSteps) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
       ThreadPool pool(3);
       const Stream stream{&Memory::host(), isa, &pool, compute};
@@ -70,7 +71,7 @@ TEST(FeedForward, HasTheBitsOfItsSteps) {
 }
 
 TEST(FeedForward, TypesMayDiffer) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     for (const auto& [units, down] : {std::pair{DType::kQ8, DType::kQ4},
                                       {DType::kQ4, DType::kQ8},
@@ -89,7 +90,7 @@ TEST(FeedForward, TypesMayDiffer) {
 }
 
 TEST(FeedForward, EveryActivationAndProfile) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     const Network net = network(machine.stream, 32, 70, 33, DType::kQ8, DType::kQ8, true);
     const Tensor x = random_tensor({70, 32}, 1);
@@ -108,7 +109,7 @@ TEST(FeedForward, EveryActivationAndProfile) {
 }
 
 TEST(FeedForward, NeitherThreadsNorNeighboursChangeABit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), four(isa, 4);
     for (const DType dtype : {DType::kBF16, DType::kQ8, DType::kQ4}) {
       const Network net = network(one.stream, 64, 200, 40, dtype, dtype, false);
@@ -140,7 +141,7 @@ TEST(FeedForward, RefusesWrongShapes) {
 }
 
 TEST(FeedForward, UnderATapeHasTheBitsAndTheGradientOfItsSteps) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine plain(isa);
     Taped one(isa), three(isa);
     const Tensor values = random_tensor({71, 45}, 1), d = random_tensor({71, 70}, 2);

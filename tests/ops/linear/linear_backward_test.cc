@@ -8,6 +8,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/linear/linear.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -36,7 +37,7 @@ struct Projections {
 };
 
 TEST(LinearBackward, HasTheSumsOfTheFormula) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int64_t N : {1, 2, 63, 131, 1500}) {
       Taped t(isa);
       const Projections p(t);

@@ -14,6 +14,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
+#include "tests/isas.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/machine.h"
 
@@ -82,7 +83,7 @@ std::vector<float> rounded_row(const float* x, int64_t K, DType dtype) {
 }
 
 TEST(Linear, EachTypeOfBlocksRoundsXItsOwnWay) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const Case q8 = make_case(ctx.stream, 40, 96, DType::kQ8, false, 5),
@@ -102,7 +103,7 @@ TEST(Linear, EachTypeOfBlocksRoundsXItsOwnWay) {
 }
 
 TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
@@ -121,7 +122,7 @@ TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
 }
 
 TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 3);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
@@ -149,7 +150,7 @@ TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
 // The chain is over blocks: every instruction set with fused multiply-adds gives the same bits.
 TEST(Linear, BlockWeightsGiveTheSameBitsWithAvx2AndAvx512) {
   std::vector<Tensor> results;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     if (isa == Isa::kPortable) continue;
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
@@ -162,7 +163,7 @@ TEST(Linear, BlockWeightsGiveTheSameBitsWithAvx2AndAvx512) {
 
 TEST(Linear, ComputingInBf16RoundsXBeforeBf16WeightsAlone) {
   ThreadPool pool(3);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Stream stream{&Memory::host(), isa, &pool};
     stream.compute = Compute::kBF16;
     Arena arena;
@@ -188,7 +189,7 @@ TEST(Linear, ComputingInBf16RoundsXBeforeBf16WeightsAlone) {
 }
 
 TEST(Linear, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 3);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kFloats) {
@@ -210,7 +211,7 @@ TEST(Linear, AgreesWithF64) {
 }
 
 TEST(Linear, WeightsOfOneCallStandSideBySide) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t K = 67;
@@ -229,7 +230,7 @@ TEST(Linear, WeightsOfOneCallStandSideBySide) {
 }
 
 TEST(Linear, BlockWeightsStandBesideFloats) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t K = 67;
@@ -253,7 +254,7 @@ TEST(Linear, BlockWeightsStandBesideFloats) {
 
 // 1100 rows cross the slabs of x, 600 columns those of k.
 TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 4);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
@@ -278,7 +279,7 @@ TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
 
 TEST(Linear, ThreadsChangeNoBit) {
   ThreadPool one(1), two(2), four(4);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int64_t N : {1, 7, 100}) {
       const int64_t K = 300, M = 517;
       Arena arena;
@@ -302,7 +303,7 @@ TEST(Linear, ThreadsChangeNoBit) {
 // Rows in others' memory, at an odd address, are packed piece by piece: the bits are those of panels.
 TEST(Linear, WeightsInPlaceGiveTheSameBits) {
   ThreadPool pool(2);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
       const Stream stream{&Memory::host(), isa, &pool, compute};
       Arena arena;
@@ -337,7 +338,7 @@ TEST(Linear, WeightsInPlaceGiveTheSameBits) {
 
 TEST(Linear, NeighboursCannotReachARow) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t N = 13, K = 33, M = 35;  // odd K: the padding column of bf16; odd M: the padding rows of a panel
@@ -355,7 +356,7 @@ TEST(Linear, NeighboursCannotReachARow) {
 TEST(Linear, SpecialWeightsWidenExactly) {
   const float inf = std::numeric_limits<float>::infinity();
   const float values[] = {0x1p-24f, -0x1p-24f, 0x1.8p-15f, 65504.0f, inf, -inf, -0.0f, 1.0f};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 1);
     Ctx& ctx = machine.ctx;
     uint16_t halves[8];

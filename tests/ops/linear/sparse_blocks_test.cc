@@ -11,6 +11,7 @@
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear/linear.h"
+#include "tests/isas.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/machine.h"
 
@@ -65,7 +66,7 @@ Case make_case(const Stream& stream, const Mask& mask, DType dtype, bool bias, b
 }
 
 TEST(SparseBlocks, HaveTheBitsOfZerosHeld) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 3);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
@@ -108,7 +109,7 @@ TEST(SparseBlocks, RowAloneHasTheBitsItHasInABatch) {
 }
 
 TEST(SparseBlocks, StandBesideOtherWeights) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t K = 96;
@@ -125,7 +126,7 @@ TEST(SparseBlocks, StandBesideOtherWeights) {
 }
 
 TEST(SparseBlocks, ABlockOfXThatIsNotFiniteMakesTheRowNaN) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const Case c = make_case(ctx.stream, uneven_mask(64, 128, 0.1, 1), DType::kQ4, false, false, 1);

@@ -12,6 +12,7 @@
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/linear/linear.h"
+#include "tests/isas.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/machine.h"
 
@@ -78,7 +79,7 @@ void expect_product(const Tensor& y, int64_t first_col, const Tensor& x, const C
 }
 
 TEST(SparseLinear, AgreesWithF64AndWithZerosHeld) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 3);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
@@ -110,7 +111,7 @@ TEST(SparseLinear, WideColumns) {
     for (const int64_t k : {m, int64_t{65535}, int64_t{65536}, K - 1 - m}) signs[static_cast<size_t>(m * K + k)] = 1;
   }
   const MatrixMask mask(M, K, false, signs);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kDTypes) {
@@ -125,7 +126,7 @@ TEST(SparseLinear, WideColumns) {
 }
 
 TEST(SparseLinear, StandsBesideDenseWeights) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t K = 67;
@@ -147,7 +148,7 @@ TEST(SparseLinear, StandsBesideDenseWeights) {
 
 TEST(SparseLinear, RowAloneHasTheBitsItHasInABatch) {
   ThreadPool one(1), four(4);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Stream stream{&Memory::host(), isa, &four}, single{&Memory::host(), isa, &one};
     Arena arena;
     Ctx ctx{stream, arena}, single_ctx{single, arena};
@@ -169,7 +170,7 @@ TEST(SparseLinear, RowAloneHasTheBitsItHasInABatch) {
 // 0 x infinity is not 0: a weight that is not there must not be multiplied at all, padding of its panel included.
 TEST(SparseLinear, WhatIsMaskedIsNeverMultiplied) {
   const float inf = std::numeric_limits<float>::infinity();
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 2);
     Ctx& ctx = machine.ctx;
     const int64_t M = 40, K = 64;

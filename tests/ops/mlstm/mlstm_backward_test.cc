@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 #include "tests/ops/mlstm/mlstm_reference.h"
 
@@ -184,7 +185,7 @@ TEST(MlstmBackward, AgreesWithCentralDifferences) {
     for (const bool positive : {false, true}) {
       const Batch batch = drawn(dims, kLengths, kPositions, false);
       if (positive) make_positive(batch.in.q), make_positive(batch.in.k);
-      for (const Isa isa : cpu::runnable_isas()) {
+      for (const Isa isa : tested_isas()) {
         expect_gradients(batch, run_backward(batch, isa, 3), {40, positive ? 1e-6 : 1e-5}, cpu::isa_name(isa));
       }
     }
@@ -194,7 +195,7 @@ TEST(MlstmBackward, AgreesWithCentralDifferences) {
 TEST(MlstmBackward, StatesHaveGradients) {
   for (const MlstmDims& dims : {dims_of(2, 5, 3, 0, true), dims_of(1, 17, 21, 15, false)}) {
     const Batch batch = drawn(dims, kLengths, kPositions, true);
-    for (const Isa isa : cpu::runnable_isas()) {
+    for (const Isa isa : tested_isas()) {
       expect_gradients(batch, run_backward(batch, isa, 3), {}, cpu::isa_name(isa));
     }
   }
@@ -209,7 +210,7 @@ TEST(MlstmBackward, EpsHasItsGradient) {
   const Batch large_m = drawn(dims, kLengths, kPositions, false);
   for (int64_t i = 0; i < large_m.in.i_pre.count(); ++i) large_m.in.i_pre.f32()[i] += 14.0f;
   for (int64_t i = 0; i < large_m.in.q.count(); ++i) large_m.in.q.f32()[i] *= 1e-6f;  // e^-m is seldom below q.n then
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     expect_gradients(large_eps, run_backward(large_eps, isa, 3), {40, 1e-6}, cpu::isa_name(isa));
     expect_gradients(large_m, run_backward(large_m, isa, 3), {40, 1e-6, 1e-12}, cpu::isa_name(isa));
   }
@@ -226,7 +227,7 @@ bool same_gradients(const Result& a, const Result& b, const MlstmDims& dims) {
 }
 
 TEST(MlstmBackward, ThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const MlstmDims& dims : {dims_of(1, 64, 512, 15, false), dims_of(4, 32, 96, 0, true)}) {
       const Batch batch = drawn(dims, kLengths, kPositions, true);
       const Result one = run_backward(batch, isa, 1);
@@ -237,7 +238,7 @@ TEST(MlstmBackward, ThreadsChangeNoBit) {
 
 TEST(MlstmBackward, NeighboursChangeNoBit) {
   const MlstmDims dims = dims_of(2, 24, 40, 15, false);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Batch batch = drawn(dims, kLengths, kPositions, true);
     const Result packed = run_backward(batch, isa, 3);
     const Seqs seqs = sequences(kLengths);
@@ -259,7 +260,7 @@ TEST(MlstmBackward, NeighboursChangeNoBit) {
 }
 
 TEST(MlstmBackward, TheTapeChangesNoBitOfTheForward) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const MlstmDims& dims : {dims_of(1, 64, 512, 15, false), dims_of(4, 32, 96, 0, true)}) {
       const Batch batch = drawn(dims, kLengths, kPositions, true);
       const Result taped = run_backward(batch, isa, 3);
@@ -281,7 +282,7 @@ TEST(MlstmBackward, TheTapeChangesNoBitOfTheForward) {
 // A sequence in two parts, the second part's gradient of the state it read given to the first.
 TEST(MlstmBackward, StatesJoinThePartsOfASequence) {
   const MlstmDims dims = dims_of(2, 24, 40, 15, false);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int64_t cut : {int64_t{1}, int64_t{64}, int64_t{150}, int64_t{256}, int64_t{299}}) {
       const Batch whole = drawn(dims, {300}, {0}, true);
       Batch first = whole, second = whole;
@@ -323,7 +324,7 @@ TEST(MlstmBackward, WhatIsFrozenIsNotWritten) {
 
 TEST(MlstmBackward, ExtremeGatesStayFinite) {
   const float extremes[] = {15, -15, 1e4f, -1e4f, 0, -90, 90};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const float cap : {0.0f, 15.0f}) {
       const Batch batch = drawn(dims_of(1, 4, 6, cap, false), {98}, {0}, true);
       for (int64_t t = 0; t < 98; ++t) {

@@ -7,6 +7,7 @@
 #include "carousel/core/dtype.h"
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/mlstm/mlstm.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -76,7 +77,7 @@ TEST(MlstmPieces, AreOneCell) {
     cell.dims.scale_keys = scale_keys;
     const Tensor native = cell.run(Numerics::native());
     const Tensor c = cell.state_tensor(0), n = cell.state_tensor(1), m = cell.state_tensor(2);
-    for (const Isa isa : cpu::runnable_isas()) {
+    for (const Isa isa : tested_isas()) {
       for (const Pieces how : {Pieces::kCall, Pieces::kSteps}) {
         EXPECT_LE(distance(cell.run(pieces(how), kRows, isa), native), 5e-6);
         EXPECT_LE(distance(cell.state_tensor(0), c), 5e-6);

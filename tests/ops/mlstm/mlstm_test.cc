@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/mlstm/mlstm_reference.h"
 
 namespace carousel {
@@ -79,7 +80,7 @@ const MlstmDims kShapes[] = {dims_of(1, 3, 5),    dims_of(1, 16, 64), dims_of(2,
                              dims_of(4, 64, 128), dims_of(1, 1, 1),   dims_of(2, 5, 257, 0.0f), dims_of(2, 300, 130)};
 
 TEST(Mlstm, AgreesWithTheRecurrence) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const MlstmDims& dims : kShapes) {
       const std::vector<int64_t> lengths(std::begin(kLengths), std::end(kLengths));
@@ -110,7 +111,7 @@ TEST(Mlstm, AgreesWithTheRecurrence) {
 }
 
 TEST(Mlstm, ChunkedEqualsStepped) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const MlstmDims& dims : kShapes) {
       const MlstmTensors in = random_inputs(200, dims, 21);
@@ -126,7 +127,7 @@ TEST(Mlstm, ChunkedEqualsStepped) {
 }
 
 TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const MlstmDims dims = dims_of(2, 48, 80);
     const MlstmTensors in = random_inputs(300, dims, 3);
@@ -144,7 +145,7 @@ TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
 }
 
 TEST(Mlstm, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     // One head of 512 columns: three threads share it. Two heads: the third thread helps with either. Four: one is
     // left.
     for (const MlstmDims& dims : {dims_of(1, 64, 512), dims_of(2, 64, 200), dims_of(4, 32, 96), dims_of(1, 48, 200)}) {
@@ -223,7 +224,7 @@ TEST(Mlstm, GoldenVectors) {
   const float q[] = {1, -2, .5f, .25f, -1, 1, 2, 1}, k[] = {.5f, 1, -1, .5f, 1.5f, -.5f, .25f, .75f};
   const float v[] = {1, 2, -1, .5f, -.5f, 0, -2, 1, 3, 0, 1, -1};
   const MlstmDims dims = dims_of(1, 2, 3, 0.0f);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{4}, {1, 2, 3, 4}, {1, 4}}) {
       for (const Golden& golden : cases) {
         Machine machine(isa);
@@ -255,7 +256,7 @@ TEST(Mlstm, GoldenVectors) {
 
 TEST(Mlstm, ExtremeGatesStayFinite) {
   const float extremes[] = {15, -15, 1e4f, -1e4f, 0, -90, 90};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const float cap : {0.0f, 15.0f}) {
       Machine machine(isa);
       const MlstmDims dims = dims_of(1, 4, 6, cap);
@@ -318,7 +319,7 @@ TEST(Mlstm, ScaledKeysGiveTheSameOutputsAndSmallerStates) {
   MlstmDims scaled = plain;
   scaled.scale_keys = true;
   const float factor = 1 / std::sqrt(24.0f);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const MlstmTensors in = random_inputs(130, plain, 9);
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{130}, {64, 65, 66, 67, 68, 130}}) {

@@ -8,6 +8,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/moe/moe.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -144,7 +145,7 @@ std::vector<double> outputs(const Model& model, const Values& values, const std:
 }
 
 TEST(MoeBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const bool plain : {false, true}) {
       Model model(21, 37, !plain);
       model.routing.normalise = !plain;
@@ -169,7 +170,7 @@ TEST(MoeBackward, AgreesWithCentralDifferences) {
 
 // 1200 rows: more than one group of the expert that the bias prefers, and more than one piece of its product.
 TEST(MoeBackward, ThreadsNeighboursAndMicroBatchesChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Model model(16, 24, true);
     model.routing.expert_bias.f32()[3] = 0.8f;
     const Tensor x = random_tensor({1200, 16}, 1), logits = random_tensor({1200, kExperts}, 2);

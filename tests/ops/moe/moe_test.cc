@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -83,7 +84,7 @@ std::vector<double> reference_expert(const MoeExpert& expert, const std::vector<
 }
 
 TEST(MoeRoute, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t count : {1, 2, 6, 17, 64}) {
       for (const int64_t top_k : {int64_t{1}, std::min<int64_t>(count, 4), count}) {
@@ -126,7 +127,7 @@ TEST(MoeRoute, BiasChoosesButDoesNotWeigh) {
 }
 
 TEST(MoeRoute, TiesGoToTheLowerIndex) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     MoeRouting routing;
     routing.top_k = 3;
@@ -140,7 +141,7 @@ TEST(MoeRoute, TiesGoToTheLowerIndex) {
 }
 
 TEST(MoeRoute, ScoresThatAreNotNumbersStillChooseDistinctExperts) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     MoeRouting routing;
     routing.top_k = 4;
@@ -157,7 +158,7 @@ TEST(MoeRoute, ScoresThatAreNotNumbersStillChooseDistinctExperts) {
 }
 
 TEST(MoeExperts, AgreeWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const int64_t width = 21, hidden = 37, rows = 40;
     const std::vector<MoeExpert> experts = random_experts(machine.stream, 6, width, hidden);
@@ -181,7 +182,7 @@ TEST(MoeExperts, AgreeWithF64) {
 
 // 1200 rows: more than one group of an expert that most of them choose.
 TEST(MoeExperts, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     const int64_t rows = 1200, width = 16;
     const std::vector<MoeExpert> experts = random_experts(one.stream, 5, width, 24);

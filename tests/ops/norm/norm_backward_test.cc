@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "carousel/ops/norm/norm.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 #include "tests/ops/norm/norm_reference.h"
 
@@ -151,7 +152,7 @@ std::vector<Case> head_cases() {
 }
 
 TEST(HeadNormBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Case& c : head_cases()) {
       Taped t(isa);
       const Norm norm = norm_of(c);
@@ -178,7 +179,7 @@ TEST(HeadNormBackward, AgreesWithCentralDifferences) {
 }
 
 TEST(HeadNormBackward, ThreadsAndMicroBatchesChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Case& c : head_cases()) {
       const Norm norm = norm_of(c);
       const Inputs in = inputs_of(c, 700);
@@ -221,7 +222,7 @@ Gradients run_rows(Taped& t, const Case& c, const Norm& norm, const Inputs& in, 
 }
 
 TEST(AddNormBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const Case& c : row_cases()) {
       for (const int which : {1, 2, 3}) {
         const bool sums = which % 2 == 1, norms = which >= 2;
@@ -284,7 +285,7 @@ TEST(AddNormBackward, OnlyTheParametersMayBeTrained) {
 }
 
 TEST(AddNormBackward, ThreadsAndNeighboursChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Case c = {Norm::Kind::kLayer, 1, 600, true, true};
     const Norm norm = norm_of(c);
     const Inputs in = inputs_of(c, 500);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 #include "tests/ops/norm/norm_reference.h"
 
@@ -37,7 +38,7 @@ Norm make_norm(Norm::Kind kind, int64_t width, bool weight, bool bias) {
 }
 
 TEST(AddNorm, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
       for (const int64_t width : {1, 2, 15, 16, 17, 96, 512, 1001}) {
@@ -76,7 +77,7 @@ TEST(AddNorm, NothingToAddAndNoNorm) {
 }
 
 TEST(AddNorm, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     for (const Norm::Kind kind : kKinds) {
       const Tensor x = random_tensor({500, 333}, 1), y = random_tensor({500, 333}, 2);
@@ -99,7 +100,7 @@ ops::NormGate sigmoid_gate(const Columns& pre) { return {ops::NormGate::Kind::kS
 
 // A weight held around zero, w, gives what 1 + w gives, bit for bit.
 TEST(Norm, AWeightOffsetIsAddedToTheWeight) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const Norm::Kind kind : kKinds) {
       const Tensor x = random_tensor({5, 37}, 1);
@@ -116,7 +117,7 @@ TEST(Norm, AWeightOffsetIsAddedToTheWeight) {
 }
 
 TEST(HeadNorm, SigmoidGateAgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int threads : {1, 3}) {
       Machine machine(isa, threads);
       for (const Norm::Kind kind : kKinds) {
@@ -152,7 +153,7 @@ TEST(HeadNorm, HeadsMustDivideTheWidth) {
 }
 
 TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t dv : {3, 16, 33}) {
       const int64_t heads = 2, width = heads * dv, rows = 20;

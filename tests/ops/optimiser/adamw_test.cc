@@ -7,13 +7,14 @@
 #include <cmath>
 
 #include "carousel/ops/optimiser/squared_error.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
 namespace {
 
 TEST(AdamW, TakesTheStepsOfTheFormula) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const int64_t count = 9001, first = 5;
     const Tensor w = random_tensor({count}, 1), g = random_tensor({count}, 2), m({count}, DType::kF32),
@@ -47,7 +48,7 @@ TEST(AdamW, TheNormHasTheSameBitsOnAnyThreads) {
 }
 
 TEST(SquaredError, HasItsSlopes) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Taped t(isa);
     const Tensor values = random_tensor({70, 5}, 1), wanted = random_tensor({70, 5}, 2), y = t.input(values);
     Ctx plain{t.stream, t.arena};

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -53,7 +54,7 @@ class MuonShapes : public testing::TestWithParam<std::pair<int64_t, int64_t>> {}
 TEST_P(MuonShapes, TakesTheStepsOfTheFormula) {
   const auto [rows, cols] = GetParam();
   const int64_t count = rows * cols, first = 16;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor w = random_tensor({count + 32}, 1), m({count + 32}, DType::kF32);
     const Tensor before = w.clone();
@@ -105,7 +106,7 @@ TEST(Muon, AGradientOfZerosIsNoUpdate) {
 }
 
 TEST(Sgd, TakesTheStepsOfTheFormula) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const int64_t count = 9001;
     const Tensor w = random_tensor({count}, 1), m({count}, DType::kF32);

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
 namespace {
 
 TEST(GatherRows, GivesRowsInTheOrderAsked) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 3);
     const Tensor x = random_tensor({6, 37}, 1);
     const std::vector<int64_t> rows = {5, 0, 0, 3};
@@ -29,7 +30,7 @@ TEST(GatherRows, GivesRowsInTheOrderAsked) {
 }
 
 TEST(CopyColumns, TouchesTheseColumnsAlone) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     const Tensor from = random_tensor({4, 9}, 1), to({4, 7}, DType::kF32);
     ops::copy_columns(machine.ctx, columns(from, 3, 5), columns(to, 1, 5));
@@ -44,7 +45,7 @@ TEST(CopyColumns, TouchesTheseColumnsAlone) {
 
 // The gradient is a matrix of zeros and counts, so the sums are exact but for the order of f32 additions.
 TEST(GatherRows, RowsAskedForTwiceGetTheSum) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int threads : {1, 3}) {
       Taped t(isa, threads);
       const Tensor x = t.input(random_tensor({6, 601}, 1));

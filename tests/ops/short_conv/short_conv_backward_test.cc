@@ -8,6 +8,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/short_conv/short_conv.h"
+#include "tests/isas.h"
 #include "tests/ops/bound_states.h"
 #include "tests/ops/gradients.h"
 
@@ -134,7 +135,7 @@ void expect_gradients(const Case& c, Isa isa) {
 }
 
 TEST(ShortConvBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const bool gated : {true, false}) {
       for (const int64_t width : {1, 19, 48}) {
         for (const int64_t taps : {1, 2, 4, 5}) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
@@ -54,7 +55,7 @@ std::vector<double> reference(const Tensor& bcx, const Conv& conv, int64_t first
 }
 
 TEST(ShortConv, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t width : {1, 7, 16, 33, 256}) {
       for (const int64_t count : {1, 2, 3, 5}) {
@@ -73,7 +74,7 @@ TEST(ShortConv, AgreesWithF64) {
 }
 
 TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), three(isa, 3);
     for (const int64_t count : {1, 2, 3, 4, 6}) {
       const Conv conv = make_conv(count, 600, true);
@@ -127,7 +128,7 @@ Tensor advance_silu(Ctx& ctx, const Columns& x, const Conv& conv, State* state, 
 
 // silu of the plain convolution; the state is the last K inputs, the current one among them.
 TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const int64_t width : {1, 16, 37}) {
       for (const int64_t count : {1, 2, 4}) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "carousel/ops/slstm/slstm.h"
+#include "tests/isas.h"
 #include "tests/ops/bound_states.h"
 #include "tests/ops/gradients.h"
 #include "tests/ops/slstm/slstm_reference.h"
@@ -84,7 +85,7 @@ void make_positive(BoundStates& states) {
 }
 
 TEST(SlstmBackward, AgreesWithCentralDifferences) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (Case c : {Case{{1, 1}, {3, 66}}, Case{{3, 5, 0.3f}, {1, 0, 70, 7, 2, 9}},
                    Case{{2, 16}, {5, 5, 3, 1, 1, 2, 4, 4, 4, 1, 1, 1, 1, 8}}, Case{{2, 33}, {4, 0, 9}},
                    Case{{1, 70}, {6, 2, 3}}}) {
@@ -113,7 +114,7 @@ TEST(SlstmBackward, AFreshSequenceAgreesWithCentralDifferences) {
   const Tensor master = c.master(), values = c.wx(), weights = random_tensor({c.rows(), c.width()}, 3);
   const Vector zeros(static_cast<size_t>(4 * c.width()));
   Inputs in = {to_f64(values), to_f64(master), zeros, zeros, zeros, zeros};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Taped t(isa);
     const Gradients g = run(t, c, master, values, weights);
     const auto of = [&] { return loss(c, in, weights, {}); };
@@ -126,7 +127,7 @@ TEST(SlstmBackward, ThreadsChangeNoBitAndTheForwardKeepsIts) {
   for (const Case& c :
        {Case{{3, 24}, {70, 0, 13, 70, 1, 2, 3, 4}}, Case{{1, 72}, {40}}, Case{{1, 40}, {9, 0, 31, 31, 2}}}) {
     const Tensor master = c.master(), values = c.wx(), weights = random_tensor({c.rows(), c.width()}, 3);
-    for (const Isa isa : cpu::runnable_isas()) {
+    for (const Isa isa : tested_isas()) {
       Machine plain(isa);
       Taped one(isa, 1);
       const Gradients alone = run(one, c, master, values, weights);

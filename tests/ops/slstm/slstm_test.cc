@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 #include "tests/ops/slstm/slstm_reference.h"
 
@@ -70,7 +71,7 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
     }
   }
   const ops::SlstmDims dims{1, 2};
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     State state;
     const Tensor out = advance(machine.ctx, wx, formed(ops::SlstmRecurrent(recurrent, dims)), dims, {&state}, {3});
@@ -82,7 +83,7 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
 }
 
 TEST(Slstm, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const auto& [heads, dh] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {2, 16}, {4, 33}, {1, 96}}) {
       ops::SlstmDims dims{heads, dh};
@@ -123,7 +124,7 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   const Seqs seqs = sequences(lengths);
   const Tensor wx = random_tensor({seqs.rows(), 4 * width}, 3);
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims));
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1), many(isa, 4);
     const Tensor whole = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
     EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, seqs, {}), whole));
@@ -146,7 +147,7 @@ TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
   constexpr int64_t kMost = 26, kSteps = 3;
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims));
   const Tensor wx = random_tensor({kMost * kSteps, 160}, 12);
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa, 1);
     std::vector<Tensor> alone;
     for (int64_t s = 0; s < kMost; ++s) {
@@ -169,7 +170,7 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
   const ops::SlstmDims dims{1, 136};
   const std::vector<std::vector<int64_t>> batches = {{60}, {1}, {9, 0, 31, 31, 2}, {1, 1, 1, 1, 1, 1, 1}, {20, 21, 20}};
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims));
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine one(isa, 1);
     for (const std::vector<int64_t>& lengths : batches) {
       const Seqs seqs = sequences(lengths);
@@ -187,7 +188,7 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
 TEST(Slstm, ExtremeGatesStayFinite) {
   const ops::SlstmDims dims{1, 8};
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims));
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     Machine machine(isa);
     for (const float i_pre : {-1e4f, -200.0f, 200.0f, 1e4f}) {
       for (const float f_pre : {-1e4f, 0.0f, 1e4f}) {

@@ -7,13 +7,14 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "tests/isas.h"
 #include "tests/ops/machine.h"
 
 namespace carousel {
 namespace {
 
 TEST(CrossEntropy, AgreesWithF64) {
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const int threads : {1, 3}) {
       Machine machine(isa, threads);
       for (const int64_t vocab : {1, 2, 15, 16, 17, 50257}) {

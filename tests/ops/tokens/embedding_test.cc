@@ -12,6 +12,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
+#include "tests/isas.h"
 
 namespace carousel {
 namespace {
@@ -31,7 +32,7 @@ std::string message_of(const F& f) {
 TEST(Embedding, RowsOfTheTable) {
   ThreadPool pool(2);
   const int64_t V = 70, D = 37;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     const Stream stream{&Memory::host(), isa, &pool};
     Arena arena;
     Ctx ctx{stream, arena};

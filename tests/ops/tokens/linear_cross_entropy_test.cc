@@ -12,6 +12,7 @@
 #include "carousel/ops/linear/linear.h"
 #include "carousel/ops/tokens/cross_entropy.h"
 #include "carousel/ops/tokens/embedding.h"
+#include "tests/isas.h"
 #include "tests/ops/gradients.h"
 
 namespace carousel {
@@ -46,7 +47,7 @@ double loss_in_f64(const std::vector<double>& hidden, const std::vector<double>&
 
 TEST(LinearCrossEntropy, HasTheSlopesOfTheLoss) {
   constexpr float kScale = 0.25f;
-  for (const Isa isa : cpu::runnable_isas()) {
+  for (const Isa isa : tested_isas()) {
     for (const float cap : {0.0f, 3.0f}) {
       Taped t(isa);
       const Tensor master = random_tensor({kV, kD}, 1, 0.4f), values = random_tensor({133, kD}, 3);

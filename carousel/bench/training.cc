@@ -60,7 +60,7 @@ TrainResult run_train_bench(const std::string& path, const Stream& stream, const
   train::Recipe recipe;
   recipe.schedule.kind = train::Schedule::Kind::kConstant;
   recipe.schedule.steps = int64_t{1} << 40;
-  recipe.batch = shape.batch;
+  recipe.batch = train::BatchRamp(shape.batch);
   recipe.recompute = shape.recompute;
   train::Trainer trainer(trained, stream, data, recipe);
   trainer.step();  // untimed: memory is allocated and every page touched

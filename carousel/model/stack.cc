@@ -99,17 +99,18 @@ Tensor Stack::recomputed_branch(Ctx& ctx, const Residual& residual, const Tensor
   untaped.tape = nullptr;
   const Tensor y = branch(untaped, residual, x, rows);
   if (y.count() == 0) return y;
-  const auto backward = [&residual, &trained = ctx.tape->trained(), x, rows, before](
+  const auto backward = [&residual, &trained = ctx.tape->trained(), x, seqs = rows.seqs, states = rows.states, before](
                             Ctx& inner, std::span<const Tensor> d, Grads& grads) {
-    const std::vector<Tensor> after = keep_states(inner, residual, rows);  // a later forward may have replaced them
-    restore_states(inner, before, rows);
+    const Rows again = {seqs, states};
+    const std::vector<Tensor> after = keep_states(inner, residual, again);  // a later forward may have replaced them
+    restore_states(inner, before, again);
     Tape tape(trained);
     tape.watch(x);
     Ctx taped = inner;
     taped.tape = &tape;
     Grads within(tape, grads.d_states());
-    within.give(inner, branch(taped, residual, x, rows), d[0]);
-    restore_states(inner, after, rows);
+    within.give(inner, branch(taped, residual, x, again), d[0]);
+    restore_states(inner, after, again);
     tape.backward(inner, within);
     if (const Tensor d_x = within.take(inner, x); d_x.defined()) grads.give(inner, x, d_x);
   };

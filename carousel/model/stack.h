@@ -35,7 +35,7 @@ class Stack {
   };
   /// The batch a residual runs on: the rows of each sequence, and its own states (empty: none).
   struct Rows {
-    Seqs seqs;
+    const Seqs& seqs;
     LayerStates states;
   };
   /// Block and post_norm of normed [N, D].

@@ -153,6 +153,10 @@ std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool
   const auto values = [&](const model::ParamRecord& record, float* out) {
     const auto index = static_cast<size_t>(&record - records_.data());
     const model::TrainedParam& param = trained_.params->params()[index];
+    if (gradients && !param.trained) {
+      std::fill(out, out + param.shape.count(), 0.0f);  // fixed parameters have none
+      return;
+    }
     const Tensor& from = gradients ? param.gradient : param.master;
     std::memcpy(out, from.f32(), from.size_bytes());
   };
@@ -208,6 +212,7 @@ void TrainingCase::compare_gradients() {
 void TrainingCase::add_noise(double noise) {
   Rng rng(1);
   for (const model::TrainedParam& param : trained_.params->params()) {
+    if (!param.trained) continue;
     const int64_t count = param.gradient.count();
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += std::pow(static_cast<double>(param.gradient.f32()[i]), 2);

@@ -6,7 +6,7 @@
 #include "carousel/ops/gate/gate_cpu.h"
 #include "carousel/ops/linear/linear_backward_cpu.h"
 #include "carousel/ops/moe/moe_backward_cpu.h"
-#include "carousel/ops/moe/moe_groups_cpu.h"
+#include "carousel/ops/moe/moe_groups_composite.h"
 #include "carousel/ops/tape_cpu.h"
 
 namespace carousel::cpu {

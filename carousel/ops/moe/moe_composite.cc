@@ -5,7 +5,7 @@
 #include "carousel/ops/gate/gate_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
 #include "carousel/ops/moe/moe_cpu.h"
-#include "carousel/ops/moe/moe_groups_cpu.h"
+#include "carousel/ops/moe/moe_groups_composite.h"
 #include "carousel/ops/rounding/rounding_cpu.h"
 
 namespace carousel::cpu {

@@ -139,7 +139,7 @@ void add_parameters(const Stream& stream, const Args& args, const float* d_sum) 
   });
 }
 
-constexpr int64_t kMostSwept = 4;   // taps of one pass
+constexpr int64_t kMostSwept = 4;  // taps of one pass
 constexpr int64_t kSweepVecs = 8;  // vectors of a strip
 
 /// Makes all gradients of kSweepVecs vectors of columns from j on.

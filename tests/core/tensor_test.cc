@@ -180,6 +180,17 @@ TEST(Arena, TrimKeepsWhatIsHeld) {
   EXPECT_EQ(outlived.f32()[3], 0);
 }
 
+TEST(TensorId, ANameKeepsNoMemory) {
+  Arena arena;
+  const Tensor tensor = arena.empty({4, 6});
+  const long owners = tensor.owners();
+  const Tensor name = tensor.name();
+  EXPECT_EQ(tensor.owners(), owners);
+  EXPECT_EQ(name.id(), tensor.id());
+  EXPECT_EQ(name.shape(), tensor.shape());
+  EXPECT_EQ(name.raw(), nullptr);
+}
+
 TEST(TensorId, CopiesAndViewsKeepIt) {
   Arena arena;
   const Tensor tensor = arena.empty({4, 6});

@@ -28,6 +28,9 @@ struct TrainOptions {
   double lr = 1e-3, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1;
   std::string schedule = "cosine", warmup = "2%", cooldown = "20%", betas = ".9,.95";
   int64_t seed = 0;
+  // Fine-tuning.
+  std::vector<std::string> freeze, lora_targets;
+  std::string lora;
   // What is kept and shown.
   int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
   bool save_best = false, dry_run = false;
@@ -39,6 +42,8 @@ struct TrainOptions {
   static void read_config(CLI::App& app, const std::string& path);
   /// All options with their values, paths made absolute, for OUT/train.json.
   static Json resolved(const CLI::App& app);
+  /// What is trained. Throws Error(kUsage).
+  model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
 };

@@ -33,13 +33,19 @@ constexpr double kSpread = 4;
 
 const std::string kGrad = "grad.", kAdamW = "adamw.";
 
+struct Named {
+  std::string name;
+  std::vector<float> values;
+};
+
 class TrainingCase {
  public:
-  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream)
+  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream,
+               const std::string& base)
       : where_(folder + "/expected.safetensors"),
         expected_(expected),
         stream_(stream),
-        trained_(model::load_trained(folder, stream, 0)),
+        trained_(load(folder, stream, base)),
         batch_(read_batch()) {
     const model::ModelConfig& config = trained_.model.config;
     const model::TensorNames names = model::find_family(config.model_type, where_).names;
@@ -47,6 +53,11 @@ class TrainingCase {
       if (record.init.kind != Init::Kind::kMask) records_.push_back(record);
     }
     tensors_ = model::file_tensors(config, names, records_);
+  }
+  static model::TrainedModel load(const std::string& folder, const Stream& stream, const std::string& base) {
+    model::Tuning tuning;
+    if (!base.empty()) tuning.adapter = folder;
+    return model::load_trained(base.empty() ? folder : base, stream, 0, tuning);
   }
 
   std::vector<Comparison> compare();
@@ -56,6 +67,8 @@ class TrainingCase {
   train::Batch read_batch() const;
   train::Batch read_tokens() const;
   train::Batch read_features() const;
+  /// The trained tensors as files name them: values, or gradients.
+  std::vector<Named> trained_tensors(bool gradients) const;
   /// A tensor of the file, put together from what `values` has of its parameters.
   std::vector<float> assembled(const model::FileTensor& tensor, bool gradients) const;
   double add_gradients(train::Objective& objective);
@@ -136,6 +149,19 @@ std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool
   return std::vector<float>(whole.f32(), whole.f32() + whole.count());
 }
 
+std::vector<Named> TrainingCase::trained_tensors(bool gradients) const {
+  std::vector<Named> out;
+  if (trained_.params->adapter().modules.empty()) {
+    for (const model::FileTensor& tensor : tensors_) out.push_back({tensor.name, assembled(tensor, gradients)});
+    return out;
+  }
+  for (const NamedTensor& named : trained_.params->adapter_tensors(gradients)) {
+    const float* const values = named.tensor.f32();
+    out.push_back({named.name, {values, values + named.tensor.count()}});
+  }
+  return out;
+}
+
 double TrainingCase::add_gradients(train::Objective& objective) {
   trained_.params->clear_gradients();
   const auto count = static_cast<double>(batch_.counted());
@@ -175,8 +201,8 @@ void TrainingCase::compare_gradients() {
     for (int64_t i = 0; i < want.count(); ++i) sum += std::pow(static_cast<double>(want.f32()[i]), 2);
     largest = std::max(largest, std::sqrt(sum));
   }
-  for (const model::FileTensor& tensor : tensors_) {
-    judge(kGrad + tensor.name, assembled(tensor, true), kReference, kOfLargest * largest);
+  for (const Named& tensor : trained_tensors(true)) {
+    judge(kGrad + tensor.name, tensor.values, kReference, kOfLargest * largest);
   }
 }
 
@@ -184,6 +210,7 @@ void TrainingCase::compare_gradients() {
 void TrainingCase::add_noise(double noise) {
   Rng rng(1);
   for (const model::TrainedParam& param : trained_.params->params()) {
+    if (!param.trained) continue;
     const int64_t count = param.gradient.count();
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += std::pow(static_cast<double>(param.gradient.f32()[i]), 2);
@@ -205,7 +232,7 @@ std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objec
     out[1].push_back(static_cast<float>(norm));
     optimiser.step(1e-2, norm);
   }
-  for (const model::FileTensor& tensor : tensors_) out.push_back(assembled(tensor, false));
+  for (Named& tensor : trained_tensors(false)) out.push_back(std::move(tensor.values));
   std::memcpy(trained_.params->masters().f32(), start.f32(), start.size_bytes());
   trained_.params->repack();
   return out;
@@ -213,7 +240,7 @@ std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objec
 
 void TrainingCase::compare_steps(train::Objective& objective) {
   std::vector<std::string> names = {kAdamW + "losses", kAdamW + "grad_norms"};
-  for (const model::FileTensor& tensor : tensors_) names.push_back(kAdamW + tensor.name);
+  for (const Named& tensor : trained_tensors(false)) names.push_back(kAdamW + tensor.name);
   const std::vector<std::vector<float>> steps = take_steps(objective, 0), others = take_steps(objective, kGradients);
   for (size_t i = 0; i < names.size(); ++i) {
     Drift spread;
@@ -248,8 +275,8 @@ std::vector<Comparison> TrainingCase::compare() {
 bool is_training(const std::string& name) { return name.starts_with(kGrad) || name.starts_with(kAdamW); }
 
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream) {
-  return TrainingCase(folder, expected, stream).compare();
+                                         const Stream& stream, const std::string& base) {
+  return TrainingCase(folder, expected, stream, base).compare();
 }
 
 }  // namespace carousel::verify

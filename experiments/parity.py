@@ -96,7 +96,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--carousel", default="build/release/carousel", help="the binary")
     parser.add_argument("--model", choices=CONFIGS, help="one of them (default: both)")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", default="2")
     parser.add_argument("--out", type=pathlib.Path, help="an empty folder for the runs (default: a temporary one)")

@@ -33,7 +33,7 @@ class MlstmV1 : public Block {
     up_ = p.projection("up", 2 * inner_, hidden, Init::small(hidden), bias);
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
-      const Tensor weight = p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init);
+      const Tensor weight = p.tensor("conv.weight", Shape{inner_, 1, taps_count_}, init.decayed());
       taps_ = p.form(ops::ConvTaps(weight, p.tensor("conv.bias", Shape{inner_}, init)));
     }
     const auto blocks = [&](const char* name) {

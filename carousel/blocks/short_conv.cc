@@ -17,7 +17,7 @@ class ShortConv : public Block {
     const bool bias = config.options.boolean("use_bias", false);
     const Init conv_init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
     in_ = p.projection("in_proj", 3 * hidden_, hidden_, Init::small(hidden_), bias);
-    const Tensor conv = p.tensor("conv.weight", Shape{hidden_, 1, taps_count_}, conv_init);
+    const Tensor conv = p.tensor("conv.weight", Shape{hidden_, 1, taps_count_}, conv_init.decayed());
     const Tensor conv_bias = bias ? p.tensor("conv.bias", Shape{hidden_}, conv_init) : Tensor();
     out_ = p.projection("out_proj", hidden_, hidden_, Init::wang(hidden_, config.num_layers), bias);
     taps_ = p.form(ops::ConvTaps(conv, conv_bias));

@@ -40,7 +40,7 @@ class Slstm : public Block {
 
     if (taps_count_ > 0) {
       const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(taps_count_)));
-      const Tensor weight = p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init);
+      const Tensor weight = p.tensor("conv.weight", Shape{hidden, 1, taps_count_}, init.decayed());
       taps_ = p.form(ops::ConvTaps(weight, p.tensor("conv.bias", Shape{hidden}, init)));
     }
     Tensor weights[kGates];

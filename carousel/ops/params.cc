@@ -57,6 +57,12 @@ Init Init::at_least(double value) const {
 
 void ParamSource::fix_masked(const Tensor&, const Tensor&) {}
 
+Init Init::decayed() const {
+  Init init = *this;
+  init.decays = true;
+  return init;
+}
+
 std::shared_ptr<const Mask> ParamSource::mask(const std::string&, std::shared_ptr<const Mask> drawn) { return drawn; }
 
 bool ParamSource::form(const Pack& pack) {
@@ -69,14 +75,13 @@ Weight weight_for(const Init& init, int64_t rows, int64_t cols, DType dtype, Wei
   return init.mask ? Weight(*init.mask, dtype, memory) : Weight(rows, cols, dtype, layout, memory);
 }
 
-Init Params::masked(const std::string& name, int64_t rows, int64_t cols, const Init& init) const {
-  if (wirings_ == nullptr) return init;
+Init Params::of_projection(const std::string& name, int64_t rows, int64_t cols, const Init& init) const {
+  Init out = init.decayed();
+  if (wirings_ == nullptr) return out;
   const std::string full_name = prefix_ + name;
   const Wirings::Found found = wirings_->find(inside_ + name, full_name, rows, cols);
-  if (!found.mask) return init;
-  Init masked = init;
-  masked.mask = found.stored ? source_->mask(full_name + ".mask", found.mask) : found.mask;
-  return masked;
+  if (found.mask) out.mask = found.stored ? source_->mask(full_name + ".mask", found.mask) : found.mask;
+  return out;
 }
 
 }  // namespace carousel

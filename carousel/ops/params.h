@@ -31,6 +31,7 @@ struct Init {
       false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
   bool fixed = false;                                       // training leaves it alone
   double least = -std::numeric_limits<double>::infinity();  // training keeps values at or above it
+  bool decays = false;  // a weight that the 2024 groups of weight decay count (--decay paper)
   std::shared_ptr<const Mask> mask =
       nullptr;  // masks the values [mask->rows(), mask->cols()]; kMask: they are its entries
 
@@ -60,6 +61,9 @@ struct Init {
   /// The same draw for a parameter that training leaves alone, or keeps at or above `value`.
   Init held_fixed() const;
   Init at_least(double value) const;
+  /// The same draw for a weight that decays: one of a convolution. Those of projections do without being told;
+  /// embeddings, norms, skips, recurrent kernels and biases do not.
+  Init decayed() const;
 };
 
 class ParamSource {
@@ -107,14 +111,14 @@ class Params {
   Weight projection(const std::string& name, int64_t rows, int64_t cols, const Init& init, bool bias = false,
                     const Init& bias_init = {}) {
     Weight weight = source_->matrix(prefix_ + name + ".weight", rows, cols, Weight::Layout::kPanels,
-                                    masked(name, rows, cols, init));
+                                    of_projection(name, rows, cols, init));
     if (bias) weight.bias = source_->tensor(prefix_ + name + ".bias", Shape{rows}, bias_init);
     return weight;
   }
   /// A block-diagonal projection: "<name>.weight" [blocks, outputs, inputs] of a block. Its wiring sees the blocks
   /// below each other: [blocks * outputs, inputs].
   Tensor block_projection(const std::string& name, const Shape& shape, const Init& init) {
-    return source_->tensor(prefix_ + name + ".weight", shape, masked(name, shape[0] * shape[1], shape[2], init));
+    return source_->tensor(prefix_ + name + ".weight", shape, of_projection(name, shape[0] * shape[1], shape[2], init));
   }
   /// A look-up table "<name>.weight" [rows, cols].
   Weight table(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) {
@@ -134,8 +138,8 @@ class Params {
   }
 
  private:
-  /// `init` with the wiring of this projection, if it has one.
-  Init masked(const std::string& name, int64_t rows, int64_t cols, const Init& init) const;
+  /// `init` with what is known of a projection: that it decays, and its wiring if it has one.
+  Init of_projection(const std::string& name, int64_t rows, int64_t cols, const Init& init) const;
 
   ParamSource* source_;
   std::string prefix_;

@@ -22,7 +22,8 @@ Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const O
   }
   for (const model::TrainedParam& param : params.params()) {
     if (!param.trained) continue;
-    const bool decays = param.shape.rank() >= 2;
+    const bool paper = options.decays == OptimiserOptions::Decays::kPaper;
+    const bool decays = paper ? param.init.decays : param.shape.rank() >= 2;
     const int64_t count = param.shape.count();
     const Kind kind = kind_of(param);
     const bool joins = kind != Kind::kMuon && !ranges_.empty() && ranges_.back().kind == kind &&

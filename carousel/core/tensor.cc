@@ -164,11 +164,18 @@ void reset_peak_memory() {
   if (file) std::fwrite(&kResetPeak, 1, 1, file.get());
 }
 
+Tensor Tensor::name() const {
+  Tensor out = *this;
+  out.keep_ = nullptr;
+  out.bytes_ = nullptr;
+  return out;
+}
+
 Tensor Arena::empty(Shape shape, DType dtype) {
   const size_t size_bytes = static_cast<size_t>(shape.count()) * dtype_size(dtype);
   // Rounded up so that neighbouring sizes share a block.
   const size_t unit = size_bytes < (size_t{1} << 16) ? 1024 : size_t{1} << 16;
-  const size_t fresh = round_up(size_bytes + 1, unit);
+  const size_t fresh = round_up(tight_ ? std::max(size_bytes, size_t{1}) : size_bytes + 1, unit);
   const size_t most = tight_ ? std::max(memory_->granted(fresh), size_bytes + size_bytes / 4) : SIZE_MAX;
   std::shared_ptr<Storage>* best = nullptr;
   for (std::shared_ptr<Storage>& block : blocks_) {

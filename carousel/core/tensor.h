@@ -90,6 +90,8 @@ class Tensor {
   /// 0 for what comes from no arena (parameters, states, clones). An address would not tell activations apart: a block
   /// of an arena serves several tensors of one forward, one after the other, and a gradient belongs to one of them.
   uint64_t id() const { return id_; }
+  /// Its id and shape without its memory: says which tensor a gradient belongs to, and keeps nothing.
+  Tensor name() const;
 
  private:
   friend class Arena;

@@ -164,7 +164,7 @@ TEST(Arena, ATightOneGivesNoLargeBlockToASmallTensor) {
   EXPECT_GT(arena.size_bytes(), large);
   const size_t both = arena.size_bytes();
   EXPECT_LE(both - large, 5120u);
-  const Tensor same = arena.empty({1 << 20});  // the large one serves
+  const Tensor near = arena.empty({900000});  // more than four fifths of the large one
   EXPECT_EQ(arena.size_bytes(), both);
 }
 
@@ -178,6 +178,17 @@ TEST(Arena, TrimKeepsWhatIsHeld) {
   held.f32()[9] = 1;
   const Tensor outlived = [] { return Arena().zeros({4}); }();
   EXPECT_EQ(outlived.f32()[3], 0);
+}
+
+TEST(TensorId, ANameKeepsNoMemory) {
+  Arena arena;
+  const Tensor tensor = arena.empty({4, 6});
+  const long owners = tensor.owners();
+  const Tensor name = tensor.name();
+  EXPECT_EQ(tensor.owners(), owners);
+  EXPECT_EQ(name.id(), tensor.id());
+  EXPECT_EQ(name.shape(), tensor.shape());
+  EXPECT_EQ(name.raw(), nullptr);
 }
 
 TEST(TensorId, CopiesAndViewsKeepIt) {

@@ -117,11 +117,12 @@ Tensor add(Ctx& ctx, const Tensor& x, const Tensor& y) {
   if (x.count() == 0) return out;
   kernels::add(ctx.stream, {view(x), view(y), view(out), x.count()});
   if (ctx.tape != nullptr) {
-    ctx.tape->record(ctx, "ops::add", {x, y}, {out}, [x, y](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
-      for (const Tensor& input : {x, y}) {
-        if (grads.wants(input)) grads.give(inner, input, d[0]);
-      }
-    });
+    ctx.tape->record(ctx, "ops::add", {x, y}, {out},
+                     [x = x.name(), y = y.name()](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+                       for (const Tensor& input : {x, y}) {
+                         if (grads.wants(input)) grads.give(inner, input, d[0]);
+                       }
+                     });
   }
   return out;
 }

@@ -63,7 +63,7 @@ void record_norm(Ctx& ctx, const Tensor& x, const Norm& norm, const Tensor& norm
 
 /// x and y share the gradient of their sum.
 void record_add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& norm, const AddNorm& out) {
-  const auto share = [x, y](Ctx& inner, const Tensor& d, Grads& grads) {
+  const auto share = [x = x.name(), y = y.name()](Ctx& inner, const Tensor& d, Grads& grads) {
     for (const Tensor& input : {x, y}) {
       if (grads.wants(input)) grads.give(inner, input, d);
     }
@@ -73,7 +73,8 @@ void record_add_norm(Ctx& ctx, const Tensor& x, const Tensor& y, const Norm& nor
                      [share](Ctx& inner, std::span<const Tensor> d, Grads& grads) { share(inner, d[0], grads); });
     return;
   }
-  const auto backward = [share, x, y, sum = out.sum, norm](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
+  const auto backward = [share, x = x.name(), y = y.name(), sum = out.sum, norm](Ctx& inner, std::span<const Tensor> d,
+                                                                                 Grads& grads) {
     if (!d[1].defined()) return share(inner, d[0], grads);
     NormBackwardArgs args = whole_rows(sum, norm, d[1], grads);
     const Tensor d_sum = grads.wants(x) || grads.wants(y) ? inner.arena.empty(sum.shape()) : Tensor();

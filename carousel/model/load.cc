@@ -123,6 +123,17 @@ const char* describe(ModelKind kind) {
   return "a forecaster of series (see carousel forecast)";
 }
 
+/// Ends the reading of a model's parameters: what has no effect becomes warnings. Throws as CheckpointParams::finish.
+void finish_parameters(Model& model, const CheckpointParams& params, const formats::Checkpoint& checkpoint,
+                       const std::string& where) {
+  for (const std::string& name : params.finish()) {
+    if (checkpoint.gguf() != nullptr && name == kRopeTensor) continue;  // the config was told by it
+    model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", where, name));
+  }
+  for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
+  model.fingerprint = fmt::format("{:016x}", params.fingerprint());
+}
+
 [[noreturn]] void refuse_kind(const ModelConfig& config, ModelKind wanted, const std::string& where) {
   fail(ErrorKind::kInput, "{}: model_type \"{}\" is {}, expected {}", where, config.model_type, describe(config.kind),
        describe(wanted));
@@ -268,12 +279,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   RoundedParams rounded(params, stream, numerics.parameters);
   ParamSource& source = numerics.parameters == DType::kF32 ? static_cast<ParamSource&>(params) : rounded;
   make_body(model, source, place.config);
-  for (const std::string& name : params.finish()) {
-    if (checkpoint.gguf() != nullptr && name == kRopeTensor) continue;  // the config was told by it
-    model.warnings.push_back(fmt::format("{}: \"{}\" has no effect with this config", place.weights, name));
-  }
-  for (const std::string& warning : params.warnings()) model.warnings.push_back(warning);
-  model.fingerprint = fmt::format("{:016x}", params.fingerprint());
+  finish_parameters(model, params, checkpoint, place.weights);
   const Activations needed = measure_activations(model, stream);
   check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
   if (kind != ModelKind::kLanguage) return model;
@@ -293,6 +299,7 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   Model& model = out.model;
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
   if (model.config.kind == ModelKind::kForecaster) refuse_kind(model.config, ModelKind::kLanguage, place.config);
+  model.warnings = model.config.warnings;
   ParamList list;
   declare_params(model.config, list, place.config);
   out.records = list.records();
@@ -306,9 +313,7 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   out.params = std::make_unique<TrainedParams>(source, stream, out.records, is_trained);
   make_body(model, *out.params, place.config);
   if (stored) {
-    stored->finish();
-    model.warnings = stored->warnings();
-    model.fingerprint = fmt::format("{:016x}", stored->fingerprint());
+    finish_parameters(model, *stored, *checkpoint, place.weights);
   }
   if (model.config.kind != ModelKind::kLanguage) return out;
   load_tokenizer(model, place, checkpoint ? checkpoint->gguf() : nullptr);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "carousel/core/assert.h"
 
@@ -63,7 +62,7 @@ void keep_signs(const Mask& mask, float* values) {
 TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const std::vector<ParamRecord>& records,
                              const IsTrained& is_trained)
     : source_(source), stream_(stream) {
-  int64_t masters = 0, gradients = 0, tables = 0;
+  int64_t masters = 0, gradients = 0;
   for (const ParamRecord& record : records) {
     if (record.init.kind == Init::Kind::kMask) continue;
     TrainedParam param{record.name, record.shape, record.init, record.matrix, 0, {}, {}, {}, true};
@@ -90,22 +89,22 @@ TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const st
     param.master = master_array.view(param.first, param.shape);
     if (!param.trained) continue;
     param.gradient = gradient_array.view(param.first, param.shape);
-    if (is_shared_table(record)) tables = param.shape.count();
-    if (tables > 0 && !tables_.defined()) param.table = tables_ = Flat(*stream.memory, tables).view(0, param.shape);
+    if (is_shared_table(record)) param.table = tables_ = Tensor(param.shape, DType::kF32, *stream.memory);
     if (stream.device() == Device::kMeta) continue;
     trained_.add(param.master, param.gradient.f32(), param.table.defined() ? param.table.f32() : nullptr);
   }
   if (stream.device() == Device::kMeta) trained_.add_all();
 }
 
-TrainedParam& TrainedParams::take(const std::string& name, const Shape& shape) {
+TrainedParam& TrainedParams::take(const std::string& name, const Shape& shape, const Init& init) {
   CAROUSEL_ASSERT(taken_ < params_.size() && params_[taken_].name == name && params_[taken_].shape == shape);
+  params_[taken_].init.mask = init.mask;
   return params_[taken_++];
 }
 
 Weight TrainedParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                              const Init& init) {
-  const TrainedParam& param = take(name, {rows, cols});
+  const TrainedParam& param = take(name, {rows, cols}, init);
   {
     const Weight values = source_.matrix(name, rows, cols, layout, init);
     if (stream_.device() != Device::kMeta) values.read_rows(0, rows, param.master.f32());
@@ -116,7 +115,7 @@ Weight TrainedParams::matrix(const std::string& name, int64_t rows, int64_t cols
 
 Tensor TrainedParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
   if (init.kind == Init::Kind::kMask) return mask_entries_[name] = source_.tensor(name, shape, init);
-  const TrainedParam& param = take(name, shape);
+  const TrainedParam& param = take(name, shape, init);
   const Tensor values = source_.tensor(name, shape, init);
   if (stream_.device() != Device::kMeta && values.count() > 0) {
     std::memcpy(param.master.f32(), values.f32(), values.size_bytes());

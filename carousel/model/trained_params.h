@@ -5,7 +5,6 @@
 
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -61,7 +60,8 @@ class TrainedParams : public ParamSource {
   void repack() const;
 
  private:
-  TrainedParam& take(const std::string& name, const Shape& shape);
+  /// The next parameter. Its mask is the one the constructor asks with: a stored one may differ from the record's.
+  TrainedParam& take(const std::string& name, const Shape& shape, const Init& init);
 
   ParamSource& source_;
   const Stream& stream_;

@@ -229,6 +229,34 @@ TEST(WiredModel, AStoredMaskCounts) {
   EXPECT_NE(refusal(folder).find("\"layers.0.mlstm.q.mask\" is missing"), std::string::npos) << refusal(folder);
 }
 
+TEST(WiredModel, TrainingObeysAStoredMask) {
+  const Scratch scratch;
+  const std::string wiring = R"({"q": {"type": "checkpoint", "polarity": true,
+                                       "init": {"type": "random", "sparsity": 0.5}}})";
+  const std::string folder = init_model(scratch, one_mlstm(wiring), "--seed 2");
+  NamedTensors all = tensors(folder);
+  auto* const signs = static_cast<int8_t*>(find(all, "layers.0.mlstm.q.mask").raw());
+  std::fill(signs, signs + 64, int8_t{0});  // the drawn mask has weights there
+  std::fill_n(find(all, "layers.0.mlstm.q.weight").f32(), 64, 0.0f);
+  rewrite(folder, all);
+  write_file(scratch / "text.txt", std::string(2000, 'x') + "the quick brown fox");
+  const std::string out = scratch / "run";
+  const Ran ran = run_carousel("train --model " + folder + " --data " + (scratch / "text.txt") + " --out " + out +
+                               " --steps 4 --batch 2 --seq 64 --lr 0.3 -t 1");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  NamedTensors trained = tensors(out + "/step-4");
+  const Tensor& mask = find(trained, "layers.0.mlstm.q.mask");
+  EXPECT_TRUE(std::equal(signs, signs + mask.count(), static_cast<const int8_t*>(mask.raw())));
+  const Tensor &q = find(trained, "layers.0.mlstm.q.weight"), &before = find(all, "layers.0.mlstm.q.weight");
+  int64_t moved = 0;
+  for (int64_t i = 0; i < q.count(); ++i) {
+    const int sign = q.f32()[i] > 0 ? 1 : q.f32()[i] < 0 ? -1 : 0;
+    ASSERT_TRUE(sign == 0 || sign == signs[i]) << i;
+    moved += q.f32()[i] != before.f32()[i];
+  }
+  EXPECT_GT(moved, 500);
+}
+
 TEST(WiredModel, MasksInOtherTypesAreTheSame) {
   const Scratch scratch;
   const std::string folder = init_model(

@@ -40,6 +40,7 @@ Tensor linear_cross_entropy(Ctx& ctx, const Tensor& hidden, const Head& head, co
       if (head.weight.transpose() == nullptr) {
         fail(ErrorKind::kUsage, "{}: the head has no transpose, expected a model loaded for training", kWhere);
       }
+      args.wants_hidden = true;
       d_hidden = ctx.arena.empty(hidden.shape());
       args.d_hidden = view(d_hidden);
     }

@@ -8,6 +8,7 @@
 #include "carousel/ops/gate/gate_cpu.h"
 #include "carousel/ops/linear/linear_backward_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
+#include "carousel/ops/tokens/cross_entropy_cpu.h"
 #include "carousel/ops/tokens/linear_cross_entropy_cpu.h"
 
 namespace carousel::cpu {
@@ -46,7 +47,7 @@ struct Scratch {
     piece.hidden = workspace.take<float>(piece.rows * args.D);
     piece.logits = workspace.take<float>(piece.rows * args.V);
     int64_t most = linear_workspace(stream, piece.forward());
-    if (args.d_hidden.data != nullptr) {
+    if (args.wants_hidden) {
       piece.d_hidden = workspace.take<float>(piece.rows * args.D);
       most = std::max(most, linear_dx_workspace(stream, piece.d_input()));
     }
@@ -62,6 +63,10 @@ struct Scratch {
 
 size_t bytes_of(int64_t count) { return static_cast<size_t>(count) * sizeof(float); }
 
+void scatter_losses(const Piece& piece, const int32_t* rows, const float* losses) {
+  for (int64_t i = 0; i < piece.rows; ++i) piece.args.nll[rows[i]] = losses[i];
+}
+
 void run_piece(const Stream& stream, const Piece& piece, const Scratch& scratch, int64_t first) {
   const Args& args = piece.args;
   const int32_t *const rows = scratch.rows + first, *const targets = scratch.targets + first;
@@ -73,12 +78,16 @@ void run_piece(const Stream& stream, const Piece& piece, const Scratch& scratch,
     const View logits = {piece.logits, args.V};
     kernels::soft_cap(stream, {logits, logits, piece.rows * args.V, cap, DType::kF32});
   }
+  if (!args.has_gradient()) {
+    kernels::cross_entropy(stream, {{piece.logits, args.V}, targets, {scratch.nll, 1}, piece.rows, args.V});
+    return scatter_losses(piece, rows, scratch.nll);
+  }
   kernels::softmax_backward(stream,
                             {piece.logits, targets, scratch.nll, piece.rows, args.V, args.scale, args.head->soft_cap});
-  for (int64_t i = 0; i < piece.rows; ++i) args.nll[rows[i]] = scratch.nll[i];
+  scatter_losses(piece, rows, scratch.nll);
   if (args.d_weight != nullptr) linear_dw(stream, piece.d_weight());
   if (args.d_bias != nullptr) kernels::sum_rows(stream, {{piece.logits, args.V}, args.d_bias, piece.rows, args.V});
-  if (args.d_hidden.data == nullptr) return;
+  if (!args.wants_hidden) return;
   linear_dx(stream, piece.d_input());
   parallel_for(*stream.pool, piece.rows, [&](int64_t i) {
     std::memcpy(args.d_hidden.f32() + rows[i] * args.d_hidden.stride, piece.d_hidden + i * args.D, bytes_of(args.D));
@@ -101,7 +110,7 @@ void linear_cross_entropy(const Stream& stream, const Args& args) {
       continue;
     }
     args.nll[n] = 0;
-    if (args.d_hidden.data != nullptr) std::memset(args.d_hidden.f32() + n * args.d_hidden.stride, 0, bytes_of(args.D));
+    if (args.wants_hidden) std::memset(args.d_hidden.f32() + n * args.d_hidden.stride, 0, bytes_of(args.D));
   }
   for (int64_t first = 0; first < live; first += piece_rows(args)) {
     Piece piece = scratch.piece;

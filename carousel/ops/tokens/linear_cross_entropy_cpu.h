@@ -12,13 +12,14 @@ struct LinearCrossEntropyArgs {
   const Head* head;
   const int32_t* targets;    // [N], -1: skipped
   float* nll;                // [N]
-  View d_hidden;             // [N, D], or no data: no gradient is wanted
+  bool wants_hidden;         // whether d_hidden is to be written: on meta it has no data, and the workspace needs it
+  View d_hidden;             // [N, D]
   float *d_weight, *d_bias;  // [V, D], [V]; null: not trained
   int64_t N, D, V;
   float scale;
   void* workspace = nullptr;
 
-  bool has_gradient() const { return d_hidden.data != nullptr || d_weight != nullptr || d_bias != nullptr; }
+  bool has_gradient() const { return wants_hidden || d_weight != nullptr || d_bias != nullptr; }
 };
 
 /// The losses of some rows, whose logits become their gradients in place.

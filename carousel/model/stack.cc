@@ -114,7 +114,7 @@ Tensor Stack::recomputed_branch(Ctx& ctx, const Residual& residual, const Tensor
     tape.backward(inner, within);
     if (const Tensor d_x = within.take(inner, x); d_x.defined()) grads.give(inner, x, d_x);
   };
-  ctx.tape->record_needed(ctx, "model::Stack", {y}, rows.states, backward);
+  ctx.tape->record_needed(ctx, "model::Stack", {y}, backward, rows.states);
   return y;
 }
 

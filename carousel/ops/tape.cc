@@ -48,26 +48,17 @@ bool Tape::needs(const Tensor& tensor) const {
 }
 
 void Tape::record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
-                  std::initializer_list<Tensor> outputs, Backward backward) {
-  record(ctx, op, inputs, outputs, {}, std::move(backward));
-}
-
-void Tape::record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
-                  std::initializer_list<Tensor> outputs, const LayerStates& states, Backward backward) {
+                  std::initializer_list<Tensor> outputs, Backward backward, const LayerStates& states) {
   if (std::none_of(inputs.begin(), inputs.end(), [&](const Tensor& input) { return needs(input); })) return;
-  record_needed(ctx, op, outputs, states, std::move(backward));
+  record_needed(ctx, op, outputs, std::move(backward), states);
 }
 
-void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward) {
-  record_needed(ctx, op, outputs, {}, std::move(backward));
-}
-
-void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs,
-                         const LayerStates& states, Backward backward) {
+void Tape::record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward,
+                         const LayerStates& states) {
   if (!(ctx.numerics == Numerics::native())) {
     fail(ErrorKind::kUsage, "{}: got a profile of numerics under a tape, expected native numbers", op);
   }
-  Node node{op, {}, states, std::move(backward)};
+  Node node{{}, states, std::move(backward)};
   for (const Tensor& output : outputs) {
     CAROUSEL_ASSERT(output.id() != 0 && !needed_.contains(output.id()));  // no master, no view of an input
     needed_[output.id()] = output.shape();

@@ -61,17 +61,13 @@ class Tape {
   /// Whether the tensor is watched, trained, or made on this tape from what is.
   bool needs(const Tensor& tensor) const;
   /// Keeps nothing where no input needs a gradient: what is frozen costs nothing. Inputs are activations and masters;
-  /// outputs are whole tensors of an arena, no views. Throws Error(kUsage) under a profile that rounds: `ctx` is the
-  /// op's.
+  /// outputs are whole tensors of an arena, no views; states are those that the op replaced. Throws Error(kUsage),
+  /// naming `op`, under a profile that rounds: `ctx` is the op's.
   void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
-              std::initializer_list<Tensor> outputs, Backward backward);
-  /// The same for an op that replaces states (empty: none).
-  void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
-              std::initializer_list<Tensor> outputs, const LayerStates& states, Backward backward);
+              std::initializer_list<Tensor> outputs, Backward backward, const LayerStates& states = {});
   /// The same for an op that has found that an input needs a gradient.
-  void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward);
-  void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, const LayerStates& states,
-                     Backward backward);
+  void record_needed(const Ctx& ctx, const char* op, std::initializer_list<Tensor> outputs, Backward backward,
+                     const LayerStates& states = {});
   /// Runs the nodes from the last to the first. A node is freed, with what it kept and the gradients of its outputs,
   /// once it has run. Gradients that come in are in `grads` (give).
   void backward(Ctx& ctx, Grads& grads);
@@ -86,7 +82,6 @@ class Tape {
     Shape shape;
   };
   struct Node {
-    const char* op;
     std::vector<Output> outputs;
     LayerStates states;  // those that the op replaced
     Backward backward;

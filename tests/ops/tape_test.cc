@@ -103,10 +103,11 @@ TEST(Tape, ANodeWhoseStatesHaveAGradientRunsOnZeros) {
   d_states.bind(layout, states, std::vector<int64_t>{2});
   const Tensor x = t.input(random_tensor({2, 3}, 1)), y = t.arena.empty({2, 3});
   int runs = 0;
-  t.tape.record(t.ctx, "counted", {x}, {y}, d_states.layer(0), [&](Ctx&, std::span<const Tensor> d, Grads&) {
+  const auto counted = [&](Ctx&, std::span<const Tensor> d, Grads&) {
     ++runs;
     expect_rows(d[0], {0, 0, 0});
-  });
+  };
+  t.tape.record(t.ctx, "counted", {x}, {y}, counted, d_states.layer(0));
   t.tape.record(t.ctx, "stateless", {x}, {t.arena.empty({2, 3})},
                 [](Ctx&, std::span<const Tensor>, Grads&) { ADD_FAILURE() << "ran"; });
   Grads grads(t.tape, &d_states);

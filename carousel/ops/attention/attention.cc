@@ -106,7 +106,7 @@ void record(Ctx& ctx, const Kept& kept, const AttentionDims& dims, const Seqs& s
     args.workspace = workspace.raw();
     kernels::attention_backward(inner.stream, args);
   };
-  ctx.tape->record(ctx, kWhere, {kept.qkv, dims.q_norm, dims.k_norm}, {kept.out}, states, backward);
+  ctx.tape->record(ctx, kWhere, {kept.qkv, dims.q_norm, dims.k_norm}, {kept.out}, backward, states);
 }
 
 }  // namespace

@@ -137,7 +137,7 @@ Tensor cfc(Ctx& ctx, const Tensor& x, const CfcCell& cell, const Seqs& seqs, Lay
     const auto backward = [forward](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
       cfc_backward(inner, forward, d[0], grads);
     };
-    ctx.tape->record(ctx, kWhere, {x, parameter}, {y}, states, backward);
+    ctx.tape->record(ctx, kWhere, {x, parameter}, {y}, backward, states);
   }
   return rounded(ctx, y);
 }

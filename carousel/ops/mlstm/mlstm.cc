@@ -103,8 +103,9 @@ void Recorded::backward(Ctx& ctx, const Tensor& d_out, Grads& grads) const {
 void record(Ctx& ctx, const Recorded& recorded, const Tensor& out) {
   const MlstmInputs& inputs = recorded.inputs;
   ctx.tape->record(
-      ctx, kWhere, {inputs.q.of, inputs.k.of, inputs.v.of, inputs.i_pre.of, inputs.f_pre.of}, {out}, recorded.states,
-      [recorded](Ctx& inner, std::span<const Tensor> d, Grads& grads) { recorded.backward(inner, d[0], grads); });
+      ctx, kWhere, {inputs.q.of, inputs.k.of, inputs.v.of, inputs.i_pre.of, inputs.f_pre.of}, {out},
+      [recorded](Ctx& inner, std::span<const Tensor> d, Grads& grads) { recorded.backward(inner, d[0], grads); },
+      recorded.states);
 }
 
 }  // namespace

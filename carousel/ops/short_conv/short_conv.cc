@@ -96,7 +96,7 @@ Tensor convolve(Ctx& ctx, const Columns& x, bool gated, const ConvTaps& taps, co
       convolve_backward(inner, conv, d[0], grads);
     };
     ctx.tape->record(ctx, gated ? "ops::short_conv" : "ops::silu_conv", {x.of, taps.master(), taps.bias()}, {out},
-                     stateful ? place.states : LayerStates(), backward);
+                     backward, stateful ? place.states : LayerStates());
   }
   return out;
 }

@@ -115,7 +115,7 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const 
     const auto backward = [forward](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
       slstm_backward(inner, forward, d[0], grads);
     };
-    ctx.tape->record(ctx, kWhere, {wx, recurrent.master()}, {out}, states, backward);
+    ctx.tape->record(ctx, kWhere, {wx, recurrent.master()}, {out}, backward, states);
   }
   return rounded(ctx, out);
 }

@@ -3,7 +3,7 @@
 // potentials that the row before left, and what every synapse opened is written down; then they are undone, the last
 // first. Gradients of synapses are summed for each sequence alone, then added in the order of the sequences.
 #include "carousel/ops/cells/cell_backward_cpu.h"
-#include "carousel/ops/cells/ltc_cpu.h"
+#include "carousel/ops/cells/ltc_synapses_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -12,7 +12,6 @@ using ops::kCellPad;
 using ops::LtcSynapseArgs;
 using ops::LtcSynapseBackwardArgs;
 
-constexpr int64_t kVecs = kCellPad / kLanes;
 constexpr int64_t kSynapseWork = 60;  // operations of a sigmoid, its sums and its gradients
 
 /// The gradients of one sequence: those of the packed values of S sources, [S, Np] each.
@@ -58,22 +57,12 @@ void open_synapses(const Stream* threads, const LtcSynapseArgs& synapses, int64_
                    float* out) {
   for_groups(threads, padded, padded * kCellPad * kSynapseWork, [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
-      Vec current[kVecs] = {}, conductance[kVecs] = {};
-      for (int32_t n = synapses.begin[group]; n < synapses.begin[group + 1]; ++n) {
-        const int64_t i = synapses.sources[n], at = i * padded + group * kCellPad;
-        const Vec v_i = set1(v[i]);
-#pragma GCC unroll 4
-        for (int64_t k = 0; k < kVecs; ++k) {
-          const int64_t j = at + k * kLanes;
-          const Vec opened = sigmoid(load(synapses.sigma + j) * (v_i - load(synapses.mu + j)));
-          store(open + n * kCellPad + k * kLanes, opened);
-          conductance[k] = fma(load(synapses.w + j), opened, conductance[k]);
-          current[k] = fma(load(synapses.we + j), opened, current[k]);
-        }
-      }
+      const auto write_down = [&](int32_t n, int64_t k, Vec opened)
+                                  CAROUSEL_INLINE_LAMBDA { store(open + n * kCellPad + k * kLanes, opened); };
+      const Sums sums = synapse_sums(synapses, padded, v, group, write_down);
       for (int64_t k = 0; k < kVecs; ++k) {
-        store(out + group * kCellPad + k * kLanes, current[k]);
-        store(out + padded + group * kCellPad + k * kLanes, conductance[k]);
+        store(out + group * kCellPad + k * kLanes, sums.current[k]);
+        store(out + padded + group * kCellPad + k * kLanes, sums.conductance[k]);
       }
     }
   });

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first. A neuron's
-// sums run over its sources in ascending order. Sources that reach no neuron of a group of lanes are skipped: their
-// terms are exactly zero.
-#include "carousel/ops/cells/ltc_cpu.h"
-
-#include "carousel/ops/cells/cell_cpu.h"
+// The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first.
+#include "carousel/ops/cells/ltc_synapses_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -12,7 +8,6 @@ namespace {
 using ops::kCellPad;
 using ops::LtcSynapseArgs;
 
-constexpr int64_t kVecs = kCellPad / kLanes;
 constexpr int64_t kSynapseWork = 40;  // operations of a sigmoid and its two sums
 
 /// The arguments, and what is laid out in their workspace.
@@ -25,26 +20,8 @@ struct Call : ops::LtcArgs {
   int64_t scratch_stride;
 };
 
-/// Currents and conductances of one group of neurons.
-struct Sums {
-  Vec current[kVecs];      // sum of a_ij erev_ij
-  Vec conductance[kVecs];  // sum of a_ij
-};
-
 CAROUSEL_INLINE Sums synapse_sums(const LtcSynapseArgs& synapses, int64_t padded, const float* v, int64_t group) {
-  Sums sums{};
-  for (int32_t n = synapses.begin[group]; n < synapses.begin[group + 1]; ++n) {
-    const int64_t i = synapses.sources[n], at = i * padded + group * kCellPad;
-    const Vec v_i = set1(v[i]);
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < kVecs; ++k) {
-      const int64_t j = at + k * kLanes;
-      const Vec open = sigmoid(load(synapses.sigma + j) * (v_i - load(synapses.mu + j)));
-      sums.conductance[k] = fma(load(synapses.w + j), open, sums.conductance[k]);
-      sums.current[k] = fma(load(synapses.we + j), open, sums.current[k]);
-    }
-  }
-  return sums;
+  return synapse_sums(synapses, padded, v, group, [](int32_t, int64_t, Vec) CAROUSEL_INLINE_LAMBDA {});
 }
 
 void sensory_row(const Call& args, int64_t n, float* mapped) {

@@ -2,8 +2,7 @@
 // AdamW is bound by memory: four arrays are read and three written, a vector at a time.
 #include "carousel/ops/optimiser/adamw_cpu.h"
 
-#include "carousel/cpu/divide.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/ops/optimiser/arrays_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -46,24 +45,13 @@ double squares(const float* x, int64_t count) {
 }  // namespace
 
 void adamw(const Stream& stream, const ops::AdamWArgs& args) {
-  constexpr int64_t kItem = 4096;
-  parallel_ranges(stream, (args.count + kItem - 1) / kItem, kItem * 16, [&](int64_t begin, int64_t end) {
-    const int64_t last = end * kItem < args.count ? end * kItem : args.count;
-    int64_t i = begin * kItem;
-    for (; i + kLanes <= last; i += kLanes) {
-      const Element e = stepped(args, {load(args.w + i), load(args.m + i), load(args.v + i)}, load(args.g + i));
-      store(args.w + i, e.w);
-      store(args.m + i, e.m);
-      store(args.v + i, e.v);
-    }
-    if (const int64_t lanes = last - i; lanes > 0) {
-      const Element e = stepped(
-          args, {load_partial(args.w + i, lanes), load_partial(args.m + i, lanes), load_partial(args.v + i, lanes)},
-          load_partial(args.g + i, lanes));
-      store_partial(args.w + i, e.w, lanes);
-      store_partial(args.m + i, e.m, lanes);
-      store_partial(args.v + i, e.v, lanes);
-    }
+  for_vectors(stream, args.count, [&]<bool kPartial>(int64_t i, int64_t lanes) CAROUSEL_INLINE_LAMBDA {
+    const Element before = {load_lanes<kPartial>(args.w + i, lanes), load_lanes<kPartial>(args.m + i, lanes),
+                            load_lanes<kPartial>(args.v + i, lanes)};
+    const Element after = stepped(args, before, load_lanes<kPartial>(args.g + i, lanes));
+    store_lanes<kPartial>(args.w + i, after.w, lanes);
+    store_lanes<kPartial>(args.m + i, after.m, lanes);
+    store_lanes<kPartial>(args.v + i, after.v, lanes);
   });
 }
 

@@ -64,7 +64,7 @@ struct Work {
 
 /// A call on copy i; returns its results.
 using Call = std::function<std::vector<Tensor>(Ctx& ctx, size_t i)>;
-/// What the case runs, and its gradient where that is asked for.
+/// Makes `call` what the case runs, and times its gradient too where that is asked for.
 void set_call(OpCase& result, const std::shared_ptr<Work>& work, const Shapes& shapes, const Call& call);
 
 }  // namespace carousel::bench

@@ -137,7 +137,7 @@ Json describe_activations(const model::ModelFiles& files, const Stream& stream) 
   return out;
 }
 
-/// What a training step holds.
+/// Describes the memory that a training step holds.
 Json describe_training(const model::ModelFiles& files, const Stream& stream, const train::StepShape& step) {
   const train::Footprint footprint = train::measure_footprint(files, stream, step);
   return {{"batch", step.batch},

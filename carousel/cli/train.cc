@@ -32,7 +32,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kResolved = "/train.json";
 
-/// What a run reads: tokens or features, of training or of validation.
+/// Opens the data that a run reads: tokens or features, of training or of validation.
 class Input {
  public:
   Input(const TrainOptions& options, const std::string& path, const model::TrainedModel& model, bool valid) {
@@ -48,6 +48,8 @@ class Input {
     order.lanes = options.batch;
     if (model.model.lm != nullptr) {
       read_tokens(options, path, model, paths, side, order);
+    } else if (other) {
+      fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
     } else {
       read_features(options, model, paths, side, order);
     }
@@ -87,7 +89,6 @@ void Input::read_tokens(const TrainOptions& options, const std::string& path, co
 
 void Input::read_features(const TrainOptions& options, const model::TrainedModel& model,
                           const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
-  if (&paths == &options.valid) fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
   if (options.target.size() != paths.size() || (!options.times.empty() && options.times.size() != paths.size())) {
     fail(ErrorKind::kUsage, "got {} --data, {} --target and {} --times, expected a --target for every --data",
          paths.size(), options.target.size(), options.times.size());
@@ -119,6 +120,7 @@ class TrainRun {
         trainer_(model_, stream_, input_.batches(), recipe_),
         resolved_(resolved) {
     for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
+    if (options.sample_every > 0) model_.model.text();  // refused before the first step
     if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
   }
 
@@ -219,7 +221,7 @@ void TrainRun::show(const train::StepReport& report) {
                    left % 60));
 }
 
-/// What the model writes after --sample-prompt, to standard error and the log.
+/// Continues --sample-prompt, to standard error and the log.
 void TrainRun::sample(int64_t step) {
   const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
   log_->add(step, "sample", text);

@@ -159,6 +159,11 @@ void TrainOptions::check() const {
   if (out.empty()) fail(ErrorKind::kUsage, "--out is missing: the folder of the run");
   const int given = (steps > 0) + (tokens > 0) + (epochs > 0);
   if (given != 1) fail(ErrorKind::kUsage, "got {} of --steps, --tokens and --epochs, expected one of them", given);
+  const bool validates = !valid.empty() || valid_fraction > 0;
+  if (!validates && (eval_every > 0 || save_best)) {
+    fail(ErrorKind::kUsage, "{}: no validation data, expected --valid or --valid-fraction",
+         save_best ? "--save-best" : "--eval-every");
+  }
   recipe(1);  // before long work
 }
 

@@ -31,7 +31,7 @@ struct TrainOptions {
   std::string batch_ramp, profile = "native";
   bool find_lr = false;
   int64_t seed = 0;
-  // What is kept and shown.
+  // These say when checkpoints, validations, samples and lines come.
   int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
   int64_t sample_every = 0, sample_tokens = 64;
   std::string sample_prompt;

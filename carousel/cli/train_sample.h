@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model writes while it is trained.
+// Samples show what a model writes while it is trained.
 #pragma once
 
 #include <cstdint>

@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -172,9 +174,8 @@ void TrainRun::begin(bool resumed, const std::string& from) {
   if (resumed) {
     state_ = train::load_checkpoint(from, trainer_);
     note(fmt::format("{}: going on after step {}", from, trainer_.optimiser().steps()));
-  } else {
-    write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");
   }
+  write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
   check_space();
   first_step_ = trainer_.optimiser().steps();
   first_tokens_ = trainer_.tokens_seen();
@@ -287,6 +288,31 @@ void check_profile(const std::string& name) {
        "--profile: \"{}\" rounds or changes formulas, expected one that handles numbers as native does", name);
 }
 
+/// Keeps a second run out of a folder. The system drops the lock with the process.
+class RunLock {
+ public:
+  /// Throws Error(kInput) where another run is training there, Error(kIo) where nothing can be created.
+  explicit RunLock(const std::string& out) {
+    const std::string path = out + "/.running";
+    switch (draft_.take(path)) {
+      case Draft::Taken::kYes:
+        return;
+      case Draft::Taken::kHeld:
+        fail(ErrorKind::kInput, "{}: another run is training here", out);
+      case Draft::Taken::kUnknown:
+        refuse_unknown(out, path);
+      case Draft::Taken::kRefused:
+        fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
+    }
+  }
+  ~RunLock() { draft_.remove(); }
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  Draft draft_;
+};
+
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
   if (resumed) {
@@ -319,14 +345,9 @@ int run_train(CLI::App& app, TrainOptions& options) {
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
-  Draft lock;  // the system drops it with the process
-  if (const Draft::Taken taken = lock.take(options.out + "/.running"); taken == Draft::Taken::kHeld) {
-    fail(ErrorKind::kInput, "{}: another run is training here", options.out);
-  }
+  const RunLock lock(options.out);
   TrainRun run(options, from, TrainOptions::resolved(app));
-  const int status = run.run(loads, from);
-  lock.remove();
-  return status;
+  return run.run(loads, from);
 }
 
 }  // namespace

@@ -162,6 +162,15 @@ TEST_F(Train, OptionsComeFromAFileAndFlagsWin) {
   EXPECT_EQ(kept["batch"], "1");
 }
 
+TEST_F(Train, WhatFlagsChangeInAResumedRunIsKept) {
+  const std::string out = scratch / "run";
+  ASSERT_EQ(run(arguments(out, {"--steps", "2"})).status, 0);
+  const Ran longer = run_carousel("train --resume " + out + " -t 1 --steps 5");
+  ASSERT_EQ(longer.status, 0) << longer.err;
+  EXPECT_TRUE(fs::exists(out + "/step-5"));
+  EXPECT_EQ(Json::parse(read_file(out + "/train.json"))["steps"], "5");
+}
+
 struct Refusal {
   std::string arguments, message;
   int status;
@@ -184,6 +193,8 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
       {model + data + out + steps + " --schedule square", "--schedule: got \"square\"", 2},
       {model + " --data " + (scratch / "none.txt") + out + steps, "none.txt", 1},
       {model + " --data " + (scratch / "empty.txt") + out + steps, "empty.txt", 1},
+      {model + data + out + steps + " --save-best", "--save-best: no validation data", 2},
+      {model + data + out + steps + " --eval-every 1", "--eval-every: no validation data", 2},
       {"--config " + (scratch / "bad.json") + " " + model + data + out, "\"stepz\" is no option of train", 1},
       {"--resume " + (scratch / "nowhere"), "no run to go on with", 1},
       {"--resume " + (scratch / "nowhere") + out, "--out: not with --resume", 2},
@@ -195,6 +206,7 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
     const size_t line = ran.err.rfind("carousel: error: ");
     ASSERT_NE(line, std::string::npos) << ran.err;
     EXPECT_EQ(ran.err.find('\n', line), ran.err.size() - 1) << ran.err;
+    EXPECT_FALSE(fs::exists(scratch / "out/.running")) << refusal.arguments;
   }
 }
 

@@ -48,6 +48,9 @@ class Input {
     order.order = valid || options.order == "sequential" ? train::Order::kSequential : train::Order::kShuffled;
     order.carry_state = options.carry_state && !valid;
     order.lanes = options.batch;
+    if (model.model.forecaster != nullptr) {
+      fail(ErrorKind::kInput, "{}: got a forecaster, expected a model of tokens or features", path);
+    }
     if (model.model.lm != nullptr) {
       read_tokens(options, path, model, paths, side, order);
     } else if (other) {

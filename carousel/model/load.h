@@ -61,7 +61,7 @@ struct TrainedModel {
   ModelPath place;
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
-/// Throws as load does, and kInput for a GGUF file and a forecaster.
+/// Throws as load does, and kInput for a GGUF file.
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
                           const TrainedParams::IsTrained& is_trained = {});
 

@@ -117,11 +117,11 @@ void Input::read_features(const TrainOptions& options, const model::TrainedModel
 /// A run from its first or resumed step to its end.
 class TrainRun {
  public:
-  /// from: the model, or a checkpoint.
-  TrainRun(TrainOptions& options, const std::string& from, const Json& resolved)
+  /// from: the model, or a checkpoint of all of it. tuning: what is trained, with a checkpoint's adapter.
+  TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed))),
+        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
         trainer_(model_, stream_, input_.batches(), recipe_),
@@ -131,10 +131,11 @@ class TrainRun {
     if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
   }
 
-  int run(bool resumed, const std::string& from);
+  /// checkpoint: where the run goes on; empty: it begins.
+  int run(const std::string& checkpoint);
 
  private:
-  void begin(bool resumed, const std::string& from);
+  void begin(const std::string& checkpoint);
   void check_space();
   void save();
   void validate(int64_t step);
@@ -175,10 +176,10 @@ void TrainRun::check_space() {
        checkpoints);
 }
 
-void TrainRun::begin(bool resumed, const std::string& from) {
-  if (resumed) {
-    state_ = train::load_checkpoint(from, trainer_);
-    note(fmt::format("{}: going on after step {}", from, trainer_.optimiser().steps()));
+void TrainRun::begin(const std::string& checkpoint) {
+  if (!checkpoint.empty()) {
+    state_ = train::load_checkpoint(checkpoint, trainer_);
+    note(fmt::format("{}: going on after step {}", checkpoint, trainer_.optimiser().steps()));
   }
   write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
   check_space();
@@ -255,11 +256,11 @@ int TrainRun::find_rate() {
   return 0;
 }
 
-int TrainRun::run(bool resumed, const std::string& from) {
+int TrainRun::run(const std::string& checkpoint) {
   describe();
   if (options_.dry_run) return 0;
   if (options_.find_lr) return find_rate();
-  begin(resumed, from);
+  begin(checkpoint);
   catch_interrupts();
   end_by_itself();
   while (!trainer_.done()) {
@@ -338,21 +339,20 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.steps = train::RateSearch::kSteps;
   }
   options.check();
-  std::string from = options.model;
-  bool loads = false;
-  if (resumed) {
-    const std::optional<std::string> latest = train::latest_checkpoint(options.out);
-    loads = latest.has_value();
-    if (loads) from = *latest;  // none yet: the run begins again
-  } else if (!options.find_lr && file_exists(options.out + kResolved)) {
+  if (!resumed && !options.find_lr && file_exists(options.out + kResolved)) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
+  // Without a checkpoint a resumed run begins again.
+  const std::string checkpoint = resumed ? train::latest_checkpoint(options.out).value_or("") : "";
+  model::Tuning tuning = options.tuning();
+  std::string from = options.model;
+  if (!checkpoint.empty()) (tuning.rank > 0 ? tuning.adapter : from) = checkpoint;
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
   const RunLock lock(options.out);
-  TrainRun run(options, from, TrainOptions::resolved(app));
-  return run.run(loads, from);
+  TrainRun run(options, from, tuning, TrainOptions::resolved(app));
+  return run.run(checkpoint);
 }
 
 }  // namespace

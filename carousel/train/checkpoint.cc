@@ -43,7 +43,7 @@ bool is_complete(const std::string& folder) {
   } catch (const Error&) {
     return false;
   }
-  return file_exists(folder + "/" + kFile) && file_exists(folder + "/config.json");
+  return file_exists(folder + "/" + kFile) && (file_exists(folder + "/config.json") || model::is_adapter(folder));
 }
 
 /// The complete checkpoints, oldest first.
@@ -137,6 +137,13 @@ void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& r
   const std::string folder = checkpoint_folder(out, trainer.optimiser().steps());
   if (is_complete(folder)) return;
   const model::TrainedModel& model = trainer.model();
+  if (!model.params->adapter().modules.empty()) {
+    formats::NewFolder out_folder(folder);
+    model::write_adapter(model.params->adapter(), model.params->adapter_tensors(false), out_folder);
+    formats::write_safetensors(out_folder.file(kFile), tensors_of(trainer), {{kRun, run_of(trainer, run).dump()}});
+    out_folder.keep();
+    return;
+  }
   const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
   std::vector<std::string> beside;
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -201,7 +208,9 @@ void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) 
 
 size_t checkpoint_bytes(Trainer& trainer) {
   const model::TrainedParams& params = *trainer.model().params;
-  return static_cast<size_t>(params.masters().count() + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+  const bool adapter = !params.adapter().modules.empty();
+  const int64_t weights = adapter ? params.gradients().count() : params.masters().count();
+  return static_cast<size_t>(weights + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
 }
 
 }  // namespace carousel::train

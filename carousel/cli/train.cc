@@ -48,12 +48,13 @@ class Input {
     order.order = valid || options.order == "sequential" ? train::Order::kSequential : train::Order::kShuffled;
     order.carry_state = options.carry_state && !valid;
     order.lanes = options.batch;
+    if (model.model.forecaster != nullptr) {
+      fail(ErrorKind::kInput, "{}: got a forecaster, expected a model of tokens or features", path);
+    }
     if (model.model.lm != nullptr) {
       read_tokens(options, path, model, paths, side, order);
-    } else if (other) {
-      fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
     } else {
-      read_features(options, model, paths, side, order);
+      read_features(options, model, other, side, order);
     }
   }
   train::Batches& batches() { return *batches_; }
@@ -61,8 +62,8 @@ class Input {
  private:
   void read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
                    const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
-  void read_features(const TrainOptions& options, const model::TrainedModel& model,
-                     const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
+  void read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid, train::Side side,
+                     const train::OrderOptions& order);
 
   std::optional<train::Vocabulary> vocabulary_;
   std::unique_ptr<train::Data> data_;
@@ -89,16 +90,20 @@ void Input::read_tokens(const TrainOptions& options, const std::string& path, co
   batches_ = std::make_unique<train::TokenBatches>(*data_);
 }
 
-void Input::read_features(const TrainOptions& options, const model::TrainedModel& model,
-                          const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
-  if (options.target.size() != paths.size() || (!options.times.empty() && options.times.size() != paths.size())) {
-    fail(ErrorKind::kUsage, "got {} --data, {} --target and {} --times, expected a --target for every --data",
-         paths.size(), options.target.size(), options.times.size());
+void Input::read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid,
+                          train::Side side, const train::OrderOptions& order) {
+  const std::vector<std::string>& paths = of_valid ? options.valid : options.data;
+  const std::vector<std::string>& targets = of_valid ? options.valid_target : options.target;
+  const std::vector<std::string>& times = of_valid ? options.valid_times : options.times;
+  if (targets.size() != paths.size() || (!times.empty() && times.size() != paths.size())) {
+    const char *const data = of_valid ? "--valid" : "--data", *const prefix = of_valid ? "--valid-" : "--";
+    fail(ErrorKind::kUsage, "got {} {}, {} {}target and {} {}times, expected a {}target for every {}", paths.size(),
+         data, targets.size(), prefix, times.size(), prefix, prefix, data);
   }
   const model::Regressor& regressor = *model.model.regressor;
   train::FeatureOptions features;
   for (size_t i = 0; i < paths.size(); ++i) {
-    features.files.push_back({paths[i], options.target[i], options.times.empty() ? "" : options.times[i]});
+    features.files.push_back({paths[i], targets[i], times.empty() ? "" : times[i]});
   }
   features.side = side;
   features.valid_fraction = options.valid_fraction;

@@ -23,7 +23,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Options that say how to start, not what a run is.
 const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads"};
-const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times"};
+const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times", "valid-target", "valid-times"};
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
@@ -33,6 +33,8 @@ void add_data_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
   app.add_option("--target", o.target, "For features: the file of targets of each --data");
   app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
+  app.add_option("--valid-target", o.valid_target, "The same for each --valid");
+  app.add_option("--valid-times", o.valid_times, "The same for each --valid");
   app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
   app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");

@@ -17,7 +17,7 @@ namespace carousel::cli {
 struct TrainOptions {
   std::string model, out, resume, config;
   // Data.
-  std::vector<std::string> data, valid, target, times;
+  std::vector<std::string> data, valid, target, times, valid_target, valid_times;
   double valid_fraction = 0;
   std::string separator, key, ids, order = "shuffled", loss_on = "answers";
   int64_t seq = 512;

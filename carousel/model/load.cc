@@ -323,7 +323,6 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
   Model& model = out.model;
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
-  if (model.config.kind == ModelKind::kForecaster) refuse_kind(model.config, ModelKind::kLanguage, place.config);
   model.warnings = model.config.warnings;
   ParamList list;
   declare_params(model.config, list, place.config);

@@ -64,7 +64,7 @@ struct TrainedModel {
   std::map<std::string, DType> stored;  // types of the tensors of the files it was loaded from, by name
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
-/// Throws as load does, and kInput for a GGUF file and a forecaster.
+/// Throws as load does, and kInput for a GGUF file.
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning = {});
 
 /// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;

@@ -12,10 +12,10 @@
 namespace carousel::train {
 
 /// Some rows, as sequences laid end to end, each from the zero state. Language models read tokens and targets, models
-/// from features to features the tensors.
+/// from features to features and forecasters the tensors.
 struct Batch {
   std::vector<int32_t> tokens, targets;  // [N]; a target of -1 is none
-  Tensor features, wanted;               // [N, I], [N, O] f32
+  Tensor features, wanted;               // [N, I], [N, O] f32; of a forecaster [N, 2P], [N, P], where NaN is missing
   Tensor elapsed;                        // [N] f32, or empty
   std::vector<int64_t> lengths;          // [B], their sum N
 
@@ -28,7 +28,7 @@ struct Batch {
   };
   std::vector<Row> rows;  // what carried states go by; may be empty without
 
-  /// Targets that count: tokens, or elements of `wanted`.
+  /// Targets that count: tokens, or elements of `wanted` that are not missing.
   int64_t counted() const;
 };
 
@@ -49,7 +49,7 @@ class Objective {
 
   /// Adds the gradient of scale * (the sum of the batch's losses) to the model's gradients. The sum itself is added to
   /// `sum` row after row, in f64: batches one after the other give the bits of one batch. The losses are those of
-  /// ops::linear_cross_entropy, or squared errors.
+  /// ops::linear_cross_entropy, squared errors, or those of ops::quantile_error.
   void add_gradients(const Batch& batch, float scale, double* sum);
   /// The sum alone.
   void add_losses(const Batch& batch, double* sum);

@@ -30,7 +30,6 @@ namespace carousel::verify {
 namespace {
 
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
-
 using Status = Comparison::Status;
 using Ids = std::vector<std::vector<int32_t>>;  // [B][T]
 
@@ -47,8 +46,8 @@ bool is_input(const std::string& name) {
 
 // The names of logits: the reference's step-by-step form is another way to the same numbers.
 std::vector<std::string> logits_names(const std::string& suffix) {
-  if (suffix.empty()) return {"logits", "logits.step", "merged.logits"};
-  return {"logits" + suffix};
+  return suffix.empty() ? std::vector<std::string>{"logits", "logits.step", "merged.logits"}
+                        : std::vector<std::string>{"logits" + suffix};
 }
 
 class Case {
@@ -386,8 +385,8 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     return compare_forecast_case(folder, stream);
   }
   if (const std::optional<std::string> reason = unknown_model(folder)) {
-    const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     std::vector<Comparison> skipped;
+    const auto expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     for (const formats::TensorEntry& tensor : expected.entries()) {
       if (!is_input(tensor.name)) skipped.push_back({tensor.name, Status::kSkip, 0, 0, *reason});
     }

@@ -11,6 +11,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
+#include "carousel/forecast/tirex.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/model_writer.h"
 #include "carousel/train/objective.h"
@@ -37,7 +38,10 @@ constexpr double kSpread = 4;
 constexpr double kMuon = 1e-4, kMuonBf16 = 4e-2;
 constexpr size_t kNorms = 1;  // their place in what take_steps returns
 
-const std::string kGrad = "grad.", kAdamW = "adamw.";
+// Of language models and models of features the loss of a case is compared by the forward. It is found within 1e-7.
+constexpr double kForecastLoss = 2e-6;
+
+const std::string kLoss = "loss", kGrad = "grad.", kAdamW = "adamw.";
 const std::string kMuonIds = "muon.ids";
 
 /// Steps of Muon that a case may hold.
@@ -84,6 +88,7 @@ class TrainingCase {
   train::Batch read_batch() const;
   train::Batch read_tokens(const std::string& name) const;
   train::Batch read_features() const;
+  train::Batch read_series() const;
   /// The trained tensors as files name them: values, or gradients.
   std::vector<Named> trained_tensors(bool gradients) const;
   /// A tensor of the file, put together from what `values` has of its parameters.
@@ -120,7 +125,8 @@ Tensor TrainingCase::floats(const std::string& name) const {
 }
 
 train::Batch TrainingCase::read_batch() const {
-  return trained_.model.lm != nullptr ? read_tokens("train.ids") : read_features();
+  if (trained_.model.lm != nullptr) return read_tokens("train.ids");
+  return trained_.model.forecaster != nullptr ? read_series() : read_features();
 }
 
 /// Ids [B, T + 1]: inputs are all but the last, targets all but the first.
@@ -158,6 +164,32 @@ train::Batch TrainingCase::read_features() const {
   batch.wanted = target.reshape({rows, regressor.output_size()});
   if (expected_.find("timespans") != nullptr) batch.elapsed = floats("timespans").reshape({rows});
   batch.lengths.assign(static_cast<size_t>(x.dim(0)), x.dim(1));
+  return batch;
+}
+
+/// A context [B, T] and the patch after it [B, P], where NaN is missing. A token's target is the patch after its own,
+/// in units of the context's scale.
+train::Batch TrainingCase::read_series() const {
+  const model::PatchConfig& patches = trained_.model.config.patches;
+  const Tensor context = floats("train.context"), future = floats("train.future");
+  check_shape("train.context", where_.c_str(), context, {-1, patches.tokens() * patches.patch});
+  check_shape("train.future", where_.c_str(), future, {context.dim(0), patches.patch});
+  const int64_t series = context.dim(0), tokens = patches.tokens(), patch = patches.patch;
+  train::Batch batch;
+  batch.features = Tensor({series * tokens, 2 * patch}, DType::kF32);
+  batch.wanted = Tensor({series * tokens, patch}, DType::kF32);
+  batch.lengths.assign(static_cast<size_t>(series), tokens);
+  for (int64_t s = 0; s < series; ++s) {
+    const float* const values = context.f32() + s * tokens * patch;
+    const std::span<const float> seen(values, static_cast<size_t>(tokens * patch));
+    const forecast::Scale scale = forecast::find_scale(seen);
+    forecast::fill_tokens(seen, scale, patch, batch.features.f32() + s * tokens * 2 * patch);
+    float* const wanted = batch.wanted.f32() + s * tokens * patch;
+    std::copy(values + patch, values + tokens * patch, wanted);
+    std::copy_n(future.f32() + s * patch, patch, wanted + (tokens - 1) * patch);
+    std::transform(wanted, wanted + tokens * patch, wanted,
+                   [&](float value) { return (value - scale.location) / scale.scale; });
+  }
   return batch;
 }
 
@@ -311,7 +343,8 @@ std::vector<std::string> TrainingCase::step_names(const std::string& prefix) con
 
 std::vector<Comparison> TrainingCase::compare() {
   train::Objective objective(trained_, stream_);
-  add_gradients(objective, batch_);
+  const auto loss = static_cast<float>(add_gradients(objective, batch_));
+  if (trained_.model.forecaster != nullptr) judge(kLoss, {loss}, kForecastLoss);
   compare_gradients();
   if (expects(kAdamW)) compare_steps(objective);
   for (const MuonSteps& steps : kMuonSteps) {
@@ -319,8 +352,8 @@ std::vector<Comparison> TrainingCase::compare() {
   }
   std::vector<Comparison> out;
   for (const formats::TensorEntry& entry : expected_.entries()) {
-    if (!is_training(entry.name)) continue;
     const auto found = results_.find(entry.name);
+    if (!is_training(entry.name) && found == results_.end()) continue;
     if (found != results_.end()) {
       out.push_back(found->second);
     } else {

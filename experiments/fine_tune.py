@@ -20,13 +20,13 @@ HERE = pathlib.Path(__file__).parent
 PAIRS = HERE / "pairs.jsonl"
 STEPS = 200
 ROW = 1024  # more than the tokens of all pairs: a pair that a row cuts would begin anew in its middle
-RATES = {"whole": 1e-3, "lora": 1e-2}
+RATE = 1e-3  # the default
 LONGEST = 64  # tokens
 
 
 def train(options, out, name, flags):
     subprocess.run([options.carousel, "train", "--model", options.model, "--data", PAIRS, "--out", out / name,
-                    "--steps", str(STEPS), "--batch", "1", "--seq", str(ROW), "--lr", str(RATES[name]),
+                    "--steps", str(STEPS), "--batch", "1", "--seq", str(ROW), "--lr", str(RATE),
                     "--log-every", "50", "--threads", options.threads, *flags], check=True)
     return out / name / f"step-{STEPS}"
 

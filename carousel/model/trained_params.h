@@ -58,6 +58,7 @@ class TrainedParams : public ParamSource {
   /// between.
   const Tensor& masters() const { return masters_; }
   const Tensor& gradients() const { return gradients_; }
+  bool is_trained(const std::string& name) const;  // false for a mask
   /// What a file holds of one of the records: the master, or the entries of a stored mask.
   void values(const ParamRecord& record, float* out) const;
   /// Gradients are zero from here on, to be added to.

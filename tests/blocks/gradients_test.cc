@@ -36,13 +36,14 @@ struct Bound {
 
 class TrainedSubject {
  public:
-  TrainedSubject(const GradientParam& param, int threads, bool recompute = false)
+  TrainedSubject(const GradientParam& param, int threads, bool recompute = false,
+                 const model::TrainedChoice& choice = {})
       : machine_(param.isa, threads), recompute_(recompute) {
     const model::ModelConfig config = stack_of(param.block);
     model::ParamList list;
     model::Stack(config, Params(list, ""), "test");
     RandomParams source(machine_.stream, DType::kF32);
-    params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records());
+    params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records(), choice);
     stack_ = std::make_unique<model::Stack>(config, Params(*params_, ""), "test");
     params_->clear_gradients();
   }
@@ -258,6 +259,27 @@ TEST_P(BlockGradients, RecomputeChangesNoBit) {
         EXPECT_TRUE(same_tensors(other_states[s].tensors(kept.layout()), states[s].tensors(kept.layout()))) << s;
         EXPECT_TRUE(same_tensors(other_d_states[s].tensors(kept.layout()), d_states[s].tensors(kept.layout()))) << s;
       }
+    }
+  }
+}
+
+TEST_P(BlockGradients, FreezingChangesNoBitOfTheOthers) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  TrainedSubject whole(GetParam(), 2);
+  Tensor y, d_x, other_y, other_d_x;
+  whole.run(part, &y, &d_x);
+  for (const int kept : {0, 1, 2}) {  // every second parameter, the others, none
+    int64_t place = 0;
+    model::TrainedChoice choice;
+    choice.is_trained = [&](const model::ParamRecord&) { return place++ % 2 == kept; };
+    TrainedSubject frozen(GetParam(), 2, false, choice);
+    frozen.run(part, &other_y, &other_d_x);
+    EXPECT_TRUE(same_bits(other_y, y)) << kept;
+    EXPECT_TRUE(same_bits(other_d_x, d_x)) << kept;
+    for (size_t i = 0; i < whole.params().params().size(); ++i) {
+      const model::TrainedParam &want = whole.params().params()[i], &got = frozen.params().params()[i];
+      EXPECT_EQ(got.gradient.defined(), got.trained) << got.name;
+      EXPECT_TRUE(!got.trained || same_bits(got.gradient, want.gradient)) << got.name;
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -285,6 +286,7 @@ int TrainRun::run(bool resumed, const std::string& from) {
   if (options_.find_lr) return find_rate();
   begin(resumed, from);
   catch_interrupts();
+  if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
   while (!trainer_.done()) {
     const train::StepReport report = trainer_.step();

@@ -4,7 +4,8 @@
 // 1. One thread calls MPI: the one that joined.
 // 2. Sums are added here, one process after the other, and never by MPI, whose order may depend on sizes and timing.
 // 3. What is sent at a time is bounded, since MPI counts in ints; arrays go in units of kCutElements.
-// 4. A process that fails meets nobody but those that fail too, on a communicator of its own (fails_with_all).
+// 4. Meetings of every step are requests that are looked after (finish): MPI's own waiting holds a core.
+// 5. A process that fails meets nobody but those that fail too, on a communicator of its own (fails_with_all).
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
@@ -30,8 +31,19 @@ constexpr int64_t kBufferElements = int64_t{1} << 21;  // of all pieces that are
 constexpr size_t kMessageBytes = size_t{1} << 30;
 constexpr int kPieceTag = 1, kBytesTag = 2;
 
-/// Waits for a request without holding a core; false at the deadline.
-bool wait_for(MPI_Request& request, Clock::time_point deadline) {
+/// Waits for requests as threads of carousel wait for each other: it looks for 50 us, then gives way between looks.
+void finish(std::span<MPI_Request> requests) {
+  const Clock::time_point patient = Clock::now() + std::chrono::microseconds(50);
+  for (;;) {
+    int done = 0;
+    MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    if (done != 0) return;
+    if (Clock::now() > patient) sched_yield();
+  }
+}
+
+/// Waits for what may take minutes, asleep between looks; false at the deadline.
+bool sleep_until(MPI_Request& request, Clock::time_point deadline) {
   for (int i = 0;; ++i) {
     int done = 0;
     MPI_Test(&request, &done, MPI_STATUS_IGNORE);
@@ -144,7 +156,7 @@ void Job::sum_shards(const Tensor& values, const Cuts& cuts) {
                   &requests_.back());
       }
     }
-    MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
+    finish(requests_);
     add_in_order(mine, parts, length(rank_));
   }
 }
@@ -160,23 +172,30 @@ void Job::units_of(const Cuts& cuts) {
 
 void Job::spread_shards(const Tensor& values, const Cuts& cuts) {
   units_of(cuts);
-  MPI_Allgatherv(MPI_IN_PLACE, 0, unit_, on_host(values, cuts), counts_.data(), places_.data(), unit_, MPI_COMM_WORLD);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Iallgatherv(MPI_IN_PLACE, 0, unit_, on_host(values, cuts), counts_.data(), places_.data(), unit_, MPI_COMM_WORLD,
+                  &request);
+  finish({&request, 1});
 }
 
 Tensor Job::collect_shards(const Tensor& shard, const Cuts& cuts) {
   units_of(cuts);
   Tensor all;
   if (rank_ == 0) all = Tensor({cuts.back()}, DType::kF32);
-  MPI_Gatherv(shard.f32(), counts_[static_cast<size_t>(rank_)], unit_, rank_ == 0 ? all.f32() : nullptr, counts_.data(),
-              places_.data(), unit_, 0, MPI_COMM_WORLD);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Igatherv(shard.f32(), counts_[static_cast<size_t>(rank_)], unit_, rank_ == 0 ? all.f32() : nullptr,
+               counts_.data(), places_.data(), unit_, 0, MPI_COMM_WORLD, &request);
+  finish({&request, 1});
   return all;
 }
 
 void Job::sum(std::span<double> values) {
   const size_t count = values.size();
   std::vector<double> all(count * static_cast<size_t>(size_));
-  MPI_Allgather(values.data(), static_cast<int>(count), MPI_DOUBLE, all.data(), static_cast<int>(count), MPI_DOUBLE,
-                MPI_COMM_WORLD);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Iallgather(values.data(), static_cast<int>(count), MPI_DOUBLE, all.data(), static_cast<int>(count), MPI_DOUBLE,
+                 MPI_COMM_WORLD, &request);
+  finish({&request, 1});
   for (size_t i = 0; i < count; ++i) {
     values[i] = all[i];
     for (size_t r = 1; r < static_cast<size_t>(size_); ++r) values[i] += all[r * count + i];
@@ -218,14 +237,14 @@ std::string Job::from_first(const std::string& bytes) {
 void Job::wait() {
   MPI_Request all = MPI_REQUEST_NULL;
   MPI_Ibarrier(MPI_COMM_WORLD, &all);
-  wait_for(all, Clock::time_point::max());
+  sleep_until(all, Clock::time_point::max());
 }
 
 bool Job::fails_with_all() {
   MPI_Request all = MPI_REQUEST_NULL;
   MPI_Ibarrier(failed_, &all);
   // The first of those that fail alone ends the others before they speak.
-  return wait_for(all, Clock::now() + std::chrono::milliseconds(1000 + 250 * std::min(rank_, 8)));
+  return sleep_until(all, Clock::now() + std::chrono::milliseconds(1000 + 250 * std::min(rank_, 8)));
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ std::vector<Batch> Trainer::take(int64_t rows) {
 /// A row that goes on from a state is taken by the process that took the row before it: both have the same place in
 /// their steps. So a state is needed where the last step's row left it; those of a loaded checkpoint are gone by then.
 void Trainer::drop_other_lanes(const std::vector<Batch>& parts) {
+  if (lanes_.empty() || processes_.size() == 1) return;
   std::vector<bool> taken(lanes_.size());
   for (const Batch& part : parts) {
     for (const Batch::Row& row : part.rows) taken[static_cast<size_t>(row.lane)] = true;
@@ -66,7 +67,7 @@ StepReport Trainer::step_at(double rate) {
   model_.params->clear_gradients();
   double sum = 0;
   for (const Batch& part : parts) objective_.add_gradients(part, static_cast<float>(1 / counted), &sum);
-  if (processes_.size() > 1) drop_other_lanes(parts);
+  drop_other_lanes(parts);
   model_.params->finish_gradients();
   processes_.sum({&sum, 1});
   optimiser_.join_gradients();

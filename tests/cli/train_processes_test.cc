@@ -175,21 +175,21 @@ TEST_F(TrainMpi, AnotherNumberGoesOnWithARun) {
 }
 
 TEST_F(TrainMpi, AKilledProcessEndsTheJobAndItsLastCheckpointIsGood) {
-  const std::vector<std::string> words{"--steps", "150", "--batch", "4", "--save-every", "10", "--carry-state"};
+  const std::vector<std::string> words{"--steps", "100", "--batch", "4", "--save-every", "5", "--carry-state"};
   train(2, arguments(scratch / "whole", words));
   const std::string out = scratch / "run";
   {
     Started job(2, arguments(out, words));
-    ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/step-10/train.safetensors"); })) << job.err();
+    ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/step-5/train.safetensors"); })) << job.err();
     ASSERT_GT(job.child(), 0);
     kill(job.child(), SIGKILL);
     const auto start = std::chrono::steady_clock::now();
     EXPECT_NE(job.wait(), 0);
     EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
   }
-  EXPECT_FALSE(fs::exists(out + "/step-150"));
+  EXPECT_FALSE(fs::exists(out + "/step-100"));
   train(2, {"train", "--resume", out, "-t", "1"});
-  EXPECT_TRUE(tensors_of(out + "/step-150") == tensors_of(scratch / "whole/step-150"));
+  EXPECT_TRUE(tensors_of(out + "/step-100") == tensors_of(scratch / "whole/step-100"));
   EXPECT_EQ(losses(out), losses(scratch / "whole"));
 }
 

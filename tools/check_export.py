@@ -107,7 +107,8 @@ def compute(model, kind):
         else:
             for length in LENGTHS:
                 ids = expected[f"ids.{length}"] = torch.randint(0, VOCAB, (2, length), generator=draw)
-                answer = model(ids)
+                # Where the xlstm package is installed too, transformers runs its layers on a cache of another shape.
+                answer = model(ids) if kind in PACKAGES else model(ids, use_cache=False)
                 expected[f"logits.{length}"] = answer if torch.is_tensor(answer) else answer.logits
     return {name: value.contiguous() for name, value in expected.items()}
 

@@ -38,6 +38,7 @@ constexpr Command kCommands[] = {
     {"generate", "Continue a prompt, streaming", setup_generate},
     {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
     {"init", "Make an initialised model from a config", setup_init},
+    {"merge", "A model and an adapter to one model", setup_merge},
     {"plot", "Draw the loss curves of training runs", setup_plot},
     {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"quantize", "Write a model's weights in a narrower type", setup_quantize},

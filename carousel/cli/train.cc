@@ -56,10 +56,8 @@ class Input {
     }
     if (model.model.lm != nullptr) {
       read_tokens(options, path, model, paths, side, order);
-    } else if (other) {
-      fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
     } else {
-      read_features(options, model, paths, side, order);
+      read_features(options, model, other, side, order);
     }
   }
   train::Batches& batches() { return *batches_; }
@@ -67,8 +65,8 @@ class Input {
  private:
   void read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
                    const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
-  void read_features(const TrainOptions& options, const model::TrainedModel& model,
-                     const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
+  void read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid, train::Side side,
+                     const train::OrderOptions& order);
 
   std::optional<train::Vocabulary> vocabulary_;
   std::unique_ptr<train::Data> data_;
@@ -95,16 +93,20 @@ void Input::read_tokens(const TrainOptions& options, const std::string& path, co
   batches_ = std::make_unique<train::TokenBatches>(*data_);
 }
 
-void Input::read_features(const TrainOptions& options, const model::TrainedModel& model,
-                          const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
-  if (options.target.size() != paths.size() || (!options.times.empty() && options.times.size() != paths.size())) {
-    fail(ErrorKind::kUsage, "got {} --data, {} --target and {} --times, expected a --target for every --data",
-         paths.size(), options.target.size(), options.times.size());
+void Input::read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid,
+                          train::Side side, const train::OrderOptions& order) {
+  const std::vector<std::string>& paths = of_valid ? options.valid : options.data;
+  const std::vector<std::string>& targets = of_valid ? options.valid_target : options.target;
+  const std::vector<std::string>& times = of_valid ? options.valid_times : options.times;
+  if (targets.size() != paths.size() || (!times.empty() && times.size() != paths.size())) {
+    const char *const data = of_valid ? "--valid" : "--data", *const prefix = of_valid ? "--valid-" : "--";
+    fail(ErrorKind::kUsage, "got {} {}, {} {}target and {} {}times, expected a {}target for every {}", paths.size(),
+         data, targets.size(), prefix, times.size(), prefix, prefix, data);
   }
   const model::Regressor& regressor = *model.model.regressor;
   train::FeatureOptions features;
   for (size_t i = 0; i < paths.size(); ++i) {
-    features.files.push_back({paths[i], options.target[i], options.times.empty() ? "" : options.times[i]});
+    features.files.push_back({paths[i], targets[i], times.empty() ? "" : times[i]});
   }
   features.side = side;
   features.valid_fraction = options.valid_fraction;
@@ -118,11 +120,11 @@ void Input::read_features(const TrainOptions& options, const model::TrainedModel
 /// A run from its first or resumed step to its end.
 class TrainRun {
  public:
-  /// from: the model, or a checkpoint.
-  TrainRun(TrainOptions& options, const std::string& from, const Json& resolved)
+  /// from: the model, or a checkpoint of all of it. tuning: what is trained, with a checkpoint's adapter.
+  TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed))),
+        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
         trainer_(model_, stream_, input_.batches(), recipe_, &job()),
@@ -132,7 +134,8 @@ class TrainRun {
     if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
   }
 
-  int run(bool resumed, const std::string& from);
+  /// checkpoint: where the run goes on; empty: it begins.
+  int run(const std::string& checkpoint);
 
  private:
   static bool speaks() { return job().rank() == 0; }
@@ -140,7 +143,7 @@ class TrainRun {
     if (speaks()) cli::note(line);
   }
   void check_same();
-  void begin(bool resumed, const std::string& from);
+  void begin(const std::string& checkpoint);
   void check_space();
   void save();
   void validate(int64_t step);
@@ -194,10 +197,10 @@ void TrainRun::check_space() {
        checkpoints);
 }
 
-void TrainRun::begin(bool resumed, const std::string& from) {
-  if (resumed) {
-    state_ = train::load_checkpoint(from, trainer_);
-    note(fmt::format("{}: going on after step {}", from, trainer_.optimiser().steps()));
+void TrainRun::begin(const std::string& checkpoint) {
+  if (!checkpoint.empty()) {
+    state_ = train::load_checkpoint(checkpoint, trainer_);
+    note(fmt::format("{}: going on after step {}", checkpoint, trainer_.optimiser().steps()));
   }
   first_step_ = trainer_.optimiser().steps();
   first_tokens_ = trainer_.tokens_seen();
@@ -279,12 +282,12 @@ int TrainRun::find_rate() {
   return 0;
 }
 
-int TrainRun::run(bool resumed, const std::string& from) {
+int TrainRun::run(const std::string& checkpoint) {
   describe();
   check_same();
   if (options_.dry_run) return 0;
   if (options_.find_lr) return find_rate();
-  begin(resumed, from);
+  begin(checkpoint);
   catch_interrupts();
   if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
@@ -339,15 +342,14 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.steps = train::RateSearch::kSteps;
   }
   options.check();
-  std::string from = options.model;
-  bool loads = false;
-  if (resumed) {
-    const std::string latest = job().from_first(train::latest_checkpoint(options.out).value_or(""));
-    loads = !latest.empty();
-    if (loads) from = latest;  // none yet: the run begins again
-  } else if (!options.find_lr && file_exists(options.out + kResolved)) {
+  if (!resumed && !options.find_lr && file_exists(options.out + kResolved)) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
+  // Without a checkpoint a resumed run begins again.
+  const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
+  model::Tuning tuning = options.tuning();
+  std::string from = options.model;
+  if (!checkpoint.empty()) (tuning.rank > 0 ? tuning.adapter : from) = checkpoint;
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
@@ -356,8 +358,8 @@ int run_train(CLI::App& app, TrainOptions& options) {
   if (job().size() > 1 && options.machine.threads == 0) {
     options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
   }
-  TrainRun run(options, from, TrainOptions::resolved(app));
-  return run.run(loads, from);
+  TrainRun run(options, from, tuning, TrainOptions::resolved(app));
+  return run.run(checkpoint);
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Options that say how to start, not what a run is.
 const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads"};
-const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times"};
+const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times", "valid-target", "valid-times"};
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
@@ -33,6 +33,8 @@ void add_data_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
   app.add_option("--target", o.target, "For features: the file of targets of each --data");
   app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
+  app.add_option("--valid-target", o.valid_target, "The same for each --valid");
+  app.add_option("--valid-times", o.valid_times, "The same for each --valid");
   app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
   app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
@@ -67,6 +69,15 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
+}
+
+void add_tuning_options(CLI::App& app, TrainOptions& o) {
+  app.add_option("--freeze", o.freeze,
+                 "Pattern of parameters that stay as they are, by canonical or published names; may be repeated");
+  app.add_option("--lora", o.lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)");
+  app.add_option(
+      "--lora-targets", o.lora_targets,
+      "Pattern of the ends of names of the projections it changes (default: all of blocks); may be repeated");
 }
 
 train::OptimiserOptions::Method method_of(const std::string& optim) {
@@ -107,6 +118,7 @@ void TrainOptions::add_options(CLI::App& app) {
   app.add_option("--config", config, "JSON file of the same names; flags win");
   add_data_options(app, *this);
   add_recipe_options(app, *this);
+  add_tuning_options(app, *this);
   add_integer(app, "--save-every", save_every, 0, kMost, "Steps between checkpoints; 0: at the end alone");
   add_integer(app, "--keep", keep, 1, 1 << 20, "Checkpoints that are kept");
   app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");
@@ -151,6 +163,22 @@ Json TrainOptions::resolved(const CLI::App& app) {
     out[name] = values.size() == 1 && kPaths.count(name) == 0 ? Json(values.front()) : Json(values);
   }
   return out;
+}
+
+model::Tuning TrainOptions::tuning() const {
+  model::Tuning tuned;
+  tuned.freeze = freeze;
+  tuned.targets = lora_targets;
+  tuned.base = absolute(model);
+  if (lora.empty()) {
+    if (!lora_targets.empty()) fail(ErrorKind::kUsage, "--lora-targets: only with --lora");
+    return tuned;
+  }
+  const size_t colon = lora.find(':');
+  tuned.rank = static_cast<int64_t>(parse_integer("--lora", lora.substr(0, colon), 1, 1 << 16));
+  tuned.alpha = colon == std::string::npos ? static_cast<double>(tuned.rank)
+                                           : parse_number("--lora", lora.substr(colon + 1), 0, 1e6);
+  return tuned;
 }
 
 void TrainOptions::check() const {

@@ -15,6 +15,7 @@
 #include "carousel/model/params.h"
 #include "carousel/model/regressor.h"
 #include "carousel/model/trained_params.h"
+#include "carousel/model/tuning.h"
 #include "carousel/ops/numerics.h"
 #include "carousel/text/tokenizer.h"
 
@@ -62,8 +63,7 @@ struct TrainedModel {
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
 /// Throws as load does, and kInput for a GGUF file.
-TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
-                          const TrainedParams::IsTrained& is_trained = {});
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning = {});
 
 /// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;
 /// `where` names the config.

@@ -44,7 +44,7 @@ bool is_complete(const std::string& folder) {
   } catch (const Error&) {
     return false;
   }
-  return file_exists(folder + "/" + kFile) && file_exists(folder + "/config.json");
+  return file_exists(folder + "/" + kFile) && (file_exists(folder + "/config.json") || model::is_adapter(folder));
 }
 
 /// The complete checkpoints, oldest first.
@@ -140,6 +140,14 @@ State read_lane(const formats::SafetensorsFile& file, size_t lane, int64_t pos, 
 
 void write_checkpoint(const std::string& folder, Trainer& trainer, const RunState& run, const Collected& all) {
   const model::TrainedModel& model = trainer.model();
+  if (!model.params->adapter().modules.empty()) {
+    formats::NewFolder out_folder(folder);
+    model::write_adapter(model.params->adapter(), model.params->adapter_tensors(false), out_folder);
+    formats::write_safetensors(out_folder.file(kFile), tensors_of(trainer, all),
+                               {{kRun, run_of(trainer, run, all).dump()}});
+    out_folder.keep();
+    return;
+  }
   const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
   std::vector<std::string> beside;
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -225,7 +233,9 @@ void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) 
 
 size_t checkpoint_bytes(Trainer& trainer) {
   const model::TrainedParams& params = *trainer.model().params;
-  return static_cast<size_t>(params.masters().count() + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+  const bool adapter = !params.adapter().modules.empty();
+  const int64_t weights = adapter ? params.gradients().count() : params.masters().count();
+  return static_cast<size_t>(weights + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
 }
 
 }  // namespace carousel::train

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoints of a run: OUT/step-N is a model folder as anybody loads it, in f32, and train.safetensors beside the
-// weights, which holds what resuming needs more: moments, counters, carried states.
+// Checkpoints of a run: OUT/step-N is a model folder as anybody loads it, in f32, or an adapter's, and
+// train.safetensors beside the weights, which holds what resuming needs more: moments, counters, carried states.
 #pragma once
 
 #include <optional>

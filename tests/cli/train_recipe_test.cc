@@ -102,5 +102,30 @@ TEST_F(TrainRecipe, RoundingProfilesAndRampsOfCarriedStatesAreRefusedInOneLine) 
   }
 }
 
+TEST_F(TrainRecipe, FeaturesAreValidatedOnFilesOfTheirOwn) {
+  write_file(scratch / "cfc.json", R"({"model_type": "cfc", "input_size": 1, "units": 6, "mode": "default"})");
+  std::string x, y;
+  for (int t = 0; t < 40; ++t) {
+    x += std::to_string(t % 5) + "\n";
+    y += std::string(t % 2 == 0 ? "0.5" : "-0.5") + ",0,0,0,0,0\n";
+  }
+  for (const std::string name : {"", "valid_"}) {
+    write_file(scratch / (name + "x.csv"), x);
+    write_file(scratch / (name + "y.csv"), y);
+  }
+  const std::string common = "train -t 1 --model " + (scratch / "cfc.json") + " --data " + (scratch / "x.csv") +
+                             " --target " + (scratch / "y.csv") + " --steps 4 --batch 1 --valid " +
+                             (scratch / "valid_x.csv") + " --out ";
+  const Ran ran =
+      run_carousel(common + (scratch / "run") + " --eval-every 2 --valid-target " + (scratch / "valid_y.csv"));
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  int64_t validations = 0;
+  for (const Json& line : log_of("run")) validations += line.contains("valid_loss") ? 1 : 0;
+  EXPECT_EQ(validations, 2);
+  const Ran without = run_carousel(common + (scratch / "other"));
+  EXPECT_EQ(without.status, 2);
+  EXPECT_NE(without.err.find("expected a --valid-target for every --valid"), std::string::npos) << without.err;
+}
+
 }  // namespace
 }  // namespace carousel::cli

@@ -58,9 +58,12 @@ void linear_dx(const Stream& stream, const ops::LinearDxArgs& args) {
   }
 }
 
-int64_t linear_dw_workspace(const Stream&, const ops::LinearDwArgs& args) { return DwScratch(args, {}).bytes; }
+int64_t linear_dw_workspace(const Stream&, const ops::LinearDwArgs& args) {
+  return args.M <= ops::kFewOutputs ? 0 : DwScratch(args, {}).bytes;
+}
 
 void linear_dw(const Stream& stream, const ops::LinearDwArgs& args) {
+  if (args.M <= ops::kFewOutputs) return kernels::linear_dw_few(stream, args);
   const DwScratch scratch(args, Workspace(args.workspace));
   for (int64_t first = 0; first < args.N; first += kPieceRows) {
     const int64_t rows = std::min(kPieceRows, args.N - first);

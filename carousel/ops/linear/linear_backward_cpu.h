@@ -28,6 +28,9 @@ struct LinearDwArgs {
   void* workspace = nullptr;
 };
 
+/// linear_dw of at most so many outputs takes x as it lies: panels would cost more than the product.
+constexpr int64_t kFewOutputs = 8;
+
 /// sum [M] += x, row after row.
 struct SumRowsArgs {
   View x;  // [N, M]
@@ -39,4 +42,5 @@ struct SumRowsArgs {
 
 COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
 COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
+KERNEL(linear_dw_few, carousel::ops::LinearDwArgs);
 KERNEL(sum_rows, carousel::ops::SumRowsArgs);

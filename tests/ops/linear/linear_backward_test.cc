@@ -15,7 +15,8 @@ namespace carousel {
 namespace {
 
 constexpr int64_t kK = 75;
-constexpr int64_t kHeights[] = {70, 1, 33};
+constexpr int64_t kHeights[] = {70, 1, 33, 6};
+constexpr int64_t kOutputs = 110;  // of all
 
 struct Projections {
   explicit Projections(Taped& t) {
@@ -29,7 +30,7 @@ struct Projections {
     }
   }
   Tensor forward(Ctx& ctx, const Tensor& x) const {
-    return ops::linear(ctx, x, {&weights[0], &weights[1], &weights[2]});
+    return ops::linear(ctx, x, {&weights[0], &weights[1], &weights[2], &weights[3]});
   }
   std::vector<Tensor> masters;
   std::vector<Weight> weights;
@@ -95,15 +96,15 @@ Gradients run(int threads, const std::vector<int64_t>& cuts, const Tensor& value
 }
 
 TEST(LinearBackward, ThreadsAndCutsChangeNoBit) {
-  const Tensor x = random_tensor({2100, kK}, 5), d = random_tensor({2100, 104}, 6);
+  const Tensor x = random_tensor({2100, kK}, 5), d = random_tensor({2100, kOutputs}, 6);
   const Gradients want = run(1, {0, 2100}, x, d);
   EXPECT_TRUE(run(3, {0, 2100}, x, d) == want);
   EXPECT_TRUE(run(2, {0, 1, 130, 1500, 2100}, x, d) == want);
 }
 
 TEST(LinearBackward, RowsWithoutGradientChangeNoBit) {
-  const Tensor x = random_tensor({300, kK}, 5), d = random_tensor({300, 104}, 6);
-  for (int64_t i = 0; i < 100 * 104; ++i) d.f32()[i] = d.f32()[200 * 104 + i] = 0;
+  const Tensor x = random_tensor({300, kK}, 5), d = random_tensor({300, kOutputs}, 6);
+  for (int64_t i = 0; i < 100 * kOutputs; ++i) d.f32()[i] = d.f32()[200 * kOutputs + i] = 0;
   EXPECT_EQ(run(3, {0, 300}, x, d).parameters, run(3, {0, 100}, x.rows(100, 200), d.rows(100, 200)).parameters);
 }
 

@@ -23,8 +23,10 @@
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/core/parallel.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
+#include "carousel/train/footprint.h"
 #include "carousel/train/rate_search.h"
 #include "carousel/train/run_log.h"
 
@@ -132,6 +134,7 @@ class TrainRun {
     for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
     if (options.sample_every > 0) model_.model.text();  // refused before the first step
     if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
+    check_memory(from);
   }
 
   /// checkpoint: where the run goes on; empty: it begins.
@@ -145,6 +148,7 @@ class TrainRun {
   void check_same();
   void begin(const std::string& checkpoint);
   void check_space();
+  void check_memory(const std::string& from);
   void save();
   void validate(int64_t step);
   void show(const train::StepReport& report);
@@ -195,6 +199,19 @@ void TrainRun::check_space() {
   fail(ErrorKind::kIo, "{}: {} are free, expected {} for {} checkpoints", options_.out,
        in_binary_units(static_cast<double>(space.available)), in_binary_units(static_cast<double>(needed)),
        checkpoints);
+}
+
+/// The same for memory: the system would kill a run that takes more than there is.
+void TrainRun::check_memory(const std::string& from) {
+  const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
+  const auto [first, end] = job().span_of(most);
+  train::StepShape shape;
+  shape.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
+  shape.recompute = recipe_.recompute;
+  const train::Footprint step = train::measure_footprint(model::open_model_files(from), stream_, shape);
+  const size_t gradients = model_.params->gradients().size_bytes();
+  const size_t moments = 2 * gradients / static_cast<size_t>(job().size());
+  model::check_memory(step.activations + gradients + moments, from, "a step of training");
 }
 
 void TrainRun::begin(const std::string& checkpoint) {

@@ -62,10 +62,16 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--muon-lr", o.muon_lr, 0, kInfinity, "The highest rate of muon's matrices; it follows --schedule");
   app.add_option("--betas", o.betas, "Decay of both moments; the first is the momentum of sgd")->capture_default_str();
   add_number(app, "--eps", o.eps, 0, 1, "Added to the root of the second moment");
-  add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of parameters with two or more dimensions");
+  add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of the parameters that --decay names");
+  add_choice(app, "--decay", o.decays, {"matrices", "paper"},
+             "What decays: parameters with two or more dimensions, or the groups of the xLSTM paper of 2024");
   add_number(app, "--clip", o.clip, 0, kInfinity, "The largest norm of a gradient; 0: any");
   add_number(app, "--skip-spikes", o.skip_spikes, 0, kInfinity,
              "Skip a step whose gradient norm is so many deviations above its running mean; 0: none");
+  add_number(app, "--dropout", o.dropout, 0, 1,
+             "The share of elements that training drops from the embedding and from what each sublayer adds");
+  add_choice(app, "--dtype", o.machine.compute, {"f32", "bf16"},
+             "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
   add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
@@ -219,11 +225,15 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   const auto [beta1, beta2] = parse_betas(betas);
   recipe.optimiser = {beta1, beta2, static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(clip)};
   recipe.optimiser.method = method_of(optim);
+  if (decays == "paper") recipe.optimiser.decays = train::OptimiserOptions::Decays::kPaper;
   recipe.optimiser.muon_rate = static_cast<float>(muon_lr / lr);
   recipe.skip_spikes = skip_spikes;
   recipe.micro_batch = micro_batch;
   recipe.carry_state = carry_state;
   recipe.recompute = recompute;
+  recipe.dropout = static_cast<float>(dropout);
+  recipe.seed = static_cast<uint64_t>(seed);
+  if (recipe.dropout >= 1) fail(ErrorKind::kUsage, "--dropout: got {}, expected a number below 1", dropout);
   return recipe;
 }
 

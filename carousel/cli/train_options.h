@@ -27,7 +27,9 @@ struct TrainOptions {
   bool recompute = false;
   double epochs = 0;
   double lr = 1e-3, muon_lr = 0.02, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1, skip_spikes = 0;
+  double dropout = 0;
   std::string schedule = "cosine", warmup = "2%", cooldown = "20%", optim = "adamw", betas = ".9,.95";
+  std::string decays = "matrices";
   std::string batch_ramp, profile = "native";
   bool find_lr = false;
   int64_t seed = 0;

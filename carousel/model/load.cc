@@ -340,6 +340,7 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (!out.params->adapter().modules.empty()) out.params->repack();  // the adapter is added
   if (stored) {
     finish_parameters(model, *stored, *checkpoint, place.weights);
+    for (const formats::TensorEntry* entry : checkpoint->entries()) out.stored[entry->name] = entry->dtype;
   }
   if (model.config.kind != ModelKind::kLanguage) return out;
   load_tokenizer(model, place, checkpoint ? checkpoint->gguf() : nullptr);

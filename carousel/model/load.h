@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +61,7 @@ struct TrainedModel {
   std::unique_ptr<TrainedParams> params;
   std::vector<ParamRecord> records;  // all that the constructor asked for, masks among them
   ModelPath place;
+  std::map<std::string, DType> stored;  // types of the tensors of the files it was loaded from, by name
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
 /// Throws as load does, and kInput for a GGUF file.

@@ -103,7 +103,9 @@ void write_merged(const std::string& base, const std::string& adapter, const std
   const std::vector<const formats::TensorEntry*> entries = checkpoint.entries();
   std::vector<formats::TensorSpec> specs;
   for (const formats::TensorEntry* entry : entries) {
-    specs.push_back({entry->name, dtype && is_float(entry->dtype) ? *dtype : entry->dtype, entry->shape});
+    const bool sum = find_module(bound, entry->name) != nullptr;
+    const DType own = sum ? DType::kF32 : entry->dtype;
+    specs.push_back({entry->name, dtype && is_float(entry->dtype) ? *dtype : own, entry->shape});
   }
   ModelWriter writer(out, specs);
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -116,7 +118,7 @@ void write_merged(const std::string& base, const std::string& adapter, const std
   }
   tell_progress(progress, 1, out);
   Json source = config.source;
-  if (dtype) source[source.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(*dtype);
+  set_dtype(source, dtype.value_or(DType::kF32));
   writer.write_config(source);
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
                            "generation_config.json"}) {

@@ -46,7 +46,8 @@ Model load_merged(const std::string& path, const std::string& adapter, const Str
                   const WeightTypes& types = {});
 
 /// Writes the folder `out`: the base model's files with the adapter added, under the same names. `dtype` is what all
-/// floats are written in; unset: each tensor keeps its type. Throws Error(kInput, kIo, kCancelled).
+/// floats are written in; unset: sums are written in f32, and the other tensors keep their types. Throws Error(kInput,
+/// kIo, kCancelled).
 void write_merged(const std::string& base, const std::string& adapter, const std::string& out, const Stream& stream,
                   std::optional<DType> dtype, const WriteProgress& progress = {});
 

@@ -200,6 +200,11 @@ bool TrainedParams::form(const Pack& pack) {
   return true;
 }
 
+bool TrainedParams::is_trained(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found != by_name_.end() && params_[found->second].trained;
+}
+
 void TrainedParams::values(const ParamRecord& record, float* out) const {
   const auto copy = [out](const Tensor& from) {
     const Tensor values = from.to_host();

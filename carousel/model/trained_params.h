@@ -43,7 +43,8 @@ class TrainedParams : public ParamSource {
  public:
   /// Takes the values of `source`, which is read while the model is built. `records` are all that the model's
   /// constructor will ask for (ParamList). Stored masks are never trained. This and the stream outlive the model; on
-  /// meta nothing is allocated.
+  /// meta nothing is allocated. On a stream that computes in bf16, products are in bf16: matrices are packed so,
+  /// masters and gradients stay f32.
   TrainedParams(ParamSource& source, const Stream& stream, const std::vector<ParamRecord>& records,
                 const TrainedChoice& choice = {});
   Weight matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override;
@@ -58,6 +59,7 @@ class TrainedParams : public ParamSource {
   /// between.
   const Tensor& masters() const { return masters_; }
   const Tensor& gradients() const { return gradients_; }
+  bool is_trained(const std::string& name) const;  // false for a mask
   /// What a file holds of one of the records: the master, or the entries of a stored mask.
   void values(const ParamRecord& record, float* out) const;
   /// Gradients are zero from here on, to be added to.

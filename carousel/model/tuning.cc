@@ -60,6 +60,10 @@ TrainedChoice choose_trained(const ModelConfig& config, const std::vector<ParamR
   if (!tuning.adapter.empty()) {
     const auto files = std::make_shared<const AdapterFiles>(tuning.adapter);
     choice.adapter = files->bind(config, records);
+    if (tuning.rank > 0 && (choice.adapter.rank != tuning.rank || choice.adapter.alpha != tuning.alpha)) {
+      fail(ErrorKind::kInput, "--lora: got {}:{}, expected {}:{} as in {}", tuning.rank, tuning.alpha,
+           choice.adapter.rank, choice.adapter.alpha, tuning.adapter);
+    }
     choice.adapter_values = [files](const ParamRecord& record, float* out) {
       const Tensor values = files->read(record.name, record.shape);
       std::memcpy(out, values.f32(), values.size_bytes());

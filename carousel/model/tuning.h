@@ -11,7 +11,7 @@ namespace carousel::model {
 
 struct Tuning {
   std::vector<std::string> freeze;  // patterns of canonical or published names
-  int64_t rank = 0;                 // of a fresh adapter; 0: none
+  int64_t rank = 0;                 // of a fresh adapter, or one that `adapter` must have; 0: none
   double alpha = 0;
   std::vector<std::string> targets;  // of the fresh adapter; see find_targets
   std::string base;                  // the base model, as the adapter's config is to name it

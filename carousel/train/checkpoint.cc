@@ -138,6 +138,15 @@ State read_lane(const formats::SafetensorsFile& file, size_t lane, int64_t pos, 
   return tensors.empty() ? State() : State::from(tensors, pos, layout);
 }
 
+/// What is not trained is written in the type it was stored in, so that its bytes stay as they are.
+std::optional<DType> kept_type(const model::TrainedModel& model, const model::FileTensor& tensor) {
+  const auto stored = model.stored.find(tensor.name);
+  if (stored == model.stored.end() || (stored->second != DType::kF16 && stored->second != DType::kBF16)) return {};
+  const bool any = std::any_of(tensor.records.begin(), tensor.records.end(),
+                               [&](size_t i) { return model.params->is_trained(model.records[i].name); });
+  return any ? std::nullopt : std::optional(stored->second);
+}
+
 void write_checkpoint(const std::string& folder, Trainer& trainer, const RunState& run, const Collected& all) {
   const model::TrainedModel& model = trainer.model();
   if (!model.params->adapter().modules.empty()) {
@@ -158,8 +167,9 @@ void write_checkpoint(const std::string& folder, Trainer& trainer, const RunStat
     formats::write_safetensors(writer.file(kFile), tensors_of(trainer, all),
                                {{kRun, run_of(trainer, run, all).dump()}});
   };
+  const auto kept = [&](const model::FileTensor& tensor) { return kept_type(model, tensor); };
   const model::ModelConfig& config = model.model.config;
-  model::write_model({config, model.place.config, model.records, DType::kF32, values}, folder, beside, {}, more);
+  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, beside, {}, more);
 }
 
 }  // namespace

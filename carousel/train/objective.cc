@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "carousel/core/error.h"
+#include "carousel/core/assert.h"
 #include "carousel/ops/optimiser/quantile_error.h"
 #include "carousel/ops/optimiser/squared_error.h"
 #include "carousel/ops/tape.h"
@@ -39,8 +39,23 @@ Tensor Objective::run_carried(const Batch& batch, const F& forward) {
   return losses;
 }
 
+/// Tells dropout where in the run the batch's rows lie.
+void Objective::place_dropout(const Batch& batch) {
+  CAROUSEL_ASSERT(!batch.rows.empty());
+  dropout_.spans.clear();
+  int64_t begin = 0, sequence = 0;
+  for (const Batch::Row& row : batch.rows) {
+    dropout_.spans.push_back({begin, row.number, 0});
+    for (; sequence < row.end; ++sequence) begin += batch.lengths[static_cast<size_t>(sequence)];
+  }
+}
+
 void Objective::run(const Batch& batch, float scale, bool gradients, double* sum) {
   Tape tape(model_.params->trained(), recompute_);
+  if (gradients && dropout_.share > 0) {
+    place_dropout(batch);
+    tape.drop(dropout_);
+  }
   Grads grads(tape);
   const auto forward = [&](Ctx& ctx, const Seqs& seqs, const StateBatch* states) {
     Ctx taped = ctx;

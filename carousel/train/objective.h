@@ -8,6 +8,7 @@
 
 #include "carousel/model/load.h"
 #include "carousel/model/pass.h"
+#include "carousel/ops/dropout/dropout.h"
 
 namespace carousel::train {
 
@@ -25,8 +26,9 @@ struct Batch {
     int64_t lane = 0;        // rows of one lane follow each other
     bool continues = false;  // the first sequence starts from the state that the lane kept, else from zero
     bool goes_on = false;    // the lane keeps the state after the last sequence
+    int64_t number = 0;      // of the row in the run, from 0 on
   };
-  std::vector<Row> rows;  // what carried states go by; may be empty without
+  std::vector<Row> rows;  // what carried states and dropout go by; may be empty without
 
   /// Targets that count: tokens, or elements of `wanted` that are not missing.
   int64_t counted() const;
@@ -47,6 +49,13 @@ class Objective {
   /// memory and more time.
   void recompute() { recompute_ = true; }
 
+  /// From now on gradients are those of a model that drops a share of the elements that enter its residual stream
+  /// (ops/dropout/dropout.h). Losses alone are computed without.
+  void drop(float share, uint64_t seed) {
+    dropout_.share = share;
+    dropout_.seed = seed;
+  }
+
   /// Adds the gradient of scale * (the sum of the batch's losses) to the model's gradients. The sum itself is added to
   /// `sum` row after row, in f64: batches one after the other give the bits of one batch. The losses are those of
   /// ops::linear_cross_entropy, squared errors, or those of ops::quantile_error.
@@ -60,8 +69,11 @@ class Objective {
   template <class F>
   Tensor run_carried(const Batch& batch, const F& forward);
 
+  void place_dropout(const Batch& batch);
+
   model::TrainedModel& model_;
   model::Pass pass_;
+  ops::Dropout dropout_;  // share 0: none
   bool recompute_ = false;
   std::vector<State>* lanes_ = nullptr;  // null: every sequence starts from the zero state
 };

@@ -10,6 +10,16 @@
 #include "carousel/ops/optimiser/muon.h"
 
 namespace carousel::train {
+namespace {
+
+/// The rule of the xlstm package, which names tell: weights of projections and convolutions decay; norms, the table of
+/// tokens, and what is called otherwise (skips, recurrent kernels, biases, cells) do not.
+bool decays_in_paper(const std::string& name) {
+  return name.find("weight") != std::string::npos && name.find("norm") == std::string::npos &&
+         name != "embeddings.weight";
+}
+
+}  // namespace
 
 Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options,
                      Processes* processes)
@@ -29,7 +39,8 @@ Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const O
 void Optimiser::find_ranges() {
   for (const model::TrainedParam& param : params_.params()) {
     if (!param.trained) continue;
-    const bool decays = param.shape.rank() >= 2;
+    const bool paper = options_.decays == OptimiserOptions::Decays::kPaper;
+    const bool decays = paper ? decays_in_paper(param.name) : param.shape.rank() >= 2;
     const int64_t count = param.shape.count();
     const Kind kind = kind_of(param);
     const bool joins = kind != Kind::kMuon && !ranges_.empty() && ranges_.back().kind == kind &&

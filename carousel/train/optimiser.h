@@ -14,7 +14,7 @@ namespace carousel::train {
 struct OptimiserOptions {
   float beta1 = 0.9f, beta2 = 0.95f;
   float eps = 1e-8f;
-  float decay = 0.1f;  // of parameters with two or more dimensions
+  float decay = 0.1f;  // of the parameters that decay
   float clip = 1.0f;   // the most that the norm of all gradients may be; 0: no bound
   enum class Method {
     kAdamW,
@@ -24,6 +24,11 @@ struct OptimiserOptions {
   Method method = Method::kAdamW;
   float muon_rate = 2;      // the rate of Muon's matrices over that of the others
   bool muon_gates = false;  // Muon takes matrices of gates too
+  enum class Decays {
+    kMatrices,  // parameters with two or more dimensions
+    kPaper,     // the groups of the xLSTM paper of 2024
+  };
+  Decays decays = Decays::kMatrices;
 };
 
 class Optimiser {

@@ -25,6 +25,7 @@ Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data
       optimiser_(*model.params, stream, recipe.optimiser, &processes_) {
   if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch.most();
   if (recipe_.recompute) objective_.recompute();
+  if (recipe_.dropout > 0) objective_.drop(recipe_.dropout, recipe_.seed);
   if (!recipe_.carry_state) return;
   lanes_.resize(static_cast<size_t>(data.lanes()));
   objective_.carry_states(&lanes_);

@@ -25,6 +25,8 @@ struct Recipe {
   bool carry_state = false;
   double skip_spikes = 0;  // a step is skipped whose norm is so many deviations above the mean; 0: none is
   bool recompute = false;  // Objective::recompute
+  float dropout = 0;       // the share of Objective::drop; 0: nothing is dropped
+  uint64_t seed = 0;       // of what is dropped
 };
 
 /// What a step was.

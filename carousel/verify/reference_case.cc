@@ -349,7 +349,6 @@ std::vector<Comparison> Case::compare() {
   compare_trained();
   for (const Comparison& comparison : compare_merged(folder_, expected_, stream_))
     results_[comparison.name] = comparison;
-
   std::vector<Comparison> out;
   for (const formats::TensorEntry& tensor : expected_.entries()) {
     if (is_input(tensor.name)) continue;

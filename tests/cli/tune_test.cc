@@ -12,7 +12,8 @@ constexpr const char* kHowLong = " --seq 16 --batch 4 --micro-batch 3 --lr 1e-2 
 
 /// A model and a text to train it on.
 struct Tuned {
-  explicit Tuned(const char* config = kTinyXlstm) : model(init_model(scratch, config)) {
+  explicit Tuned(const char* config = kTinyXlstm, const std::string& flags = "")
+      : model(init_model(scratch, config, flags)) {
     std::string text;
     for (int i = 0; i < 400; ++i) text += "line " + std::to_string(i * i % 97) + " of the text\n";
     write_file(scratch / "text.txt", text);
@@ -45,6 +46,40 @@ TEST(Freeze, FrozenTensorsKeepTheirBytes) {
   }
 }
 
+TEST(Freeze, FrozenTensorsKeepTheirType) {
+  for (const char* dtype : {"bf16", "f16"}) {
+    const Tuned tuned(kTinyXlstm, std::string("--dtype ") + dtype);
+    const Ran ran = tuned.train("out", "--steps 4 --save-every 2 --freeze '*embeddings*' --freeze '*.q'");
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    const std::string last = tuned.scratch / "out/step-4";
+    const std::map<std::string, std::string> before = tensors_of(tuned.model), after = tensors_of(last);
+    for (const auto& [name, bytes] : before) {
+      const bool frozen = name.find("embeddings") != name.npos || name.ends_with(".q.weight");
+      EXPECT_EQ(bytes == after.at(name), frozen) << name;
+    }
+    std::filesystem::remove_all(last);  // a resumed run has the types from its checkpoint
+    ASSERT_EQ(run_carousel("train --resume " + (tuned.scratch / "out")).status, 0);
+    EXPECT_TRUE(tensors_of(last) == after);
+    EXPECT_EQ(run_carousel("eval " + last + " --text " + (tuned.scratch / "text.txt")).status, 0);
+  }
+}
+
+TEST(Freeze, OthersAreTrainedAsWithoutIt) {
+  const Tuned tuned(kTinyMixed);
+  const std::string one = "--steps 1 --optim sgd --clip 0 ";
+  ASSERT_EQ(tuned.train("all", one).status, 0);
+  const Ran ran = tuned.train("some", one + "--freeze 'embeddings*' --freeze 'layers.[012].*'");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const auto before = tensors_of(tuned.model), all = tensors_of(tuned.scratch / "all/step-1"),
+             some = tensors_of(tuned.scratch / "some/step-1");
+  for (const auto& [name, bytes] : some) {
+    const bool frozen = name.starts_with("embeddings") || (name.starts_with("layers.") && name[7] != '3');
+    EXPECT_TRUE(bytes == (frozen ? before : all).at(name)) << name;
+  }
+  EXPECT_NE(some, before);
+  EXPECT_NE(some, all);
+}
+
 TEST(Freeze, PatternsThatLeaveNothingOrNameNothingAreRefused) {
   const Tuned tuned;
   expect_one_line(tuned.train("a", "--steps 1 --freeze nope"), "\"nope\" names no parameter");
@@ -75,13 +110,18 @@ TEST(Lora, MicroBatchesAndThreadsLeaveTheBits) {
   EXPECT_TRUE(read_file(tuned.scratch / ("whole" + file)) == read_file(tuned.scratch / ("cut" + file)));
 }
 
-class LoraFamily : public testing::TestWithParam<const char*> {};
+/// A base: its config, and the type of its weights.
+struct Base {
+  const char* config;
+  const char* dtype;
+};
+class LoraBase : public testing::TestWithParam<Base> {};
 
-TEST_P(LoraFamily, MergedModelIsTheBaseWithItsAdapter) {
-  const Tuned tuned(GetParam());
+TEST_P(LoraBase, MergedModelIsTheBaseWithItsAdapter) {
+  const Tuned tuned(GetParam().config, std::string("--dtype ") + GetParam().dtype);
   ASSERT_EQ(tuned.train("out", "--steps 4 --lora 4").status, 0);
   const std::string adapter = tuned.scratch / "out/step-4", merged = tuned.scratch / "merged";
-  const Ran ran = run_carousel("merge " + tuned.model + " " + adapter + " --dtype f32 --out " + merged);
+  const Ran ran = run_carousel("merge " + tuned.model + " " + adapter + " --out " + merged);
   ASSERT_EQ(ran.status, 0) << ran.err;
   const std::string eval = " --json --text " + (tuned.scratch / "text.txt");
   const auto nats = [&](const std::string& flags) {
@@ -91,7 +131,9 @@ TEST_P(LoraFamily, MergedModelIsTheBaseWithItsAdapter) {
   EXPECT_LT(nats(merged), nats(tuned.model) - 0.01);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiny, LoraFamily, testing::Values(kTinyXlstm, kTinyLfm2, kTinyLlama, kTinyMixed));
+INSTANTIATE_TEST_SUITE_P(Tiny, LoraBase,
+                         testing::Values(Base{kTinyXlstm, "f32"}, Base{kTinyXlstm, "bf16"}, Base{kTinyXlstm, "f16"},
+                                         Base{kTinyLfm2, "f32"}, Base{kTinyLlama, "bf16"}, Base{kTinyMixed, "f32"}));
 
 TEST(Lora, WhatDoesNotFitIsOneLine) {
   const Tuned tuned;

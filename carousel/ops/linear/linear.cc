@@ -13,8 +13,8 @@
 namespace carousel::ops {
 namespace {
 
-void add_product(Ctx& ctx, const Columns& x, const Columns& d_y, float* d_w) {
-  LinearDwArgs args = {view(d_y), view(x), d_w, x.of.dim(0), d_y.count, x.count};
+void add_product(Ctx& ctx, const Columns& x, const Columns& d_y, float* d_w, bool rounds) {
+  LinearDwArgs args = {view(d_y), view(x), d_w, x.of.dim(0), d_y.count, x.count, nullptr, rounds};
   const Tensor workspace = ctx.workspace(kernels::linear_dw_workspace(ctx.stream, args));
   args.workspace = workspace.raw();
   kernels::linear_dw(ctx.stream, args);
@@ -26,6 +26,7 @@ void add_product(Ctx& ctx, const Columns& x, const Columns& d_y, float* d_w) {
 void add_weights(Ctx& ctx, const Columns& x, std::span<const Weight* const> weights, const Columns& d_y, Grads& grads) {
   int64_t first = 0;
   float* joined = nullptr;
+  bool rounds = false;  // of what is joined
   Columns of_joined = {d_y.of, d_y.first, 0};
   for (const Weight* const weight : weights) {
     const Columns part = {d_y.of, d_y.first + first, weight->rows()};
@@ -34,15 +35,17 @@ void add_weights(Ctx& ctx, const Columns& x, std::span<const Weight* const> weig
       kernels::sum_rows(ctx.stream, {view(part), d_b, x.of.dim(0), part.count});
     }
     float* const d_w = grads.parameter(weight->master());
-    if (d_w != nullptr && joined != nullptr && d_w == joined + of_joined.count * x.count) {
+    const bool follows = d_w != nullptr && joined != nullptr && d_w == joined + of_joined.count * x.count;
+    if (follows && rounds == (weight->dtype() == DType::kBF16)) {
       of_joined.count += part.count;
       continue;
     }
-    if (joined != nullptr) add_product(ctx, x, of_joined, joined);
+    if (joined != nullptr) add_product(ctx, x, of_joined, joined, rounds);
     joined = d_w;
+    rounds = weight->dtype() == DType::kBF16;
     of_joined = part;
   }
-  if (joined != nullptr) add_product(ctx, x, of_joined, joined);
+  if (joined != nullptr) add_product(ctx, x, of_joined, joined, rounds);
 }
 
 void record(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y) {

@@ -3,6 +3,7 @@
 #include "carousel/ops/linear/linear_backward_cpu.h"
 
 #include "carousel/cpu/divide.h"
+#include "carousel/cpu/rounding.h"
 #include "carousel/cpu/vec.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -32,8 +33,14 @@ void sum_columns(const ops::SumRowsArgs& args, int64_t first, int64_t count) {
   }
 }
 
+template <bool kRounds, class T>
+CAROUSEL_INLINE T factor(T value) {
+  if constexpr (kRounds) return as_bf16(value);
+  return value;
+}
+
 /// d_w of R outputs from `m` on and two vectors of columns from `first` on, of which `count` are there.
-template <int R>
+template <int R, bool kRounds>
 void add_few(const ops::LinearDwArgs& args, int64_t m, int64_t first, int64_t count) {
   float* const d_w = args.d_w + m * args.K + first;
   const float *x = args.x.f32() + first, *d_y = args.d_y.f32() + m;
@@ -45,10 +52,10 @@ void add_few(const ops::LinearDwArgs& args, int64_t m, int64_t first, int64_t co
     sum[r][1] = load_partial(d_w + r * args.K + low, high);
   }
   for (int64_t n = 0; n < args.N; ++n, x += args.x.stride, d_y += args.d_y.stride) {
-    const Vec left = whole ? load(x) : load_partial(x, low);
-    const Vec right = whole ? load(x + kLanes) : load_partial(x + low, high);
+    const Vec left = factor<kRounds>(whole ? load(x) : load_partial(x, low));
+    const Vec right = factor<kRounds>(whole ? load(x + kLanes) : load_partial(x + low, high));
     for (int r = 0; r < R; ++r) {
-      const Vec slope = set1(d_y[r]);
+      const Vec slope = set1(factor<kRounds>(d_y[r]));
       sum[r][0] = fma(slope, left, sum[r][0]);
       sum[r][1] = fma(slope, right, sum[r][1]);
     }
@@ -59,19 +66,24 @@ void add_few(const ops::LinearDwArgs& args, int64_t m, int64_t first, int64_t co
   }
 }
 
-}  // namespace
-
-void linear_dw_few(const Stream& stream, const ops::LinearDwArgs& args) {
+template <bool kRounds>
+void add_few_outputs(const Stream& stream, const ops::LinearDwArgs& args) {
   constexpr int64_t kWidth = 2 * kLanes;
   parallel_ranges(stream, (args.K + kWidth - 1) / kWidth, 2 * args.N * args.M * kWidth,
                   [&](int64_t begin, int64_t end) {
                     for (int64_t group = begin; group < end; ++group) {
                       const int64_t first = group * kWidth, count = args.K - first < kWidth ? args.K - first : kWidth;
                       int64_t m = 0;
-                      for (; m + 4 <= args.M; m += 4) add_few<4>(args, m, first, count);
-                      for (; m < args.M; ++m) add_few<1>(args, m, first, count);
+                      for (; m + 4 <= args.M; m += 4) add_few<4, kRounds>(args, m, first, count);
+                      for (; m < args.M; ++m) add_few<1, kRounds>(args, m, first, count);
                     }
                   });
+}
+
+}  // namespace
+
+void linear_dw_few(const Stream& stream, const ops::LinearDwArgs& args) {
+  (args.rounds ? add_few_outputs<true> : add_few_outputs<false>)(stream, args);
 }
 
 void sum_rows(const Stream& stream, const ops::SumRowsArgs& args) {

@@ -13,8 +13,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <span>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "carousel/core/assert.h"
 #include "carousel/core/error.h"

@@ -116,6 +116,8 @@ void catch_interrupts(int patience) {
   if (!is_ignored(SIGHUP)) handle(SIGHUP, on_signal);
 }
 
+void catch_too(int signal) { handle(signal, on_signal); }
+
 namespace {
 
 /// Waits until `descriptor` is ready for `events`; false when a signal is to be taken first, however early it came.

@@ -77,6 +77,15 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
 }
 
+void add_tuning_options(CLI::App& app, TrainOptions& o) {
+  app.add_option("--freeze", o.freeze,
+                 "Pattern of parameters that stay as they are, by canonical or published names; may be repeated");
+  app.add_option("--lora", o.lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)");
+  app.add_option(
+      "--lora-targets", o.lora_targets,
+      "Pattern of the ends of names of the projections it changes (default: all of blocks); may be repeated");
+}
+
 train::OptimiserOptions::Method method_of(const std::string& optim) {
   using Method = train::OptimiserOptions::Method;
   return optim == "muon" ? Method::kMuon : optim == "sgd" ? Method::kSgd : Method::kAdamW;
@@ -115,6 +124,7 @@ void TrainOptions::add_options(CLI::App& app) {
   app.add_option("--config", config, "JSON file of the same names; flags win");
   add_data_options(app, *this);
   add_recipe_options(app, *this);
+  add_tuning_options(app, *this);
   add_integer(app, "--save-every", save_every, 0, kMost, "Steps between checkpoints; 0: at the end alone");
   add_integer(app, "--keep", keep, 1, 1 << 20, "Checkpoints that are kept");
   app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");
@@ -159,6 +169,22 @@ Json TrainOptions::resolved(const CLI::App& app) {
     out[name] = values.size() == 1 && kPaths.count(name) == 0 ? Json(values.front()) : Json(values);
   }
   return out;
+}
+
+model::Tuning TrainOptions::tuning() const {
+  model::Tuning tuned;
+  tuned.freeze = freeze;
+  tuned.targets = lora_targets;
+  tuned.base = absolute(model);
+  if (lora.empty()) {
+    if (!lora_targets.empty()) fail(ErrorKind::kUsage, "--lora-targets: only with --lora");
+    return tuned;
+  }
+  const size_t colon = lora.find(':');
+  tuned.rank = static_cast<int64_t>(parse_integer("--lora", lora.substr(0, colon), 1, 1 << 16));
+  tuned.alpha = colon == std::string::npos ? static_cast<double>(tuned.rank)
+                                           : parse_number("--lora", lora.substr(colon + 1), 0, 1e6);
+  return tuned;
 }
 
 void TrainOptions::check() const {

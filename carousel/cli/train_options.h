@@ -33,6 +33,9 @@ struct TrainOptions {
   std::string batch_ramp, profile = "native";
   bool find_lr = false;
   int64_t seed = 0;
+  // Fine-tuning.
+  std::vector<std::string> freeze, lora_targets;
+  std::string lora;
   // These say when checkpoints, validations, samples and lines come.
   int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
   int64_t sample_every = 0, sample_tokens = 64;
@@ -50,6 +53,8 @@ struct TrainOptions {
   void check() const;
   /// The rows of each step. Throws Error(kUsage).
   train::BatchRamp ramp() const;
+  /// What is trained. Throws Error(kUsage).
+  model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
 };

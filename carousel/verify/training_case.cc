@@ -53,13 +53,19 @@ struct MuonSteps {
 const MuonSteps kMuonSteps[] = {
     {"muon_f32.", false, kMuon}, {"muon_f32_gates.", true, kMuon}, {"muon.", false, kMuonBf16}};
 
+struct Named {
+  std::string name;
+  std::vector<float> values;
+};
+
 class TrainingCase {
  public:
-  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream)
+  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream,
+               const std::string& base)
       : where_(folder + "/expected.safetensors"),
         expected_(expected),
         stream_(stream),
-        trained_(model::load_trained(folder, stream, 0)),
+        trained_(load(folder, stream, base)),
         batch_(read_batch()) {
     const model::ModelConfig& config = trained_.model.config;
     const model::TensorNames names = model::find_family(config.model_type, where_).names;
@@ -68,6 +74,11 @@ class TrainingCase {
     }
     tensors_ = model::file_tensors(config, names, records_,
                                    [&](const std::string& name) { return expected.find(kGrad + name) != nullptr; });
+  }
+  static model::TrainedModel load(const std::string& folder, const Stream& stream, const std::string& base) {
+    model::Tuning tuning;
+    if (!base.empty()) tuning.adapter = folder;
+    return model::load_trained(base.empty() ? folder : base, stream, 0, tuning);
   }
 
   std::vector<Comparison> compare();
@@ -78,6 +89,8 @@ class TrainingCase {
   train::Batch read_tokens(const std::string& name) const;
   train::Batch read_features() const;
   train::Batch read_series() const;
+  /// The trained tensors as files name them: values, or gradients.
+  std::vector<Named> trained_tensors(bool gradients) const;
   /// A tensor of the file, put together from what `values` has of its parameters.
   std::vector<float> assembled(const model::FileTensor& tensor, bool gradients) const;
   double add_gradients(train::Objective& objective, const train::Batch& batch);
@@ -195,6 +208,19 @@ std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool
   return std::vector<float>(whole.f32(), whole.f32() + whole.count());
 }
 
+std::vector<Named> TrainingCase::trained_tensors(bool gradients) const {
+  std::vector<Named> out;
+  if (trained_.params->adapter().modules.empty()) {
+    for (const model::FileTensor& tensor : tensors_) out.push_back({tensor.name, assembled(tensor, gradients)});
+    return out;
+  }
+  for (const NamedTensor& named : trained_.params->adapter_tensors(gradients)) {
+    const float* const values = named.tensor.f32();
+    out.push_back({named.name, {values, values + named.tensor.count()}});
+  }
+  return out;
+}
+
 double TrainingCase::add_gradients(train::Objective& objective, const train::Batch& batch) {
   trained_.params->clear_gradients();
   const auto count = static_cast<double>(batch.counted());
@@ -234,8 +260,8 @@ void TrainingCase::compare_gradients() {
     for (int64_t i = 0; i < want.count(); ++i) sum += std::pow(static_cast<double>(want.f32()[i]), 2);
     largest = std::max(largest, std::sqrt(sum));
   }
-  for (const model::FileTensor& tensor : tensors_) {
-    judge(kGrad + tensor.name, assembled(tensor, true), kGradients, kOfLargest * largest);
+  for (const Named& tensor : trained_tensors(true)) {
+    judge(kGrad + tensor.name, tensor.values, kGradients, kOfLargest * largest);
   }
 }
 
@@ -266,7 +292,7 @@ std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objec
     out[1].push_back(static_cast<float>(norm));
     optimiser.step(1e-2, norm);
   }
-  for (const model::FileTensor& tensor : tensors_) out.push_back(assembled(tensor, false));
+  for (Named& tensor : trained_tensors(false)) out.push_back(std::move(tensor.values));
   std::memcpy(trained_.params->masters().f32(), start.f32(), start.size_bytes());
   trained_.params->repack();
   return out;
@@ -311,7 +337,7 @@ bool TrainingCase::expects(const std::string& prefix) const {
 /// The names of what take_steps returns.
 std::vector<std::string> TrainingCase::step_names(const std::string& prefix) const {
   std::vector<std::string> names = {prefix + "losses", prefix + "grad_norms"};
-  for (const model::FileTensor& tensor : tensors_) names.push_back(prefix + tensor.name);
+  for (const Named& tensor : trained_tensors(false)) names.push_back(prefix + tensor.name);
   return names;
 }
 
@@ -346,8 +372,8 @@ bool is_training(const std::string& name) {
 }
 
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream) {
-  return TrainingCase(folder, expected, stream).compare();
+                                         const Stream& stream, const std::string& base) {
+  return TrainingCase(folder, expected, stream, base).compare();
 }
 
 }  // namespace carousel::verify

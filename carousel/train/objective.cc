@@ -69,7 +69,10 @@ void Objective::run(const Batch& batch, float scale, bool gradients, double* sum
       losses = lm->loss(ctx, hidden, targets, wanted, scale);
     } else {
       Memory& there = *ctx.stream.memory;
-      const Tensor x = batch.features.to(there), targets = batch.wanted.to(there);
+      // On meta what has no id counts as a master, which features are not.
+      const bool counted = there.device() == Device::kMeta;
+      const Tensor x = counted ? ctx.arena.empty(batch.features.shape()).name() : batch.features.to(there);
+      const Tensor targets = batch.wanted.to(there);
       if (const model::Forecaster* const forecaster = model_.model.forecaster.get()) {
         const Tensor y = forecaster->forward(taped, x, seqs, states);
         losses = ops::quantile_error(ctx, y, targets, forecaster->patches().quantiles, wanted, scale);

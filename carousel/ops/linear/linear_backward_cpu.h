@@ -3,7 +3,7 @@
 // own are: of d_x over the outputs, of d_w over the rows.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/linear/linear.h"
 
 namespace carousel::ops {
@@ -37,6 +37,6 @@ struct SumRowsArgs {
 
 }  // namespace carousel::ops
 
-COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
-COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
-KERNEL(sum_rows, carousel::ops::SumRowsArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
+CPU_KERNEL(sum_rows, carousel::ops::SumRowsArgs);

@@ -37,7 +37,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Memory& memory)
 
 Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory)
     : Weight(rows, cols, dtype, memory) {
-  if (layout == Layout::kPanels) {
+  if (layout == Layout::kPanels && !memory.is_apart()) {
     form_ = DensePanels(rows, cols, dtype, memory);
   } else {
     form_ = DenseRows(rows, cols, dtype, memory);
@@ -46,6 +46,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& m
 
 Weight::Weight(const Mask& mask, DType dtype, Memory& memory, bool byte_expand)
     : Weight(mask.rows(), mask.cols(), dtype, memory) {
+  if (memory.is_apart()) fail(ErrorKind::kDevice, "weight: a matrix with a mask: not on this device");
   const int64_t live = mask.live();
   const bool blocks_pay = SparseBlocks::pays(live, rows_, cols_, dtype);
   if (byte_expand && blocks_pay) {

@@ -240,6 +240,9 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
   if (dtype != types_.of(name, layout, init).value_or(dtype)) warn_of_kept(name, cols, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
+  if (mapped && stream_.memory->is_apart()) {
+    fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
+  }
   Weight weight = mapped ? Weight::over(entry.file, values, rows, cols, dtype)
                          : weight_for(init, rows, cols, dtype, layout, *stream_.memory);
   const DType held_as = weight.as<SparsePanels>() != nullptr && is_block(dtype) ? DType::kF16 : dtype;

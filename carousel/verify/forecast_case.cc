@@ -46,7 +46,8 @@ void compare(Comparison& out, const std::vector<float>& got, const Tensor& want,
 class ForecastCase {
  public:
   ForecastCase(const std::string& folder, const Stream& stream)
-      : where_(folder + "/expected.safetensors"),
+      : stream_(stream),
+        where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         loaded_(model::load(folder, stream, model::ModelKind::kForecaster)),
         model_(*loaded_.forecaster, stream) {}
@@ -133,12 +134,15 @@ class ForecastCase {
       const std::vector<float> values = forecast_of({one}, options, median);
       alone.insert(alone.end(), values.begin(), values.end());
     }
-    if (std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
+    compare(out, alone, want, "alone");
+    // On a GPU the number of rows chooses the kernel of a product.
+    if (!stream_.memory->is_apart() && std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
       out.status = Comparison::Status::kFail;
       out.note = "remembered padding in a batch and all tokens alone differ in bits";
     }
   }
 
+  const Stream& stream_;
   std::string where_;
   formats::SafetensorsFile expected_;
   model::Model loaded_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -39,6 +40,7 @@ void CellMap::pack_weight(const Master& master) const {
 
 void CellMap::pack(const Stream& /*stream*/) const {
   if (!defined() || weight_.raw() == nullptr) return;
+  if (weight_.memory().is_apart()) not_on_device("cfc");
   for (const Master& master : masters_) {
     if (master.values.shape().rank() == 2) {
       pack_weight(master);
@@ -91,6 +93,7 @@ CellRow::CellRow(const Tensor& values)
     : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {}
 
 void CellRow::pack(const Stream& /*stream*/) const {
+  if (padded_.memory().is_apart() && padded_.raw() != nullptr) not_on_device("cfc");
   if (padded_.raw() != nullptr) std::copy_n(values_.f32(), values_.count(), padded_.f32());
 }
 

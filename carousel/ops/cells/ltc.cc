@@ -94,9 +94,9 @@ LtcSlopes LtcCell::slopes(Ctx& ctx) const {
 
 LtcSynapses::LtcSynapses(const LtcSynapseParams& params) {
   const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
+  if (params.w.memory().is_apart()) not_on_device("cfc and ltc");
   for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, params.w.memory());
   if (w.raw() == nullptr) return;
-  if (w.memory().is_apart()) not_on_device("ltc");
   begin.push_back(0);
   for (int64_t j = 0; j < padded; j += kCellPad) {
     for (int64_t i = 0; i < count; ++i) {

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps of carousel beside those of transformers, on the same cores, in the same shapes, in float32.
+"""Training steps of carousel beside those of transformers, xlstm and ncps, on the same cores, in the same shapes, in
+float32. The last two run the time steps of sLSTM and LTC in Python.
 
     tools/peer_train.py --carousel build/release/carousel --threads 4 [--case stories ...] [--steps 6] [--rounds 3]
 
 A round runs both, one after the other; the medians of tokens per second and their ratio are printed. A step is forward,
-backward, clipping and AdamW. Needs torch and transformers.
+backward, clipping and AdamW. Needs torch, and the package of each case.
 """
 import argparse
 import json
@@ -26,24 +27,52 @@ CASES = {  # config, batch, seq
                       "num_hidden_layers": 12, "num_blocks": 12, "num_heads": 4, "chunk_size": 64}, 2, 512),
     "llama-6x256": ({"model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704,
                      "num_hidden_layers": 6, "num_attention_heads": 4, "tie_word_embeddings": False}, 8, 256),
+    "slstm-4x256": ({"model_type": "xlstm_lm", "vocab_size": 256, "embedding_dim": 1024, "num_blocks": 1,
+                     "context_length": 256, "slstm_at": [0],
+                     "slstm_block": {"slstm": {"backend": "vanilla", "num_heads": 4, "conv1d_kernel_size": 0,
+                                               "dtype": "float32"}}}, 8, 256),
+    "ltc-32": ({"model_type": "ltc", "input_size": 16, "wiring": {"type": "FullyConnected", "units": 32,
+                                                                  "output_dim": 4}}, 16, 32),
 }
+OUTPUTS = 4  # of ltc
 
 
-def run_torch(folder, batch, seq, steps, threads):
-    """Tokens per second of transformers, the first step left out."""
+def build(folder, config):
+    """The model in the package that defines it."""
+    if config["model_type"] == "ltc":
+        import ncps.torch
+        import ncps.wirings
+        return ncps.torch.LTC(config["input_size"], ncps.wirings.FullyConnected(32, OUTPUTS), batch_first=True)
+    if config["model_type"] == "xlstm_lm":
+        import xlstm
+        sizes = {key: value for key, value in config.items() if key not in ("model_type", "slstm_block")}
+        block = xlstm.sLSTMBlockConfig(slstm=xlstm.sLSTMLayerConfig(**config["slstm_block"]["slstm"]), feedforward=None)
+        return xlstm.xLSTMLMModel(xlstm.xLSTMLMModelConfig(slstm_block=block, **sizes))
+    loaded = AutoConfig.from_pretrained(folder)
+    if loaded.model_type == "xlstm":
+        loaded.mode = "train"
+    return AutoModelForCausalLM.from_config(loaded, dtype=torch.float32)
+
+
+def loss_of(model, config, batch, seq):
+    """The loss of a drawn batch."""
+    if config["model_type"] == "ltc":
+        y, _ = model(torch.randn(batch, seq, config["input_size"]))
+        return torch.nn.functional.mse_loss(y, torch.randn(y.shape))
+    ids = torch.randint(0, config["vocab_size"], (batch, seq + 1))
+    answer = model(ids[:, :-1]) if config["model_type"] == "xlstm_lm" else model(ids[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(answer.reshape(-1, answer.shape[-1]), ids[:, 1:].reshape(-1))
+
+
+def run_torch(folder, config, batch, seq, steps, threads):
+    """Tokens per second of the package, the first step left out."""
     torch.set_num_threads(threads)
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type == "xlstm":
-        config.mode = "train"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.train()
+    model = build(folder, config).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     seconds = []
     for step in range(steps + 1):
-        ids = torch.randint(0, config.vocab_size, (batch, seq + 1))
         begin = time.perf_counter()
-        logits = model(ids[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+        loss = loss_of(model, config, batch, seq)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -53,15 +82,26 @@ def run_torch(folder, batch, seq, steps, threads):
     return batch * seq / statistics.median(seconds)
 
 
-def run_carousel(binary, folder, batch, seq, steps, threads):
-    """Tokens per second of carousel over all steps, as its log says."""
+def write_data(folder, config, batch, seq, steps):
+    """The flags of drawn data for `steps` steps."""
+    rows = batch * (steps + 1)
+    if config["model_type"] == "ltc":
+        x, y = os.path.join(folder, "x.npy"), os.path.join(folder, "y.npy")
+        numpy.save(x, numpy.random.randn(rows, seq, config["input_size"]).astype(numpy.float32))
+        numpy.save(y, numpy.random.randn(rows, seq, OUTPUTS).astype(numpy.float32))
+        return ["--data", x, "--target", y]
     ids = os.path.join(folder, "ids.npy")
-    vocab = json.load(open(os.path.join(folder, "config.json")))["vocab_size"]
-    numpy.save(ids, numpy.random.randint(0, vocab, batch * seq * (steps + 1) + 1).astype(numpy.uint16))
+    numpy.save(ids, numpy.random.randint(0, config["vocab_size"], rows * seq + 1).astype(numpy.uint16))
+    return ["--data", ids]
+
+
+def run_carousel(binary, folder, config, batch, seq, steps, threads):
+    """Tokens per second of carousel over all steps, as its log says."""
+    data = write_data(folder, config, batch, seq, steps)
     with tempfile.TemporaryDirectory() as out:
-        command = binary.split() + ["train", "--model", os.path.join(folder, "config.json"), "--data", ids, "--order",
-                                    "sequential", "--steps", str(steps), "--batch", str(batch), "--seq", str(seq),
-                                    "--lr", "1e-4", "--out", out + "/run", "-t", str(threads)]
+        command = binary.split() + ["train", "--model", os.path.join(folder, "config.json"), *data,
+                                    "--order", "sequential", "--steps", str(steps), "--batch", str(batch),
+                                    "--seq", str(seq), "--lr", "1e-4", "--out", out + "/run", "-t", str(threads)]
         subprocess.run(command, check=True, capture_output=True)
         lines = [json.loads(line) for line in open(out + "/run/log.jsonl")]
     return [line for line in lines if "tokens_per_second" in line][-1]["tokens_per_second"]
@@ -81,11 +121,11 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             json.dump(config, open(os.path.join(folder, "config.json"), "w"))
             for _ in range(options.rounds):
-                ours.append(run_carousel(options.carousel, folder, batch, seq, options.steps, options.threads))
-                theirs.append(run_torch(folder, batch, seq, options.steps, options.threads))
+                ours.append(run_carousel(options.carousel, folder, config, batch, seq, options.steps, options.threads))
+                theirs.append(run_torch(folder, config, batch, seq, options.steps, options.threads))
         ratio = statistics.median(ours) / statistics.median(theirs)
         print(f"{name}, {batch} x {seq}, {options.threads} threads: carousel {statistics.median(ours):.0f} tok/s, "
-              f"transformers {statistics.median(theirs):.0f} tok/s, ratio {ratio:.2f}", flush=True)
+              f"peer {statistics.median(theirs):.0f} tok/s, ratio {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <memory>
 
-#include "carousel/bench/op_work.h"
+#include "carousel/bench/op_makers.h"
 #include "carousel/bench/ops.h"
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
@@ -25,8 +25,6 @@ namespace carousel::bench {
 namespace {
 
 constexpr double kF32 = sizeof(float);
-
-int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
 
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
@@ -245,6 +243,11 @@ const std::vector<OpKind>& op_kinds() {
       {"short_conv", {1, 512}, {"--in", "--taps"}, conv_case},
       {"attention", {1, 512}, {"--heads", "--kv-heads", "--head-dim"}, attention_case},
       {"norm", {1, 512}, {"--in"}, norm_case},
+      {"gated_unit", {1, 512}, {"--in"}, gated_unit_case},
+      {"block_linear", {1, 512}, {"--in", "--head-dim"}, block_linear_case},
+      {"moe", {1, 512}, {"--in", "--out"}, moe_case},
+      {"cfc", {1, 512}, {"--in", "--out"}, cfc_case},
+      {"ltc", {1, 512}, {"--in", "--out"}, ltc_case},
   };
   return kinds;
 }

@@ -96,10 +96,11 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add("--heads", options.heads, "--op slstm, mlstm, attention: heads (4, 8, 32)");
   add("--kv-heads", options.kv_heads, "--op attention: heads of keys and values (a fourth of the heads)");
   add("--head-dim", options.head_dim,
-      "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64)");
+      "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64); block_linear: of a block (4)");
   add("--value-dim", options.value_dim, "--op mlstm: width of a head's values (twice the keys')");
-  add("--in", options.in, "--op linear, short_conv, norm: width (4096, 2048, 2048)");
-  add("--out", options.out, "--op linear: width of the result (4096)");
+  add("--in", options.in, "Width of the input (linear 4096, moe 1024, cfc and ltc 16, else 2048)");
+  add("--out", options.out,
+      "--op linear: width of the result (4096); moe: hidden units of an expert (512); cfc, ltc: units (64, 32)");
   add_integers(app, "--sparsity", options.sparsity, 0, 100,
                "--op linear: percent of the weights that a random wiring masks");
   app.add_flag("--backward", options.backward, "--op: time the gradient beside the call");

@@ -29,6 +29,7 @@ std::function<int()> setup_forecast(CLI::App& app);
 std::function<int()> setup_generate(CLI::App& app);
 std::function<int()> setup_info(CLI::App& app);
 std::function<int()> setup_init(CLI::App& app);
+std::function<int()> setup_merge(CLI::App& app);
 std::function<int()> setup_plot(CLI::App& app);
 std::function<int()> setup_predict(CLI::App& app);
 std::function<int()> setup_quantize(CLI::App& app);

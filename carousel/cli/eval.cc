@@ -20,6 +20,7 @@
 #include "carousel/core/json.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/load.h"
+#include "carousel/model/merged.h"
 #include "carousel/model/profile.h"
 #include "carousel/text/unicode.h"
 
@@ -30,7 +31,7 @@ constexpr int64_t kMaxWindow = int64_t{1} << 30;
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
 
 struct EvalOptions {
-  std::string model, text, lambada;
+  std::string model, adapter, text, lambada;
   std::string profile = "native";
   int64_t window = 512;
   bool json = false;
@@ -175,7 +176,9 @@ int run_eval(EvalOptions& options) {
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
   const model::Model model =
-      model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types());
+      options.adapter.empty()
+          ? model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types())
+          : model::load_merged(options.model, options.adapter, stream, numerics, options.weights.types());
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   catch_interrupts();
   end_by_itself();  // the scores so far are shown, even if reading the text takes long
@@ -200,6 +203,7 @@ std::function<int()> setup_eval(CLI::App& app) {
   const auto options = std::make_shared<EvalOptions>();
   app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
       ->required();
+  app.add_option("--adapter", options->adapter, "Folder of an adapter, which is merged into the weights");
   app.add_option("--text", options->text, "Text to predict: likelihood per token and per byte");
   app.add_option("--lambada", options->lambada, "JSON lines with \"text\": accuracy of the last word");
   add_integer(app, "--window", options->window, 1, kMaxWindow, "Predictions of a window; each starts from zero");

@@ -13,6 +13,7 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
+#include "carousel/model/merged.h"
 #include "carousel/model/profile.h"
 
 namespace carousel::cli {
@@ -64,6 +65,7 @@ void add_sampler(CLI::App& app, generate::SamplerParams& sampler) {
 
 void GenerationOptions::add_model(CLI::App& app) {
   app.add_option("model", model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")->required();
+  app.add_option("--adapter", adapter, "Folder of an adapter, which is merged into the weights");
   add_profile(app, "--profile", profile, "How numbers are handled");
 }
 
@@ -92,7 +94,9 @@ void GenerationOptions::add_states(CLI::App& app) {
 
 model::Model GenerationOptions::load(const Stream& stream) const {
   const Numerics numerics = model::find_profile(profile);
-  model::Model loaded = model::load(model, stream, model::ModelKind::kLanguage, numerics, weights.types());
+  model::Model loaded = adapter.empty()
+                            ? model::load(model, stream, model::ModelKind::kLanguage, numerics, weights.types())
+                            : model::load_merged(model, adapter, stream, numerics, weights.types());
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   return loaded;
 }

@@ -20,7 +20,7 @@ namespace carousel::cli {
 
 /// Options of `generate` and `chat`. It must outlive the parse.
 struct GenerationOptions {
-  std::string model, save_state, load_state;
+  std::string model, adapter, save_state, load_state;
   std::string profile = "native";
   int64_t predict = -1;
   int64_t seed = -1;

@@ -32,6 +32,7 @@ struct InfoOptions {
   bool json = false;
   bool train = false;
   train::StepShape step;
+  std::string dtype = "f32";  // of the products that training takes
   Machine machine;
 };
 
@@ -144,6 +145,7 @@ Json describe_training(const model::ModelFiles& files, const Stream& stream, con
           {"micro_batch", step.micro_batch},
           {"seq", step.seq},
           {"recompute", step.recompute},
+          {"dtype", stream.compute == Compute::kBF16 ? "bf16" : "f32"},
           {"threads", stream.threads()},
           {"isa", cpu::isa_name(stream.isa)},
           {"master_bytes", footprint.masters},
@@ -323,7 +325,9 @@ Json describe_files(InfoOptions& options) {
   const model::ModelFiles files = model::open_model_files(options.path);
   const Stream stream = options.machine.stream();
   Json out = describe_model(files, options.path, stream);
-  if (options.train) out["training"] = describe_training(files, stream, options.step);
+  Stream training = stream;
+  training.compute = options.dtype == "bf16" ? Compute::kBF16 : Compute::kF32;
+  if (options.train) out["training"] = describe_training(files, training, options.step);
   return out;
 }
 
@@ -353,6 +357,7 @@ std::function<int()> setup_info(CLI::App& app) {
               "--train: rows computed at a time; 0: all of a step");
   add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
   app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
+  add_choice(app, "--dtype", options->dtype, {"f32", "bf16"}, "--train: the type of products");
   options->machine.add_options(app);
   return [options] { return run_info(*options); };
 }

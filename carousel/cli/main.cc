@@ -18,10 +18,12 @@
 #include <vector>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/job.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/typed_names.h"
 #include "carousel/core/error.h"
+#include "carousel/mpi/job.h"
 
 namespace carousel::cli {
 namespace {
@@ -36,6 +38,7 @@ constexpr Command kCommands[] = {
     {"generate", "Continue a prompt, streaming", setup_generate},
     {"info", "Blocks, parameters and sizes of a model or a config", setup_info},
     {"init", "Make an initialised model from a config", setup_init},
+    {"merge", "A model and an adapter to one model", setup_merge},
     {"plot", "Draw the loss curves of training runs", setup_plot},
     {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"quantize", "Write a model's weights in a narrower type", setup_quantize},
@@ -139,7 +142,8 @@ int dispatch(int argc, char** argv) {
     return 0;
   }
   if (word == "--version") {
-    fmt::print("carousel {}\n", CAROUSEL_VERSION);
+    const std::string mpi = mpi::library();
+    fmt::print("carousel {} ({})\n", CAROUSEL_VERSION, mpi.empty() ? "without MPI" : "with " + mpi);
     return 0;
   }
   std::vector<std::string> known{"--help", "--version"};
@@ -152,25 +156,28 @@ int dispatch(int argc, char** argv) {
 }
 
 int run_reporting(int argc, char** argv) {
+  const JobScope scope;
+  int status = 1;
+  std::string message;
   try {
     return dispatch(argc, argv);
   } catch (const Error& error) {
-    note_error(error.what());
-    return error.kind() == ErrorKind::kUsage       ? kUsageStatus
-           : error.kind() == ErrorKind::kCancelled ? kInterruptedStatus
-                                                   : 1;
+    message = error.what();
+    if (error.kind() == ErrorKind::kUsage) status = kUsageStatus;
+    if (error.kind() == ErrorKind::kCancelled) status = kInterruptedStatus;
   } catch (const std::bad_alloc&) {
-    note_error("out of memory");
+    message = "out of memory";
   } catch (const std::filesystem::filesystem_error& error) {
-    note_error(fmt::format("{}: {}", error.path1().string(), error.code().message()));
+    message = fmt::format("{}: {}", error.path1().string(), error.code().message());
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::interrupted && interrupted()) return kInterruptedStatus;  // nobody reads it
     if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
-    note_error(error.what());
+    message = error.what();
   } catch (const std::exception& error) {
-    note_error(error.what());
+    message = error.what();
   }
-  return 1;
+  report_for_job(message, status);
+  return status;
 }
 
 int flush_output(int status) {

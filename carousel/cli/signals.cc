@@ -41,6 +41,7 @@ namespace {
 std::atomic<int> g_interrupts{0};                      // signals since take_interrupts(), or g_patience after a SIGTERM
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler writes it
 volatile std::sig_atomic_t g_patience = 1;             // signals a command may take; one more ends the process
+volatile std::sig_atomic_t g_silent = 0;               // whether the end is not reported
 int g_wake[2] = {-1, -1};      // a pipe with a byte for each signal: one that comes just before poll() ends it too
 int g_watch[2] = {-1, -1};     // a pipe with kSignalled or kEnded
 std::mutex g_end;              // guards g_will and g_own_end
@@ -77,7 +78,10 @@ void on_lost_page(int) {
   say_and_exit("carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n", 1);
 }
 
-void on_signal_at_first(int) { say_and_exit("carousel: error: interrupted\n", kInterruptedStatus); }
+void on_signal_at_first(int) {
+  if (g_silent != 0) _exit(kInterruptedStatus);
+  say_and_exit("carousel: error: interrupted\n", kInterruptedStatus);
+}
 
 bool is_ignored(int signal) {
   struct sigaction now {};
@@ -115,6 +119,10 @@ void catch_interrupts(int patience) {
   handle(SIGTERM, on_signal);
   if (!is_ignored(SIGHUP)) handle(SIGHUP, on_signal);
 }
+
+void end_silently() { g_silent = 1; }
+
+void catch_too(int signal) { handle(signal, on_signal); }
 
 namespace {
 
@@ -183,7 +191,7 @@ void end_command() {
     message = error.what();
     status = 1;
   }
-  note_error(message);
+  if (g_silent == 0) note_error(message);
   _exit(status);
 }
 

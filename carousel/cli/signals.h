@@ -11,6 +11,10 @@ namespace carousel::cli {
 bool interrupted();
 /// One more Ctrl-C than `patience` ends the process at once.
 void catch_interrupts(int patience = 1);
+/// From now on a signal that ends the process is not reported: another process of its job speaks.
+void end_silently();
+/// From now on `signal` counts as SIGTERM does.
+void catch_too(int signal);
 /// Runs a command on a thread of its own, whose stack does not depend on `ulimit -s`, and sees to its end. A command
 /// that goes on 0.4 s after signals have used up the patience (it writes where nobody reads, or is within a long step)
 /// is ended: its unfinished files are removed, its last will is done, and the status is 130.

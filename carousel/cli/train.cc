@@ -4,25 +4,29 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
 
 #include "carousel/cli/command.h"
+#include "carousel/cli/job.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/run_lock.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/train_options.h"
 #include "carousel/cli/train_sample.h"
-#include "carousel/core/draft.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/core/parallel.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
+#include "carousel/train/footprint.h"
 #include "carousel/train/rate_search.h"
 #include "carousel/train/run_log.h"
 
@@ -38,6 +42,7 @@ constexpr const char* kResolved = "/train.json";
 class Input {
  public:
   Input(const TrainOptions& options, const std::string& path, const model::TrainedModel& model, bool valid) {
+    const FirstGoesFirst turn;                           // of writing token caches
     const bool other = valid && !options.valid.empty();  // files of their own
     const auto side = other || options.valid_fraction == 0 ? train::Side::kAll
                       : valid                              ? train::Side::kValid
@@ -48,12 +53,13 @@ class Input {
     order.order = valid || options.order == "sequential" ? train::Order::kSequential : train::Order::kShuffled;
     order.carry_state = options.carry_state && !valid;
     order.lanes = options.batch;
+    if (model.model.forecaster != nullptr) {
+      fail(ErrorKind::kInput, "{}: got a forecaster, expected a model of tokens or features", path);
+    }
     if (model.model.lm != nullptr) {
       read_tokens(options, path, model, paths, side, order);
-    } else if (other) {
-      fail(ErrorKind::kUsage, "--valid: not for features, use --valid-fraction");
     } else {
-      read_features(options, model, paths, side, order);
+      read_features(options, model, other, side, order);
     }
   }
   train::Batches& batches() { return *batches_; }
@@ -61,8 +67,8 @@ class Input {
  private:
   void read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
                    const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
-  void read_features(const TrainOptions& options, const model::TrainedModel& model,
-                     const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
+  void read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid, train::Side side,
+                     const train::OrderOptions& order);
 
   std::optional<train::Vocabulary> vocabulary_;
   std::unique_ptr<train::Data> data_;
@@ -89,16 +95,20 @@ void Input::read_tokens(const TrainOptions& options, const std::string& path, co
   batches_ = std::make_unique<train::TokenBatches>(*data_);
 }
 
-void Input::read_features(const TrainOptions& options, const model::TrainedModel& model,
-                          const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
-  if (options.target.size() != paths.size() || (!options.times.empty() && options.times.size() != paths.size())) {
-    fail(ErrorKind::kUsage, "got {} --data, {} --target and {} --times, expected a --target for every --data",
-         paths.size(), options.target.size(), options.times.size());
+void Input::read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid,
+                          train::Side side, const train::OrderOptions& order) {
+  const std::vector<std::string>& paths = of_valid ? options.valid : options.data;
+  const std::vector<std::string>& targets = of_valid ? options.valid_target : options.target;
+  const std::vector<std::string>& times = of_valid ? options.valid_times : options.times;
+  if (targets.size() != paths.size() || (!times.empty() && times.size() != paths.size())) {
+    const char *const data = of_valid ? "--valid" : "--data", *const prefix = of_valid ? "--valid-" : "--";
+    fail(ErrorKind::kUsage, "got {} {}, {} {}target and {} {}times, expected a {}target for every {}", paths.size(),
+         data, targets.size(), prefix, times.size(), prefix, prefix, data);
   }
   const model::Regressor& regressor = *model.model.regressor;
   train::FeatureOptions features;
   for (size_t i = 0; i < paths.size(); ++i) {
-    features.files.push_back({paths[i], options.target[i], options.times.empty() ? "" : options.times[i]});
+    features.files.push_back({paths[i], targets[i], times.empty() ? "" : times[i]});
   }
   features.side = side;
   features.valid_fraction = options.valid_fraction;
@@ -112,25 +122,33 @@ void Input::read_features(const TrainOptions& options, const model::TrainedModel
 /// A run from its first or resumed step to its end.
 class TrainRun {
  public:
-  /// from: the model, or a checkpoint.
-  TrainRun(TrainOptions& options, const std::string& from, const Json& resolved)
+  /// from: the model, or a checkpoint of all of it. tuning: what is trained, with a checkpoint's adapter.
+  TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed))),
+        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
-        trainer_(model_, stream_, input_.batches(), recipe_),
+        trainer_(model_, stream_, input_.batches(), recipe_, &job()),
         resolved_(resolved) {
     for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
     if (options.sample_every > 0) model_.model.text();  // refused before the first step
     if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
+    check_memory(from);
   }
 
-  int run(bool resumed, const std::string& from);
+  /// checkpoint: where the run goes on; empty: it begins.
+  int run(const std::string& checkpoint);
 
  private:
-  void begin(bool resumed, const std::string& from);
+  static bool speaks() { return job().rank() == 0; }
+  static void note(const std::string& line) {
+    if (speaks()) cli::note(line);
+  }
+  void check_same();
+  void begin(const std::string& checkpoint);
   void check_space();
+  void check_memory(const std::string& from);
   void save();
   void validate(int64_t step);
   void show(const train::StepReport& report);
@@ -157,6 +175,19 @@ void TrainRun::describe() {
   note(fmt::format("{} steps of {} rows, {} rows an epoch; {} trained parameters", with_commas(recipe_.schedule.steps),
                    options_.batch_ramp.empty() ? std::to_string(options_.batch) : options_.batch_ramp,
                    with_commas(input_.batches().rows()), with_commas(parameters)));
+  if (job().size() > 1) {
+    note(fmt::format("{} processes; this one has {} threads", job().size(), options_.machine.threads));
+  }
+}
+
+/// Processes on other machines may have been given other files.
+void TrainRun::check_same() {
+  const std::string mine =
+      fmt::format("{} parameters and {} rows of data", model_.params->masters().count(), input_.batches().rows());
+  const std::string expected = job().from_first(mine);
+  if (mine != expected) {
+    fail(ErrorKind::kInput, "process {} has {}, expected {} as process 0 has", job().rank(), mine, expected);
+  }
 }
 
 /// A run must not learn at its end that nothing can be kept.
@@ -170,30 +201,44 @@ void TrainRun::check_space() {
        checkpoints);
 }
 
-void TrainRun::begin(bool resumed, const std::string& from) {
-  if (resumed) {
-    state_ = train::load_checkpoint(from, trainer_);
-    note(fmt::format("{}: going on after step {}", from, trainer_.optimiser().steps()));
+/// The same for memory: the system would kill a run that takes more than there is.
+void TrainRun::check_memory(const std::string& from) {
+  const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
+  const auto [first, end] = job().span_of(most);
+  train::StepShape shape;
+  shape.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
+  shape.recompute = recipe_.recompute;
+  const train::Footprint step = train::measure_footprint(model::open_model_files(from), stream_, shape);
+  const size_t gradients = model_.params->gradients().size_bytes();
+  const size_t moments = 2 * gradients / static_cast<size_t>(job().size());
+  model::check_memory(step.activations + gradients + moments, from, "a step of training");
+}
+
+void TrainRun::begin(const std::string& checkpoint) {
+  if (!checkpoint.empty()) {
+    state_ = train::load_checkpoint(checkpoint, trainer_);
+    note(fmt::format("{}: going on after step {}", checkpoint, trainer_.optimiser().steps()));
   }
-  write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
-  check_space();
   first_step_ = trainer_.optimiser().steps();
   first_tokens_ = trainer_.tokens_seen();
-  log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
   start_ = Clock::now();
+  if (!speaks()) return;
+  write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
+  check_space();
+  log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
 }
 
 void TrainRun::save() {
-  log_->flush();
+  if (log_ != nullptr) log_->flush();
   train::save_checkpoint(options_.out, trainer_, state_);
-  train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
+  if (speaks()) train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
 }
 
 void TrainRun::validate(int64_t step) {
   train::Batches& data = valid_->batches();
   const double loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()));
   const std::vector<train::Measure> measures = {{"valid_loss", loss}};
-  log_->add(step, measures);
+  if (log_ != nullptr) log_->add(step, measures);
   note(fmt::format("step {}: validation loss {:.4f}", step, loss));
   if (state_.best_step > 0 && loss >= state_.best) return;
   state_ = {loss, step};
@@ -201,6 +246,7 @@ void TrainRun::validate(int64_t step) {
 }
 
 void TrainRun::show(const train::StepReport& report) {
+  if (!speaks()) return;
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
   const double rate = static_cast<double>(trainer_.tokens_seen() - first_tokens_) / seconds;
   std::vector<train::Measure> measures = {{"loss", report.loss},
@@ -224,9 +270,12 @@ void TrainRun::show(const train::StepReport& report) {
 
 /// Continues --sample-prompt, to standard error and the log.
 void TrainRun::sample(int64_t step) {
-  const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
-  log_->add(step, "sample", text);
-  note(fmt::format("step {}: {}", step, options_.sample_prompt + text));
+  if (speaks()) {
+    const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
+    log_->add(step, "sample", text);
+    note(fmt::format("step {}: {}", step, options_.sample_prompt + text));
+  }
+  job().wait();
 }
 
 /// Raises the rate step by step; the model is not kept.
@@ -241,21 +290,23 @@ int TrainRun::find_rate() {
       if (search.points().size() < 2) throw;
       break;
     }
-    if (interrupted()) return kInterruptedStatus;
+    if (job().any(interrupted())) return kInterruptedStatus;
   }
   for (const train::RateSearch::Point& point : search.points()) {
     note(fmt::format("lr {:.3g}: loss {:.4f}", point.rate, point.loss));
   }
-  fmt::print("{:.3g}\n", search.valley());
+  if (speaks()) fmt::print("{:.3g}\n", search.valley());
   return 0;
 }
 
-int TrainRun::run(bool resumed, const std::string& from) {
+int TrainRun::run(const std::string& checkpoint) {
   describe();
+  check_same();
   if (options_.dry_run) return 0;
   if (options_.find_lr) return find_rate();
-  begin(resumed, from);
+  begin(checkpoint);
   catch_interrupts();
+  if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
   while (!trainer_.done()) {
     const train::StepReport report = trainer_.step();
@@ -265,7 +316,7 @@ int TrainRun::run(bool resumed, const std::string& from) {
     if (valid_ && is_due(options_.eval_every)) validate(report.step);
     if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
     if (is_due(options_.save_every)) save();
-    if (!interrupted() || ends) continue;
+    if (!job().any(interrupted()) || ends) continue;  // a signal to one process is one to all
     save();
     note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
     return kInterruptedStatus;
@@ -288,31 +339,6 @@ void check_profile(const std::string& name) {
        "--profile: \"{}\" rounds or changes formulas, expected one that handles numbers as native does", name);
 }
 
-/// Keeps a second run out of a folder. The system drops the lock with the process.
-class RunLock {
- public:
-  /// Throws Error(kInput) where another run is training there, Error(kIo) where nothing can be created.
-  explicit RunLock(const std::string& out) {
-    const std::string path = out + "/.running";
-    switch (draft_.take(path)) {
-      case Draft::Taken::kYes:
-        return;
-      case Draft::Taken::kHeld:
-        fail(ErrorKind::kInput, "{}: another run is training here", out);
-      case Draft::Taken::kUnknown:
-        refuse_unknown(out, path);
-      case Draft::Taken::kRefused:
-        fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
-    }
-  }
-  ~RunLock() { draft_.remove(); }
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
-
- private:
-  Draft draft_;
-};
-
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
   if (resumed) {
@@ -333,26 +359,30 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.steps = train::RateSearch::kSteps;
   }
   options.check();
-  std::string from = options.model;
-  bool loads = false;
-  if (resumed) {
-    const std::optional<std::string> latest = train::latest_checkpoint(options.out);
-    loads = latest.has_value();
-    if (loads) from = *latest;  // none yet: the run begins again
-  } else if (!options.find_lr && file_exists(options.out + kResolved)) {
+  if (!resumed && !options.find_lr && file_exists(options.out + kResolved)) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
+  // Without a checkpoint a resumed run begins again.
+  const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
+  model::Tuning tuning = options.tuning();
+  std::string from = options.model;
+  if (!checkpoint.empty()) (tuning.rank > 0 ? tuning.adapter : from) = checkpoint;
   std::error_code error;
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
-  const RunLock lock(options.out);
-  TrainRun run(options, from, TrainOptions::resolved(app));
-  return run.run(loads, from);
+  std::optional<RunLock> lock;  // of all processes
+  if (job().rank() == 0) lock.emplace(options.out);
+  if (job().size() > 1 && options.machine.threads == 0) {
+    options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
+  }
+  TrainRun run(options, from, tuning, TrainOptions::resolved(app));
+  return run.run(checkpoint);
 }
 
 }  // namespace
 
 std::function<int()> setup_train(CLI::App& app) {
+  join_job();  // before options are read: an error in them is one of all processes
   const auto options = std::make_shared<TrainOptions>();
   options->add_options(app);
   return [options, &app] { return run_train(app, *options); };

@@ -23,7 +23,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Options that say how to start, not what a run is.
 const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads"};
-const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times"};
+const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times", "valid-target", "valid-times"};
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
@@ -33,6 +33,8 @@ void add_data_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
   app.add_option("--target", o.target, "For features: the file of targets of each --data");
   app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
+  app.add_option("--valid-target", o.valid_target, "The same for each --valid");
+  app.add_option("--valid-times", o.valid_times, "The same for each --valid");
   app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
   app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
@@ -60,13 +62,28 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--muon-lr", o.muon_lr, 0, kInfinity, "The highest rate of muon's matrices; it follows --schedule");
   app.add_option("--betas", o.betas, "Decay of both moments; the first is the momentum of sgd")->capture_default_str();
   add_number(app, "--eps", o.eps, 0, 1, "Added to the root of the second moment");
-  add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of parameters with two or more dimensions");
+  add_number(app, "--weight-decay", o.decay, 0, 10, "Decay of the parameters that --decay names");
+  add_choice(app, "--decay", o.decays, {"matrices", "paper"},
+             "What decays: parameters with two or more dimensions, or the groups of the xLSTM paper of 2024");
   add_number(app, "--clip", o.clip, 0, kInfinity, "The largest norm of a gradient; 0: any");
   add_number(app, "--skip-spikes", o.skip_spikes, 0, kInfinity,
              "Skip a step whose gradient norm is so many deviations above its running mean; 0: none");
+  add_number(app, "--dropout", o.dropout, 0, 1,
+             "The share of elements that training drops from the embedding and from what each sublayer adds");
+  add_choice(app, "--dtype", o.machine.compute, {"f32", "bf16"},
+             "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
   add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
+}
+
+void add_tuning_options(CLI::App& app, TrainOptions& o) {
+  app.add_option("--freeze", o.freeze,
+                 "Pattern of parameters that stay as they are, by canonical or published names; may be repeated");
+  app.add_option("--lora", o.lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)");
+  app.add_option(
+      "--lora-targets", o.lora_targets,
+      "Pattern of the ends of names of the projections it changes (default: all of blocks); may be repeated");
 }
 
 train::OptimiserOptions::Method method_of(const std::string& optim) {
@@ -107,6 +124,7 @@ void TrainOptions::add_options(CLI::App& app) {
   app.add_option("--config", config, "JSON file of the same names; flags win");
   add_data_options(app, *this);
   add_recipe_options(app, *this);
+  add_tuning_options(app, *this);
   add_integer(app, "--save-every", save_every, 0, kMost, "Steps between checkpoints; 0: at the end alone");
   add_integer(app, "--keep", keep, 1, 1 << 20, "Checkpoints that are kept");
   app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");
@@ -153,6 +171,22 @@ Json TrainOptions::resolved(const CLI::App& app) {
   return out;
 }
 
+model::Tuning TrainOptions::tuning() const {
+  model::Tuning tuned;
+  tuned.freeze = freeze;
+  tuned.targets = lora_targets;
+  tuned.base = absolute(model);
+  if (lora.empty()) {
+    if (!lora_targets.empty()) fail(ErrorKind::kUsage, "--lora-targets: only with --lora");
+    return tuned;
+  }
+  const size_t colon = lora.find(':');
+  tuned.rank = static_cast<int64_t>(parse_integer("--lora", lora.substr(0, colon), 1, 1 << 16));
+  tuned.alpha = colon == std::string::npos ? static_cast<double>(tuned.rank)
+                                           : parse_number("--lora", lora.substr(colon + 1), 0, 1e6);
+  return tuned;
+}
+
 void TrainOptions::check() const {
   if (model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");
   if (data.empty()) fail(ErrorKind::kUsage, "--data is missing: the files to train on");
@@ -191,11 +225,15 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   const auto [beta1, beta2] = parse_betas(betas);
   recipe.optimiser = {beta1, beta2, static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(clip)};
   recipe.optimiser.method = method_of(optim);
+  if (decays == "paper") recipe.optimiser.decays = train::OptimiserOptions::Decays::kPaper;
   recipe.optimiser.muon_rate = static_cast<float>(muon_lr / lr);
   recipe.skip_spikes = skip_spikes;
   recipe.micro_batch = micro_batch;
   recipe.carry_state = carry_state;
   recipe.recompute = recompute;
+  recipe.dropout = static_cast<float>(dropout);
+  recipe.seed = static_cast<uint64_t>(seed);
+  if (recipe.dropout >= 1) fail(ErrorKind::kUsage, "--dropout: got {}, expected a number below 1", dropout);
   return recipe;
 }
 

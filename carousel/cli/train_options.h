@@ -17,7 +17,7 @@ namespace carousel::cli {
 struct TrainOptions {
   std::string model, out, resume, config;
   // Data.
-  std::vector<std::string> data, valid, target, times;
+  std::vector<std::string> data, valid, target, times, valid_target, valid_times;
   double valid_fraction = 0;
   std::string separator, key, ids, order = "shuffled", loss_on = "answers";
   int64_t seq = 512;
@@ -27,10 +27,15 @@ struct TrainOptions {
   bool recompute = false;
   double epochs = 0;
   double lr = 1e-3, muon_lr = 0.02, lr_min = 0.1, eps = 1e-8, decay = 0.1, clip = 1, skip_spikes = 0;
+  double dropout = 0;
   std::string schedule = "cosine", warmup = "2%", cooldown = "20%", optim = "adamw", betas = ".9,.95";
+  std::string decays = "matrices";
   std::string batch_ramp, profile = "native";
   bool find_lr = false;
   int64_t seed = 0;
+  // Fine-tuning.
+  std::vector<std::string> freeze, lora_targets;
+  std::string lora;
   // These say when checkpoints, validations, samples and lines come.
   int64_t save_every = 0, keep = 2, eval_every = 0, eval_rows = 64, log_every = 10;
   int64_t sample_every = 0, sample_tokens = 64;
@@ -48,6 +53,8 @@ struct TrainOptions {
   void check() const;
   /// The rows of each step. Throws Error(kUsage).
   train::BatchRamp ramp() const;
+  /// What is trained. Throws Error(kUsage).
+  model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
 };

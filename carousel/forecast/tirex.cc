@@ -44,6 +44,16 @@ Scale find_scale(std::span<const float> values) {
   return {mean, deviation == 0 ? std::abs(mean) + kFlatScale : deviation};
 }
 
+void fill_tokens(std::span<const float> values, const Scale& scale, int64_t patch, float* tokens) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (std::isnan(values[i])) continue;
+    const auto at = static_cast<int64_t>(i);
+    float* const token = tokens + at / patch * 2 * patch;
+    token[at % patch] = (values[i] - scale.location) / scale.scale;
+    token[patch + at % patch] = 1;
+  }
+}
+
 size_t Tirex::median() const {
   return static_cast<size_t>(std::find(levels().begin(), levels().end(), 0.5) - levels().begin());
 }
@@ -128,13 +138,8 @@ void Tirex::pass(std::vector<std::vector<float>>& windows, const ForecastOptions
   int64_t row = 0;
   for (size_t s = 0; s < windows.size(); ++s) {
     const int64_t run_tokens = lengths[s] - (patches - 1);
-    const float* value = windows[s].data() + (tokens - run_tokens) * patch;
-    for (int64_t i = 0; i < run_tokens * patch; ++i) {
-      if (std::isnan(value[i])) continue;
-      float* token = x.f32() + (row + i / patch) * width;
-      token[i % patch] = (value[i] - scales[s].location) / scales[s].scale;
-      token[patch + i % patch] = 1;
-    }
+    const auto skipped = static_cast<size_t>((tokens - run_tokens) * patch);
+    fill_tokens(std::span(windows[s]).subspan(skipped), scales[s], patch, x.f32() + row * width);
     row += lengths[s];
   }
   const Tensor y = run(x, lengths, states).to_host();  // [rows, Q * P]

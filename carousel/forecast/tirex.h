@@ -23,6 +23,10 @@ struct Scale {
 };
 Scale find_scale(std::span<const float> values);
 
+/// Writes the tokens of values, a whole number of patches, into zeros: of each patch the scaled values, then flags that
+/// are 1 where there is a value.
+void fill_tokens(std::span<const float> values, const Scale& scale, int64_t patch, float* tokens);
+
 struct ForecastOptions {
   int64_t horizon = 0;
   /// Patches per pass. Above 1 a long horizon takes fewer passes and differs a little from one patch at a time.

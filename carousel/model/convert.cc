@@ -290,7 +290,7 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
   step(progress, targets.size(), targets.size(), out);
   Json config = source.config.source;
   if (plain && source.checkpoint.gguf() != nullptr && source.places.front().entry->ggml != nullptr) {
-    config["torch_dtype"] = torch_name(*plain);
+    set_dtype(config, *plain);
   }
   writer.write_config(config);
   if (source.config.kind == ModelKind::kLanguage) {

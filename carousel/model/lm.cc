@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/model/lm.h"
 
+#include "carousel/ops/dropout/dropout.h"
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/linear.h"
+#include "carousel/ops/tape.h"
 #include "carousel/ops/tokens/embedding.h"
 #include "carousel/ops/tokens/linear_cross_entropy.h"
 
@@ -22,7 +24,9 @@ Lm::Lm(const ModelConfig& config, ParamSource& source, const std::string& where)
 }
 
 Tensor Lm::forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const {
-  return stack_.forward(ctx, ops::embedding(ctx, tokens, embeddings_), seqs, states);
+  Tensor x = ops::embedding(ctx, tokens, embeddings_);
+  if (ctx.tape != nullptr && ctx.tape->dropout() != nullptr) x = ops::dropout(ctx, x, *ctx.tape->dropout(), 0);
+  return stack_.forward(ctx, x, seqs, states);
 }
 
 Tensor Lm::logits(Ctx& ctx, const Tensor& hidden) const {

@@ -18,7 +18,8 @@ class Lm {
   Lm(const ModelConfig& config, ParamSource& source, const std::string& where);
 
   /// tokens [N] of all sequences end to end (ops::token_ids checks them) -> hidden [N, D], final norm applied. Throws
-  /// kShape for tokens checked against a larger vocabulary, before any state is touched.
+  /// kShape for tokens checked against a larger vocabulary, before any state is touched. Under a tape that drops, the
+  /// embedding is dropped out too, as sublayer 0.
   Tensor forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const;
   /// hidden [rows, D] -> logits [rows, V] f32, soft-capped where the model is.
   Tensor logits(Ctx& ctx, const Tensor& hidden) const;

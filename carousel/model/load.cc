@@ -17,6 +17,7 @@
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
+#include "carousel/model/merged.h"
 #include "carousel/model/params.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/rounded_params.h"
@@ -256,8 +257,10 @@ void make_body(Model& model, ParamSource& source, const std::string& where) {
   }
 }
 
+namespace {
+
 /// Throws Error(kDevice) where a profile asks for what the device has no kernels for.
-static void check_profile(const Numerics& numerics, const Memory& memory) {
+void check_profile(const Numerics& numerics, const Memory& memory) {
   Numerics plain = Numerics::native();
   plain.name = numerics.name;
   plain.description = numerics.description;
@@ -269,8 +272,9 @@ static void check_profile(const Numerics& numerics, const Memory& memory) {
   }
 }
 
-Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-           const WeightTypes& types) {
+/// adapter: the folder of one to be merged; empty: none.
+Model load_with(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
+                const WeightTypes& types, const std::string& adapter) {
   check_profile(numerics, *stream.memory);
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
@@ -290,10 +294,20 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);
-  RoundedParams rounded(params, stream, numerics.parameters);
-  ParamSource& source = numerics.parameters == DType::kF32 ? static_cast<ParamSource&>(params) : rounded;
+  std::optional<AdapterFiles> files;
+  std::optional<MergedParams> merged;
+  if (!adapter.empty()) {
+    ParamList list;
+    declare_params(model.config, list, place.config);
+    files.emplace(adapter);
+    merged.emplace(params, stream, *files, model.config, list.records());
+  }
+  ParamSource& stored = merged ? static_cast<ParamSource&>(*merged) : params;
+  RoundedParams rounded(stored, stream, numerics.parameters);
+  ParamSource& source = numerics.parameters == DType::kF32 ? stored : rounded;
   make_body(model, source, place.config);
   finish_parameters(model, params, checkpoint, place.weights);
+  if (files) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ files->hash());
   const Activations needed = measure_activations(model, stream);
   check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
   if (kind != ModelKind::kLanguage) return model;
@@ -302,8 +316,19 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   return model;
 }
 
-TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
-                          const TrainedParams::IsTrained& is_trained) {
+}  // namespace
+
+Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
+           const WeightTypes& types) {
+  return load_with(path, stream, kind, numerics, types, "");
+}
+
+Model load_merged(const std::string& path, const std::string& adapter, const Stream& stream, const Numerics& numerics,
+                  const WeightTypes& types) {
+  return load_with(path, stream, ModelKind::kLanguage, numerics, types, adapter);
+}
+
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;
@@ -312,7 +337,6 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
   Model& model = out.model;
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
-  if (model.config.kind == ModelKind::kForecaster) refuse_kind(model.config, ModelKind::kLanguage, place.config);
   model.warnings = model.config.warnings;
   ParamList list;
   declare_params(model.config, list, place.config);
@@ -324,10 +348,13 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
     stored.emplace(stream, *checkpoint, names, model.config, place.weights);
   }
   ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
-  out.params = std::make_unique<TrainedParams>(source, stream, out.records, is_trained);
+  out.params = std::make_unique<TrainedParams>(source, stream, out.records,
+                                               choose_trained(model.config, out.records, tuning, seed, path));
   make_body(model, *out.params, place.config);
+  if (!out.params->adapter().modules.empty()) out.params->repack();  // the adapter is added
   if (stored) {
     finish_parameters(model, *stored, *checkpoint, place.weights);
+    for (const formats::TensorEntry* entry : checkpoint->entries()) out.stored[entry->name] = entry->dtype;
   }
   if (model.config.kind != ModelKind::kLanguage) return out;
   load_tokenizer(model, place, checkpoint ? checkpoint->gguf() : nullptr);

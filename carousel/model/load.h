@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "carousel/model/params.h"
 #include "carousel/model/regressor.h"
 #include "carousel/model/trained_params.h"
+#include "carousel/model/tuning.h"
 #include "carousel/ops/numerics.h"
 #include "carousel/text/tokenizer.h"
 
@@ -59,11 +61,11 @@ struct TrainedModel {
   std::unique_ptr<TrainedParams> params;
   std::vector<ParamRecord> records;  // all that the constructor asked for, masks among them
   ModelPath place;
+  std::map<std::string, DType> stored;  // types of the tensors of the files it was loaded from, by name
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
-/// Throws as load does, and kInput for a GGUF file and a forecaster.
-TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed,
-                          const TrainedParams::IsTrained& is_trained = {});
+/// Throws as load does, and kInput for a GGUF file.
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning = {});
 
 /// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;
 /// `where` names the config.

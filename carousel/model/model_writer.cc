@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 DType written_as(const ModelValues& model, const FileTensor& tensor) {
   const Init& first = model.records[tensor.records.front()].init;
   if (first.kind == Init::Kind::kMask) return DType::kI8;
+  if (const auto kept = model.kept ? model.kept(tensor) : std::nullopt) return *kept;
   return first.keep_f32 ? DType::kF32 : model.dtype;
 }
 
@@ -38,6 +39,10 @@ TensorSource place_in(const std::vector<TensorSource>& sources, const HoldsTenso
   const auto found =
       std::find_if(sources.begin(), sources.end(), [&](const TensorSource& source) { return holds(source.file_name); });
   return found == sources.end() ? sources.front() : *found;
+}
+
+const char* torch_name(DType dtype) {
+  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
 }
 
 }  // namespace
@@ -117,7 +122,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
   }
   tell_progress(progress, 1, out);
   Json config = model.config.source;
-  config["torch_dtype"] = torch_name(model.dtype);
+  set_dtype(config, model.dtype);
   writer.write_config(config);
   for (const std::string& file : beside) {
     std::error_code error;
@@ -128,8 +133,9 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
   writer.finish();
 }
 
-const char* torch_name(DType dtype) {
-  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+void set_dtype(Json& config, DType dtype) {
+  config["torch_dtype"] = torch_name(dtype);
+  if (config.contains("dtype")) config["dtype"] = torch_name(dtype);
 }
 
 }  // namespace carousel::model

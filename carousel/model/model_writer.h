@@ -61,6 +61,9 @@ class ModelWriter {
   formats::SafetensorsWriter tensors_;
 };
 
+/// The floating-point type that a tensor of the file keeps; nothing: it is written in the model's.
+using KeptType = std::function<std::optional<DType>(const FileTensor& tensor)>;
+
 /// A model as values; fresh and trained models are written from it.
 struct ModelValues {
   const ModelConfig& config;
@@ -68,6 +71,7 @@ struct ModelValues {
   std::vector<ParamRecord> records;  // all that the constructor asks for, in its order
   DType dtype = DType::kF32;         // type to write; an Init may keep a parameter in f32, masks are I8
   ParamValues values;                // called once for each record
+  KeptType kept = {};                // empty: none is kept
 };
 /// Writes `model` into the new folder `out`, tensor by tensor, with its config, whose "torch_dtype" becomes its dtype,
 /// and copies of those files in `beside` that exist. `more` may write further files before the folder is complete.
@@ -75,7 +79,7 @@ struct ModelValues {
 void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
                  const WriteProgress& progress = {}, const std::function<void(ModelWriter&)>& more = {});
 
-/// How "torch_dtype" spells F32, F16 or BF16.
-const char* torch_name(DType dtype);
+/// Says in a config.json that its model is in F32, F16 or BF16, under both names that transformers reads.
+void set_dtype(Json& config, DType dtype);
 
 }  // namespace carousel::model

@@ -8,6 +8,7 @@
 
 #include "carousel/blocks/projection_wirings.h"
 #include "carousel/core/error.h"
+#include "carousel/ops/dropout/dropout.h"
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/tape.h"
 
@@ -130,6 +131,7 @@ Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* st
   Tensor y;  // branch output not yet added to x
   size_t done = 0;
   const bool recompute = ctx.tape != nullptr && ctx.tape->recompute();
+  const ops::Dropout* const dropout = ctx.tape != nullptr ? ctx.tape->dropout() : nullptr;
   ops::Norm none;
   none.kind = ops::Norm::Kind::kNone;
   for (const Residual& residual : residuals_) {
@@ -141,6 +143,7 @@ Tensor Stack::forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* st
     if (ctx.observer != nullptr) ctx.observer->residual(done, x);
     ++done;
     y = recompute ? recomputed_branch(ctx, residual, x, rows) : after_norm(ctx, residual, in.normed, rows);
+    if (residual.adds && dropout != nullptr) y = ops::dropout(ctx, y, *dropout, static_cast<int64_t>(done));
     if (!residual.adds) x = std::exchange(y, Tensor());
     if (keeps && ctx.numerics.states != DType::kF32) round_states(ctx, residual, *states, seqs);
   }

@@ -16,7 +16,8 @@ class Stack {
   Stack(const ModelConfig& config, const Params& params, const std::string& where);
 
   /// x [N, D] -> [N, D], final norm included. states: bound for this batch, or null (start from zero, keep nothing).
-  /// Under a tape that recomputes, they stay bound, and this lives, until the tape has run.
+  /// Under a tape that recomputes, they stay bound, and this lives, until the tape has run. Under one that drops, the
+  /// outputs of sublayers are dropped out before they are added to x, as sublayers 1, 2, ... of ops::dropout.
   Tensor forward(Ctx& ctx, Tensor x, const Seqs& seqs, const StateBatch* states) const;
   /// The operations of all blocks; see blocks::Block.
   double cell_flops(int64_t rows, int64_t depth) const;

@@ -60,16 +60,30 @@ void keep_signs(const Mask& mask, float* values) {
 }  // namespace
 
 TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const std::vector<ParamRecord>& records,
-                             const IsTrained& is_trained)
-    : source_(source), stream_(stream) {
-  int64_t masters = 0, gradients = 0;
+                             const TrainedChoice& choice)
+    : source_(source), stream_(stream), adapter_(choice.adapter) {
+  const bool adapts = !adapter_.modules.empty();
   for (const ParamRecord& record : records) {
     if (record.init.kind == Init::Kind::kMask) continue;
     TrainedParam param{record.name, record.shape, record.init, record.matrix, 0, {}, {}, {}, true};
-    param.trained = !record.init.fixed && (!is_trained || is_trained(record));
+    param.trained = !adapts && !record.init.fixed && (!choice.is_trained || choice.is_trained(record));
     by_name_[record.name] = params_.size();
     params_.push_back(std::move(param));
   }
+  for (const AdapterModule& module : adapter_.modules) {
+    const double cols = static_cast<double>(module.cols);  // A as PEFT draws it (Kaiming, a = sqrt(5)); B is zero
+    const Shape a = {adapter_.rank, module.cols}, b = {module.rows, adapter_.rank};
+    params_.push_back({module.a_name(), a, Init::uniform(1 / std::sqrt(cols)), true, 0, {}, {}, {}, true});
+    params_.push_back({module.b_name(), b, Init::constant(0), true, 0, {}, {}, {}, true});
+  }
+  place(records);
+  if (adapts) place_adapter(records, choice.adapter_values);
+  if (stream.device() == Device::kMeta) trained_.add_all();
+}
+
+/// Cuts the flat arrays into parameters.
+void TrainedParams::place(const std::vector<ParamRecord>& records) {
+  int64_t masters = 0, gradients = 0;
   // What is trained comes first, so that gradients and moments are ranges of the same numbers.
   for (const bool trained : {true, false}) {
     for (TrainedParam& param : params_) {
@@ -79,25 +93,76 @@ TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const st
     }
     if (trained) gradients = masters;
   }
-  const Flat master_array(*stream.memory, masters), gradient_array(*stream.memory, gradients);
+  const Flat master_array(*stream_.memory, masters), gradient_array(*stream_.memory, gradients);
   masters_ = master_array.view(0, {masters});
   gradients_ = gradient_array.view(0, {gradients});
-  size_t next = 0;
-  for (const ParamRecord& record : records) {
-    if (record.init.kind == Init::Kind::kMask) continue;
-    TrainedParam& param = params_[next++];
+  const auto shared = std::find_if(records.begin(), records.end(), is_shared_table);
+  for (TrainedParam& param : params_) {
     param.master = master_array.view(param.first, param.shape);
     if (!param.trained) continue;
     param.gradient = gradient_array.view(param.first, param.shape);
-    if (is_shared_table(record)) param.table = tables_ = Tensor(param.shape, DType::kF32, *stream.memory);
-    if (stream.device() == Device::kMeta) continue;
+    if (shared != records.end() && shared->name == param.name) {
+      param.table = tables_ = Tensor(param.shape, DType::kF32, *stream_.memory);
+    }
+    if (stream_.device() == Device::kMeta) continue;
     trained_.add(param.master, param.gradient.f32(), param.table.defined() ? param.table.f32() : nullptr);
   }
-  if (stream.device() == Device::kMeta) trained_.add_all();
+}
+
+void TrainedParams::place_adapter(const std::vector<ParamRecord>& records, const AdapterValues& values) {
+  size_t next = params_.size() - 2 * adapter_.modules.size();
+  for (const AdapterModule& module : adapter_.modules) {
+    Low low;
+    low.a = next++;
+    low.b = next++;
+    const Flat sums(*stream_.memory, module.rows * module.cols);
+    low.sums = sums.view(0, {module.rows, module.cols});
+    int64_t first = 0;
+    for (const size_t i : module.records) {
+      const ParamRecord& record = records[i];
+      low.records.push_back(by_name_.at(record.name));
+      const Tensor part = sums.view(first, record.shape);
+      first += record.shape.count();
+      sums_[record.name] = part;
+      if (stream_.device() != Device::kMeta) trained_.add(part, part.f32());
+    }
+    for (const size_t i : {low.a, low.b}) {
+      const TrainedParam& param = params_[i];
+      const ParamRecord record{param.name, param.shape, param.init, true};
+      if (stream_.device() != Device::kMeta) values(record, param.master.f32());
+    }
+    lows_.push_back(std::move(low));
+  }
+}
+
+ops::LowRank TrainedParams::low_rank(const Low& low) const {
+  return {params_[low.a].master, params_[low.b].master, adapter_.scale()};
+}
+
+void TrainedParams::sum(const Low& low) const {
+  auto* to = static_cast<std::byte*>(low.sums.raw());
+  for (const size_t i : low.records) {
+    const Tensor& base = params_[i].master;
+    Memory::copy(base.memory(), static_cast<const std::byte*>(base.raw()), low.sums.memory(), to, base.size_bytes());
+    to += base.size_bytes();
+  }
+  ops::add_low_rank(stream_, low_rank(low), low.sums);
+}
+
+NamedTensors TrainedParams::adapter_tensors(bool gradients) const {
+  NamedTensors out;
+  for (const Low& low : lows_) {
+    for (const size_t i : {low.a, low.b}) {
+      const TrainedParam& param = params_[i];
+      out.push_back({kAdapterPrefix + param.name, (gradients ? param.gradient : param.master).to_host()});
+    }
+  }
+  return out;
 }
 
 TrainedParam& TrainedParams::take(const std::string& name, const Shape& shape, const Init& init) {
-  CAROUSEL_ASSERT(taken_ < params_.size() && params_[taken_].name == name && params_[taken_].shape == shape);
+  CAROUSEL_ASSERT(taken_ + 2 * lows_.size() < params_.size() && params_[taken_].name == name &&
+                  params_[taken_].shape == shape);
   params_[taken_].init.mask = init.mask;
   return params_[taken_++];
 }
@@ -109,7 +174,9 @@ Weight TrainedParams::matrix(const std::string& name, int64_t rows, int64_t cols
     const Weight values = source_.matrix(name, rows, cols, layout, init);
     if (stream_.device() != Device::kMeta) values.read_rows(0, rows, param.master.f32());
   }
-  weights_.push_back(Weight::of_master(stream_, param.master, layout));
+  // With an adapter the sum is packed, at the first repack(): its parts may not all be here yet.
+  const auto sum = sums_.find(name);
+  weights_.push_back(Weight::of_master(stream_, sum != sums_.end() ? sum->second : param.master, layout));
   return weights_.back();
 }
 
@@ -133,6 +200,11 @@ bool TrainedParams::form(const Pack& pack) {
   return true;
 }
 
+bool TrainedParams::is_trained(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found != by_name_.end() && params_[found->second].trained;
+}
+
 void TrainedParams::values(const ParamRecord& record, float* out) const {
   const auto copy = [out](const Tensor& from) {
     const Tensor values = from.to_host();
@@ -150,15 +222,20 @@ void TrainedParams::values(const ParamRecord& record, float* out) const {
 }
 
 void TrainedParams::clear_gradients() {
-  for (const Tensor& tensor : {gradients_, tables_}) {
-    if (tensor.defined() && tensor.raw() != nullptr) {
-      stream_.memory->zero(static_cast<std::byte*>(tensor.raw()), tensor.size_bytes());
-    }
-  }
+  const auto clear = [&](const Tensor& tensor) {
+    if (!tensor.defined() || tensor.raw() == nullptr) return;
+    stream_.memory->zero(static_cast<std::byte*>(tensor.raw()), tensor.size_bytes());
+  };
+  clear(gradients_);
+  clear(tables_);
+  for (const Low& low : lows_) clear(low.sums);
 }
 
 void TrainedParams::finish_gradients() {
   if (stream_.device() == Device::kMeta) return;
+  for (const Low& low : lows_) {
+    ops::low_rank_backward(stream_, low_rank(low), low.sums, params_[low.a].gradient, params_[low.b].gradient);
+  }
   for (const TrainedParam& param : params_) {
     if (!param.trained) continue;
     if (param.table.defined()) add_to(param.gradient.f32(), param.table.f32(), param.table.count());
@@ -188,6 +265,9 @@ void TrainedParams::finish_step() const {
 }
 
 void TrainedParams::repack() const {
+  if (stream_.device() != Device::kMeta) {
+    for (const Low& low : lows_) sum(low);
+  }
   for (const Weight& weight : weights_) weight.repack(stream_);
   for (const Pack& pack : packs_) pack(stream_);
 }

@@ -17,6 +17,9 @@
 #include "carousel/ops/ctx.h"
 
 namespace carousel {
+namespace ops {
+struct Dropout;
+}
 
 /// The masters that are trained and where their gradients are added. A master is known by its address: it outlives the
 /// tape.
@@ -74,6 +77,9 @@ class Tape {
   size_t nodes() const { return nodes_.size(); }
   const Trained& trained() const { return trained_; }
   bool recompute() const { return recompute_; }
+  /// From now on a model drops elements as `dropout` says, which outlives the tape (ops/dropout/dropout.h).
+  void drop(const ops::Dropout& dropout) { dropout_ = &dropout; }
+  const ops::Dropout* dropout() const { return dropout_; }  // null: nothing is dropped
 
  private:
   friend class Grads;
@@ -89,6 +95,7 @@ class Tape {
 
   const Trained& trained_;
   bool recompute_;
+  const ops::Dropout* dropout_ = nullptr;
   std::unordered_map<uint64_t, Shape> needed_;  // what is watched, and the outputs recorded, by id
   std::vector<Node> nodes_;
 };

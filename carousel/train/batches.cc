@@ -17,7 +17,7 @@ Batch TokenBatches::take(int64_t first, int64_t count) {
     const auto begin = static_cast<int64_t>(batch.lengths.size());
     batch.lengths.insert(batch.lengths.end(), row_.lengths.begin(), row_.lengths.end());
     const auto end = static_cast<int64_t>(batch.lengths.size());
-    batch.rows.push_back({begin, end, row_.lane, row_.continues, row_.goes_on});
+    batch.rows.push_back({begin, end, row_.lane, row_.continues, row_.goes_on, r});
   }
   return batch;
 }
@@ -43,7 +43,7 @@ Batch FeatureBatches::take(int64_t first, int64_t count) {
   batch.features = Tensor({total, inputs_}, DType::kF32);
   batch.wanted = Tensor({total, outputs_}, DType::kF32);
   if (timed) batch.elapsed = Tensor({total}, DType::kF32);
-  int64_t at = 0;
+  int64_t at = 0, number = first;
   for (const FeatureRow& row : taken) {
     std::copy(row.x, row.x + row.length * inputs_, batch.features.f32() + at * inputs_);
     std::copy(row.target, row.target + row.length * outputs_, batch.wanted.f32() + at * outputs_);
@@ -51,7 +51,7 @@ Batch FeatureBatches::take(int64_t first, int64_t count) {
       batch.elapsed.f32()[at + t] = row.times != nullptr ? row.times[t] : 1;
     const auto sequence = static_cast<int64_t>(batch.lengths.size());
     batch.lengths.push_back(row.length);
-    batch.rows.push_back({sequence, sequence + 1, row.lane, row.continues, row.goes_on});
+    batch.rows.push_back({sequence, sequence + 1, row.lane, row.continues, row.goes_on, number++});
     at += row.length;
   }
   return batch;

@@ -17,6 +17,7 @@
 #include "carousel/core/json.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/model_writer.h"
+#include "carousel/train/lanes.h"
 
 namespace carousel::train {
 namespace {
@@ -43,7 +44,7 @@ bool is_complete(const std::string& folder) {
   } catch (const Error&) {
     return false;
   }
-  return file_exists(folder + "/" + kFile) && file_exists(folder + "/config.json");
+  return file_exists(folder + "/" + kFile) && (file_exists(folder + "/config.json") || model::is_adapter(folder));
 }
 
 /// The complete checkpoints, oldest first.
@@ -65,17 +66,26 @@ Tensor part_of(const Tensor& flat, const model::TrainedParam& param) {
 
 std::string lane_name(size_t lane, const std::string& tensor) { return fmt::format("lane.{}.{}", lane, tensor); }
 
-NamedTensors tensors_of(Trainer& trainer) {
+/// What the processes hold of a run, brought together at rank 0.
+struct Collected {
+  explicit Collected(Trainer& trainer)
+      : m(trainer.optimiser().collect(trainer.optimiser().m())),
+        lanes(collect_lanes(trainer.processes(), trainer.lanes(), trainer.model().model.state_layout())) {
+    if (trainer.optimiser().v().defined()) v = trainer.optimiser().collect(trainer.optimiser().v());
+  }
+  Tensor m, v;  // flat as the gradients are; v is undefined where there is none
+  std::vector<State> lanes;
+};
+
+NamedTensors tensors_of(Trainer& trainer, const Collected& all) {
   NamedTensors out;
   for (const model::TrainedParam& param : trainer.model().params->params()) {
     if (!param.trained) continue;
-    out.push_back({"m." + param.name, part_of(trainer.optimiser().m(), param).to_host()});
-    if (trainer.optimiser().has_v(param)) {
-      out.push_back({"v." + param.name, part_of(trainer.optimiser().v(), param).to_host()});
-    }
+    out.push_back({"m." + param.name, part_of(all.m, param).to_host()});
+    if (trainer.optimiser().has_v(param)) out.push_back({"v." + param.name, part_of(all.v, param).to_host()});
   }
-  for (size_t lane = 0; lane < trainer.lanes().size(); ++lane) {
-    const State& state = trainer.lanes()[lane];
+  for (size_t lane = 0; lane < all.lanes.size(); ++lane) {
+    const State& state = all.lanes[lane];
     if (state.empty()) continue;
     for (const NamedTensor& named : state.tensors(trainer.model().model.state_layout())) {
       out.push_back({lane_name(lane, named.name), named.tensor});
@@ -84,9 +94,9 @@ NamedTensors tensors_of(Trainer& trainer) {
   return out;
 }
 
-Json run_of(Trainer& trainer, const RunState& run) {
+Json run_of(Trainer& trainer, const RunState& run, const Collected& all) {
   Json positions = Json::array();
-  for (const State& state : trainer.lanes()) positions.push_back(state.pos());
+  for (const State& state : all.lanes) positions.push_back(state.pos());
   const NormHistory& norms = trainer.norms();
   return {{"step", trainer.optimiser().steps()},
           {"skipped", trainer.optimiser().skipped()},
@@ -100,15 +110,21 @@ Json run_of(Trainer& trainer, const RunState& run) {
           {"best_step", run.best_step}};
 }
 
-void read_into(const formats::SafetensorsFile& file, const std::string& name, const Tensor& to,
-               const std::string& where) {
+/// Reads a parameter's moments, as far as they belong to this process's shard of them.
+void read_moments(const formats::SafetensorsFile& file, const std::string& prefix, const model::TrainedParam& param,
+                  const Tensor& shard, const Optimiser& optimiser, const std::string& where) {
+  const std::string name = prefix + param.name;
   const formats::TensorEntry* entry = file.find(name);
   if (entry == nullptr) fail(ErrorKind::kInput, "{}: \"{}\" is missing", where, name);
-  if (!(entry->shape == to.shape()) || entry->dtype != DType::kF32) {
+  if (!(entry->shape == param.shape) || entry->dtype != DType::kF32) {
     fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected F32 {}", where, name, dtype_name(entry->dtype),
-         entry->shape.str(), to.shape().str());
+         entry->shape.str(), param.shape.str());
   }
-  const Tensor values = entry->load();
+  const int64_t first = std::max(param.first, optimiser.shard_first()),
+                end = std::min(param.first + param.shape.count(), optimiser.shard_end());
+  if (first >= end) return;
+  const Tensor values = entry->load().reshape({param.shape.count()}).rows(first - param.first, end - param.first);
+  const Tensor to = shard.rows(first - optimiser.shard_first(), end - optimiser.shard_first());
   Memory::copy(Memory::host(), static_cast<const std::byte*>(values.raw()), to.memory(),
                static_cast<std::byte*>(to.raw()), values.size_bytes());
 }
@@ -120,6 +136,40 @@ State read_lane(const formats::SafetensorsFile& file, size_t lane, int64_t pos, 
     if (found != nullptr) tensors.push_back({entry.name, found->load()});
   }
   return tensors.empty() ? State() : State::from(tensors, pos, layout);
+}
+
+/// What is not trained is written in the type it was stored in, so that its bytes stay as they are.
+std::optional<DType> kept_type(const model::TrainedModel& model, const model::FileTensor& tensor) {
+  const auto stored = model.stored.find(tensor.name);
+  if (stored == model.stored.end() || (stored->second != DType::kF16 && stored->second != DType::kBF16)) return {};
+  const bool any = std::any_of(tensor.records.begin(), tensor.records.end(),
+                               [&](size_t i) { return model.params->is_trained(model.records[i].name); });
+  return any ? std::nullopt : std::optional(stored->second);
+}
+
+void write_checkpoint(const std::string& folder, Trainer& trainer, const RunState& run, const Collected& all) {
+  const model::TrainedModel& model = trainer.model();
+  if (!model.params->adapter().modules.empty()) {
+    formats::NewFolder out_folder(folder);
+    model::write_adapter(model.params->adapter(), model.params->adapter_tensors(false), out_folder);
+    formats::write_safetensors(out_folder.file(kFile), tensors_of(trainer, all),
+                               {{kRun, run_of(trainer, run, all).dump()}});
+    out_folder.keep();
+    return;
+  }
+  const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
+  std::vector<std::string> beside;
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+                           "generation_config.json"}) {
+    beside.push_back(model.place.folder + "/" + name);
+  }
+  const auto more = [&](model::ModelWriter& writer) {
+    formats::write_safetensors(writer.file(kFile), tensors_of(trainer, all),
+                               {{kRun, run_of(trainer, run, all).dump()}});
+  };
+  const auto kept = [&](const model::FileTensor& tensor) { return kept_type(model, tensor); };
+  const model::ModelConfig& config = model.model.config;
+  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, beside, {}, more);
 }
 
 }  // namespace
@@ -135,19 +185,12 @@ std::optional<std::string> latest_checkpoint(const std::string& out) {
 
 void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& run) {
   const std::string folder = checkpoint_folder(out, trainer.optimiser().steps());
-  if (is_complete(folder)) return;
-  const model::TrainedModel& model = trainer.model();
-  const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
-  std::vector<std::string> beside;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                           "generation_config.json"}) {
-    beside.push_back(model.place.folder + "/" + name);
-  }
-  const auto more = [&](model::ModelWriter& writer) {
-    formats::write_safetensors(writer.file(kFile), tensors_of(trainer), {{kRun, run_of(trainer, run).dump()}});
-  };
-  const model::ModelConfig& config = model.model.config;
-  model::write_model({config, model.place.config, model.records, DType::kF32, values}, folder, beside, {}, more);
+  Processes& processes = trainer.processes();
+  const bool first = processes.rank() == 0;
+  if (processes.any(first && is_complete(folder))) return;
+  const Collected all(trainer);
+  if (first) write_checkpoint(folder, trainer, run, all);
+  processes.wait();
 }
 
 RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
@@ -166,12 +209,11 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   norms.variance = fields.number("norm_variance", 0, kLargest, 0);
   const int64_t rows = fields.integer("rows", 0, kMost);
   trainer.set_counters(rows, fields.integer("tokens", 0, kMost));
+  const Optimiser& optimiser = trainer.optimiser();
   for (const model::TrainedParam& param : trainer.model().params->params()) {
     if (!param.trained) continue;
-    read_into(file, "m." + param.name, part_of(trainer.optimiser().m(), param), where);
-    if (trainer.optimiser().has_v(param)) {
-      read_into(file, "v." + param.name, part_of(trainer.optimiser().v(), param), where);
-    }
+    read_moments(file, "m.", param, optimiser.m(), optimiser, where);
+    if (optimiser.has_v(param)) read_moments(file, "v.", param, optimiser.v(), optimiser, where);
   }
   const std::vector<int64_t> positions = fields.integers("lanes", 0, kMost, size_t{1} << 24);
   if (positions.size() != trainer.lanes().size()) {
@@ -201,7 +243,9 @@ void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) 
 
 size_t checkpoint_bytes(Trainer& trainer) {
   const model::TrainedParams& params = *trainer.model().params;
-  return static_cast<size_t>(params.masters().count() + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+  const bool adapter = !params.adapter().modules.empty();
+  const int64_t weights = adapter ? params.gradients().count() : params.masters().count();
+  return static_cast<size_t>(weights + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
 }
 
 }  // namespace carousel::train

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoints of a run: OUT/step-N is a model folder as anybody loads it, in f32, and train.safetensors beside the
-// weights, which holds what resuming needs more: moments, counters, carried states.
+// Checkpoints of a run: OUT/step-N is a model folder as anybody loads it, in f32, or an adapter's, and
+// train.safetensors beside the weights, which holds what resuming needs more: moments, counters, carried states.
 #pragma once
 
 #include <optional>
@@ -20,10 +20,11 @@ struct RunState {
 std::string checkpoint_folder(const std::string& out, int64_t step);
 /// The newest complete checkpoint; nothing: there is none.
 std::optional<std::string> latest_checkpoint(const std::string& out);
-/// Writes the checkpoint of the trainer's step: aside, flushed, and then complete at once. One that is there already is
-/// left. Throws Error(kIo).
+/// Meeting: rank 0 writes the checkpoint of the trainer's step: aside, flushed, and then complete at once. One that is
+/// there already is left. It is the same for any number of processes. Throws Error(kIo).
 void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& run);
-/// Reads train.safetensors of `folder` into a trainer whose model was loaded from there. Throws Error(kIo, kInput).
+/// Reads train.safetensors of `folder` into a trainer whose model was loaded from there. A process keeps the moments of
+/// its shard and the states of all lanes. Throws Error(kIo, kInput).
 RunState load_checkpoint(const std::string& folder, Trainer& trainer);
 /// Removes the oldest checkpoints but for `keep` and the best one.
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <numeric>
+#include <utility>
 
 #include "carousel/core/error.h"
 #include "carousel/train/objective.h"
@@ -34,10 +36,10 @@ class CountedMeta : public Memory {
   size_t held_ = 0;
 };
 
-Batch zero_batch(const model::Model& model, int64_t rows, int64_t seq) {
+Batch zero_batch(const model::Model& model, std::vector<int64_t> lengths) {
   Batch batch;
-  batch.lengths.assign(static_cast<size_t>(rows), seq);
-  const int64_t all = rows * seq;
+  const int64_t all = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  batch.lengths = std::move(lengths);
   if (model.lm != nullptr) {
     batch.tokens.assign(static_cast<size_t>(all), 0);
     batch.targets = batch.tokens;
@@ -78,7 +80,8 @@ Footprint measure_footprint(const model::ModelFiles& files, const Stream& stream
   if (shape.recompute) objective.recompute();
   const int64_t rows = shape.micro_batch > 0 ? std::min(shape.micro_batch, shape.batch) : shape.batch;
   double sum = 0;
-  const Batch batch = zero_batch(trained.model, rows, shape.seq);
+  const std::vector<int64_t> even(static_cast<size_t>(rows), shape.seq);
+  const Batch batch = zero_batch(trained.model, shape.lengths.empty() ? even : shape.lengths);
   for (int i = 0; i < 2; ++i) objective.add_gradients(batch, 1, &sum);  // the second finds blocks that are free
   footprint.activations = objective.arena().size_bytes();
   return footprint;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "carousel/model/cost.h"
 
@@ -15,6 +16,8 @@ struct StepShape {
   int64_t micro_batch = 0;  // rows at a time; 0: all
   int64_t seq = 512;        // tokens of a row
   bool recompute = false;
+  std::vector<int64_t> lengths =
+      {};  // of the sequences in the rows that are computed at a time; empty: rows are sequences
 };
 
 struct Footprint {
@@ -27,8 +30,7 @@ struct Footprint {
   size_t total() const { return masters + gradients + moments + packed + activations; }
 };
 
-/// The footprint of a whole model's training on `stream`'s threads, each row a sequence of its own. Throws
-/// Error(kInput) for a forecaster.
+/// The footprint of a whole model's training on `stream`'s threads. Throws Error(kInput) for a forecaster.
 Footprint measure_footprint(const model::ModelFiles& files, const Stream& stream, const StepShape& shape);
 
 }  // namespace carousel::train

@@ -3,8 +3,10 @@
 #include "carousel/train/objective.h"
 
 #include <algorithm>
+#include <cmath>
 
-#include "carousel/core/error.h"
+#include "carousel/core/assert.h"
+#include "carousel/ops/optimiser/quantile_error.h"
 #include "carousel/ops/optimiser/squared_error.h"
 #include "carousel/ops/tape.h"
 #include "carousel/ops/tokens/ids.h"
@@ -12,7 +14,9 @@
 namespace carousel::train {
 
 int64_t Batch::counted() const {
-  if (wanted.defined()) return wanted.count();
+  if (wanted.defined()) {
+    return std::count_if(wanted.f32(), wanted.f32() + wanted.count(), [](float value) { return !std::isnan(value); });
+  }
   return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
 }
 
@@ -35,8 +39,23 @@ Tensor Objective::run_carried(const Batch& batch, const F& forward) {
   return losses;
 }
 
+/// Tells dropout where in the run the batch's rows lie.
+void Objective::place_dropout(const Batch& batch) {
+  CAROUSEL_ASSERT(!batch.rows.empty());
+  dropout_.spans.clear();
+  int64_t begin = 0, sequence = 0;
+  for (const Batch::Row& row : batch.rows) {
+    dropout_.spans.push_back({begin, row.number, 0});
+    for (; sequence < row.end; ++sequence) begin += batch.lengths[static_cast<size_t>(sequence)];
+  }
+}
+
 void Objective::run(const Batch& batch, float scale, bool gradients, double* sum) {
   Tape tape(model_.params->trained(), recompute_);
+  if (gradients && dropout_.share > 0) {
+    place_dropout(batch);
+    tape.drop(dropout_);
+  }
   Grads grads(tape);
   const auto forward = [&](Ctx& ctx, const Seqs& seqs, const StateBatch* states) {
     Ctx taped = ctx;
@@ -50,8 +69,14 @@ void Objective::run(const Batch& batch, float scale, bool gradients, double* sum
       losses = lm->loss(ctx, hidden, targets, wanted, scale);
     } else {
       Memory& there = *ctx.stream.memory;
-      const Tensor y = model_.model.regressor->forward(taped, batch.features.to(there), seqs, states);
-      losses = ops::squared_error(ctx, y, batch.wanted.to(there), wanted, scale);
+      const Tensor x = batch.features.to(there), targets = batch.wanted.to(there);
+      if (const model::Forecaster* const forecaster = model_.model.forecaster.get()) {
+        const Tensor y = forecaster->forward(taped, x, seqs, states);
+        losses = ops::quantile_error(ctx, y, targets, forecaster->patches().quantiles, wanted, scale);
+      } else {
+        const Tensor y = model_.model.regressor->forward(taped, x, seqs, states);
+        losses = ops::squared_error(ctx, y, targets, wanted, scale);
+      }
     }
     if (gradients) tape.backward(ctx, grads);
     return losses;

@@ -10,19 +10,37 @@
 #include "carousel/ops/optimiser/muon.h"
 
 namespace carousel::train {
+namespace {
 
-Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options)
+/// The rule of the xlstm package, which names tell: weights of projections and convolutions decay; norms, the table of
+/// tokens, and what is called otherwise (skips, recurrent kernels, biases, cells) do not.
+bool decays_in_paper(const std::string& name) {
+  return name.find("weight") != std::string::npos && name.find("norm") == std::string::npos &&
+         name != "embeddings.weight";
+}
+
+}  // namespace
+
+Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options,
+                     Processes* processes)
     : params_(params),
       stream_(stream),
       options_(options),
-      arena_(*stream.memory),
-      m_(params.gradients().shape(), DType::kF32, *stream.memory) {
-  if (options.method != OptimiserOptions::Method::kSgd) {
-    v_ = Tensor(params.gradients().shape(), DType::kF32, *stream.memory);
-  }
-  for (const model::TrainedParam& param : params.params()) {
+      processes_(processes != nullptr ? *processes : alone_),
+      arena_(*stream.memory) {
+  find_ranges();
+  cut_into_shards();
+  const Shape shard = {shard_end() - shard_first()};
+  m_ = Tensor(shard, DType::kF32, *stream.memory);
+  if (options.method != OptimiserOptions::Method::kSgd) v_ = Tensor(shard, DType::kF32, *stream.memory);
+}
+
+/// Those of all processes, in the flat arrays.
+void Optimiser::find_ranges() {
+  for (const model::TrainedParam& param : params_.params()) {
     if (!param.trained) continue;
-    const bool decays = param.shape.rank() >= 2;
+    const bool paper = options_.decays == OptimiserOptions::Decays::kPaper;
+    const bool decays = paper ? decays_in_paper(param.name) : param.shape.rank() >= 2;
     const int64_t count = param.shape.count();
     const Kind kind = kind_of(param);
     const bool joins = kind != Kind::kMuon && !ranges_.empty() && ranges_.back().kind == kind &&
@@ -33,6 +51,25 @@ Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const O
       ranges_.push_back({param.first, count, decays, kind, kind == Kind::kMuon ? param.shape[1] : 0});
     }
   }
+}
+
+/// Leaves the ranges of this process's shard. Elements are updated each by itself, but for the matrices of Muon.
+void Optimiser::cut_into_shards() {
+  std::vector<std::pair<int64_t, int64_t>> wholes;
+  for (const Range& range : ranges_) {
+    const int64_t end = (range.first + range.count + kCutElements - 1) / kCutElements * kCutElements;
+    if (range.kind == Kind::kMuon) wholes.emplace_back(range.first, end);
+  }
+  cuts_ = cut_evenly(params_.gradients().count(), processes_.size(), wholes);
+  std::vector<Range> mine;
+  for (Range range : ranges_) {
+    const int64_t first = std::max(range.first, shard_first()), end = std::min(range.first + range.count, shard_end());
+    if (first >= end) continue;
+    range.first = first - shard_first();
+    range.count = end - first;
+    mine.push_back(range);
+  }
+  ranges_ = std::move(mine);
 }
 
 Optimiser::Kind Optimiser::kind_of(const model::TrainedParam& param) const {
@@ -46,12 +83,17 @@ Optimiser::Kind Optimiser::kind_of(const model::TrainedParam& param) const {
   return takes ? Kind::kMuon : Kind::kAdamW;
 }
 
-double Optimiser::norm() const { return std::sqrt(ops::sum_of_squares(stream_, params_.gradients())); }
+double Optimiser::norm() const {
+  double squares = ops::sum_of_squares(stream_, params_.gradients().rows(shard_first(), shard_end()));
+  processes_.sum({&squares, 1});
+  return std::sqrt(squares);
+}
 
 void Optimiser::step_range(const Range& range, double rate, float grad_scale) {
   const float decay = range.decays ? options_.decay : 0;
   const auto lr = static_cast<float>(rate);
-  const Tensor &masters = params_.masters(), &gradients = params_.gradients();
+  const Tensor masters = params_.masters().rows(shard_first(), shard_end()),
+               gradients = params_.gradients().rows(shard_first(), shard_end());
   switch (range.kind) {
     case Kind::kAdamW: {
       const ops::AdamW adamw = {lr, options_.beta1, options_.beta2, options_.eps, decay, steps_ - skipped_, grad_scale};
@@ -77,6 +119,7 @@ void Optimiser::step(double rate, double norm) {
     grad_scale = static_cast<float>(std::min(1.0, static_cast<double>(options_.clip) / (norm + 1e-6)));
   }
   for (const Range& range : ranges_) step_range(range, rate, grad_scale);
+  processes_.spread_shards(params_.masters(), cuts_);
   params_.finish_step();
 }
 

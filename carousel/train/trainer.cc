@@ -15,36 +15,65 @@ int64_t rows_of(const Batch& batch) { return std::accumulate(batch.lengths.begin
 
 }  // namespace
 
-Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe)
+Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe,
+                 Processes* processes)
     : model_(model),
       data_(data),
       recipe_(recipe),
+      processes_(processes != nullptr ? *processes : alone_),
       objective_(model, stream),
-      optimiser_(*model.params, stream, recipe.optimiser) {
+      optimiser_(*model.params, stream, recipe.optimiser, &processes_) {
   if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch.most();
   if (recipe_.recompute) objective_.recompute();
+  if (recipe_.dropout > 0) objective_.drop(recipe_.dropout, recipe_.seed);
   if (!recipe_.carry_state) return;
   lanes_.resize(static_cast<size_t>(data.lanes()));
   objective_.carry_states(&lanes_);
 }
 
+std::vector<Batch> Trainer::take(int64_t rows) {
+  const auto [first, end] = processes_.span_of(rows);
+  std::vector<Batch> parts;
+  for (int64_t row = first; row < end; row += recipe_.micro_batch) {
+    parts.push_back(data_.take(rows_taken_ + row, std::min(recipe_.micro_batch, end - row)));
+  }
+  return parts;
+}
+
+/// A row that goes on from a state is taken by the process that took the row before it: both have the same place in
+/// their steps. So a state is needed where the last step's row left it; those of a loaded checkpoint are gone by then.
+void Trainer::drop_other_lanes(const std::vector<Batch>& parts) {
+  if (lanes_.empty() || processes_.size() == 1) return;
+  std::vector<bool> taken(lanes_.size());
+  for (const Batch& part : parts) {
+    for (const Batch::Row& row : part.rows) taken[static_cast<size_t>(row.lane)] = true;
+  }
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) {
+    if (!taken[lane]) lanes_[lane] = State();
+  }
+}
+
 StepReport Trainer::step_at(double rate) {
   const int64_t rows = recipe_.batch.at(optimiser_.steps());
-  std::vector<Batch> parts;
-  int64_t counted = 0;
-  StepReport report;
-  for (int64_t done = 0; done < rows; done += recipe_.micro_batch) {
-    parts.push_back(data_.take(rows_taken_ + done, std::min(recipe_.micro_batch, rows - done)));
-    counted += parts.back().counted();
-    report.tokens += rows_of(parts.back());
+  const std::vector<Batch> parts = take(rows);
+  double sizes[2] = {};  // targets that count, tokens: integers
+  for (const Batch& part : parts) {
+    sizes[0] += static_cast<double>(part.counted());
+    sizes[1] += static_cast<double>(rows_of(part));
   }
+  processes_.sum(sizes);
+  const double counted = std::max(sizes[0], 1.0);
+  StepReport report;
+  report.tokens = static_cast<int64_t>(sizes[1]);
   model_.params->clear_gradients();
   double sum = 0;
-  const auto scale = static_cast<float>(1 / static_cast<double>(std::max<int64_t>(counted, 1)));
-  for (const Batch& part : parts) objective_.add_gradients(part, scale, &sum);
+  for (const Batch& part : parts) objective_.add_gradients(part, static_cast<float>(1 / counted), &sum);
+  drop_other_lanes(parts);
   model_.params->finish_gradients();
+  processes_.sum({&sum, 1});
+  optimiser_.join_gradients();
   report.step = optimiser_.steps() + 1;
-  report.loss = sum / static_cast<double>(std::max<int64_t>(counted, 1));
+  report.loss = sum / counted;
   report.norm = optimiser_.norm();
   report.rate = rate;
   if (!std::isfinite(report.loss) || !std::isfinite(report.norm)) {
@@ -66,16 +95,17 @@ StepReport Trainer::step_at(double rate) {
 }
 
 double Trainer::evaluate(Batches& data, int64_t rows) {
-  double sum = 0;
-  int64_t counted = 0;
+  double sums[2] = {};  // losses, targets
   if (recipe_.carry_state) objective_.carry_states(nullptr);
-  for (int64_t first = 0; first < rows; first += recipe_.micro_batch) {
-    const Batch batch = data.take(first, std::min(recipe_.micro_batch, rows - first));
-    objective_.add_losses(batch, &sum);
-    counted += batch.counted();
+  const auto [first, end] = processes_.span_of(rows);
+  for (int64_t row = first; row < end; row += recipe_.micro_batch) {
+    const Batch batch = data.take(row, std::min(recipe_.micro_batch, end - row));
+    objective_.add_losses(batch, &sums[0]);
+    sums[1] += static_cast<double>(batch.counted());
   }
   if (recipe_.carry_state) objective_.carry_states(&lanes_);
-  return sum / static_cast<double>(std::max<int64_t>(counted, 1));
+  processes_.sum(sums);
+  return sums[0] / std::max(sums[1], 1.0);
 }
 
 }  // namespace carousel::train

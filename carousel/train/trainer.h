@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The steps of a run: rows of the data, their gradients in micro-batches, clipping, the optimiser. A step is a function
 // of the parameters, the optimiser's moments, carried states and two counters; no clock and no thread decides anything.
+// Several processes take a span of a step's rows each (Processes); all report the same step.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "carousel/train/norm_history.h"
 #include "carousel/train/objective.h"
 #include "carousel/train/optimiser.h"
+#include "carousel/train/processes.h"
 #include "carousel/train/schedule.h"
 
 namespace carousel::train {
@@ -23,6 +25,8 @@ struct Recipe {
   bool carry_state = false;
   double skip_spikes = 0;  // a step is skipped whose norm is so many deviations above the mean; 0: none is
   bool recompute = false;  // Objective::recompute
+  float dropout = 0;       // the share of Objective::drop; 0: nothing is dropped
+  uint64_t seed = 0;       // of what is dropped
 };
 
 /// What a step was.
@@ -37,8 +41,9 @@ struct StepReport {
 
 class Trainer {
  public:
-  /// All outlive the trainer.
-  Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe);
+  /// All outlive the trainer. Without `processes` this one is alone; else steps and evaluations are meetings.
+  Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe,
+          Processes* processes = nullptr);
 
   bool done() const { return optimiser_.steps() >= recipe_.schedule.steps; }
   /// The next step. Throws Error(kInput) naming the step and its documents where a loss or gradient is not finite; the
@@ -51,7 +56,9 @@ class Trainer {
 
   /// What a checkpoint holds beside the parameters.
   Optimiser& optimiser() { return optimiser_; }
-  std::vector<State>& lanes() { return lanes_; }  // empty where states are not carried
+  /// States of lanes; empty where they are not carried. A process has those that its own rows of the last step left, or
+  /// all after a checkpoint was loaded.
+  std::vector<State>& lanes() { return lanes_; }
   NormHistory& norms() { return norms_; }
   int64_t rows_taken() const { return rows_taken_; }
   int64_t tokens_seen() const { return tokens_seen_; }
@@ -60,12 +67,19 @@ class Trainer {
     tokens_seen_ = tokens_seen;
   }
   model::TrainedModel& model() { return model_; }
+  Processes& processes() { return processes_; }
   const Arena& arena() const { return objective_.arena(); }
 
  private:
+  /// This process's rows of a step.
+  std::vector<Batch> take(int64_t rows);
+  void drop_other_lanes(const std::vector<Batch>& parts);
+
   model::TrainedModel& model_;
   Batches& data_;
   Recipe recipe_;
+  Processes alone_;
+  Processes& processes_;
   Objective objective_;
   Optimiser optimiser_;
   std::vector<State> lanes_;

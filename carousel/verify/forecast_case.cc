@@ -15,6 +15,7 @@
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
 #include "carousel/verify/drift.h"
+#include "carousel/verify/training_case.h"
 
 namespace carousel::verify {
 namespace {
@@ -26,6 +27,8 @@ constexpr const char* kContext = "ctx.";
 constexpr const char* kQuantiles = "quantiles.";
 constexpr const char* kMean = "mean.";
 constexpr const char* kRollout = ".rollout";
+constexpr const char* kLoss = "loss";
+constexpr const char* kTrain = "train.";
 
 using Series = std::vector<std::vector<float>>;
 
@@ -46,7 +49,8 @@ void compare(Comparison& out, const std::vector<float>& got, const Tensor& want,
 class ForecastCase {
  public:
   ForecastCase(const std::string& folder, const Stream& stream)
-      : stream_(stream),
+      : folder_(folder),
+        stream_(stream),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         loaded_(model::load(folder, stream, model::ModelKind::kForecaster)),
@@ -55,7 +59,8 @@ class ForecastCase {
   std::vector<Comparison> compare_all() {
     std::vector<Comparison> out;
     for (const formats::TensorEntry& entry : expected_.entries()) {
-      if (entry.name.starts_with(kContext)) continue;
+      const bool of_training = entry.name == kLoss || entry.name.starts_with(kTrain) || is_training(entry.name);
+      if (entry.name.starts_with(kContext) || of_training) continue;
       Comparison comparison;
       comparison.name = entry.name;
       if (entry.name.starts_with(kQuantiles)) {
@@ -66,6 +71,9 @@ class ForecastCase {
         comparison.note = "not a forecast";
       }
       out.push_back(comparison);
+    }
+    if (expected_.find(kLoss) != nullptr) {
+      for (const Comparison& comparison : compare_training(folder_, expected_, stream_)) out.push_back(comparison);
     }
     return out;
   }
@@ -142,6 +150,7 @@ class ForecastCase {
     }
   }
 
+  std::string folder_;
   const Stream& stream_;
   std::string where_;
   formats::SafetensorsFile expected_;

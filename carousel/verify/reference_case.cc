@@ -18,6 +18,7 @@
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
+#include "carousel/verify/adapter_case.h"
 #include "carousel/verify/drift.h"
 #include "carousel/verify/forecast_case.h"
 #include "carousel/verify/package_state.h"
@@ -29,7 +30,6 @@ namespace carousel::verify {
 namespace {
 
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
-
 using Status = Comparison::Status;
 using Ids = std::vector<std::vector<int32_t>>;  // [B][T]
 
@@ -46,8 +46,8 @@ bool is_input(const std::string& name) {
 
 // The names of logits: the reference's step-by-step form is another way to the same numbers.
 std::vector<std::string> logits_names(const std::string& suffix) {
-  if (suffix.empty()) return {"logits", "logits.step"};
-  return {"logits" + suffix};
+  return suffix.empty() ? std::vector<std::string>{"logits", "logits.step", "merged.logits"}
+                        : std::vector<std::string>{"logits" + suffix};
 }
 
 class Case {
@@ -57,7 +57,7 @@ class Case {
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         stream_(stream),
-        model_(model::load(folder, stream, model::ModelKind::kLanguage, numerics)),
+        model_(load_case(folder, stream, numerics)),
         runner_(*model_.lm, stream, *model_.numerics),
         progress_(progress) {}
 
@@ -337,7 +337,7 @@ void Case::compare_trained() {
     }
     return;
   }
-  for (const Comparison& comparison : compare_training(folder_, expected_, stream_))
+  for (const Comparison& comparison : compare_training(folder_, expected_, stream_, base_of(folder_)))
     results_[comparison.name] = comparison;
 }
 
@@ -355,9 +355,9 @@ std::vector<Comparison> Case::compare() {
   }
   const bool prompted = expected_.find("ids") == nullptr && expected_.find("prompt") != nullptr;
   if (prompted && expected_.find("logits") != nullptr) compare_forward("prompt", "");
-
   compare_trained();
-
+  for (const Comparison& comparison : compare_merged(folder_, expected_, stream_))
+    results_[comparison.name] = comparison;
   std::vector<Comparison> out;
   for (const formats::TensorEntry& tensor : expected_.entries()) {
     if (is_input(tensor.name)) continue;
@@ -388,13 +388,14 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
                                      const TokensDone& progress) {
+  if (!base_of(folder).empty()) return Case(folder, stream, numerics, progress).compare();
   if (is_forecast_case(folder)) {
     if (numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
     return compare_forecast_case(folder, stream);
   }
   if (const std::optional<std::string> reason = unknown_model(folder)) {
-    const formats::SafetensorsFile expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     std::vector<Comparison> skipped;
+    const auto expected = formats::SafetensorsFile::open(folder + "/expected.safetensors");
     for (const formats::TensorEntry& tensor : expected.entries()) {
       if (!is_input(tensor.name)) skipped.push_back({tensor.name, Status::kSkip, 0, 0, *reason});
     }

@@ -11,6 +11,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
+#include "carousel/forecast/tirex.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/model_writer.h"
 #include "carousel/train/objective.h"
@@ -37,7 +38,10 @@ constexpr double kSpread = 4;
 constexpr double kMuon = 1e-4, kMuonBf16 = 4e-2;
 constexpr size_t kNorms = 1;  // their place in what take_steps returns
 
-const std::string kGrad = "grad.", kAdamW = "adamw.";
+// Of language models and models of features the loss of a case is compared by the forward. It is found within 1e-7.
+constexpr double kForecastLoss = 2e-6;
+
+const std::string kLoss = "loss", kGrad = "grad.", kAdamW = "adamw.";
 const std::string kMuonIds = "muon.ids";
 
 /// Steps of Muon that a case may hold.
@@ -49,13 +53,19 @@ struct MuonSteps {
 const MuonSteps kMuonSteps[] = {
     {"muon_f32.", false, kMuon}, {"muon_f32_gates.", true, kMuon}, {"muon.", false, kMuonBf16}};
 
+struct Named {
+  std::string name;
+  std::vector<float> values;
+};
+
 class TrainingCase {
  public:
-  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream)
+  TrainingCase(const std::string& folder, const formats::SafetensorsFile& expected, const Stream& stream,
+               const std::string& base)
       : where_(folder + "/expected.safetensors"),
         expected_(expected),
         stream_(stream),
-        trained_(model::load_trained(folder, stream, 0)),
+        trained_(load(folder, stream, base)),
         batch_(read_batch()) {
     const model::ModelConfig& config = trained_.model.config;
     const model::TensorNames names = model::find_family(config.model_type, where_).names;
@@ -65,6 +75,11 @@ class TrainingCase {
     tensors_ = model::file_tensors(config, names, records_,
                                    [&](const std::string& name) { return expected.find(kGrad + name) != nullptr; });
   }
+  static model::TrainedModel load(const std::string& folder, const Stream& stream, const std::string& base) {
+    model::Tuning tuning;
+    if (!base.empty()) tuning.adapter = folder;
+    return model::load_trained(base.empty() ? folder : base, stream, 0, tuning);
+  }
 
   std::vector<Comparison> compare();
 
@@ -73,6 +88,9 @@ class TrainingCase {
   train::Batch read_batch() const;
   train::Batch read_tokens(const std::string& name) const;
   train::Batch read_features() const;
+  train::Batch read_series() const;
+  /// The trained tensors as files name them: values, or gradients.
+  std::vector<Named> trained_tensors(bool gradients) const;
   /// A tensor of the file, put together from what `values` has of its parameters.
   std::vector<float> assembled(const model::FileTensor& tensor, bool gradients) const;
   double add_gradients(train::Objective& objective, const train::Batch& batch);
@@ -107,7 +125,8 @@ Tensor TrainingCase::floats(const std::string& name) const {
 }
 
 train::Batch TrainingCase::read_batch() const {
-  return trained_.model.lm != nullptr ? read_tokens("train.ids") : read_features();
+  if (trained_.model.lm != nullptr) return read_tokens("train.ids");
+  return trained_.model.forecaster != nullptr ? read_series() : read_features();
 }
 
 /// Ids [B, T + 1]: inputs are all but the last, targets all but the first.
@@ -148,6 +167,32 @@ train::Batch TrainingCase::read_features() const {
   return batch;
 }
 
+/// A context [B, T] and the patch after it [B, P], where NaN is missing. A token's target is the patch after its own,
+/// in units of the context's scale.
+train::Batch TrainingCase::read_series() const {
+  const model::PatchConfig& patches = trained_.model.config.patches;
+  const Tensor context = floats("train.context"), future = floats("train.future");
+  check_shape("train.context", where_.c_str(), context, {-1, patches.tokens() * patches.patch});
+  check_shape("train.future", where_.c_str(), future, {context.dim(0), patches.patch});
+  const int64_t series = context.dim(0), tokens = patches.tokens(), patch = patches.patch;
+  train::Batch batch;
+  batch.features = Tensor({series * tokens, 2 * patch}, DType::kF32);
+  batch.wanted = Tensor({series * tokens, patch}, DType::kF32);
+  batch.lengths.assign(static_cast<size_t>(series), tokens);
+  for (int64_t s = 0; s < series; ++s) {
+    const float* const values = context.f32() + s * tokens * patch;
+    const std::span<const float> seen(values, static_cast<size_t>(tokens * patch));
+    const forecast::Scale scale = forecast::find_scale(seen);
+    forecast::fill_tokens(seen, scale, patch, batch.features.f32() + s * tokens * 2 * patch);
+    float* const wanted = batch.wanted.f32() + s * tokens * patch;
+    std::copy(values + patch, values + tokens * patch, wanted);
+    std::copy_n(future.f32() + s * patch, patch, wanted + (tokens - 1) * patch);
+    std::transform(wanted, wanted + tokens * patch, wanted,
+                   [&](float value) { return (value - scale.location) / scale.scale; });
+  }
+  return batch;
+}
+
 std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool gradients) const {
   const auto values = [&](const model::ParamRecord& record, float* out) {
     const auto index = static_cast<size_t>(&record - records_.data());
@@ -161,6 +206,19 @@ std::vector<float> TrainingCase::assembled(const model::FileTensor& tensor, bool
   };
   const Tensor whole = model::file_values(tensor, records_, values);
   return std::vector<float>(whole.f32(), whole.f32() + whole.count());
+}
+
+std::vector<Named> TrainingCase::trained_tensors(bool gradients) const {
+  std::vector<Named> out;
+  if (trained_.params->adapter().modules.empty()) {
+    for (const model::FileTensor& tensor : tensors_) out.push_back({tensor.name, assembled(tensor, gradients)});
+    return out;
+  }
+  for (const NamedTensor& named : trained_.params->adapter_tensors(gradients)) {
+    const float* const values = named.tensor.f32();
+    out.push_back({named.name, {values, values + named.tensor.count()}});
+  }
+  return out;
 }
 
 double TrainingCase::add_gradients(train::Objective& objective, const train::Batch& batch) {
@@ -202,8 +260,8 @@ void TrainingCase::compare_gradients() {
     for (int64_t i = 0; i < want.count(); ++i) sum += std::pow(static_cast<double>(want.f32()[i]), 2);
     largest = std::max(largest, std::sqrt(sum));
   }
-  for (const model::FileTensor& tensor : tensors_) {
-    judge(kGrad + tensor.name, assembled(tensor, true), kGradients, kOfLargest * largest);
+  for (const Named& tensor : trained_tensors(true)) {
+    judge(kGrad + tensor.name, tensor.values, kGradients, kOfLargest * largest);
   }
 }
 
@@ -234,7 +292,7 @@ std::vector<std::vector<float>> TrainingCase::take_steps(train::Objective& objec
     out[1].push_back(static_cast<float>(norm));
     optimiser.step(1e-2, norm);
   }
-  for (const model::FileTensor& tensor : tensors_) out.push_back(assembled(tensor, false));
+  for (Named& tensor : trained_tensors(false)) out.push_back(std::move(tensor.values));
   std::memcpy(trained_.params->masters().f32(), start.f32(), start.size_bytes());
   trained_.params->repack();
   return out;
@@ -279,13 +337,14 @@ bool TrainingCase::expects(const std::string& prefix) const {
 /// The names of what take_steps returns.
 std::vector<std::string> TrainingCase::step_names(const std::string& prefix) const {
   std::vector<std::string> names = {prefix + "losses", prefix + "grad_norms"};
-  for (const model::FileTensor& tensor : tensors_) names.push_back(prefix + tensor.name);
+  for (const Named& tensor : trained_tensors(false)) names.push_back(prefix + tensor.name);
   return names;
 }
 
 std::vector<Comparison> TrainingCase::compare() {
   train::Objective objective(trained_, stream_);
-  add_gradients(objective, batch_);
+  const auto loss = static_cast<float>(add_gradients(objective, batch_));
+  if (trained_.model.forecaster != nullptr) judge(kLoss, {loss}, kForecastLoss);
   compare_gradients();
   if (expects(kAdamW)) compare_steps(objective);
   for (const MuonSteps& steps : kMuonSteps) {
@@ -293,8 +352,8 @@ std::vector<Comparison> TrainingCase::compare() {
   }
   std::vector<Comparison> out;
   for (const formats::TensorEntry& entry : expected_.entries()) {
-    if (!is_training(entry.name)) continue;
     const auto found = results_.find(entry.name);
+    if (!is_training(entry.name) && found == results_.end()) continue;
     if (found != results_.end()) {
       out.push_back(found->second);
     } else {
@@ -313,8 +372,8 @@ bool is_training(const std::string& name) {
 }
 
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream) {
-  return TrainingCase(folder, expected, stream).compare();
+                                         const Stream& stream, const std::string& base) {
+  return TrainingCase(folder, expected, stream, base).compare();
 }
 
 }  // namespace carousel::verify

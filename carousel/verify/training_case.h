@@ -15,7 +15,8 @@ namespace carousel::verify {
 bool is_training(const std::string& name);
 /// Compares them all; of gradients some gates are near zero, which are bounded by the largest gradient of the case.
 /// Throws Error(kInput, kIo) for a malformed case.
+/// `base`: where the folder holds an adapter, which alone is trained then, the folder of its model; else empty.
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream);
+                                         const Stream& stream, const std::string& base = {});
 
 }  // namespace carousel::verify

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "carousel/model/trained_params.h"
+#include "carousel/ops/dropout/dropout.h"
 #include "carousel/ops/tape.h"
 #include "tests/blocks/random_params.h"
 #include "tests/isas.h"
@@ -26,6 +27,15 @@ struct GradientParam {
 struct Part {
   std::vector<Tensor> x;  // [T, D] each
   std::vector<Tensor> d;  // the same; empty: the loss depends on no output
+  int64_t first = 0;      // the row of the run's data that the first sequence is; each is one
+};
+
+/// How a subject is trained.
+struct How {
+  bool recompute = false;
+  bool drops = false;    // with dropout
+  bool bf16 = false;     // products in bf16
+  bool rounded = false;  // matrices rounded to bf16, products in f32
 };
 
 /// States that a forward is bound to.
@@ -36,15 +46,21 @@ struct Bound {
 
 class TrainedSubject {
  public:
-  TrainedSubject(const GradientParam& param, int threads, bool recompute = false)
-      : machine_(param.isa, threads), recompute_(recompute) {
+  TrainedSubject(const GradientParam& param, int threads, const How& how = {}, const model::TrainedChoice& choice = {})
+      : machine_(param.isa, threads), how_(how) {
+    if (how.bf16) machine_.stream.compute = Compute::kBF16;
     const model::ModelConfig config = stack_of(param.block);
     model::ParamList list;
     model::Stack(config, Params(list, ""), "test");
     RandomParams source(machine_.stream, DType::kF32);
-    params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records());
+    params_ = std::make_unique<model::TrainedParams>(source, machine_.stream, list.records(), choice);
     stack_ = std::make_unique<model::Stack>(config, Params(*params_, ""), "test");
     params_->clear_gradients();
+    for (const model::TrainedParam& each : params_->params()) {
+      const int64_t count = how.rounded && each.matrix ? each.master.count() : 0;
+      for (float& value : std::span(each.master.f32(), static_cast<size_t>(count))) value = to_float(to_bf16(value));
+    }
+    params_->repack();
   }
 
   /// One forward and backward; gradients of parameters are added up. y and d_x of all rows.
@@ -61,7 +77,12 @@ class TrainedSubject {
       states.bind(stack_->state_layout(), pointers(*bound.states), lengths);
     }
     if (bound.d_states != nullptr) d_states.bind(stack_->state_layout(), pointers(*bound.d_states), ends);
-    Tape tape(params_->trained(), recompute_);
+    Tape tape(params_->trained(), how_.recompute);
+    ops::Dropout dropout = {0.2f, 7, {}};
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      dropout.spans.push_back({seqs.offsets[s], part.first + static_cast<int64_t>(s), 0});
+    }
+    if (how_.drops) tape.drop(dropout);
     Grads grads(tape, bound.d_states != nullptr ? &d_states : nullptr);
     Ctx ctx = machine_.ctx;
     Tensor x = machine_.arena.empty({seqs.rows(), kWidth});
@@ -98,7 +119,7 @@ class TrainedSubject {
     return out;
   }
   Machine machine_;
-  bool recompute_;
+  How how_;
   std::unique_ptr<model::TrainedParams> params_;
   std::unique_ptr<model::Stack> stack_;
 };
@@ -112,7 +133,15 @@ Part random_part(const std::vector<int64_t>& lengths, uint64_t seed) {
   return part;
 }
 
-Part only(const Part& part, size_t s) { return {{part.x[s]}, {part.d[s]}}; }
+Part only(const Part& part, size_t s) { return {{part.x[s]}, {part.d[s]}, part.first + static_cast<int64_t>(s)}; }
+
+/// The same rows, where the loss depends on those of one sequence.
+Part with_loss_of(Part part, size_t s) {
+  const Tensor kept = part.d[s];
+  for (Tensor& d : part.d) d = Tensor(d.shape(), DType::kF32);
+  part.d[s] = kept;
+  return part;
+}
 
 bool same_tensors(const NamedTensors& a, const NamedTensors& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -150,10 +179,7 @@ TEST_P(BlockGradients, ASequenceAloneEqualsItAmongOthers) {
   const Part part = random_part({70, 0, 3, 130}, 1);
   int64_t first = 0;
   for (size_t s = 0; s < part.x.size(); ++s) {
-    Part masked = part;
-    for (size_t other = 0; other < part.x.size(); ++other) {
-      if (other != s) masked.d[other] = Tensor(part.d[other].shape(), DType::kF32);
-    }
+    const Part masked = with_loss_of(part, s);
     TrainedSubject packed(GetParam(), 2), alone(GetParam(), 2);
     Tensor y, packed_d_x, alone_d_x;
     packed.run(masked, &y, &packed_d_x);
@@ -243,7 +269,7 @@ TEST_P(BlockGradients, AStateCarriesTheGradientToAPartWithoutALoss) {
 
 TEST_P(BlockGradients, RecomputeChangesNoBit) {
   const Part part = random_part({70, 0, 3, 130}, 1), next = random_part({65, 7, 0, 20}, 31);
-  TrainedSubject kept(GetParam(), 2), again(GetParam(), 2, true);
+  TrainedSubject kept(GetParam(), 2), again(GetParam(), 2, {.recompute = true});
   for (const bool stateful : {false, true}) {
     std::vector<State> states(4), other_states(4);
     for (const Part* rows : {&part, &next}) {
@@ -260,6 +286,75 @@ TEST_P(BlockGradients, RecomputeChangesNoBit) {
       }
     }
   }
+}
+
+TEST_P(BlockGradients, FreezingChangesNoBitOfTheOthers) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  TrainedSubject whole(GetParam(), 2);
+  Tensor y, d_x, other_y, other_d_x;
+  whole.run(part, &y, &d_x);
+  for (const int kept : {0, 1, 2}) {  // every second parameter, the others, none
+    int64_t place = 0;
+    model::TrainedChoice choice;
+    choice.is_trained = [&](const model::ParamRecord&) { return place++ % 2 == kept; };
+    TrainedSubject frozen(GetParam(), 2, {}, choice);
+    frozen.run(part, &other_y, &other_d_x);
+    EXPECT_TRUE(same_bits(other_y, y)) << kept;
+    EXPECT_TRUE(same_bits(other_d_x, d_x)) << kept;
+    for (size_t i = 0; i < whole.params().params().size(); ++i) {
+      const model::TrainedParam &want = whole.params().params()[i], &got = frozen.params().params()[i];
+      EXPECT_EQ(got.gradient.defined(), got.trained) << got.name;
+      EXPECT_TRUE(!got.trained || same_bits(got.gradient, want.gradient)) << got.name;
+    }
+  }
+}
+
+struct Result {
+  std::vector<float> gradients;
+  Tensor d_x;
+  bool operator==(const Result& other) const { return gradients == other.gradients && same_bits(d_x, other.d_x); }
+};
+
+Result trained(const GradientParam& param, int threads, const How& how, const Part& part) {
+  TrainedSubject subject(param, threads, how);
+  Tensor y, d_x;
+  subject.run(part, &y, &d_x);
+  return {subject.gradients(), d_x};
+}
+
+// What is dropped is known by its place in the run, and sums in bf16 go row by row as those in f32 do.
+TEST_P(BlockGradients, DropoutAndBF16KeepThePromises) {
+  const Part part = random_part({70, 5, 3, 130}, 1);
+  const Result plain = trained(GetParam(), 2, {}, part);
+  for (const How& how : {How{.drops = true}, How{.bf16 = true}, How{.drops = true, .bf16 = true}}) {
+    const Result whole = trained(GetParam(), 2, how, part);
+    EXPECT_TRUE(!how.drops || !(whole == plain));
+    for (const int threads : {1, 3}) EXPECT_TRUE(trained(GetParam(), threads, how, part) == whole) << threads;
+    EXPECT_TRUE(trained(GetParam(), 2, {.recompute = true, .drops = how.drops, .bf16 = how.bf16}, part) == whole);
+    TrainedSubject parts(GetParam(), 2, how);
+    Tensor y, d_x;
+    parts.run(only(part, 0), &y, &d_x);
+    parts.run({{part.x[1], part.x[2]}, {part.d[1], part.d[2]}, 1}, &y, &d_x);
+    parts.run(only(part, 3), &y, &d_x);
+    EXPECT_EQ(parts.gradients(), whole.gradients) << how.drops << how.bf16;
+    for (size_t s = 0; s < part.x.size(); ++s) {
+      const Result alone = trained(GetParam(), 2, how, only(part, s));
+      EXPECT_EQ(trained(GetParam(), 2, how, with_loss_of(part, s)).gradients, alone.gradients) << s;
+    }
+  }
+}
+
+// Gradients in bf16 are those in f32 but for the rounding of factors. Where a block is badly conditioned (mLSTM divides
+// by a sum that may cancel), f32 itself moves as far once its weights are rounded, which is part of what bf16 does.
+TEST_P(BlockGradients, BF16IsNearF32) {
+  const Part part = random_part({70, 0, 3, 130}, 1);
+  const Result f32 = trained(GetParam(), 2, {}, part), bf16 = trained(GetParam(), 2, {.bf16 = true}, part);
+  const Result moved = trained(GetParam(), 2, {.rounded = true}, part);
+  const std::vector<double> w(f32.gradients.begin(), f32.gradients.end()), x = to_f64(f32.d_x);
+  const double w_bound = 3 * relative_error(moved.gradients.data(), w),
+               x_bound = 3 * relative_error(moved.d_x.f32(), x);
+  EXPECT_LT(relative_error(bf16.gradients.data(), w), std::max(0.02, w_bound));
+  EXPECT_LT(relative_error(bf16.d_x.f32(), x), std::max(0.02, x_bound));
 }
 
 TEST_P(BlockGradients, MaskedWeightsHaveNone) {

@@ -105,8 +105,10 @@ TEST(Bench, TrainingSteps) {
 }
 
 TEST(Bench, AnOpAndItsGradient) {
-  for (const char* op : {"slstm --heads 2 --head-dim 16", "mlstm --heads 2 --head-dim 16", "linear --in 48 --out 32",
-                         "short_conv --in 32", "attention --heads 4 --head-dim 16", "norm --in 64"}) {
+  for (const char* op :
+       {"slstm --heads 2 --head-dim 16", "mlstm --heads 2 --head-dim 16", "linear --in 48 --out 32",
+        "short_conv --in 32", "attention --heads 4 --head-dim 16", "norm --in 64", "gated_unit --in 40",
+        "block_linear --in 48 --head-dim 6", "moe --in 32 --out 24", "cfc --in 3 --out 10", "ltc --in 3 --out 10"}) {
     const Ran ran = run_carousel(std::string("bench --op ") + op + " --rows 70 --backward -r 1 -t 2 --json");
     ASSERT_EQ(ran.status, 0) << ran.err;
     const Json line = parse_json(ran.out, "bench").at("ops")[0];
@@ -129,6 +131,11 @@ TEST(Bench, AnOpBesideItsBound) {
       {"short_conv --in 24 --taps 4 --rows 6", {"B=1 T=6 D=24 K=4"}},
       {"attention --heads 4 --head-dim 8 --rows 3 -d 0,70", {"B=1 T=3@0 H=4 G=1 d=8", "B=1 T=3@70 H=4 G=1 d=8"}},
       {"norm --in 50 --batch 2 --rows 2", {"N=4 D=50"}},
+      {"gated_unit --in 20 --rows 3", {"N=3 F=20"}},
+      {"block_linear --in 48 --rows 3", {"N=3 D=48 block=4"}},
+      {"moe --in 32 --out 24 --rows 1", {"N=1 D=32 F=24 E=8 k=2"}},
+      {"cfc --in 3 --out 10 --batch 2 --rows 4", {"B=2 T=4 I=3 H=10"}},
+      {"ltc --in 3 --out 10 --rows 4", {"B=1 T=4 I=3 H=10"}},
   };
   for (const Op& op : ops) {
     const Ran ran = run_carousel("bench --op " + std::string(op.flags) + " -r 1 -t 2 --json");

@@ -32,9 +32,11 @@ bool comes_true(const Condition& condition) {
 class Process {
  public:
   /// `out`: where standard output goes; -1: nowhere.
-  explicit Process(const std::vector<std::string>& arguments, int out = -1) {
-    static const std::string binary = CAROUSEL_RUN_DIR "/carousel";
-    std::vector<char*> argv{const_cast<char*>(binary.c_str())};
+  explicit Process(const std::vector<std::string>& arguments, int out = -1)
+      : Process(CAROUSEL_RUN_DIR "/carousel", arguments, out) {}
+  /// Another program: the path to it.
+  Process(const std::string& program, const std::vector<std::string>& arguments, int out) {
+    std::vector<char*> argv{const_cast<char*>(program.c_str())};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     const std::string err = scratch_ / "err";
@@ -54,6 +56,7 @@ class Process {
   Process& operator=(const Process&) = delete;
 
   void send(int signal) const { kill(pid_, signal); }
+  pid_t pid() const { return pid_; }
   /// Its exit status; -1 when it was killed.
   int wait() {
     int status = 0;

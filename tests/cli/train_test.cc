@@ -85,21 +85,25 @@ TEST_F(Train, AModelLearnsAndIsAModelForTheOtherCommands) {
 }
 
 TEST_F(Train, MicroBatchesAndThreadsChangeNoBit) {
-  const std::vector<std::string> steps{"--steps", "6", "--carry-state"};
-  ASSERT_EQ(run(arguments(scratch / "whole", steps)).status, 0);
-  std::vector<std::string> other = arguments(scratch / "parts", steps);
-  other.insert(other.end(), {"--micro-batch", "1"});
-  other[8] = "3";  // threads
-  const Ran ran = run(other);
-  ASSERT_EQ(ran.status, 0) << ran.err;
-  EXPECT_TRUE(tensors_of(scratch / "whole/step-6") == tensors_of(scratch / "parts/step-6"));
-  EXPECT_EQ(losses(scratch / "whole"), losses(scratch / "parts"));
+  for (const std::string dtype : {"f32", "bf16"}) {
+    const std::vector<std::string> steps{"--steps", "6", "--carry-state", "--dropout", "0.1", "--dtype", dtype};
+    const std::string whole = scratch / ("whole-" + dtype), parts = scratch / ("parts-" + dtype);
+    ASSERT_EQ(run(arguments(whole, steps)).status, 0);
+    std::vector<std::string> other = arguments(parts, steps);
+    other.insert(other.end(), {"--micro-batch", "1", "--recompute"});
+    other[8] = "3";  // threads
+    const Ran ran = run(other);
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_TRUE(tensors_of(whole + "/step-6") == tensors_of(parts + "/step-6")) << dtype;
+    EXPECT_EQ(losses(whole), losses(parts)) << dtype;
+  }
 }
 
 // Killed at any moment, 100 times in all; each resumed run goes on from the last checkpoint.
 TEST_F(Train, AKilledRunEndsWithTheBitsOfOneThatWasNot) {
-  const std::vector<std::string> steps{"--steps",          "60",  "--save-every", "4",  "--carry-state",
-                                       "--valid-fraction", "0.1", "--eval-every", "10", "--save-best"};
+  const std::vector<std::string> steps{"--steps",       "60",           "--save-every", "4",
+                                       "--carry-state", "--dropout",    "0.1",          "--valid-fraction",
+                                       "0.1",           "--eval-every", "10",           "--save-best"};
   const auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(run(arguments(scratch / "whole", steps)).status, 0);
   const double whole_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
@@ -190,6 +194,9 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
       {model + data + out + steps + " --epochs 1", "got 2 of --steps, --tokens and --epochs", 2},
       {model + data + out + steps + " --betas .9", "--betas: got \".9\"", 2},
       {model + data + out + steps + " --batch 0", "--batch: got \"0\"", 2},
+      {model + data + out + steps + " --dropout 1", "--dropout: got 1, expected a number below 1", 2},
+      {model + data + out + steps + " --decay some", "--decay: got \"some\"", 2},
+      {model + data + out + steps + " --dtype f16", "--dtype: got \"f16\"", 2},
       {model + data + out + steps + " --schedule square", "--schedule: got \"square\"", 2},
       {model + " --data " + (scratch / "none.txt") + out + steps, "none.txt", 1},
       {model + " --data " + (scratch / "empty.txt") + out + steps, "empty.txt", 1},

@@ -44,6 +44,7 @@ Breaches kernel_headers_stay_with_kernels(const Sources& sources);
 Breaches families_of_ops_form_no_circle(const Sources& sources);
 Breaches includes_are_by_full_path(const Sources& sources);
 Breaches only_cuda_sees_cuda_headers(const Sources& sources);
+Breaches only_mpi_sees_mpi_headers(const Sources& sources);
 Breaches only_the_command_line_sees_options(const Sources& sources);
 /// The rows of the table that contradict its floors: an include that does not go down.
 std::vector<std::string> rows_that_do_not_go_down();

@@ -76,6 +76,11 @@ void synapses_back(const Stream* threads, const LtcSynapseArgs& synapses, int64_
     for (int64_t group = begin; group < end; ++group) {
       float* const to_sources = by_group + group * sources;
       std::memset(to_sources, 0, sizeof(float) * static_cast<size_t>(sources));
+      Vec d_current[kVecs], d_conductance[kVecs];
+      for (int64_t k = 0; k < kVecs; ++k) {
+        d_current[k] = load(d + group * kCellPad + k * kLanes);
+        d_conductance[k] = load(d + padded + group * kCellPad + k * kLanes);
+      }
       for (int32_t n = synapses.begin[group]; n < synapses.begin[group + 1]; ++n) {
         const int64_t i = synapses.sources[n], at = i * padded + group * kCellPad;
         const Vec v_i = set1(v[i]);
@@ -84,11 +89,9 @@ void synapses_back(const Stream* threads, const LtcSynapseArgs& synapses, int64_
         for (int64_t k = 0; k < kVecs; ++k) {
           const int64_t j = at + k * kLanes;
           const Vec opened = load(open + n * kCellPad + k * kLanes);
-          const Vec d_current = load(d + group * kCellPad + k * kLanes);
-          const Vec d_conductance = load(d + padded + group * kCellPad + k * kLanes);
-          store(sums.w + j, fma(d_conductance, opened, load(sums.w + j)));
-          store(sums.we + j, fma(d_current, opened, load(sums.we + j)));
-          const Vec d_open = fma(load(synapses.w + j), d_conductance, load(synapses.we + j) * d_current);
+          store(sums.w + j, fma(d_conductance[k], opened, load(sums.w + j)));
+          store(sums.we + j, fma(d_current[k], opened, load(sums.we + j)));
+          const Vec d_open = fma(load(synapses.w + j), d_conductance[k], load(synapses.we + j) * d_current[k]);
           const Vec d_pre = d_open * opened * (set1(1.0f) - opened), sloped = d_pre * load(synapses.sigma + j);
           store(sums.sigma + j, fma(d_pre, v_i - load(synapses.mu + j), load(sums.sigma + j)));
           store(sums.mu + j, load(sums.mu + j) - sloped);

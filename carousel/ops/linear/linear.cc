@@ -13,6 +13,41 @@
 namespace carousel::ops {
 namespace {
 
+void add_product(Ctx& ctx, const Columns& x, const Columns& d_y, float* d_w, bool rounds) {
+  LinearDwArgs args = {view(d_y), view(x), d_w, x.of.dim(0), d_y.count, x.count, nullptr, rounds};
+  const Tensor workspace = ctx.workspace(kernels::linear_dw_workspace(ctx.stream, args));
+  args.workspace = workspace.raw();
+  kernels::linear_dw(ctx.stream, args);
+}
+
+/// What weights and biases get from d_y, where their outputs lie side by side: d_w += d_y^T x, d_b += the rows of d_y,
+/// both as one chain over the rows. Nothing where they are not trained. Gradients that follow each other in memory, as
+/// those of a block's projections do, are one product: x is brought into panels once for all of them.
+void add_weights(Ctx& ctx, const Columns& x, std::span<const Weight* const> weights, const Columns& d_y, Grads& grads) {
+  int64_t first = 0;
+  float* joined = nullptr;
+  bool rounds = false;  // of what is joined
+  Columns of_joined = {d_y.of, d_y.first, 0};
+  for (const Weight* const weight : weights) {
+    const Columns part = {d_y.of, d_y.first + first, weight->rows()};
+    first += part.count;
+    if (float* const d_b = grads.parameter(weight->bias)) {
+      kernels::sum_rows(ctx.stream, {view(part), d_b, x.of.dim(0), part.count});
+    }
+    float* const d_w = grads.parameter(weight->master());
+    const bool follows = d_w != nullptr && joined != nullptr && d_w == joined + of_joined.count * x.count;
+    if (follows && rounds == (weight->dtype() == DType::kBF16)) {
+      of_joined.count += part.count;
+      continue;
+    }
+    if (joined != nullptr) add_product(ctx, x, of_joined, joined, rounds);
+    joined = d_w;
+    rounds = weight->dtype() == DType::kBF16;
+    of_joined = part;
+  }
+  if (joined != nullptr) add_product(ctx, x, of_joined, joined, rounds);
+}
+
 void record(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weights, const Tensor& y) {
   std::vector<Weight> held;
   bool needed = ctx.tape->needs(x);
@@ -22,32 +57,15 @@ void record(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> weig
   }
   if (!needed) return;
   ctx.tape->record_needed(ctx, "ops::linear", {y}, [x, held](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
-    int64_t first = 0;
-    for (const Weight& weight : held) {
-      linear_backward(inner, columns(x), weight, columns(d[0], first, weight.rows()), grads);
-      first += weight.rows();
-    }
-    if (!grads.wants(x)) return;
     std::vector<const Weight*> list;
     for (const Weight& weight : held) list.push_back(&weight);
+    add_weights(inner, columns(x), list, columns(d[0]), grads);
+    if (!grads.wants(x)) return;
     linear_dx(inner, columns(d[0]), list, grads.write(inner, columns(x)));
   });
 }
 
 }  // namespace
-
-void linear_backward(Ctx& ctx, const Columns& x, const Weight& weight, const Columns& d_y, Grads& grads) {
-  const int64_t N = x.of.dim(0);
-  if (float* const d_w = grads.parameter(weight.master())) {
-    LinearDwArgs args = {view(d_y), view(x), d_w, N, weight.rows(), weight.cols()};
-    const Tensor workspace = ctx.workspace(kernels::linear_dw_workspace(ctx.stream, args));
-    args.workspace = workspace.raw();
-    kernels::linear_dw(ctx.stream, args);
-  }
-  if (float* const d_b = grads.parameter(weight.bias)) {
-    kernels::sum_rows(ctx.stream, {view(d_y), d_b, N, weight.rows()});
-  }
-}
 
 void linear_dx(Ctx& ctx, const Columns& d_y, std::span<const Weight* const> weights, const Columns& d_x) {
   for (const Weight* const weight : weights) {

@@ -27,12 +27,8 @@ Tensor linear(Ctx& ctx, const Tensor& x, std::initializer_list<const Weight*> we
 /// Throws Error(kShape) unless weight `index` of the op `where` is [*, K] in a form that products take.
 void check_weight(const char* where, size_t index, const Weight* weight, int64_t K);
 
-/// What a weight and its bias get from the gradient of their product: d_w += d_y^T x, d_b += the rows of d_y, both as
-/// one chain over the rows. Nothing where they are not trained.
-///   x [N, K], d_y [N, M] f32
-void linear_backward(Ctx& ctx, const Columns& x, const Weight& weight, const Columns& d_y, Grads& grads);
-/// d_x [N, K] = d_y W, summed over weights whose outputs lie side by side in d_y. Throws kUsage for a weight without
-/// its transpose.
+/// d_x [N, K] = d_y W, summed over weights whose outputs lie side by side in d_y; d_y is rounded to bf16 before a
+/// weight in bf16. Throws kUsage for a weight without its transpose.
 void linear_dx(Ctx& ctx, const Columns& d_y, std::span<const Weight* const> weights, const Columns& d_x);
 
 }  // namespace carousel::ops

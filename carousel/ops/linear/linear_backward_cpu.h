@@ -26,7 +26,18 @@ struct LinearDwArgs {
   float* d_w;  // [M, K]
   int64_t N, M, K;
   void* workspace = nullptr;
+  bool rounds = false;  // x and d_y are rounded to bf16, as of a weight in bf16; sums stay f32
 };
+
+/// Panels of x^T in bf16: [ceil(K / 32)][ceil(N / 2)][32] pairs of rows.
+struct PackRowPairsArgs {
+  View x;  // [N, K]
+  int64_t N, K;
+  char* panels;
+};
+
+/// linear_dw of at most so many outputs takes x as it lies: panels would cost more than the product.
+constexpr int64_t kFewOutputs = 8;
 
 /// sum [M] += x, row after row.
 struct SumRowsArgs {
@@ -39,4 +50,6 @@ struct SumRowsArgs {
 
 CPU_COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
 CPU_COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
+CPU_KERNEL(linear_dw_few, carousel::ops::LinearDwArgs);
+CPU_KERNEL(pack_row_pairs, carousel::ops::PackRowPairsArgs);
 CPU_KERNEL(sum_rows, carousel::ops::SumRowsArgs);

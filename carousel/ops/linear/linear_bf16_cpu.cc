@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of bf16 with x rounded to bf16: one pair of columns per step of a chain, two multiply-adds
-// in the order of k. The instruction for it takes subnormal factors as zero and rounds to nearest; elsewhere the same
-// products are exact in f32 and added by fused multiply-adds. How the work is cut is in linear_tiles_cpu.h.
+// in the order of bf16_pairs_cpu.h. The instruction for it takes subnormal factors as zero and rounds to nearest;
+// elsewhere the same products are exact in f32 and added by fused multiply-adds. How the work is cut is in
+// linear_tiles_cpu.h.
+#include "carousel/ops/linear/bf16_pairs_cpu.h"
+#include "carousel/ops/linear/linear_backward_cpu.h"
 #include "carousel/ops/linear/linear_tiles_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -64,13 +67,6 @@ TilesFn tiles_of(int64_t rows) {
   return for_rows<kMaxRows>(rows, [](auto r) -> TilesFn { return tiles<r.kValue>; });
 }
 
-/// Rounds to bf16, to nearest and ties to even, into the low halves of the lanes; NaN stays NaN.
-IntVec round_bf16(Vec values) {
-  const IntVec bits = as_int(values);
-  const IntVec rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  return (bits & 0x7FFFFFFF) > 0x7F800000 ? (bits >> 16) | 0x40 : rounded;
-}
-
 /// Rounds `count` columns of one row of x into pairs `stride` bytes apart; a single last column is paired with zero.
 void round_row(const float* x, int64_t count, char* out, int64_t stride) {
   for (int64_t k = 0; k < count; k += kLanes) {
@@ -106,14 +102,24 @@ struct BF16Engine {
   }
 };
 
+/// Rounds columns begin to end of a block of rows, from x given as [K, N], into pairs of rows of it.
+void round_transposed(const LinearFwd& a, const RowBlock& block, int64_t begin, int64_t end) {
+  char* out = BF16Engine::x_at(a, block, begin);
+  const float* x = a.x + begin * a.x_stride + block.first;
+  for (int64_t k = begin; k < end; k += 2, x += 2 * a.x_stride, out += block.rows * 4) {
+    pair_rows(x, k + 1 < end ? x + a.x_stride : nullptr, block.rows, out);
+  }
+}
+
 void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   constexpr int64_t kPiece = 1024;
-  const int64_t pieces = ceil_div(a.K, kPiece);
-  if (a.N == 1) return BF16Engine::pack(a, {0, 1}, a.x, a.K, 0, a.K);
+  const int64_t pieces = ceil_div(a.K, kPiece), stride = a.x_stride != 0 ? a.x_stride : a.K;
+  if (a.N == 1 && !a.transposed) return BF16Engine::pack(a, {0, 1}, a.x, a.K, 0, a.K);
   parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
     const RowBlock block = row_block(plan, i / pieces);
-    const int64_t begin = i % pieces * kPiece;
-    BF16Engine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, least(begin + kPiece, a.K));
+    const int64_t begin = i % pieces * kPiece, end = least(begin + kPiece, a.K);
+    if (a.transposed) return round_transposed(a, block, begin, end);
+    BF16Engine::pack(a, block, a.x + block.first * stride + begin, stride, begin, end);
   });
 }
 
@@ -123,6 +129,19 @@ void linear_bf16_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<BF16Engine>(a, stream.pool->threads());
   if (a.x != nullptr) round_x(stream, a, plan);
   run_products<BF16Engine>(stream, a, plan);
+}
+
+void pack_row_pairs(const Stream& stream, const ops::PackRowPairsArgs& args) {
+  const int64_t pairs = ceil_div(args.N, 2), panel_bytes = pairs * kPanelRows * 4;
+  parallel_for(*stream.pool, ceil_div(args.K, kPanelRows), [&](int64_t p) {
+    const int64_t columns = least(kPanelRows, args.K - p * kPanelRows);
+    const float* x = args.x.f32() + p * kPanelRows;
+    char* out = args.panels + p * panel_bytes;
+    for (int64_t n = 0; n < args.N; n += 2, x += 2 * args.x.stride, out += kPanelRows * 4) {
+      pair_rows(x, n + 1 < args.N ? x + args.x.stride : nullptr, columns, out);
+      if (columns < kPanelRows) std::memset(out + columns * 4, 0, static_cast<size_t>(kPanelRows - columns) * 4);
+    }
+  });
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -58,7 +58,7 @@ struct LinearFwd {
   // kernel takes `next`, and N is above kFewRows.
   const LinearFwd* next = nullptr;
   Activation activation = Activation::kSilu;
-  // For products of gradients, parts of floats in f32 alone.
+  // For products of gradients, parts of f32 or of bf16 alone.
   int64_t x_stride = 0;     // elements between rows of x; 0: K
   bool transposed = false;  // x is given as [K, N]
   bool adds = false;        // a chain goes on from what y holds

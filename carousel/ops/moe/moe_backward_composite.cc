@@ -30,8 +30,9 @@ struct Scratch {
     hidden = workspace.take<float>(group * F);
     d_hidden = workspace.take<float>(group * F);
     d_gate_up = workspace.take<float>(group * 2 * F);
-    int64_t product_bytes = std::max(linear_dw_workspace(stream, {{}, {}, nullptr, group, D, F}),
-                                     linear_dw_workspace(stream, {{}, {}, nullptr, group, F, D}));
+    rounds = args.forward.experts[0].gate.dtype() == DType::kBF16;
+    int64_t product_bytes = std::max(linear_dw_workspace(stream, {{}, {}, nullptr, group, D, F, nullptr, rounds}),
+                                     linear_dw_workspace(stream, {{}, {}, nullptr, group, F, D, nullptr, rounds}));
     for (int64_t e = 0; e < args.forward.count; ++e) {
       const MoeExpert& expert = args.forward.experts[e];
       const Weight* const pair[] = {&expert.gate, &expert.up};
@@ -48,12 +49,14 @@ struct Scratch {
   float *hidden, *d_hidden;  // [group, F]
   float* d_gate_up;          // [group, 2F]
   void* product;             // of any of the products
+  bool rounds;               // products are in bf16
   int64_t bytes;
 };
 
 /// What a weight and its bias get from `count` rows.
 void add_weight(const Stream& stream, const Scratch& scratch, LinearDwArgs product, float* d_bias) {
   product.workspace = scratch.product;
+  product.rounds = scratch.rounds;
   if (product.d_w != nullptr) linear_dw(stream, product);
   if (d_bias != nullptr) kernels::sum_rows(stream, {product.d_y, d_bias, product.N, product.M});
 }

@@ -32,7 +32,8 @@ struct Piece {
 
   ops::LinearArgs forward() const { return {{hidden, args.D}, &weight, 1, rows, args.D, {logits, args.V}, scratch}; }
   ops::LinearDwArgs d_weight() const {
-    return {{logits, args.V}, {hidden, args.D}, args.d_weight, rows, args.V, args.D, scratch};
+    const bool rounds = weight->dtype() == DType::kBF16;
+    return {{logits, args.V}, {hidden, args.D}, args.d_weight, rows, args.V, args.D, scratch, rounds};
   }
   ops::LinearDxArgs d_input() const {
     return {{logits, args.V}, &weight, 1, rows, args.D, {d_hidden, args.D}, scratch};

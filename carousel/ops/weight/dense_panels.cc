@@ -166,6 +166,44 @@ void pack_transposed_panel(float* panel, const float* matrix, int64_t rows, int6
   }
 }
 
+namespace {
+
+/// to_bf16, in the bits of f32 and where compilers see it.
+inline uint32_t rounded_bits(const float* value) {
+  uint32_t bits;
+  std::memcpy(&bits, value, sizeof bits);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (bits >> 16) | 0x40u : rounded;
+}
+
+/// As pack_panel_rows in bf16, from rows of f32: some columns are rounded at a time.
+void round_panel_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols) {
+  constexpr int64_t kColumns = 64;
+  uint16_t rounded[kPanelRows * kColumns];
+  for (int64_t k = 0; k < cols; k += kColumns) {
+    const int64_t count = std::min(kColumns, cols - k);
+    for (int64_t r = 0; r < end - begin; ++r) {
+      float values[kColumns];
+      std::memcpy(values, rows + static_cast<size_t>(r * cols + k) * sizeof(float),
+                  static_cast<size_t>(count) * sizeof(float));
+      for (int64_t i = 0; i < count; ++i) rounded[r * count + i] = static_cast<uint16_t>(rounded_bits(values + i));
+    }
+    pack_panel_rows(panel + static_cast<size_t>(k * kPanelRows) * sizeof(BF16), begin, end,
+                    reinterpret_cast<const std::byte*>(rounded), count, DType::kBF16);
+  }
+}
+
+/// One panel of a transpose in bf16: [ceil(rows / 2)][kPanelRows] pairs of rows of `matrix`, else as
+/// pack_transposed_panel.
+void round_transposed_panel(uint32_t* panel, const float* matrix, int64_t rows, int64_t stride, int64_t count) {
+  for (int64_t i = 0; i < rows; i += 2, panel += kPanelRows, matrix += 2 * stride) {
+    for (int64_t j = 0; j < count; ++j) panel[j] = rounded_bits(matrix + j);
+    for (int64_t j = 0; j < count && i + 1 < rows; ++j) panel[j] |= rounded_bits(matrix + stride + j) << 16;
+  }
+}
+
+}  // namespace
+
 size_t DensePanels::panel_bytes(int64_t cols, DType dtype) {
   if (is_block(dtype)) {
     return checked_bytes(static_cast<size_t>(ceil_div(cols, static_cast<int64_t>(kBlockValues))),
@@ -186,21 +224,29 @@ void DensePanels::write_rows(const Stream& stream, int64_t first, int64_t count,
   if (count == 0 || panels_.raw() == nullptr) return;
   std::byte* const panels = static_cast<std::byte*>(panels_.raw());
   const size_t bytes = panel_bytes(cols_, dtype_);
-  each_slice(stream, {first, count, cols_, source_dtype, dtype_}, row_major,
+  const bool rounds = source_dtype == DType::kF32 && dtype_ == DType::kBF16;  // of a trained weight, after every step
+  each_slice(stream, {first, count, cols_, source_dtype, rounds ? source_dtype : dtype_}, row_major,
              [&](int64_t begin, int64_t end, const std::byte* rows) {
-               const int64_t panel = begin / kPanelRows, panel_row = panel * kPanelRows;
-               pack_panel_rows(panels + static_cast<size_t>(panel) * bytes, begin - panel_row, end - panel_row, rows,
-                               cols_, dtype_);
+               const int64_t index = begin / kPanelRows, panel_row = index * kPanelRows;
+               std::byte* const panel = panels + static_cast<size_t>(index) * bytes;
+               if (rounds) return round_panel_rows(panel, begin - panel_row, end - panel_row, rows, cols_);
+               pack_panel_rows(panel, begin - panel_row, end - panel_row, rows, cols_, dtype_);
              });
 }
 
 void DensePanels::write_transpose(const Stream& stream, const float* matrix) {
-  CAROUSEL_ASSERT(dtype_ == DType::kF32);
+  CAROUSEL_ASSERT(dtype_ == DType::kF32 || dtype_ == DType::kBF16);
   if (panels_.raw() == nullptr) return;
-  auto* const panels = static_cast<float*>(panels_.raw());
+  auto* const panels = static_cast<std::byte*>(panels_.raw());
+  const size_t bytes = panel_bytes(cols_, dtype_);
   parallel_for(*stream.pool, ceil_div(rows_, kPanelRows), [&](int64_t p) {
-    const int64_t first = p * kPanelRows;
-    pack_transposed_panel(panels + first * cols_, matrix + first, cols_, rows_, std::min(kPanelRows, rows_ - first));
+    const int64_t first = p * kPanelRows, count = std::min(kPanelRows, rows_ - first);
+    void* const panel = panels + static_cast<size_t>(p) * bytes;
+    if (dtype_ == DType::kBF16) {
+      round_transposed_panel(static_cast<uint32_t*>(panel), matrix + first, cols_, rows_, count);
+    } else {
+      pack_transposed_panel(static_cast<float*>(panel), matrix + first, cols_, rows_, count);
+    }
   });
 }
 

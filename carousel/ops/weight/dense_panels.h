@@ -35,7 +35,7 @@ class DensePanels {
   /// The contracts are those of Weight::write_rows and Weight::read_rows.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;
-  /// Packs the transpose of `matrix` [cols, rows] f32; the panels are f32.
+  /// Packs the transpose of `matrix` [cols, rows] f32 into panels of f32, or of bf16, rounded to it.
   void write_transpose(const Stream& stream, const float* matrix);
 
  private:

@@ -70,16 +70,17 @@ Weight Weight::over(std::shared_ptr<const void> keep, const std::byte* row_major
 }
 
 Weight Weight::of_master(const Stream& stream, const Tensor& master, Layout layout) {
+  const DType dtype = stream.compute == Compute::kBF16 ? DType::kBF16 : DType::kF32;
   const int64_t rows = master.dim(0), cols = master.dim(1);
-  Weight weight(rows, cols, DType::kF32, *stream.memory);
+  Weight weight(rows, cols, dtype, *stream.memory);
   weight.master_ = master;
   if (layout == Layout::kRows) {
     const auto keep = std::make_shared<Tensor>(master);
     weight.form_ = MappedRows(keep, static_cast<const std::byte*>(master.raw()), rows, cols, DType::kF32);
     return weight;
   }
-  weight.form_ = DensePanels(rows, cols, DType::kF32, *stream.memory);
-  weight.transpose_ = std::make_shared<DensePanels>(cols, rows, DType::kF32, *stream.memory);
+  weight.form_ = DensePanels(rows, cols, dtype, *stream.memory);
+  weight.transpose_ = std::make_shared<DensePanels>(cols, rows, dtype, *stream.memory);
   weight.repack(stream);
   return weight;
 }
@@ -116,6 +117,8 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
 void Weight::read_rows(int64_t first, int64_t count, float* out) const {
   CAROUSEL_ASSERT(0 <= first && 0 <= count && count <= rows_ - first);
   visit_form(form_, [&](const auto& held) { held.read_rows(first, count, out); });
+  if (!master_.defined() || dtype_ != DType::kBF16 || as<MappedRows>() == nullptr) return;
+  for (int64_t i = 0; i < count * cols_; ++i) out[i] = to_float(to_bf16(out[i]));
 }
 
 }  // namespace carousel

@@ -40,8 +40,8 @@ class Weight {
   static Weight over(std::shared_ptr<const void> keep, const std::byte* row_major, int64_t rows, int64_t cols,
                      DType dtype);
 
-  /// A weight that is trained: DensePanels, or for look-up MappedRows, of `master` [rows, cols] f32, which it follows
-  /// at every repack(). Packed once here.
+  /// A weight that is trained: DensePanels, or MappedRows for look-up, of `master` [rows, cols] f32, which it follows
+  /// at every repack(); packed once here. Where the stream computes in bf16 it is bf16: rounded when packed or read.
   static Weight of_master(const Stream& stream, const Tensor& master, Layout layout);
 
   bool defined() const { return rows_ > 0; }
@@ -70,7 +70,7 @@ class Weight {
 
   /// What a trained weight is made from, [rows, cols] f32; undefined for others.
   const Tensor& master() const { return master_; }
-  /// W^T [cols, rows], which the gradient of a product's input is computed with; null where nobody trains.
+  /// W^T [cols, rows] as dtype(), which the gradient of a product's input is computed with; null where nobody trains.
   const DensePanels* transpose() const { return transpose_.get(); }
   /// Packs the master again. Copies share what is packed.
   void repack(const Stream& stream) const;

@@ -15,10 +15,12 @@ namespace carousel {
 namespace {
 
 constexpr int64_t kK = 75;
-constexpr int64_t kHeights[] = {70, 1, 33};
+constexpr int64_t kHeights[] = {70, 1, 33, 6};
+constexpr int64_t kOutputs = 110;  // of all
 
 struct Projections {
-  explicit Projections(Taped& t) {
+  explicit Projections(Taped& t, DType dtype = DType::kF32) {
+    if (dtype == DType::kBF16) t.stream.compute = Compute::kBF16;
     uint64_t seed = 1;
     for (const int64_t M : kHeights) {
       masters.push_back(random_tensor({M, kK}, seed++));
@@ -29,7 +31,7 @@ struct Projections {
     }
   }
   Tensor forward(Ctx& ctx, const Tensor& x) const {
-    return ops::linear(ctx, x, {&weights[0], &weights[1], &weights[2]});
+    return ops::linear(ctx, x, {&weights[0], &weights[1], &weights[2], &weights[3]});
   }
   std::vector<Tensor> masters;
   std::vector<Weight> weights;
@@ -80,9 +82,10 @@ struct Gradients {
 };
 
 /// The batch cut after these rows, one part after the other.
-Gradients run(int threads, const std::vector<int64_t>& cuts, const Tensor& values, const Tensor& d) {
-  Taped t(cpu::best_isa(), threads);
-  const Projections p(t);
+Gradients run(int threads, const std::vector<int64_t>& cuts, const Tensor& values, const Tensor& d,
+              DType dtype = DType::kF32, Isa isa = cpu::best_isa()) {
+  Taped t(isa, threads);
+  const Projections p(t, dtype);
   Gradients out;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
     const Tensor x = t.input(values.rows(cuts[i], cuts[i + 1]));
@@ -95,16 +98,93 @@ Gradients run(int threads, const std::vector<int64_t>& cuts, const Tensor& value
 }
 
 TEST(LinearBackward, ThreadsAndCutsChangeNoBit) {
-  const Tensor x = random_tensor({2100, kK}, 5), d = random_tensor({2100, 104}, 6);
+  const Tensor x = random_tensor({2100, kK}, 5), d = random_tensor({2100, kOutputs}, 6);
   const Gradients want = run(1, {0, 2100}, x, d);
   EXPECT_TRUE(run(3, {0, 2100}, x, d) == want);
   EXPECT_TRUE(run(2, {0, 1, 130, 1500, 2100}, x, d) == want);
 }
 
+Tensor rounded(const Tensor& values) {
+  const Tensor out(values.shape(), DType::kF32);
+  for (int64_t i = 0; i < values.count(); ++i) out.f32()[i] = to_float(to_bf16(values.f32()[i]));
+  return out;
+}
+
+/// d^T x [outputs, K] and d W [N, K] in f64.
+struct Sums {
+  Sums(const Projections& p, const Tensor& x, const Tensor& d, bool rounds)
+      : w(static_cast<size_t>(kOutputs * kK)), x_(static_cast<size_t>(x.count())) {
+    std::vector<Tensor> masters;
+    for (const Tensor& master : p.masters) masters.push_back(rounds ? rounded(master) : master);
+    const Tensor all = joined(masters);
+    for (int64_t n = 0; n < x.dim(0); ++n) {
+      for (int64_t m = 0; m < kOutputs; ++m) {
+        const double d_nm = double{d.f32()[n * kOutputs + m]};
+        for (int64_t k = 0; k < kK; ++k) {
+          w[static_cast<size_t>(m * kK + k)] += d_nm * double{x.f32()[n * kK + k]};
+          x_[static_cast<size_t>(n * kK + k)] += d_nm * double{all.f32()[m * kK + k]};
+        }
+      }
+    }
+  }
+  std::vector<double> w, x_;
+};
+
+// Factors are rounded to bf16, nothing else is: the sums are those of rounded factors to the error of f32, and those of
+// the factors themselves to 2^-8, twice the most that one factor is off.
+TEST(LinearBackward, InBF16FactorsAloneAreRounded) {
+  for (const Isa isa : tested_isas()) {
+    for (const int64_t N : {1, 2, 63, 131, 1501}) {
+      Taped t(isa);
+      const Projections p(t, DType::kBF16);
+      const Tensor values = random_tensor({N, kK}, 90), x = t.input(values), y = p.forward(t.ctx, x);
+      const Tensor d = random_tensor(y.shape(), 91);
+      t.backward({{y, d}});
+      const Tensor d_x = t.gradient(x);
+      std::vector<float> d_w;
+      for (const auto& gradient : p.d_w) d_w.insert(d_w.end(), gradient->begin(), gradient->end());
+      const Sums of_rounded(p, rounded(values), rounded(d), true), exact(p, values, d, false);
+      EXPECT_LT(relative_error(d_w.data(), of_rounded.w), 1e-6) << N;
+      EXPECT_LT(relative_error(d_x.f32(), of_rounded.x_), 1e-6) << N;
+      EXPECT_LT(relative_error(d_w.data(), exact.w), 0x1p-8) << N;
+      EXPECT_LT(relative_error(d_x.f32(), exact.x_), 0x1p-8) << N;
+    }
+  }
+}
+
+TEST(LinearBackward, InBF16ThreadsAndCutsChangeNoBit) {
+  const Tensor x = random_tensor({2100, kK}, 5), d = random_tensor({2100, kOutputs}, 6);
+  for (const Isa isa : tested_isas()) {
+    const Gradients want = run(1, {0, 2100}, x, d, DType::kBF16, isa);
+    EXPECT_TRUE(run(3, {0, 2100}, x, d, DType::kBF16, isa) == want);
+    EXPECT_TRUE(run(2, {0, 1, 130, 1501, 2100}, x, d, DType::kBF16, isa) == want);
+  }
+}
+
+TEST(LinearBackward, InBF16TheForwardIsThatOfWeightsOfTheType) {
+  for (const Isa isa : tested_isas()) {
+    Taped t(isa);
+    const Projections p(t, DType::kBF16);
+    const Tensor values = random_tensor({131, kK}, 7), y = p.forward(t.ctx, t.input(values));
+    Machine plain(isa);
+    plain.stream.compute = Compute::kBF16;
+    std::vector<Weight> weights;
+    for (size_t w = 0; w < p.masters.size(); ++w) {
+      weights.emplace_back(kHeights[w], kK, DType::kBF16, Weight::Layout::kPanels);
+      weights.back().write_rows(plain.stream, 0, kHeights[w], p.masters[w].raw(), DType::kF32);
+      weights.back().bias = p.weights[w].bias;
+    }
+    EXPECT_TRUE(same_bits(ops::linear(plain.ctx, values, {&weights[0], &weights[1], &weights[2], &weights[3]}), y));
+  }
+}
+
 TEST(LinearBackward, RowsWithoutGradientChangeNoBit) {
-  const Tensor x = random_tensor({300, kK}, 5), d = random_tensor({300, 104}, 6);
-  for (int64_t i = 0; i < 100 * 104; ++i) d.f32()[i] = d.f32()[200 * 104 + i] = 0;
-  EXPECT_EQ(run(3, {0, 300}, x, d).parameters, run(3, {0, 100}, x.rows(100, 200), d.rows(100, 200)).parameters);
+  const Tensor x = random_tensor({300, kK}, 5), d = random_tensor({300, kOutputs}, 6);
+  for (int64_t i = 0; i < 101 * kOutputs; ++i) d.f32()[i] = d.f32()[199 * kOutputs + i] = 0;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    EXPECT_EQ(run(3, {0, 300}, x, d, dtype).parameters,
+              run(3, {0, 98}, x.rows(101, 199), d.rows(101, 199), dtype).parameters);
+  }
 }
 
 TEST(LinearBackward, ATapeChangesNoBitOfTheForward) {

@@ -269,10 +269,11 @@ TEST(MlstmBackward, TheTapeChangesNoBitOfTheForward) {
       Seqs seqs = sequences(kLengths);
       seqs.pos = kPositions;
       StateBatch states;
-      states.bind(layout_of(dims), pointers(left), kLengths);
+      const StateLayout layout = layout_of(dims);  // outlives the binding
+      states.bind(layout, pointers(left), kLengths);
       EXPECT_TRUE(same_bits(run(plain.ctx, batch.in, dims, seqs, states.layer(0)), taped.h));
       for (size_t s = 0; s < left.size(); ++s) {
-        const NamedTensors x = left[s].tensors(layout_of(dims)), y = taped.states[s].tensors(layout_of(dims));
+        const NamedTensors x = left[s].tensors(layout), y = taped.states[s].tensors(layout);
         for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(same_bits(x[i].tensor, y[i].tensor));
       }
     }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operands of the continuous-time cells. Their parameters stay in a cache, and what they spend is computing: a
+// sigmoid or tanh counts as kSigmoid operations.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "carousel/bench/op_makers.h"
+#include "carousel/ops/cells/cfc.h"
+#include "carousel/ops/cells/ltc.h"
+
+namespace carousel::bench {
+namespace {
+
+constexpr double kF32 = sizeof(float), kSigmoid = 20;
+
+/// A parameter of the op: its gradient is computed too.
+Tensor parameter(Work& work, const Shape& shape, float scale, float offset = 0) {
+  const Tensor values = drawn(shape, scale);
+  for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] += offset;
+  work.train(values);
+  return values;
+}
+
+/// The cases of both cells: x, states, what is read and written.
+void finish(OpCase& result, Work& work, const Shapes& shapes, int64_t inputs, int64_t units, int64_t outputs) {
+  const auto rows = static_cast<double>(shapes.all_rows());
+  const double state = kF32 * static_cast<double>(shapes.batch * units);
+  result.shape = fmt::format("B={} T={} I={} H={}", shapes.batch, shapes.rows, inputs, units);
+  result.read_bytes = kF32 * rows * static_cast<double>(inputs) + state;
+  result.written_bytes = kF32 * rows * static_cast<double>(outputs) + state;
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+  work.layout.add("0", {{"h", DType::kF32, Shape{units}}});
+  work.draw(result.ring, {shapes.all_rows(), inputs});
+  work.add_states(result.ring, shapes);
+}
+
+ops::LtcSynapseParams synapses(Work& work, int64_t sources, int64_t units) {
+  const Tensor mask({sources, units}, DType::kF32);
+  for (int64_t i = 0; i < mask.count(); ++i) mask.f32()[i] = 1;
+  ops::LtcSynapseParams params;
+  params.w = parameter(work, mask.shape(), 0.2f, 0.5f);
+  params.mask = mask;
+  params.mu = parameter(work, mask.shape(), 0.1f, 0.5f);
+  params.sigma = parameter(work, mask.shape(), 1.0f, 5.0f);
+  params.erev = parameter(work, mask.shape(), 1.0f);
+  return params;
+}
+
+}  // namespace
+
+OpCase cfc_case(const Shapes& shapes) {
+  const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 64), backbone = 2 * units;
+  const auto work = std::make_shared<Work>();
+  ops::CfcLayer layer;
+  layer.units = units;
+  ops::CellMap hidden(inputs + units, backbone, 1), heads(backbone, units, 4);
+  hidden.add(0, 0, parameter(*work, {backbone, inputs + units}, 0.1f));
+  hidden.add_bias(0, parameter(*work, {backbone}, 0.1f));
+  for (int64_t part = 0; part < 4; ++part) {
+    heads.add(part, 0, parameter(*work, {units, backbone}, 0.1f));
+    heads.add_bias(part, parameter(*work, {units}, 0.1f));
+  }
+  hidden.pack(shapes.stream);
+  heads.pack(shapes.stream);
+  layer.backbone = {hidden};
+  layer.heads = heads;
+  ops::CfcCell cell;
+  cell.inputs = inputs;
+  cell.layers = {layer};
+  OpCase result;
+  const double products = 2.0 * static_cast<double>(backbone) * static_cast<double>(inputs + units + 4 * units);
+  const double gates = kSigmoid * static_cast<double>(backbone + 3 * units);
+  result.flops = static_cast<double>(shapes.all_rows()) * (products + gates);
+  finish(result, *work, shapes, inputs, units, units);
+  set_call(result, work, shapes, [&held = *work, cell](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
+    return std::vector<Tensor>{ops::cfc(ctx, held.x[i], cell, batch.seqs, batch.bound.layer(0))};
+  });
+  return result;
+}
+
+OpCase ltc_case(const Shapes& shapes) {
+  const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 32);
+  const auto work = std::make_shared<Work>();
+  ops::LtcParams params;
+  params.gleak = parameter(*work, {units}, 0.1f, 0.5f);
+  params.vleak = parameter(*work, {units}, 0.1f);
+  params.cm = parameter(*work, {units}, 0.02f, 0.5f);
+  params.sensory = synapses(*work, inputs, units);
+  params.recurrent = synapses(*work, units, units);
+  ops::LtcCell cell(params, {});
+  cell.outputs = units;
+  cell.pack(shapes.stream);
+  OpCase result;
+  // A synapse: its sigmoid, and a multiply-add of each of two sums.
+  const auto opened = static_cast<double>(units * (inputs + cell.unfolds * units));
+  result.flops = static_cast<double>(shapes.all_rows()) * opened * (kSigmoid + 6);
+  finish(result, *work, shapes, inputs, units, units);
+  set_call(result, work, shapes, [&held = *work, cell](Ctx& ctx, size_t i) {
+    const OpBatch& batch = *held.batches[i];
+    return std::vector<Tensor>{ops::ltc(ctx, held.x[i], cell, batch.seqs, batch.bound.layer(0))};
+  });
+  return result;
+}
+
+}  // namespace carousel::bench

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// What makes the cases of `bench --op`, by op.
+#pragma once
+
+#include "carousel/bench/op_work.h"
+
+namespace carousel::bench {
+
+/// A size, or what stands for 0.
+inline int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
+
+OpCase cfc_case(const Shapes& shapes);           // cell_cases.cc
+OpCase ltc_case(const Shapes& shapes);           // cell_cases.cc
+OpCase gated_unit_case(const Shapes& shapes);    // row_cases.cc
+OpCase block_linear_case(const Shapes& shapes);  // row_cases.cc
+OpCase moe_case(const Shapes& shapes);           // row_cases.cc
+
+}  // namespace carousel::bench

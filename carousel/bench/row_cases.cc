@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operands of ops whose rows do not depend on each other.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "carousel/bench/op_makers.h"
+#include "carousel/core/error.h"
+#include "carousel/ops/gate/gate.h"
+#include "carousel/ops/linear/block_linear.h"
+#include "carousel/ops/moe/moe.h"
+
+namespace carousel::bench {
+namespace {
+
+constexpr double kF32 = sizeof(float), kSigmoid = 20;
+
+}  // namespace
+
+OpCase gated_unit_case(const Shapes& shapes) {
+  const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  OpCase result;
+  result.shape = fmt::format("N={} F={}", rows, width);
+  result.flops = (kSigmoid + 2) * elements;
+  result.read_bytes = 2 * kF32 * elements;
+  result.written_bytes = kF32 * elements;
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+  const auto work = std::make_shared<Work>();
+  work->draw(result.ring, {rows, 2 * width});
+  set_call(result, work, shapes,
+           [&held = *work](Ctx& ctx, size_t i) { return std::vector<Tensor>{ops::swiglu(ctx, held.x[i])}; });
+  return result;
+}
+
+OpCase block_linear_case(const Shapes& shapes) {
+  const int64_t size = chosen(shapes.options.head_dim, 4), width = chosen(shapes.options.in, 2048);
+  const int64_t rows = shapes.all_rows();
+  if (width % size != 0) {
+    fail(ErrorKind::kUsage, "--head-dim: got {} for --in {}, expected a divisor of it", size, width);
+  }
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  OpCase result;
+  result.shape = fmt::format("N={} D={} block={}", rows, width, size);
+  result.flops = 2 * elements * static_cast<double>(size);
+  result.read_bytes = kF32 * (elements + static_cast<double>(width * size));
+  result.written_bytes = kF32 * elements;
+  result.ring = ring_of(result.read_bytes + result.written_bytes);
+  const auto work = std::make_shared<Work>();
+  const Tensor master = drawn({width / size, size, size});
+  work->train(master);
+  const ops::BlockWeight weight(master, Tensor());
+  weight.pack(shapes.stream);
+  work->draw(result.ring, {rows, width});
+  set_call(result, work, shapes, [&held = *work, weight](Ctx& ctx, size_t i) {
+    return std::vector<Tensor>{ops::block_linear(ctx, {{columns(held.x[i]), &weight}})};
+  });
+  return result;
+}
+
+// Rows choose experts evenly, so that all weights are read once.
+OpCase moe_case(const Shapes& shapes) {
+  constexpr int64_t kExperts = 8, kChosen = 2;
+  const int64_t width = chosen(shapes.options.in, 1024), hidden = chosen(shapes.options.out, 512);
+  const int64_t rows = shapes.all_rows();
+  const auto work = std::make_shared<Work>();
+  std::vector<ops::MoeExpert> experts(kExperts);
+  const auto weight = [&](int64_t out, int64_t in) {
+    const Tensor master = drawn({out, in}, 0.03f);
+    work->train(master);
+    return Weight::of_master(shapes.stream, master, Weight::Layout::kPanels);
+  };
+  for (ops::MoeExpert& expert : experts) {
+    expert = {weight(hidden, width), weight(hidden, width), weight(width, hidden)};
+  }
+  ops::MoeRoutes routes = {Tensor({rows, kChosen}, DType::kI32), Tensor({rows, kChosen}, DType::kF32)};
+  for (int64_t n = 0; n < rows; ++n) {
+    const int64_t first = n % (kExperts / 2), second = first + kExperts / 2;
+    routes.experts.i32()[n * kChosen] = static_cast<int32_t>(first);
+    routes.experts.i32()[n * kChosen + 1] = static_cast<int32_t>(second);
+    for (int64_t k = 0; k < kChosen; ++k) routes.weights.f32()[n * kChosen + k] = 0.5f;
+  }
+  OpCase result;
+  result.shape = fmt::format("N={} D={} F={} E={} k={}", rows, width, hidden, kExperts, kChosen);
+  const auto weights = static_cast<double>(3 * width * hidden);
+  result.flops = 2 * weights * static_cast<double>(rows * kChosen);
+  const auto read = static_cast<double>(std::min(kExperts, rows * kChosen));
+  result.read_bytes = kF32 * (weights * read + static_cast<double>(rows * width));
+  result.written_bytes = kF32 * static_cast<double>(rows * width);
+  result.ring = ring_of(kF32 * static_cast<double>(2 * rows * width));
+  work->draw(result.ring, {rows, width});
+  set_call(result, work, shapes, [&held = *work, experts, routes](Ctx& ctx, size_t i) {
+    return std::vector<Tensor>{ops::moe_experts(ctx, held.x[i], routes, experts)};
+  });
+  return result;
+}
+
+}  // namespace carousel::bench

@@ -6,10 +6,10 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 AARCH64_TESTS ?= .
-SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc')
+SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev-deps build install demo test bench check check-aarch64 check-format check-sanitize check-threads fuzz format clean
+.PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-sanitize check-threads fuzz format clean
 
 help:  ## list the targets
 	@echo "carousel: recurrent and hybrid sequence models on the CPU"
@@ -38,6 +38,10 @@ test: deps  ## build everything and run all tests
 	@test -f build/release/build.ninja || cmake --preset release $(CMAKE_FLAGS)
 	@cmake --build --preset release -j $(JOBS)
 	@ctest --preset release -j $(JOBS) --progress
+
+cuda-test: build  ## pack what a machine with a GPU needs to test the kernels there: dist/carousel-cuda-test.tar.gz
+	@cmake --build --preset release -j $(JOBS) --target carousel_op_tests
+	@tools/pack_cuda_test.sh build/release dist/carousel-cuda-test.tar.gz
 
 bench: build  ## measure the machine's bounds, then the bundled model
 	@build/release/carousel bench --bounds

@@ -79,7 +79,7 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
 // nothing, so that neither the copying nor the first touch of its pages is timed.
 double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
                 const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
-  State state = State::from(start.tensors(layout), start.pos(), layout);
+  State state = State::from(start.tensors(layout), start.pos(), layout).to(*runner.stream().memory);
   runner.stop_when(stop);
   const auto begin = std::chrono::steady_clock::now();
   try {
@@ -88,10 +88,10 @@ double run_once(model::Runner& runner, const StateLayout& layout, const BenchTes
       const int64_t lengths[] = {1};
       for (const int32_t& token : tokens) {
         if (stop()) break;
-        runner.logits(runner.forward({&token, 1}, states, lengths));
+        runner.logits(runner.forward({&token, 1}, states, lengths)).to_host();  // as a sampler does, which waits
       }
     } else if (const Tensor last = runner.prefill(tokens, state, stop); last.defined()) {
-      runner.logits(last);
+      runner.logits(last).to_host();
     }
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kCancelled) throw;

@@ -86,6 +86,7 @@ class Attention : public Block {
     const int64_t q_dim = dims_.heads * dims_.head_dim;
     const int64_t kv_dim = dims_.kv_heads * dims_.head_dim;
     q_ = p.projection("q_proj", q_dim, hidden, Init::small(hidden), bias);
+    dims_.inv_freq = dims_.inv_freq.to(q_.memory());
     k_ = p.projection("k_proj", kv_dim, hidden, Init::small(hidden), bias);
     v_ = p.projection("v_proj", kv_dim, hidden, Init::small(hidden), bias);
     if (qk_norm) {

@@ -14,9 +14,10 @@ Init fan_in_uniform(int64_t fan_in) { return Init::uniform(1.0 / std::sqrt(stati
 
 Tensor row_major(const Weight& weight) {
   if (weight.master().defined()) return weight.master();
-  Tensor values(Shape{weight.rows(), weight.cols()}, DType::kF32, weight.memory());
+  Memory& memory = weight.memory();
+  Tensor values(Shape{weight.rows(), weight.cols()}, DType::kF32, memory.is_apart() ? Memory::host() : memory);
   if (values.raw() != nullptr) weight.read_rows(0, weight.rows(), values.f32());
-  return values;
+  return values.to(memory);
 }
 
 ops::CellMap read_mixed_memory(Params p, int64_t inputs, int64_t units) {

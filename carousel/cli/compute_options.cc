@@ -1,21 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads, instruction set and compute type from options, with their defaults.
+// Device, threads, instruction set and compute type from options, with their defaults.
 #include "carousel/cli/compute_options.h"
 
 #include <string>
 #include <vector>
 
 #include "carousel/cli/options.h"
+#include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
+#include "carousel/cuda/gpu.h"
 
 namespace carousel::cli {
 namespace {
 
 constexpr int64_t kMaxThreads = 1024;
+constexpr int64_t kMaxGpu = 63;
+
+/// The memory of "cpu", "cuda" or "cuda:1".
+Memory& memory_of(const std::string& device) {
+  if (device == "cpu") return Memory::host();
+  const std::string gpu = "cuda";
+  const bool numbered = device.starts_with(gpu + ":");
+  if (device != gpu && !numbered) fail(ErrorKind::kUsage, "--device: got \"{}\", expected cpu, cuda or cuda:N", device);
+  const std::string number = numbered ? device.substr(gpu.size() + 1) : "0";
+  return cuda::Gpu::open(static_cast<int>(parse_integer("--device cuda:N", number, 0, kMaxGpu)));
+}
 
 }  // namespace
 
 void Machine::add_options(CLI::App& app) {
+  app.add_option("--device", device, "Where the model is and runs: cpu, cuda, or cuda:N for another GPU than the first")
+      ->type_name("NAME")
+      ->capture_default_str();
   CLI::Option* option = app.add_option("-t,--threads", [this](const CLI::results_t& results) {
     threads = static_cast<int>(parse_integer("--threads", results.back(), 0, kMaxThreads));
     return true;
@@ -32,6 +48,7 @@ void Machine::add_compute(CLI::App& app) {
 
 Stream Machine::stream() {
   Stream stream;
+  stream.memory = &memory_of(device);
   stream.compute = compute == "bf16" ? Compute::kBF16 : Compute::kF32;
   stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
   pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());

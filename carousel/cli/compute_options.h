@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options that say where a command computes: threads, instruction set, and the type of products with bf16 weights.
+// The options that say where a command computes: device, threads, instruction set, and the type of products with bf16
+// weights.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -11,15 +12,17 @@
 
 namespace carousel::cli {
 
-/// -t/--threads and --isa of every command that computes.
+/// --device, -t/--threads and --isa of every command that computes.
 struct Machine {
   int threads = 0;  // 0: the physical cores
+  std::string device = "cpu";
   std::string isa = "auto";
   std::string compute = "f32";
   void add_options(CLI::App& app);
   /// Adds --compute, for commands whose models may hold bf16 weights.
   void add_compute(CLI::App& app);
-  /// Starts the threads. Throws Error(kUsage) for an instruction set this machine lacks.
+  /// Starts the threads, and opens the GPU that was asked for. Throws Error(kUsage) for an instruction set this machine
+  /// lacks, Error(kDevice) for a GPU it lacks.
   Stream stream();
 
  private:

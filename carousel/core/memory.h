@@ -11,6 +11,7 @@ namespace carousel {
 enum class Device : uint8_t {
   kCpu,
   kMeta,  // shapes only: counts parameters, bytes and states without allocating
+  kCuda,  // an NVIDIA GPU (cuda/gpu.h)
 };
 
 /// The memory of one device. Any thread may call any of its functions.
@@ -18,6 +19,13 @@ class Memory {
  public:
   virtual ~Memory() = default;
   virtual Device device() const = 0;
+  /// Whether code of the host cannot read the bytes. Tables that kernels read are then copied to this memory, and
+  /// matrices lie row by row, since panels are packed by code of the host.
+  virtual bool is_apart() const { return false; }
+  /// The device whose kernels work on the bytes. Meta names the one that it stands for: workspaces are sized for it.
+  virtual Device kernels() const { return Device::kCpu; }
+  /// A meta that grants what this memory would, for counting what a run takes here.
+  virtual Memory& counted() { return meta(); }
   /// Bytes that a request for `size_bytes` takes, at least as many. Throws Error(kIo) beyond the address space.
   virtual size_t granted(size_t size_bytes) const = 0;
   /// A zeroed block of a granted size; null for 0 bytes, and always on kMeta. Throws Error(kIo, kDevice) where it is

@@ -156,13 +156,18 @@ State State::to(Memory& memory) const {
 float* const* LayerStates::fixed(size_t spec) const {
   const size_t entry = first_entry_ + spec;
   CAROUSEL_DASSERT(!batch_->layout_->entries()[entry].spec.per_token);
-  return batch_->fixed_table_.data() + entry * batch_->states_.size();
+  const size_t at = entry * batch_->states_.size();
+  if (batch_->there_ != nullptr) return reinterpret_cast<float* const*>(batch_->there_->bytes()) + at;
+  return batch_->fixed_table_.data() + at;
 }
 
 float* const* const* LayerStates::pages(size_t spec) const {
   const StateLayout::Entry& entry = batch_->layout_->entries()[first_entry_ + spec];
   CAROUSEL_DASSERT(entry.spec.per_token);
-  return batch_->page_table_.data() + entry.index * batch_->states_.size();
+  const size_t at = entry.index * batch_->states_.size();
+  if (batch_->there_ == nullptr) return batch_->page_table_.data() + at;
+  const auto* const tables = reinterpret_cast<float* const* const*>(batch_->there_->bytes());
+  return tables + batch_->fixed_table_.size() + at;
 }
 
 void StateBatch::bind(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,
@@ -172,6 +177,29 @@ void StateBatch::bind(const StateLayout& layout, std::span<State* const> states,
   states_.assign(states.begin(), states.end());
   for (size_t s = 0; s < states.size(); ++s) make_writable(*states[s], lengths[s], memory);
   fill_tables();
+  if (memory.is_apart()) {
+    copy_tables(memory);
+  } else {
+    there_ = nullptr;
+  }
+}
+
+void StateBatch::copy_tables(Memory& memory) {
+  const size_t lists = page_table_.size(), first_page = fixed_table_.size() + lists;
+  size_t count = first_page;
+  for (size_t i = 0; i < lists; ++i) count += pages_[i].size();
+  if (there_ == nullptr || &there_->memory() != &memory || there_->size_bytes() < count * sizeof(void*)) {
+    there_ = std::make_shared<Storage>(memory, 2 * count * sizeof(void*));
+  }
+  copied_.assign(fixed_table_.begin(), fixed_table_.end());
+  size_t page = first_page;
+  for (size_t i = 0; i < lists; ++i) {
+    copied_.push_back(there_->bytes() + page * sizeof(void*));
+    page += pages_[i].size();
+  }
+  for (size_t i = 0; i < lists; ++i) copied_.insert(copied_.end(), pages_[i].begin(), pages_[i].end());
+  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(copied_.data()), memory, there_->bytes(),
+               count * sizeof(void*));
 }
 
 void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const {

@@ -84,6 +84,7 @@ class LayerStates {
   bool empty() const { return batch_ == nullptr; }
   size_t first_entry() const { return first_entry_; }
   /// [B] where fixed tensor `spec` (index into Block::state()) of each sequence lies; read, then replaced in place.
+  /// This table, and that of pages, lies in the memory that the states are bound in.
   float* const* fixed(size_t spec) const;
   /// [B] the pages of per-token tensor `spec` of each sequence: enough for the rows this forward appends.
   float* const* const* pages(size_t spec) const;
@@ -114,12 +115,16 @@ class StateBatch {
   /// Gives a state storage of its own for the `rows` to come.
   void make_writable(State& state, int64_t rows, Memory& memory) const;
   void fill_tables();
+  /// Copies the tables to `memory`, where those of pages point to each other's copies.
+  void copy_tables(Memory& memory);
 
   const StateLayout* layout_ = nullptr;     // null: not bound
   std::vector<State*> states_;              // [B]
   std::vector<std::vector<float*>> pages_;  // [per-token tensor * B + sequence][page]
   std::vector<float* const*> page_table_;   // [per-token tensor * B + sequence], into pages_
   std::vector<float*> fixed_table_;         // [entry * B + sequence], null for a per-token entry
+  std::vector<const void*> copied_;         // the tables end to end: fixed_table_, page_table_, pages_
+  std::shared_ptr<Storage> there_;          // copied_ in a memory that is apart; null: the host's tables are used
 };
 
 }  // namespace carousel

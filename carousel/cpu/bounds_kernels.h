@@ -32,9 +32,9 @@ struct BoundsCompute {
 
 }  // namespace carousel::cpu
 
-KERNEL(bounds_read, carousel::cpu::BoundsMemory);
-KERNEL(bounds_scale, carousel::cpu::BoundsMemory);
-KERNEL(bounds_cache, carousel::cpu::BoundsCache);
-KERNEL(bounds_f32, carousel::cpu::BoundsCompute);
-KERNEL(bounds_bf16, carousel::cpu::BoundsCompute);
-KERNEL(bounds_int8, carousel::cpu::BoundsCompute);
+SET_KERNEL(bounds_read, carousel::cpu::BoundsMemory);
+SET_KERNEL(bounds_scale, carousel::cpu::BoundsMemory);
+SET_KERNEL(bounds_cache, carousel::cpu::BoundsCache);
+SET_KERNEL(bounds_f32, carousel::cpu::BoundsCompute);
+SET_KERNEL(bounds_bf16, carousel::cpu::BoundsCompute);
+SET_KERNEL(bounds_int8, carousel::cpu::BoundsCompute);

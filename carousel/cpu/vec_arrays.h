@@ -16,6 +16,6 @@ struct ArrayArgs {
 
 }  // namespace carousel::cpu
 
-KERNEL(exp_array, cpu::ArrayArgs);
-KERNEL(tanh_array, cpu::ArrayArgs);
-KERNEL(sigmoid_array, cpu::ArrayArgs);
+SET_KERNEL(exp_array, cpu::ArrayArgs);
+SET_KERNEL(tanh_array, cpu::ArrayArgs);
+SET_KERNEL(sigmoid_array, cpu::ArrayArgs);

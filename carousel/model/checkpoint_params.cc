@@ -240,8 +240,11 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
   if (dtype != types_.of(name, layout, init).value_or(dtype)) warn_of_kept(name, cols, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
-  Weight weight =
-      mapped ? Weight::over(entry.file, values, rows, cols, dtype) : weight_for(init, rows, cols, dtype, layout);
+  if (mapped && stream_.memory->is_apart()) {
+    fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
+  }
+  Weight weight = mapped ? Weight::over(entry.file, values, rows, cols, dtype)
+                         : weight_for(init, rows, cols, dtype, layout, *stream_.memory);
   const DType held_as = weight.as<SparsePanels>() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
@@ -287,7 +290,7 @@ Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, con
                  &cleared);
     warn_of_masked(name, cleared);
   }
-  return values;
+  return values.to(*stream_.memory);
 }
 
 std::vector<std::string> CheckpointParams::finish() const {

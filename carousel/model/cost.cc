@@ -88,7 +88,7 @@ ShapeSource::MaskOf stored_masks(const StoredParams& stored, const ModelFiles& f
 
 Stream on_meta(const Stream& stream) {
   Stream meta = stream;
-  meta.memory = &Memory::meta();
+  meta.memory = &stream.memory->counted();
   return meta;
 }
 
@@ -194,14 +194,16 @@ Model model_on_meta(const ModelFiles& files, const WeightTypes& types) {
 }
 
 size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen) {
-  State state = seen.to(Memory::meta());
-  return run_tokens(lm, on_meta(stream), numerics, true, 1, state);
+  const Stream meta = on_meta(stream);
+  State state = seen.to(*meta.memory);
+  return run_tokens(lm, meta, numerics, true, 1, state);
 }
 
 size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
                           const State& seen) {
-  State state = seen.to(Memory::meta());
-  return run_tokens(lm, on_meta(stream), numerics, false, rows, state);
+  const Stream meta = on_meta(stream);
+  State state = seen.to(*meta.memory);
+  return run_tokens(lm, meta, numerics, false, rows, state);
 }
 
 Activations measure_activations(const Model& model, const Stream& stream) {

@@ -259,9 +259,23 @@ void make_body(Model& model, ParamSource& source, const std::string& where) {
 
 namespace {
 
+/// Throws Error(kDevice) where a profile asks for what the device has no kernels for.
+void check_profile(const Numerics& numerics, const Memory& memory) {
+  Numerics plain = Numerics::native();
+  plain.name = numerics.name;
+  plain.description = numerics.description;
+  plain.gelu_tanh = numerics.gelu_tanh;
+  plain.ltc = numerics.ltc;
+  plain.init = numerics.init;
+  if (memory.is_apart() && !(numerics == plain)) {
+    fail(ErrorKind::kDevice, "profile \"{}\" rounds, or computes in another order: not on this device", numerics.name);
+  }
+}
+
 /// adapter: the folder of one to be merged; empty: none.
 Model load_with(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
                 const WeightTypes& types, const std::string& adapter) {
+  check_profile(numerics, *stream.memory);
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     const bool config_alone = !is_folder(path);

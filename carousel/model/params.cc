@@ -103,10 +103,11 @@ void draw_param(const ParamRecord& record, uint64_t seed, float* out) {
 
 Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, Weight::Layout layout,
                            const Init& init) {
-  const Tensor values = tensor(name, Shape{rows, cols}, init);
+  Tensor values(Shape{rows, cols}, DType::kF32);
+  draw_param({name, values.shape(), init}, seed_, values.f32());
   Tensor narrowed(values.shape(), dtype_);
   narrow(values.f32(), dtype_, narrowed.raw(), static_cast<size_t>(values.count()));
-  Weight weight = weight_for(init, rows, cols, dtype_, layout);
+  Weight weight = weight_for(init, rows, cols, dtype_, layout, *stream_.memory);
   weight.write_rows(stream_, 0, rows, narrowed.raw());
   return weight;
 }
@@ -114,7 +115,7 @@ Weight DrawnParams::matrix(const std::string& name, int64_t rows, int64_t cols, 
 Tensor DrawnParams::tensor(const std::string& name, const Shape& shape, const Init& init) {
   Tensor values(shape, DType::kF32);
   draw_param({name, shape, init}, seed_, values.f32());
-  return values;
+  return values.to(*stream_.memory);
 }
 
 }  // namespace carousel::model

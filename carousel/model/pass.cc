@@ -27,6 +27,7 @@ Pass::Binding::Binding(Pass& pass, const StateLayout& layout, std::span<State* c
   pass_.lay_out(lengths);
   for (size_t s = 0; s < states.size(); ++s) pass_.seqs_.pos[s] = states[s]->pos();
   pass_.seqs_.dt = elapsed;
+  pass_.seqs_.bring_to(*pass_.stream_.memory);
   pass_.states_.bind(layout, states, lengths, *pass_.stream_.memory);
 }
 

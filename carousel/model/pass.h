@@ -37,6 +37,7 @@ class Pass {
   Tensor run(std::span<const int64_t> lengths, const Tensor& elapsed, F&& forward) {
     lay_out(lengths);
     seqs_.dt = elapsed;
+    seqs_.bring_to(*stream_.memory);
     Ctx context = ctx();
     return forward(context, seqs_, nullptr);
   }

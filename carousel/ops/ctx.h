@@ -20,6 +20,7 @@ struct SeqsView {
   const int64_t* pos = nullptr;      // [B]
   const float* dt = nullptr;         // [N], or null: 1 everywhere
   int64_t batch = 0;                 // B
+  const int64_t* there = nullptr;    // [2B+1] offsets, then pos, in the stream's memory; null where that is the host's
 
   int64_t first_row(int64_t s) const { return offsets[s]; }
   int64_t length(int64_t s) const { return offsets[s + 1] - offsets[s]; }
@@ -31,15 +32,19 @@ struct Seqs {
   std::vector<int64_t> offsets;  // [B+1] rows of sequence s: offsets[s] .. offsets[s+1]
   std::vector<int64_t> pos;      // [B] position of each sequence's first row (rotary angle, chunk grid)
   Tensor dt;                     // [N] f32 time elapsed before each row (cfc, ltc), or empty: 1 everywhere
+  Tensor there;                  // [at least 2B+1] i64: offsets, then pos, as bring_to() copied them; or empty
 
   int64_t batch() const { return static_cast<int64_t>(pos.size()); }
   int64_t rows() const { return offsets.empty() ? 0 : offsets.back(); }
   int64_t length(int64_t s) const { return offsets[static_cast<size_t>(s) + 1] - offsets[static_cast<size_t>(s)]; }
   SeqsView view() const;
+  /// Copies offsets and positions to `memory` where code of the host cannot be read from it. Call it after a change.
+  void bring_to(Memory& memory);
 };
 
 inline SeqsView Seqs::view() const {
-  return {offsets.data(), pos.data(), static_cast<const float*>(dt.raw()), batch()};
+  const auto* const dt_n = static_cast<const float*>(dt.raw());
+  return {offsets.data(), pos.data(), dt_n, batch(), static_cast<const int64_t*>(there.raw())};
 }
 
 /// Is told the residual stream between the sublayers of a model while it runs.

@@ -2,8 +2,8 @@
 // What the kernels that join gradients are called with.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/columns.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -27,7 +27,7 @@ struct WriteStatesArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(add_to, ops::JoinArgs);
-KERNEL(fill_zero, ops::JoinArgs);
-KERNEL(copy_states, ops::CopyStatesArgs);
-KERNEL(write_states, ops::WriteStatesArgs);
+CPU_KERNEL(add_to, ops::JoinArgs);
+CPU_KERNEL(fill_zero, ops::JoinArgs);
+CPU_KERNEL(copy_states, ops::CopyStatesArgs);
+CPU_KERNEL(write_states, ops::WriteStatesArgs);

@@ -142,7 +142,9 @@ class ForecastCase {
       const std::vector<float> values = forecast_of({one}, options, median);
       alone.insert(alone.end(), values.begin(), values.end());
     }
-    if (std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
+    compare(out, alone, want, "alone");
+    // On a GPU the number of rows chooses the kernel of a product.
+    if (!stream_.memory->is_apart() && std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
       out.status = Comparison::Status::kFail;
       out.note = "remembered padding in a batch and all tokens alone differ in bits";
     }

@@ -223,7 +223,9 @@ void Case::compare_computed(const Computed& computed, const std::string& suffix,
   }
 }
 
-// Runs every way of cutting the sequences, together and each alone. The rest of the batch must not change one bit.
+// Runs every way of cutting the sequences, together and each alone. The rest of the batch must not change one bit on
+// the host. On a GPU the number of rows chooses the kernel of a product, so there each way is held to the tolerance
+// alone.
 void Case::compare_forward(const std::string& input, const std::string& suffix) {
   const Ids ids = read_ids(input);
   const auto batch = static_cast<int64_t>(ids.size());
@@ -240,7 +242,8 @@ void Case::compare_forward(const std::string& input, const std::string& suffix) 
     if (ids.size() == 1) continue;
     const Computed alone = compute_alone(ids, way.plan, logits);
     compare_computed(alone, suffix, fmt::format("{}, alone", way.name));
-    if (same_bits(batched, alone) || expected_.find("logits" + suffix) == nullptr) continue;
+    if (stream_.memory->is_apart() || same_bits(batched, alone) || expected_.find("logits" + suffix) == nullptr)
+      continue;
     Comparison& comparison = result("logits" + suffix);
     comparison.status = Status::kFail;
     comparison.note = fmt::format("{}: batched and alone differ in bits", way.name);
@@ -328,6 +331,12 @@ void Case::compare_trained() {
   const bool any = std::any_of(entries.begin(), entries.end(),
                                [](const formats::TensorEntry& tensor) { return is_training(tensor.name); });
   if (!any || model_.numerics->name != "native") return;
+  if (stream_.memory->is_apart()) {
+    for (const formats::TensorEntry& tensor : entries) {
+      if (is_training(tensor.name)) result(tensor.name).note = "gradients are not on this device";
+    }
+    return;
+  }
   for (const Comparison& comparison : compare_training(folder_, expected_, stream_, base_of(folder_)))
     results_[comparison.name] = comparison;
 }

@@ -11,6 +11,7 @@ const std::vector<Rule>& rules() {
       {"FamiliesOfOpsFormNoCircle", families_of_ops_form_no_circle, false},
       {"IncludesAreByFullPath", includes_are_by_full_path, false},
       {"OnlyCudaSeesCudaHeaders", only_cuda_sees_cuda_headers, false},
+      {"QuestionsOfDeviceHaveTheirPlaces", questions_of_device_have_their_places, false},
       {"OnlyMpiSeesMpiHeaders", only_mpi_sees_mpi_headers, false},
       {"OnlyTheCommandLineSeesOptions", only_the_command_line_sees_options, false},
       {"OnlyTheCommandLineTalksToTheProcess", only_the_command_line_talks_to_the_process, false},

@@ -52,6 +52,9 @@ std::vector<std::string> rows_that_do_not_go_down();
 // text_rules.cc
 Breaches only_the_command_line_talks_to_the_process(const Sources& sources);
 Breaches nothing_banned(const Sources& sources);
+/// Which device runs is asked in ops/kernel.h, where the batch is laid out (model/pass, model/replay) and in cuda/
+/// alone.
+Breaches questions_of_device_have_their_places(const Sources& sources);
 Breaches no_using_namespace(const Sources& sources);
 Breaches every_file_says_its_licence(const Sources& sources);
 Breaches headers_guard_and_explain_themselves(const Sources& sources);

@@ -101,7 +101,7 @@ std::vector<Source> read_folder(const std::string& top) {
   const fs::path root = CAROUSEL_SOURCE_DIR;
   for (const fs::directory_entry& file : fs::recursive_directory_iterator(root / top)) {
     const std::string extension = file.path().extension().string();
-    if (extension != ".h" && extension != ".cc" && extension != ".cu") continue;
+    if (extension != ".h" && extension != ".cc" && extension != ".cu" && extension != ".cuh") continue;
     std::ostringstream text;
     text << std::ifstream(file.path()).rdbuf();
     sources.push_back(read_source(fs::relative(file.path(), root).generic_string(), text.str()));

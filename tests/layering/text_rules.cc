@@ -31,6 +31,8 @@ bool is_comment(const Source& source, size_t line) {
   return line < source.lines.size() && starts_with(source.lines[line], "// ") && source.lines[line].size() > 12;
 }
 
+bool is_header(const Source& source) { return ends_with(source.path, ".h") || ends_with(source.path, ".cuh"); }
+
 bool is_in(const Source& source, const std::string& folder) { return starts_with(source.path, folder); }
 
 }  // namespace
@@ -55,6 +57,21 @@ Breaches nothing_banned(const Sources& sources) {
   return breaches;
 }
 
+Breaches questions_of_device_have_their_places(const Sources& sources) {
+  static const std::regex kQuestion("\\bDevice::(kCuda)\\b|\\b(CAROUSEL_CUDA)\\b");
+  Breaches breaches;
+  for (const Source& source : sources) {
+    const bool allowed = source.path == "carousel/ops/kernel.h" || is_in(source, "carousel/cuda/") ||
+                         is_in(source, "carousel/model/pass.") || is_in(source, "carousel/model/replay.");
+    for (size_t i = 0; !allowed && i < source.code.size(); ++i) {
+      std::smatch match;
+      if (!std::regex_search(source.code[i], match, kQuestion)) continue;
+      breaches.push_back({source.path, i + 1, match[0], "ask the Memory, or declare a kernel (ops/kernel.h)"});
+    }
+  }
+  return breaches;
+}
+
 Breaches no_using_namespace(const Sources& sources) {
   Breaches breaches;
   find_code(sources, "\\b(using\\s+namespace)\\b", "no using namespace", "", &breaches);
@@ -73,7 +90,7 @@ Breaches every_file_says_its_licence(const Sources& sources) {
 Breaches headers_guard_and_explain_themselves(const Sources& sources) {
   Breaches breaches;
   for (const Source& source : sources) {
-    if (!ends_with(source.path, ".h")) continue;
+    if (!is_header(source)) continue;
     if (std::find(source.lines.begin(), source.lines.end(), "#pragma once") == source.lines.end()) {
       breaches.push_back({source.path, 1, "guard", "no #pragma once"});
     }
@@ -85,7 +102,7 @@ Breaches headers_guard_and_explain_themselves(const Sources& sources) {
 Breaches sources_open_with_what_they_are(const Sources& sources) {
   Breaches breaches;
   for (const Source& source : sources) {
-    if (ends_with(source.path, ".h") || source.lines.size() <= 40 || is_comment(source, 1)) continue;
+    if (is_header(source) || source.lines.size() <= 40 || is_comment(source, 1)) continue;
     breaches.push_back({source.path, 2, "opening", "does not open with what it is"});
   }
   return breaches;
@@ -154,7 +171,7 @@ Breaches the_namespace_is_the_folder(const Sources& sources) {
     for (size_t i = 0; i < source.code.size(); ++i) {
       std::smatch match;
       if (!std::regex_search(source.code[i], match, kOpening) || !match[2].matched) continue;
-      const bool kernel = match[2] == "cpu" || match[2] == "kernels";
+      const bool kernel = match[2] == "cpu" || match[2] == "cuda" || match[2] == "kernels";
       if (kernel || match[2] == source.folder) continue;
       breaches.push_back({source.path, i + 1, match[2], "expected carousel::" + source.folder});
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a test of an op runs on: one instruction set, some threads, an arena; and ragged batches with random contents.
+// What a test of an op runs on: a target, some threads, an arena; and ragged batches with random contents. Tests make
+// their tensors on the host, and bring them to the target and back.
 #pragma once
 
 #include <cmath>
@@ -11,17 +12,26 @@
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/ops/ctx.h"
+#include "tests/targets.h"
 
 namespace carousel {
 
 struct Machine {
-  explicit Machine(Isa isa = cpu::best_isa(), int threads = 3) : pool(threads) {
-    stream.isa = isa;
-    stream.pool = &pool;
+  explicit Machine(const Target& target = cpu::best_isa(), int threads = 3)
+      : pool(threads), stream{target.memory, target.isa, &pool} {}
+
+  Memory& memory() const { return *stream.memory; }
+  /// On the target.
+  Tensor on(const Tensor& tensor) const { return tensor.defined() ? tensor.to(memory()) : tensor; }
+  Columns on(const Columns& columns) const { return {on(columns.of), columns.first, columns.count}; }
+  Seqs on(Seqs seqs) const {
+    seqs.bring_to(memory());
+    return seqs;
   }
+
   ThreadPool pool;
   Stream stream;
-  Arena arena;
+  Arena arena{*stream.memory};
   Ctx ctx{stream, arena};
 };
 

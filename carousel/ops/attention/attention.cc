@@ -54,11 +54,11 @@ AttentionArgs arguments(const Tensor& qkv, const Tensor& out, const AttentionDim
   args.qkv = view(qkv);
   args.out = view(out);
   if (dims.q_norm.defined()) {
-    args.q_norm = dims.q_norm.f32();
-    args.k_norm = dims.k_norm.f32();
+    args.q_norm = view(dims.q_norm).f32();
+    args.k_norm = view(dims.k_norm).f32();
   }
   if (dims.inv_freq.defined()) {
-    args.inv_freq = dims.inv_freq.f32();
+    args.inv_freq = view(dims.inv_freq).f32();
     args.rotary = 2 * dims.inv_freq.dim(0);
   }
   args.norm_eps = dims.norm_eps;
@@ -128,7 +128,7 @@ Tensor attention(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const S
     const Tensor log_sums = recorded ? ctx.arena.empty({seqs.rows(), dims.heads}) : Tensor();
     const Tensor workspace = ctx.workspace(kernels::attention_workspace(ctx.stream, args));
     args.workspace = workspace.raw();
-    args.log_sums = log_sums.f32();
+    args.log_sums = view(log_sums).f32();
     kernels::attention(ctx.stream, args);
     if (recorded) record(ctx, {qkv, out, log_sums, keep_pages(ctx, args, dims)}, dims, seqs, states);
     return out;

@@ -37,5 +37,5 @@ struct AttentionBackwardArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(attention_keep, ops::AttentionKeepArgs);
-KERNEL_WITH_WORKSPACE(attention_backward, ops::AttentionBackwardArgs);
+CPU_KERNEL(attention_keep, ops::AttentionKeepArgs);
+CPU_KERNEL_WITH_WORKSPACE(attention_backward, ops::AttentionBackwardArgs);

@@ -2,8 +2,8 @@
 // The arguments of the kernels of attention.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/attention/attention.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

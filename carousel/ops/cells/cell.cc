@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -12,7 +13,9 @@ CellMap::CellMap(int64_t inputs, int64_t units, int64_t parts, Memory& memory)
     : inputs_(inputs),
       units_(units),
       weight_(Shape{inputs, parts * cell_pad(units)}, DType::kF32, memory),
-      bias_(Shape{parts * cell_pad(units)}, DType::kF32, memory) {}
+      bias_(Shape{parts * cell_pad(units)}, DType::kF32, memory) {
+  if (memory.is_apart()) not_on_device("cfc and ltc");
+}
 
 void CellMap::add(int64_t part, int64_t first, const Tensor& weight, int64_t first_row, const Tensor& mask) {
   CAROUSEL_ASSERT(first + weight.dim(1) <= inputs_ && first_row + units_ <= weight.dim(0));
@@ -88,7 +91,9 @@ void CellMap::replace_gradient(const Grads& grads, const Tensor& packed) const {
 }
 
 CellRow::CellRow(const Tensor& values)
-    : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {}
+    : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {
+  if (values.memory().is_apart()) not_on_device("cfc and ltc");
+}
 
 void CellRow::pack(const Stream& /*stream*/) const {
   if (padded_.raw() != nullptr) std::copy_n(values_.f32(), values_.count(), padded_.f32());

@@ -2,8 +2,8 @@
 // Arguments shared by the kernels of both continuous-time cells.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/cells/cell.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

@@ -2,9 +2,9 @@
 // The arguments of the kernel of the CfC cell.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/cells/cell_args_cpu.h"
 #include "carousel/ops/cells/cfc.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -47,5 +47,5 @@ CellMapArgs cfc_memory(const CfcCell& cell);
 
 }  // namespace carousel::ops
 
-KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);
-KERNEL_WITH_WORKSPACE(cfc_backward, ops::CfcBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);
+CPU_KERNEL_WITH_WORKSPACE(cfc_backward, ops::CfcBackwardArgs);

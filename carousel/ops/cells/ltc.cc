@@ -94,6 +94,7 @@ LtcSlopes LtcCell::slopes(Ctx& ctx) const {
 
 LtcSynapses::LtcSynapses(const LtcSynapseParams& params) {
   const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
+  if (params.w.memory().is_apart()) not_on_device("cfc and ltc");
   for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, params.w.memory());
   if (w.raw() == nullptr) return;
   begin.push_back(0);

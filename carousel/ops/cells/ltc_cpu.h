@@ -2,9 +2,9 @@
 // The arguments of the kernel of the LTC cell.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/cells/cell_args_cpu.h"
 #include "carousel/ops/cells/ltc.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -61,5 +61,5 @@ struct LtcBackwardArgs {
 
 }  // namespace carousel::ops
 
-KERNEL_WITH_WORKSPACE(ltc, ops::LtcArgs);
-KERNEL_WITH_WORKSPACE(ltc_backward, ops::LtcBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(ltc, ops::LtcArgs);
+CPU_KERNEL_WITH_WORKSPACE(ltc_backward, ops::LtcBackwardArgs);

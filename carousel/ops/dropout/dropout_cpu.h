@@ -2,7 +2,7 @@
 // The arguments of the kernel of dropout, which is its own backward.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/columns.h"
 #include "carousel/ops/dropout/dropout.h"
 
@@ -21,4 +21,4 @@ struct DropoutArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(dropout, carousel::ops::DropoutArgs);
+CPU_KERNEL(dropout, carousel::ops::DropoutArgs);

@@ -2,8 +2,8 @@
 // The arguments of the kernels of elementwise gates.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/gate/gate.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -63,7 +63,7 @@ KERNEL(soft_cap, ops::SoftCapArgs);
 KERNEL(gate_heads, ops::GateHeadsArgs);
 KERNEL(relu, ops::ElementwiseArgs);
 KERNEL(add, ops::ElementwiseArgs);
-KERNEL(relu_backward, ops::ReluBackwardArgs);
-KERNEL(gated_unit_backward, ops::GatedUnitBackwardArgs);
-KERNEL(soft_cap_backward, ops::SoftCapBackwardArgs);
-KERNEL(gate_heads_backward, ops::GateHeadsBackwardArgs);
+CPU_KERNEL(relu_backward, ops::ReluBackwardArgs);
+CPU_KERNEL(gated_unit_backward, ops::GatedUnitBackwardArgs);
+CPU_KERNEL(soft_cap_backward, ops::SoftCapBackwardArgs);
+CPU_KERNEL(gate_heads_backward, ops::GateHeadsBackwardArgs);

@@ -10,6 +10,7 @@
 #include "carousel/core/slab.h"
 #include "carousel/ops/linear/block_linear_cpu.h"
 #include "carousel/ops/linear/linear_cpu.h"
+#include "carousel/ops/packing.h"
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/tape.h"
 
@@ -66,22 +67,28 @@ BlockWeight::BlockWeight(const Tensor& weight, const BlockBias& bias) : weight_(
 
 void BlockWeight::pack(const Stream& /*stream*/) const {
   if (packed_.raw() == nullptr) return;
+  const Tensor weight = weight_.to_host();
+  const Packing packed(packed_);
   for (int64_t b = 0; b < blocks_ && wide(); ++b) {
-    std::byte* const panels = static_cast<std::byte*>(packed_.raw()) + b * block_bytes(size_);
+    std::byte* const panels = packed.bytes() + b * block_bytes(size_);
     for (int64_t row = 0; row < size_; row += kPanelRows) {
-      const float* from = weight_.f32() + (b * size_ + row) * size_;
+      const float* from = weight.f32() + (b * size_ + row) * size_;
       std::byte* panel = panels + row / kPanelRows * (block_bytes(size_) / block_panels(size_));
       pack_panel_rows(panel, 0, std::min(kPanelRows, size_ - row), reinterpret_cast<const std::byte*>(from), size_,
                       DType::kF32);
     }
   }
   for (int64_t j = 0; j < width() && !wide(); ++j) {
-    for (int64_t d = 0; d < size_; ++d) packed_.f32()[d * width() + j] = weight_.f32()[j * size_ + d];
+    for (int64_t d = 0; d < size_; ++d) packed.f32()[d * width() + j] = weight.f32()[j * size_ + d];
   }
+  packed.finish();
   if (!bias_.defined() || bias_.raw() == biases_.values.raw()) return;
+  const Tensor biases = biases_.values.to_host();
+  const Packing side_by_side(bias_);
   for (int64_t b = 0; b < blocks_; ++b) {
-    std::copy_n(biases_.values.f32() + biases_.first + b * biases_.stride, size_, bias_.f32() + b * size_);
+    std::copy_n(biases.f32() + biases_.first + b * biases_.stride, size_, side_by_side.f32() + b * size_);
   }
+  side_by_side.finish();
 }
 
 void BlockWeight::release() {

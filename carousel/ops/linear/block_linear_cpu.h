@@ -2,7 +2,7 @@
 // What ops::block_linear calls, and what the kernels of its blocks are called with.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/linear/block_linear.h"
 
 namespace carousel::ops {
@@ -48,6 +48,6 @@ struct BlockBackwardArgs {
 }  // namespace carousel::ops
 
 COMPOSITE_WITH_WORKSPACE(block_products, ops::BlockProductsArgs);
-KERNEL(block_linear, ops::BlockLinearArgs);
-KERNEL_WITH_WORKSPACE(block_linear_d_x, ops::BlockBackwardArgs);
-KERNEL_WITH_WORKSPACE(block_linear_d_weight, ops::BlockBackwardArgs);
+CPU_KERNEL(block_linear, ops::BlockLinearArgs);
+CPU_KERNEL_WITH_WORKSPACE(block_linear_d_x, ops::BlockBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(block_linear_d_weight, ops::BlockBackwardArgs);

@@ -88,7 +88,7 @@ void check_weight(const char* where, size_t index, const Weight* weight, int64_t
     fail(ErrorKind::kShape, "{}: weight {} is [{}, {}], expected [*, {}] (last dim of x)", where, index, weight->rows(),
          weight->cols(), K);
   }
-  if (weight->as<DenseRows>() != nullptr) {
+  if (weight->as<DenseRows>() != nullptr && !weight->memory().is_apart()) {
     fail(ErrorKind::kShape, "{}: weight {} is held as rows, expected panels", where, index);
   }
   if (weight->bias.defined()) {

@@ -3,7 +3,7 @@
 // own are: of d_x over the outputs, of d_w over the rows.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/linear/linear.h"
 
 namespace carousel::ops {
@@ -48,8 +48,8 @@ struct SumRowsArgs {
 
 }  // namespace carousel::ops
 
-COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
-COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
-KERNEL(linear_dw_few, carousel::ops::LinearDwArgs);
-KERNEL(pack_row_pairs, carousel::ops::PackRowPairsArgs);
-KERNEL(sum_rows, carousel::ops::SumRowsArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(linear_dx, carousel::ops::LinearDxArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(linear_dw, carousel::ops::LinearDwArgs);
+CPU_KERNEL(linear_dw_few, carousel::ops::LinearDwArgs);
+CPU_KERNEL(pack_row_pairs, carousel::ops::PackRowPairsArgs);
+CPU_KERNEL(sum_rows, carousel::ops::SumRowsArgs);

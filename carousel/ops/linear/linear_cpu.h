@@ -2,8 +2,8 @@
 // What ops::linear calls, and what the kernels of products with panels are called with.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/gate/gate.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/linear/linear.h"
 
 namespace carousel::ops {
@@ -68,6 +68,6 @@ struct LinearFwd {
 
 COMPOSITE_WITH_WORKSPACE(linear, carousel::ops::LinearArgs);
 COMPOSITE_WITH_WORKSPACE(feed_forward, carousel::ops::FeedForwardArgs);
-KERNEL(linear_fwd, carousel::ops::LinearFwd);        // parts of floats
-KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);   // parts of bf16, x rounded to it
-KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8, or parts of q4
+CPU_KERNEL(linear_fwd, carousel::ops::LinearFwd);        // parts of floats
+CPU_KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);   // parts of bf16, x rounded to it
+CPU_KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8, or parts of q4

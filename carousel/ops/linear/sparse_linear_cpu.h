@@ -2,7 +2,7 @@
 // The kernels behind ops::linear for weights held as SparsePanels or SparseBlocks.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/weight/sparse_blocks.h"
 #include "carousel/ops/weight/sparse_panels.h"
 
@@ -53,5 +53,5 @@ struct SparseBlocksFwd {
 
 }  // namespace carousel::ops
 
-KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);
-KERNEL(sparse_blocks_fwd, carousel::ops::SparseBlocksFwd);
+CPU_KERNEL(sparse_linear_fwd, carousel::ops::SparseLinearFwd);
+CPU_KERNEL(sparse_blocks_fwd, carousel::ops::SparseBlocksFwd);

@@ -2,7 +2,7 @@
 // The arguments of the kernels of the mLSTM cell, and what a forward keeps for its backward.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/mlstm/mlstm.h"
 
 namespace carousel::ops {
@@ -59,5 +59,5 @@ struct CastMlstmArgs {
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(mlstm, ops::MlstmArgs);
-KERNEL_WITH_WORKSPACE(mlstm_backward, ops::MlstmBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(mlstm_backward, ops::MlstmBackwardArgs);
 PLAIN_KERNEL_WITH_WORKSPACE(cast_mlstm, ops::CastMlstmArgs);

@@ -30,7 +30,7 @@ void record_route(Ctx& ctx, const Tensor& logits, const MoeRouting& routing, con
 MoeExpertsArgs arguments(const Tensor& x, const MoeRoutes& routes, std::span<const MoeExpert> experts) {
   MoeExpertsArgs args = {};
   args.x = view(x);
-  args.chosen = routes.experts.i32();
+  args.chosen = static_cast<const int32_t*>(routes.experts.raw());
   args.weights = view(routes.weights);
   args.experts = experts.data();
   args.count = static_cast<int64_t>(experts.size());
@@ -101,9 +101,9 @@ MoeRoutes moe_route(Ctx& ctx, const Tensor& logits, const MoeRouting& routing) {
   const MoeRoutes routes{ctx.arena.empty({rows, routing.top_k}, DType::kI32), ctx.arena.empty({rows, routing.top_k})};
   if (rows == 0) return routes;
   const Tensor scores = ctx.arena.empty({rows, experts});
-  kernels::moe_route(ctx.stream,
-                     {view(logits), biased ? routing.expert_bias.f32() : nullptr, view(scores), routes.experts.i32(),
-                      view(routes.weights), rows, experts, routing.top_k, routing.normalise, routing.scale});
+  kernels::moe_route(ctx.stream, {view(logits), biased ? view(routing.expert_bias).f32() : nullptr, view(scores),
+                                  static_cast<int32_t*>(routes.experts.raw()), view(routes.weights), rows, experts,
+                                  routing.top_k, routing.normalise, routing.scale});
   if (ctx.tape != nullptr) record_route(ctx, logits, routing, routes);
   return routes;
 }

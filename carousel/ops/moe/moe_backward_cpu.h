@@ -45,6 +45,6 @@ struct MoeWeighArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(moe_route_backward, ops::MoeRouteBackwardArgs);
-COMPOSITE_WITH_WORKSPACE(moe_experts_backward, ops::MoeExpertsBackwardArgs);
-KERNEL(moe_weigh, ops::MoeWeighArgs);
+CPU_KERNEL(moe_route_backward, ops::MoeRouteBackwardArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(moe_experts_backward, ops::MoeExpertsBackwardArgs);
+CPU_KERNEL(moe_weigh, ops::MoeWeighArgs);

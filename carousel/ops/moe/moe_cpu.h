@@ -2,7 +2,7 @@
 // The arguments of the kernels of a mixture of experts.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/moe/moe.h"
 
 namespace carousel::ops {
@@ -42,5 +42,5 @@ struct MoeRowsArgs {
 
 KERNEL(moe_route, ops::MoeRouteArgs);
 COMPOSITE_WITH_WORKSPACE(moe_experts, ops::MoeExpertsArgs);
-KERNEL(moe_gather, ops::MoeRowsArgs);
-KERNEL(moe_scatter, ops::MoeRowsArgs);
+CPU_KERNEL(moe_gather, ops::MoeRowsArgs);
+CPU_KERNEL(moe_scatter, ops::MoeRowsArgs);

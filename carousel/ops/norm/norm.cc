@@ -14,7 +14,7 @@ const float* parameter(const char* where, const char* name, const Tensor& tensor
   if (!tensor.defined()) return nullptr;
   check_shape(where, name, tensor, {width});
   check_dtype(where, name, tensor, DType::kF32);
-  return tensor.f32();
+  return view(tensor).f32();
 }
 
 NormArgs norm_args(const char* where, const Norm& norm, int64_t width) {

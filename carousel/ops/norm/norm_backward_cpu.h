@@ -2,7 +2,7 @@
 // The arguments of the gradient of the norms.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/norm/norm_cpu.h"
 
 namespace carousel::ops {
@@ -32,4 +32,4 @@ struct NormBackwardArgs {
 
 }  // namespace carousel::ops
 
-KERNEL_WITH_WORKSPACE(norm_backward, ops::NormBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(norm_backward, ops::NormBackwardArgs);

@@ -2,7 +2,7 @@
 // The arguments of the kernels of the norms.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/norm/norm.h"
 
 namespace carousel::ops {

@@ -2,7 +2,7 @@
 // The arguments of the optimiser's kernels.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/optimiser/adamw.h"
 
 namespace carousel::ops {
@@ -27,5 +27,5 @@ constexpr int64_t kNormBlock = 65536;
 
 }  // namespace carousel::ops
 
-KERNEL(adamw, ops::AdamWArgs);
-KERNEL(sum_of_squares, ops::SumOfSquaresArgs);
+CPU_KERNEL(adamw, ops::AdamWArgs);
+CPU_KERNEL(sum_of_squares, ops::SumOfSquaresArgs);

@@ -2,7 +2,7 @@
 // The arguments of the kernels of Muon and SGD.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/optimiser/muon.h"
 
 namespace carousel::ops {
@@ -48,8 +48,8 @@ struct SgdArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(muon_update, ops::MuonUpdateArgs);
-KERNEL(blend, ops::BlendArgs);
-KERNEL(transpose_matrix, ops::TransposeArgs);
-KERNEL(sgd, ops::SgdArgs);
-COMPOSITE_WITH_WORKSPACE(orthogonalise, carousel::ops::OrthogonaliseArgs);
+CPU_KERNEL(muon_update, ops::MuonUpdateArgs);
+CPU_KERNEL(blend, ops::BlendArgs);
+CPU_KERNEL(transpose_matrix, ops::TransposeArgs);
+CPU_KERNEL(sgd, ops::SgdArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(orthogonalise, carousel::ops::OrthogonaliseArgs);

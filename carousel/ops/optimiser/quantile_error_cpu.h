@@ -2,7 +2,7 @@
 // The arguments of the kernel of the quantile error.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/columns.h"
 
 namespace carousel::ops {
@@ -19,4 +19,4 @@ struct QuantileErrorArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(quantile_error, ops::QuantileErrorArgs);
+CPU_KERNEL(quantile_error, ops::QuantileErrorArgs);

@@ -2,8 +2,8 @@
 // The arguments of the kernel of the squared error.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
 #include "carousel/ops/columns.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 
@@ -17,4 +17,4 @@ struct SquaredErrorArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(squared_error, ops::SquaredErrorArgs);
+CPU_KERNEL(squared_error, ops::SquaredErrorArgs);

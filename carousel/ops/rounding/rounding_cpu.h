@@ -2,7 +2,7 @@
 // The arguments of the kernels that round.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::ops {
@@ -21,5 +21,5 @@ struct RoundStatesArgs {
 
 }  // namespace carousel::ops
 
-KERNEL(round_to, ops::RoundArgs);
-KERNEL(round_states, ops::RoundStatesArgs);
+CPU_KERNEL(round_to, ops::RoundArgs);
+CPU_KERNEL(round_states, ops::RoundStatesArgs);

@@ -2,7 +2,7 @@
 // The arguments of the kernels that copy rows.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/rows/rows.h"
 
 namespace carousel::ops {
@@ -29,5 +29,5 @@ struct GatherRowsBackwardArgs {
 }  // namespace carousel::ops
 
 KERNEL(gather_rows, ops::GatherRowsArgs);
-KERNEL(gather_rows_backward, ops::GatherRowsBackwardArgs);
+CPU_KERNEL(gather_rows_backward, ops::GatherRowsBackwardArgs);
 KERNEL(copy_columns, ops::CopyColumnsArgs);

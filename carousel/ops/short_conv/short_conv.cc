@@ -3,6 +3,7 @@
 #include "carousel/ops/short_conv/short_conv.h"
 
 #include "carousel/core/error.h"
+#include "carousel/ops/packing.h"
 #include "carousel/ops/short_conv/short_conv_cpu.h"
 #include "carousel/ops/tape.h"
 
@@ -22,8 +23,8 @@ ShortConvArgs shared_args(const Columns& x, bool gated, const ConvTaps& taps, co
     args.c = part(1);
   }
   args.x = part(gated ? 2 : 0);
-  args.taps = taps.taps().f32();
-  args.bias = taps.bias().defined() ? taps.bias().f32() : nullptr;
+  args.taps = view(taps.taps()).f32();
+  args.bias = taps.bias().defined() ? view(taps.bias()).f32() : nullptr;
   args.taps_count = taps.count();
   args.width = taps.width();
   args.kept = gated ? taps.count() - 1 : taps.count();
@@ -120,9 +121,12 @@ ConvTaps::ConvTaps(const Tensor& weight, const Tensor& bias) : weight_(weight), 
 
 void ConvTaps::pack(const Stream& /*stream*/) const {
   if (taps_.raw() == nullptr) return;
+  const Tensor weight = weight_.to_host();
+  const Packing packed(taps_);
   for (int64_t d = 0; d < width(); ++d) {
-    for (int64_t k = 0; k < count(); ++k) taps_.f32()[k * width() + d] = weight_.f32()[d * count() + k];
+    for (int64_t k = 0; k < count(); ++k) packed.f32()[k * width() + d] = weight.f32()[d * count() + k];
   }
+  packed.finish();
 }
 
 Tensor short_conv(Ctx& ctx, const Tensor& bcx, const ConvTaps& taps, const Seqs& seqs, LayerStates states) {

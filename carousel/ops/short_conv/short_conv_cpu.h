@@ -2,7 +2,7 @@
 // The arguments of the kernel of both convolutions.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/short_conv/short_conv.h"
 
 namespace carousel::ops {
@@ -36,4 +36,4 @@ struct ShortConvBackwardArgs {
 }  // namespace carousel::ops
 
 KERNEL(short_conv, ops::ShortConvArgs);
-KERNEL_WITH_WORKSPACE(short_conv_backward, ops::ShortConvBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(short_conv_backward, ops::ShortConvBackwardArgs);

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/packing.h"
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/slstm/slstm_cpu.h"
 #include "carousel/ops/tape.h"
@@ -42,7 +43,7 @@ void slstm_backward(Ctx& ctx, const Recurrence& forward, const Tensor& d, Grads&
   const Columns d_wx =
       grads.wants(forward.wx) ? grads.write(ctx, columns(forward.wx)) : columns(ctx.arena.empty(forward.wx.shape()));
   SlstmBackwardArgs args = {view(forward.kept.raw),
-                            forward.recurrent.panels().f32(),
+                            view(forward.recurrent.panels()).f32(),
                             dims,
                             forward.seqs.view(),
                             before(0),
@@ -75,17 +76,21 @@ SlstmRecurrent::SlstmRecurrent(const Tensor& recurrent, const SlstmDims& dims) :
 }
 
 void SlstmRecurrent::pack(const Stream& /*stream*/) const {
+  if (panels_.raw() == nullptr) return;
   const int64_t heads = dims_.heads, dh = dims_.dh, panels = slstm_panels(dims_);
-  for (int64_t h = 0; h < heads && panels_.raw() != nullptr; ++h) {
+  const Tensor recurrent = recurrent_.to_host();
+  const Packing packed(panels_);
+  for (int64_t h = 0; h < heads; ++h) {
     for (int64_t k = 0; k < dh; ++k) {
-      const float* row = recurrent_.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
+      const float* row = recurrent.f32() + (h * dh + k) * 4 * dh;  // [4*dh]
       for (int64_t j = 0; j < 4 * dh; ++j) {
         const int64_t gate = j / dh, out = j % dh;
-        float* panel = panels_.f32() + (h * panels + out / kSlstmElements) * dh * kSlstmPanel;
+        float* panel = packed.f32() + (h * panels + out / kSlstmElements) * dh * kSlstmPanel;
         panel[(gate / 2 * dh + k) * kSlstmPiece + gate % 2 * kSlstmElements + out % kSlstmElements] = row[j];
       }
     }
   }
+  packed.finish();
 }
 
 Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const Seqs& seqs, LayerStates states,
@@ -98,9 +103,12 @@ Tensor slstm(Ctx& ctx, const Tensor& wx, const SlstmRecurrent& recurrent, const 
   if (rows == 0) return out;
 
   const auto table = [&](size_t spec) { return states.empty() ? nullptr : states.fixed(first + spec); };
-  SlstmArgs args = {
-      view(wx), recurrent.panels().f32(), view(out), dims, seqs.view(), table(0), table(1), table(2), table(3), nullptr,
-      nullptr};
+  SlstmArgs args = {view(wx),    view(recurrent.panels()).f32(),
+                    view(out),   dims,
+                    seqs.view(), table(0),
+                    table(1),    table(2),
+                    table(3),    nullptr,
+                    nullptr};
   Kept kept;
   if (ctx.tape != nullptr && (ctx.tape->needs(wx) || ctx.tape->needs(recurrent.master()))) {
     kept.raw = ctx.arena.empty({rows, 4 * width});

@@ -6,7 +6,7 @@
 // tile's sums are all an element needs to advance. It lies in pieces of two gates each.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/slstm/slstm.h"
 
 namespace carousel::ops {
@@ -52,4 +52,4 @@ struct SlstmBackwardArgs {
 }  // namespace carousel::ops
 
 KERNEL_WITH_WORKSPACE(slstm, ops::SlstmArgs);
-KERNEL_WITH_WORKSPACE(slstm_backward, ops::SlstmBackwardArgs);
+CPU_KERNEL_WITH_WORKSPACE(slstm_backward, ops::SlstmBackwardArgs);

@@ -2,7 +2,7 @@
 // The arguments of the kernel of the cross entropy.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/tokens/cross_entropy.h"
 
 namespace carousel::ops {

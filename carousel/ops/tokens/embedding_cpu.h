@@ -2,7 +2,7 @@
 // What the kernel of the look-up is called with.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/tokens/embedding.h"
 
 namespace carousel::ops {
@@ -25,4 +25,4 @@ struct EmbeddingBackwardArgs {
 }  // namespace carousel::ops
 
 COMPOSITE(embedding, ops::EmbeddingArgs);
-KERNEL(embedding_backward, carousel::ops::EmbeddingBackwardArgs);
+CPU_KERNEL(embedding_backward, carousel::ops::EmbeddingBackwardArgs);

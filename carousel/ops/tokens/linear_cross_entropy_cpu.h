@@ -2,7 +2,7 @@
 // The arguments of the kernels of the head with its loss.
 #pragma once
 
-#include "carousel/cpu/kernel.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/tokens/linear_cross_entropy.h"
 
 namespace carousel::ops {
@@ -33,5 +33,5 @@ struct SoftmaxBackwardArgs {
 
 }  // namespace carousel::ops
 
-COMPOSITE_WITH_WORKSPACE(linear_cross_entropy, carousel::ops::LinearCrossEntropyArgs);
-KERNEL(softmax_backward, carousel::ops::SoftmaxBackwardArgs);
+CPU_COMPOSITE_WITH_WORKSPACE(linear_cross_entropy, carousel::ops::LinearCrossEntropyArgs);
+CPU_KERNEL(softmax_backward, carousel::ops::SoftmaxBackwardArgs);

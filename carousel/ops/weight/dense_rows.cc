@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "carousel/core/assert.h"
 #include "carousel/core/quant_blocks.h"
@@ -25,7 +26,9 @@ int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
 void widen_rows(const Tensor& bytes, int64_t cols, DType dtype, int64_t first, int64_t count, float* out) {
   CAROUSEL_ASSERT(bytes.raw() != nullptr);
   const size_t each = row_bytes(cols, dtype);
-  const std::byte* row = static_cast<const std::byte*>(bytes.raw()) + static_cast<size_t>(first) * each;
+  const Tensor rows = bytes.rows(first * static_cast<int64_t>(each), (first + count) * static_cast<int64_t>(each));
+  const Tensor on_host = rows.to_host();
+  const auto* row = static_cast<const std::byte*>(on_host.raw());
   for (int64_t i = 0; i < count; ++i, row += each) widen(row, dtype, out + i * cols, static_cast<size_t>(cols));
 }
 
@@ -39,10 +42,19 @@ void DenseRows::write_rows(const Stream& stream, int64_t first, int64_t count, c
   if (count == 0 || bytes_.raw() == nullptr) return;
   const size_t each = row_bytes(cols_, dtype_);
   std::byte* const bytes = static_cast<std::byte*>(bytes_.raw());
+  const auto to_write = static_cast<size_t>(count) * each;
+  std::byte* const there = bytes + static_cast<size_t>(first) * each;
+  if (bytes_.memory().is_apart() && source_dtype == dtype_) {
+    return Memory::copy(Memory::host(), static_cast<const std::byte*>(row_major), bytes_.memory(), there, to_write);
+  }
+  std::vector<std::byte> converted(bytes_.memory().is_apart() ? to_write : 0);  // tasks must not throw, copies may
+  std::byte* const rows_here = bytes_.memory().is_apart() ? converted.data() : there;
   each_slice(stream, {first, count, cols_, source_dtype, dtype_}, row_major,
              [&](int64_t begin, int64_t end, const std::byte* rows) {
-               std::memcpy(bytes + static_cast<size_t>(begin) * each, rows, static_cast<size_t>(end - begin) * each);
+               std::memcpy(rows_here + static_cast<size_t>(begin - first) * each, rows,
+                           static_cast<size_t>(end - begin) * each);
              });
+  if (!converted.empty()) Memory::copy(Memory::host(), rows_here, bytes_.memory(), there, to_write);
 }
 
 void DenseRows::read_rows(int64_t first, int64_t count, float* out) const {

@@ -30,6 +30,9 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Memory& memory)
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
     fail(ErrorKind::kShape, "weight: got {}, expected F32, F16, BF16, Q8 or Q4", dtype_name(dtype));
   }
+  if (is_block(dtype) && memory.is_apart()) {
+    fail(ErrorKind::kDevice, "weight: {} matrices: not on this device", dtype_name(dtype));
+  }
   // Half the address space: what is left out is refused before any signed arithmetic on it.
   constexpr int64_t kMaxDim = INT64_MAX / 1024;
   if (rows > kMaxDim || cols > kMaxDim) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);
@@ -37,7 +40,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Memory& memory)
 
 Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory)
     : Weight(rows, cols, dtype, memory) {
-  if (layout == Layout::kPanels) {
+  if (layout == Layout::kPanels && !memory.is_apart()) {
     form_ = DensePanels(rows, cols, dtype, memory);
   } else {
     form_ = DenseRows(rows, cols, dtype, memory);
@@ -46,6 +49,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& m
 
 Weight::Weight(const Mask& mask, DType dtype, Memory& memory, bool byte_expand)
     : Weight(mask.rows(), mask.cols(), dtype, memory) {
+  if (memory.is_apart()) fail(ErrorKind::kDevice, "weight: a matrix with a mask: not on this device");
   const int64_t live = mask.live();
   const bool blocks_pay = SparseBlocks::pays(live, rows_, cols_, dtype);
   if (byte_expand && blocks_pay) {

@@ -28,8 +28,8 @@ class Weight {
   static constexpr int64_t kPanelRows = DensePanels::kPanelRows;
 
   Weight() = default;
-  /// DensePanels or DenseRows, fresh and zeroed; on kMeta nothing is allocated. Throws kShape: another dtype, rows or
-  /// cols below 1, overflow.
+  /// DensePanels or DenseRows, fresh and zeroed; on kMeta nothing is allocated. In a memory that is apart it is
+  /// DenseRows for either layout. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory = Memory::host());
   /// For a projection that `mask` cuts: sparse where that is faster, else panels with zeros. q8 and q4 are SparseBlocks
   /// where that pays and `byte_expand` says that their kernel is fast; else what is sparse is held in f16: where

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -29,14 +29,24 @@ Tensor random_qkv(int64_t rows, const AttentionDims& dims, uint64_t seed) {
   return random_tensor({rows, (dims.heads + 2 * dims.kv_heads) * dims.head_dim}, seed, 1.5f);
 }
 
+/// The op on tensors of the host.
+Tensor run(Ctx& ctx, const Tensor& qkv, AttentionDims dims, Seqs seqs, LayerStates states) {
+  Memory& memory = *ctx.stream.memory;
+  for (Tensor* const tensor : {&dims.q_norm, &dims.k_norm, &dims.inv_freq}) {
+    if (tensor->defined()) *tensor = tensor->to(memory);
+  }
+  seqs.bring_to(memory);
+  return ops::attention(ctx, qkv.to(memory), dims, seqs, states).to_host();
+}
+
 Tensor advance(Ctx& ctx, const Tensor& qkv, const AttentionDims& dims, const std::vector<State*>& states,
                const std::vector<int64_t>& lengths) {
   const StateLayout layout = layout_of(dims);
   Seqs seqs = sequences(lengths);
   for (size_t s = 0; s < states.size(); ++s) seqs.pos[s] = states[s]->pos();
   StateBatch batch;
-  batch.bind(layout, states, lengths);
-  const Tensor out = ops::attention(ctx, qkv, dims, seqs, batch.layer(0)).clone();
+  batch.bind(layout, states, lengths, *ctx.stream.memory);
+  const Tensor out = run(ctx, qkv, dims, seqs, batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -81,44 +91,44 @@ std::vector<AttentionDims> shapes() {
 }
 
 TEST(Attention, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const AttentionDims& dims : shapes()) {
       const std::vector<int64_t> lengths = {1, 2, 0, 17, 63, 64, 65, 130};
       const Seqs seqs = sequences(lengths);
       const Tensor qkv = random_qkv(seqs.rows(), dims, 11);
-      const Tensor out = ops::attention(machine.ctx, qkv, dims, seqs, {});
+      const Tensor out = run(machine.ctx, qkv, dims, seqs, {});
       for (size_t s = 0; s < lengths.size(); ++s) {
         const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
         // Scores reach 20: their rounding, 20 * 2^-24 times a few terms, is the error of the weights.
         EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), 5e-6)
-            << cpu::isa_name(isa) << " T " << lengths[s] << " d " << dims.head_dim;
+            << target << " T " << lengths[s] << " d " << dims.head_dim;
       }
     }
   }
 }
 
 TEST(Attention, DecodeEqualsPrefillBitForBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const AttentionDims& dims : shapes()) {
       const Tensor qkv = random_qkv(200, dims, 12);
-      const Tensor stateless = ops::attention(machine.ctx, qkv, dims, sequences({200}), {}).clone();
+      const Tensor stateless = run(machine.ctx, qkv, dims, sequences({200}), {}).clone();
       std::vector<int64_t> every_row;
       for (int64_t t = 1; t <= 200; ++t) every_row.push_back(t);
       for (const std::vector<int64_t>& cuts :
            {std::vector<int64_t>{200}, every_row, {1, 8, 9, 64, 65, 65, 127, 150, 200}, {100, 200}}) {
         State state;
         EXPECT_TRUE(same_bits(in_pieces(machine.ctx, qkv, dims, &state, cuts), stateless))
-            << cpu::isa_name(isa) << " d " << dims.head_dim << " cuts " << cuts.size();
+            << target << " d " << dims.head_dim << " cuts " << cuts.size();
       }
     }
   }
 }
 
 TEST(Attention, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
     const AttentionDims dims = make_dims(4, 2, 48);
     const std::vector<int64_t> lengths = {1, 100, 0, 64, 3, 1};
     const Seqs seqs = sequences(lengths);
@@ -146,8 +156,8 @@ std::vector<AttentionDims> few_heads() {
 
 TEST(AttentionSpans, AgreeWithF64) {
   constexpr int64_t kRows = 2 * ops::kAttentionSpan + 300, kLast = 4;
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), four(isa, 4);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), four(target, 4);
     for (const AttentionDims& dims : few_heads()) {
       const Tensor qkv = random_qkv(kRows, dims, 21);
       const std::vector<double> expected = reference(qkv, dims, 0, kRows, kRows - kLast);
@@ -155,7 +165,7 @@ TEST(AttentionSpans, AgreeWithF64) {
         State state;
         in_pieces(machine->ctx, qkv, dims, &state, {kRows - kLast});
         const Tensor out = advance(machine->ctx, qkv.rows(kRows - kLast, kRows), dims, {&state}, {kLast});
-        EXPECT_LT(relative_error(out.f32(), expected), 5e-6) << cpu::isa_name(isa) << " window " << dims.window;
+        EXPECT_LT(relative_error(out.f32(), expected), 5e-6) << target << " window " << dims.window;
       }
     }
   }
@@ -165,16 +175,16 @@ TEST(AttentionSpans, CutsThreadsAndNeighboursChangeNoBit) {
   constexpr int64_t kSpan = ops::kAttentionSpan, kRows = 2 * kSpan + 40;
   std::vector<int64_t> cuts = {1, 700, kSpan - 1, kSpan, kSpan + 1, kSpan + 64, 2 * kSpan - 3};
   for (int64_t t = 2 * kSpan; t <= kRows; ++t) cuts.push_back(t);
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), two(isa, 2), four(isa, 4);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), two(target, 2), four(target, 4);
     for (const AttentionDims& dims : few_heads()) {
       const Tensor qkv = random_qkv(kRows, dims, 22), short_qkv = random_qkv(1, dims, 23);
-      const Tensor whole = ops::attention(one.ctx, qkv, dims, sequences({kRows}), {}).clone();
+      const Tensor whole = run(one.ctx, qkv, dims, sequences({kRows}), {}).clone();
       State last;
       for (Machine* machine : {&one, &two, &four}) {
         State state;
         EXPECT_TRUE(same_bits(in_pieces(machine->ctx, qkv, dims, &state, cuts), whole))
-            << cpu::isa_name(isa) << " window " << dims.window;
+            << target << " window " << dims.window;
         last = state;
       }
       State alone = last, beside = last, other;
@@ -230,7 +240,7 @@ TEST(Attention, PagesBeforeTheWindowAreNotRead) {
     float* first_page = named.tensor.f32();
     std::fill(first_page, first_page + layout.page_bytes() / 8, 1e30f);  // half a page's bytes are keys, half values
   }
-  const Tensor whole = ops::attention(machine.ctx, qkv, dims, sequences({160}), {});
+  const Tensor whole = run(machine.ctx, qkv, dims, sequences({160}), {});
   State spoiled = State::from(kept, state.pos(), layout);
   EXPECT_TRUE(same_bits(advance(machine.ctx, qkv.rows(150, 160), dims, {&spoiled}, {10}), whole.rows(150, 160)));
 }
@@ -239,8 +249,8 @@ TEST(Attention, AWindowOfTheWholeSequenceChangesNoBit) {
   Machine machine;
   const AttentionDims dims = make_dims(4, 2, 16);
   const Tensor qkv = random_qkv(150, dims, 19);
-  EXPECT_TRUE(same_bits(ops::attention(machine.ctx, qkv, dims, sequences({150}), {}).clone(),
-                        ops::attention(machine.ctx, qkv, windowed(dims, 150), sequences({150}), {})));
+  EXPECT_TRUE(same_bits(run(machine.ctx, qkv, dims, sequences({150}), {}).clone(),
+                        run(machine.ctx, qkv, windowed(dims, 150), sequences({150}), {})));
 }
 
 TEST(Attention, UnwrittenRowsOfAPageStayZero) {
@@ -261,7 +271,7 @@ TEST(Attention, LargeScoresStayFinite) {
   Machine machine;
   const AttentionDims dims = make_dims(2, 1, 16, false);
   const Tensor qkv = random_tensor({130, 64}, 17, 300.0f);  // scores near 1e5: all but one weight vanish
-  const Tensor out = ops::attention(machine.ctx, qkv, dims, sequences({130}), {});
+  const Tensor out = run(machine.ctx, qkv, dims, sequences({130}), {});
   for (int64_t j = 0; j < out.count(); ++j) ASSERT_TRUE(std::isfinite(out.f32()[j]));
 }
 

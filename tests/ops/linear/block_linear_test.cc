@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -19,18 +19,25 @@ struct Shapes {
 };
 constexpr Shapes kShapes[] = {{1, 1}, {37, 1}, {32, 4}, {5, 3}, {16, 8}, {2, 31}, {1, 32}, {3, 33}, {2, 128}};
 
+/// The same weight on the target.
+ops::BlockWeight on(const Machine& machine, const ops::BlockWeight& weight) {
+  return formed(ops::BlockWeight(machine.on(weight.master()), machine.on(weight.bias())));
+}
+
 TEST(BlockLinear, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const auto& [blocks, size] : kShapes) {
       const int64_t width = blocks * size, rows = 7;
       const Tensor x = random_tensor({rows, width + 5}, 1), w = random_tensor({blocks, size, size}, 2);
       const Tensor bias = random_tensor({width}, 3);
-      const ops::BlockWeight with_bias = formed(ops::BlockWeight(w, bias)),
-                             without = formed(ops::BlockWeight(w, Tensor()));
-      const Columns own = columns(x, 5, width), shifted = columns(x, 4, width);
-      const Tensor y = ops::block_linear(machine.ctx, {{own, &with_bias}, {own, &without}, {shifted, &without}});
-      const Tensor alone = ops::block_linear(machine.ctx, {{shifted, &without}});
+      const ops::BlockWeight with_bias = on(machine, formed(ops::BlockWeight(w, bias)));
+      const ops::BlockWeight without = on(machine, formed(ops::BlockWeight(w, Tensor())));
+      const Tensor x_there = machine.on(x);
+      const Columns own = columns(x_there, 5, width), shifted = columns(x_there, 4, width);
+      const Tensor y =
+          ops::block_linear(machine.ctx, {{own, &with_bias}, {own, &without}, {shifted, &without}}).to_host();
+      const Tensor alone = ops::block_linear(machine.ctx, {{shifted, &without}}).to_host();
       for (int64_t n = 0; n < rows; ++n) {
         std::vector<double> plain, biased;
         for (int64_t j = 0; j < width; ++j) {
@@ -70,15 +77,19 @@ TEST(BlockLinear, ABiasMayLieBetweenOthers) {
 }
 
 TEST(BlockLinear, RowsAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), four(isa, 4);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), four(target, 4);
     for (const auto& [blocks, size] : kShapes) {
       const int64_t width = blocks * size;
       const Tensor x = random_tensor({300, width}, 4);
-      const ops::BlockWeight weight = formed(ops::BlockWeight(random_tensor({blocks, size, size}, 5), Tensor()));
-      const Tensor a = ops::block_linear(one.ctx, {{columns(x), &weight}});
-      EXPECT_TRUE(same_bits(a, ops::block_linear(four.ctx, {{columns(x), &weight}})));
-      EXPECT_TRUE(same_bits(a.rows(7, 8), ops::block_linear(four.ctx, {{columns(x.rows(7, 8)), &weight}})));
+      const ops::BlockWeight weight =
+          on(one, formed(ops::BlockWeight(random_tensor({blocks, size, size}, 5), Tensor())));
+      const auto run = [&](Machine& machine, const Tensor& of) {
+        return ops::block_linear(machine.ctx, {{machine.on(columns(of)), &weight}}).to_host();
+      };
+      const Tensor a = run(one, x);
+      EXPECT_TRUE(same_bits(a, run(four, x)));
+      EXPECT_TRUE(same_bits(a.rows(7, 8), run(four, x.rows(7, 8))));
     }
   }
 }

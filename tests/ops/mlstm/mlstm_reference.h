@@ -30,6 +30,10 @@ inline Tensor run(Ctx& ctx, const MlstmTensors& in, const ops::MlstmDims& dims, 
   return ops::mlstm(ctx, inputs, dims, seqs, states);
 }
 
+inline MlstmTensors on(Memory& memory, const MlstmTensors& in) {
+  return {in.q.to(memory), in.k.to(memory), in.v.to(memory), in.i_pre.to(memory), in.f_pre.to(memory)};
+}
+
 inline StateLayout layout_of(const ops::MlstmDims& dims) {
   StateLayout layout;
   layout.add("0", {{"C", DType::kF32, {dims.heads, dims.dk, dims.dv}},

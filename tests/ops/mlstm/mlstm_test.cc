@@ -9,25 +9,32 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/mlstm/mlstm_reference.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
 
 using ops::MlstmDims;
 
-/// One forward over `states` [B] of pieces of these lengths.
+/// One forward over `states` [B] of pieces of these lengths; h on the host.
 Tensor advance(Ctx& ctx, const MlstmTensors& in, const MlstmDims& dims, const std::vector<State*>& states,
                const std::vector<int64_t>& lengths) {
+  Memory& memory = *ctx.stream.memory;
   const StateLayout layout = layout_of(dims);
   Seqs seqs = sequences(lengths);
   for (size_t s = 0; s < states.size(); ++s) seqs.pos[s] = states[s]->pos();
+  seqs.bring_to(memory);
   StateBatch batch;
-  batch.bind(layout, states, lengths);
-  const Tensor h = run(ctx, in, dims, seqs, batch.layer(0)).clone();
+  batch.bind(layout, states, lengths, memory);
+  const Tensor h = run(ctx, on(memory, in), dims, seqs, batch.layer(0)).clone().to_host();
   batch.advance(lengths);
   return h;
+}
+
+/// The same without states.
+Tensor stateless(const Machine& machine, Ctx& ctx, const MlstmTensors& in, const MlstmDims& dims, const Seqs& seqs) {
+  return run(ctx, on(machine.memory(), in), dims, machine.on(seqs), {}).to_host();
 }
 
 /// One sequence in pieces that end at `cuts`.
@@ -80,8 +87,8 @@ const MlstmDims kShapes[] = {dims_of(1, 3, 5),    dims_of(1, 16, 64), dims_of(2,
                              dims_of(4, 64, 128), dims_of(1, 1, 1),   dims_of(2, 5, 257, 0.0f), dims_of(2, 300, 130)};
 
 TEST(Mlstm, AgreesWithTheRecurrence) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const MlstmDims& dims : kShapes) {
       const std::vector<int64_t> lengths(std::begin(kLengths), std::end(kLengths));
       const Seqs seqs = sequences(lengths);
@@ -90,8 +97,7 @@ TEST(Mlstm, AgreesWithTheRecurrence) {
       std::vector<State*> pointers;
       for (State& state : states) pointers.push_back(&state);
       const Tensor h = advance(machine.ctx, in, dims, pointers, lengths);
-      const Tensor stateless = run(machine.ctx, in, dims, seqs, {});
-      EXPECT_TRUE(same_bits(h, stateless));
+      EXPECT_TRUE(same_bits(h, stateless(machine, machine.ctx, in, dims, seqs)));
       for (int64_t s = 0; s < seqs.batch(); ++s) {
         const NamedTensors kept = states[static_cast<size_t>(s)].tensors(layout_of(dims));
         for (int64_t head = 0; head < dims.heads; ++head) {
@@ -100,7 +106,7 @@ TEST(Mlstm, AgreesWithTheRecurrence) {
           const std::vector<float> got = head_rows(h, dims, first, seqs.length(s), head);
           // f32 sums of up to 300 terms; q.n may nearly cancel in a row, which amplifies its rounding.
           EXPECT_LT(relative_error(got.data(), r.h), 2e-5)
-              << cpu::isa_name(isa) << " T " << seqs.length(s) << " dk " << dims.dk << " dv " << dims.dv;
+              << target << " T " << seqs.length(s) << " dk " << dims.dk << " dv " << dims.dv;
           EXPECT_LT(relative_error(kept[0].tensor.f32() + head * dims.dk * dims.dv, r.c), 5e-6);
           EXPECT_LT(relative_error(kept[1].tensor.f32() + head * dims.dk, r.n), 5e-6);
           EXPECT_NEAR(kept[2].tensor.f32()[head], r.m, 2e-6 * std::max(1.0, std::abs(r.m)));
@@ -111,8 +117,8 @@ TEST(Mlstm, AgreesWithTheRecurrence) {
 }
 
 TEST(Mlstm, ChunkedEqualsStepped) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const MlstmDims& dims : kShapes) {
       const MlstmTensors in = random_inputs(200, dims, 21);
       State chunked, stepped;
@@ -121,14 +127,14 @@ TEST(Mlstm, ChunkedEqualsStepped) {
       const Tensor a = in_pieces(machine.ctx, in, dims, &chunked, {200});
       const Tensor b = in_pieces(machine.ctx, in, dims, &stepped, every_row);
       const std::vector<double> expected(b.f32(), b.f32() + b.count());
-      EXPECT_LT(relative_error(a.f32(), expected), 2e-5) << cpu::isa_name(isa) << " dk " << dims.dk;
+      EXPECT_LT(relative_error(a.f32(), expected), 2e-5) << target << " dk " << dims.dk;
     }
   }
 }
 
 TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     const MlstmDims dims = dims_of(2, 48, 80);
     const MlstmTensors in = random_inputs(300, dims, 3);
     State whole, cut;
@@ -145,14 +151,14 @@ TEST(Mlstm, CutsOnTheChunkGridChangeNoBit) {
 }
 
 TEST(Mlstm, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     // One head of 512 columns: three threads share it. Two heads: the third thread helps with either. Four: one is
     // left.
     for (const MlstmDims& dims : {dims_of(1, 64, 512), dims_of(2, 64, 200), dims_of(4, 32, 96), dims_of(1, 48, 200)}) {
       const std::vector<int64_t> lengths = {1, 130, 0, 64, 65, 1};
       const Seqs seqs = sequences(lengths);
       const MlstmTensors in = random_inputs(seqs.rows(), dims, 5);
-      Machine one(isa, 1), three(isa, 3);
+      Machine one(target, 1), three(target, 3);
       std::vector<State> batched(lengths.size());
       std::vector<State*> pointers;
       for (State& state : batched) pointers.push_back(&state);
@@ -224,10 +230,10 @@ TEST(Mlstm, GoldenVectors) {
   const float q[] = {1, -2, .5f, .25f, -1, 1, 2, 1}, k[] = {.5f, 1, -1, .5f, 1.5f, -.5f, .25f, .75f};
   const float v[] = {1, 2, -1, .5f, -.5f, 0, -2, 1, 3, 0, 1, -1};
   const MlstmDims dims = dims_of(1, 2, 3, 0.0f);
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{4}, {1, 2, 3, 4}, {1, 4}}) {
       for (const Golden& golden : cases) {
-        Machine machine(isa);
+        Machine machine(target);
         const MlstmTensors in = {Tensor({4, 2}, DType::kF32), Tensor({4, 2}, DType::kF32), Tensor({4, 3}, DType::kF32),
                                  Tensor({4, 1}, DType::kF32), Tensor({4, 1}, DType::kF32)};
         std::memcpy(in.q.raw(), q, sizeof q);
@@ -256,9 +262,9 @@ TEST(Mlstm, GoldenVectors) {
 
 TEST(Mlstm, ExtremeGatesStayFinite) {
   const float extremes[] = {15, -15, 1e4f, -1e4f, 0, -90, 90};
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const float cap : {0.0f, 15.0f}) {
-      Machine machine(isa);
+      Machine machine(target);
       const MlstmDims dims = dims_of(1, 4, 6, cap);
       const MlstmTensors in = random_inputs(98, dims, 31);
       for (int64_t t = 0; t < 98; ++t) {
@@ -319,8 +325,8 @@ TEST(Mlstm, ScaledKeysGiveTheSameOutputsAndSmallerStates) {
   MlstmDims scaled = plain;
   scaled.scale_keys = true;
   const float factor = 1 / std::sqrt(24.0f);
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     const MlstmTensors in = random_inputs(130, plain, 9);
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{130}, {64, 65, 66, 67, 68, 130}}) {
       State a, b;

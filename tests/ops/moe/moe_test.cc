@@ -13,6 +13,7 @@
 #include "carousel/core/error.h"
 #include "tests/isas.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -49,7 +50,7 @@ Choice reference_route(const float* logits, int64_t count, const MoeRouting& rou
 }
 
 Weight random_weight(const Stream& stream, int64_t rows, int64_t cols, uint64_t seed) {
-  Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels);
+  Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels, *stream.memory);
   const Tensor values = random_tensor({rows, cols}, seed, 1 / std::sqrt(static_cast<float>(cols)));
   weight.write_rows(stream, 0, rows, values.raw());
   return weight;
@@ -83,9 +84,19 @@ std::vector<double> reference_expert(const MoeExpert& expert, const std::vector<
   return times(expert.down, hidden);
 }
 
+MoeRouting on(const Machine& machine, MoeRouting routing) {
+  routing.expert_bias = machine.on(routing.expert_bias);
+  return routing;
+}
+/// The op on tensors of the host.
+MoeRoutes route(Machine& machine, const Tensor& logits, const MoeRouting& routing) {
+  const MoeRoutes routes = ops::moe_route(machine.ctx, machine.on(logits), on(machine, routing));
+  return {routes.experts.to_host(), routes.weights.to_host()};
+}
+
 TEST(MoeRoute, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const int64_t count : {1, 2, 6, 17, 64}) {
       for (const int64_t top_k : {int64_t{1}, std::min<int64_t>(count, 4), count}) {
         for (const bool plain : {true, false}) {
@@ -95,7 +106,7 @@ TEST(MoeRoute, AgreesWithF64) {
           routing.scale = plain ? 2.5f : 1.0f;
           if (!plain) routing.expert_bias = random_tensor({count}, 7, 0.2f);
           const Tensor logits = random_tensor({50, count}, 3, 2.0f);
-          const MoeRoutes routes = ops::moe_route(machine.ctx, logits, routing);
+          const MoeRoutes routes = route(machine, logits, routing);
           for (int64_t n = 0; n < 50; ++n) {
             const Choice choice = reference_route(logits.f32() + n * count, count, routing);
             for (int64_t i = 0; i < top_k; ++i) {
@@ -127,13 +138,13 @@ TEST(MoeRoute, BiasChoosesButDoesNotWeigh) {
 }
 
 TEST(MoeRoute, TiesGoToTheLowerIndex) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     MoeRouting routing;
     routing.top_k = 3;
     Tensor logits({1, 40}, DType::kF32);  // all equal
     logits.f32()[30] = 1.0f;
-    const MoeRoutes routes = ops::moe_route(machine.ctx, logits, routing);
+    const MoeRoutes routes = route(machine, logits, routing);
     EXPECT_EQ(routes.experts.i32()[0], 0);
     EXPECT_EQ(routes.experts.i32()[1], 1);
     EXPECT_EQ(routes.experts.i32()[2], 30);
@@ -141,13 +152,14 @@ TEST(MoeRoute, TiesGoToTheLowerIndex) {
 }
 
 TEST(MoeRoute, ScoresThatAreNotNumbersStillChooseDistinctExperts) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     MoeRouting routing;
     routing.top_k = 4;
     const Tensor logits = random_tensor({1, 9}, 5);
     for (const int64_t e : {0, 3, 8}) logits.f32()[e] = std::nanf("");
-    const int32_t* chosen = ops::moe_route(machine.ctx, logits, routing).experts.i32();
+    const MoeRoutes routes = route(machine, logits, routing);
+    const int32_t* chosen = routes.experts.i32();
     for (int64_t i = 0; i < 4; ++i) {
       ASSERT_TRUE(chosen[i] >= 0 && chosen[i] < 9);
       if (i > 0) {
@@ -158,15 +170,16 @@ TEST(MoeRoute, ScoresThatAreNotNumbersStillChooseDistinctExperts) {
 }
 
 TEST(MoeExperts, AgreeWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     const int64_t width = 21, hidden = 37, rows = 40;
     const std::vector<MoeExpert> experts = random_experts(machine.stream, 6, width, hidden);
     const Tensor x = random_tensor({rows, width}, 1);
     const Tensor logits = random_tensor({rows, 6}, 2, 2.0f);
     MoeRouting routing;
     routing.top_k = 2;
-    const Tensor y = ops::moe_experts(machine.ctx, x, ops::moe_route(machine.ctx, logits, routing), experts);
+    const MoeRoutes routes = ops::moe_route(machine.ctx, machine.on(logits), routing);
+    const Tensor y = ops::moe_experts(machine.ctx, machine.on(x), routes, experts).to_host();
     for (int64_t n = 0; n < rows; ++n) {
       const Choice choice = reference_route(logits.f32() + n * 6, 6, routing);
       const std::vector<double> x_n(x.f32() + n * width, x.f32() + (n + 1) * width);
@@ -182,8 +195,8 @@ TEST(MoeExperts, AgreeWithF64) {
 
 // 1200 rows: more than one group of an expert that most of them choose.
 TEST(MoeExperts, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
     const int64_t rows = 1200, width = 16;
     const std::vector<MoeExpert> experts = random_experts(one.stream, 5, width, 24);
     const Tensor x = random_tensor({rows, width}, 1);
@@ -193,8 +206,8 @@ TEST(MoeExperts, NeighboursAndThreadsChangeNoBit) {
     routing.expert_bias = Tensor({5}, DType::kF32);
     routing.expert_bias.f32()[3] = 0.5f;
     const auto run = [&](Machine& machine, int64_t begin, int64_t end) {
-      const MoeRoutes routes = ops::moe_route(machine.ctx, logits.rows(begin, end), routing);
-      return ops::moe_experts(machine.ctx, x.rows(begin, end), routes, experts).clone();
+      const MoeRoutes routes = ops::moe_route(machine.ctx, machine.on(logits.rows(begin, end)), on(machine, routing));
+      return ops::moe_experts(machine.ctx, machine.on(x.rows(begin, end)), routes, experts).clone().to_host();
     };
     const Tensor whole = run(three, 0, rows);
     EXPECT_TRUE(same_bits(run(one, 0, rows), whole));

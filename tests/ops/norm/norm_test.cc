@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
 #include "tests/ops/norm/norm_reference.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -37,16 +37,36 @@ Norm make_norm(Norm::Kind kind, int64_t width, bool weight, bool bias) {
   return norm;
 }
 
+Norm on(const Machine& machine, Norm norm) {
+  norm.weight = machine.on(norm.weight);
+  norm.bias = machine.on(norm.bias);
+  return norm;
+}
+
+ops::NormGate on(const Machine& machine, ops::NormGate gate) {
+  return {gate.kind, machine.on(gate.pre), machine.on(gate.skip), machine.on(gate.skip_weight)};
+}
+
+/// add_norm on the machine, its results on the host.
+ops::AddNorm add_norm(Machine& machine, const Tensor& x, const Tensor& y, const Norm& norm) {
+  const ops::AddNorm out = ops::add_norm(machine.ctx, machine.on(x), machine.on(y), on(machine, norm));
+  return {out.sum.to_host(), out.normed.to_host()};
+}
+
+Tensor head_norm(Machine& machine, const Tensor& h, int64_t heads, const Norm& norm, const ops::NormGate& gate) {
+  return ops::head_norm(machine.ctx, machine.on(h), heads, on(machine, norm), on(machine, gate)).to_host();
+}
+
 TEST(AddNorm, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
       for (const int64_t width : {1, 2, 15, 16, 17, 96, 512, 1001}) {
         for (const bool affine : {false, true}) {
           // A mean of 30 against a spread of 1: the variance must come from the deviations.
           const Tensor x = random_tensor({4, width}, 1, 1.0f, 30.0f), y = random_tensor({4, width}, 2);
           const Norm norm = make_norm(kind, width, affine, affine);
-          const ops::AddNorm out = ops::add_norm(machine.ctx, x, y, norm);
+          const ops::AddNorm out = add_norm(machine, x, y, norm);
           for (int64_t n = 0; n < 4; ++n) {
             for (int64_t j = 0; j < width; ++j) {
               const int64_t at = n * width + j;
@@ -66,25 +86,25 @@ TEST(AddNorm, AgreesWithF64) {
 TEST(AddNorm, NothingToAddAndNoNorm) {
   Machine machine;
   const Tensor x = random_tensor({3, 33}, 1), y = random_tensor({3, 33}, 2);
-  const ops::AddNorm alone = ops::add_norm(machine.ctx, x, {}, make_norm(Norm::Kind::kRms, 33, true, false));
+  const ops::AddNorm alone = add_norm(machine, x, {}, make_norm(Norm::Kind::kRms, 33, true, false));
   EXPECT_EQ(alone.sum.raw(), x.raw());
   EXPECT_LT(relative_error(alone.normed.f32(), normed(x.f32(), 33, make_norm(Norm::Kind::kRms, 33, true, false), 0)),
             1e-6);
-  const ops::AddNorm none = ops::add_norm(machine.ctx, x, y, make_norm(Norm::Kind::kNone, 33, false, false));
+  const ops::AddNorm none = add_norm(machine, x, y, make_norm(Norm::Kind::kNone, 33, false, false));
   EXPECT_EQ(none.normed.raw(), none.sum.raw());
   EXPECT_EQ(none.sum.f32()[40], x.f32()[40] + y.f32()[40]);
-  EXPECT_EQ(ops::add_norm(machine.ctx, x.rows(0, 0), {}, {}).normed.dim(0), 0);
+  EXPECT_EQ(add_norm(machine, x.rows(0, 0), {}, {}).normed.dim(0), 0);
 }
 
 TEST(AddNorm, NeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
     for (const Norm::Kind kind : kKinds) {
       const Tensor x = random_tensor({500, 333}, 1), y = random_tensor({500, 333}, 2);
       const Norm norm = make_norm(kind, 333, true, true);
-      const Tensor all = ops::add_norm(three.ctx, x, y, norm).normed;
-      EXPECT_TRUE(same_bits(all, ops::add_norm(one.ctx, x, y, norm).normed));
-      EXPECT_TRUE(same_bits(all.rows(7, 8), ops::add_norm(three.ctx, x.rows(7, 8), y.rows(7, 8), norm).normed));
+      const Tensor all = add_norm(three, x, y, norm).normed;
+      EXPECT_TRUE(same_bits(all, add_norm(one, x, y, norm).normed));
+      EXPECT_TRUE(same_bits(all.rows(7, 8), add_norm(three, x.rows(7, 8), y.rows(7, 8), norm).normed));
     }
   }
 }
@@ -92,41 +112,39 @@ TEST(AddNorm, NeighboursAndThreadsChangeNoBit) {
 TEST(AddNorm, WrongShapesAreRefused) {
   Machine machine;
   const Tensor x = random_tensor({3, 8}, 1);
-  EXPECT_THROW(ops::add_norm(machine.ctx, x, random_tensor({3, 7}, 1), {}), Error);
-  EXPECT_THROW(ops::add_norm(machine.ctx, x, {}, make_norm(Norm::Kind::kRms, 9, true, false)), Error);
+  EXPECT_THROW(add_norm(machine, x, random_tensor({3, 7}, 1), {}), Error);
+  EXPECT_THROW(add_norm(machine, x, {}, make_norm(Norm::Kind::kRms, 9, true, false)), Error);
 }
 
 ops::NormGate sigmoid_gate(const Columns& pre) { return {ops::NormGate::Kind::kSigmoid, pre, {}, {}}; }
 
 // A weight held around zero, w, gives what 1 + w gives, bit for bit.
 TEST(Norm, AWeightOffsetIsAddedToTheWeight) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const Norm::Kind kind : kKinds) {
       const Tensor x = random_tensor({5, 37}, 1);
       Norm around_zero = make_norm(kind, 37, true, true), around_one = around_zero;
       around_zero.weight_offset = 1;
       around_one.weight = around_zero.weight.clone();
       for (int64_t j = 0; j < 37; ++j) around_one.weight.f32()[j] += 1.0f;
-      EXPECT_TRUE(same_bits(ops::add_norm(machine.ctx, x, {}, around_zero).normed,
-                            ops::add_norm(machine.ctx, x, {}, around_one).normed));
-      EXPECT_TRUE(same_bits(ops::head_norm(machine.ctx, x, 1, around_zero, {}),
-                            ops::head_norm(machine.ctx, x, 1, around_one, {})));
+      EXPECT_TRUE(same_bits(add_norm(machine, x, {}, around_zero).normed, add_norm(machine, x, {}, around_one).normed));
+      EXPECT_TRUE(same_bits(head_norm(machine, x, 1, around_zero, {}), head_norm(machine, x, 1, around_one, {})));
     }
   }
 }
 
 TEST(HeadNorm, SigmoidGateAgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const int threads : {1, 3}) {
-      Machine machine(isa, threads);
+      Machine machine(target, threads);
       for (const Norm::Kind kind : kKinds) {
         for (const int64_t dv : {1, 5, 16, 33, 128}) {
           const int64_t heads = 3, width = heads * dv, rows = 40;
           // Rows of h near 1e-4, as small gates give: eps then decides the scale.
           const Tensor h = random_tensor({rows, width}, 3, 1e-2f), o = random_tensor({rows, 2 * width}, 4, 3.0f);
           const Norm norm = make_norm(kind, width, true, dv % 2 == 1);
-          const Tensor out = ops::head_norm(machine.ctx, h, heads, norm, sigmoid_gate(columns(o, width, width)));
+          const Tensor out = head_norm(machine, h, heads, norm, sigmoid_gate(columns(o, width, width)));
           for (int64_t n = 0; n < rows; ++n) {
             std::vector<double> expected;
             for (int64_t head = 0; head < heads; ++head) {
@@ -148,13 +166,13 @@ TEST(HeadNorm, SigmoidGateAgreesWithF64) {
 TEST(HeadNorm, HeadsMustDivideTheWidth) {
   Machine machine;
   const Tensor h = random_tensor({2, 10}, 1);
-  EXPECT_THROW(ops::head_norm(machine.ctx, h, 3, {}, sigmoid_gate(columns(h))), Error);
-  EXPECT_THROW(ops::head_norm(machine.ctx, h, 0, {}, sigmoid_gate(columns(h))), Error);
+  EXPECT_THROW(head_norm(machine, h, 3, {}, sigmoid_gate(columns(h))), Error);
+  EXPECT_THROW(head_norm(machine, h, 0, {}, sigmoid_gate(columns(h))), Error);
 }
 
 TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const int64_t dv : {3, 16, 33}) {
       const int64_t heads = 2, width = heads * dv, rows = 20;
       const Tensor h = random_tensor({rows, width}, 3), pre = random_tensor({rows, 2 * width}, 4, 3.0f);
@@ -162,8 +180,8 @@ TEST(HeadNorm, SkipAndSiluGateAgreeWithF64) {
       const Norm norm = make_norm(Norm::Kind::kLayer, width, true, false);
       const ops::NormGate gate = {ops::NormGate::Kind::kSilu, columns(pre, width, width), columns(skip, 1, width),
                                   skip_weight};
-      const Tensor gated = ops::head_norm(machine.ctx, h, heads, norm, gate);
-      const Tensor plain = ops::head_norm(machine.ctx, h, heads, norm, {});
+      const Tensor gated = head_norm(machine, h, heads, norm, gate);
+      const Tensor plain = head_norm(machine, h, heads, norm, {});
       for (int64_t n = 0; n < rows; ++n) {
         std::vector<double> expected;
         for (int64_t head = 0; head < heads; ++head) {

@@ -14,11 +14,11 @@ namespace carousel {
 namespace {
 
 TEST(GatherRows, GivesRowsInTheOrderAsked) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa, 3);
+  for (const Target& target : targets()) {
+    Machine machine(target, 3);
     const Tensor x = random_tensor({6, 37}, 1);
     const std::vector<int64_t> rows = {5, 0, 0, 3};
-    const Tensor picked = ops::gather_rows(machine.ctx, x, rows);
+    const Tensor picked = ops::gather_rows(machine.ctx, machine.on(x), rows).to_host();
     for (size_t i = 0; i < rows.size(); ++i) {
       const auto n = static_cast<int64_t>(i);
       EXPECT_TRUE(same_bits(picked.rows(n, n + 1), x.rows(rows[i], rows[i] + 1)));
@@ -30,10 +30,11 @@ TEST(GatherRows, GivesRowsInTheOrderAsked) {
 }
 
 TEST(CopyColumns, TouchesTheseColumnsAlone) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
-    const Tensor from = random_tensor({4, 9}, 1), to({4, 7}, DType::kF32);
-    ops::copy_columns(machine.ctx, columns(from, 3, 5), columns(to, 1, 5));
+  for (const Target& target : targets()) {
+    Machine machine(target);
+    const Tensor from = random_tensor({4, 9}, 1), there = machine.on(Tensor({4, 7}, DType::kF32));
+    ops::copy_columns(machine.ctx, machine.on(columns(from, 3, 5)), columns(there, 1, 5));
+    const Tensor to = there.to_host();
     for (int64_t n = 0; n < 4; ++n) {
       for (int64_t j = 0; j < 7; ++j) {
         EXPECT_EQ(to.f32()[n * 7 + j], j >= 1 && j < 6 ? from.f32()[n * 9 + j + 2] : 0.0f);

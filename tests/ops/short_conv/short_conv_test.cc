@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -18,6 +18,24 @@ using Conv = ops::ConvTaps;
 
 Conv make_conv(int64_t count, int64_t width, bool bias) {
   return formed(Conv(random_tensor({width, 1, count}, 51), bias ? random_tensor({width}, 52) : Tensor()));
+}
+
+/// The same taps in `memory`.
+Conv on(Memory& memory, const Conv& conv) {
+  if (!memory.is_apart()) return conv;
+  return formed(Conv(conv.master().to(memory), conv.bias().defined() ? conv.bias().to(memory) : Tensor()));
+}
+
+/// The ops on tensors of the host.
+Tensor run(Ctx& ctx, const Tensor& bcx, const Conv& conv, Seqs seqs, LayerStates states) {
+  Memory& memory = *ctx.stream.memory;
+  seqs.bring_to(memory);
+  return ops::short_conv(ctx, bcx.to(memory), on(memory, conv), seqs, states).to_host();
+}
+Tensor run_silu(Ctx& ctx, const Columns& x, const Conv& conv, Seqs seqs, LayerStates states) {
+  Memory& memory = *ctx.stream.memory;
+  seqs.bring_to(memory);
+  return ops::silu_conv(ctx, {x.of.to(memory), x.first, x.count}, on(memory, conv), seqs, states).to_host();
 }
 
 StateLayout layout_of(const Conv& conv) {
@@ -30,8 +48,8 @@ Tensor advance(Ctx& ctx, const Tensor& bcx, const Conv& conv, const std::vector<
                const std::vector<int64_t>& lengths) {
   const StateLayout layout = layout_of(conv);
   StateBatch batch;
-  batch.bind(layout, states, lengths);
-  const Tensor out = ops::short_conv(ctx, bcx, conv, sequences(lengths), batch.layer(0)).clone();
+  batch.bind(layout, states, lengths, *ctx.stream.memory);
+  const Tensor out = run(ctx, bcx, conv, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -55,15 +73,15 @@ std::vector<double> reference(const Tensor& bcx, const Conv& conv, int64_t first
 }
 
 TEST(ShortConv, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const int64_t width : {1, 7, 16, 33, 256}) {
       for (const int64_t count : {1, 2, 3, 5}) {
         const Conv conv = make_conv(count, width, count != 3);
         const std::vector<int64_t> lengths = {1, 0, 2, 17, 130};
         const Seqs seqs = sequences(lengths);
         const Tensor bcx = random_tensor({seqs.rows(), 3 * width}, 1);
-        const Tensor out = ops::short_conv(machine.ctx, bcx, conv, seqs, {});
+        const Tensor out = run(machine.ctx, bcx, conv, seqs, {});
         for (size_t s = 0; s < lengths.size(); ++s) {
           const std::vector<double> expected = reference(bcx, conv, seqs.offsets[s], lengths[s]);
           EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * width, expected), 1e-6);
@@ -74,14 +92,14 @@ TEST(ShortConv, AgreesWithF64) {
 }
 
 TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
     for (const int64_t count : {1, 2, 3, 4, 6}) {
       const Conv conv = make_conv(count, 600, true);
       const std::vector<int64_t> lengths = {90, 0, 30, 1};
       const Seqs seqs = sequences(lengths);
       const Tensor bcx = random_tensor({seqs.rows(), 1800}, 2);
-      const Tensor whole = ops::short_conv(three.ctx, bcx, conv, seqs, {}).clone();
+      const Tensor whole = run(three.ctx, bcx, conv, seqs, {}).clone();
       std::vector<State> batched(4);
       EXPECT_TRUE(same_bits(
           whole, advance(three.ctx, bcx, conv, {&batched[0], &batched[1], &batched[2], &batched[3]}, lengths)));
@@ -120,16 +138,16 @@ Tensor advance_silu(Ctx& ctx, const Columns& x, const Conv& conv, State* state, 
   StateBatch batch;
   const std::vector<State*> states = {state};
   const std::vector<int64_t> lengths = {rows};
-  batch.bind(layout, states, lengths);
-  const Tensor out = ops::silu_conv(ctx, x, conv, sequences(lengths), batch.layer(0)).clone();
+  batch.bind(layout, states, lengths, *ctx.stream.memory);
+  const Tensor out = run_silu(ctx, x, conv, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
 
 // silu of the plain convolution; the state is the last K inputs, the current one among them.
 TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const int64_t width : {1, 16, 37}) {
       for (const int64_t count : {1, 2, 4}) {
         const Conv conv = make_conv(count, width, count != 2);
@@ -142,8 +160,7 @@ TEST(SiluConv, AgreesWithF64AndKeepsTheLastInputs) {
           begin = cut;
         }
         const Tensor out = joined(parts);
-        EXPECT_TRUE(
-            same_bits(ops::silu_conv(machine.ctx, columns(x, 3, width), conv, sequences({30}), {}).clone(), out));
+        EXPECT_TRUE(same_bits(run_silu(machine.ctx, columns(x, 3, width), conv, sequences({30}), {}).clone(), out));
         std::vector<double> expected, kept;
         for (int64_t t = 0; t < 30; ++t) {
           for (int64_t j = 0; j < width; ++j) {

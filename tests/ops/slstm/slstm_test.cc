@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
 #include "tests/ops/slstm/slstm_reference.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -26,12 +26,25 @@ StateLayout layout_of(int64_t width) {
   return layout;
 }
 
+/// The same matrices in `memory`.
+ops::SlstmRecurrent on(Memory& memory, const ops::SlstmRecurrent& recurrent) {
+  if (!memory.is_apart()) return recurrent;
+  return formed(ops::SlstmRecurrent(recurrent.master().to(memory), recurrent.dims()));
+}
+
+/// The op on tensors of the host.
+Tensor run(Ctx& ctx, const Tensor& wx, const ops::SlstmRecurrent& recurrent, Seqs seqs, LayerStates states) {
+  Memory& memory = *ctx.stream.memory;
+  seqs.bring_to(memory);
+  return ops::slstm(ctx, wx.to(memory), on(memory, recurrent), seqs, states).to_host();
+}
+
 Tensor advance(Ctx& ctx, const Tensor& wx, const ops::SlstmRecurrent& recurrent, const ops::SlstmDims& dims,
                const std::vector<State*>& states, const std::vector<int64_t>& lengths) {
   const StateLayout layout = layout_of(dims.heads * dims.dh);
   StateBatch batch;
-  batch.bind(layout, states, lengths);
-  const Tensor out = ops::slstm(ctx, wx, recurrent, sequences(lengths), batch.layer(0)).clone();
+  batch.bind(layout, states, lengths, *ctx.stream.memory);
+  const Tensor out = run(ctx, wx, recurrent, sequences(lengths), batch.layer(0)).clone();
   batch.advance(lengths);
   return out;
 }
@@ -71,8 +84,8 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
     }
   }
   const ops::SlstmDims dims{1, 2};
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     State state;
     const Tensor out = advance(machine.ctx, wx, formed(ops::SlstmRecurrent(recurrent, dims)), dims, {&state}, {3});
     for (size_t t = 0; t < 3; ++t) EXPECT_LT(relative_error(out.f32() + t * 2, y[t]), 1e-6) << t;
@@ -83,8 +96,8 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
 }
 
 TEST(Slstm, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const auto& [heads, dh] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {2, 16}, {4, 33}, {1, 96}}) {
       ops::SlstmDims dims{heads, dh};
       if (dh == 5) dims.f_gate_max = 0.5f;
@@ -124,10 +137,10 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
   const Seqs seqs = sequences(lengths);
   const Tensor wx = random_tensor({seqs.rows(), 4 * width}, 3);
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims));
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), many(isa, 4);
-    const Tensor whole = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
-    EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, seqs, {}), whole));
+  for (const Target& target : targets()) {
+    Machine one(target, 1), many(target, 4);
+    const Tensor whole = run(one.ctx, wx, packed, seqs, {}).clone();
+    EXPECT_TRUE(same_bits(run(many.ctx, wx, packed, seqs, {}), whole));
     for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{70}, {1, 2, 50, 70}, {33, 34, 70}}) {
       State state;
       std::vector<Tensor> parts;
@@ -147,19 +160,19 @@ TEST(Slstm, AnyNumberOfSequencesIsAsAlone) {
   constexpr int64_t kMost = 26, kSteps = 3;
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 40, 160}, 11, 0.2f), dims));
   const Tensor wx = random_tensor({kMost * kSteps, 160}, 12);
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa, 1);
+  for (const Target& target : targets()) {
+    Machine machine(target, 1);
     std::vector<Tensor> alone;
     for (int64_t s = 0; s < kMost; ++s) {
       const Tensor rows = wx.rows(s * kSteps, (s + 1) * kSteps);
-      alone.push_back(ops::slstm(machine.ctx, rows, packed, sequences({kSteps}), {}).clone());
+      alone.push_back(run(machine.ctx, rows, packed, sequences({kSteps}), {}).clone());
     }
     for (int64_t batch = 2; batch <= kMost; ++batch) {
       const Seqs seqs = sequences(std::vector<int64_t>(static_cast<size_t>(batch), kSteps));
-      const Tensor all = ops::slstm(machine.ctx, wx.rows(0, batch * kSteps), packed, seqs, {});
+      const Tensor all = run(machine.ctx, wx.rows(0, batch * kSteps), packed, seqs, {});
       for (int64_t s = 0; s < batch; ++s) {
         EXPECT_TRUE(same_bits(all.rows(s * kSteps, (s + 1) * kSteps).clone(), alone[static_cast<size_t>(s)]))
-            << cpu::isa_name(isa) << ", " << s << " of " << batch;
+            << target << ", " << s << " of " << batch;
       }
     }
   }
@@ -170,15 +183,15 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
   const ops::SlstmDims dims{1, 136};
   const std::vector<std::vector<int64_t>> batches = {{60}, {1}, {9, 0, 31, 31, 2}, {1, 1, 1, 1, 1, 1, 1}, {20, 21, 20}};
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 136, 544}, 9, 0.1f), dims));
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1);
+  for (const Target& target : targets()) {
+    Machine one(target, 1);
     for (const std::vector<int64_t>& lengths : batches) {
       const Seqs seqs = sequences(lengths);
       const Tensor wx = random_tensor({seqs.rows(), 544}, 10);
-      const Tensor alone = ops::slstm(one.ctx, wx, packed, seqs, {}).clone();
+      const Tensor alone = run(one.ctx, wx, packed, seqs, {}).clone();
       for (const int threads : {2, 3, 5, 16}) {
-        Machine many(isa, threads);
-        for (int i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(ops::slstm(many.ctx, wx, packed, seqs, {}), alone));
+        Machine many(target, threads);
+        for (int i = 0; i < 5; ++i) EXPECT_TRUE(same_bits(run(many.ctx, wx, packed, seqs, {}), alone));
       }
     }
   }
@@ -188,8 +201,8 @@ TEST(Slstm, HeadsDividedAmongThreadsChangeNoBit) {
 TEST(Slstm, ExtremeGatesStayFinite) {
   const ops::SlstmDims dims{1, 8};
   const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({1, 8, 32}, 5, 0.3f), dims));
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const float i_pre : {-1e4f, -200.0f, 200.0f, 1e4f}) {
       for (const float f_pre : {-1e4f, 0.0f, 1e4f}) {
         Tensor wx = random_tensor({50, 32}, 6);
@@ -199,7 +212,7 @@ TEST(Slstm, ExtremeGatesStayFinite) {
             wx.f32()[t * 32 + 8 + j] += f_pre;
           }
         }
-        const Tensor out = ops::slstm(machine.ctx, wx, packed, sequences({50}), {});
+        const Tensor out = run(machine.ctx, wx, packed, sequences({50}), {});
         EXPECT_TRUE(std::all_of(out.f32(), out.f32() + out.count(), [](float v) { return std::abs(v) <= 1; }))
             << i_pre << ", " << f_pre;
       }

@@ -7,21 +7,22 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
 
 TEST(CrossEntropy, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const int threads : {1, 3}) {
-      Machine machine(isa, threads);
+      Machine machine(target, threads);
       for (const int64_t vocab : {1, 2, 15, 16, 17, 50257}) {
         const Tensor logits = random_tensor({20, vocab}, 1, 8.0f, -200.0f);
         std::vector<int32_t> ids;
         for (int64_t n = 0; n < 20; ++n) ids.push_back(static_cast<int32_t>(n * 7919 % vocab));
-        const Tensor nll = ops::cross_entropy(machine.ctx, logits, ops::target_ids(machine.ctx, ids, vocab));
+        const Tensor nll =
+            ops::cross_entropy(machine.ctx, machine.on(logits), ops::target_ids(machine.ctx, ids, vocab)).to_host();
         for (int64_t n = 0; n < 20; ++n) {
           const float* row = logits.f32() + n * vocab;
           double sum = 0;

@@ -12,7 +12,8 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/cpu/isa.h"
-#include "tests/isas.h"
+#include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -30,12 +31,10 @@ std::string message_of(const F& f) {
 }
 
 TEST(Embedding, RowsOfTheTable) {
-  ThreadPool pool(2);
   const int64_t V = 70, D = 37;
-  for (const Isa isa : tested_isas()) {
-    const Stream stream{&Memory::host(), isa, &pool};
-    Arena arena;
-    Ctx ctx{stream, arena};
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
+    Ctx& ctx = machine.ctx;
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       std::vector<float> values(static_cast<size_t>(V * D));
       Rng rng(3);
@@ -44,10 +43,10 @@ TEST(Embedding, RowsOfTheTable) {
       narrow(values.data(), dtype, stored.data(), values.size());
       widen(stored.data(), dtype, values.data(), values.size());
       for (const Weight::Layout layout : {Weight::Layout::kPanels, Weight::Layout::kRows}) {
-        Weight table(V, D, dtype, layout);
-        table.write_rows(stream, 0, V, stored.data());
+        Weight table(V, D, dtype, layout, machine.memory());
+        table.write_rows(machine.stream, 0, V, stored.data());
         const std::vector<int32_t> ids = {0, 69, 31, 32, 5, 5, 64};
-        const Tensor x = ops::embedding(ctx, ops::token_ids(ctx, ids, V), table);
+        const Tensor x = ops::embedding(ctx, ops::token_ids(ctx, ids, V), table).to_host();
         ASSERT_EQ(x.shape(), (Shape{7, D}));
         for (size_t n = 0; n < ids.size(); ++n) {
           EXPECT_EQ(std::memcmp(x.f32() + static_cast<int64_t>(n) * D, values.data() + ids[n] * D,

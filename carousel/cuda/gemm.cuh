@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Large products by cuBLASLt. The library is loaded by name when the first GPU is opened, so that one binary also runs
+// where it is not installed; products then take the kernels of ops/linear alone.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+namespace carousel::cuda {
+
+/// y [N, M] f32 = x [N, K] w [M, K]^T, row-major; x and w are bf16, sums f32.
+struct GemmCall {
+  const void* x;
+  const void* w;
+  float* y;
+  int64_t N, M, K;
+  int64_t y_stride;
+};
+
+struct GemmFunctions;
+
+class Gemm {
+ public:
+  explicit Gemm(const GemmFunctions& functions);
+  /// Throws Error(kDevice). Which algorithm is taken depends on the shape, and so may the last bits. Calls go to one
+  /// queue, since they share scratch memory.
+  void run(const GemmCall& call, cudaStream_t stream);
+
+ private:
+  struct Plan {
+    cublasLtMatmulDesc_t product;
+    cublasLtMatrixLayout_t x, w, y;
+    cublasLtMatmulAlgo_t algorithm;
+  };
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // N, M, K, y_stride
+  const Plan& plan_of(const GemmCall& call);
+
+  static constexpr size_t kScratchBytes = size_t{32} << 20;  // what NVIDIA asks for on Hopper
+  const GemmFunctions& functions_;
+  void* scratch_ = nullptr;
+  cublasLtHandle_t handle_ = nullptr;
+  std::mutex planning_;  // guards plans_, whose entries never change and stay where they are
+  std::map<Shape, Plan> plans_;
+};
+
+/// Loads the library; null where it is not found. Never destroyed.
+Gemm* open_gemm();
+
+}  // namespace carousel::cuda

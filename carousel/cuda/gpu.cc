@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening a GPU, its memory, and copies to and from it.
+//
+// 1. All work goes to one queue. A block is taken and released in the order of the queue, so it may be handed out again
+//    while kernels that read it before are still waiting to run.
+// 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
+// once.
+// 3. A copy to the host waits for the queue.
+#include "carousel/cuda/gpu.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+
+#include "carousel/core/error.h"
+#include "carousel/cuda/gemm.cuh"
+#include "carousel/cuda/launch.cuh"
+
+namespace carousel::cuda {
+namespace {
+
+constexpr int kMostGpus = 64;
+constexpr size_t kSmallPiece = size_t{64} << 10, kLargePiece = size_t{4} << 20;
+constexpr size_t kUnit = 512, kLargeUnit = size_t{2} << 20;
+
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+size_t granted_bytes_for(size_t size_bytes) {
+  if (size_bytes > SIZE_MAX - kLargeUnit) fail(ErrorKind::kIo, "out of memory: cannot allocate {} bytes", size_bytes);
+  return round_up(size_bytes, size_bytes >= kLargeUnit ? kLargeUnit : kUnit);
+}
+
+/// Grants what a GPU would, and holds nothing.
+class CountedGpu final : public Memory {
+ public:
+  Device device() const override { return Device::kMeta; }
+  bool is_apart() const override { return true; }
+  Device kernels() const override { return Device::kCuda; }
+  Memory& counted() override { return *this; }
+  size_t granted(size_t size_bytes) const override { return granted_bytes_for(size_bytes); }
+  std::byte* allocate(size_t) override { return nullptr; }
+  void release(std::byte*, size_t) noexcept override {}
+  void zero(std::byte*, size_t) override {}
+
+ private:
+  void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte* there, size_t size_bytes) override {
+    if (to.device() == Device::kCpu && size_bytes > 0) std::memset(there, 0, size_bytes);
+  }
+};
+
+int attribute(cudaDeviceAttr which, int index) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, index), "device attribute");
+  return value;
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  fail(ErrorKind::kDevice, "cuda: {}: {}", what, cudaGetErrorString(status));
+}
+
+Staging::Staging(size_t pieces, size_t piece_bytes) : pieces_(pieces), piece_bytes_(piece_bytes) {
+  CAROUSEL_ASSERT(pieces <= kMost);
+  void* pinned = nullptr;
+  check(cudaHostAlloc(&pinned, pieces * piece_bytes, cudaHostAllocDefault), "pinned memory");
+  pinned_ = static_cast<std::byte*>(pinned);
+  for (size_t i = 0; i < pieces; ++i) check(cudaEventCreateWithFlags(&passed_[i], cudaEventDisableTiming), "event");
+}
+
+void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream) {
+  const size_t piece = next_;
+  next_ = (next_ + 1) % pieces_;
+  check(cudaEventSynchronize(passed_[piece]), "copy to the GPU");
+  std::byte* const pinned = pinned_ + piece * piece_bytes_;
+  std::memcpy(pinned, here, size_bytes);
+  check(cudaMemcpyAsync(there, pinned, size_bytes, cudaMemcpyHostToDevice, stream), "copy to the GPU");
+  check(cudaEventRecord(passed_[piece], stream), "copy to the GPU");
+}
+
+Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLargePiece) {
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
+  shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  pooled = attribute(cudaDevAttrMemoryPoolsSupported, index) != 0;
+  if (pooled) {
+    cudaMemPool_t pool = nullptr;
+    uint64_t keep = UINT64_MAX;  // what is released is kept for the next block, not given back at every wait
+    check(cudaDeviceGetDefaultMemPool(&pool, index), "memory pool");
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
+  }
+  counted = new CountedGpu;
+  gemm = open_gemm();
+}
+
+Gpu& Gpu::open(int index) {
+  static std::mutex mutex;
+  static std::array<Gpu*, kMostGpus> gpus{};
+  const std::lock_guard lock(mutex);
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    fail(ErrorKind::kDevice, "cuda:{}: no GPU can be used here: {}", index,
+         status != cudaSuccess ? cudaGetErrorString(status) : "there is none");
+  }
+  count = std::min(count, kMostGpus);
+  if (index < 0 || index >= count) fail(ErrorKind::kDevice, "cuda:{}: expected cuda:0 to cuda:{}", index, count - 1);
+  Gpu*& gpu = gpus[static_cast<size_t>(index)];
+  if (gpu == nullptr) gpu = new Gpu(index);
+  return *gpu;
+}
+
+Gpu::Gpu(int index) {
+  check(cudaSetDevice(index), "opening the GPU");
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, index), "opening the GPU");
+  if (major < 8) {
+    fail(ErrorKind::kDevice, "cuda:{}: {} has compute capability {}.{}, expected 8.0 or later", index, properties.name,
+         major, attribute(cudaDevAttrComputeCapabilityMinor, index));
+  }
+  impl_ = std::make_unique<Impl>(index);
+  std::snprintf(impl_->name, sizeof impl_->name, "%s", properties.name);
+}
+
+Gpu::~Gpu() = default;
+
+Gpu::Impl& gpu_of(const Stream& stream) {
+  Gpu::Impl& impl = static_cast<Gpu*>(stream.memory)->impl();
+  check(cudaSetDevice(impl.index), "choosing the GPU");
+  return impl;
+}
+
+Memory& Gpu::counted() { return *impl_->counted; }
+
+size_t Gpu::granted(size_t size_bytes) const { return granted_bytes_for(size_bytes); }
+
+std::byte* Gpu::allocate(size_t granted_bytes) {
+  if (granted_bytes == 0) return nullptr;
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  void* bytes = nullptr;
+  const cudaError_t status =
+      impl_->pooled ? cudaMallocAsync(&bytes, granted_bytes, impl_->stream) : cudaMalloc(&bytes, granted_bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the error is told here, and not again by the next launch
+    fail(ErrorKind::kDevice, "{}: out of memory: cannot allocate {} bytes, {} are free", name(), granted_bytes,
+         free_bytes());
+  }
+  check(status, "allocation");
+  auto* const block = static_cast<std::byte*>(bytes);
+  zero(block, granted_bytes);
+  return block;
+}
+
+void Gpu::release(std::byte* bytes, size_t) noexcept {
+  if (bytes == nullptr || cudaSetDevice(impl_->index) != cudaSuccess) return;
+  if (impl_->pooled) {
+    cudaFreeAsync(bytes, impl_->stream);
+  } else {
+    cudaFree(bytes);
+  }
+}
+
+void Gpu::zero(std::byte* bytes, size_t size_bytes) {
+  if (size_bytes == 0) return;
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  check(cudaMemsetAsync(bytes, 0, size_bytes, impl_->stream), "zeroing");
+}
+
+void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
+                       size_t size_bytes) {
+  if (size_bytes == 0) return;
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  const cudaStream_t stream = impl_->stream;
+  if (&from == &to) {
+    check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
+  } else if (&to == this) {
+    const std::lock_guard lock(impl_->copying);
+    Staging& staging = size_bytes <= kSmallPiece ? impl_->small : impl_->large;
+    for (size_t done = 0; done < size_bytes; done += staging.piece_bytes()) {
+      staging.copy(here + done, there + done, std::min(staging.piece_bytes(), size_bytes - done), stream);
+    }
+  } else {
+    check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
+    check(cudaStreamSynchronize(stream), "waiting for the GPU");
+  }
+}
+
+std::string Gpu::name() const { return fmt::format("cuda:{} ({})", impl_->index, impl_->name); }
+
+size_t Gpu::free_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  check(cudaMemGetInfo(&free, &total), "free memory");
+  return free;
+}
+
+size_t Gpu::total_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  check(cudaMemGetInfo(&free, &total), "free memory");
+  return total;
+}
+
+}  // namespace carousel::cuda

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// An NVIDIA GPU as a Memory. This header shows nothing of CUDA: where carousel is built without it, absent.cc answers
+// open(), and no other function is called.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "carousel/core/memory.h"
+
+namespace carousel::cuda {
+
+/// The memory of one GPU and its queue of work. Copies, and all kernels whose stream has this memory, run in the order
+/// of their calls; a copy to the host waits for what was called before it. Any thread may call any function.
+class Gpu final : public Memory {
+ public:
+  /// GPU `index` of those that CUDA_VISIBLE_DEVICES leaves, opened by the first call and never closed. Throws
+  /// Error(kDevice) where there is none, or one older than compute capability 8.0.
+  static Gpu& open(int index);
+
+  Device device() const override { return Device::kCuda; }
+  bool is_apart() const override { return true; }
+  Device kernels() const override { return Device::kCuda; }
+  Memory& counted() override;
+  size_t granted(size_t size_bytes) const override;
+  /// Throws Error(kDevice) with what is free where the GPU has no such block.
+  std::byte* allocate(size_t granted_bytes) override;
+  void release(std::byte* bytes, size_t granted_bytes) noexcept override;
+  void zero(std::byte* bytes, size_t size_bytes) override;
+
+  std::string name() const;  // "cuda:0 (NVIDIA H200)"
+  size_t free_bytes() const;
+  size_t total_bytes() const;
+
+  struct Impl;  // cuda/launch.cuh
+  Impl& impl() const { return *impl_; }
+
+ private:
+  explicit Gpu(int index);
+  ~Gpu() override;
+  void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
+                    size_t size_bytes) override;
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace carousel::cuda

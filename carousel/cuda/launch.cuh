@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels of the GPU are launched with: its queue, its limits, and the check of every call.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <mutex>
+
+#include "carousel/core/stream.h"
+#include "carousel/cuda/gpu.h"
+
+namespace carousel::cuda {
+
+/// Throws Error(kDevice) "what: CUDA's words" unless `status` is success.
+void check(cudaError_t status, const char* what);
+
+class Gemm;
+
+/// Pinned pieces of host memory, through which copies to the GPU go one after the other. A piece may be written again
+/// when its event has passed.
+class Staging {
+ public:
+  Staging(size_t pieces, size_t piece_bytes);
+  size_t piece_bytes() const { return piece_bytes_; }
+  /// Copies at most piece_bytes to the GPU, in the order of `stream`. `here` may change at once.
+  void copy(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream);
+
+ private:
+  static constexpr size_t kMost = 64;
+  size_t pieces_, piece_bytes_;
+  std::byte* pinned_ = nullptr;
+  cudaEvent_t passed_[kMost];
+  size_t next_ = 0;
+};
+
+struct Gpu::Impl {
+  explicit Impl(int which);
+
+  int index;
+  cudaStream_t stream = nullptr;
+  int multiprocessors = 0;
+  size_t shared_bytes = 0;  // that one block may have
+  bool pooled = false;      // whether blocks come from the driver's pool
+  char name[256];
+  std::mutex copying;  // guards both stagings
+  Staging small, large;
+  Memory* counted = nullptr;
+  Gemm* gemm = nullptr;  // null: cuBLASLt was not found
+};
+
+/// The GPU of a stream, made the calling thread's.
+Gpu::Impl& gpu_of(const Stream& stream);
+inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).stream; }
+
+/// Call it after every launch.
+inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+/// Lets `kernel` have `bytes` of shared memory, which is more than a kernel has by default.
+template <class Kernel>
+void allow_shared(Kernel* kernel, size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "shared memory");
+}
+
+constexpr int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+}  // namespace carousel::cuda

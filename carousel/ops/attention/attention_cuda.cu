@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on the GPU: new keys and values are written to their pages, then a block per row and query head passes over
+// the pages with a running maximum (arXiv:1805.02867), span by span, and joins the spans in their order. A row meets
+// the same pages with the same operations whatever is beside it.
+#include <cmath>
+
+#include "carousel/cpu/workspace.h"
+#include "carousel/cuda/launch.cuh"
+#include "carousel/cuda/reduce.cuh"
+#include "carousel/cuda/sequences.cuh"
+#include "carousel/ops/attention/attention_cpu.h"
+
+namespace carousel::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kPage = static_cast<int>(kPageRows);
+constexpr int kHalves = kThreads / kPage;  // threads that share the dot product of a key
+
+struct AttentionCall {
+  ops::AttentionArgs args;
+  float *own_k, *own_v;  // pages of a batch that keeps no state: [rows / 64 + B, G, d, 64]
+
+  __device__ int64_t page_floats() const { return args.kv_heads * args.head_dim * kPage; }
+  /// Page p of sequence s. A batch without states has its pages end to end, with room for one begun page each.
+  __device__ float* page(float* const* const* table, float* own, int64_t s, int64_t p) const {
+    return table != nullptr ? table[s][p] : own + (args.seqs.there[s] / kPage + s + p) * page_floats();
+  }
+  __device__ float* k_page(int64_t s, int64_t p) const { return page(args.k_pages, own_k, s, p); }
+  __device__ float* v_page(int64_t s, int64_t p) const { return page(args.v_pages, own_v, s, p); }
+  __device__ const float* row(int64_t n) const {
+    return static_cast<const float*>(args.qkv.data) + n * args.qkv.stride;
+  }
+};
+
+/// The block's out = rotate(norm(x)) * scale of one head at position `pos`; `stride` floats between the elements of
+/// out.
+__device__ void prepare(const ops::AttentionArgs& args, const float* x, const float* norm, int64_t pos, float scale,
+                        float* out, int64_t stride) {
+  __shared__ float shared[kWarp];
+  const int64_t d = args.head_dim, half = args.rotary / 2;
+  float r = 1;
+  if (norm != nullptr) {
+    float squares = 0;
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) squares = fmaf(x[j], x[j], squares);
+    r = 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(d) + args.norm_eps);
+  }
+  const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
+  for (int64_t j = args.rotary + threadIdx.x; j < d; j += blockDim.x) out[j * stride] = normed(j) * scale;
+  for (int64_t j = threadIdx.x; j < half; j += blockDim.x) {
+    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
+    const double angle = static_cast<double>(static_cast<float>(pos) * args.inv_freq[j]);
+    const auto cosine = static_cast<float>(cos(angle)), sine = static_cast<float>(sin(angle));
+    const float a = normed(j), b = normed(j + half);
+    out[j * stride] = (a * cosine - b * sine) * scale;
+    out[(j + half) * stride] = (b * cosine + a * sine) * scale;
+  }
+}
+
+/// A block per row and key head.
+__global__ void write_pages(AttentionCall call) {
+  const ops::AttentionArgs& args = call.args;
+  const int64_t n = blockIdx.x, g = blockIdx.y, d = args.head_dim;
+  const int64_t s = sequence_of_row(args.seqs.there, args.seqs.batch, n);
+  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
+  const int64_t pos = seq.pos + n - seq.first_row;
+  const float* const k = call.row(n) + (args.heads + g) * d;
+  const float* const v = call.row(n) + (args.heads + args.kv_heads + g) * d;
+  prepare(args, k, args.k_norm, pos, 1.0f, call.k_page(s, pos / kPage) + g * d * kPage + pos % kPage, kPage);
+  float* const v_row = call.v_page(s, pos / kPage) + (g * kPage + pos % kPage) * d;
+  for (int64_t j = threadIdx.x; j < d; j += blockDim.x) v_row[j] = v[j];
+}
+
+/// Sums of one row over some keys: o [d] is in shared memory.
+struct Sums {
+  float* o;
+  float max, total;
+};
+
+/// Takes the keys of a page that lie in [first, last] of it; p [2, 64] is scratch memory.
+__device__ void take_page(const float* q, const float* k_page, const float* v_page, int64_t d, int first, int last,
+                          float* p, Sums* sums) {
+  __shared__ float shared[kWarp];
+  const int key = static_cast<int>(threadIdx.x) % kPage, part = static_cast<int>(threadIdx.x) / kPage;
+  const int64_t share = (d + kHalves - 1) / kHalves, end = (part + 1) * share < d ? (part + 1) * share : d;
+  float dot = 0;
+  for (int64_t i = part * share; i < end; ++i) dot = fmaf(q[i], k_page[i * kPage + key], dot);
+  p[part * kPage + key] = dot;
+  __syncthreads();
+  const bool seen = first <= key && key <= last;
+  float score = 0;
+  for (int i = 0; i < kHalves; ++i) score += p[i * kPage + key];
+  const float best = fmaxf(sums->max, block_max(seen ? score : -INFINITY, shared));
+  const float weight = seen ? expf(score - best) : 0.0f, rescale = expf(sums->max - best);
+  if (part == 0) p[key] = weight;  // every thread has read its score: block_max waits
+  sums->total = fmaf(sums->total, rescale, block_sum(part == 0 ? weight : 0.0f, shared));
+  sums->max = best;
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) {
+    float o = sums->o[i] * rescale;
+    for (int j = first; j <= last; ++j) o = fmaf(p[j], v_page[j * d + i], o);
+    sums->o[i] = o;
+  }
+  __syncthreads();
+}
+
+/// Adds the sums of a span to those of the spans before it.
+__device__ void join(const Sums& span, int64_t d, Sums* all) {
+  const float best = fmaxf(all->max, span.max);
+  const float before = expf(all->max - best), added = expf(span.max - best);
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) all->o[i] = fmaf(span.o[i], added, all->o[i] * before);
+  all->total = fmaf(span.total, added, all->total * before);
+  all->max = best;
+}
+
+/// A block per row and query head.
+__global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
+  extern __shared__ float memory[];
+  const ops::AttentionArgs& args = call.args;
+  const int64_t n = blockIdx.x, h = blockIdx.y, d = args.head_dim, g = h / (args.heads / args.kv_heads);
+  const int64_t s = sequence_of_row(args.seqs.there, args.seqs.batch, n);
+  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
+  const int64_t pos = seq.pos + n - seq.first_row;
+  const int64_t first_key = args.window > 0 && pos + 1 > args.window ? pos + 1 - args.window : 0;
+  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
+  float *const q = memory, *const p = q + d, *const o = p + kHalves * kPage, *const span_o = o + d;
+  prepare(args, call.row(n) + h * d, args.q_norm, pos, 1.0f / sqrtf(static_cast<float>(d)), q, 1);
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) o[i] = 0;
+  __syncthreads();
+  Sums all = {o, -INFINITY, 0};
+  for (int64_t span = first_key / ops::kAttentionSpan; span <= pos / ops::kAttentionSpan; ++span) {
+    Sums sums = {span_o, -INFINITY, 0};
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x) span_o[i] = 0;
+    const int64_t first_page = first_key / kPage > span * kPages ? first_key / kPage : span * kPages;
+    const int64_t last_page = pos / kPage < (span + 1) * kPages ? pos / kPage : (span + 1) * kPages - 1;
+    for (int64_t page = first_page; page <= last_page; ++page) {
+      const int64_t before = first_key - page * kPage, after = pos - page * kPage;
+      const int first = before > 0 ? static_cast<int>(before) : 0;
+      const int last = after < kPage ? static_cast<int>(after) : kPage - 1;
+      take_page(q, call.k_page(s, page) + g * d * kPage, call.v_page(s, page) + g * kPage * d, d, first, last, p,
+                &sums);
+    }
+    join(sums, d, &all);
+  }
+  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + h * d;
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = o[i] / all.total;
+}
+
+AttentionCall lay_out(const ops::AttentionArgs& args, cpu::Workspace* workspace) {
+  AttentionCall call = {args, nullptr, nullptr};
+  if (args.k_pages != nullptr) return call;
+  const int64_t pages = args.seqs.rows() / kPage + args.seqs.batch;
+  call.own_k = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
+  call.own_v = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
+  return call;
+}
+
+}  // namespace
+
+int64_t attention_workspace(const Stream&, const ops::AttentionArgs& args) {
+  cpu::Workspace workspace;
+  lay_out(args, &workspace);
+  return workspace.bytes();
+}
+
+void attention(const Stream& stream, const ops::AttentionArgs& args) {
+  if (args.log_sums != nullptr) not_on_device("attention under a tape");
+  cpu::Workspace workspace(args.workspace);
+  const AttentionCall call = lay_out(args, &workspace);
+  const Gpu::Impl& gpu = gpu_of(stream);
+  const auto rows = static_cast<unsigned>(args.seqs.rows());
+  write_pages<<<dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, gpu.stream>>>(call);
+  const size_t bytes = static_cast<size_t>(3 * args.head_dim + kHalves * kPage) * sizeof(float);
+  if (bytes > gpu.shared_bytes) not_on_device("attention with heads as wide");
+  allow_shared(attend, bytes);
+  attend<<<dim3(rows, static_cast<unsigned>(args.heads)), kThreads, bytes, gpu.stream>>>(call);
+  launched("attention");
+}
+
+}  // namespace carousel::cuda

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by both forms of the mLSTM cell on the GPU: where a sequence's rows and states are, its gates, its
+// denominator, and the memory between the kernels of one call.
+//
+// A sequence is cut at positions that are multiples of 64 into pieces. A piece of one row is a step (mlstm_cuda.cu);
+// only the first and the last piece can be one. The pieces between are walked in chunks (mlstm_chunk_cuda.cuh). Which
+// rows are which depends on the sequence alone.
+#pragma once
+
+#include "carousel/cuda/launch.cuh"
+#include "carousel/cuda/reduce.cuh"
+#include "carousel/ops/mlstm/mlstm_cpu.h"
+
+namespace carousel::cuda {
+
+constexpr int kChunk = static_cast<int>(ops::kMlstmChunk);
+
+/// The rows of one sequence: from `first` of the batch on, at positions from `pos` on.
+struct SequenceRows {
+  int64_t first, rows, pos;
+
+  __host__ __device__ bool first_is_step() const { return rows == 1 || (rows > 1 && pos % kChunk == kChunk - 1); }
+  __host__ __device__ bool last_is_step() const { return rows > 1 && (pos + rows - 1) % kChunk == 0; }
+  /// Rows of the sequence that are walked in chunks.
+  __host__ __device__ int64_t walk_begin() const { return first_is_step() ? 1 : 0; }
+  __host__ __device__ int64_t walk_end() const { return rows - (last_is_step() ? 1 : 0); }
+  __host__ __device__ int64_t pieces() const {
+    const int64_t begin = pos + walk_begin(), end = pos + walk_end();
+    return begin < end ? (end - 1) / kChunk - begin / kChunk + 1 : 0;
+  }
+};
+
+/// Rows begin to begin + count of the batch, which are one chunk; count is 0 beyond the last piece.
+struct Piece {
+  int64_t begin;
+  int count;
+};
+__device__ inline Piece piece_of(const SequenceRows& seq, int64_t i) {
+  const int64_t walk_begin = seq.pos + seq.walk_begin(), walk_end = seq.pos + seq.walk_end();
+  const int64_t chunk = walk_begin / kChunk + i;
+  const int64_t begin = chunk * kChunk > walk_begin ? chunk * kChunk : walk_begin;
+  const int64_t end = (chunk + 1) * kChunk < walk_end ? (chunk + 1) * kChunk : walk_end;
+  return {seq.first + begin - seq.pos, static_cast<int>(end > begin ? end - begin : 0)};
+}
+
+/// What the kernels of a call share. Arrays [N, H] have the value of row n and head h at n * H + h.
+struct MlstmCall {
+  ops::MlstmArgs args;
+  float *zero_c, *zero_n, *zero_m;  // [B, H, Dk, Dv], [B, H, Dk], [B, H]; null where the caller keeps states
+  // The log of the weight of row j in row t is (t_hi[t] + u_hi[j]) + (t_lo[t] + u_lo[j]), where t = b_t - m_t and
+  // u = i_j - b_j, and b is the running sum of log f in a chunk. Each is held in two floats, because b may be huge
+  // (-1e4 per row) where the sum is not.
+  float *t_hi, *t_lo, *u_hi, *u_lo;  // [N, H]
+  float* m;                          // [N, H] the running maximum
+  float* carry;                      // [N, H] e^(b_t + m - m_t): weight of the state before in row t
+  float* keep;                       // [N, H] e^(b_L - b_j + i_j - m_next): weight of row j in the next state
+  float* total;                      // [N, H] sum of a row's weights in `weights`
+  float* denominators;               // [N, H]
+  float* weights;                    // [N, H, 64] decayed scores of row n with the rows of its chunk, zero after itself
+  float *step_f, *step_i, *step_denominator;  // [B, H] of the step that runs
+
+  __device__ SequenceRows sequence(int64_t s) const {
+    const int64_t* const there = args.seqs.there;
+    return {there[s], there[s + 1] - there[s], there[args.seqs.batch + 1 + s]};
+  }
+  __device__ int64_t at(int64_t n, int64_t h) const { return n * args.dims.heads + h; }
+  __device__ float* c_of(int64_t s, int64_t h) const {
+    const int64_t size = args.dims.dk * args.dims.dv;
+    return args.c != nullptr ? args.c[s] + h * size : zero_c + (s * args.dims.heads + h) * size;
+  }
+  __device__ float* n_of(int64_t s, int64_t h) const {
+    const int64_t dk = args.dims.dk;
+    return args.n != nullptr ? args.n[s] + h * dk : zero_n + (s * args.dims.heads + h) * dk;
+  }
+  __device__ float* m_of(int64_t s, int64_t h) const {
+    return args.m != nullptr ? args.m[s] + h : zero_m + s * args.dims.heads + h;
+  }
+  __device__ const float* row(const View& view, int64_t n, int64_t first) const {
+    return static_cast<const float*>(view.data) + n * view.stride + first;
+  }
+  __device__ const float* q_row(int64_t n, int64_t h) const { return row(args.q, n, h * args.dims.dk); }
+  __device__ const float* k_row(int64_t n, int64_t h) const { return row(args.k, n, h * args.dims.dk); }
+  __device__ const float* v_row(int64_t n, int64_t h) const { return row(args.v, n, h * args.dims.dv); }
+  __device__ float* out_row(int64_t n, int64_t h) const {
+    return static_cast<float*>(args.out.data) + n * args.out.stride + h * args.dims.dv;
+  }
+  // One is Dk^-1/2, the other 1.
+  __device__ float scale_q() const { return args.dims.scale_keys ? 1.0f : rsqrt_dk(); }
+  __device__ float scale_k() const { return args.dims.scale_keys ? rsqrt_dk() : 1.0f; }
+  __device__ float rsqrt_dk() const { return 1.0f / sqrtf(static_cast<float>(args.dims.dk)); }
+
+  __device__ float capped(float gate) const {
+    const float cap = args.dims.gate_soft_cap;
+    return cap > 0 ? cap * tanhf(gate / cap) : gate;
+  }
+  __device__ float input_gate(int64_t n, int64_t h) const { return capped(*row(args.i_pre, n, h)); }
+  __device__ float log_forget_gate(int64_t n, int64_t h) const {
+    const float f = capped(*row(args.f_pre, n, h));
+    return fminf(f, 0.0f) - log1pf(expf(-fabsf(f)));
+  }
+  __device__ float denominator(float q_dot_n, float m_t) const {
+    return fmaxf(fabsf(q_dot_n) + args.eps_in_max, expf(-m_t)) + args.eps_outside;
+  }
+};
+
+}  // namespace carousel::cuda

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mLSTM cell on the GPU: its steps (arXiv:2405.04517, sec. 2.3), and the launches of a call. Steps take two
+// kernels. step_gates replaces m and n of every head and has its denominator; step_values then passes once over C, a
+// block per 32 value columns.
+#include <algorithm>
+
+#include "carousel/cpu/workspace.h"
+#include "carousel/ops/mlstm/mlstm_chunk_cuda.cuh"
+
+namespace carousel::cuda {
+namespace {
+
+/// Which of a sequence's pieces of one row.
+enum class StepOf : uint8_t { kFirst, kLast };
+
+/// The row of the batch that is this step of the sequence; -1: it has none.
+__device__ int64_t step_row(const SequenceRows& seq, StepOf which) {
+  if (which == StepOf::kFirst) return seq.first_is_step() ? seq.first : -1;
+  return seq.last_is_step() ? seq.first + seq.rows - 1 : -1;
+}
+
+__global__ void step_gates(MlstmCall call, StepOf which) {
+  __shared__ float shared[kWarp];
+  const int64_t h = blockIdx.x, s = blockIdx.y, row = step_row(call.sequence(s), which);
+  if (row < 0) return;
+  const float i = call.input_gate(row, h), decayed = call.log_forget_gate(row, h) + *call.m_of(s, h);
+  const float m = fmaxf(decayed, i), f_act = expf(decayed - m), i_act = expf(i - m);
+  const float *const q = call.q_row(row, h), *const k = call.k_row(row, h), scale = call.scale_k();
+  float* const n = call.n_of(s, h);
+  float dot = 0;
+  for (int64_t d = threadIdx.x; d < call.args.dims.dk; d += blockDim.x) {
+    n[d] = fmaf(i_act, scale * k[d], f_act * n[d]);
+    dot = fmaf(q[d], n[d], dot);
+  }
+  dot = call.scale_q() * block_sum(dot, shared);  // and every thread has read m
+  if (threadIdx.x > 0) return;
+  *call.m_of(s, h) = m;
+  const int64_t at = s * call.args.dims.heads + h;
+  call.step_f[at] = f_act;
+  call.step_i[at] = i_act;
+  call.step_denominator[at] = call.denominator(dot, m);
+}
+
+__global__ void __launch_bounds__(kWalkThreads) step_values(MlstmCall call, StepOf which) {
+  constexpr int kWarps = kWalkThreads / kWarp;
+  __shared__ float shares[kWarps][kColumns];
+  const int64_t h = blockIdx.y, s = blockIdx.z, row = step_row(call.sequence(s), which);
+  if (row < 0) return;
+  const int64_t dk = call.args.dims.dk, dv = call.args.dims.dv, at = s * call.args.dims.heads + h;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t column = int64_t{blockIdx.x} * kColumns + lane;
+  float share = 0;
+  if (column < dv) {
+    const float f_act = call.step_f[at], i_v = call.step_i[at] * call.scale_k() * call.v_row(row, h)[column];
+    const float *const q = call.q_row(row, h), *const k = call.k_row(row, h);
+    float* const c = call.c_of(s, h) + column;
+#pragma unroll 8
+    for (int64_t d = warp; d < dk; d += kWarps) {
+      const float updated = fmaf(k[d], i_v, f_act * c[d * dv]);
+      c[d * dv] = updated;
+      share = fmaf(q[d], updated, share);
+    }
+  }
+  shares[warp][lane] = share;
+  __syncthreads();
+  if (warp > 0 || column >= dv) return;
+  float sum = 0;
+  for (int w = 0; w < kWarps; ++w) sum += shares[w][lane];
+  call.out_row(row, h)[column] = call.scale_q() * sum / call.step_denominator[at];
+}
+
+/// What a call has to run.
+struct Work {
+  bool first_steps = false, last_steps = false;
+  int64_t pieces = 0;  // most of one sequence
+};
+Work work_of(const SeqsView& seqs) {
+  Work work;
+  for (int64_t s = 0; s < seqs.batch; ++s) {
+    const SequenceRows seq = {seqs.first_row(s), seqs.length(s), seqs.pos[s]};
+    work.first_steps = work.first_steps || seq.first_is_step();
+    work.last_steps = work.last_steps || seq.last_is_step();
+    work.pieces = std::max(work.pieces, seq.pieces());
+  }
+  return work;
+}
+
+struct Layout {
+  MlstmCall call;
+  int64_t zero_floats;  // from call.zero_c on
+  int64_t bytes;
+};
+
+Layout lay_out(const ops::MlstmArgs& args, bool walks, cpu::Workspace workspace) {
+  const int64_t batch = args.seqs.batch, heads = args.dims.heads, of_n = heads * args.dims.dk;
+  const int64_t rows = walks ? args.seqs.rows() * heads : 0;
+  Layout layout = {};
+  MlstmCall& call = layout.call;
+  call.args = args;
+  if (args.c == nullptr) {
+    layout.zero_floats = batch * (of_n * args.dims.dv + of_n + heads);
+    call.zero_c = workspace.take<float>(layout.zero_floats);
+    call.zero_n = call.zero_c + batch * of_n * args.dims.dv;
+    call.zero_m = call.zero_n + batch * of_n;
+  }
+  for (float** const array : {&call.t_hi, &call.t_lo, &call.u_hi, &call.u_lo, &call.m, &call.carry, &call.keep,
+                              &call.total, &call.denominators}) {
+    *array = workspace.take<float>(rows);
+  }
+  call.weights = workspace.take<float>(rows * kChunk);
+  for (float** const array : {&call.step_f, &call.step_i, &call.step_denominator}) {
+    *array = workspace.take<float>(batch * heads);
+  }
+  layout.bytes = workspace.bytes();
+  return layout;
+}
+
+void run_steps(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
+  const ops::MlstmDims& dims = call.args.dims;
+  const auto heads = static_cast<unsigned>(dims.heads), batch = static_cast<unsigned>(call.args.seqs.batch);
+  step_gates<<<dim3(heads, batch), 128, 0, gpu.stream>>>(call, which);
+  const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), heads, batch);
+  step_values<<<grid, kWalkThreads, 0, gpu.stream>>>(call, which);
+  launched("mlstm");
+}
+
+void run_chunks(const Gpu::Impl& gpu, const MlstmCall& call, int64_t pieces) {
+  const ops::MlstmDims& dims = call.args.dims;
+  const auto heads = static_cast<unsigned>(dims.heads), batch = static_cast<unsigned>(call.args.seqs.batch);
+  const size_t bytes = walk_bytes(dims.dk);
+  if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads as wide");
+  allow_shared(walk_values, bytes);
+  chunk_gates<<<dim3(heads, batch), kWarp, 0, gpu.stream>>>(call);
+  chunk_weights<<<dim3(static_cast<unsigned>(pieces), heads, batch), kWalkThreads, 0, gpu.stream>>>(call);
+  const size_t n_bytes = static_cast<size_t>(dims.dk) * sizeof(float);
+  walk_denominators<<<dim3(heads, batch), kWalkThreads, n_bytes, gpu.stream>>>(call);
+  const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), heads, batch);
+  walk_values<<<grid, kWalkThreads, bytes, gpu.stream>>>(call);
+  launched("mlstm");
+}
+
+}  // namespace
+
+int64_t mlstm_workspace(const Stream&, const ops::MlstmArgs& args) {
+  return lay_out(args, work_of(args.seqs).pieces > 0, {}).bytes;
+}
+
+void mlstm(const Stream& stream, const ops::MlstmArgs& args) {
+  if (args.kept.m != nullptr) not_on_device("mlstm under a tape");
+  const Work work = work_of(args.seqs);
+  const Layout layout = lay_out(args, work.pieces > 0, cpu::Workspace(args.workspace));
+  const Gpu::Impl& gpu = gpu_of(stream);
+  if (layout.zero_floats > 0) {
+    stream.memory->zero(reinterpret_cast<std::byte*>(layout.call.zero_c),
+                        static_cast<size_t>(layout.zero_floats) * sizeof(float));
+  }
+  if (work.first_steps) run_steps(gpu, layout.call, StepOf::kFirst);
+  if (work.pieces > 0) run_chunks(gpu, layout.call, work.pieces);
+  if (work.last_steps) run_steps(gpu, layout.call, StepOf::kLast);
+}
+
+}  // namespace carousel::cuda

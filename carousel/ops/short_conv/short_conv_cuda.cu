@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The short convolution on the GPU: a thread per element of the result, then one per column of every state. A gated
+// input has the same bits whether it is computed or read back from the state, so cuts change no bit.
+#include "carousel/cuda/launch.cuh"
+#include "carousel/cuda/sequences.cuh"
+#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/short_conv/short_conv_cpu.h"
+
+namespace carousel::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ float element(const View& view, int64_t n, int64_t j) {
+  return static_cast<const float*>(view.data)[n * view.stride + j];
+}
+
+/// u of column j at time t of a sequence; times before this call are in the state.
+__device__ float gated_input(const ops::ShortConvArgs& args, const BatchSequence& seq, const float* state, int64_t t,
+                             int64_t j) {
+  if (t < 0) return state == nullptr ? 0.0f : state[(t + args.kept) * args.width + j];
+  const float x = element(args.x, seq.first_row + t, j);
+  return args.b.data == nullptr ? x : element(args.b, seq.first_row + t, j) * x;
+}
+
+__global__ void convolve(ops::ShortConvArgs args) {
+  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, n = blockIdx.y, batch = args.seqs.batch;
+  if (j >= args.width) return;
+  const int64_t s = sequence_of_row(args.seqs.there, batch, n);
+  const BatchSequence seq = sequence_at(args.seqs.there, batch, s);
+  const float* const state = args.state != nullptr ? args.state[s] : nullptr;
+  const int64_t first = n - seq.first_row - (args.taps_count - 1);
+  float sum = args.bias != nullptr ? args.bias[j] : 0.0f;
+  for (int64_t k = 0; k < args.taps_count; ++k) {
+    sum = fmaf(args.taps[k * args.width + j], gated_input(args, seq, state, first + k, j), sum);
+  }
+  if (args.silu) sum *= sigmoid(sum);
+  if (args.c.data != nullptr) sum *= element(args.c, n, j);
+  static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
+}
+
+/// Replaces the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a later old one.
+__global__ void keep_last_inputs(ops::ShortConvArgs args) {
+  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, s = blockIdx.y;
+  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
+  if (j >= args.width || seq.rows == 0) return;
+  float* const state = args.state[s];
+  for (int64_t i = 0; i < args.kept; ++i) {
+    state[i * args.width + j] = gated_input(args, seq, state, seq.rows - args.kept + i, j);
+  }
+}
+
+}  // namespace
+
+void short_conv(const Stream& stream, const ops::ShortConvArgs& args) {
+  if (args.dtype != DType::kF32 || args.gates != DType::kF32) not_on_device("short_conv, rounded");
+  const auto columns = static_cast<unsigned>(blocks_of(args.width, kThreads));
+  convolve<<<dim3(columns, static_cast<unsigned>(args.seqs.rows())), kThreads, 0, queue_of(stream)>>>(args);
+  launched("short_conv");
+  if (args.state == nullptr) return;
+  keep_last_inputs<<<dim3(columns, static_cast<unsigned>(args.seqs.batch)), kThreads, 0, queue_of(stream)>>>(args);
+  launched("short_conv");
+}
+
+}  // namespace carousel::cuda

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Packs the binary, the tests of ops, the story model, the cases of tests/fixtures/models and the libraries that both
+# need into one archive for a machine with a GPU. cuBLASLt is not packed: it is loaded by name there.
+#   tools/pack_cuda_test.sh BUILD_FOLDER ARCHIVE [CASE_FOLDER...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$1 archive=$2
+shift 2
+most_bytes=$((40 << 20))
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+pack=$folder/carousel-cuda-test
+mkdir -p "$pack/lib" "$pack/cases" "$(dirname "$archive")"
+strip -o "$pack/carousel" "$build/carousel"
+strip -o "$pack/carousel_op_tests" "$build/tests/carousel_op_tests"
+for binary in carousel carousel_op_tests; do
+  ldd "$build/$([ $binary = carousel ] && echo carousel || echo tests/carousel_op_tests)" | awk '$3 ~ /^\// {print $3}'
+done | sort -u | grep -vE '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' | xargs -I{} cp -L {} "$pack/lib/"
+cp -r models/stories-xlstm "$pack/"
+for case in tests/fixtures/models/* "$@"; do
+  if [ -f "$case/expected.safetensors" ]; then cp -r "$case" "$pack/cases/"; fi
+done
+cat > "$pack/run.sh" <<'RUN'
+#!/usr/bin/env bash
+# Runs the tests of ops on the GPU, then compares cases and the story model. CAROUSEL_TEST_DEVICE chooses another GPU.
+set -uo pipefail
+cd "$(dirname "$0")"
+export LD_LIBRARY_PATH=$PWD/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
+export CAROUSEL_TEST_DEVICE=${CAROUSEL_TEST_DEVICE:-cuda}
+device=$CAROUSEL_TEST_DEVICE failed=0
+# Tapes, profiles that round, and block types have no kernels on GPUs; those tests run on instruction sets.
+./carousel_op_tests --gtest_brief=1 --gtest_filter="${1:-$(cat filter)}" || failed=1
+for case in cases/*; do
+  ./carousel verify "$case" --device "$device" || failed=1
+done
+cpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 2>/dev/null)
+gpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 --device "$device" 2>/dev/null)
+[ "$cpu" = "$gpu" ] || { echo "generate: the GPU wrote another story"; failed=1; }
+[ $failed = 0 ] && echo "all passed on $device"
+exit $failed
+RUN
+chmod +x "$pack/run.sh"
+cat > "$pack/filter" <<'FILTER'
+Swiglu.*:SoftCap.Agrees*:GateHeads.*:Elementwise.*:GatedUnit.*:AddNorm.*:HeadNorm.*:Norm.*:GatherRows.Gives*:CopyColumns.*:Embedding.Rows*:CrossEntropy.Agrees*:Linear.AgreesWithF64:Linear.WeightsOfOne*:Linear.RowAlone*:Linear.Special*:Linear.ComputingIn*:BlockLinear.*:Mlstm.*:Slstm.*:ShortConv.*:SiluConv.*:Attention.*:AttentionSpans.*:MoeRoute.*:MoeExperts.*
+FILTER
+tar -C "$folder" -czf "$archive" carousel-cuda-test
+size=$(stat -c %s "$archive")
+if [ "$size" -gt $most_bytes ]; then
+  echo "$archive: $size bytes, expected at most $most_bytes" >&2
+  exit 1
+fi
+echo "$archive: $size bytes. On a machine with a GPU: tar xzf ${archive##*/} && carousel-cuda-test/run.sh"

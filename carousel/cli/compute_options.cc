@@ -32,6 +32,10 @@ void Machine::add_options(CLI::App& app) {
   app.add_option("--device", device, "Where the model is and runs: cpu, cuda, or cuda:N for another GPU than the first")
       ->type_name("NAME")
       ->capture_default_str();
+  add_cpu_options(app);
+}
+
+void Machine::add_cpu_options(CLI::App& app) {
   CLI::Option* option = app.add_option("-t,--threads", [this](const CLI::results_t& results) {
     threads = static_cast<int>(parse_integer("--threads", results.back(), 0, kMaxThreads));
     return true;

@@ -12,13 +12,15 @@
 
 namespace carousel::cli {
 
-/// --device, -t/--threads and --isa of every command that computes.
+/// --device, -t/--threads and --isa of the commands that compute.
 struct Machine {
   int threads = 0;  // 0: the physical cores
   std::string device = "cpu";
   std::string isa = "auto";
   std::string compute = "f32";
   void add_options(CLI::App& app);
+  /// Adds all but --device, for commands that run on the CPU alone.
+  void add_cpu_options(CLI::App& app);
   /// Adds --compute, for commands whose models may hold bf16 weights.
   void add_compute(CLI::App& app);
   /// Starts the threads, and opens the GPU that was asked for. Throws Error(kUsage) for an instruction set this machine

@@ -47,7 +47,7 @@ std::function<int()> setup_convert(CLI::App& app) {
   app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
   add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16"},
              "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); all else keeps its type");
-  options->machine.add_options(app);
+  options->machine.add_cpu_options(app);
   return [options] { return run_convert(*options); };
 }
 

@@ -358,7 +358,7 @@ std::function<int()> setup_info(CLI::App& app) {
   add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
   app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
   add_choice(app, "--dtype", options->dtype, {"f32", "bf16"}, "--train: the type of products");
-  options->machine.add_options(app);
+  options->machine.add_cpu_options(app);
   return [options] { return run_info(*options); };
 }
 

@@ -48,7 +48,7 @@ std::function<int()> setup_merge(CLI::App& app) {
   app.add_option("--out", options->out, "Folder to write, which must be new or empty")->required();
   add_choice(app, "--dtype", options->dtype, {"auto", "f32", "bf16", "f16"},
              "Type of the floats; auto: f32 for sums, the base's for the rest");
-  options->machine.add_options(app);
+  options->machine.add_cpu_options(app);
   return [options] { return run_merge(*options); };
 }
 

@@ -128,7 +128,7 @@ std::function<int()> setup_quantize(CLI::App& app) {
   app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
   app.add_option("--eval", options->eval, "Text to measure the nats per token on, before and after");
   app.add_flag("--json", options->json, "Results as JSON");
-  options->machine.add_options(app);
+  options->machine.add_cpu_options(app);
   return [options] { return run_quantize(*options, options->machine.stream()); };
 }
 

@@ -135,7 +135,7 @@ void TrainOptions::add_options(CLI::App& app) {
   add_integer(app, "--sample-tokens", sample_tokens, 1, 1 << 20, "Tokens of a sample");
   add_integer(app, "--log-every", log_every, 1, kMost, "Steps between lines on standard error");
   app.add_flag("--dry-run", dry_run, "Say what would run, and end");
-  machine.add_options(app);
+  machine.add_cpu_options(app);
 }
 
 void TrainOptions::read_config(CLI::App& app, const std::string& path) {

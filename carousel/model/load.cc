@@ -329,6 +329,8 @@ Model load_merged(const std::string& path, const std::string& adapter, const Str
 }
 
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {
+  if (stream.memory->is_apart())
+    fail(ErrorKind::kDevice, "{}: models are trained on the CPU, got another device", path);
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;

@@ -193,7 +193,8 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));
-  label.backend = fmt::format("CPU {}{}", cpu::isa_name(stream.isa), types.mapped ? " mmap" : "");
+  const std::string cpu = fmt::format("CPU {}{}", cpu::isa_name(stream.isa), types.mapped ? " mmap" : "");
+  label.backend = stream.memory->is_apart() ? options.machine.device : cpu;
   label.bytes = cost.held_bytes;
   label.parameters = size.parameters;
   label.token_bytes = cost.decode_bytes;
@@ -271,6 +272,9 @@ int run_command(BenchOptions& options) {
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
   const Stream stream = options.machine.stream();
+  if (stream.memory->is_apart() && (options.bounds || options.train || !options.op.op.empty())) {
+    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --bounds, --op and --train", options.machine.device);
+  }
   Json json = Json::object();
   if (options.bounds) {
     print_load();

@@ -203,6 +203,7 @@ void TrainRun::check_space() {
 
 /// The same for memory: the system would kill a run that takes more than there is.
 void TrainRun::check_memory(const std::string& from) {
+  if (!options_.lora.empty() || !options_.freeze.empty()) return;  // the prediction is that of a whole model
   const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
   const auto [first, end] = job().span_of(most);
   train::StepShape shape;
@@ -240,6 +241,7 @@ void TrainRun::validate(int64_t step) {
   const std::vector<train::Measure> measures = {{"valid_loss", loss}};
   if (log_ != nullptr) log_->add(step, measures);
   note(fmt::format("step {}: validation loss {:.4f}", step, loss));
+  if (!std::isfinite(loss)) return;  // never the best
   if (state_.best_step > 0 && loss >= state_.best) return;
   state_ = {loss, step};
   if (options_.save_best) save();
@@ -286,8 +288,8 @@ int TrainRun::find_rate() {
     const double rate = search.rate();
     try {
       search.add(trainer_.step_at(rate).loss);
-    } catch (const Error&) {  // a loss that is not finite ends the search
-      if (search.points().size() < 2) throw;
+    } catch (const Error&) {  // a loss that is not finite ends the search, in all processes alike
+      if (search.points().size() < 2 || !job().fails_with_all()) throw;
       break;
     }
     if (job().any(interrupted())) return kInterruptedStatus;

@@ -184,6 +184,7 @@ model::Tuning TrainOptions::tuning() const {
   tuned.rank = static_cast<int64_t>(parse_integer("--lora", lora.substr(0, colon), 1, 1 << 16));
   tuned.alpha = colon == std::string::npos ? static_cast<double>(tuned.rank)
                                            : parse_number("--lora", lora.substr(colon + 1), 0, 1e6);
+  if (tuned.alpha == 0) fail(ErrorKind::kUsage, "--lora: got {}, expected an alpha above 0", lora);
   return tuned;
 }
 

@@ -90,8 +90,11 @@ const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
   const size_t bytes = kScratchBytes;
   check_blas(functions_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
              "a product");
-  // Columns of y begin at any element; x and w are whole tensors.
-  const uint32_t aligned = 4;
+  // Columns of y begin at any element; x and w are whole tensors or rows of them.
+  const uint32_t aligned = 4, operand = 16;
+  for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES}) {
+    check_blas(functions_.preference_set(preference, which, &operand, sizeof operand), "a product");
+  }
   check_blas(
       functions_.preference_set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &aligned, sizeof aligned),
       "a product");

@@ -59,6 +59,7 @@ int attribute(cudaDeviceAttr which, int index) {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // or the next launch would report it again
   fail(ErrorKind::kDevice, "cuda: {}: {}", what, cudaGetErrorString(status));
 }
 
@@ -177,12 +178,14 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
   if (&from == &to) {
     check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
   } else if (&to == this) {
+    CAROUSEL_ASSERT(from.device() == Device::kCpu);
     const std::lock_guard lock(impl_->copying);
     Staging& staging = size_bytes <= kSmallPiece ? impl_->small : impl_->large;
     for (size_t done = 0; done < size_bytes; done += staging.piece_bytes()) {
       staging.copy(here + done, there + done, std::min(staging.piece_bytes(), size_bytes - done), stream);
     }
   } else {
+    CAROUSEL_ASSERT(to.device() == Device::kCpu);
     check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
     check(cudaStreamSynchronize(stream), "waiting for the GPU");
   }

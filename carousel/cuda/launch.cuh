@@ -56,9 +56,15 @@ inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).strea
 /// Call it after every launch.
 inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-/// Lets `kernel` have `bytes` of shared memory, which is more than a kernel has by default.
+/// Lets `kernel` have `bytes` of shared memory, which is more than a kernel has by default. What another call was
+/// allowed is never taken back.
 template <class Kernel>
 void allow_shared(Kernel* kernel, size_t bytes) {
+  static std::mutex raising;
+  const std::lock_guard lock(raising);
+  cudaFuncAttributes known;
+  check(cudaFuncGetAttributes(&known, kernel), "shared memory");
+  if (known.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "shared memory");
 }

@@ -69,6 +69,14 @@ bool names_tensor(const std::string& target, const std::vector<ParamRecord>& rec
 void check_supported(Fields& fields) {
   fields.choice("peft_type", {"LORA"}, {});
   fields.choice("bias", {"none"}, "none");
+  // Those that change the base's weights too, which are then not the ones in its files.
+  const Json* const drawn = fields.raw("init_lora_weights");
+  const std::string method = drawn != nullptr && drawn->is_string() ? drawn->get<std::string>() : "";
+  for (const char* changes : {"pissa", "olora", "corda", "loftq", "lora_ga"}) {
+    if (!method.starts_with(changes)) continue;
+    fail(ErrorKind::kInput, "{}: \"init_lora_weights\" is \"{}\", expected a method that leaves the base as it is",
+         fields.where(), method);
+  }
   for (const char* flag : {"use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora"}) {
     if (fields.boolean(flag, false))
       fail(ErrorKind::kInput, "{}: \"{}\" is true, expected false", fields.where(), flag);
@@ -189,6 +197,7 @@ uint64_t AdapterFiles::hash() const {
   const float scale = config_.scale();
   hash = XXH3_64bits_withSeed(&scale, sizeof scale, hash);
   for (const formats::TensorEntry& entry : file_.entries()) {
+    hash = XXH3_64bits_withSeed(entry.name.data(), entry.name.size(), hash);
     hash = XXH3_64bits_withSeed(entry.bytes, entry.size_bytes, hash);
   }
   return hash;

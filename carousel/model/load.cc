@@ -337,6 +337,9 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
   std::optional<formats::Checkpoint> checkpoint;
   if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
+  if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty())) {
+    fail(ErrorKind::kInput, "{}: a config alone, expected a model folder for an adapter", path);
+  }
   Model& model = out.model;
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
   model.warnings = model.config.warnings;

@@ -7,6 +7,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/core/finite.h"
 #include "carousel/ops/linear/low_rank.h"
 
 namespace carousel::model {
@@ -19,7 +20,16 @@ void add_rows(const Stream& stream, const AdapterFiles& files, const Adapter& ad
               int64_t first, const Tensor& w) {
   const Tensor a = files.read(module.a_name(), Shape{adapter.rank, module.cols});
   const Tensor b = files.read(module.b_name(), Shape{module.rows, adapter.rank});
-  ops::add_low_rank(stream, {a, b.rows(first, first + w.dim(0)), adapter.scale()}, w);
+  Stream host = stream;  // sums are computed where the files are read, whatever device the model is for
+  host.memory = &Memory::host();
+  ops::add_low_rank(host, {a, b.rows(first, first + w.dim(0)), adapter.scale()}, w);
+}
+
+void check_finite(const std::string& name, const Tensor& values) {
+  const std::optional<int64_t> at = first_not_finite(values.raw(), values.dtype(), values.count());
+  if (!at) return;
+  fail(ErrorKind::kInput, "\"{}\" with the adapter is beyond what {} can hold at element {}", name,
+       dtype_name(values.dtype()), *at);
 }
 
 const AdapterModule* find_module(const Adapter& adapter, const std::string& tensor) {
@@ -38,6 +48,10 @@ void check_names(const formats::Checkpoint& checkpoint, const Adapter& adapter, 
     if (!is_float(entry->dtype)) {
       fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected F32, F16 or BF16 for an adapter", where, entry->name,
            entry->type_name());
+    }
+    if (!(entry->shape == Shape{module.rows, module.cols})) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {}", where, entry->name, entry->shape.str(),
+           Shape{module.rows, module.cols}.str());
     }
   }
 }
@@ -74,6 +88,7 @@ Weight MergedParams::matrix(const std::string& name, int64_t rows, int64_t cols,
   const Tensor sum(Shape{rows, cols}, DType::kF32);
   base.read_rows(0, rows, sum.f32());
   add_rows(stream_, files_, adapter_, adapter_.modules[place->second.module], place->second.first, sum);
+  check_finite(name, sum);
   Weight out(rows, cols, DType::kF32, layout, *stream_.memory);
   out.write_rows(stream_, 0, rows, sum.raw());
   return out;
@@ -83,6 +98,10 @@ Tensor merged_values(const formats::TensorEntry& entry, const AdapterFiles& file
                      const Stream& stream) {
   const Tensor values = entry.load().to_f32();
   const AdapterModule* const module = find_module(adapter, entry.name);
+  if (module != nullptr && !(entry.shape == Shape{module->rows, module->cols})) {
+    fail(ErrorKind::kInput, "\"{}\" is {}, expected {} for the adapter", entry.name, entry.shape.str(),
+         Shape{module->rows, module->cols}.str());
+  }
   if (module != nullptr) add_rows(stream, files, adapter, *module, 0, values);
   return values;
 }
@@ -112,8 +131,9 @@ void write_merged(const std::string& base, const std::string& adapter, const std
     tell_progress(progress, static_cast<double>(i) / static_cast<double>(entries.size()), out);
     const formats::TensorEntry& entry = *entries[i];
     const bool changes = specs[i].dtype != entry.dtype || find_module(bound, entry.name) != nullptr;
-    writer.write(entry.name,
-                 changes ? narrowed(merged_values(entry, files, bound, stream), specs[i].dtype) : entry.load());
+    const Tensor values = changes ? narrowed(merged_values(entry, files, bound, stream), specs[i].dtype) : entry.load();
+    if (changes) check_finite(entry.name, values);
+    writer.write(entry.name, values);
     entry.release();
   }
   tell_progress(progress, 1, out);

@@ -78,8 +78,8 @@ Optimiser::Kind Optimiser::kind_of(const model::TrainedParam& param) const {
   const Init& init = param.init;
   // Parameters outside blocks belong to no layer. An orthogonal update has no zeros, so a masked matrix cannot have
   // one.
-  const bool takes = param.matrix && model::split_layer(param.name).layer >= 0 && init.mask == nullptr &&
-                     (!init.gate || options_.muon_gates);
+  const bool in_block = !params_.adapter().modules.empty() || model::split_layer(param.name).layer >= 0;
+  const bool takes = param.matrix && in_block && init.mask == nullptr && (!init.gate || options_.muon_gates);
   return takes ? Kind::kMuon : Kind::kAdamW;
 }
 

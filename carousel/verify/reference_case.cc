@@ -32,7 +32,6 @@ namespace {
 constexpr const char* kMeanPrefix = "valid.mean_nll_";
 using Status = Comparison::Status;
 using Ids = std::vector<std::vector<int32_t>>;  // [B][T]
-
 struct Computed {
   std::vector<float> logits;  // [B, T, V], or empty where none are expected
   std::vector<State> states;  // [B]
@@ -328,15 +327,8 @@ void Case::compare_mean(const std::string& name) {
 // Gradients and steps are those of native numbers.
 void Case::compare_trained() {
   const auto& entries = expected_.entries();
-  const bool any = std::any_of(entries.begin(), entries.end(),
-                               [](const formats::TensorEntry& tensor) { return is_training(tensor.name); });
-  if (!any || model_.numerics->name != "native") return;
-  if (stream_.memory->is_apart()) {
-    for (const formats::TensorEntry& tensor : entries) {
-      if (is_training(tensor.name)) result(tensor.name).note = "gradients are not on this device";
-    }
-    return;
-  }
+  const auto of_training = [](const formats::TensorEntry& tensor) { return is_training(tensor.name); };
+  if (model_.numerics->name != "native" || std::none_of(entries.begin(), entries.end(), of_training)) return;
   for (const Comparison& comparison : compare_training(folder_, expected_, stream_, base_of(folder_)))
     results_[comparison.name] = comparison;
 }
@@ -401,8 +393,8 @@ std::vector<Comparison> compare_case(const std::string& folder, const Stream& st
     }
     return skipped;
   }
-  if (is_regressor_case(folder)) return compare_regressor_case(folder, stream, numerics);
-  return Case(folder, stream, numerics, progress).compare();
+  return is_regressor_case(folder) ? compare_regressor_case(folder, stream, numerics)
+                                   : Case(folder, stream, numerics, progress).compare();
 }
 
 }  // namespace carousel::verify

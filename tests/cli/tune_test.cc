@@ -152,6 +152,37 @@ TEST(Lora, WhatDoesNotFitIsOneLine) {
   expect_one_line(run_carousel("eval " + tuned.model + " --weights q8 --adapter " + adapter + text), "for an adapter");
 }
 
+TEST(Lora, MuonTakesTheAdaptersMatrices) {
+  const Tuned tuned;
+  ASSERT_EQ(tuned.train("out", "--steps 2 --lora 4 --optim muon --muon-lr 0").status, 0);
+  for (const auto& [name, bytes] : tensors_of(tuned.scratch / "out/step-2/adapter_model.safetensors")) {
+    if (!name.ends_with("lora_B.weight")) continue;
+    EXPECT_EQ(bytes.find_first_not_of('\0', bytes.find(']') + 1), bytes.npos) << name;  // after type and shape
+  }
+}
+
+TEST(Lora, WhatNoFileHoldsOrNoNumberCanIsRefused) {
+  const Tuned tuned;
+  write_file(tuned.scratch / "alone.json", kTinyXlstm);
+  expect_one_line(
+      run_carousel("train --model " + (tuned.scratch / "alone.json") + " --data " + (tuned.scratch / "text.txt") +
+                   " --out " + (tuned.scratch / "x") + " --steps 1 --lora 4"),
+      "expected a model folder for an adapter");
+  expect_one_line(tuned.train("zero", "--steps 1 --lora 4:0"), "expected an alpha above 0");
+  ASSERT_EQ(tuned.train("out", "--steps 2 --lora 4").status, 0);
+  const std::string adapter = tuned.scratch / "out/step-2";
+  const std::string merge = "merge " + tuned.model + " " + adapter + " --out " + (tuned.scratch / "merged");
+  Json config = Json::parse(read_file(adapter + "/adapter_config.json"));
+  config["init_lora_weights"] = "pissa";
+  write_file(adapter + "/adapter_config.json", config.dump());
+  expect_one_line(run_carousel(merge), "expected a method that leaves the base as it is");
+  config["init_lora_weights"] = true;
+  config["lora_alpha"] = 1e9;
+  write_file(adapter + "/adapter_config.json", config.dump());
+  expect_one_line(run_carousel(merge + " --dtype f16"), "is beyond what");
+  EXPECT_FALSE(std::filesystem::exists(tuned.scratch / "merged/model.safetensors"));
+}
+
 TEST(Lora, AgreesWithTheReference) {
   const std::string folder = shared("golden/lora-xlstm");
   if (is_absent(folder)) GTEST_SKIP() << folder << " is absent";

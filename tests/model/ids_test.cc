@@ -67,7 +67,7 @@ TEST_F(EveryDoor, RunnerRefusesThemAndNoStateChanges) {
 // Lm takes ops::Ids, which nothing but the check makes; those of a larger vocabulary are told by their bound alone.
 TEST_F(EveryDoor, LmTakesCheckedOnesAlone) {
   Ctx ctx = runner_.pass().ctx();
-  const Seqs seqs{{0, 1}, {0}, {}};
+  const Seqs seqs{{0, 1}, {0}, {}, {}};
   for (const int32_t bad : outside()) {
     expect_refused([&] { ops::token_ids(ctx, {&bad, 1}, model_.lm->vocab_size()); }, "is id " + std::to_string(bad));
   }

@@ -22,7 +22,7 @@ struct BlockParts {
 };
 
 __global__ void multiply(BlockParts parts, View y) {
-  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, n = blockIdx.y;
+  const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, n = blockIdx.x;
   if (j >= parts.width) return;
   const BlockParts::Part& part = parts.list[blockIdx.z];
   const int64_t size = parts.size, block = j / size, out = j % size;
@@ -53,7 +53,7 @@ void block_products(const Stream& stream, const ops::BlockProductsArgs& args) {
     parts.list[i] = {args.parts[i].x, static_cast<const float*>(packed),
                      static_cast<const float*>(weight.bias().raw())};
   }
-  const dim3 grid(static_cast<unsigned>(blocks_of(parts.width, kThreads)), static_cast<unsigned>(args.rows),
+  const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(blocks_of(parts.width, kThreads)),
                   static_cast<unsigned>(args.count));
   multiply<<<grid, kThreads, 0, queue_of(stream)>>>(parts, args.y);
   launched("block_linear");

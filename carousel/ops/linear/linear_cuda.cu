@@ -176,8 +176,8 @@ __global__ void round_inputs(const float* x, __nv_bfloat16* out, int64_t count) 
 }
 
 __global__ void add_bias(Parts::Part part, Product product) {
-  const int64_t m = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (m < part.rows) product.y[blockIdx.y * product.y_stride + part.first_col + m] += part.bias[m];
+  const int64_t m = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
+  if (m < part.rows) product.y[int64_t{blockIdx.x} * product.y_stride + part.first_col + m] += part.bias[m];
 }
 
 template <class T, bool kRounds, int kRows = kGemvRows>
@@ -216,7 +216,7 @@ void multiply_by_library(Gpu::Impl& gpu, const Parts& parts, const Product& prod
     gpu.gemm->run({rounded, part.w, product.y + part.first_col, product.N, part.rows, product.K, product.y_stride},
                   gpu.stream);
     if (part.bias == nullptr) continue;
-    const dim3 grid(static_cast<unsigned>(blocks_of(part.rows, kThreads)), static_cast<unsigned>(product.N));
+    const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
     add_bias<<<grid, kThreads, 0, gpu.stream>>>(part, product);
     launched("linear");
   }

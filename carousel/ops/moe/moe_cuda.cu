@@ -82,7 +82,7 @@ __device__ float dot(const T* w, const float* x, int64_t count, bool rounds) {
 /// A warp per unit of a slot n * k + i: silu(gate x) * up x.
 template <class T>
 __global__ void expert_units(MoeCall call) {
-  const int64_t f = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, slot = blockIdx.y, D = call.args.width;
+  const int64_t f = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, slot = blockIdx.x, D = call.args.width;
   if (f >= call.F) return;
   const ExpertTable& expert = call.experts[call.args.chosen[slot]];
   const float* const x = static_cast<const float*>(call.args.x.data) + slot / call.args.top_k * call.args.x.stride;
@@ -94,7 +94,7 @@ __global__ void expert_units(MoeCall call) {
 /// A warp per output of a row, which adds its experts in their order.
 template <class T>
 __global__ void expert_outputs(MoeCall call) {
-  const int64_t j = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, n = blockIdx.y, k = call.args.top_k;
+  const int64_t j = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, n = blockIdx.x, k = call.args.top_k;
   if (j >= call.args.width) return;
   const float* const weights = static_cast<const float*>(call.args.weights.data) + n * k;
   float sum = 0;
@@ -152,8 +152,8 @@ void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   copy_table(stream, args, dtype, scratch.experts);
   const bool rounds = stream.compute == Compute::kBF16 && dtype == DType::kBF16;
   const MoeCall call = {args, scratch.experts, scratch.hidden, args.experts[0].gate.rows(), rounds};
-  const dim3 units(static_cast<unsigned>(blocks_of(call.F, kWarps)), static_cast<unsigned>(args.rows * args.top_k));
-  const dim3 outputs(static_cast<unsigned>(blocks_of(args.width, kWarps)), static_cast<unsigned>(args.rows));
+  const dim3 units(static_cast<unsigned>(args.rows * args.top_k), static_cast<unsigned>(blocks_of(call.F, kWarps)));
+  const dim3 outputs(static_cast<unsigned>(args.rows), static_cast<unsigned>(blocks_of(args.width, kWarps)));
   for_element(dtype, [&]<class T>(T) {
     expert_units<T><<<units, kThreads, 0, queue_of(stream)>>>(call);
     expert_outputs<T><<<outputs, kThreads, 0, queue_of(stream)>>>(call);

@@ -329,17 +329,15 @@ Model load_merged(const std::string& path, const std::string& adapter, const Str
 }
 
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {
-  if (stream.memory->is_apart())
-    fail(ErrorKind::kDevice, "{}: models are trained on the CPU, got another device", path);
+  if (stream.memory->is_apart()) fail(ErrorKind::kDevice, "{}: got a GPU, expected the CPU to train on", path);
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;
   if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
   std::optional<formats::Checkpoint> checkpoint;
   if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
-  if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty())) {
+  if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty()))
     fail(ErrorKind::kInput, "{}: a config alone, expected a model folder for an adapter", path);
-  }
   Model& model = out.model;
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
   model.warnings = model.config.warnings;

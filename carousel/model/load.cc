@@ -392,10 +392,9 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
 
 void check_memory(size_t needed_bytes, const std::string& where, const char* what) {
   const size_t available_bytes = available_memory_bytes();
-  if (needed_bytes > available_bytes) {
-    fail(ErrorKind::kInput, "{}: {} of {} bytes, expected at most the {} bytes of memory available", where, what,
-         needed_bytes, available_bytes);
-  }
+  if (needed_bytes <= available_bytes) return;
+  fail(ErrorKind::kInput, "{}: {} of {} bytes, expected at most the {} bytes of memory available", where, what,
+       needed_bytes, available_bytes);
 }
 
 }  // namespace carousel::model

@@ -2,9 +2,9 @@
 // The arguments of the kernel of dropout, which is its own backward.
 #pragma once
 
-#include "carousel/ops/kernel.h"
 #include "carousel/ops/columns.h"
 #include "carousel/ops/dropout/dropout.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

@@ -2,8 +2,8 @@
 // The arguments of the kernel of the quantile error.
 #pragma once
 
-#include "carousel/ops/kernel.h"
 #include "carousel/ops/columns.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::ops {
 

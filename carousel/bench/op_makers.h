@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What makes the cases of `bench --op`, by op.
+// Each function makes the case of one op of `bench --op`.
 #pragma once
 
 #include "carousel/bench/op_work.h"

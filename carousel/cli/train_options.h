@@ -53,7 +53,7 @@ struct TrainOptions {
   void check() const;
   /// The rows of each step. Throws Error(kUsage).
   train::BatchRamp ramp() const;
-  /// What is trained. Throws Error(kUsage).
+  /// Makes of --freeze and --lora what the run trains. Throws Error(kUsage).
   model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
+#include "carousel/core/meta_memory.h"
 
 namespace carousel {
 namespace {
@@ -65,18 +66,10 @@ class HostMemory final : public Memory {
   }
 };
 
-class MetaMemory final : public Memory {
+/// Grants what the host does.
+class HostMeta final : public MetaMemory {
  public:
-  Device device() const override { return Device::kMeta; }
   size_t granted(size_t size_bytes) const override { return host_granted(size_bytes); }
-  std::byte* allocate(size_t) override { return nullptr; }
-  void release(std::byte*, size_t) noexcept override {}
-  void zero(std::byte*, size_t) override {}
-
- private:
-  void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte* there, size_t size_bytes) override {
-    if (to.device() == Device::kCpu && size_bytes > 0) std::memset(there, 0, size_bytes);
-  }
 };
 
 }  // namespace
@@ -87,7 +80,7 @@ Memory& Memory::host() {
   return memory;
 }
 Memory& Memory::meta() {
-  static Memory& memory = *new MetaMemory;
+  static Memory& memory = *new HostMeta;
   return memory;
 }
 

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
+#include "carousel/core/meta_memory.h"
 #include "carousel/cuda/gemm.cuh"
 #include "carousel/cuda/launch.cuh"
 
@@ -31,22 +32,13 @@ size_t granted_bytes_for(size_t size_bytes) {
   return round_up(size_bytes, size_bytes >= kLargeUnit ? kLargeUnit : kUnit);
 }
 
-/// Grants what a GPU would, and holds nothing.
-class CountedGpu final : public Memory {
+/// Grants what a GPU would.
+class CountedGpu final : public MetaMemory {
  public:
-  Device device() const override { return Device::kMeta; }
   bool is_apart() const override { return true; }
   Device kernels() const override { return Device::kCuda; }
   Memory& counted() override { return *this; }
   size_t granted(size_t size_bytes) const override { return granted_bytes_for(size_bytes); }
-  std::byte* allocate(size_t) override { return nullptr; }
-  void release(std::byte*, size_t) noexcept override {}
-  void zero(std::byte*, size_t) override {}
-
- private:
-  void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte* there, size_t size_bytes) override {
-    if (to.device() == Device::kCpu && size_bytes > 0) std::memset(there, 0, size_bytes);
-  }
 };
 
 int attribute(cudaDeviceAttr which, int index) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What kernels of the GPU are launched with: its queue, its limits, and the check of every call.
+// Every launch of a kernel takes its queue and its limits from here, and is checked here.
 #pragma once
 
 #include <cuda_runtime.h>

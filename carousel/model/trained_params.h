@@ -31,7 +31,7 @@ struct TrainedParam {
 /// Fills a tensor of an adapter.
 using AdapterValues = std::function<void(const ParamRecord& record, float* out)>;
 
-/// What is trained.
+/// A choice of what a run trains: parameters of the model, or an adapter alone.
 struct TrainedChoice {
   std::function<bool(const ParamRecord& record)> is_trained;  // empty: every parameter
   Adapter adapter;                                            // without modules: none; else nothing else is trained

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What of a model is trained: all of it, all but what is frozen, or an adapter alone.
+// A Tuning says what a run trains of a model: all of it, all but what it freezes, or an adapter alone.
 #pragma once
 
 #include <string>

@@ -3,12 +3,12 @@
 #include "carousel/train/footprint.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <utility>
 
 #include "carousel/core/error.h"
+#include "carousel/core/meta_memory.h"
 #include "carousel/train/objective.h"
 #include "carousel/train/optimiser.h"
 
@@ -16,23 +16,17 @@ namespace carousel::train {
 namespace {
 
 /// Meta's memory, and how much of it is held.
-class CountedMeta : public Memory {
+class CountedMeta final : public MetaMemory {
  public:
-  Device device() const override { return Device::kMeta; }
   size_t granted(size_t size_bytes) const override { return meta().granted(size_bytes); }
   std::byte* allocate(size_t granted_bytes) override {
     held_ += granted_bytes;
     return nullptr;
   }
   void release(std::byte*, size_t granted_bytes) noexcept override { held_ -= granted_bytes; }
-  void zero(std::byte*, size_t) override {}
   size_t held() const { return held_; }
 
  private:
-  void copy_between(const Memory&, const std::byte*, const Memory& to, std::byte* there, size_t size_bytes) override {
-    if (to.device() == Device::kCpu && size_bytes > 0) std::memset(there, 0, size_bytes);
-  }
-
   size_t held_ = 0;
 };
 

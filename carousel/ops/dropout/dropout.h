@@ -10,7 +10,7 @@
 
 namespace carousel::ops {
 
-/// What decides which elements of a batch are dropped. An element is known by the seed, by its row and place in the
+/// Dropout decides which elements of a batch become zero. It knows an element by the seed, by its row and place in the
 /// run's data, by the sublayer and by its column. So neither threads nor neighbours in the batch nor the cut of a step
 /// into micro-batches change a bit, and a resumed run drops what the uninterrupted one does.
 struct Dropout {

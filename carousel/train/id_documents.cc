@@ -5,7 +5,7 @@
 // | bytes       | what                                                |
 // |-------------|-----------------------------------------------------|
 // | 0 .. 3      | magic, i32: 20240520 (ids are u16) or 20240801 (u32) |
-// | 4 .. 7      | version, i32: 1                                     |
+// | 4 .. 7      | version, i32: 1, of u32 ids 7 or 1                   |
 // | 8 .. 11     | number of ids, i32                                  |
 // | 12 .. 1023  | unused                                              |
 // | 1024 ..     | the ids                                             |
@@ -21,6 +21,7 @@ namespace carousel::train {
 namespace {
 
 constexpr int32_t kMagic16 = 20240520, kMagic32 = 20240801;
+constexpr int32_t kVersion32 = 7;  // llm.c writes it for the vocabulary of Llama 3
 constexpr size_t kHeaderBytes = 256 * sizeof(int32_t);
 constexpr size_t kPartIds = size_t{1} << 22;  // a longer document comes in parts
 constexpr const char* kEndOfText = "<|endoftext|>";
@@ -52,9 +53,10 @@ int32_t word_at(std::span<const std::byte> bytes, size_t i) {
 Ids open_shard(const formats::MappedFile& file) {
   const std::span<const std::byte> bytes = file.bytes();
   const size_t width = word_at(bytes, 0) == kMagic16 ? 2 : 4;
-  if (bytes.size() < kHeaderBytes || word_at(bytes, 1) != 1) {
-    fail(ErrorKind::kInput, "{}: a shard of {} bytes and version {}, expected a header of {} bytes and version 1",
-         file.path(), bytes.size(), word_at(bytes, 1), kHeaderBytes);
+  const int32_t version = word_at(bytes, 1), newest = width == 2 ? 1 : kVersion32;
+  if (bytes.size() < kHeaderBytes || (version != 1 && version != newest)) {
+    fail(ErrorKind::kInput, "{}: a shard of {} bytes and version {}, expected a header of {} bytes and version {}",
+         file.path(), bytes.size(), version, kHeaderBytes, newest);
   }
   const int64_t count = word_at(bytes, 2);
   if (count < 0 || static_cast<uint64_t>(count) * width != bytes.size() - kHeaderBytes) {

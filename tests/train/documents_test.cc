@@ -192,14 +192,20 @@ TEST(Documents, ShardsEndAtTheirDivider) {
   EXPECT_EQ(documents_of(path, chat).size(), 1u) << "the tokenizer has no <|endoftext|>";
   header[0] = 20240801;
   const std::vector<uint32_t> wide(ids.begin(), ids.end());
-  write(path, raw(header) + raw(wide));
-  EXPECT_EQ(documents_of(path, chat, options)[0].ids, documents[0].ids);
+  for (const int32_t version : {1, 7}) {
+    header[1] = version;
+    write(path, raw(header) + raw(wide));
+    EXPECT_EQ(documents_of(path, chat, options)[0].ids, documents[0].ids) << version;
+  }
   header[2] = 9;
   write(path, raw(header) + raw(wide));
   EXPECT_NE(error_of([&] { documents_of(path, chat); }).find("expected 9 ids of 4 bytes"), std::string::npos);
   header[1] = 2;
   write(path, raw(header));
-  EXPECT_NE(error_of([&] { documents_of(path, chat); }).find("version 1"), std::string::npos);
+  EXPECT_NE(error_of([&] { documents_of(path, chat); }).find("version 2, expected"), std::string::npos);
+  header[0] = 20240520, header[1] = 7;
+  write(path, raw(header));
+  EXPECT_NE(error_of([&] { documents_of(path, chat); }).find("and version 1"), std::string::npos);
 }
 
 TEST(Documents, BareIdsAreOneDocument) {

@@ -12,7 +12,7 @@ SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu
 .PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-sanitize check-threads fuzz format clean
 
 help:  ## list the targets
-	@echo "carousel: recurrent and hybrid sequence models on the CPU"
+	@echo "carousel: recurrent and hybrid sequence models"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18 | sed 's/^/  make /'
 
 deps:  ## install the packages the build needs (Debian, Ubuntu); does nothing when they are there

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <ostream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ inline std::vector<Target> targets() {
   if (const char* const device = std::getenv("CAROUSEL_TEST_DEVICE"); device != nullptr) {
     const std::string name = device;
     Target gpu;
-    gpu.memory = &cuda::Gpu::open(name.starts_with("cuda:") ? std::stoi(name.substr(5)) : 0);
+    if (name != "cuda" && !name.starts_with("cuda:")) throw std::invalid_argument("CAROUSEL_TEST_DEVICE is " + name);
+    gpu.memory = &cuda::Gpu::open(name == "cuda" ? 0 : std::stoi(name.substr(5)));
     all.push_back(gpu);
     return all;
   }

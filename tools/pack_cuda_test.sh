@@ -13,11 +13,10 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 pack=$folder/carousel-cuda-test
 mkdir -p "$pack/lib" "$pack/cases" "$(dirname "$archive")"
-strip -o "$pack/carousel" "$build/carousel"
-strip -o "$pack/carousel_op_tests" "$build/tests/carousel_op_tests"
-for binary in carousel carousel_op_tests; do
-  ldd "$build/$([ $binary = carousel ] && echo carousel || echo tests/carousel_op_tests)" | awk '$3 ~ /^\// {print $3}'
-done | sort -u | grep -vE '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' | xargs -I{} cp -L {} "$pack/lib/"
+for binary in carousel tests/carousel_op_tests; do
+  strip -o "$pack/${binary##*/}" "$build/$binary"
+  ldd "$build/$binary" | awk '$3 ~ /^\// && $3 !~ /\/(libc|libm|libdl|librt|libpthread|ld-linux[^\/]*)\.so/ {print $3}'
+done | sort -u | xargs -I{} cp -L {} "$pack/lib/"
 cp -r models/stories-xlstm "$pack/"
 for case in tests/fixtures/models/* "$@"; do
   if [ -f "$case/expected.safetensors" ]; then cp -r "$case" "$pack/cases/"; fi

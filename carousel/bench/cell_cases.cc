@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operands of the continuous-time cells. Their parameters stay in a cache, and what they spend is computing: a
-// sigmoid or tanh counts as kSigmoid operations.
+// The operands of the continuous-time cells. Their parameters stay in a cache, and what they spend is computing.
 #include <fmt/format.h>
 
 #include <memory>
@@ -11,8 +10,6 @@
 
 namespace carousel::bench {
 namespace {
-
-constexpr double kF32 = sizeof(float), kSigmoid = 20;
 
 /// A parameter of the op: its gradient is computed too.
 Tensor parameter(Work& work, const Shape& shape, float scale, float offset = 0) {

@@ -24,8 +24,6 @@
 namespace carousel::bench {
 namespace {
 
-constexpr double kF32 = sizeof(float);
-
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
   const int64_t heads = dims.heads, dh = dims.dh, width = heads * dh, rows = shapes.all_rows();

@@ -6,6 +6,9 @@
 
 namespace carousel::bench {
 
+constexpr double kF32 = sizeof(float);
+constexpr double kSigmoid = 20;  // operations that a sigmoid or tanh counts as
+
 /// A size, or what stands for 0.
 inline int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
 

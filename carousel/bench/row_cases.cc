@@ -11,12 +11,6 @@
 #include "carousel/ops/moe/moe.h"
 
 namespace carousel::bench {
-namespace {
-
-constexpr double kF32 = sizeof(float), kSigmoid = 20;
-
-}  // namespace
-
 OpCase gated_unit_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
   const double elements = static_cast<double>(rows) * static_cast<double>(width);

@@ -2,6 +2,7 @@
 // Device, threads, instruction set and compute type from options, with their defaults.
 #include "carousel/cli/compute_options.h"
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,6 @@ namespace carousel::cli {
 namespace {
 
 constexpr int64_t kMaxThreads = 1024;
-constexpr int64_t kMaxGpu = 63;
 
 /// The memory of "cpu", "cuda" or "cuda:1".
 Memory& memory_of(const std::string& device) {
@@ -23,7 +23,8 @@ Memory& memory_of(const std::string& device) {
   const bool numbered = device.starts_with(gpu + ":");
   if (device != gpu && !numbered) fail(ErrorKind::kUsage, "--device: got \"{}\", expected cpu, cuda or cuda:N", device);
   const std::string number = numbered ? device.substr(gpu.size() + 1) : "0";
-  return cuda::Gpu::open(static_cast<int>(parse_integer("--device cuda:N", number, 0, kMaxGpu)));
+  return cuda::Gpu::open(
+      static_cast<int>(parse_integer("--device cuda:N", number, 0, std::numeric_limits<int>::max())));
 }
 
 }  // namespace

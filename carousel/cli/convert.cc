@@ -9,6 +9,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/model/convert.h"
 
 namespace carousel::cli {
@@ -22,7 +23,7 @@ struct ConvertOptions {
 
 int run_convert(ConvertOptions& options) {
   const bool gguf = is_gguf_name(options.out);
-  const DType blocks_as = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
+  const DType blocks_as = *weight_type_of(options.dtype);
   const Stream stream = options.machine.stream();
   catch_interrupts();
   Progress bar("%", 100);

@@ -20,7 +20,6 @@
 #include "carousel/core/json.h"
 #include "carousel/generate/evaluate.h"
 #include "carousel/model/load.h"
-#include "carousel/model/merged.h"
 #include "carousel/model/profile.h"
 #include "carousel/text/unicode.h"
 
@@ -175,10 +174,8 @@ int run_eval(EvalOptions& options) {
     fail(ErrorKind::kUsage, "eval: got nothing to evaluate, expected --text or --lambada");
   const Stream stream = options.machine.stream();
   const Numerics numerics = model::find_profile(options.profile);
-  const model::Model model =
-      options.adapter.empty()
-          ? model::load(options.model, stream, model::ModelKind::kLanguage, numerics, options.weights.types())
-          : model::load_merged(options.model, options.adapter, stream, numerics, options.weights.types());
+  const model::Model model = model::load(options.model, stream, model::ModelKind::kLanguage, numerics,
+                                         options.weights.types(), options.adapter);
   for (const std::string& warning : model.warnings) note("warning: " + warning);
   catch_interrupts();
   end_by_itself();  // the scores so far are shown, even if reading the text takes long

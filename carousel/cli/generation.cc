@@ -13,7 +13,6 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
-#include "carousel/model/merged.h"
 #include "carousel/model/profile.h"
 
 namespace carousel::cli {
@@ -94,9 +93,7 @@ void GenerationOptions::add_states(CLI::App& app) {
 
 model::Model GenerationOptions::load(const Stream& stream) const {
   const Numerics numerics = model::find_profile(profile);
-  model::Model loaded = adapter.empty()
-                            ? model::load(model, stream, model::ModelKind::kLanguage, numerics, weights.types())
-                            : model::load_merged(model, adapter, stream, numerics, weights.types());
+  model::Model loaded = model::load(model, stream, model::ModelKind::kLanguage, numerics, weights.types(), adapter);
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   return loaded;
 }

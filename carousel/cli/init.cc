@@ -10,6 +10,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/dtype.h"
 #include "carousel/core/error.h"
 #include "carousel/model/load.h"
@@ -26,7 +27,7 @@ struct InitOptions {
 };
 
 int run_init(const InitOptions& options) {
-  const DType dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
+  const DType dtype = *weight_type_of(options.dtype);
   catch_interrupts();
   Progress bar("%", 100);
   const auto go_on = [&](double done) {

@@ -55,8 +55,7 @@ std::string command_names() {
 }
 
 void print_help() {
-  std::string text =
-      "carousel: recurrent and hybrid sequence models on the CPU\n\nUsage: carousel COMMAND [OPTIONS]\n\n";
+  std::string text = "carousel: recurrent and hybrid sequence models\n\nUsage: carousel COMMAND [OPTIONS]\n\n";
   for (const Command& command : kCommands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   text +=
       "\n`carousel COMMAND --help` lists the options of a command; `carousel --version` says which carousel it is.\n";

@@ -11,6 +11,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/model/merged.h"
 
 namespace carousel::cli {
@@ -24,10 +25,7 @@ struct MergeOptions {
 
 int run_merge(MergeOptions& options) {
   const Stream stream = options.machine.stream();
-  std::optional<DType> dtype;
-  if (options.dtype != "auto") {
-    dtype = options.dtype == "bf16" ? DType::kBF16 : options.dtype == "f16" ? DType::kF16 : DType::kF32;
-  }
+  const std::optional<DType> dtype = weight_type_of(options.dtype);
   catch_interrupts();
   Progress bar("%", 100);
   model::write_merged(options.base, options.adapter, options.out, stream, dtype, [&](double done) {

@@ -129,7 +129,7 @@ class TrainRun {
         model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
-        trainer_(model_, stream_, input_.batches(), recipe_, &job()),
+        trainer_(model_, stream_, input_.batches(), recipe_, job()),
         resolved_(resolved) {
     for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
     if (options.sample_every > 0) model_.model.text();  // refused before the first step

@@ -33,8 +33,8 @@ void add_data_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
   app.add_option("--target", o.target, "For features: the file of targets of each --data");
   app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
-  app.add_option("--valid-target", o.valid_target, "The same for each --valid");
-  app.add_option("--valid-times", o.valid_times, "The same for each --valid");
+  app.add_option("--valid-target", o.valid_target, "For features: the file of targets of each --valid");
+  app.add_option("--valid-times", o.valid_times, "For features: the file of times between rows of each --valid");
   app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
   app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
@@ -74,7 +74,8 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
              "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
   add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
-  add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(), "Seed of fresh parameters and the order");
+  add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(),
+              "Seed of fresh parameters and adapters, of the order, and of dropout");
 }
 
 void add_tuning_options(CLI::App& app, TrainOptions& o) {
@@ -136,6 +137,7 @@ void TrainOptions::add_options(CLI::App& app) {
   add_integer(app, "--log-every", log_every, 1, kMost, "Steps between lines on standard error");
   app.add_flag("--dry-run", dry_run, "Say what would run, and end");
   machine.add_cpu_options(app);
+  app.get_option("--threads")->description("Threads; 0: the physical cores, divided by the processes that share them");
 }
 
 void TrainOptions::read_config(CLI::App& app, const std::string& path) {

@@ -23,19 +23,19 @@ std::vector<std::string> type_names(std::vector<std::string> names) {
   return names;
 }
 
-std::optional<DType> chosen(const std::string& name) {
-  for (const DType dtype : kTypes) {
-    if (weight_type_name(dtype) == name) return dtype;
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 std::string weight_type_name(DType dtype) {
   std::string name(dtype_name(dtype));
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return name;
+}
+
+std::optional<DType> weight_type_of(const std::string& name) {
+  for (const DType dtype : kTypes) {
+    if (weight_type_name(dtype) == name) return dtype;
+  }
+  return std::nullopt;
 }
 
 void WeightOptions::add_options(CLI::App& app) {
@@ -63,10 +63,10 @@ void WeightOptions::add_mmap(CLI::App& app) {
 model::WeightTypes WeightOptions::types() const {
   model::WeightTypes types;
   types.mapped = mapped;
-  types.body = chosen(weights);
+  types.body = weight_type_of(weights);
   const bool blocks = types.body && is_block(*types.body);
   const std::string rest = blocks ? "auto" : weights;
-  const auto part = [&](const std::string& name) { return chosen(name == "auto" ? rest : name); };
+  const auto part = [&](const std::string& name) { return weight_type_of(name == "auto" ? rest : name); };
   types.embeddings = part(embeddings);
   types.head = part(head);
   types.gates = part(gates);

@@ -30,5 +30,7 @@ struct WeightOptions {
 
 /// Its name in lower case, as options spell it.
 std::string weight_type_name(DType dtype);
+/// The type of such a name; nothing for another one, as "auto".
+std::optional<DType> weight_type_of(const std::string& name);
 
 }  // namespace carousel::cli

@@ -192,11 +192,4 @@ size_t Gpu::free_bytes() const {
   return free;
 }
 
-size_t Gpu::total_bytes() const {
-  size_t free = 0, total = 0;
-  check(cudaSetDevice(impl_->index), "choosing the GPU");
-  check(cudaMemGetInfo(&free, &total), "free memory");
-  return total;
-}
-
 }  // namespace carousel::cuda

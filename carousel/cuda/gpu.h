@@ -30,8 +30,6 @@ class Gpu final : public Memory {
   void zero(std::byte* bytes, size_t size_bytes) override;
 
   std::string name() const;  // "cuda:0 (NVIDIA H200)"
-  size_t free_bytes() const;
-  size_t total_bytes() const;
 
   struct Impl;  // cuda/launch.cuh
   Impl& impl() const { return *impl_; }
@@ -39,6 +37,7 @@ class Gpu final : public Memory {
  private:
   explicit Gpu(int index);
   ~Gpu() override;
+  size_t free_bytes() const;
   void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                     size_t size_bytes) override;
 

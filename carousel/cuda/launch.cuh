@@ -53,13 +53,15 @@ struct Gpu::Impl {
 Gpu::Impl& gpu_of(const Stream& stream);
 inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).stream; }
 
-/// Call it after every launch.
+/// Checks launches: called after those of an op, since the first error is kept until it is asked for.
 inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-/// Lets `kernel` have `bytes` of shared memory, which is more than a kernel has by default. What another call was
-/// allowed is never taken back.
+/// Lets `kernel` have `bytes` of shared memory, where that is more than every kernel has. What another call was allowed
+/// is never taken back.
 template <class Kernel>
 void allow_shared(Kernel* kernel, size_t bytes) {
+  constexpr size_t kUnasked = 32 << 10;  // of 48 KB, towards which a kernel's static shared memory counts
+  if (bytes <= kUnasked) return;
   static std::mutex raising;
   const std::lock_guard lock(raising);
   cudaFuncAttributes known;

@@ -27,7 +27,13 @@ bool strip_suffix(std::string& name, const std::string& suffix) {
   return true;
 }
 
-/// Whether the parameter is the matrix of a product y = W x inside a block. Cells pack their matrices once, as others.
+/// Whether `pattern` (fnmatch) is `name` or the end of it that follows a dot.
+bool matches_end(const std::string& pattern, const std::string& name) {
+  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0 || fnmatch(("*." + pattern).c_str(), name.c_str(), 0) == 0;
+}
+
+/// Whether the parameter is the matrix of a product y = W x inside a block. Those of cells are
+/// none: a cell packs them into a form of its own, which the sum would not reach.
 bool is_projection(const ModelConfig& config, const ParamRecord& record) {
   if (!record.matrix || record.layout != Weight::Layout::kPanels || record.init.mask != nullptr) return false;
   return std::any_of(config.sublayers.begin(), config.sublayers.end(), [&](const Sublayer& sublayer) {
@@ -107,10 +113,6 @@ float Adapter::scale() const {
   return static_cast<float>(alpha / (sqrt_scale ? std::sqrt(r) : r));
 }
 
-bool matches_end(const std::string& pattern, const std::string& name) {
-  return fnmatch(pattern.c_str(), name.c_str(), 0) == 0 || fnmatch(("*." + pattern).c_str(), name.c_str(), 0) == 0;
-}
-
 bool is_adapter(const std::string& folder) { return file_exists(folder + "/" + kAdapterConfig); }
 
 std::vector<AdapterModule> find_targets(const ModelConfig& config, const std::vector<ParamRecord>& records,
@@ -170,8 +172,8 @@ Adapter AdapterFiles::bind(const ModelConfig& config, const std::vector<ParamRec
       fail(ErrorKind::kInput, "{}: \"{}\" is no projection of the model, expected one of a block", where_, name);
     }
     out.modules.push_back(module);
-    read(module.a_name(), Shape{out.rank, module.cols});
-    read(module.b_name(), Shape{module.rows, out.rank});
+    find(module.a_name(), Shape{out.rank, module.cols});
+    find(module.b_name(), Shape{module.rows, out.rank});
   }
   if (!left.empty()) {
     fail(ErrorKind::kInput, "{}: the model has no \"{}\": an adapter of another model", where_, *left.begin());
@@ -179,17 +181,22 @@ Adapter AdapterFiles::bind(const ModelConfig& config, const std::vector<ParamRec
   return out;
 }
 
-Tensor AdapterFiles::read(const std::string& name, const Shape& shape) const {
+const formats::TensorEntry& AdapterFiles::find(const std::string& name, const Shape& shape) const {
   const formats::TensorEntry* const entry = file_.find(kAdapterPrefix + name);
   if (entry == nullptr) fail(ErrorKind::kInput, "{}: \"{}{}\" is missing", where_, kAdapterPrefix, name);
   if (!(entry->shape == shape) || !is_float(entry->dtype)) {
     fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected floats {} for this model and rank", where_, entry->name,
          entry->type_name(), entry->shape.str(), shape.str());
   }
-  if (const std::optional<int64_t> at = entry->first_not_finite()) {
-    fail(ErrorKind::kInput, "{}: \"{}\" is not finite at element {}", where_, entry->name, *at);
+  return *entry;
+}
+
+Tensor AdapterFiles::read(const std::string& name, const Shape& shape) const {
+  const formats::TensorEntry& entry = find(name, shape);
+  if (const std::optional<int64_t> at = entry.first_not_finite()) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is not finite at element {}", where_, entry.name, *at);
   }
-  return entry->load().to_f32();
+  return entry.load().to_f32();
 }
 
 uint64_t AdapterFiles::hash() const {

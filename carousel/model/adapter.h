@@ -34,9 +34,6 @@ struct Adapter {
   float scale() const;
 };
 
-/// Whether `pattern` (fnmatch) is `name` or the end of it that follows a dot.
-bool matches_end(const std::string& pattern, const std::string& name);
-
 /// A fresh adapter for the projections whose published or canonical names end in one of `targets` (none: for all).
 /// Throws Error(kInput) for a target that the model lacks, or that is no projection.
 std::vector<AdapterModule> find_targets(const ModelConfig& config, const std::vector<ParamRecord>& records,
@@ -49,14 +46,17 @@ class AdapterFiles {
   explicit AdapterFiles(const std::string& folder);
   /// The adapter for the model of these records. Throws Error(kInput) where it is one of another model.
   Adapter bind(const ModelConfig& config, const std::vector<ParamRecord>& records) const;
-  /// Which modules it has, each with both its tensors; Error(kInput) otherwise.
-  std::vector<std::string> modules() const;
   const Adapter& config() const { return config_; }  // without modules
   /// A or B of a module, in f32: `name` is its a_name() or b_name(). Throws Error(kInput) unless it has this shape.
   Tensor read(const std::string& name, const Shape& shape) const;
   uint64_t hash() const;  // of all bytes of the tensors
 
  private:
+  /// The modules that tensors name. Throws Error(kInput) for a tensor of another name, and for none.
+  std::vector<std::string> modules() const;
+  /// The tensor of this name. Throws Error(kInput) where it is missing, or of another shape or type.
+  const formats::TensorEntry& find(const std::string& name, const Shape& shape) const;
+
   std::string where_;  // adapter_model.safetensors
   Adapter config_;
   formats::SafetensorsFile file_;

@@ -272,9 +272,10 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
   }
 }
 
-/// adapter: the folder of one to be merged; empty: none.
-Model load_with(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-                const WeightTypes& types, const std::string& adapter) {
+}  // namespace
+
+Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
+           const WeightTypes& types, const std::string& adapter) {
   check_profile(numerics, *stream.memory);
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
@@ -285,12 +286,13 @@ Model load_with(const std::string& path, const Stream& stream, ModelKind kind, c
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
   const bool as_stored = types.own() && !types.mapped;
-  if (as_stored) check_memory(held_bytes(checkpoint), place.weights);
+  const bool on_host = !stream.memory->is_apart();  // another memory says itself what does not fit
+  if (on_host && as_stored) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
-  if (!as_stored) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
+  if (on_host && !as_stored) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);
@@ -309,23 +311,13 @@ Model load_with(const std::string& path, const Stream& stream, ModelKind kind, c
   finish_parameters(model, params, checkpoint, place.weights);
   if (files) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ files->hash());
   const Activations needed = measure_activations(model, stream);
-  check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
+  if (on_host) {
+    check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
+  }
   if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
   return model;
-}
-
-}  // namespace
-
-Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-           const WeightTypes& types) {
-  return load_with(path, stream, kind, numerics, types, "");
-}
-
-Model load_merged(const std::string& path, const std::string& adapter, const Stream& stream, const Numerics& numerics,
-                  const WeightTypes& types) {
-  return load_with(path, stream, ModelKind::kLanguage, numerics, types, adapter);
 }
 
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {

@@ -3,7 +3,6 @@
 #include "carousel/model/merged.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
@@ -12,8 +11,6 @@
 
 namespace carousel::model {
 namespace {
-
-namespace fs = std::filesystem;
 
 /// Adds rows first .. first + w.dim(0) of the module's scale B A to w, which lie on the host.
 void add_rows(const Stream& stream, const AdapterFiles& files, const Adapter& adapter, const AdapterModule& module,
@@ -98,10 +95,6 @@ Tensor merged_values(const formats::TensorEntry& entry, const AdapterFiles& file
                      const Stream& stream) {
   const Tensor values = entry.load().to_f32();
   const AdapterModule* const module = find_module(adapter, entry.name);
-  if (module != nullptr && !(entry.shape == Shape{module->rows, module->cols})) {
-    fail(ErrorKind::kInput, "\"{}\" is {}, expected {} for the adapter", entry.name, entry.shape.str(),
-         Shape{module->rows, module->cols}.str());
-  }
   if (module != nullptr) add_rows(stream, files, adapter, *module, 0, values);
   return values;
 }
@@ -140,13 +133,7 @@ void write_merged(const std::string& base, const std::string& adapter, const std
   Json source = config.source;
   set_dtype(source, dtype.value_or(DType::kF32));
   writer.write_config(source);
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                           "generation_config.json"}) {
-    const std::string from = place.folder + "/" + name;
-    std::error_code error;
-    if (file_exists(from)) fs::copy_file(from, writer.file(name), error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", from, out, error.message());
-  }
+  writer.copy_beside(place.folder);
   writer.finish();
 }
 

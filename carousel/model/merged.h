@@ -41,10 +41,6 @@ class MergedParams : public ParamSource {
   std::unordered_map<std::string, Place> places_;  // by canonical name
 };
 
-/// model::load of a language model with the adapter in folder `adapter` merged into its weights. Defined in load.cc.
-Model load_merged(const std::string& path, const std::string& adapter, const Stream& stream, const Numerics& numerics,
-                  const WeightTypes& types = {});
-
 /// Writes the folder `out`: the base model's files with the adapter added, under the same names. `dtype` is what all
 /// floats are written in; unset: sums are written in f32, and the other tensors keep their types. Throws Error(kInput,
 /// kIo, kCancelled).

@@ -98,12 +98,25 @@ ModelWriter::ModelWriter(const std::string& out, const std::vector<formats::Tens
 
 void ModelWriter::write_config(const Json& config) { write_text_file(file("config.json"), config.dump(2) + "\n"); }
 
+void ModelWriter::copy_beside(const std::string& folder) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+                           "generation_config.json"}) {
+    const std::string from = folder + "/" + name;
+    if (!file_exists(from)) continue;
+    std::error_code error;
+    const std::string copy = file(name);
+    fs::copy_file(from, copy, error);
+    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", from, copy, error.message());
+    fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
+  }
+}
+
 void ModelWriter::finish() {
   tensors_.finish();
   folder_.keep();
 }
 
-void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
+void write_model(const ModelValues& model, const std::string& out, const std::string& beside,
                  const WriteProgress& progress, const std::function<void(ModelWriter&)>& more) {
   const TensorNames& names = find_family(model.config.model_type, model.where).names;
   const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
@@ -124,11 +137,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::ve
   Json config = model.config.source;
   set_dtype(config, model.dtype);
   writer.write_config(config);
-  for (const std::string& file : beside) {
-    std::error_code error;
-    if (file_exists(file)) fs::copy_file(file, writer.file(fs::path(file).filename().string()), error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, out, error.message());
-  }
+  writer.copy_beside(beside);
   if (more) more(writer);
   writer.finish();
 }

@@ -53,6 +53,9 @@ class ModelWriter {
   /// The path of another file, which the caller is about to write.
   std::string file(const std::string& name) { return folder_.file(name); }
   void write_config(const Json& config);  // writes config.json
+  /// Copies what stands beside a model in `folder`, where it is there: tokenizer, chat template, generation config.
+  /// Throws Error(kIo).
+  void copy_beside(const std::string& folder);
   /// Ends model.safetensors and completes the folder.
   void finish();
 
@@ -73,10 +76,10 @@ struct ModelValues {
   ParamValues values;                // called once for each record
   KeptType kept = {};                // empty: none is kept
 };
-/// Writes `model` into the new folder `out`, tensor by tensor, with its config, whose "torch_dtype" becomes its dtype,
-/// and copies of those files in `beside` that exist. `more` may write further files before the folder is complete.
+/// Writes `model` into the new folder `out`, tensor by tensor, with its config, which names its dtype (set_dtype), and
+/// what stands beside a model in the folder `beside`. `more` may write further files before the folder is complete.
 /// Throws Error(kInput): a tensor does not fit in memory; Error(kIo, kCancelled).
-void write_model(const ModelValues& model, const std::string& out, const std::vector<std::string>& beside,
+void write_model(const ModelValues& model, const std::string& out, const std::string& beside,
                  const WriteProgress& progress = {}, const std::function<void(ModelWriter&)>& more = {});
 
 /// Says in a config.json that its model is in F32, F16 or BF16, under both names that transformers reads.

@@ -60,22 +60,13 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
 }
 
 // Copies a config that is a file of its own as it is, whatever its form; writes out the config of a model in one file.
-void copy_beside(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
-  if (place.config == place.weights) writer.write_config(config.source);
-  std::vector<std::string> files;
-  if (place.config != place.weights) files.push_back(place.config);
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}) {
-    files.push_back(place.folder + "/" + name);
-  }
-  for (const std::string& file : files) {
-    if (!file_exists(file)) continue;
-    std::error_code error;
-    const std::string copy = writer.file(fs::path(file).filename().string());
-    fs::copy_file(file, copy, error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", file, copy, error.message());
-    fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
-  }
+void write_config(const ModelPath& place, const ModelConfig& config, ModelWriter& writer) {
+  if (place.config == place.weights) return writer.write_config(config.source);
+  std::error_code error;
+  const std::string copy = writer.file(fs::path(place.config).filename().string());
+  fs::copy_file(place.config, copy, error);
+  if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", place.config, copy, error.message());
+  fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
 }
 
 }  // namespace
@@ -160,7 +151,8 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
   metadata.erase(formats::kBlocksKey);
   metadata.try_emplace("format", "pt");
   ModelWriter writer(out, specs, metadata);
-  copy_beside(place, config, writer);
+  write_config(place, config, writer);
+  writer.copy_beside(place.folder);
   size_t done_bytes = 0;
   for (const QuantisePlan::Item& item : plan.items) {
     const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));

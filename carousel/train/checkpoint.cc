@@ -149,27 +149,21 @@ std::optional<DType> kept_type(const model::TrainedModel& model, const model::Fi
 
 void write_checkpoint(const std::string& folder, Trainer& trainer, const RunState& run, const Collected& all) {
   const model::TrainedModel& model = trainer.model();
+  const auto write_run = [&](auto& to) {
+    formats::write_safetensors(to.file(kFile), tensors_of(trainer, all), {{kRun, run_of(trainer, run, all).dump()}});
+  };
   if (!model.params->adapter().modules.empty()) {
     formats::NewFolder out_folder(folder);
     model::write_adapter(model.params->adapter(), model.params->adapter_tensors(false), out_folder);
-    formats::write_safetensors(out_folder.file(kFile), tensors_of(trainer, all),
-                               {{kRun, run_of(trainer, run, all).dump()}});
+    write_run(out_folder);
     out_folder.keep();
     return;
   }
   const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
-  std::vector<std::string> beside;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                           "generation_config.json"}) {
-    beside.push_back(model.place.folder + "/" + name);
-  }
-  const auto more = [&](model::ModelWriter& writer) {
-    formats::write_safetensors(writer.file(kFile), tensors_of(trainer, all),
-                               {{kRun, run_of(trainer, run, all).dump()}});
-  };
   const auto kept = [&](const model::FileTensor& tensor) { return kept_type(model, tensor); };
   const model::ModelConfig& config = model.model.config;
-  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, beside, {}, more);
+  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, model.place.folder,
+                     {}, write_run);
 }
 
 }  // namespace

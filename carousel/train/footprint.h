@@ -16,8 +16,8 @@ struct StepShape {
   int64_t micro_batch = 0;  // rows at a time; 0: all
   int64_t seq = 512;        // tokens of a row
   bool recompute = false;
-  std::vector<int64_t> lengths =
-      {};  // of the sequences in the rows that are computed at a time; empty: rows are sequences
+  /// Lengths of the sequences that are computed at a time. If there are any, batch, micro_batch and seq are not read.
+  std::vector<int64_t> lengths = {};
 };
 
 struct Footprint {

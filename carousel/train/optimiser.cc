@@ -22,12 +22,8 @@ bool decays_in_paper(const std::string& name) {
 }  // namespace
 
 Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options,
-                     Processes* processes)
-    : params_(params),
-      stream_(stream),
-      options_(options),
-      processes_(processes != nullptr ? *processes : alone_),
-      arena_(*stream.memory) {
+                     Processes& processes)
+    : params_(params), stream_(stream), options_(options), processes_(processes), arena_(*stream.memory) {
   find_ranges();
   cut_into_shards();
   const Shape shard = {shard_end() - shard_first()};

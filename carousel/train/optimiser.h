@@ -36,7 +36,7 @@ class Optimiser {
   /// `params` and `processes` outlive this. Moments are zero. Without `processes` this one is alone; else the members
   /// marked so are meetings (Processes).
   Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options,
-            Processes* processes = nullptr);
+            Processes& processes = Processes::alone());
 
   /// Meeting: sums the gradients of all processes, which must be complete (finish_gradients), each shard where it
   /// belongs.
@@ -85,7 +85,6 @@ class Optimiser {
   model::TrainedParams& params_;
   const Stream& stream_;
   OptimiserOptions options_;
-  Processes alone_;
   Processes& processes_;
   Cuts cuts_;     // a matrix of Muon's is whole in a shard
   Arena arena_;   // of Muon's products

@@ -19,6 +19,11 @@ Cuts cut_evenly(int64_t count, int size, std::span<const std::pair<int64_t, int6
   return cuts;
 }
 
+Processes& Processes::alone() {
+  static Processes alone;
+  return alone;
+}
+
 bool Processes::any(bool value) {
   double count = value ? 1 : 0;
   sum({&count, 1});

@@ -26,6 +26,8 @@ Cuts cut_evenly(int64_t count, int size, std::span<const std::pair<int64_t, int6
 /// in the same order. Not for use by two threads.
 class Processes {
  public:
+  /// One that is alone.
+  static Processes& alone();
   virtual ~Processes() = default;
   /// This process's number, from 0 on. Rank 0 writes files and speaks to the user.
   virtual int rank() const { return 0; }

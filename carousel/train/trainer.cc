@@ -16,13 +16,13 @@ int64_t rows_of(const Batch& batch) { return std::accumulate(batch.lengths.begin
 }  // namespace
 
 Trainer::Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe,
-                 Processes* processes)
+                 Processes& processes)
     : model_(model),
       data_(data),
       recipe_(recipe),
-      processes_(processes != nullptr ? *processes : alone_),
+      processes_(processes),
       objective_(model, stream),
-      optimiser_(*model.params, stream, recipe.optimiser, &processes_) {
+      optimiser_(*model.params, stream, recipe.optimiser, processes) {
   if (recipe_.micro_batch <= 0) recipe_.micro_batch = recipe_.batch.most();
   if (recipe_.recompute) objective_.recompute();
   if (recipe_.dropout > 0) objective_.drop(recipe_.dropout, recipe_.seed);

@@ -43,7 +43,7 @@ class Trainer {
  public:
   /// All outlive the trainer. Without `processes` this one is alone; else steps and evaluations are meetings.
   Trainer(model::TrainedModel& model, const Stream& stream, Batches& data, const Recipe& recipe,
-          Processes* processes = nullptr);
+          Processes& processes = Processes::alone());
 
   bool done() const { return optimiser_.steps() >= recipe_.schedule.steps; }
   /// The next step. Throws Error(kInput) naming the step and its documents where a loss or gradient is not finite; the
@@ -78,7 +78,6 @@ class Trainer {
   model::TrainedModel& model_;
   Batches& data_;
   Recipe recipe_;
-  Processes alone_;
   Processes& processes_;
   Objective objective_;
   Optimiser optimiser_;

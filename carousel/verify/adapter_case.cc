@@ -28,8 +28,8 @@ std::string base_of(const std::string& folder) {
 
 model::Model load_case(const std::string& folder, const Stream& stream, const Numerics& numerics) {
   const std::string base = base_of(folder);
-  return base.empty() ? model::load(folder, stream, model::ModelKind::kLanguage, numerics)
-                      : model::load_merged(base, folder, stream, numerics);
+  const bool adapts = !base.empty();
+  return model::load(adapts ? base : folder, stream, model::ModelKind::kLanguage, numerics, {}, adapts ? folder : "");
 }
 
 std::vector<Comparison> compare_merged(const std::string& folder, const formats::SafetensorsFile& expected,

@@ -380,7 +380,7 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 
 std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
                                      const TokensDone& progress) {
-  if (!base_of(folder).empty()) return Case(folder, stream, numerics, progress).compare();
+  if (model::is_adapter(folder)) return Case(folder, stream, numerics, progress).compare();
   if (is_forecast_case(folder)) {
     if (numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
     return compare_forecast_case(folder, stream);

@@ -168,9 +168,9 @@ void attention(const Stream& stream, const ops::AttentionArgs& args) {
   const AttentionCall call = lay_out(args, &workspace);
   const Gpu::Impl& gpu = gpu_of(stream);
   const auto rows = static_cast<unsigned>(args.seqs.rows());
-  write_pages<<<dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, gpu.stream>>>(call);
   const size_t bytes = static_cast<size_t>(3 * args.head_dim + kHalves * kPage) * sizeof(float);
-  if (bytes > gpu.shared_bytes) not_on_device("attention with heads as wide");
+  if (bytes > gpu.shared_bytes) not_on_device("attention with heads this wide");
+  write_pages<<<dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, gpu.stream>>>(call);
   allow_shared(attend, bytes);
   attend<<<dim3(rows, static_cast<unsigned>(args.heads)), kThreads, bytes, gpu.stream>>>(call);
   launched("attention");

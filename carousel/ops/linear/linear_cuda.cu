@@ -4,7 +4,6 @@
 // memory. Sums are f32, and so are factors, unless the stream computes in bf16: then x is rounded to it, and cuBLASLt
 // multiplies where there are many rows.
 #include <algorithm>
-#include <cstring>
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/gemm.cuh"
@@ -68,10 +67,10 @@ struct Product {
 
 template <bool kRounds>
 __device__ float rounded_input(float x) {
-  return kRounds ? __bfloat162float(__float2bfloat16_rn(x)) : x;
+  return kRounds ? rounded(x) : x;
 }
 
-/// kVector elements of a row of weights.
+/// A lane loads 16 bytes of a row of weights at once.
 template <class T>
 struct alignas(16) Elements {
   static constexpr int kCount = 16 / sizeof(T);
@@ -200,8 +199,6 @@ void multiply(cudaStream_t queue, const Parts& parts, const Product& product) {
   }
   launched("linear");
 }
-
-bool rounds(const Stream& stream, DType dtype) { return stream.compute == Compute::kBF16 && dtype == DType::kBF16; }
 
 /// Whether cuBLASLt may take a product whose input is rounded: rows of bf16 then begin at multiples of 16 bytes.
 bool takes_gemm(int64_t N, int64_t K) { return N > kGemvRows && K % 8 == 0; }

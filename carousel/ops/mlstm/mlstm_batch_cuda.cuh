@@ -9,6 +9,7 @@
 
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
+#include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/mlstm/mlstm_cpu.h"
 
 namespace carousel::cuda {
@@ -60,8 +61,8 @@ struct MlstmCall {
   float *step_f, *step_i, *step_denominator;  // [B, H] of the step that runs
 
   __device__ SequenceRows sequence(int64_t s) const {
-    const int64_t* const there = args.seqs.there;
-    return {there[s], there[s + 1] - there[s], there[args.seqs.batch + 1 + s]};
+    const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
+    return {seq.first_row, seq.rows, seq.pos};
   }
   __device__ int64_t at(int64_t n, int64_t h) const { return n * args.dims.heads + h; }
   __device__ float* c_of(int64_t s, int64_t h) const {

@@ -128,7 +128,7 @@ void run_chunks(const Gpu::Impl& gpu, const MlstmCall& call, int64_t pieces) {
   const ops::MlstmDims& dims = call.args.dims;
   const auto heads = static_cast<unsigned>(dims.heads), batch = static_cast<unsigned>(call.args.seqs.batch);
   const size_t bytes = walk_bytes(dims.dk);
-  if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads as wide");
+  if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads this wide");
   allow_shared(walk_values, bytes);
   chunk_gates<<<dim3(heads, batch), kWarp, 0, gpu.stream>>>(call);
   chunk_weights<<<dim3(static_cast<unsigned>(pieces), heads, batch), kWalkThreads, 0, gpu.stream>>>(call);

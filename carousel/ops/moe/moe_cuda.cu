@@ -73,7 +73,7 @@ template <class T>
 __device__ float dot(const T* w, const float* x, int64_t count, bool rounds) {
   float sum = 0;
   for (int64_t k = threadIdx.x % kWarp; k < count; k += kWarp) {
-    const float x_k = rounds ? __bfloat162float(__float2bfloat16_rn(x[k])) : x[k];
+    const float x_k = rounds ? rounded(x[k]) : x[k];
     sum = fmaf(widened(w[k]), x_k, sum);
   }
   return warp_sum(sum);
@@ -150,8 +150,7 @@ void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   const Scratch scratch = lay_out(args, cpu::Workspace(args.workspace));
   const DType dtype = args.experts[0].gate.dtype();
   copy_table(stream, args, dtype, scratch.experts);
-  const bool rounds = stream.compute == Compute::kBF16 && dtype == DType::kBF16;
-  const MoeCall call = {args, scratch.experts, scratch.hidden, args.experts[0].gate.rows(), rounds};
+  const MoeCall call = {args, scratch.experts, scratch.hidden, args.experts[0].gate.rows(), rounds(stream, dtype)};
   const dim3 units(static_cast<unsigned>(args.rows * args.top_k), static_cast<unsigned>(blocks_of(call.F, kWarps)));
   const dim3 outputs(static_cast<unsigned>(args.rows), static_cast<unsigned>(blocks_of(args.width, kWarps)));
   for_element(dtype, [&]<class T>(T) {

@@ -2,9 +2,6 @@
 // Quantile errors: bound by memory.
 #include "carousel/ops/optimiser/quantile_error_cpu.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "carousel/cpu/divide.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -19,9 +16,9 @@ void quantile_error(const Stream& stream, const ops::QuantileErrorArgs& args) {
       for (int64_t i = 0; i < args.Q * args.P; ++i) {
         const double level = args.levels[i / args.P];
         const float target = wanted[i % args.P];
-        const bool missing = std::isnan(target);
+        const bool missing = target != target;  // NaN
         const double difference = missing ? 0 : static_cast<double>(target) - static_cast<double>(y[i]);
-        sum += std::max(level * difference, (level - 1) * difference);
+        sum += (difference >= 0 ? level : level - 1) * difference;
         if (d_y == nullptr) continue;
         const double slope = missing || difference == 0 ? 0 : difference > 0 ? -level : 1 - level;
         d_y[i] = static_cast<float>(slope / static_cast<double>(args.Q)) * args.scale;

@@ -92,7 +92,7 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
   const Gpu::Impl& gpu = gpu_of(stream);
   const int64_t pieces = 2 * ops::slstm_panels(args.dims), threads = pieces * kWarp;
   const size_t bytes = static_cast<size_t>(4 * args.dims.dh + pieces * kPiece) * sizeof(float);
-  if (bytes > gpu.shared_bytes) not_on_device("slstm with heads as wide");
+  if (bytes > gpu.shared_bytes) not_on_device("slstm with heads this wide");
   allow_shared(recur, bytes);
   const dim3 grid(static_cast<unsigned>(args.dims.heads), static_cast<unsigned>(args.seqs.batch));
   recur<<<grid, static_cast<unsigned>(threads < kMostThreads ? threads : kMostThreads), bytes, gpu.stream>>>(args,

@@ -14,6 +14,13 @@ __device__ inline float widened(float value) { return value; }
 __device__ inline float widened(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ inline float widened(__half value) { return __half2float(value); }
 
+/// Rounded to bf16, where a product's factors are.
+__device__ inline float rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
+/// Whether products with weights of this type round their inputs.
+inline bool rounds(const Stream& stream, DType dtype) {
+  return stream.compute == Compute::kBF16 && dtype == DType::kBF16;
+}
+
 /// The rows of a weight that has them as floats; throws Error(kDevice) for another form, in the name of `op`.
 inline const void* float_rows(const Weight& weight, const char* op) {
   const auto* const rows = weight.as<DenseRows>();

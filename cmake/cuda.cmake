@@ -1,7 +1,7 @@
 # Finds nvcc where kernels for GPUs are wanted, and says for which GPUs they are built. Sets CAROUSEL_CUDA_BUILT.
 #
 # The runtime is linked in (1.3 MB), and looks for the driver when a GPU is asked for; cuBLASLt (540 MB, 300 MB packed) is
-# loaded then too, by name. So one binary also runs where neither is installed, and the packed tests stay small.
+# loaded by name when a product needs it. So one binary also runs where neither is installed, and the packed tests stay small.
 set(CAROUSEL_CUDA_BUILT OFF)
 set_property(CACHE CAROUSEL_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(wanted ${CAROUSEL_CUDA})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Large products by cuBLASLt. The library is loaded by name when the first GPU is opened, so that one binary also runs
-// where it is not installed; products then take the kernels of ops/linear alone.
+// Large products by cuBLASLt. The library is loaded by name when the first product asks for it, so that one binary also
+// runs where it is not installed; products then take the kernels of ops/linear alone.
 #pragma once
 
 #include <cublasLt.h>

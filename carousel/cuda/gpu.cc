@@ -73,6 +73,11 @@ void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, c
   check(cudaEventRecord(passed_[piece], stream), "copy to the GPU");
 }
 
+Gemm* Gpu::Impl::gemm() {
+  std::call_once(gemm_opened_, [&] { gemm_ = open_gemm(); });
+  return gemm_;
+}
+
 Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLargePiece) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
@@ -85,7 +90,6 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   }
   counted = new CountedGpu;
-  gemm = open_gemm();
 }
 
 Gpu& Gpu::open(int index) {

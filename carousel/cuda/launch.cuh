@@ -46,7 +46,12 @@ struct Gpu::Impl {
   std::mutex copying;  // guards both stagings
   Staging small, large;
   Memory* counted = nullptr;
-  Gemm* gemm = nullptr;  // null: cuBLASLt was not found
+  /// Opened by the first call, since few runs need it; null: cuBLASLt was not found.
+  Gemm* gemm();
+
+ private:
+  std::once_flag gemm_opened_;
+  Gemm* gemm_ = nullptr;
 };
 
 /// The GPU of a stream, made the calling thread's.

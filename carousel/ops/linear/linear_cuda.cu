@@ -210,8 +210,8 @@ void multiply_by_library(Gpu::Impl& gpu, const Parts& parts, const Product& prod
   launched("linear");
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];
-    gpu.gemm->run({rounded, part.w, product.y + part.first_col, product.N, part.rows, product.K, product.y_stride},
-                  gpu.stream);
+    gpu.gemm()->run({rounded, part.w, product.y + part.first_col, product.N, part.rows, product.K, product.y_stride},
+                    gpu.stream);
     if (part.bias == nullptr) continue;
     const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
     add_bias<<<grid, kThreads, 0, gpu.stream>>>(part, product);
@@ -224,7 +224,8 @@ void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const 
   if (!rounds(stream, dtype)) {
     return for_element(dtype, [&]<class T>(T) { multiply<T, false>(gpu.stream, parts, product); });
   }
-  if (takes_gemm(product.N, product.K) && gpu.gemm != nullptr) return multiply_by_library(gpu, parts, product, rounded);
+  if (takes_gemm(product.N, product.K) && gpu.gemm() != nullptr)
+    return multiply_by_library(gpu, parts, product, rounded);
   multiply<__nv_bfloat16, true>(gpu.stream, parts, product);
 }
 

@@ -13,22 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Loss {
-  int64_t step;
-  double loss;
-  bool operator==(const Loss&) const = default;
-};
-
-std::vector<Loss> losses(const std::string& out) {
-  std::vector<Loss> found;
-  std::ifstream log(out + "/log.jsonl");
-  for (std::string line; std::getline(log, line);) {
-    const Json record = Json::parse(line);
-    if (record.contains("loss")) found.push_back({record["step"].get<int64_t>(), record["loss"].get<double>()});
-  }
-  return found;
-}
-
 int errors_in(const std::string& text) {
   int count = 0;
   for (size_t at = 0; (at = text.find("carousel: error: ", at)) != text.npos; ++at) ++count;
@@ -56,6 +40,22 @@ class TrainProcesses : public testing::Test {
 };
 
 #ifdef CAROUSEL_MPIEXEC
+
+struct Loss {
+  int64_t step;
+  double loss;
+  bool operator==(const Loss&) const = default;
+};
+
+std::vector<Loss> losses(const std::string& out) {
+  std::vector<Loss> found;
+  std::ifstream log(out + "/log.jsonl");
+  for (std::string line; std::getline(log, line);) {
+    const Json record = Json::parse(line);
+    if (record.contains("loss")) found.push_back({record["step"].get<int64_t>(), record["loss"].get<double>()});
+  }
+  return found;
+}
 
 /// Open MPI as root, with more processes than cores, on this machine alone. It takes a second to start.
 void prepare_launcher() {

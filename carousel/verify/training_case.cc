@@ -33,9 +33,9 @@ constexpr double kSpread = 4;
 
 // Steps of Muon with its iteration in f32 end 1e-5 from a float64 run. torch's own class iterates in bf16, whose
 // numbers nobody else can equal closely: they are up to 3e-2 from those of the f32 iteration.
-// The norms of the gradients alone are not that well conditioned: noise of 1e-6 in the gradients, which is rounding,
-// moves the third norm of muon-xlstm by 1.4e-4. So they may be kSpread times as far as noise of kMuon takes them.
-constexpr double kMuon = 1e-4, kMuonBf16 = 4e-2;
+// The norms of the gradients alone are not that well conditioned: transformers' own f32 run of muon-xlstm ends 2.1e-4
+// from the stored third norm on another processor, its f64 run 6.6e-5.
+constexpr double kMuon = 1e-4, kMuonNorms = 5e-4, kMuonBf16 = 4e-2;
 constexpr size_t kNorms = 1;  // their place in what take_steps returns
 
 // Of language models and models of features the loss of a case is compared by the forward. It is found within 1e-7.
@@ -315,16 +315,9 @@ void TrainingCase::compare_muon(train::Objective& objective, const MuonSteps& st
   options.muon_gates = steps.gates;
   const std::vector<std::string> names = step_names(steps.prefix);
   const train::Batch batch = read_tokens(kMuonIds);
-  const std::vector<std::vector<float>> taken = take_steps(objective, batch, options, 0),
-                                        others = take_steps(objective, batch, options, kMuon);
+  const std::vector<std::vector<float>> taken = take_steps(objective, batch, options, 0);
   for (size_t i = 0; i < names.size(); ++i) {
-    double tolerance = steps.tolerance;
-    if (i == kNorms) {
-      Drift spread;
-      spread.add(taken[i].data(), others[i].data(), static_cast<int64_t>(taken[i].size()));
-      tolerance = std::max(tolerance, kSpread * spread.relative());
-    }
-    judge(names[i], taken[i], tolerance);
+    judge(names[i], taken[i], i == kNorms ? std::max(steps.tolerance, kMuonNorms) : steps.tolerance);
   }
 }
 

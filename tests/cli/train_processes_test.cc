@@ -66,6 +66,7 @@ void prepare_launcher() {
       {"OMPI_MCA_hwloc_base_binding_policy", "none"},
       {"OMPI_MCA_plm_rsh_agent", ""},                        // no ssh
       {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers may forbid it
+      {"OMPI_MCA_odls_base_sigkill_timeout", "30"},          // seconds from SIGTERM to SIGKILL: the machine may be busy
       {"ASAN_OPTIONS", "detect_leaks=0"},                    // Open MPI keeps what it allocates until the end
   };
   for (const auto& [name, value] : variables) setenv(name, value, 1);

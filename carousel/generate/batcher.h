@@ -74,9 +74,9 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Queues a request. Throws Error(kInput): neither prompt nor logits, a token outside the vocabulary, sampler
-  /// values out of range.
-  void submit(Request request);
+  /// Queues a request, and returns its number. Throws Error(kInput): neither prompt nor logits, a token outside the
+  /// vocabulary, sampler values out of range.
+  uint64_t submit(Request request);
   size_t live() const { return live_.size() + born_.size(); }  // sequences not finished
   /// What the first sequence has read so far, while it reads its prompt and if it keeps a state. Call it between ticks.
   std::optional<model::SavedState> prefix() const;
@@ -86,6 +86,9 @@ class Batcher {
     int64_t decode = 0;   // rows of sampled tokens
     int64_t sampled = 0;  // tokens sampled
   };
+  /// From now on a tick reads at most so many rows of prompts, but one piece of ops::kMlstmChunk rows at least. Prompts
+  /// are then cut at multiples of it, which changes no bit.
+  void limit_prompts(int64_t rows) { prompt_rows_ = rows; }
   /// From now on `stop` is asked within forwards that read prompts; true takes back what the tick has done.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
   /// One forward for all live sequences; samples, calls back, retires what is finished. Callbacks may submit, not
@@ -93,10 +96,16 @@ class Batcher {
   Rows tick();
   /// Ends every sequence: at once, or after the tick that brings a kept state up to its text.
   void cancel();
+  /// The same for the sequences of one request; nothing where it has ended.
+  void cancel(uint64_t number);
+  /// Forgets every sequence, and tells nobody: what remains after a tick that threw.
+  void drop();
 
  private:
   struct Sequence;
   Rows gather();
+  int64_t slab_of(const Sequence& sequence, const Rows& taken) const;
+  void cancel_where(const std::function<bool(const Sequence&)>& concerns);
   Tensor due_logits(const Tensor& hidden);  // on the host
   void settle(Sequence& sequence, const Tensor& logits);
   void fork(Sequence& first, const Tensor& logits);
@@ -114,6 +123,8 @@ class Batcher {
   std::vector<std::unique_ptr<Sequence>> live_;
   std::vector<std::unique_ptr<Sequence>> born_;  // join at the next tick
   int64_t sampled_ = 0;                          // tokens sampled in this tick
+  uint64_t submitted_ = 0;                       // requests so far
+  int64_t prompt_rows_ = INT64_MAX;              // rows of prompts that a tick may take
   // The forward under way, filled anew by gather(). They are members so that ticks reuse their memory.
   std::vector<int32_t> tokens_;    // [N] of all sequences, laid end to end
   std::vector<State*> states_;     // [B] their states

@@ -39,7 +39,7 @@ constexpr int64_t kMaxKeyFile = 1 << 20;
 struct ServeOptions : GenerationOptions {
   serve::HttpOptions http;
   serve::ServiceOptions service;
-  int64_t port = 8080, connections = 4096, state_bytes = -1;
+  int64_t port = 8080, connections = 4096, state_bytes = -1, cache_bytes = -1;
   std::string key_file;
   bool no_key = false;
 };
@@ -100,6 +100,8 @@ int run_serve(ServeOptions& options) {
   service_options.scratch = scratch_folder();
   service_options.state_bytes =
       options.state_bytes >= 0 ? static_cast<size_t>(options.state_bytes) : available_memory_bytes() / 4;
+  service_options.engine.cache_bytes =
+      options.cache_bytes >= 0 ? static_cast<size_t>(options.cache_bytes) : available_memory_bytes() / 4;
   if (is_loopback(options.http.host)) service_options.hosts = {"localhost", "127.0.0.1", "[::1]", options.http.host};
   options.http.port = static_cast<int>(options.port);
   options.http.connections = static_cast<size_t>(options.connections);
@@ -148,6 +150,8 @@ std::function<int()> setup_serve(CLI::App& app) {
               "The most tokens of an answer");
   add_integer(app, "--state-bytes", options->state_bytes, -1, INT64_MAX,
               "Memory for the states that clients keep; -1: a quarter of what is free");
+  add_integer(app, "--cache-bytes", options->cache_bytes, -1, INT64_MAX,
+              "Memory for beginnings of prompts that were read; 0: none, -1: a quarter of what is free");
   add_integer(app, "--connections", options->connections, 1, 1 << 20, "Connections at a time");
   add_number(app, "--drain", options->http.drain_seconds, 0, 86400, "Seconds for answers under way after SIGTERM");
   options->weights.add_options(app);

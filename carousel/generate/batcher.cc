@@ -10,8 +10,8 @@
 //    change only after a forward that was not stopped.
 // 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
 // 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. Where
-//    ticks are limited it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So the rest of the
-//    batch decides which tick reads a row, and no result.
+//    ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So
+//    the rest of the batch decides which tick reads a row, and no result.
 // 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
@@ -143,7 +143,10 @@ int64_t Batcher::slab_of(const Sequence& sequence, const Rows& taken) const {
   const auto left = static_cast<int64_t>(sequence.rest().size());
   if (!sequence.reading()) return left;
   const int64_t pos = sequence.state.pos();
-  const int64_t whole = std::min(model::kPrefillRows - pos % model::kPrefillRows, left);
+  int64_t whole = std::min(model::kPrefillRows - pos % model::kPrefillRows, left);
+  const std::vector<int64_t>& marks = sequence.request->marks;
+  const auto mark = std::upper_bound(marks.begin(), marks.end(), pos);
+  if (mark != marks.end()) whole = std::min(whole, *mark - pos);
   if (taken.prompt > 0 && taken.prompt + taken.decode + whole > kTickRows) return 0;
   const int64_t room = prompt_rows_ - taken.prompt;
   if (whole <= room) return whole;
@@ -179,6 +182,12 @@ Batcher::Rows Batcher::gather() {
     }
   }
   return rows;
+}
+
+void Batcher::report_mark(const Sequence& sequence) const {
+  const Request& request = *sequence.request;
+  const bool marked = std::binary_search(request.marks.begin(), request.marks.end(), sequence.state.pos());
+  if (marked && request.on_mark) request.on_mark(sequence.state);
 }
 
 /// hidden [N, D] -> logits [R, V] of the due rows, on the host.
@@ -226,6 +235,7 @@ Batcher::Rows Batcher::tick() {
       }
       if (sequence.reading()) {
         sequence.read += length;
+        report_mark(sequence);
       } else {
         sequence.pending.reset();
       }
@@ -374,22 +384,6 @@ void Batcher::cancel(uint64_t number) {
 void Batcher::drop() {
   live_.clear();
   born_.clear();
-}
-
-void generate(const model::Model& model, const Stream& stream, Request request, const std::function<bool()>& stop) {
-  Batcher batcher(model, stream);
-  batcher.submit(std::move(request));
-  batcher.stop_when(stop);
-  bool cancelled = false;
-  while (batcher.live() > 0) {
-    if (!cancelled && stop && stop()) {
-      cancelled = true;
-      batcher.stop_when({});
-      batcher.cancel();
-    } else {
-      batcher.tick();
-    }
-  }
 }
 
 }  // namespace carousel::generate

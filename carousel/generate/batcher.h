@@ -49,19 +49,21 @@ struct Finished {
 };
 
 struct Request {
-  std::vector<int32_t> prompt;                   // follows what `state` has seen
-  State state;                                   // empty: from the start
-  std::vector<int32_t> history;                  // [state.pos()] the tokens it has seen; penalties count them
-  Tensor logits;                                 // [V] after the last of them: required when there is no prompt
-  SamplerParams sampler;                         // how tokens are chosen
-  uint64_t seed = 0;                             // seed of the random numbers
-  uint64_t stream = 0;                           // sample k draws from stream + k
-  int64_t samples = 1;                           // continuations of the one prompt, forked when it has been read
-  int64_t max_tokens = -1;                       // tokens of each sample; -1: no limit
-  std::vector<std::string> stop;                 // a text that ends a sample, and is not emitted
-  bool logprobs = false;                         // fill Emitted::logprob and top
-  int64_t top_logprobs = 0;                      // how many of the likeliest tokens to report
-  bool keep_state = false;                       // fill Finished::state, history and logits
+  std::vector<int32_t> prompt;                // follows what `state` has seen
+  State state;                                // empty: from the start
+  std::vector<int32_t> history;               // [state.pos()] the tokens it has seen; penalties count them
+  Tensor logits;                              // [V] after the last of them: required when there is no prompt
+  SamplerParams sampler;                      // how tokens are chosen
+  uint64_t seed = 0;                          // seed of the random numbers
+  uint64_t stream = 0;                        // sample k draws from stream + k
+  int64_t samples = 1;                        // continuations of the one prompt, forked when it has been read
+  int64_t max_tokens = -1;                    // tokens of each sample; -1: no limit
+  std::vector<std::string> stop;              // a text that ends a sample, and is not emitted
+  bool logprobs = false;                      // fill Emitted::logprob and top
+  int64_t top_logprobs = 0;                   // how many of the likeliest tokens to report
+  bool keep_state = false;                    // fill Finished::state, history and logits
+  std::vector<int64_t> marks;                 // ascending positions, multiples of ops::kMlstmChunk, to report states at
+  std::function<void(const State&)> on_mark;  // called with the state there, while the prompt is read
   std::function<bool(const Emitted&)> on_token;  // called for each token; false cancels this sample
   std::function<void(Finished&)> on_finish;      // called once per sample
 };
@@ -105,6 +107,7 @@ class Batcher {
   struct Sequence;
   Rows gather();
   int64_t slab_of(const Sequence& sequence, const Rows& taken) const;
+  void report_mark(const Sequence& sequence) const;
   void cancel_where(const std::function<bool(const Sequence&)>& concerns);
   Tensor due_logits(const Tensor& hidden);  // on the host
   void settle(Sequence& sequence, const Tensor& logits);

@@ -27,11 +27,17 @@ struct Engine::Job {
   uint64_t batched = 0;  // its number in the batcher
   generate::Request request;
   Listener listener;
+  std::string domain;
   int64_t samples = 1, ended = 0;
+  int64_t cached = 0;           // tokens of its prompt that the cache had read
+  std::vector<int32_t> prompt;  // the whole prompt, where the cache keeps states of it
 };
 
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
-    : options_(options), post_(std::move(post)), batcher_(model, stream) {
+    : options_(options),
+      post_(std::move(post)),
+      batcher_(model, stream),
+      cache_(model.state_layout(), options.cache_bytes) {
   thread_ = std::make_unique<Thread>([this] { run(); });
 }
 
@@ -44,9 +50,10 @@ Engine::~Engine() {
   thread_.reset();
 }
 
-uint64_t Engine::submit(generate::Request request, Listener listener) {
+uint64_t Engine::submit(generate::Request request, Listener listener, const std::string& domain) {
   auto job = std::make_shared<Job>();
   job->samples = request.samples;
+  job->domain = domain;
   job->request = std::move(request);
   job->listener = std::move(listener);
   {
@@ -130,8 +137,26 @@ void Engine::admit() {
   }
 }
 
+/// A prompt that begins a text starts from the longest beginning that the cache has; what it reads is kept.
+void Engine::use_cache(Job& job, generate::Request& request) {
+  if (options_.cache_bytes == 0 || request.state.pos() > 0 || request.prompt.empty()) return;
+  job.prompt = request.prompt;
+  const auto count = static_cast<int64_t>(job.prompt.size());
+  request.state = cache_.find(job.domain, job.prompt, count - 1);  // the last token's logits are needed
+  job.cached = request.state.pos();
+  request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
+  request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
+  request.marks = cache_.marks(job.domain, job.prompt, job.cached);
+  request.on_mark = [this, &job](const State& state) {
+    cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
+  };
+  figures_.cache_queries += count;
+  figures_.cache_hits += job.cached;
+}
+
 void Engine::start(const std::shared_ptr<Job>& job) {
   generate::Request request = std::move(job->request);
+  use_cache(*job, request);
   Job* const raw = job.get();  // the batcher's callbacks live no longer than the job does in running_
   const auto shared = [this, raw] { return running_.at(raw->number); };
   request.on_token = [this, shared](const generate::Emitted& token) {
@@ -150,6 +175,7 @@ void Engine::start(const std::shared_ptr<Job>& job) {
     event.text = finished.text;
     event.end = std::make_unique<generate::Finished>(std::move(finished));
     event.end->text = {};
+    event.cached = raw->cached;
     tell(shared(), std::move(event));
     if (++raw->ended == raw->samples) running_.erase(raw->number);
   };
@@ -197,6 +223,9 @@ void Engine::run() {
         batcher_.drop();
       }
     }
+    figures_.cache_bytes = static_cast<int64_t>(cache_.bytes());
+    figures_.cache_states = cache_.states();
+    figures_.cache_evictions = cache_.evictions();
     figures_.running = static_cast<int64_t>(batcher_.live());
     flush();
   }

@@ -17,6 +17,7 @@
 
 #include "carousel/core/thread.h"
 #include "carousel/generate/batcher.h"
+#include "carousel/serve/prefix_cache.h"
 
 namespace carousel::serve {
 
@@ -27,14 +28,16 @@ struct Event {
   int32_t id = 0;                           // of a token
   float logprob = 0;                        // with Request::logprobs
   std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
+  int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
   std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
 };
 using Listener = std::function<void(Event&)>;
 
 struct EngineOptions {
-  int64_t parallel = 64;  // sequences at a time
-  int64_t queue = 256;    // requests that wait for them
-  double tick_ms = 100;   // the time of a tick that reads prompts
+  int64_t parallel = 64;   // sequences at a time
+  int64_t queue = 256;     // requests that wait for them
+  size_t cache_bytes = 0;  // of the prefix cache
+  double tick_ms = 100;    // the time of a tick that reads prompts
 };
 
 /// Figures since the start, which any thread may read.
@@ -44,6 +47,11 @@ struct EngineFigures {
   std::atomic<int64_t> prompt_tokens{0};     // rows of prompts read
   std::atomic<int64_t> generated_tokens{0};  // tokens sampled
   std::atomic<int64_t> ticks{0};
+  std::atomic<int64_t> cache_queries{0};  // tokens of prompts that the cache was asked for
+  std::atomic<int64_t> cache_hits{0};     // tokens of those that it had read
+  std::atomic<int64_t> cache_bytes{0};    // that it takes
+  std::atomic<int64_t> cache_states{0};
+  std::atomic<int64_t> cache_evictions{0};
 };
 
 class Engine {
@@ -59,7 +67,8 @@ class Engine {
 
   /// Queues a request, whose callbacks the engine sets. Its number, or 0: the queue is full. The listener is told of
   /// every token and of the end of each sample. A request that cannot run ends with kFailed.
-  uint64_t submit(generate::Request request, Listener listener);
+  /// `domain`: requests of other domains do not see what the cache keeps of this one.
+  uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
   /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
   void cancel(uint64_t number);
 
@@ -72,6 +81,7 @@ class Engine {
   void take_commands();
   void admit();
   void start(const std::shared_ptr<Job>& job);
+  void use_cache(Job& job, generate::Request& request);
   void tell(const std::shared_ptr<Job>& job, Event event);
   void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error);
   void flush();
@@ -90,6 +100,7 @@ class Engine {
 
   // The engine thread's own.
   generate::Batcher batcher_;
+  PrefixCache cache_;
   std::deque<std::shared_ptr<Job>> waiting_;
   std::map<uint64_t, std::shared_ptr<Job>> running_;
   std::vector<Told> outbox_;

@@ -138,6 +138,8 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
 }
 
 void Generation::start() {
+  // Keys and salts keep their prompts apart: how long a prompt takes would tell others that it was seen.
+  const std::string domain = owner_ + "/" + wish_.salt;
   call_->when_gone([self = shared_from_this()] { self->cancel(); });
   for (size_t p = 0; p < prompts_.size(); ++p) {
     prompts_[p].number = context_.engine.submit(request_of(prompts_[p]),
@@ -171,6 +173,7 @@ void Generation::hear(size_t prompt, Event& event) {
   }
   choice.text += event.text;
   if (event.end) {
+    prompts_[prompt].hit = event.cached;
     try {
       end_choice(choice, *event.end);
     } catch (const HttpError& error) {
@@ -339,7 +342,7 @@ Json Generation::usage() const {
   int64_t prompt = 0, cached = 0, generated = 0;
   for (const Prompt& one : prompts_) {
     prompt += static_cast<int64_t>(one.tokens.size()) + one.cached;
-    cached += one.cached;
+    cached += one.cached + one.hit;
   }
   for (const Choice& choice : choices_) generated += choice.tokens;
   return {{"prompt_tokens", prompt},

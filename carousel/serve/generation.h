@@ -25,6 +25,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string text;     // as it was given, for echo
     uint64_t number = 0;  // in the engine
     int64_t cached = 0;   // tokens that the state has seen
+    int64_t hit = 0;      // tokens of `tokens` that the cache had read
   };
   struct LoggedToken {
     int32_t id;

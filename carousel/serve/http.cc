@@ -98,7 +98,11 @@ struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer::Impl& server, tcp::socket socket)
-      : server_(server), options_(server.options), stream_(std::move(socket)), wake_(stream_.get_executor()) {}
+      : server_(server),
+        options_(server.options),
+        socket_(std::move(socket)),
+        wake_(socket_.get_executor()),
+        deadline_(socket_.get_executor()) {}
 
   Awaitable<void> run();
   void close();
@@ -117,14 +121,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Awaitable<void> watch();
   Awaitable<void> linger();
   void changed();
+  void begin_deadline(double time);
+  void end_deadline();
   Awaitable<bool> wait_for_change(double limit);
   http::response<http::string_body> head(bool keep) const;
 
   HttpServer::Impl& server_;
   const HttpOptions& options_;
-  beast::tcp_stream stream_;
+  tcp::socket socket_;
   beast::flat_buffer buffer_;
   net::steady_timer wake_;
+  net::steady_timer deadline_;  // of what the socket does
+  uint64_t deadlines_ = 0;      // begun and ended: one that is over does nothing
+  bool late_ = false;           // it came
   std::shared_ptr<Call> call_;  // the request under way
   unsigned version_ = 11;
   bool gone_ = false;
@@ -139,16 +148,16 @@ Awaitable<void> Connection::run() {
 
 void Connection::close() {
   error_code ignored;
-  stream_.socket().shutdown(tcp::socket::shutdown_both, ignored);
-  stream_.socket().close(ignored);
+  socket_.shutdown(tcp::socket::shutdown_both, ignored);
+  socket_.close(ignored);
 }
 
 Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
   error_code error;
   parser.header_limit(options_.header_bytes);
   parser.body_limit(options_.upload_bytes);
-  stream_.expires_after(seconds(options_.header_seconds));
-  co_await http::async_read_header(stream_, buffer_, parser, net::redirect_error(use_awaitable, error));
+  begin_deadline(options_.header_seconds);
+  co_await http::async_read_header(socket_, buffer_, parser, net::redirect_error(use_awaitable, error));
   if (!error) {
     const auto& head = parser.get();
     const size_t limit = head.method() == http::verb::put ? options_.upload_bytes : options_.body_bytes;
@@ -162,11 +171,12 @@ Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
     if (!error && beast::iequals(head[http::field::expect], "100-continue") && !parser.is_done()) {
       co_await write("HTTP/1.1 100 Continue\r\n\r\n", error);
     }
-    stream_.expires_after(seconds(options_.body_seconds));
-    if (!error) co_await http::async_read(stream_, buffer_, parser, net::redirect_error(use_awaitable, error));
+    begin_deadline(options_.body_seconds);
+    if (!error) co_await http::async_read(socket_, buffer_, parser, net::redirect_error(use_awaitable, error));
   }
-  stream_.expires_never();
+  end_deadline();
   if (!error) co_return true;
+  if (late_) error = beast::error::timeout;
   wrong = read_error(error, options_, buffer_.size() > 0 || parser.got_some());
   co_return false;
 }
@@ -190,15 +200,32 @@ Awaitable<bool> Connection::serve_one() {
   const bool watches = !call_->ended();
   if (watches) {
     net::co_spawn(
-        stream_.get_executor(), [self = shared_from_this()] { return self->watch(); }, net::detached);
+        socket_.get_executor(), [self = shared_from_this()] { return self->watch(); }, net::detached);
   }
   const bool written = co_await write_answer(keep);
   if (!whole) co_await linger();
   error_code ignored;
-  if (watches && !gone_) stream_.socket().cancel(ignored);  // the watch
+  if (watches && !gone_) socket_.cancel(ignored);  // the watch
   call_->leave();
   call_.reset();
   co_return written&& keep;
+}
+
+/// What the socket does ends with operation_aborted after `time` seconds, unless the deadline ends before.
+void Connection::begin_deadline(double time) {
+  late_ = false;
+  deadline_.expires_after(seconds(time));
+  deadline_.async_wait([self = shared_from_this(), number = ++deadlines_](const error_code& error) {
+    if (error || number != self->deadlines_) return;
+    self->late_ = true;
+    error_code ignored;
+    self->socket_.cancel(ignored);
+  });
+}
+
+void Connection::end_deadline() {
+  deadlines_++;
+  deadline_.cancel();
 }
 
 /// There is more to write. A client that leaves too much of it unread is cut off.
@@ -214,23 +241,24 @@ void Connection::changed() {
 Awaitable<void> Connection::linger() {
   constexpr size_t kMost = 1 << 20;
   error_code error;
-  stream_.socket().shutdown(tcp::socket::shutdown_send, error);
+  socket_.shutdown(tcp::socket::shutdown_send, error);
   std::string rest(4096, '\0');
-  stream_.expires_after(std::chrono::seconds(1));
+  begin_deadline(1);
   for (size_t count = 0; !error && count < kMost;) {
-    count += co_await stream_.async_read_some(net::buffer(rest), net::redirect_error(use_awaitable, error));
+    count += co_await socket_.async_read_some(net::buffer(rest), net::redirect_error(use_awaitable, error));
   }
+  end_deadline();
 }
 
 /// Waits until the client sends or leaves. One that sends more while it waits for an answer is not watched further.
 Awaitable<void> Connection::watch() {
   const std::shared_ptr<Call> call = call_;
   error_code error;
-  co_await stream_.socket().async_wait(tcp::socket::wait_read, net::redirect_error(use_awaitable, error));
+  co_await socket_.async_wait(tcp::socket::wait_read, net::redirect_error(use_awaitable, error));
   if (error || call != call_) co_return;
   char byte = 0;
-  stream_.socket().non_blocking(true, error);
-  const size_t count = stream_.socket().receive(net::buffer(&byte, 1), tcp::socket::message_peek, error);
+  socket_.non_blocking(true, error);
+  const size_t count = socket_.receive(net::buffer(&byte, 1), tcp::socket::message_peek, error);
   if (error == net::error::would_block || (!error && count > 0)) co_return;
   gone_ = true;
   wake_.cancel();
@@ -262,9 +290,9 @@ http::response<http::string_body> Connection::head(bool keep) const {
 }
 
 Awaitable<void> Connection::write(std::string bytes, error_code& error) {
-  stream_.expires_after(seconds(options_.write_seconds));
-  co_await net::async_write(stream_, net::buffer(bytes), net::redirect_error(use_awaitable, error));
-  stream_.expires_never();
+  begin_deadline(options_.write_seconds);
+  co_await net::async_write(socket_, net::buffer(bytes), net::redirect_error(use_awaitable, error));
+  end_deadline();
 }
 
 /// True: the whole answer was written.
@@ -277,9 +305,9 @@ Awaitable<bool> Connection::write_answer(bool keep) {
   message.prepare_payload();
   if (call_->request().method == "HEAD") message.body().clear();
   error_code error;
-  stream_.expires_after(seconds(options_.write_seconds));
-  co_await http::async_write(stream_, message, net::redirect_error(use_awaitable, error));
-  stream_.expires_never();
+  begin_deadline(options_.write_seconds);
+  co_await http::async_write(socket_, message, net::redirect_error(use_awaitable, error));
+  end_deadline();
   co_return !error;
 }
 
@@ -289,8 +317,8 @@ Awaitable<bool> Connection::write_events(bool keep, bool chunked) {
   if (chunked) message.chunked(true);
   http::response_serializer<http::string_body> serializer(message);
   error_code error;
-  stream_.expires_after(seconds(options_.write_seconds));
-  co_await http::async_write_header(stream_, serializer, net::redirect_error(use_awaitable, error));
+  begin_deadline(options_.write_seconds);
+  co_await http::async_write_header(socket_, serializer, net::redirect_error(use_awaitable, error));
   const auto framed = [&](const std::string& bytes) {
     return chunked ? fmt::format("{:x}\r\n{}\r\n", bytes.size(), bytes) : bytes;
   };

@@ -188,6 +188,11 @@ void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
   add("ticks_total", "counter", figures.ticks.load());
   add("calls_answered_total", "counter", answered_);
   add("calls_refused_total", "counter", refused_);
+  add("prefix_cache_queries_total", "counter", figures.cache_queries.load());
+  add("prefix_cache_hits_total", "counter", figures.cache_hits.load());
+  add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
+  add("prefix_cache_states", "gauge", figures.cache_states.load());
+  add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
   add("states", "gauge", context_.states.count());
   add("state_bytes", "gauge", context_.states.bytes());
   call->answer(200, text, "text/plain; version=0.0.4");

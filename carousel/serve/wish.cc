@@ -11,6 +11,7 @@ namespace carousel::serve {
 namespace {
 
 constexpr const char* kSeed = "seed";
+constexpr size_t kMaxSalt = 256;
 
 // What this server cannot do. A value that asks for nothing (null, false, [], the default) passes.
 struct Refused {
@@ -148,6 +149,10 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
            "are not computed");
     }
     wish.state = fields.string("state", "");
+    wish.salt = fields.string("cache_salt", "");
+    if (wish.salt.size() > kMaxSalt) {
+      fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", wish.salt.size(), kMaxSalt);
+    }
     for (const auto& [name, value] : body.items()) {
       if (fields.knows(name)) continue;
       const bool plain = name.size() <= 64 &&

@@ -20,6 +20,7 @@ struct Wish {
   generate::Request request;  // all but prompt and state
   bool stream = false, include_usage = false, echo = false;
   std::string state;    // the id to go on from; empty: from the start
+  std::string salt;     // requests with another one share no cache
   std::string ignored;  // names of fields without effect, for x-carousel-ignored
 };
 

@@ -56,10 +56,11 @@ void Call::begin_events() {
   changed();
 }
 
-void Call::event(std::string_view data) {
+void Call::event(std::string_view data, std::string_view name) {
   if (ended_) return;
-  std::string piece = "data: ";
-  piece.append(data).append("\n\n");
+  std::string piece;
+  if (!name.empty()) piece.append("event: ").append(name).append("\n");
+  piece.append("data: ").append(data).append("\n\n");
   unread_ += piece.size();
   pieces_.push_back(std::move(piece));
   changed();

@@ -49,10 +49,12 @@ class Call {
   void answer(int status, std::string body, std::string type = "application/json");
   void answer(const Json& body, int status = 200) { answer(status, body.dump(-1, ' ', false, kReplace) + "\n"); }
   void fail(const HttpError& error);
-  /// An answer in server-sent events: each is one "data:" line.
+  /// An answer in server-sent events: each is one "data:" line, after an "event:" line where it has a name.
   void begin_events();
-  void event(std::string_view data);
-  void event(const Json& data) { event(std::string_view(data.dump(-1, ' ', false, kReplace))); }
+  void event(std::string_view data, std::string_view name = "");
+  void event(const Json& data, std::string_view name = "") {
+    event(std::string_view(data.dump(-1, ' ', false, kReplace)), name);
+  }
   /// Ends the events.
   void end();
   bool begun() const { return status_ != 0; }

@@ -40,7 +40,7 @@ Json read_body(const Call& call) {
 
 Generation::Generation(Context& context, std::shared_ptr<Call> call, Form form, const std::string& owner)
     : context_(context), call_(std::move(call)), owner_(owner), created_(std::time(nullptr)) {
-  const Json body = read_body(*call_);
+  const Json body = form == Form::kResponse ? chat_of_response(read_body(*call_)) : read_body(*call_);
   wish_.form = form;
   as_bad_request([&] {
     Fields fields(body, "request");
@@ -52,18 +52,23 @@ Generation::Generation(Context& context, std::shared_ptr<Call> call, Form form, 
     const std::string state = fields.string("state", "");
     if (!state.empty()) from_ = context_.states.find(state, owner_);
     read_prompts(fields);
-    fields.ignore({"user", "metadata"});
+    fields.ignore({"user", "metadata", "store"});
     wish_ = read_wish(form, body, fields, context_.limits);
     return 0;
   });
-  id_ = draw_id(form == Form::kChat ? "chatcmpl" : form == Form::kState ? "read" : "cmpl");
+  constexpr const char* kPrefixes[] = {"cmpl", "chatcmpl", "read", "resp"};  // by form
+  id_ = draw_id(kPrefixes[static_cast<size_t>(form)]);
   if (form == Form::kState) {
     wish_.request.max_tokens = 0;
     wish_.request.samples = 1;
     wish_.request.keep_state = true;
     wish_.stream = false;
   }
-  if (form == Form::kChat && !context_.conversations.stop().empty()) {
+  if (form == Form::kResponse) {
+    wish_.request.samples = 1;
+    wish_.request.keep_state = body.value("store", true);
+  }
+  if (form != Form::kCompletion && !context_.conversations.stop().empty()) {
     wish_.request.stop.push_back(context_.conversations.stop());
   }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
@@ -79,7 +84,8 @@ void Generation::read_prompts(Fields& fields) {
     prompts_.push_back({context_.conversations.tokens(*messages, seen), "", 0, static_cast<int64_t>(seen.size())});
     return;
   }
-  if (wish_.form == Form::kChat) fail(ErrorKind::kInput, "request: \"messages\" is missing, expected a list");
+  if (wish_.form == Form::kChat || wish_.form == Form::kResponse)
+    fail(ErrorKind::kInput, "request: \"messages\" is missing, expected a list");
   const Json* const prompt = fields.raw("prompt");
   if (prompt == nullptr) {
     add_prompt("");
@@ -194,10 +200,12 @@ void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   ended_++;
   if (!wish_.request.keep_state) return;
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
-  choice.state = context_.states.add(std::move(saved), from_ ? from_->id : "", owner_)->id;
+  const std::string id = wish_.form == Form::kResponse ? id_ : "";
+  choice.state = context_.states.add(std::move(saved), from_ ? from_->id : "", owner_, id)->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
+  if (wish_.form == Form::kResponse) return send_response(text, ends);
   if (!call_->begun()) {
     call_->begin_events();
     for (size_t i = 0; i < choices_.size(); ++i) {
@@ -231,6 +239,7 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
 
 void Generation::finish() {
   over_ = true;
+  if (wish_.form == Form::kResponse) return finish_response();
   if (wish_.stream) {
     if (wish_.include_usage) {
       Json chunk = head(true);
@@ -255,100 +264,6 @@ void Generation::finish() {
   answer["usage"] = usage();
   answer["carousel"] = {{"seed", wish_.request.seed}};
   call_->answer(answer);
-}
-
-Json Generation::head(bool chunk) const {
-  const char* const object = wish_.form == Form::kCompletion ? "text_completion"
-                             : chunk                         ? "chat.completion.chunk"
-                                                             : "chat.completion";
-  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", context_.name}, {"choices", Json::array()}};
-}
-
-Json Generation::extras(const Choice& choice) const {
-  Json out = {{"seed", wish_.request.seed}};
-  if (!choice.state.empty()) out["state"] = choice.state;
-  return out;
-}
-
-Json Generation::whole_choice(size_t index) const {
-  const Choice& choice = choices_[index];
-  Json out = {{"index", index},
-              {"logprobs", wish_.request.logprobs ? logprobs(choice, 0) : Json()},
-              {"finish_reason", choice.finish}};
-  if (wish_.form == Form::kChat) {
-    out["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
-  } else {
-    const std::string echo = wish_.echo ? prompts_[index / static_cast<size_t>(wish_.request.samples)].text : "";
-    out["text"] = echo + choice.text;
-  }
-  if (!choice.state.empty()) out["state"] = choice.state;
-  return out;
-}
-
-Json Generation::chunk_choice(size_t index, const std::string& text, bool ends) {
-  Choice& choice = choices_[index];
-  Json out = {{"index", index}, {"finish_reason", ends ? Json(choice.finish) : Json()}};
-  out["logprobs"] = wish_.request.logprobs && !ends ? logprobs(choice, choice.told) : Json();
-  choice.told = choice.logged.size();
-  if (wish_.form == Form::kChat) {
-    out["delta"] = ends ? Json::object() : Json{{"content", text}};
-  } else {
-    out["text"] = text;
-  }
-  if (ends && !choice.state.empty()) out["state"] = choice.state;
-  return out;
-}
-
-std::string Generation::token_text(int32_t id) const {
-  return context_.model.tokenizer ? context_.model.text().decode_bytes(std::span(&id, 1)) : std::to_string(id);
-}
-
-/// Of the tokens from `from` on, in the form of the endpoint.
-Json Generation::logprobs(const Choice& choice, size_t from) const {
-  const auto bytes_of = [](const std::string& text) {
-    Json bytes = Json::array();
-    for (const char c : text) bytes.push_back(static_cast<int>(static_cast<unsigned char>(c)));
-    return bytes;
-  };
-  Json content = Json::array(), tokens = Json::array(), values = Json::array(), tops = Json::array(),
-       offsets = Json::array();
-  size_t offset = 0;
-  for (size_t i = 0; i < choice.logged.size(); ++i) {
-    const LoggedToken& token = choice.logged[i];
-    const std::string text = token_text(token.id);
-    if (i >= from && wish_.form == Form::kChat) {
-      Json top = Json::array();
-      for (const generate::TokenLogprob& other : token.top) {
-        const std::string other_text = token_text(other.id);
-        top.push_back({{"token", other_text}, {"logprob", other.logprob}, {"bytes", bytes_of(other_text)}});
-      }
-      content.push_back(
-          {{"token", text}, {"logprob", token.logprob}, {"bytes", bytes_of(text)}, {"top_logprobs", top}});
-    } else if (i >= from) {
-      Json top = Json::object();
-      for (const generate::TokenLogprob& other : token.top) top[token_text(other.id)] = other.logprob;
-      tokens.push_back(text);
-      values.push_back(token.logprob);
-      tops.push_back(top);
-      offsets.push_back(offset);
-    }
-    offset += text.size();
-  }
-  if (wish_.form == Form::kChat) return {{"content", content}, {"refusal", nullptr}};
-  return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
-}
-
-Json Generation::usage() const {
-  int64_t prompt = 0, cached = 0, generated = 0;
-  for (const Prompt& one : prompts_) {
-    prompt += static_cast<int64_t>(one.tokens.size()) + one.cached;
-    cached += one.cached + one.hit;
-  }
-  for (const Choice& choice : choices_) generated += choice.tokens;
-  return {{"prompt_tokens", prompt},
-          {"completion_tokens", generated},
-          {"total_tokens", prompt + generated},
-          {"prompt_tokens_details", {{"cached_tokens", cached}}}};
 }
 
 }  // namespace carousel::serve

@@ -51,6 +51,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void send(size_t index, const std::string& text, bool ends);
   void finish();
 
+  static Json chat_of_response(const Json& body);
+  void send_response(const std::string& text, bool ends);
+  void finish_response();
+  void response_event(const char* type, Json fields);
+  Json response(const char* status) const;
+  Json response_message(const char* status) const;
+
   Json head(bool chunk) const;
   Json whole_choice(size_t index) const;
   Json chunk_choice(size_t index, const std::string& text, bool ends);
@@ -70,6 +77,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   bool over_ = false;  // answered, failed or cancelled: what the engine still tells is dropped
   std::string id_;
   int64_t created_ = 0;
+  int64_t told_ = 0;  // events of a response
 };
 
 }  // namespace carousel::serve

@@ -22,6 +22,9 @@ struct Service::Route {
 const Service::Route Service::kRoutes[] = {
     {"POST", "/v1/completions", &Service::completions},
     {"POST", "/v1/chat/completions", &Service::chat},
+    {"POST", "/v1/responses", &Service::responses},
+    {"GET", "/v1/responses/", &Service::response},
+    {"DELETE", "/v1/responses/", &Service::remove_response},
     {"POST", "/v1/states", &Service::read_state},
     {"PUT", "/v1/states", &Service::upload_state},
     {"GET", "/v1/states", &Service::states},

@@ -50,6 +50,9 @@ class Service {
   void state(const std::shared_ptr<Call>& call, const std::string& rest);
   void remove_state(const std::shared_ptr<Call>& call, const std::string& rest);
   void upload_state(const std::shared_ptr<Call>& call, const std::string& rest);
+  void responses(const std::shared_ptr<Call>& call, const std::string& rest);
+  void response(const std::shared_ptr<Call>& call, const std::string& rest);
+  void remove_response(const std::shared_ptr<Call>& call, const std::string& rest);
   void models(const std::shared_ptr<Call>& call, const std::string& rest);
   void model_card(const std::shared_ptr<Call>& call, const std::string& rest);
   void health(const std::shared_ptr<Call>& call, const std::string& rest);

@@ -12,7 +12,7 @@
 namespace carousel::serve {
 
 std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std::string& parent,
-                                             const std::string& owner) {
+                                             const std::string& owner, const std::string& id) {
   auto kept = std::make_shared<KeptState>();
   kept->bytes = saved.state.bytes() + saved.tokens.size() * sizeof(int32_t) + saved.logits.size_bytes();
   if (bytes_ + kept->bytes > most_bytes_) {
@@ -25,7 +25,7 @@ std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std:
   }
   std::random_device device;
   const auto word = [&] { return static_cast<uint64_t>(device()) << 32 | device(); };
-  kept->id = fmt::format("state-{:016x}{:016x}", word(), word());
+  kept->id = id.empty() ? fmt::format("state-{:016x}{:016x}", word(), word()) : id;
   kept->parent = parent;
   kept->owner = owner;
   kept->saved = std::move(saved);
@@ -56,6 +56,8 @@ std::shared_ptr<const KeptState> States::ancestor(const std::string& id, const s
   return nullptr;
 }
 
+void States::attach(const std::string& id, Json answer) { kept_.at(id)->answer = std::move(answer); }
+
 void States::remove(const std::string& id, const std::string& owner) {
   bytes_ -= find(id, owner)->bytes;
   kept_.erase(id);
@@ -65,7 +67,7 @@ void States::remove(const std::string& id, const std::string& owner) {
 std::vector<std::shared_ptr<const KeptState>> States::list(const std::string& owner) const {
   std::vector<std::shared_ptr<const KeptState>> out;
   for (const std::string& id : order_) {
-    const std::shared_ptr<const KeptState>& kept = kept_.at(id);
+    const std::shared_ptr<KeptState>& kept = kept_.at(id);
     if (kept->owner == owner) out.push_back(kept);
   }
   return out;

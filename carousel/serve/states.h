@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "carousel/core/json.h"
 #include "carousel/model/saved_state.h"
 
 namespace carousel::serve {
@@ -18,6 +19,7 @@ struct KeptState {
   std::string id, parent;  // parent: the id it went on from; empty: none
   std::string owner;       // whose it is: a hash of the key; others do not see it
   model::SavedState saved;
+  Json answer;  // of /v1/responses; null: of another endpoint
   std::time_t created = 0;
   size_t bytes = 0;  // of its tensors, those it shares counted too
 };
@@ -26,8 +28,12 @@ class States {
  public:
   explicit States(size_t most_bytes) : most_bytes_(most_bytes) {}
 
-  /// Keeps a state under a new id. Throws HttpError (507) where the states would exceed their bytes.
-  std::shared_ptr<const KeptState> add(model::SavedState saved, const std::string& parent, const std::string& owner);
+  /// Keeps a state under `id`, a new one that nobody can guess; empty: one is drawn. Throws HttpError (507) where the
+  /// states would exceed their bytes.
+  std::shared_ptr<const KeptState> add(model::SavedState saved, const std::string& parent, const std::string& owner,
+                                       const std::string& id = "");
+  /// Adds what the endpoint answers when it is asked for this id again.
+  void attach(const std::string& id, Json answer);
   /// Throws HttpError (404).
   std::shared_ptr<const KeptState> find(const std::string& id, const std::string& owner) const;
   /// The nearest one among `id` and what it went on from whose tokens are the first ones of `id`'s, at most `tokens`;
@@ -42,7 +48,7 @@ class States {
  private:
   size_t most_bytes_;
   size_t bytes_ = 0;
-  std::map<std::string, std::shared_ptr<const KeptState>> kept_;
+  std::map<std::string, std::shared_ptr<KeptState>> kept_;
   std::list<std::string> order_;  // ids, oldest first
 };
 

@@ -106,6 +106,7 @@ uint64_t read_seed(Fields& fields) {
 int64_t read_max_tokens(Form form, Fields& fields, int64_t most) {
   constexpr int64_t kCompletion = 16;  // OpenAI's default
   const int64_t fallback = form == Form::kCompletion ? std::min(kCompletion, most) : most;
+  if (form == Form::kResponse) return fields.integer("max_output_tokens", 1, most, fallback);
   const int64_t count = fields.integer("max_tokens", 0, most, fallback);
   return fields.integer("max_completion_tokens", 0, most, count);
 }

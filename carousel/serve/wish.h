@@ -13,7 +13,12 @@
 
 namespace carousel::serve {
 
-enum class Form { kCompletion, kChat, kState };  // of the endpoint: it decides defaults and the shape of answers
+enum class Form {
+  kCompletion,
+  kChat,
+  kState,
+  kResponse
+};  // of the endpoint: it decides defaults and the shape of answers
 
 struct Wish {
   Form form = Form::kCompletion;

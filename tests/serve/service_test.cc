@@ -172,6 +172,37 @@ TEST_F(ServiceTest, AStateIsAValue) {
   post("/v1/completions", more, 404);
 }
 
+TEST_F(ServiceTest, AResponseGoesOnFromTheOneBefore) {
+  start();
+  const Json first = post("/v1/responses", {{"input", "hello"}, {"max_output_tokens", 6}, {"seed", 3}});
+  EXPECT_EQ(first["object"], "response");
+  EXPECT_EQ(first["status"], "incomplete");
+  const std::string text = first["output"][0]["content"][0]["text"], id = first["id"];
+  EXPECT_EQ(text, in_json(alone("<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", 6, 3)));
+  EXPECT_EQ(Json::parse(ask("GET", "/v1/responses/" + id).body), first);
+
+  const Json next = {{"previous_response_id", id}, {"input", "more"}, {"max_output_tokens", 4}, {"seed", 3}};
+  const Json second = post("/v1/responses", next);
+  EXPECT_EQ(second["previous_response_id"], id);
+  EXPECT_GT(second["usage"]["input_tokens_details"]["cached_tokens"], 6);
+  Json streamed = next;
+  streamed["stream"] = true;
+  std::string heard;
+  const std::vector<Json> told = events(ask("POST", "/v1/responses", streamed.dump()));
+  for (const Json& event : told) {
+    if (event["type"] == "response.output_text.delta") heard += event["delta"];
+  }
+  EXPECT_EQ(heard, second["output"][0]["content"][0]["text"]);
+  EXPECT_EQ(told.front()["type"], "response.created");
+  EXPECT_EQ(told.back()["type"], "response.incomplete");
+
+  EXPECT_EQ(ask("DELETE", "/v1/responses/" + id).status, 200);
+  EXPECT_EQ(ask("GET", "/v1/responses/" + id).status, 404);
+  post("/v1/responses", {{"input", 5}}, 400);
+  const Json once = post("/v1/responses", {{"input", "x"}, {"max_output_tokens", 1}, {"store", false}});
+  EXPECT_EQ(ask("GET", "/v1/responses/" + once["id"].get<std::string>()).status, 404);
+}
+
 TEST_F(ServiceTest, KeysKeepStatesApart) {
   start([](ServiceOptions& options) { options.keys = {"one", "two"}; });
   const std::string one = "Authorization: Bearer one\r\n", two = "x-api-key: two\r\n";

@@ -8,13 +8,12 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
-#include "carousel/core/huge_blocks.h"
 #include "carousel/core/meta_memory.h"
 
 namespace carousel {
 namespace {
 
-constexpr size_t kHugeBytes = kMostHugeBlock + 1;
+constexpr size_t kHugeBytes = size_t{4} << 20;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kAlignment = 64;
 
@@ -27,23 +26,6 @@ size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) /
 size_t host_granted(size_t size_bytes) {
   if (size_bytes > SIZE_MAX - kHugePage) fail_to_allocate(size_bytes);  // rounding up would wrap to a small size
   return size_bytes >= kHugeBytes ? round_up(size_bytes, kHugePage) : size_bytes;
-}
-
-#if defined(__SANITIZE_ADDRESS__)
-#define CAROUSEL_ADDRESSES_CHECKED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define CAROUSEL_ADDRESSES_CHECKED
-#endif
-#endif
-
-/// Where a sanitizer checks addresses, every block is the allocator's own: within a chunk it sees no bounds.
-bool is_huge_block([[maybe_unused]] size_t bytes) {
-#if defined(CAROUSEL_ADDRESSES_CHECKED)
-  return false;
-#else
-  return bytes >= kLeastHugeBlock && bytes <= kMostHugeBlock;
-#endif
 }
 
 class HostMemory final : public Memory {
@@ -59,11 +41,6 @@ class HostMemory final : public Memory {
       ::madvise(pages, granted_bytes, MADV_HUGEPAGE);
       return static_cast<std::byte*>(pages);
     }
-    if (is_huge_block(granted_bytes)) {
-      std::byte* const block = allocate_huge_block(granted_bytes);
-      if (block == nullptr) fail_to_allocate(granted_bytes);
-      return block;
-    }
     auto* bytes = static_cast<std::byte*>(std::aligned_alloc(kAlignment, round_up(granted_bytes, kAlignment)));
     if (bytes == nullptr) fail_to_allocate(granted_bytes);
     std::memset(bytes, 0, granted_bytes);
@@ -74,8 +51,6 @@ class HostMemory final : public Memory {
     if (bytes == nullptr) return;
     if (granted_bytes >= kHugeBytes) {
       ::munmap(bytes, granted_bytes);
-    } else if (is_huge_block(granted_bytes)) {
-      release_huge_block(bytes, granted_bytes);
     } else {
       std::free(bytes);
     }

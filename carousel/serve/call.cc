@@ -81,7 +81,7 @@ std::string Call::take() {
   return all;
 }
 
-void Call::abort(const HttpError& error) {
+void Call::break_off(const HttpError& error) {
   const std::function<void()> then = std::move(when_gone_);
   when_gone_ = {};
   fail(error);

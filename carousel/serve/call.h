@@ -74,7 +74,7 @@ class Call {
   void on_change(std::function<void()> wake) { wake_ = std::move(wake); }
   void leave();
   /// Ends the answer with an error, and what the endpoint has begun.
-  void abort(const HttpError& error);
+  void break_off(const HttpError& error);
 
  private:
   static constexpr auto kReplace = Json::error_handler_t::replace;

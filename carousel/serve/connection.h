@@ -53,8 +53,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Awaitable<void> run();
   void close();
   bool idle() const { return call_ == nullptr; }
-  void abort(const HttpError& error) {
-    if (call_ != nullptr) call_->abort(error);
+  void break_off(const HttpError& error) {
+    if (call_ != nullptr) call_->break_off(error);
   }
 
  private:

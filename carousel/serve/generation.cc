@@ -38,22 +38,22 @@ Json read_body(const Call& call) {
   });
 }
 
-Generation::Generation(Context& context, std::shared_ptr<Call> call, Form form, const std::string& owner)
-    : context_(context), call_(std::move(call)), owner_(owner), created_(std::time(nullptr)) {
+Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form form, const std::string& owner)
+    : served_(served), call_(std::move(call)), owner_(owner), created_(std::time(nullptr)) {
   const Json body = form == Form::kResponse ? chat_of_response(read_body(*call_)) : read_body(*call_);
   wish_.form = form;
   as_bad_request([&] {
     Fields fields(body, "request");
-    const std::string name = fields.string("model", context_.name);
-    if (name != context_.name) {
+    const std::string name = fields.string("model", served_.name);
+    if (name != served_.name) {
       throw HttpError{
-          404, fmt::format("model: got \"{}\", expected \"{}\"", name, context_.name), "model", "model_not_found", {}};
+          404, fmt::format("model: got \"{}\", expected \"{}\"", name, served_.name), "model", "model_not_found", {}};
     }
     const std::string state = fields.string("state", "");
-    if (!state.empty()) from_ = context_.states.find(state, owner_);
+    if (!state.empty()) from_ = served_.states.find(state, owner_);
     read_prompts(fields);
     fields.ignore({"user", "metadata", "store"});
-    wish_ = read_wish(form, body, fields, context_.limits);
+    wish_ = read_wish(form, body, fields, served_.limits);
     return 0;
   });
   constexpr const char* kPrefixes[] = {"cmpl", "chatcmpl", "read", "resp"};  // by form
@@ -68,8 +68,8 @@ Generation::Generation(Context& context, std::shared_ptr<Call> call, Form form, 
     wish_.request.samples = 1;
     wish_.request.keep_state = body.value("store", true);
   }
-  if (form != Form::kCompletion && !context_.conversations.stop().empty()) {
-    wish_.request.stop.push_back(context_.conversations.stop());
+  if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
+    wish_.request.stop.push_back(served_.conversations.stop());
   }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
   choices_.resize(prompts_.size() * static_cast<size_t>(wish_.request.samples));
@@ -81,7 +81,7 @@ void Generation::read_prompts(Fields& fields) {
   if (messages != nullptr) {
     const std::span<const int32_t> seen =
         from_ ? std::span<const int32_t>(from_->saved.tokens) : std::span<const int32_t>();
-    prompts_.push_back({context_.conversations.tokens(*messages, seen), "", 0, static_cast<int64_t>(seen.size())});
+    prompts_.push_back({served_.conversations.tokens(*messages, seen), "", 0, static_cast<int64_t>(seen.size())});
     return;
   }
   if (wish_.form == Form::kChat || wish_.form == Form::kResponse)
@@ -107,21 +107,21 @@ void Generation::add_prompt(const Json& prompt) {
   const bool fresh = from_ == nullptr;
   if (prompt.is_string()) {
     out.text = prompt;
-    if (!out.text.empty() || fresh) out.tokens = context_.model.text().encode(out.text, fresh, true);
+    if (!out.text.empty() || fresh) out.tokens = served_.model.text().encode(out.text, fresh, true);
   } else if (is_ids(prompt)) {
     for (const Json& id : prompt) {
-      if (!id.is_number_integer() || id < 0 || id >= context_.model.lm->vocab_size()) {
+      if (!id.is_number_integer() || id < 0 || id >= served_.model.lm->vocab_size()) {
         fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected token ids from 0 to {}", brief(id),
-             context_.model.lm->vocab_size() - 1);
+             served_.model.lm->vocab_size() - 1);
       }
       out.tokens.push_back(id);
     }
-    if (context_.model.tokenizer) out.text = context_.model.text().decode(out.tokens, true);
+    if (served_.model.tokenizer) out.text = served_.model.text().decode(out.tokens, true);
   } else {
     fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected text or token ids", brief(prompt));
   }
   if (out.tokens.empty() && fresh) {
-    const std::optional<int32_t> start = model::start_token(context_.model);
+    const std::optional<int32_t> start = model::start_token(served_.model);
     if (!start) fail(ErrorKind::kInput, "request: \"prompt\" is empty, expected some text: no token begins one");
     out.tokens.push_back(*start);
   }
@@ -148,13 +148,13 @@ void Generation::start() {
   const std::string domain = owner_ + "/" + wish_.salt;
   call_->when_gone([self = shared_from_this()] { self->cancel(); });
   for (size_t p = 0; p < prompts_.size(); ++p) {
-    prompts_[p].number = context_.engine.submit(request_of(prompts_[p]),
-                                                [self = shared_from_this(), p](Event& event) { self->hear(p, event); });
+    prompts_[p].number = served_.engine.submit(request_of(prompts_[p]),
+                                               [self = shared_from_this(), p](Event& event) { self->hear(p, event); });
     if (prompts_[p].number > 0) continue;
     cancel();
     call_->when_gone({});
     throw HttpError{429,
-                    fmt::format("the queue of {} requests is full", context_.engine.figures().waiting.load()),
+                    fmt::format("the queue of {} requests is full", served_.engine.figures().waiting.load()),
                     "",
                     "queue_full",
                     {{"Retry-After", "1"}}};
@@ -164,7 +164,7 @@ void Generation::start() {
 void Generation::cancel() {
   over_ = true;
   for (const Prompt& prompt : prompts_) {
-    if (prompt.number > 0) context_.engine.cancel(prompt.number);
+    if (prompt.number > 0) served_.engine.cancel(prompt.number);
   }
 }
 
@@ -201,7 +201,7 @@ void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   if (!wish_.request.keep_state) return;
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
   const std::string id = wish_.form == Form::kResponse ? id_ : "";
-  choice.state = context_.states.add(std::move(saved), from_ ? from_->id : "", owner_, id)->id;
+  choice.state = served_.states.add(std::move(saved), from_ ? from_->id : "", owner_, id)->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
@@ -250,7 +250,7 @@ void Generation::finish() {
     return call_->end();
   }
   if (wish_.form == Form::kState) {
-    const std::shared_ptr<const KeptState> kept = context_.states.find(choices_[0].state, owner_);
+    const std::shared_ptr<const KeptState> kept = served_.states.find(choices_[0].state, owner_);
     return call_->answer(Json{{"id", kept->id},
                               {"object", "state"},
                               {"parent", kept->parent.empty() ? Json() : Json(kept->parent)},

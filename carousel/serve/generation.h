@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "carousel/serve/call.h"
-#include "carousel/serve/context.h"
+#include "carousel/serve/served_model.h"
 
 namespace carousel::serve {
 
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   /// `owner`: whose states it may use. Throws HttpError for a body that cannot be used.
-  Generation(Context& context, std::shared_ptr<Call> call, Form form, const std::string& owner);
+  Generation(ServedModel& served, std::shared_ptr<Call> call, Form form, const std::string& owner);
   /// Hands the prompts to the engine. Throws HttpError (429) where its queue is full.
   void start();
 
@@ -66,7 +66,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Json extras(const Choice& choice) const;
   std::string token_text(int32_t id) const;
 
-  Context& context_;
+  ServedModel& served_;
   const std::shared_ptr<Call> call_;
   const std::string owner_;
   Wish wish_;

@@ -60,7 +60,7 @@ Awaitable<void> HttpServer::Impl::drain() {
     if (!told && waited >= connections.options.drain_seconds) {
       told = true;
       for (Connection* const connection : connections.open)
-        connection->abort({503, "the server is shutting down", "", "", {}});
+        connection->break_off({503, "the server is shutting down", "", "", {}});
     }
     timer.expires_after(seconds(kPoll));
     co_await timer.async_wait(use_awaitable);

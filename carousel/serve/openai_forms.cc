@@ -10,7 +10,7 @@ Json Generation::head(bool chunk) const {
   const char* const object = wish_.form == Form::kCompletion ? "text_completion"
                              : chunk                         ? "chat.completion.chunk"
                                                              : "chat.completion";
-  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", context_.name}, {"choices", Json::array()}};
+  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", served_.name}, {"choices", Json::array()}};
 }
 
 Json Generation::extras(const Choice& choice) const {
@@ -49,7 +49,7 @@ Json Generation::chunk_choice(size_t index, const std::string& text, bool ends) 
 }
 
 std::string Generation::token_text(int32_t id) const {
-  return context_.model.tokenizer ? context_.model.text().decode_bytes(std::span(&id, 1)) : std::to_string(id);
+  return served_.model.tokenizer ? served_.model.text().decode_bytes(std::span(&id, 1)) : std::to_string(id);
 }
 
 /// Of the tokens from `from` on, in the form of the endpoint.

@@ -84,7 +84,7 @@ Json Generation::response(const char* status) const {
               {"error", nullptr},
               {"instructions", nullptr},
               {"metadata", Json::object()},
-              {"model", context_.name},
+              {"model", served_.name},
               {"output", Json::array()},
               {"parallel_tool_calls", false},
               {"previous_response_id", from_ ? Json(from_->id) : Json()},
@@ -138,7 +138,7 @@ void Generation::send_response(const std::string& text, bool ends) {
 
 void Generation::finish_response() {
   const Json whole = response("completed");
-  if (wish_.request.keep_state) context_.states.attach(id_, whole);
+  if (wish_.request.keep_state) served_.states.attach(id_, whole);
   if (!wish_.stream) return call_->answer(whole);
   response_event(whole["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", whole}});
   call_->end();
@@ -147,13 +147,13 @@ void Generation::finish_response() {
 void Service::responses(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kResponse); }
 
 void Service::response(const std::shared_ptr<Call>& call, const std::string& rest) {
-  const std::shared_ptr<const KeptState> kept = context_.states.find(rest, owner_of(*call));
+  const std::shared_ptr<const KeptState> kept = served_.states.find(rest, owner_of(*call));
   if (kept->answer.is_null()) throw HttpError{404, fmt::format("response: \"{}\" is none", rest), "", "", {}};
   call->answer(kept->answer);
 }
 
 void Service::remove_response(const std::shared_ptr<Call>& call, const std::string& rest) {
-  context_.states.remove(rest, owner_of(*call));
+  served_.states.remove(rest, owner_of(*call));
   call->answer(Json{{"id", rest}, {"object", "response"}, {"deleted", true}});
 }
 

@@ -61,12 +61,12 @@ std::string host_name(const std::string& host) {
 
 Service::Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post)
     : options_(options),
-      context_{model,
-               options.name,
-               options.limits,
-               Conversations(options.path, model, options.chat_template),
-               States(options.state_bytes),
-               Engine(model, stream, options.engine, std::move(post))} {}
+      served_{model,
+              options.name,
+              options.limits,
+              Conversations(options.path, model, options.chat_template),
+              States(options.state_bytes),
+              Engine(model, stream, options.engine, std::move(post))} {}
 
 void Service::handle(const std::shared_ptr<Call>& call) {
   try {
@@ -138,7 +138,7 @@ std::string Service::owner_of(const Call& call) const {
 
 void Service::generate(const std::shared_ptr<Call>& call, Form form) {
   if (draining_) throw HttpError{503, "the server is shutting down", "", "", {{"Retry-After", "5"}}};
-  std::make_shared<Generation>(context_, call, form, owner_of(*call))->start();
+  std::make_shared<Generation>(served_, call, form, owner_of(*call))->start();
 }
 
 void Service::completions(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kCompletion); }
@@ -166,7 +166,7 @@ void Service::health(const std::shared_ptr<Call>& call, const std::string&) {
 void Service::live(const std::shared_ptr<Call>& call, const std::string&) { call->answer(Json{{"status", "ok"}}); }
 
 void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
-  const model::Model& model = context_.model;
+  const model::Model& model = served_.model;
   call->answer(Json{{"model", options_.name},
                     {"fingerprint", model.fingerprint},
                     {"vocab_size", model.lm->vocab_size()},
@@ -179,7 +179,7 @@ void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
 
 /// Prometheus's text, with vLLM's names where it has one.
 void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
-  const EngineFigures& figures = context_.engine.figures();
+  const EngineFigures& figures = served_.engine.figures();
   std::string text;
   const auto add = [&](const char* name, const char* kind, auto value) {
     text += fmt::format("# TYPE carousel:{} {}\ncarousel:{} {}\n", name, kind, name, value);
@@ -196,8 +196,8 @@ void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
   add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
   add("prefix_cache_states", "gauge", figures.cache_states.load());
   add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
-  add("states", "gauge", context_.states.count());
-  add("state_bytes", "gauge", context_.states.bytes());
+  add("states", "gauge", served_.states.count());
+  add("state_bytes", "gauge", served_.states.bytes());
   call->answer(200, text, "text/plain; version=0.0.4");
 }
 
@@ -207,16 +207,16 @@ void Service::tokenize(const std::shared_ptr<Call>& call, const std::string&) {
   const std::string text = fields.string("content");
   const bool add_special = fields.boolean("add_special", false);
   const bool parse_special = fields.boolean("parse_special", true);
-  call->answer(Json{{"tokens", context_.model.text().encode(text, add_special, parse_special)}});
+  call->answer(Json{{"tokens", served_.model.text().encode(text, add_special, parse_special)}});
 }
 
 void Service::detokenize(const std::shared_ptr<Call>& call, const std::string&) {
   Fields fields(read_body(*call), "request");
   std::vector<int32_t> ids;
-  for (const int64_t id : fields.integers("tokens", 0, context_.model.text().vocab_size() - 1, size_t{1} << 24)) {
+  for (const int64_t id : fields.integers("tokens", 0, served_.model.text().vocab_size() - 1, size_t{1} << 24)) {
     ids.push_back(static_cast<int32_t>(id));
   }
-  call->answer(Json{{"content", context_.model.text().decode(ids)}});
+  call->answer(Json{{"content", served_.model.text().decode(ids)}});
 }
 
 }  // namespace carousel::serve

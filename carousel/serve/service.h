@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "carousel/serve/call.h"
-#include "carousel/serve/context.h"
+#include "carousel/serve/served_model.h"
 
 namespace carousel::serve {
 
@@ -69,7 +69,7 @@ class Service {
   Json state_card(const KeptState& kept) const;
 
   const ServiceOptions options_;
-  Context context_;
+  ServedModel served_;
   const std::time_t started_ = std::time(nullptr);
   bool draining_ = false;
   int64_t answered_ = 0, refused_ = 0;  // calls

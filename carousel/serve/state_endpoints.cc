@@ -56,7 +56,7 @@ void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) 
   if (!body.contains("to")) return generate(call, Form::kState);
   Fields fields(body, "request");
   const std::string id = fields.string("state");
-  const std::shared_ptr<const KeptState> kept = context_.states.find(id, owner_of(*call));
+  const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
   const int64_t tokens = fields.integer("to", 1, kept->saved.state.pos());
   as_bad_request([&] {
     fields.finish();
@@ -68,8 +68,8 @@ void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) 
 /// Reads the tokens after the nearest ancestor again. The state that comes of it is another one of the same lineage.
 void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens) {
   const std::string owner = owner_of(*call);
-  const std::shared_ptr<const KeptState> whole = context_.states.find(id, owner);
-  const std::shared_ptr<const KeptState> from = context_.states.ancestor(id, owner, tokens);
+  const std::shared_ptr<const KeptState> whole = served_.states.find(id, owner);
+  const std::shared_ptr<const KeptState> from = served_.states.ancestor(id, owner, tokens);
   const auto cached = from ? from->saved.tokens.size() : 0;
   const auto end = whole->saved.tokens.begin() + tokens;
   generate::Request request;
@@ -82,12 +82,12 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     request.logits = from->saved.logits;
   }
   if (request.prompt.empty() && !request.logits.defined()) return call->answer(state_card(*from));
-  const uint64_t number = context_.engine.submit(std::move(request), [this, call, from, owner, cached](Event& event) {
+  const uint64_t number = served_.engine.submit(std::move(request), [this, call, from, owner, cached](Event& event) {
     if (!event.end || call->ended()) return;
     try {
       if (event.end->reason != generate::StopReason::kLength) fail(ErrorKind::kInput, "{}", event.end->error);
       model::SavedState saved{std::move(event.end->state), std::move(event.end->history), std::move(event.end->logits)};
-      Json card = state_card(*context_.states.add(std::move(saved), from ? from->id : "", owner));
+      Json card = state_card(*served_.states.add(std::move(saved), from ? from->id : "", owner));
       card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};
       call->answer(card);
     } catch (const HttpError& error) {
@@ -97,30 +97,30 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     }
   });
   if (number == 0) throw HttpError{429, "the queue is full", "", "queue_full", {{"Retry-After", "1"}}};
-  call->when_gone([this, number] { context_.engine.cancel(number); });
+  call->when_gone([this, number] { served_.engine.cancel(number); });
 }
 
 void Service::states(const std::shared_ptr<Call>& call, const std::string&) {
   Json list = Json::array();
-  for (const auto& kept : context_.states.list(owner_of(*call))) list.push_back(state_card(*kept));
+  for (const auto& kept : served_.states.list(owner_of(*call))) list.push_back(state_card(*kept));
   call->answer(Json{{"object", "list"}, {"data", list}});
 }
 
 void Service::state(const std::shared_ptr<Call>& call, const std::string& rest) {
   const std::string file = "/file";
   if (rest.ends_with(file)) return state_file(call, rest.substr(0, rest.size() - file.size()));
-  call->answer(state_card(*context_.states.find(rest, owner_of(*call))));
+  call->answer(state_card(*served_.states.find(rest, owner_of(*call))));
 }
 
 void Service::remove_state(const std::shared_ptr<Call>& call, const std::string& rest) {
-  context_.states.remove(rest, owner_of(*call));
+  served_.states.remove(rest, owner_of(*call));
   call->answer(Json{{"id", rest}, {"object", "state"}, {"deleted", true}});
 }
 
 void Service::state_file(const std::shared_ptr<Call>& call, const std::string& id) {
-  const std::shared_ptr<const KeptState> kept = context_.states.find(id, owner_of(*call));
+  const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
   const ScratchFile file(options_.scratch);
-  model::save_state(file.path(), kept->saved, context_.model);
+  model::save_state(file.path(), kept->saved, served_.model);
   call->answer(200, read_text_file(file.path(), kMaxFile), "application/octet-stream");
 }
 
@@ -129,14 +129,14 @@ void Service::upload_state(const std::shared_ptr<Call>& call, const std::string&
   write_text_file(file.path(), call->request().body);
   model::SavedState saved;
   try {
-    saved = model::load_state(file.path(), context_.model);
+    saved = model::load_state(file.path(), served_.model);
   } catch (const Error& error) {
     std::string message = error.what();
     const size_t at = message.find(file.path());
     if (at != message.npos) message.replace(at, file.path().size(), "state");
     throw HttpError{422, message, "", "state_refused", {}};
   }
-  call->answer(state_card(*context_.states.add(std::move(saved), "", owner_of(*call))));
+  call->answer(state_card(*served_.states.add(std::move(saved), "", owner_of(*call))));
 }
 
 }  // namespace carousel::serve

@@ -11,7 +11,7 @@
 
 namespace carousel::serve {
 
-struct Context {
+struct ServedModel {
   const model::Model& model;
   std::string name;  // of the model, in answers
   WishLimits limits;

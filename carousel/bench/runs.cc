@@ -98,7 +98,8 @@ void decode(model::Runner& runner, const std::vector<State*>& states, std::span<
             const std::function<bool()>& stop) {
   const std::vector<int64_t> lengths(states.size(), 1);
   for (size_t begin = 0; begin < tokens.size() && !stop(); begin += states.size()) {
-    runner.logits(runner.forward(tokens.subspan(begin, states.size()), states, lengths)).to_host();  // as a sampler does
+    runner.logits(runner.forward(tokens.subspan(begin, states.size()), states, lengths))
+        .to_host();  // as a sampler does
   }
 }
 
@@ -204,9 +205,8 @@ void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<B
     starts += lm.state_layout().bytes_at(test.depth);
     running = std::max(running, static_cast<size_t>(test.batch) * lm.state_layout().bytes_at(test.depth + test.tokens));
     const Numerics& native = Numerics::native();
-    activations =
-        std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
-                                          : model::prompt_activations(lm, stream, native, rows_of(test)));
+    activations = std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
+                                                    : model::prompt_activations(lm, stream, native, rows_of(test)));
     if (test.depth == 0) continue;
     const int64_t before = std::min(test.depth, model::kPrefillRows);
     activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), before));

@@ -136,8 +136,7 @@ void bounds_f32(const Stream& stream, const BoundsCompute& a) {
 void bounds_bf16(const Stream& stream, const BoundsCompute& a) {
   *a.n_flops = a.iterations * chains(a) * kLanes * 4;
   const auto run = a.loop == 0 ? bf16_chains<kFewChains> : bf16_chains<kManyChains>;
-  parallel_for(*stream.pool, a.tasks,
-               [&](int64_t i) { a.results[i] = run(a.iterations, static_cast<float>(i + 1)); });
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = run(a.iterations, static_cast<float>(i + 1)); });
 }
 #else
 void bounds_bf16(const Stream&, const BoundsCompute& a) { *a.n_flops = 0; }

@@ -242,7 +242,8 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const DType source = decodes ? DType::kF32 : own;
   const DType dtype = types_.held(name, cols, layout, init, own);
   const DType wanted = types_.of(name, layout, init).value_or(dtype);
-  if (dtype != wanted && cols % static_cast<int64_t>(block_values(wanted)) != 0) warn_of_kept(name, cols, dtype, wanted);
+  if (dtype != wanted && cols % static_cast<int64_t>(block_values(wanted)) != 0)
+    warn_of_kept(name, cols, dtype, wanted);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);

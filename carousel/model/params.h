@@ -34,7 +34,8 @@ struct WeightTypes {
   /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
   /// The type that a matrix stored as `stored` is held in: the one set for it, or `stored` where none is set, or where
-  /// a block type is set and rows of `cols` are no whole blocks. With a mask it is Q8 in place of any block type but Q4.
+  /// a block type is set and rows of `cols` are no whole blocks. With a mask it is Q8 in place of any block type but
+  /// Q4.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
@@ -123,8 +124,8 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// The dtype that a matrix of this tensor is held in where no other is set: the tensor's own, which for blocks of GGUF is
-/// not that of the entry. Q8_0 and Q4_0 are Q8 and Q4, byte for byte.
+/// The dtype that a matrix of this tensor is held in where no other is set: the tensor's own, which for blocks of GGUF
+/// is not that of the entry. Q8_0 and Q4_0 are Q8 and Q4, byte for byte.
 DType held_dtype(const formats::TensorEntry& entry);
 
 /// Where a parameter's values lie in a checkpoint.

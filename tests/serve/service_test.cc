@@ -104,11 +104,9 @@ TEST_F(ServiceTest, ACompletionIsWhatTheModelSaysAlone) {
 
 TEST_F(ServiceTest, ListsOfPromptsAndChoicesKeepTheirOrder) {
   start();
-  const Json answer = post("/v1/completions", {{"prompt", {"one", "two", "three"}},
-                                               {"n", 2},
-                                               {"max_tokens", 4},
-                                               {"seed", 3},
-                                               {"logprobs", 1}});
+  const Json answer =
+      post("/v1/completions",
+           {{"prompt", {"one", "two", "three"}}, {"n", 2}, {"max_tokens", 4}, {"seed", 3}, {"logprobs", 1}});
   ASSERT_EQ(answer["choices"].size(), 6u);
   for (size_t i = 0; i < 6; ++i) {
     EXPECT_EQ(answer["choices"][i]["index"], i);

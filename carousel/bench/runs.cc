@@ -26,11 +26,11 @@ constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated 
 /// Random blocks of a type that is not encoded here, with values of the size of `scale`.
 void draw_blocks(Rng& rng, DType dtype, float scale, std::byte* out, size_t size_bytes) {
   const size_t block_bytes = dtype_bytes(dtype, block_values(dtype));
-  const ScalePlace place = scale_place(dtype);
+  const BlockForm& form = block_form(dtype);
   const F16 d = to_f16(4 * scale * largest_value(DType::kF16) / largest_value(dtype));
   for (size_t i = 0; i < size_bytes; ++i) out[i] = static_cast<std::byte>(rng.bits() >> 24);
   for (std::byte* block = out; block < out + size_bytes; block += block_bytes) {
-    for (size_t s = 0; s < place.count; ++s) std::memcpy(block + place.scale + s * sizeof d, &d, sizeof d);
+    for (size_t s = 0; s < form.scales; ++s) std::memcpy(block + form.scale + s * sizeof d, &d, sizeof d);
   }
 }
 

@@ -76,18 +76,24 @@ void start_chains(Vec (&y)[kChains], float scale) {
   for (int j = 0; j < kChains; ++j) y[j] = set1(scale * static_cast<float>(j));
 }
 
+/// Takes so many steps of every chain, and returns the sum of where they end.
+template <int kChains, class V, class Step>
+CAROUSEL_INLINE V run_chains(V (&y)[kChains], int64_t iterations, const Step& step) {
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) y[j] = step(y[j]);
+  }
+  for (int j = 1; j < kChains; ++j) y[0] += y[j];
+  return y[0];
+}
+
 /// Chains of y = y * m + c.
 template <int kChains>
 float f32_chains(int64_t iterations, float m, float c) {
   const Vec m_v = set1(m), c_v = set1(c);
   Vec y[kChains];
   start_chains(y, c);
-  for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 32
-    for (int j = 0; j < kChains; ++j) y[j] = fma(y[j], m_v, c_v);
-  }
-  for (int j = 1; j < kChains; ++j) y[0] += y[j];
-  return sum(y[0]);
+  return sum(run_chains(y, iterations, [&](Vec v) CAROUSEL_INLINE_LAMBDA { return fma(v, m_v, c_v); }));
 }
 
 #if defined(__AVX512BF16__)
@@ -96,12 +102,7 @@ float bf16_chains(int64_t iterations, float value) {
   const __m512bh b = reinterpret_cast<__m512bh>(set1(value));
   Vec y[kChains];
   start_chains(y, value);
-  for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 32
-    for (int j = 0; j < kChains; ++j) y[j] = _mm512_dpbf16_ps(y[j], b, b);
-  }
-  for (int j = 1; j < kChains; ++j) y[0] += y[j];
-  return sum(y[0]);
+  return sum(run_chains(y, iterations, [&](Vec v) CAROUSEL_INLINE_LAMBDA { return Vec(_mm512_dpbf16_ps(v, b, b)); }));
 }
 #endif
 
@@ -176,12 +177,8 @@ float int8_chains(int64_t iterations, int32_t value) {
   IntVec y[kChains];
 #pragma GCC unroll 32
   for (int j = 0; j < kChains; ++j) y[j] = IntVec{} + j;
-  for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 32
-    for (int j = 0; j < kChains; ++j) y[j] = dot_bytes(y[j], x, y[j]);
-  }
-  for (int j = 1; j < kChains; ++j) y[0] += y[j];
-  return static_cast<float>(y[0][0]);
+  const auto step = [&](IntVec v) CAROUSEL_INLINE_LAMBDA { return dot_bytes(v, x, v); };
+  return static_cast<float>(run_chains(y, iterations, step)[0]);
 }
 
 }  // namespace

@@ -33,8 +33,7 @@ void Call::answer(int status, std::string body, std::string type) {
   if (begun() || ended_) return;
   status_ = status;
   type_ = std::move(type);
-  unread_ += body.size();
-  pieces_.push_back(std::move(body));
+  unread_ += body;
   end();
 }
 
@@ -58,11 +57,8 @@ void Call::begin_events() {
 
 void Call::event(std::string_view data, std::string_view name) {
   if (ended_) return;
-  std::string piece;
-  if (!name.empty()) piece.append("event: ").append(name).append("\n");
-  piece.append("data: ").append(data).append("\n\n");
-  unread_ += piece.size();
-  pieces_.push_back(std::move(piece));
+  if (!name.empty()) unread_.append("event: ").append(name).append("\n");
+  unread_.append("data: ").append(data).append("\n\n");
   changed();
 }
 
@@ -70,15 +66,6 @@ void Call::end() {
   ended_ = true;
   when_gone_ = {};
   changed();
-}
-
-std::string Call::take() {
-  std::string all;
-  all.reserve(unread_);
-  for (const std::string& piece : pieces_) all += piece;
-  pieces_.clear();
-  unread_ = 0;
-  return all;
 }
 
 void Call::break_off(const HttpError& error) {

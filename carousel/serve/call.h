@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <string>
@@ -68,9 +67,8 @@ class Call {
   bool streams() const { return streams_; }
   const std::string& type() const { return type_; }
   const std::vector<std::pair<std::string, std::string>>& headers() const { return headers_; }
-  std::deque<std::string>& pieces() { return pieces_; }
-  size_t unread() const { return unread_; }
-  std::string take();
+  size_t unread() const { return unread_.size(); }  // bytes that take() gives
+  std::string take() { return std::exchange(unread_, {}); }
   void on_change(std::function<void()> wake) { wake_ = std::move(wake); }
   void leave();
   /// Ends the answer with an error, and what the endpoint has begun.
@@ -85,8 +83,7 @@ class Call {
   bool streams_ = false, ended_ = false;
   std::string type_;
   std::vector<std::pair<std::string, std::string>> headers_;
-  std::deque<std::string> pieces_;
-  size_t unread_ = 0;  // bytes of pieces_
+  std::string unread_;  // what the connection has not taken
   std::function<void()> when_gone_, wake_;
 };
 

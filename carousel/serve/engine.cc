@@ -78,7 +78,8 @@ void Engine::cancel(uint64_t number) {
 void Engine::tell(const std::shared_ptr<Job>& job, Event event) { outbox_.emplace_back(job, std::move(event)); }
 
 /// Ends a job that the batcher does not have.
-void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error) {
+void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
+                      bool broken) {
   for (; job->ended < job->samples; ++job->ended) {
     Event event;
     event.sample = job->ended;
@@ -86,6 +87,7 @@ void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reas
     event.end->sample = job->ended;
     event.end->reason = reason;
     event.end->error = error;
+    event.broken = broken;
     tell(job, std::move(event));
   }
 }
@@ -219,7 +221,7 @@ void Engine::run() {
       } catch (const std::exception& error) {  // out of memory, say: nothing of this batch can go on
         const auto failed = std::move(running_);
         running_.clear();
-        for (const auto& [number, job] : failed) tell_end(job, generate::StopReason::kFailed, error.what());
+        for (const auto& [number, job] : failed) tell_end(job, generate::StopReason::kFailed, error.what(), true);
         batcher_.drop();
       }
     }

@@ -29,6 +29,7 @@ struct Event {
   float logprob = 0;                        // with Request::logprobs
   std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
   int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
+  bool broken = false;                      // with `end` and kFailed: not the request's fault
   std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
 };
 using Listener = std::function<void(Event&)>;
@@ -83,7 +84,8 @@ class Engine {
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
   void tell(const std::shared_ptr<Job>& job, Event event);
-  void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error);
+  void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
+                bool broken = false);
   void flush();
   void tick();
 

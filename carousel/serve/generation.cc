@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <ctime>
-#include <random>
 
 #include "carousel/core/error.h"
 #include "carousel/model/start_token.h"
@@ -16,11 +15,6 @@ namespace {
 
 constexpr size_t kMaxPrompts = 2048;
 
-std::string draw_id(const char* prefix) {
-  std::random_device device;
-  return fmt::format("{}-{:08x}{:08x}{:08x}", prefix, device(), device(), device());
-}
-
 bool is_ids(const Json& value) { return value.is_array() && !value.empty() && value[0].is_number(); }
 
 }  // namespace
@@ -28,34 +22,29 @@ bool is_ids(const Json& value) { return value.is_array() && !value.empty() && va
 Json read_body(const Call& call) {
   JsonLimits limits;
   limits.max_depth = 64;
-  return as_bad_request([&] {
-    if (text::valid_prefix(call.request().body) != call.request().body.size()) {
-      fail(ErrorKind::kInput, "request: the body is not UTF-8");
-    }
-    Json body = parse_json(call.request().body, "request", limits);
-    if (!body.is_object()) fail(ErrorKind::kInput, "request: the body is {}, expected an object", brief(body));
-    return body;
-  });
+  if (text::valid_prefix(call.request().body) != call.request().body.size()) {
+    fail(ErrorKind::kInput, "request: the body is not UTF-8");
+  }
+  Json body = parse_json(call.request().body, "request", limits);
+  if (!body.is_object()) fail(ErrorKind::kInput, "request: the body is {}, expected an object", brief(body));
+  return body;
 }
 
 Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form form, const std::string& owner)
     : served_(served), call_(std::move(call)), owner_(owner), created_(std::time(nullptr)) {
   const Json body = form == Form::kResponse ? chat_of_response(read_body(*call_)) : read_body(*call_);
   wish_.form = form;
-  as_bad_request([&] {
-    Fields fields(body, "request");
-    const std::string name = fields.string("model", served_.name);
-    if (name != served_.name) {
-      throw HttpError{
-          404, fmt::format("model: got \"{}\", expected \"{}\"", name, served_.name), "model", "model_not_found", {}};
-    }
-    const std::string state = fields.string("state", "");
-    if (!state.empty()) from_ = served_.states.find(state, owner_);
-    read_prompts(fields);
-    fields.ignore({"user", "metadata", "store"});
-    wish_ = read_wish(form, body, fields, served_.limits);
-    return 0;
-  });
+  Fields fields(body, "request");
+  const std::string name = fields.string("model", served_.name);
+  if (name != served_.name) {
+    throw HttpError{
+        404, fmt::format("model: got \"{}\", expected \"{}\"", name, served_.name), "model", "model_not_found", {}};
+  }
+  const std::string state = fields.string("state", "");
+  if (!state.empty()) from_ = served_.states.find(state, owner_);
+  read_prompts(fields);
+  fields.ignore({"user", "metadata", "store"});
+  wish_ = read_wish(form, body, fields, served_.limits);
   constexpr const char* kPrefixes[] = {"cmpl", "chatcmpl", "read", "resp"};  // by form
   id_ = draw_id(kPrefixes[static_cast<size_t>(form)]);
   if (form == Form::kState) {
@@ -173,7 +162,7 @@ void Generation::hear(size_t prompt, Event& event) {
   const size_t index = prompt * static_cast<size_t>(wish_.request.samples) + static_cast<size_t>(event.sample);
   Choice& choice = choices_[index];
   if (event.end && event.end->reason == generate::StopReason::kFailed) {
-    HttpError error = bad_request(Error(ErrorKind::kInput, event.end->error));
+    HttpError error = error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error));
     cancel();
     return call_->fail(error);
   }

@@ -36,31 +36,29 @@ Json message_of(const Json& item) {
 
 /// The body of a chat that asks for the same.
 Json Generation::chat_of_response(const Json& body) {
-  return as_bad_request([&] {
-    Json chat = body;
-    Fields fields(body, "request");
-    Json messages = Json::array();
-    const std::string instructions = fields.string("instructions", "");
-    if (!instructions.empty()) messages.push_back({{"role", "system"}, {"content", instructions}});
-    const Json* const input = fields.raw("input");
-    if (input != nullptr && input->is_string()) {
-      messages.push_back({{"role", "user"}, {"content", *input}});
-    } else if (input != nullptr && input->is_array()) {
-      for (const Json& item : *input) messages.push_back(message_of(item));
-    } else {
-      fail(ErrorKind::kInput, "request: \"input\" is {}, expected text or a list of messages",
-           input == nullptr ? "missing" : brief(*input));
-    }
-    const std::string before = fields.string("previous_response_id", "");
-    fields.boolean("store", true);
-    if (fields.boolean("background", false)) {
-      fail(ErrorKind::kInput, "request: \"background\" is true, expected false: this server cannot do that");
-    }
-    for (const char* const name : {"input", "instructions", "previous_response_id", "background"}) chat.erase(name);
-    chat["messages"] = std::move(messages);
-    if (!before.empty()) chat["state"] = before;
-    return chat;
-  });
+  Json chat = body;
+  Fields fields(body, "request");
+  Json messages = Json::array();
+  const std::string instructions = fields.string("instructions", "");
+  if (!instructions.empty()) messages.push_back({{"role", "system"}, {"content", instructions}});
+  const Json* const input = fields.raw("input");
+  if (input != nullptr && input->is_string()) {
+    messages.push_back({{"role", "user"}, {"content", *input}});
+  } else if (input != nullptr && input->is_array()) {
+    for (const Json& item : *input) messages.push_back(message_of(item));
+  } else {
+    fail(ErrorKind::kInput, "request: \"input\" is {}, expected text or a list of messages",
+         input == nullptr ? "missing" : brief(*input));
+  }
+  const std::string before = fields.string("previous_response_id", "");
+  fields.boolean("store", true);
+  if (fields.boolean("background", false)) {
+    fail(ErrorKind::kInput, "request: \"background\" is true, expected false: this server cannot do that");
+  }
+  for (const char* const name : {"input", "instructions", "previous_response_id", "background"}) chat.erase(name);
+  chat["messages"] = std::move(messages);
+  if (!before.empty()) chat["state"] = before;
+  return chat;
 }
 
 Json Generation::response_message(const char* status) const {

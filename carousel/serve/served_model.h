@@ -20,7 +20,7 @@ struct ServedModel {
   Engine engine;
 };
 
-/// Reads a body: one object of JSON. Throws HttpError (400).
+/// Reads a body: one object of JSON. Throws Error(kInput).
 Json read_body(const Call& call);
 
 }  // namespace carousel::serve

@@ -76,7 +76,7 @@ void Service::handle(const std::shared_ptr<Call>& call) {
   } catch (const HttpError& error) {
     call->fail(error);
   } catch (const Error& error) {
-    call->fail(bad_request(error));
+    call->fail(error_answer(error));
   } catch (const std::exception& error) {
     call->fail({500, error.what(), "", "", {}});
   }

@@ -58,10 +58,7 @@ void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) 
   const std::string id = fields.string("state");
   const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
   const int64_t tokens = fields.integer("to", 1, kept->saved.state.pos());
-  as_bad_request([&] {
-    fields.finish();
-    return 0;
-  });
+  fields.finish();
   rewind(call, id, tokens);
 }
 
@@ -93,7 +90,7 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     } catch (const HttpError& error) {
       call->fail(error);
     } catch (const Error& error) {
-      call->fail(bad_request(error));
+      call->fail(error_answer(error));
     }
   });
   if (number == 0) throw HttpError{429, "the queue is full", "", "queue_full", {{"Retry-After", "1"}}};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ids are drawn from the system's randomness: who does not know one cannot guess it.
+// States by id, the oldest first.
 #include "carousel/serve/states.h"
 
 #include <fmt/format.h>
@@ -10,6 +10,11 @@
 #include "carousel/serve/call.h"
 
 namespace carousel::serve {
+
+std::string draw_id(const std::string& prefix) {
+  std::random_device device;
+  return fmt::format("{}-{:08x}{:08x}{:08x}{:08x}", prefix, device(), device(), device(), device());
+}
 
 std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std::string& parent,
                                              const std::string& owner, const std::string& id) {
@@ -23,9 +28,7 @@ std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std:
                     "store_full",
                     {{"x-should-retry", "false"}}};
   }
-  std::random_device device;
-  const auto word = [&] { return static_cast<uint64_t>(device()) << 32 | device(); };
-  kept->id = id.empty() ? fmt::format("state-{:016x}{:016x}", word(), word()) : id;
+  kept->id = id.empty() ? draw_id("state") : id;
   kept->parent = parent;
   kept->owner = owner;
   kept->saved = std::move(saved);

@@ -15,6 +15,9 @@
 
 namespace carousel::serve {
 
+/// "prefix-" and 128 bits of the system's randomness: who does not know the id cannot guess it.
+std::string draw_id(const std::string& prefix);
+
 struct KeptState {
   std::string id, parent;  // parent: the id it went on from; empty: none
   std::string owner;       // whose it is: a hash of the key; others do not see it

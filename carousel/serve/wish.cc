@@ -129,42 +129,39 @@ void read_logprobs(Form form, Fields& fields, int64_t most, generate::Request& r
 }  // namespace
 
 Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits) {
-  return as_bad_request([&] {
-    Wish wish;
-    wish.form = form;
-    refuse_unknown_tasks(fields);
-    wish.request.sampler = read_sampler(fields);
-    wish.request.seed = read_seed(fields);
-    wish.request.max_tokens = read_max_tokens(form, fields, limits.max_tokens);
-    wish.request.samples = fields.integer("n", 1, limits.samples, 1);
-    wish.request.stop = read_stops(fields, limits.stops);
-    read_logprobs(form, fields, limits.top_logprobs, wish.request);
-    wish.request.keep_state = fields.boolean("keep_state", false);
-    wish.stream = fields.boolean("stream", false);
-    Fields stream_options(fields.object("stream_options"), "request: stream_options");
-    wish.include_usage = stream_options.boolean("include_usage", false);
-    wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
-    if (wish.echo && wish.request.logprobs) {
-      fail(ErrorKind::kInput,
-           "request: \"echo\" is true with \"logprobs\", expected one of them: logprobs of a prompt "
-           "are not computed");
-    }
-    wish.state = fields.string("state", "");
-    wish.salt = fields.string("cache_salt", "");
-    if (wish.salt.size() > kMaxSalt) {
-      fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", wish.salt.size(), kMaxSalt);
-    }
-    for (const auto& [name, value] : body.items()) {
-      if (fields.knows(name)) continue;
-      const bool plain = name.size() <= 64 &&
-                         std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127 && c != ','; });
-      wish.ignored += (wish.ignored.empty() ? "" : ", ") + (plain ? name : std::string("?"));
-    }
-    return wish;
-  });
+  Wish wish;
+  wish.form = form;
+  refuse_unknown_tasks(fields);
+  wish.request.sampler = read_sampler(fields);
+  wish.request.seed = read_seed(fields);
+  wish.request.max_tokens = read_max_tokens(form, fields, limits.max_tokens);
+  wish.request.samples = fields.integer("n", 1, limits.samples, 1);
+  wish.request.stop = read_stops(fields, limits.stops);
+  read_logprobs(form, fields, limits.top_logprobs, wish.request);
+  wish.request.keep_state = fields.boolean("keep_state", false);
+  wish.stream = fields.boolean("stream", false);
+  Fields stream_options(fields.object("stream_options"), "request: stream_options");
+  wish.include_usage = stream_options.boolean("include_usage", false);
+  wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
+  if (wish.echo && wish.request.logprobs) {
+    fail(ErrorKind::kInput,
+         "request: \"echo\" is true with \"logprobs\", expected one of them: logprobs of a prompt "
+         "are not computed");
+  }
+  wish.salt = fields.string("cache_salt", "");
+  if (wish.salt.size() > kMaxSalt) {
+    fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", wish.salt.size(), kMaxSalt);
+  }
+  for (const auto& [name, value] : body.items()) {
+    if (fields.knows(name)) continue;
+    const bool plain = name.size() <= 64 &&
+                       std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127 && c != ','; });
+    wish.ignored += (wish.ignored.empty() ? "" : ", ") + (plain ? name : std::string("?"));
+  }
+  return wish;
 }
 
-HttpError bad_request(const Error& error) {
+HttpError error_answer(const Error& error) {
   HttpError out;
   out.message = error.what();
   const size_t begin = out.message.find("request: \"");
@@ -173,7 +170,7 @@ HttpError bad_request(const Error& error) {
     out.param = out.message.substr(name, out.message.find('"', name) - name);
   }
   if (error.kind() == ErrorKind::kState) out.status = 422;
-  if (error.kind() == ErrorKind::kIo) out.status = 500;
+  if (error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kDevice) out.status = 500;
   return out;
 }
 

@@ -24,7 +24,6 @@ struct Wish {
   Form form = Form::kCompletion;
   generate::Request request;  // all but prompt and state
   bool stream = false, include_usage = false, echo = false;
-  std::string state;    // the id to go on from; empty: from the start
   std::string salt;     // requests with another one share no cache
   std::string ignored;  // names of fields without effect, for x-carousel-ignored
 };
@@ -37,18 +36,10 @@ struct WishLimits {
 };
 
 /// Reads all fields but those of the prompt, which the caller has read from `fields` before. `body` is the object of
-/// `fields`. Throws HttpError (400) that names the field, what was got and what is expected.
+/// `fields`. Throws Error(kInput) that names the field, what was got and what is expected.
 Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits);
 
-HttpError bad_request(const Error& error);
-/// Runs `read`; an Error of kind kInput or kUsage becomes an HttpError whose param is the field that it names.
-template <class Read>
-auto as_bad_request(const Read& read) {
-  try {
-    return read();
-  } catch (const Error& error) {
-    throw bad_request(error);
-  }
-}
+/// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
+HttpError error_answer(const Error& error);
 
 }  // namespace carousel::serve

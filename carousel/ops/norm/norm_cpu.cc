@@ -39,30 +39,6 @@ inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
   }
 }
 
-/// Sum over the row of x + y - shift, or of its square: the chain of moment() over the stored sum.
-template <bool kSquares>
-inline float sum_moment(const float* x, const float* y, int64_t width, float shift) {
-  const Vec s = set1(shift);
-  Vec acc[4] = {Vec{}, Vec{}, Vec{}, Vec{}};
-  int64_t j = 0;
-  for (; j + 4 * kLanes <= width; j += 4 * kLanes) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      if (i * kLanes % kLineFloats == 0) {
-        prefetch_far(x + j + i * kLanes + kAheadFloats);
-        prefetch_far(y + j + i * kLanes + kAheadFloats);
-      }
-      const Vec v = load(x + j + i * kLanes) + load(y + j + i * kLanes) - s;
-      acc[i] = kSquares ? fma(v, v, acc[i]) : acc[i] + v;
-    }
-  }
-  for (; j < width; j += kLanes) {
-    const Vec v = load(x + j) + load(y + j) - s;
-    acc[0] = kSquares ? fma(v, v, acc[0]) : acc[0] + v;
-  }
-  return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-}
-
 /// A row of whole vectors whose results are stored past the caches: x + y is formed again from the first level of cache
 /// rather than read back.
 inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, const float* y, float* sum_n,
@@ -70,8 +46,15 @@ inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, cons
   const ops::NormArgs norm = args.norm;
   const auto count = static_cast<float>(args.width);
   const bool centred = norm.kind == ops::Norm::Kind::kLayer;
-  const float mean = centred ? sum_moment<false>(x, y, args.width, 0.0f) / count : 0.0f;
-  const float variance = sum_moment<true>(x, y, args.width, mean) / count;
+  const auto read = [&](int64_t j, int64_t) CAROUSEL_INLINE_LAMBDA {
+    if (j % kLineFloats == 0) {
+      prefetch_far(x + j + kAheadFloats);
+      prefetch_far(y + j + kAheadFloats);
+    }
+    return load(x + j) + load(y + j);
+  };
+  const float mean = centred ? moment_of<false>(read, args.width, 0.0f) / count : 0.0f;
+  const float variance = moment_of<true>(read, args.width, mean) / count;
   const Affine row = {mean, 1.0f / std::sqrt(variance + norm.eps)};
   for (int64_t j = 0; j < args.width; j += kLanes) {
     const Vec v = load(x + j) + load(y + j);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <utility>  // before Asio 1.74, which uses std::exchange
-// (a line apart, so that the order stays)
+// This comment keeps the formatter from sorting them.
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>

@@ -82,6 +82,8 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  is_hopper = attribute(cudaDevAttrComputeCapabilityMajor, index) == 9 &&
+              attribute(cudaDevAttrComputeCapabilityMinor, index) == 0;
   pooled = attribute(cudaDevAttrMemoryPoolsSupported, index) != 0;
   if (pooled) {
     cudaMemPool_t pool = nullptr;
@@ -188,6 +190,8 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
 }
 
 std::string Gpu::name() const { return fmt::format("cuda:{} ({})", impl_->index, impl_->name); }
+
+void Gpu::run_plain(uint32_t kernels) { impl_->plain = kernels; }
 
 size_t Gpu::free_bytes() const {
   size_t free = 0, total = 0;

@@ -4,12 +4,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "carousel/core/memory.h"
 
 namespace carousel::cuda {
+
+/// Kernels beside which an older, plainer way to the same result is kept, to compare the two on one machine.
+enum class Fast : uint32_t {
+  kMlstm = 1,   // chunks of the mLSTM on tensor cores; else in f32
+  kStream = 2,  // products of few rows, 16 bytes of weights at a time; else an element
+  kSlstm = 4,   // the sLSTM in clusters of blocks, R in registers; else a block per head, R from the cache
+};
 
 /// The memory of one GPU and its queue of work. Copies, and all kernels whose stream has this memory, run in the order
 /// of their calls; a copy to the host waits for what was called before it. Any thread may call any function.
@@ -30,6 +38,8 @@ class Gpu final : public Memory {
   void zero(std::byte* bytes, size_t size_bytes) override;
 
   std::string name() const;  // "cuda:0 (NVIDIA H200)"
+  /// Takes the plain way around these kernels from the next call on: a sum of Fast values, 0 by default.
+  void run_plain(uint32_t kernels);
 
   struct Impl;  // cuda/launch.cuh
   Impl& impl() const { return *impl_; }

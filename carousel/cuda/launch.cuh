@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 
@@ -42,10 +43,13 @@ struct Gpu::Impl {
   int multiprocessors = 0;
   size_t shared_bytes = 0;  // that one block may have
   bool pooled = false;      // whether blocks come from the driver's pool
+  bool is_hopper = false;   // compute capability 9.0, which the code for sm_90a runs on
   char name[256];
   std::mutex copying;  // guards both stagings
   Staging small, large;
   Memory* counted = nullptr;
+  std::atomic<uint32_t> plain{0};  // what Gpu::run_plain() was told
+  bool runs(Fast kernels) const { return (plain.load() & static_cast<uint32_t>(kernels)) == 0; }
   /// Opened by the first call, since few runs need it; null: cuBLASLt was not found.
   Gemm* gemm();
 

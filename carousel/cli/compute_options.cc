@@ -50,10 +50,10 @@ Memory& memory_of(const std::string& device) {
   if (device != gpu && !numbered) fail(ErrorKind::kUsage, "--device: got \"{}\", expected cpu, cuda or cuda:N", device);
   const std::string number = numbered ? device.substr(gpu.size() + 1) : "0";
   const uint32_t plain = plain_kernels();
-  cuda::Gpu& gpu =
+  cuda::Gpu& opened =
       cuda::Gpu::open(static_cast<int>(parse_integer("--device cuda:N", number, 0, std::numeric_limits<int>::max())));
-  gpu.run_plain(plain);
-  return gpu;
+  opened.run_plain(plain);
+  return opened;
 }
 
 }  // namespace

@@ -48,6 +48,12 @@ __host__ __device__ constexpr Piece piece_of(const SequenceRows& seq, int64_t i)
   return {seq.first + begin - seq.pos, static_cast<int>(end > begin ? end - begin : 0)};
 }
 
+/// A value in two floats.
+__device__ inline void split(double x, float* hi, float* lo) {
+  *hi = static_cast<float>(x);
+  *lo = static_cast<float>(x - static_cast<double>(*hi));
+}
+
 /// What the kernels of a call share. Arrays [N, H] have the value of row n and head h at n * H + h.
 struct MlstmCall {
   ops::MlstmArgs args;

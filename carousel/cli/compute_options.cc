@@ -2,13 +2,8 @@
 // Device, threads, instruction set and compute type from options, with their defaults.
 #include "carousel/cli/compute_options.h"
 
-#include <algorithm>
-#include <cstdlib>
-#include <iterator>
 #include <limits>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include "carousel/cli/options.h"
@@ -21,27 +16,6 @@ namespace {
 
 constexpr int64_t kMaxThreads = 1024;
 
-/// The kernels that CAROUSEL_CUDA_PLAIN names, "mlstm,stream" say: the plain way is taken around them, to compare the
-/// two.
-uint32_t plain_kernels() {
-  const char* const given = std::getenv("CAROUSEL_CUDA_PLAIN");
-  constexpr std::pair<std::string_view, cuda::Fast> kNames[] = {
-      {"mlstm", cuda::Fast::kMlstm}, {"stream", cuda::Fast::kStream}, {"slstm", cuda::Fast::kSlstm}};
-  uint32_t kernels = 0;
-  for (std::string_view left = given != nullptr ? given : ""; !left.empty();) {
-    const std::string_view name = left.substr(0, left.find(','));
-    left.remove_prefix(std::min(left.size(), name.size() + 1));
-    const auto* const found =
-        std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& known) { return known.first == name; });
-    if (found == std::end(kNames)) {
-      fail(ErrorKind::kUsage, "CAROUSEL_CUDA_PLAIN: got \"{}\", expected mlstm, stream, slstm, with commas between",
-           name);
-    }
-    kernels |= static_cast<uint32_t>(found->second);
-  }
-  return kernels;
-}
-
 /// The memory of "cpu", "cuda" or "cuda:1".
 Memory& memory_of(const std::string& device) {
   if (device == "cpu") return Memory::host();
@@ -49,11 +23,8 @@ Memory& memory_of(const std::string& device) {
   const bool numbered = device.starts_with(gpu + ":");
   if (device != gpu && !numbered) fail(ErrorKind::kUsage, "--device: got \"{}\", expected cpu, cuda or cuda:N", device);
   const std::string number = numbered ? device.substr(gpu.size() + 1) : "0";
-  const uint32_t plain = plain_kernels();
-  cuda::Gpu& opened =
-      cuda::Gpu::open(static_cast<int>(parse_integer("--device cuda:N", number, 0, std::numeric_limits<int>::max())));
-  opened.run_plain(plain);
-  return opened;
+  return cuda::Gpu::open(
+      static_cast<int>(parse_integer("--device cuda:N", number, 0, std::numeric_limits<int>::max())));
 }
 
 }  // namespace
@@ -77,7 +48,9 @@ void Machine::add_cpu_options(CLI::App& app) {
 }
 
 void Machine::add_compute(CLI::App& app) {
-  add_choice(app, "--compute", compute, {"f32", "bf16"}, "Products with bf16 weights; bf16 rounds their input");
+  compute = "auto";
+  add_choice(app, "--compute", compute, {"auto", "f32", "bf16"},
+             "Products with bf16 weights; bf16 rounds their input, auto is f32");
 }
 
 Stream Machine::stream() {

@@ -94,7 +94,7 @@ void WeightOptions::check_parts(const std::string& path) const {
   for (const model::ParamRecord& record : list.records()) {
     const std::optional<DType> type = record.init.gate ? chosen_types.gates : chosen_types.body;
     if (!record.matrix || !type) continue;
-    if (is_block(*type) && record.shape[-1] % static_cast<int64_t>(kBlockValues) != 0) continue;
+    if (record.shape[-1] % static_cast<int64_t>(block_values(*type)) != 0) continue;
     parts[record.init.gate && gates != "auto" ? 3 : 0].has = true;
   }
   for (const Part& part : parts) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoding and decoding of the block types, one block of 32 values at a time.
+// Encoding and decoding of the block types, one block at a time.
 #include "carousel/core/quant_blocks.h"
 
 #include <algorithm>
@@ -146,24 +146,32 @@ void decode_q4(const std::byte* block, float* out) {
 }
 
 size_t block_bytes(DType dtype) {
-  if (!is_block(dtype)) fail(ErrorKind::kShape, "blocks: got dtype {}, expected Q8 or Q4", dtype_name(dtype));
-  return dtype == DType::kQ8 ? kQ8BlockBytes : kQ4BlockBytes;
+  if (!is_block(dtype)) fail(ErrorKind::kShape, "blocks: got dtype {}, expected a block type", dtype_name(dtype));
+  return dtype_bytes(dtype, block_values(dtype));
+}
+
+void decode_block(const std::byte* block, DType dtype, float* out) {
+  if (dtype == DType::kQ8) return decode_q8(block, out);
+  if (dtype == DType::kQ4) return decode_q4(block, out);
+  block_form(dtype).decode(reinterpret_cast<const uint8_t*>(block), out);
 }
 
 }  // namespace
 
 void decode_blocks(const void* blocks, DType dtype, float* out, size_t count) {
-  const size_t size_bytes = block_bytes(dtype);
+  const size_t size_bytes = block_bytes(dtype), values = block_values(dtype);
   const auto* next = static_cast<const std::byte*>(blocks);
-  const auto decode = dtype == DType::kQ8 ? decode_q8 : decode_q4;
-  for (; count >= kBlockValues; count -= kBlockValues, next += size_bytes, out += kBlockValues) decode(next, out);
+  for (; count >= values; count -= values, next += size_bytes, out += values) decode_block(next, dtype, out);
   if (count == 0) return;
-  float values[kValues];
-  decode(next, values);
-  std::copy_n(values, count, out);
+  float last[kMostBlockValues];
+  decode_block(next, dtype, last);
+  std::copy_n(last, count, out);
 }
 
 void encode_blocks(const float* values, DType dtype, void* blocks, size_t count) {
+  if (!is_simple_block(dtype)) {
+    fail(ErrorKind::kShape, "encode: got dtype {}, expected Q8 or Q4", dtype_name(dtype));
+  }
   const size_t size_bytes = block_bytes(dtype);
   auto* next = static_cast<std::byte*>(blocks);
   const auto encode = dtype == DType::kQ8 ? encode_q8 : encode_q4;

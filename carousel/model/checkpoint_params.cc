@@ -69,6 +69,7 @@ CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoi
       where_(std::move(where)),
       types_(types),
       hash_(XXH3_createState()) {
+  types_.simple_blocks = stream.memory->is_apart();
   XXH3_64bits_reset(hash_);
   const std::string dims = fmt::format("{} {} {}", config.hidden_size, config.num_layers, config.logit_soft_cap);
   XXH3_64bits_update(hash_, dims.data(), dims.size());
@@ -102,7 +103,7 @@ ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, b
     }
     // Rows are taken from blocks, never parts of one.
     if (!mask && is_block(entry->dtype) &&
-        (source.permuted || shape.rank() == 0 || shape[-1] % static_cast<int64_t>(kBlockValues) != 0)) {
+        (source.permuted || shape.rank() == 0 || shape[-1] % static_cast<int64_t>(block_values(entry->dtype)) != 0)) {
       refuse(fmt::format("dtype F32, F16 or BF16: it cannot be read in blocks as {}", shape.str()));
     }
     if (!mask && entry->ggml != nullptr && shape[-1] % entry->ggml->block != 0) {
@@ -219,11 +220,11 @@ void CheckpointParams::warn_of_masked(const std::string& name, int64_t cleared) 
                                   where_, name, cleared, cleared == 1 ? "" : "s"));
 }
 
-void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType dtype) {
+void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType dtype, DType wanted) {
   if (kept_++ == 0) {
     kept_first_ = warnings_.size();
     warnings_.push_back(fmt::format("{}: {} stays {}: its rows of {} are no whole blocks of {}", where_, name,
-                                    dtype_name(dtype), cols, kBlockValues));
+                                    dtype_name(dtype), cols, block_values(wanted)));
   } else if (kept_ == 2) {
     warnings_[kept_first_] += "; so do others";
   }
@@ -236,9 +237,14 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
   const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
   sample(name, entry, values, Shape{rows, cols});
-  const DType source = source_dtype(entry);
-  const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
-  if (dtype != types_.of(name, layout, init).value_or(dtype)) warn_of_kept(name, cols, dtype);
+  const DType own = held_dtype(entry);
+  // Masked values are found in floats, and in the blocks that sparse forms hold.
+  const bool decodes = init.mask != nullptr && is_block(own) && !is_simple_block(own);
+  const DType source = decodes ? DType::kF32 : own;
+  const DType dtype = types_.held(name, cols, layout, init, own);
+  const DType wanted = types_.of(name, layout, init).value_or(dtype);
+  if (dtype != wanted && cols % static_cast<int64_t>(block_values(wanted)) != 0)
+    warn_of_kept(name, cols, dtype, wanted);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
@@ -251,7 +257,6 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
-  const bool decodes = entry.ggml != nullptr && !is_block(source);
   std::vector<float> decoded(decodes ? static_cast<size_t>(std::min(slice, rows) * cols) : 0);
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);

@@ -61,9 +61,7 @@ struct Target : FileTensor {
 const GgmlType* type_of(DType dtype) {
   return formats::ggml_type_of(dtype == DType::kU8 || dtype == DType::kBool ? DType::kI8 : dtype);
 }
-DType dtype_of(const GgmlType& type) {
-  return type.plain ? *type.plain : &type == formats::ggml_type_of(DType::kQ4) ? DType::kQ4 : DType::kQ8;
-}
+DType dtype_of(const GgmlType& type) { return type.plain ? *type.plain : *type.blocks; }
 const GgmlType* type_of(const formats::TensorEntry& entry) {
   return entry.ggml != nullptr ? entry.ggml : type_of(entry.dtype);
 }
@@ -96,8 +94,7 @@ void read_piece(const formats::TensorEntry& entry, const std::byte* stored, int6
   } else {
     wide.resize(static_cast<size_t>(count));
     entry.to_f32(stored, count, wide.data());
-    const bool q8 = &type == formats::ggml_type_of(DType::kQ8), q4 = &type == formats::ggml_type_of(DType::kQ4);
-    good = fits(wide.data(), wide.size(), q8 ? DType::kQ8 : q4 ? DType::kQ4 : type.plain.value_or(DType::kF32));
+    good = fits(wide.data(), wide.size(), type.blocks ? *type.blocks : type.plain.value_or(DType::kF32));
   }
   if (good) return;
   fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where, entry.name,
@@ -306,12 +303,20 @@ std::vector<Target> folder_targets(const Source& source) {
   return targets_of(source, find_family(source.config.model_type, source.place.config).names, false);
 }
 
-// The reason why a target cannot be written in blocks; empty: it can be.
-std::string why_no_blocks(const Target& target) {
-  const auto block = static_cast<int64_t>(kBlockValues);
+// The reason why a target cannot be written in blocks of a type; empty: it can be.
+std::string why_no_blocks(const Target& target, DType dtype) {
+  const auto block = static_cast<int64_t>(block_values(dtype));
   if (target.permuted) return "it is stored in another order than it is used in";
   if (target.shape.rank() > 0 && target.shape[-1] % block == 0) return "";
   return fmt::format("its rows are no whole blocks of {}", block);
+}
+
+// The block type that the values of a target have in the source; Q8, into which they can be encoded, where they have
+// several.
+DType block_type_of(const Source& source, const Target& target) {
+  const DType first = held_dtype(*source.places[target.records.front()].entry);
+  const auto other = [&](size_t i) { return held_dtype(*source.places[i].entry) != first; };
+  return std::any_of(target.records.begin(), target.records.end(), other) ? DType::kQ8 : first;
 }
 
 }  // namespace
@@ -330,9 +335,8 @@ std::vector<std::string> write_folder(const std::string& model, const std::strin
   std::vector<Target> targets = folder_targets(source);
   std::vector<std::string> kept;
   for (Target& target : targets) {
-    const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
-    const std::string reason = why_no_blocks(target);
-    const DType own = folder_dtype(source, target, reason.empty() ? held_dtype(entry) : DType::kF32);
+    const DType blocks = block_type_of(source, target);
+    const DType own = folder_dtype(source, target, why_no_blocks(target, blocks).empty() ? blocks : DType::kF32);
     target.type = type_of(own);
     const auto chosen_for = [&](size_t i) {
       const ParamRecord& record = source.records[i];
@@ -342,6 +346,7 @@ std::vector<std::string> write_folder(const std::string& model, const std::strin
     const auto other = [&](size_t i) { return chosen_for(i) != chosen; };
     const bool agreed = std::none_of(target.records.begin(), target.records.end(), other);
     if (agreed && chosen == nullptr) continue;
+    const std::string reason = why_no_blocks(target, agreed && chosen->blocks ? *chosen->blocks : DType::kQ8);
     if (agreed && (chosen->block == 1 || reason.empty())) {
       target.type = chosen;
     } else {

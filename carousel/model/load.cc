@@ -70,7 +70,7 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bo
   return ends;
 }
 
-// Bytes that a checkpoint's weights take once loaded: blocks that have no products of their own are held in q8.
+// Bytes that a checkpoint's weights take once loaded.
 size_t held_bytes(const formats::Checkpoint& checkpoint) {
   size_t bytes = 0;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {

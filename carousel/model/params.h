@@ -34,10 +34,13 @@ struct WeightTypes {
   /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
   /// The type that a matrix stored as `stored` is held in: the one set for it, or `stored` where none is set, or where
-  /// a block type is set and rows of `cols` are no whole blocks.
+  /// a block type is set and rows of `cols` are no whole blocks. With a mask, or with `simple_blocks`, it is Q8 in
+  /// place of any block type but Q4.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
+  /// The device multiplies by Q8 and Q4 alone of the block types.
+  bool simple_blocks = false;
   /// Matrices that keep the file's type and order are read from the mapped file.
   bool mapped = false;
   /// Whether a matrix is read from the mapped file: `mapped` is set, the matrix is used as the file has it, and its
@@ -123,12 +126,9 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// The dtype that a matrix of this tensor is held in where no other is set. GGUF's Q8_0 and Q4_0 are Q8 and Q4, byte
-/// for byte; its other blocks are held in Q8, which loses little beside what they have lost.
+/// The dtype that a matrix of this tensor is held in where no other is set: the tensor's own, which for blocks of GGUF
+/// is not that of the entry. Q8_0 and Q4_0 are Q8 and Q4, byte for byte.
 DType held_dtype(const formats::TensorEntry& entry);
-/// The type in which Weight::write_rows gets the tensor's rows: the tensor's own, or F32 for blocks of GGUF that are
-/// neither Q8 nor Q4.
-DType source_dtype(const formats::TensorEntry& entry);
 
 /// Where a parameter's values lie in a checkpoint.
 struct ParamPlace {
@@ -177,7 +177,7 @@ class CheckpointParams : public ParamSource {
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
   /// Names the first such matrix, and says that there are more.
-  void warn_of_kept(const std::string& name, int64_t cols, DType dtype);
+  void warn_of_kept(const std::string& name, int64_t cols, DType dtype, DType wanted);
   void check_finite(const Values& values) const;
   /// Throws Error(kInput) where `target` cannot hold one of the values, which are `rows` whole rows.
   void check_range(const Values& values, int64_t rows, DType target) const;

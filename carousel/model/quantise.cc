@@ -52,7 +52,7 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   if (!choice.agreed) return "it holds matrices of different types";
   if (!is_block(*choice.dtype)) return "";
   if (choice.permuted) return "it is stored in another order than it is used in";
-  const auto block = static_cast<int64_t>(kBlockValues);
+  const auto block = static_cast<int64_t>(block_values(*choice.dtype));
   if (choice.cols % block != 0 || entry.shape.rank() == 0 || entry.shape[-1] % block != 0) {
     return fmt::format("its rows of {} are no whole blocks of {}", choice.cols, block);
   }

@@ -8,14 +8,7 @@
 namespace carousel::model {
 
 DType held_dtype(const formats::TensorEntry& entry) {
-  if (entry.ggml == nullptr) return entry.dtype;
-  return source_dtype(entry) == DType::kQ4 ? DType::kQ4 : DType::kQ8;
-}
-
-DType source_dtype(const formats::TensorEntry& entry) {
-  if (entry.ggml == nullptr) return entry.dtype;
-  const std::string name = entry.ggml->name;
-  return name == "Q8_0" ? DType::kQ8 : name == "Q4_0" ? DType::kQ4 : DType::kF32;
+  return entry.ggml != nullptr && entry.ggml->blocks ? *entry.ggml->blocks : entry.dtype;
 }
 
 std::optional<DType> WeightTypes::of(const std::string& name, Weight::Layout layout, const Init& init) const {
@@ -27,11 +20,13 @@ std::optional<DType> WeightTypes::of(const std::string& name, Weight::Layout lay
 DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init,
                         DType stored) const {
   const DType wanted = of(name, layout, init).value_or(stored);
-  return is_block(wanted) && cols % static_cast<int64_t>(kBlockValues) != 0 ? stored : wanted;
+  const DType held = cols % static_cast<int64_t>(block_values(wanted)) != 0 ? stored : wanted;
+  const bool simple = init.mask != nullptr || simple_blocks;
+  return simple && is_block(held) && !is_simple_block(held) ? DType::kQ8 : held;
 }
 
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {
-  return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && source_dtype(entry) == held &&
+  return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && held_dtype(entry) == held &&
          (entry.ggml == nullptr || is_block(held));
 }
 

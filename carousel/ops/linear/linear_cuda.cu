@@ -249,6 +249,7 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
   const Product product = {args.x.f32(), args.N, args.K, args.y.f32(), args.y.stride};
   cpu::Workspace workspace(args.workspace);
   const GemmScratch scratch = lay_out(stream, args, &workspace);
+  int64_t left = args.count;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
     Parts parts;
     int64_t first_col = 0;
@@ -257,7 +258,9 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
       first_col += args.weights[i]->rows();
     }
     if (parts.count > 0) multiply_type(stream, dtype, parts, product, scratch);
+    left -= parts.count;
   }
+  if (left > 0) not_on_device("linear of such a weight");
 }
 
 int64_t feed_forward_workspace(const Stream& stream, const ops::FeedForwardArgs& args) {

@@ -28,10 +28,11 @@ inline const void* float_rows(const Weight& weight, const char* op) {
   if (rows == nullptr || !weight.memory().is_apart() || is_block(weight.dtype())) not_on_device(op);
   return rows->bytes().raw();
 }
-/// The same where blocks are taken too.
+/// The same where Q8 and Q4 are taken too.
 inline const void* rows_of(const Weight& weight, const char* op) {
   const auto* const rows = weight.as<DenseRows>();
-  if (rows == nullptr || !weight.memory().is_apart()) not_on_device(op);
+  const bool takes = !is_block(weight.dtype()) || is_simple_block(weight.dtype());
+  if (rows == nullptr || !weight.memory().is_apart() || !takes) not_on_device(op);
   return rows->bytes().raw();
 }
 

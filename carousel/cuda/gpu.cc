@@ -6,6 +6,8 @@
 // 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
 // once.
 // 3. A copy to the host waits for the queue.
+// 4. A thread that records (graph.cc) has its kernels in a queue of its own. Blocks are taken and released in the one
+//    queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"
 
 #include <algorithm>
@@ -145,12 +147,11 @@ std::byte* Gpu::allocate(size_t granted_bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // the error is told here, and not again by the next launch
     fail(ErrorKind::kDevice, "{}: out of memory: cannot allocate {} bytes, {} are free", name(), granted_bytes,
-         free_bytes());
+         available_bytes());
   }
   check(status, "allocation");
-  auto* const block = static_cast<std::byte*>(bytes);
-  zero(block, granted_bytes);
-  return block;
+  check(cudaMemsetAsync(bytes, 0, granted_bytes, impl_->stream), "zeroing");
+  return static_cast<std::byte*>(bytes);
 }
 
 void Gpu::release(std::byte* bytes, size_t) noexcept {
@@ -165,14 +166,15 @@ void Gpu::release(std::byte* bytes, size_t) noexcept {
 void Gpu::zero(std::byte* bytes, size_t size_bytes) {
   if (size_bytes == 0) return;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
-  check(cudaMemsetAsync(bytes, 0, size_bytes, impl_->stream), "zeroing");
+  check(cudaMemsetAsync(bytes, 0, size_bytes, impl_->queue()), "zeroing");
 }
 
 void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                        size_t size_bytes) {
   if (size_bytes == 0) return;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
-  const cudaStream_t stream = impl_->stream;
+  const cudaStream_t stream = impl_->queue();
+  if (&from != &to && impl_->is_recording()) fail(ErrorKind::kDevice, "{}: a copy cannot be recorded", name());
   if (&from == &to) {
     check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
   } else if (&to == this) {
@@ -193,11 +195,17 @@ std::string Gpu::name() const { return fmt::format("cuda:{} ({})", impl_->index,
 
 void Gpu::run_plain(uint32_t kernels) { impl_->plain = kernels; }
 
-size_t Gpu::free_bytes() const {
+size_t Gpu::available_bytes() const {
   size_t free = 0, total = 0;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
   check(cudaMemGetInfo(&free, &total), "free memory");
-  return free;
+  if (!impl_->pooled) return free;
+  cudaMemPool_t pool = nullptr;
+  uint64_t reserved = 0, used = 0;
+  check(cudaDeviceGetDefaultMemPool(&pool, impl_->index), "memory pool");
+  check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
+  check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "memory pool");
+  return free + static_cast<size_t>(reserved - std::min(used, reserved));
 }
 
 }  // namespace carousel::cuda

@@ -36,6 +36,12 @@ class Gpu final : public Memory {
   std::byte* allocate(size_t granted_bytes) override;
   void release(std::byte* bytes, size_t granted_bytes) noexcept override;
   void zero(std::byte* bytes, size_t size_bytes) override;
+  /// What the driver and its pool have.
+  size_t available_bytes() const override;
+  bool records() const override { return true; }
+  /// As a CUDA graph.
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override;
+  std::optional<DeviceRates> measure_rates() override;
 
   std::string name() const;  // "cuda:0 (NVIDIA H200)"
   /// Takes the plain way around these kernels from the next call on: a sum of Fast values, 0 by default.
@@ -47,7 +53,6 @@ class Gpu final : public Memory {
  private:
   explicit Gpu(int index);
   ~Gpu() override;
-  size_t free_bytes() const;
   void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                     size_t size_bytes) override;
 

@@ -39,7 +39,10 @@ struct Gpu::Impl {
   explicit Impl(int which);
 
   int index;
-  cudaStream_t stream = nullptr;
+  cudaStream_t stream = nullptr;  // the one queue of work
+  /// The queue that this thread's calls go to: `stream`, or the one that it records from.
+  cudaStream_t queue() const;
+  bool is_recording() const { return queue() != stream; }  // this thread
   int multiprocessors = 0;
   size_t shared_bytes = 0;  // that one block may have
   bool pooled = false;      // whether blocks come from the driver's pool
@@ -60,7 +63,7 @@ struct Gpu::Impl {
 
 /// The GPU of a stream, made the calling thread's.
 Gpu::Impl& gpu_of(const Stream& stream);
-inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).stream; }
+inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).queue(); }
 
 /// Checks launches: called after those of an op, since the first error is kept until it is asked for.
 inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }

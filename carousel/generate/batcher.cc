@@ -215,32 +215,37 @@ Tensor Batcher::forward(bool prompts) {
   return hidden;
 }
 
+/// Moves every sequence of the forward past the rows that it ran.
+void Batcher::note_rows() {
+  auto first = tokens_.begin();
+  for (size_t b = 0; b < batch_.size(); ++b) {
+    Sequence& sequence = *batch_[b];
+    const auto end = first + static_cast<std::ptrdiff_t>(lengths_[b]);
+    sequence.logits = Tensor();
+    if (sequence.request->keep_state) sequence.history.insert(sequence.history.end(), first, end);
+    if (sequence.reading()) {
+      sequence.read += static_cast<size_t>(lengths_[b]);
+      report_mark(sequence);
+    } else {
+      sequence.pending.reset();
+    }
+    first = end;
+  }
+}
+
 Batcher::Rows Batcher::tick() {
   for (auto& sequence : born_) live_.push_back(std::move(sequence));
   born_.clear();
   sampled_ = 0;
   Rows rows = gather();
   Tensor logits;  // [R, V]
-  if (!tokens_.empty()) {
+  if (!tokens_.empty() && rows.prompt == 0 && due_.size() == tokens_.size()) {
+    logits = runner_.next_logits(tokens_, states_).to_host();
+    note_rows();
+  } else if (!tokens_.empty()) {
     const Tensor hidden = forward(rows.prompt > 0);
     if (!hidden.defined()) return {};
-    size_t begin = 0;
-    for (size_t b = 0; b < batch_.size(); ++b) {
-      Sequence& sequence = *batch_[b];
-      const auto length = static_cast<size_t>(lengths_[b]);
-      sequence.logits = Tensor();
-      const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(begin);
-      if (sequence.request->keep_state) {
-        sequence.history.insert(sequence.history.end(), first, first + static_cast<std::ptrdiff_t>(length));
-      }
-      if (sequence.reading()) {
-        sequence.read += length;
-        report_mark(sequence);
-      } else {
-        sequence.pending.reset();
-      }
-      begin += length;
-    }
+    note_rows();
     if (!due_.empty()) logits = due_logits(hidden);
   }
   // Those that came with logits have nothing to run before their first token.

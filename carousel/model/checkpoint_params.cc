@@ -69,7 +69,6 @@ CheckpointParams::CheckpointParams(const Stream& stream, const formats::Checkpoi
       where_(std::move(where)),
       types_(types),
       hash_(XXH3_createState()) {
-  types_.simple_blocks = stream.memory->is_apart();
   XXH3_64bits_reset(hash_);
   const std::string dims = fmt::format("{} {} {}", config.hidden_size, config.num_layers, config.logit_soft_cap);
   XXH3_64bits_update(hash_, dims.data(), dims.size());

@@ -153,7 +153,7 @@ ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
 }
 
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where) {
+                  const std::string& where, Memory& memory) {
   const StoredParams stored(config, &checkpoint, where);
   size_t bytes = 0;
   ShapeSource source([&](const ParamRecord& record) {
@@ -167,7 +167,7 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
     const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
     const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
     if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
-    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Memory::meta()).size_bytes();
+    bytes += weight_for(record.init, rows, cols, dtype, record.layout, memory.counted()).size_bytes();
   });
   declare_params(config, source, where);
   return bytes;

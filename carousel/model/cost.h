@@ -45,9 +45,9 @@ struct ModelCost {
 /// `types`: the types of matrices that do not keep the files' own.
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
 
-/// Bytes that a checkpoint's weights take in memory with these types, matrices used in the mapped file aside.
+/// Bytes that a checkpoint's weights take in `memory` with these types, matrices used in the mapped file aside.
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where);
+                  const std::string& where, Memory& memory = Memory::host());
 
 /// The model that loading `files` with these types would give, on meta and without its tokenizer: it has shapes, and
 /// runs on a stream of meta's memory.

@@ -3,6 +3,7 @@
 #include "carousel/model/runner.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "carousel/core/assert.h"
 #include "carousel/ops/rows/rows.h"
@@ -49,6 +50,15 @@ Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std:
 Tensor Runner::logits(const Tensor& hidden) {
   Ctx ctx = pass_.ctx();
   return lm_.logits(ctx, hidden);
+}
+
+Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* const> states) {
+  if (pass_.is_observed() || !stream().memory->records()) {
+    const std::vector<int64_t> lengths(tokens.size(), 1);
+    return logits(forward(tokens, states, lengths));
+  }
+  if (replay_ == nullptr) replay_ = std::make_unique<Replay>(lm_, stream(), numerics_);
+  return replay_->next_logits(tokens, states);
 }
 
 }  // namespace carousel::model

@@ -13,15 +13,15 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/model/stack.h"
 #include "tests/blocks/random_params.h"
-#include "tests/isas.h"
 #include "tests/slow.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
 
 struct Param {
   std::string block;
-  Isa isa;
+  Target target;
   DType weights = DType::kF32;
 };
 
@@ -33,7 +33,8 @@ struct Sequence {
 
 class Subject {
  public:
-  Subject(const Param& param, int threads) : pool_(threads), stream_{&Memory::host(), param.isa, &pool_} {
+  Subject(const Param& param, int threads)
+      : pool_(threads), stream_{param.target.memory, param.target.isa, &pool_}, arena_(*param.target.memory) {
     const model::ModelConfig config = stack_of(param.block);
     RandomParams source(stream_, param.weights);
     stack_ = std::make_unique<model::Stack>(config, Params(source, ""), "test");
@@ -49,7 +50,8 @@ class Subject {
       seqs.offsets.push_back(seqs.offsets.back() + lengths[s]);
       states.push_back(&sequences[s]->state);
     }
-    Tensor x = arena_.empty(Shape{seqs.rows(), kWidth});
+    Memory& memory = *stream_.memory;
+    Tensor x(Shape{seqs.rows(), kWidth}, DType::kF32);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const Tensor& rows = sequences[s]->x;  // read round and round
       for (int64_t i = 0; i < lengths[s]; ++i) {
@@ -59,8 +61,9 @@ class Subject {
     }
     Ctx ctx{stream_, arena_};
     StateBatch batch;
-    batch.bind(layout(), states, lengths);
-    const Tensor y = stack_->forward(ctx, x, seqs, &batch);
+    seqs.bring_to(memory);
+    batch.bind(layout(), states, lengths, memory);
+    const Tensor y = stack_->forward(ctx, x.to(memory), seqs, &batch).to_host();
     batch.advance(lengths);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const float* rows = y.f32() + seqs.offsets[s] * kWidth;
@@ -267,10 +270,13 @@ TEST_P(BlockProperties, ALongStreamStaysFiniteAndInTheMemoryItsLayoutStates) {
 
 std::vector<Param> subjects() {
   std::vector<Param> out;
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const DType weights : {DType::kF32, DType::kQ8, DType::kQ4}) {
-      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa, weights});
-      for (const char* stack : {"all", "all_wired", "mlstm_wired"}) out.push_back({stack, isa, weights});
+      if (!target.on_host() && weights != DType::kF32) continue;  // experts and small cells in blocks are not there
+      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, target, weights});
+      out.push_back({"all", target, weights});
+      if (!target.on_host()) continue;  // nor are masks
+      for (const char* stack : {"all_wired", "mlstm_wired"}) out.push_back({stack, target, weights});
     }
   }
   return out;
@@ -278,7 +284,7 @@ std::vector<Param> subjects() {
 
 INSTANTIATE_TEST_SUITE_P(Registry, BlockProperties, testing::ValuesIn(subjects()), [](const auto& named) {
   const std::string weights = is_block(named.param.weights) ? "_" + std::string(dtype_name(named.param.weights)) : "";
-  return named.param.block + "_" + std::string(cpu::isa_name(named.param.isa)) + weights;
+  return named.param.block + "_" + named.param.target.name() + weights;
 });
 
 TEST(Registry, UnknownBlockListsTheKnownOnes) {

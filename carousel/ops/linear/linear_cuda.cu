@@ -127,11 +127,11 @@ template <class T, bool kRounds>
 void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
   if (product.N > kGemvRows) {
     const dim3 grid(static_cast<unsigned>(parts.tiles), static_cast<unsigned>(blocks_of(product.N, kTile)));
-    multiply_tiles<T, kRounds><<<grid, kThreads, 0, gpu.stream>>>(parts, product);
+    multiply_tiles<T, kRounds><<<grid, kThreads, 0, gpu.queue()>>>(parts, product);
   } else if (gpu.runs(Fast::kStream) && product.K % Row<T>::kCount == 0) {
     stream_in_pieces<T, kRounds>(gpu, parts, product);
   } else {
-    stream_all<T, kRounds>(gpu.stream, parts, product);
+    stream_all<T, kRounds>(gpu.queue(), parts, product);
   }
   launched("linear");
 }
@@ -153,7 +153,7 @@ struct GemmScratch {
 /// Output columns of a part's rows first to first + count, whose weights are `w`.
 void multiply_rows(Gpu::Impl& gpu, const Product& product, const void* x, const void* w, int64_t column,
                    int64_t count) {
-  gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.stream);
+  gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.queue());
 }
 
 template <class T>
@@ -161,7 +161,7 @@ void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& pr
   const int64_t most = rows_widened(part.rows, product.K);
   for (int64_t first = 0; first < part.rows; first += most) {
     const int64_t count = std::min(most, part.rows - first);
-    widen_rows<T><<<static_cast<unsigned>(count), kThreads, 0, gpu.stream>>>(part, first, product.K, scratch.w);
+    widen_rows<T><<<static_cast<unsigned>(count), kThreads, 0, gpu.queue()>>>(part, first, product.K, scratch.w);
     launched("linear");
     multiply_rows(gpu, product, scratch.x, scratch.w, part.first_col + first, count);
   }
@@ -170,7 +170,7 @@ void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& pr
 void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const Product& product,
                          const GemmScratch& scratch) {
   const int64_t count = product.N * product.K;
-  round_inputs<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, gpu.stream>>>(product.x, scratch.x,
+  round_inputs<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, gpu.queue()>>>(product.x, scratch.x,
                                                                                                count);
   launched("linear");
   for (int i = 0; i < parts.count; ++i) {
@@ -184,7 +184,7 @@ void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const 
     }
     if (part.bias == nullptr) continue;
     const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
-    add_bias<<<grid, kThreads, 0, gpu.stream>>>(part, product);
+    add_bias<<<grid, kThreads, 0, gpu.queue()>>>(part, product);
     launched("linear");
   }
 }

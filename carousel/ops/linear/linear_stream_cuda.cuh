@@ -228,7 +228,7 @@ void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& produc
   allow_shared(stream_pieces<T, kRows, kOutputs, kRounds>, bytes);
   const int64_t blocks = blocks_of(parts.rows, kStreamThreads / kWarp * kOutputs);
   stream_pieces<T, kRows, kOutputs, kRounds>
-      <<<static_cast<unsigned>(blocks), kStreamThreads, bytes, gpu.stream>>>(parts, product);
+      <<<static_cast<unsigned>(blocks), kStreamThreads, bytes, gpu.queue()>>>(parts, product);
 }
 
 /// Outputs are shared out finely where there are too few for every multiprocessor to have some.

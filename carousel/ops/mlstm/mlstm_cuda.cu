@@ -152,7 +152,7 @@ ops::MlstmArgs lay_out_widened(const ops::MlstmArgs& args, cpu::Workspace* works
 
 template <class From, class To>
 void convert(const Gpu::Impl& gpu, const View& from, const View& to, int64_t rows, int64_t columns) {
-  convert_rows<From, To><<<static_cast<unsigned>(rows), 256, 0, gpu.stream>>>(from, to, columns);
+  convert_rows<From, To><<<static_cast<unsigned>(rows), 256, 0, gpu.queue()>>>(from, to, columns);
   launched("mlstm");
 }
 
@@ -160,9 +160,9 @@ template <class T>
 void run_steps(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
   const ops::MlstmDims& dims = call.args.dims;
   const auto heads = static_cast<unsigned>(dims.heads), batch = static_cast<unsigned>(call.args.seqs.batch);
-  step_gates<T><<<dim3(heads, batch), 128, 0, gpu.stream>>>(call, which);
+  step_gates<T><<<dim3(heads, batch), 128, 0, gpu.queue()>>>(call, which);
   const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), heads, batch);
-  step_values<T><<<grid, kWalkThreads, 0, gpu.stream>>>(call, which);
+  step_values<T><<<grid, kWalkThreads, 0, gpu.queue()>>>(call, which);
   launched("mlstm");
 }
 void run_steps(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
@@ -175,12 +175,12 @@ void run_chunks(const Gpu::Impl& gpu, const MlstmCall& call, int64_t pieces) {
   const size_t bytes = walk_bytes(dims.dk);
   if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads this wide");
   allow_shared(walk_values, bytes);
-  chunk_gates<<<dim3(heads, batch), kWarp, 0, gpu.stream>>>(call);
-  chunk_weights<<<dim3(static_cast<unsigned>(pieces), heads, batch), kWalkThreads, 0, gpu.stream>>>(call);
+  chunk_gates<<<dim3(heads, batch), kWarp, 0, gpu.queue()>>>(call);
+  chunk_weights<<<dim3(static_cast<unsigned>(pieces), heads, batch), kWalkThreads, 0, gpu.queue()>>>(call);
   const size_t n_bytes = static_cast<size_t>(dims.dk) * sizeof(float);
-  walk_denominators<<<dim3(heads, batch), kWalkThreads, n_bytes, gpu.stream>>>(call);
+  walk_denominators<<<dim3(heads, batch), kWalkThreads, n_bytes, gpu.queue()>>>(call);
   const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), heads, batch);
-  walk_values<<<grid, kWalkThreads, bytes, gpu.stream>>>(call);
+  walk_values<<<grid, kWalkThreads, bytes, gpu.queue()>>>(call);
   launched("mlstm");
 }
 

@@ -492,7 +492,7 @@ void run_walk(const Gpu::Impl& gpu, const TensorCall& call) {
   const dim3 grid(static_cast<unsigned>(call.dv / kValueColumns), static_cast<unsigned>(args.dims.heads),
                   static_cast<unsigned>(args.seqs.batch));
   allow_shared(walk_pieces<kDk, Out>, Tiles<kDk>::kBytes);
-  walk_pieces<kDk, Out><<<grid, kWalkers, Tiles<kDk>::kBytes, gpu.stream>>>(maps_of(call), call);
+  walk_pieces<kDk, Out><<<grid, kWalkers, Tiles<kDk>::kBytes, gpu.queue()>>>(maps_of(call), call);
 }
 
 int padded_dk(int64_t dk) { return dk <= 128 ? 128 : 256; }
@@ -538,13 +538,13 @@ TensorCall lay_out_tensor(const ops::MlstmArgs& args, cpu::Workspace* workspace)
 void run_tensor_chunks(const Gpu::Impl& gpu, const TensorCall& call, int64_t pieces) {
   const ops::MlstmArgs& args = call.cell.args;
   const auto heads = static_cast<unsigned>(args.dims.heads), batch = static_cast<unsigned>(args.seqs.batch);
-  piece_gates<<<dim3(heads, batch), kGateThreads, 0, gpu.stream>>>(call);
+  piece_gates<<<dim3(heads, batch), kGateThreads, 0, gpu.queue()>>>(call);
   const dim3 grid(static_cast<unsigned>(pieces), kChunk / kPackRows, batch);
   const bool narrow = args.out.dtype == DType::kBF16;
   if (narrow) {
-    pack_pieces<__nv_bfloat16><<<grid, kPackThreads, 0, gpu.stream>>>(call);
+    pack_pieces<__nv_bfloat16><<<grid, kPackThreads, 0, gpu.queue()>>>(call);
   } else {
-    pack_pieces<float><<<grid, kPackThreads, 0, gpu.stream>>>(call);
+    pack_pieces<float><<<grid, kPackThreads, 0, gpu.queue()>>>(call);
   }
   if (call.dk == 256) {
     narrow ? run_walk<256, __nv_bfloat16>(gpu, call) : run_walk<256, float>(gpu, call);

@@ -173,7 +173,7 @@ void launch_cluster(const Gpu::Impl& gpu, const ops::SlstmArgs& args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(kDh / kUnits, static_cast<unsigned>(args.dims.heads), groups);
   config.blockDim = dim3(kClusterThreads);
-  config.stream = gpu.stream;
+  config.stream = gpu.queue();
   config.attrs = &cluster;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, recur_in_cluster<kDh, kSeqs>, args), "slstm");

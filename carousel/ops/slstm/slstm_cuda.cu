@@ -90,7 +90,7 @@ void slstm(const Stream& stream, const ops::SlstmArgs& args) {
   allow_shared(recur, bytes);
   const dim3 grid(static_cast<unsigned>(args.dims.heads), static_cast<unsigned>(args.seqs.batch));
   const auto block = static_cast<unsigned>(threads < kMostThreads ? threads : kMostThreads);
-  recur<<<grid, block, bytes, gpu.stream>>>(args, pieces);
+  recur<<<grid, block, bytes, gpu.queue()>>>(args, pieces);
   launched("slstm");
 }
 

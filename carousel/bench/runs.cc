@@ -97,7 +97,7 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
 void decode(model::Runner& runner, const std::vector<State*>& states, std::span<const int32_t> tokens,
             const std::function<bool()>& stop) {
   for (size_t begin = 0; begin < tokens.size() && !stop(); begin += states.size()) {
-    runner.next_logits(tokens.subspan(begin, states.size()), states).to_host();  // as a sampler does
+    runner.next_logits(tokens.subspan(begin, states.size()), states);
   }
 }
 
@@ -203,7 +203,9 @@ BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor
   return result;
 }
 
-int64_t rows_of(const BenchTest& test) { return std::min(test.tokens, model::kPrefillRows); }
+int64_t rows_of(const BenchTest& test, const Stream& stream) {
+  return std::min(test.tokens, model::prefill_rows(*stream.memory));
+}
 
 // The sequences that tests begin with are all held at once, beside the copies that run.
 void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests) {
@@ -212,10 +214,11 @@ void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<B
     starts += lm.state_layout().bytes_at(test.depth);
     running = std::max(running, static_cast<size_t>(test.batch) * lm.state_layout().bytes_at(test.depth + test.tokens));
     const Numerics& native = Numerics::native();
-    activations = std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
-                                                    : model::prompt_activations(lm, stream, native, rows_of(test)));
+    activations =
+        std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
+                                          : model::prompt_activations(lm, stream, native, rows_of(test, stream)));
     if (test.depth == 0) continue;
-    const int64_t before = std::min(test.depth, model::kPrefillRows);
+    const int64_t before = std::min(test.depth, model::prefill_rows(*stream.memory));
     activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), before));
   }
   model::check_memory(starts + running + activations, "bench", "activations and sequences", *stream.memory);
@@ -252,7 +255,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     const Numerics& native = Numerics::native();
     activations.push_back(tests[i].decode
                               ? model::decode_activations(lm, stream, native, starts[i], tests[i].batch)
-                              : model::prompt_activations(lm, stream, native, rows_of(tests[i]), starts[i]));
+                              : model::prompt_activations(lm, stream, native, rows_of(tests[i], stream), starts[i]));
   }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   std::vector<BenchResult> results;

@@ -114,14 +114,21 @@ __device__ inline void store_transposed_tiles(uint32_t address, const uint32_t (
                "r"(tiles[0]), "r"(tiles[1]), "r"(tiles[2]), "r"(tiles[3])
                : "memory");
 }
+#endif  // CAROUSEL_SM90A
+
+/// Four 8 by 8 tiles of bf16, read; addresses as for store_tiles(). Any GPU that carousel runs on has these.
+__device__ inline void load_tiles(uint32_t address, uint32_t (&tiles)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+               : "r"(address)
+               : "memory");
+}
 __device__ inline void load_transposed_tiles(uint32_t address, uint32_t (&tiles)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
                : "r"(address)
                : "memory");
 }
-
-#endif  // CAROUSEL_SM90A
 
 /// 2^x to 2 units in the last place.
 __device__ inline float exp2_fast(float x) {

@@ -5,7 +5,7 @@
 //    while kernels that read it before are still waiting to run.
 // 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
 // once.
-// 3. A copy to the host waits for the queue.
+// 3. A copy to the host waits for the queue. It goes through pinned pieces too, which other threads may wait for.
 // 4. A thread that records (graph.cc) has its kernels in a queue of its own. Blocks are taken and released in the one
 //    queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"
@@ -75,6 +75,27 @@ void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, c
   check(cudaEventRecord(passed_[piece], stream), "copy to the GPU");
 }
 
+void Staging::fetch(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream) {
+  const auto bytes_of = [&](size_t i) { return std::min(piece_bytes_, size_bytes - i * piece_bytes_); };
+  const auto ask = [&](size_t i) {
+    const size_t piece = (next_ + i) % pieces_;
+    check(cudaEventSynchronize(passed_[piece]), "copy from the GPU");
+    check(cudaMemcpyAsync(pinned_ + piece * piece_bytes_, here + i * piece_bytes_, bytes_of(i), cudaMemcpyDeviceToHost,
+                          stream),
+          "copy from the GPU");
+    check(cudaEventRecord(passed_[piece], stream), "copy from the GPU");
+  };
+  const size_t count = (size_bytes + piece_bytes_ - 1) / piece_bytes_, ahead = std::min(count, pieces_ - 1);
+  for (size_t i = 0; i < ahead; ++i) ask(i);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t piece = (next_ + i) % pieces_;
+    check(cudaEventSynchronize(passed_[piece]), "waiting for the GPU");
+    std::memcpy(there + i * piece_bytes_, pinned_ + piece * piece_bytes_, bytes_of(i));
+    if (i + ahead < count) ask(i + ahead);
+  }
+  next_ = (next_ + count) % pieces_;
+}
+
 Gemm* Gpu::Impl::gemm() {
   std::call_once(gemm_opened_, [&] { gemm_ = open_gemm(); });
   return gemm_;
@@ -94,6 +115,9 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   }
   counted = new CountedGpu;
+  check(cudaMalloc(&arrived, kArrivals * sizeof(int)), "memory for counters");
+  check(cudaMemset(arrived, 0, kArrivals * sizeof(int)), "memory for counters");
+  check(cudaDeviceSynchronize(), "memory for counters");
 }
 
 Gpu& Gpu::open(int index) {
@@ -186,8 +210,8 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
     }
   } else {
     CAROUSEL_ASSERT(to.device() == Device::kCpu);
-    check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
-    check(cudaStreamSynchronize(stream), "waiting for the GPU");
+    const std::lock_guard lock(impl_->copying);
+    impl_->large.fetch(here, there, size_bytes, stream);
   }
 }
 

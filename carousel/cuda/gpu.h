@@ -17,6 +17,7 @@ enum class Fast : uint32_t {
   kMlstm = 1,   // chunks of the mLSTM on tensor cores; else in f32
   kStream = 2,  // products of few rows, 16 bytes of weights at a time; else an element
   kSlstm = 4,   // the sLSTM in clusters of blocks, R in registers; else a block per head, R from the cache
+  kEarly = 8,   // kernels that start while the one before them ends; else one after the other
 };
 
 /// The memory of one GPU and its queue of work. Copies, and all kernels whose stream has this memory, run in the order

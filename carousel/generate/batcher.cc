@@ -9,7 +9,8 @@
 // 3. A tick takes all its rows or none. A stopped forward puts back every state it was given; history, read and pending
 //    change only after a forward that was not stopped.
 // 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
-// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. Where
+// 5. A slab of a prompt ends where its sequence's position is a multiple of prefill_rows(), or at the prompt's end.
+// Where
 //    ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So
 //    the rest of the batch decides which tick reads a row, and no result.
 // 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
@@ -29,7 +30,7 @@ namespace carousel::generate {
 namespace {
 
 // The most rows one forward takes when several prompts wait: bounds its activations.
-constexpr int64_t kTickRows = 4 * model::kPrefillRows;
+constexpr int64_t kTickRows = 2048;  // or a slab, where that is larger
 
 void check_request(const Request& request, int64_t vocab_size) {
   if (request.prompt.empty() && !request.logits.defined()) {
@@ -143,7 +144,8 @@ int64_t Batcher::slab_of(const Sequence& sequence, const Rows& taken) const {
   const auto left = static_cast<int64_t>(sequence.rest().size());
   if (!sequence.reading()) return left;
   const int64_t pos = sequence.state.pos();
-  int64_t whole = std::min(model::kPrefillRows - pos % model::kPrefillRows, left);
+  const int64_t slab = model::prefill_rows(*runner_.stream().memory);
+  int64_t whole = std::min(slab - pos % slab, left);
   const std::vector<int64_t>& marks = sequence.request->marks;
   const auto mark = std::upper_bound(marks.begin(), marks.end(), pos);
   if (mark != marks.end()) whole = std::min(whole, *mark - pos);
@@ -240,7 +242,7 @@ Batcher::Rows Batcher::tick() {
   Rows rows = gather();
   Tensor logits;  // [R, V]
   if (!tokens_.empty() && rows.prompt == 0 && due_.size() == tokens_.size()) {
-    logits = runner_.next_logits(tokens_, states_).to_host();
+    logits = runner_.next_logits(tokens_, states_);
     note_rows();
   } else if (!tokens_.empty()) {
     const Tensor hidden = forward(rows.prompt > 0);

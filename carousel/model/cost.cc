@@ -209,15 +209,16 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
 Activations measure_activations(const Model& model, const Stream& stream) {
   const Stream meta = on_meta(stream);
   Activations out;
-  out.prompt_rows = kPrefillRows;
+  const int64_t rows = prefill_rows(*meta.memory);
+  out.prompt_rows = rows;
   if (model.lm) {
     State state;
     out.decode_bytes = decode_activations(*model.lm, meta, *model.numerics);
-    out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, kPrefillRows, state);
+    out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, rows, state);
     out.state_bytes = state.bytes();
   } else if (model.regressor) {
     out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).first;
-    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, kPrefillRows);
+    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, rows);
   } else {
     out.prompt_rows = model.forecaster->patches().tokens();
     std::tie(out.prompt_bytes, out.state_bytes) = run_context(*model.forecaster, meta);

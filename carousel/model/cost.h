@@ -59,7 +59,7 @@ Model model_on_meta(const ModelFiles& files, const WeightTypes& types = {});
 struct Activations {
   size_t decode_bytes = 0;  // after a single row and its logits, where the model has any; 0 for a forecaster
   size_t prompt_bytes = 0;  // after prompt_rows rows and the logits of the last
-  int64_t prompt_rows = 0;  // kPrefillRows, which longer prompts are cut into; of a forecaster, a whole context
+  int64_t prompt_rows = 0;  // prefill_rows(), which longer prompts are cut into; of a forecaster, a whole context
   size_t state_bytes = 0;   // of the sequence, after prompt_rows rows
 };
 /// `model` may lie on the stream's memory or on meta.

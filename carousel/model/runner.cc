@@ -31,9 +31,10 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t>
 Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std::function<bool()>& stop) {
   Tensor last;
   const auto end = static_cast<int64_t>(tokens.size());
+  const int64_t rows_at_once = prefill_rows(*stream().memory);
   for (int64_t begin = 0; begin < end;) {
     if (stop && stop()) break;
-    const int64_t slab = std::min(kPrefillRows - state.pos() % kPrefillRows, end - begin);
+    const int64_t slab = std::min(rows_at_once - state.pos() % rows_at_once, end - begin);
     State* const states[] = {&state};
     const int64_t lengths[] = {slab};
     last = Tensor();
@@ -53,12 +54,20 @@ Tensor Runner::logits(const Tensor& hidden) {
 }
 
 Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* const> states) {
-  if (pass_.is_observed() || !stream().memory->records()) {
+  Memory& memory = *stream().memory;
+  Tensor there;
+  if (pass_.is_observed() || !memory.records()) {
     const std::vector<int64_t> lengths(tokens.size(), 1);
-    return logits(forward(tokens, states, lengths));
+    there = logits(forward(tokens, states, lengths));
+  } else {
+    if (replay_ == nullptr) replay_ = std::make_unique<Replay>(lm_, stream(), numerics_);
+    there = replay_->next_logits(tokens, states);
   }
-  if (replay_ == nullptr) replay_ = std::make_unique<Replay>(lm_, stream(), numerics_);
-  return replay_->next_logits(tokens, states);
+  if (!memory.is_apart()) return there;
+  Tensor here = on_host_.empty(there.shape());
+  Memory::copy(memory, static_cast<const std::byte*>(there.raw()), Memory::host(), static_cast<std::byte*>(here.raw()),
+               here.size_bytes());
+  return here;
 }
 
 }  // namespace carousel::model

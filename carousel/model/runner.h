@@ -13,8 +13,10 @@
 
 namespace carousel::model {
 
-/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit.
+/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit. A device
+/// apart needs more rows at a time to be busy.
 constexpr int64_t kPrefillRows = 512;
+inline int64_t prefill_rows(const Memory& memory) { return memory.is_apart() ? 8 * kPrefillRows : kPrefillRows; }
 
 class Runner {
  public:
@@ -36,8 +38,8 @@ class Runner {
   /// hidden [rows, D] -> logits [rows, V] f32.
   Tensor logits(const Tensor& hidden);
 
-  /// forward() of a token per sequence, and its logits [B, V], which the next call may overwrite. A device that records
-  /// runs recorded work (model/replay.h).
+  /// forward() of a token per sequence, and its logits [B, V] on the host, in memory that is used again once they are
+  /// dropped. A device that records runs recorded work (model/replay.h).
   Tensor next_logits(std::span<const int32_t> tokens, std::span<State* const> states);
 
   Pass& pass() { return pass_; }
@@ -55,6 +57,7 @@ class Runner {
   const Numerics& numerics_;
   Pass pass_;
   std::unique_ptr<Replay> replay_;  // null before the first step that it runs
+  Arena on_host_;                   // of logits
 };
 
 }  // namespace carousel::model

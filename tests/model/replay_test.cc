@@ -55,7 +55,7 @@ TEST_P(Replays, GivesTheBitsOfAForward) {
       a.resize(count);
       b.resize(count);
       const std::vector<int64_t> lengths(count, 1);
-      const Tensor got = runner.next_logits(tokens, a).to_host();
+      const Tensor got = runner.next_logits(tokens, a);
       const Tensor expected = plain.logits(plain.forward(tokens, b, lengths)).to_host();
       ASSERT_TRUE(same_bits(got, expected)) << count << " sequences, round " << round;
     }

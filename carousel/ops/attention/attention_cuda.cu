@@ -8,35 +8,14 @@
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
-#include "carousel/cuda/reduce.cuh"
-#include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/attention/attention_cpu.h"
+#include "carousel/ops/attention/attention_tiles_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPage = static_cast<int>(kPageRows);
 constexpr int kHalves = kThreads / kPage;  // threads that share the dot product of a key
-constexpr int kSplits = 32;
-constexpr int64_t kFewRows = 1024;  // rows times heads up to which each split has a block
-
-struct AttentionCall {
-  ops::AttentionArgs args;
-  float *own_k, *own_v;  // pages of a batch that keeps no state: [rows / 64 + B, G, d, 64]
-  float* splits;         // [N, H, kSplits, d + 2] o, max and total of each split; null: a block has whole rows
-
-  __device__ int64_t page_floats() const { return args.kv_heads * args.head_dim * kPage; }
-  /// Page p of sequence s. A batch without states has its pages end to end, with room for one begun page each.
-  __device__ float* page(float* const* const* table, float* own, int64_t s, int64_t p) const {
-    return table != nullptr ? table[s][p] : own + (args.seqs.there[s] / kPage + s + p) * page_floats();
-  }
-  __device__ float* k_page(int64_t s, int64_t p) const { return page(args.k_pages, own_k, s, p); }
-  __device__ float* v_page(int64_t s, int64_t p) const { return page(args.v_pages, own_v, s, p); }
-  __device__ const float* row(int64_t n) const {
-    return static_cast<const float*>(args.qkv.data) + n * args.qkv.stride;
-  }
-};
+constexpr int64_t kFewRows = 1024;         // rows times heads up to which each split has a block
 
 /// The block's out = rotate(norm(x)) * scale of one head at position `pos`; `stride` floats between the elements of
 /// out.
@@ -64,6 +43,7 @@ __device__ void prepare(const ops::AttentionArgs& args, const float* x, const fl
 
 /// A block per row and key head.
 __global__ void write_pages(AttentionCall call) {
+  await_inputs();
   const ops::AttentionArgs& args = call.args;
   const int64_t n = blockIdx.x, g = blockIdx.y, d = args.head_dim;
   const int64_t s = sequence_of_row(args.seqs.there, args.seqs.batch, n);
@@ -170,6 +150,7 @@ __device__ Sums sum_split(const AttentionCall& call, const RowWork& work, const 
 
 /// A block per row and query head, and split where call.splits is there.
 __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
+  await_inputs();
   extern __shared__ float shared_memory[];
   const ops::AttentionArgs& args = call.args;
   const int64_t n = blockIdx.x, d = args.head_dim;
@@ -198,6 +179,7 @@ __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
 
 /// A block per row and query head joins what attend() left in call.splits.
 __global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
+  await_inputs();
   extern __shared__ float shared_memory[];
   const ops::AttentionArgs& args = call.args;
   const int64_t n = blockIdx.x, d = args.head_dim;
@@ -213,41 +195,55 @@ __global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
   for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = all.o[i] / all.total;
 }
 
-AttentionCall lay_out(const ops::AttentionArgs& args, cpu::Workspace* workspace) {
-  AttentionCall call = {args, nullptr, nullptr, nullptr};
-  const int64_t row_heads = args.seqs.rows() * args.heads;
+/// Whether a call takes tiles on tensor cores, in bf16.
+bool takes_tiles(const Stream& stream, const ops::AttentionArgs& args) {
+  return stream.compute == Compute::kBF16 && args.seqs.rows() * args.heads > kFewRows &&
+         (args.head_dim == 64 || args.head_dim == 128);
+}
+
+AttentionCall lay_out(const Stream& stream, const ops::AttentionArgs& args, cpu::Workspace* workspace) {
+  AttentionCall call = {};
+  call.args = args;
+  const int64_t row_heads = args.seqs.rows() * args.heads, page_floats = args.kv_heads * args.head_dim * kPage;
   if (row_heads <= kFewRows) call.splits = workspace->take<float>(row_heads * kSplits * (args.head_dim + 2));
+  if (takes_tiles(stream, args)) {
+    call.pages = 0;
+    for (int64_t s = 0; s < args.seqs.batch; ++s) call.pages += pages_of(args.seqs.length(s), args.seqs.pos[s]);
+    call.q = workspace->take<__nv_bfloat16>(row_heads * args.head_dim);
+    call.k = workspace->take<__nv_bfloat16>(call.pages * page_floats);
+    call.v = workspace->take<__nv_bfloat16>(call.pages * page_floats);
+  }
   if (args.k_pages != nullptr) return call;
   const int64_t pages = args.seqs.rows() / kPage + args.seqs.batch;
-  call.own_k = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
-  call.own_v = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
+  call.own_k = workspace->take<float>(pages * page_floats);
+  call.own_v = workspace->take<float>(pages * page_floats);
   return call;
 }
 
 }  // namespace
 
-int64_t attention_workspace(const Stream&, const ops::AttentionArgs& args) {
+int64_t attention_workspace(const Stream& stream, const ops::AttentionArgs& args) {
   cpu::Workspace workspace;
-  lay_out(args, &workspace);
+  lay_out(stream, args, &workspace);
   return workspace.bytes();
 }
 
 void attention(const Stream& stream, const ops::AttentionArgs& args) {
   if (args.log_sums != nullptr) not_on_device("attention under a tape");
   cpu::Workspace workspace(args.workspace);
-  const AttentionCall call = lay_out(args, &workspace);
+  const AttentionCall call = lay_out(stream, args, &workspace);
   const Gpu::Impl& gpu = gpu_of(stream);
   const auto rows = static_cast<unsigned>(args.seqs.rows()), heads = static_cast<unsigned>(args.heads);
   const size_t row_bytes = static_cast<size_t>(args.head_dim) * sizeof(float);
   const size_t bytes = 4 * row_bytes + size_t{kHalves} * kPage * sizeof(float);
   if (bytes > gpu.shared_bytes) not_on_device("attention with heads this wide");
-  write_pages<<<dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, gpu.queue()>>>(call);
+  launch_early(gpu, write_pages, dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, call);
+  if (takes_tiles(stream, args)) return run_tiles(gpu, call);
   allow_shared(attend, bytes);
   allow_shared(join_splits, row_bytes);
   const unsigned splits = call.splits != nullptr ? kSplits : 1;
-  attend<<<dim3(rows, heads, splits), kThreads, bytes, gpu.queue()>>>(call);
-  if (call.splits != nullptr) join_splits<<<dim3(rows, heads), kThreads, row_bytes, gpu.queue()>>>(call);
-  launched("attention");
+  launch_early(gpu, attend, dim3(rows, heads, splits), kThreads, bytes, call);
+  if (call.splits != nullptr) launch_early(gpu, join_splits, dim3(rows, heads), kThreads, row_bytes, call);
 }
 
 }  // namespace carousel::cuda

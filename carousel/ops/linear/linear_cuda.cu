@@ -139,7 +139,8 @@ void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) 
 /// Whether cuBLASLt may take a product: rows of bf16 then begin at multiples of 16 bytes.
 bool takes_gemm(const Stream& stream, DType dtype, int64_t N, int64_t K) {
   const bool narrow = dtype == DType::kBF16 || is_block(dtype);
-  return stream.compute == Compute::kBF16 && narrow && N > kGemvRows && K % 8 == 0;
+  static const int64_t forced = getenv("CAROUSEL_GEMV") ? atoi(getenv("CAROUSEL_GEMV")) : kGemvRows;
+  return stream.compute == Compute::kBF16 && narrow && N > forced && K % 8 == 0;
 }
 /// Rows of blocks that are widened at a time: some 64 MB.
 int64_t rows_widened(int64_t rows, int64_t K) { return std::min(rows, std::max<int64_t>(kTile, (32 << 20) / K)); }
@@ -171,7 +172,7 @@ void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const 
                          const GemmScratch& scratch) {
   const int64_t count = product.N * product.K;
   round_inputs<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, gpu.queue()>>>(product.x, scratch.x,
-                                                                                               count);
+                                                                                                count);
   launched("linear");
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];

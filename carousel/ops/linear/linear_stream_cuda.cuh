@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of few rows of x: the weights are read once, 16 bytes at a time, and are the traffic that counts. A warp
-// takes several outputs. Its lanes hold two pieces of each output's row while the next two are on their way, so some 20
-// KB are in flight on every multiprocessor, which hides the memory's latency at its full rate. x lies in shared memory:
-// through the first cache it would take more of it than the weights.
+// takes several outputs at a time. Its lanes hold two pieces of each output's row while the next two are on their way,
+// those of its next outputs too, so some 40 KB are in flight on every multiprocessor from the first piece to the last,
+// which hides the memory's latency at its full rate. x lies in shared memory: through the first cache it would take
+// more of it than the weights.
 //
 // A lane's chain over k is that of stream_weights (linear_cuda.cu), whatever the number of rows of x or of outputs of a
 // warp: with floats both give the same bits.
@@ -16,8 +17,8 @@
 namespace carousel::cuda {
 namespace {
 
-constexpr int kStreamThreads = 256;
-constexpr int kAhead = 2;  // pieces of a row that a lane has on their way
+constexpr int kStreamThreads = 512;  // that share one copy of x
+constexpr int kAhead = 2;            // pieces of a row that a lane has on their way
 
 /// Columns of x in shared memory at a time: at most 64 KB for all rows. A warp's step over kAhead pieces of q4 is 2048
 /// columns, so steps never cross.
@@ -150,74 +151,110 @@ struct StagedX {
   }
 };
 
-/// Outputs of a warp: as many as leave registers for two blocks on a multiprocessor.
+/// Outputs that a warp has at a time.
 template <class T>
 constexpr int most_outputs(int rows) {
-  return (rows <= 4 ? 4 : 2) / (Row<T>::kIsBlocks ? 2 : 1);
+  return rows > 4 && Row<T>::kIsBlocks ? 1 : 2;
 }
 
-/// A block's warps take kOutputs outputs each. K is whole pieces. All threads take all steps, so that they meet at the
-/// barriers: before x is replaced, and before it is read.
+/// What a warp has read ahead: steps of kAhead pieces of kOutputs rows, and group after group of outputs.
+template <class T, int kOutputs>
+struct Ahead {
+  const Parts& parts;
+  int64_t cols, pieces, groups, stride;
+  int64_t group, i0 = 0;  // of the step that is read next
+  RowReader<T> rows[kOutputs];
+  RowPiece<T> next[kOutputs][kAhead];
+
+  __device__ void open() {
+#pragma unroll
+    for (int r = 0; r < kOutputs; ++r) {
+      const int64_t row = min(group * kOutputs + r, parts.rows - 1);  // beyond the last one: the last, and not written
+      const Parts::Part& part = parts.of_row(row);
+      rows[r].open(part.row(row - part.first_row), cols);
+    }
+  }
+  __device__ void read() {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int r = 0; r < kOutputs; ++r) {
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) next[r][s] = rows[r].read(i0 + s * kWarp + lane, pieces);
+    }
+    i0 += kAhead * kWarp;
+    if (i0 < pieces || group + stride >= groups) return;
+    i0 = 0;
+    group += stride;
+    open();
+  }
+};
+
+/// A warp takes groups of kOutputs outputs, the grid's number of warps apart. K is whole pieces. Where x does not fit
+/// into shared memory whole, every warp has one group, and all take all steps, so that they meet at the barriers:
+/// before x is replaced, and before it is read.
 template <class T, int kRows, int kOutputs, bool kRounds>
-__global__ void __launch_bounds__(kStreamThreads) stream_pieces(Parts parts, Product product) {
+__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream_pieces(Parts parts, Product product) {
   constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows), kStep = kAhead * kWarp;
   extern __shared__ float4 shared_x[];
   const StagedX<T, kRows, kRounds> x = {shared_x, static_cast<int>(min(int64_t{kColumns}, product.K) / kCount)};
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t warp = int64_t{blockIdx.x} * (kStreamThreads / kWarp) + threadIdx.x / kWarp;
-  const int64_t first = warp * kOutputs, pieces = product.K / kCount;
-  RowReader<T> rows[kOutputs];
-  RowPiece<T> next[kOutputs][kAhead];
-  float sums[kOutputs][kRows] = {};
-#pragma unroll
-  for (int r = 0; r < kOutputs; ++r) {
-    const int64_t row = min(first + r, parts.rows - 1);  // beyond the last one: the last again, and not written
-    const Parts::Part& part = parts.of_row(row);
-    rows[r].open(part.row(row - part.first_row), product.K);
-#pragma unroll
-    for (int s = 0; s < kAhead; ++s) next[r][s] = rows[r].read(s * kWarp + lane, pieces);
+  const int64_t pieces = product.K / kCount, groups = (parts.rows + kOutputs - 1) / kOutputs;
+  const bool fits = product.K <= kColumns;
+  const int64_t stride = fits ? int64_t{gridDim.x} * (kStreamThreads / kWarp) : groups;
+  Ahead<T, kOutputs> ahead = {parts, product.K, pieces, groups, stride, warp};
+  ahead.open();
+  ahead.read();  // weights, which no kernel writes: they are on their way while the kernel before this one ends
+  await_inputs();
+  if (fits) {
+    x.load(product, 0, static_cast<int>(product.K));
+    __syncthreads();
+    if (warp >= groups) return;
   }
-  for (int64_t i0 = 0; i0 < pieces; i0 += kStep) {
-    const int64_t k0 = i0 * kCount;
-    if (k0 % kColumns == 0) {
-      __syncthreads();
-      x.load(product, k0, static_cast<int>(min(int64_t{kColumns}, product.K - k0)));
-      __syncthreads();
+  for (int64_t group = warp;; group += stride) {
+    float sums[kOutputs][kRows] = {};
+    for (int64_t i0 = 0; i0 < pieces; i0 += kStep) {
+      const int64_t k0 = i0 * kCount;
+      if (!fits && k0 % kColumns == 0) {
+        __syncthreads();
+        x.load(product, k0, static_cast<int>(min(int64_t{kColumns}, product.K - k0)));
+        __syncthreads();
+      }
+      RowPiece<T> now[kOutputs][kAhead];
+#pragma unroll
+      for (int r = 0; r < kOutputs; ++r) {
+#pragma unroll
+        for (int s = 0; s < kAhead; ++s) now[r][s] = ahead.next[r][s];
+      }
+      ahead.read();
+      const int staged = static_cast<int>(k0 % kColumns / kCount);
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) {
+        const int piece = staged + s * kWarp + lane;
+        if (i0 + s * kWarp + lane >= pieces) continue;
+#pragma unroll
+        for (int n = 0; n < kRows; ++n) {
+          const auto x_n = [&](int p) { return x.at(n, p, piece); };
+#pragma unroll
+          for (int r = 0; r < kOutputs; ++r) sums[r][n] = add_piece(now[r][s], x_n, sums[r][n]);
+        }
+      }
     }
-    RowPiece<T> now[kOutputs][kAhead];
 #pragma unroll
     for (int r = 0; r < kOutputs; ++r) {
 #pragma unroll
-      for (int s = 0; s < kAhead; ++s) {
-        now[r][s] = next[r][s];
-        next[r][s] = rows[r].read(i0 + kStep + s * kWarp + lane, pieces);
-      }
-    }
-    const int staged = static_cast<int>(k0 % kColumns / kCount);
-#pragma unroll
-    for (int s = 0; s < kAhead; ++s) {
-      const int piece = staged + s * kWarp + lane;
-      if (i0 + s * kWarp + lane >= pieces) continue;
+      for (int n = 0; n < kRows; ++n) sums[r][n] = warp_sum(sums[r][n]);
+      const int64_t row = group * kOutputs + r;
+      if (lane != 0 || row >= parts.rows) continue;
+      const Parts::Part& part = parts.of_row(row);
+      const int64_t m = row - part.first_row;
+      const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
 #pragma unroll
       for (int n = 0; n < kRows; ++n) {
-        const auto x_n = [&](int p) { return x.at(n, p, piece); };
-#pragma unroll
-        for (int r = 0; r < kOutputs; ++r) sums[r][n] = add_piece(now[r][s], x_n, sums[r][n]);
+        if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[r][n] + bias;
       }
     }
-  }
-#pragma unroll
-  for (int r = 0; r < kOutputs; ++r) {
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) sums[r][n] = warp_sum(sums[r][n]);
-    if (lane != 0 || first + r >= parts.rows) continue;
-    const Parts::Part& part = parts.of_row(first + r);
-    const int64_t m = first + r - part.first_row;
-    const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[r][n] + bias;
-    }
+    if (group + stride >= groups) return;
   }
 }
 
@@ -225,17 +262,18 @@ template <class T, int kRows, int kOutputs, bool kRounds>
 void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
   const int64_t columns = std::min<int64_t>(columns_at_once(kRows), product.K);
   const size_t bytes = static_cast<size_t>(columns * kRows) * sizeof(float);
-  allow_shared(stream_pieces<T, kRows, kOutputs, kRounds>, bytes);
-  const int64_t blocks = blocks_of(parts.rows, kStreamThreads / kWarp * kOutputs);
-  stream_pieces<T, kRows, kOutputs, kRounds>
-      <<<static_cast<unsigned>(blocks), kStreamThreads, bytes, gpu.queue()>>>(parts, product);
+  const auto kernel = stream_pieces<T, kRows, kOutputs, kRounds>;
+  allow_shared(kernel, bytes);
+  int64_t blocks = blocks_of(parts.rows, kStreamThreads / kWarp * kOutputs);
+  if (columns == product.K) blocks = std::min(blocks, resident_blocks(gpu, kernel, kStreamThreads, bytes));
+  launch_early(gpu, kernel, dim3(static_cast<unsigned>(blocks)), kStreamThreads, bytes, parts, product);
 }
 
 /// Outputs are shared out finely where there are too few for every multiprocessor to have some.
 template <class T, int kRows, bool kRounds>
 void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
   constexpr int kMost = most_outputs<T>(kRows);
-  if (parts.rows < int64_t{gpu.multiprocessors} * (kStreamThreads / kWarp) * kMost) {
+  if (parts.rows < int64_t{gpu.multiprocessors} * (kStreamThreads / kWarp) * kMost * 2) {
     return stream_with<T, kRows, 1, kRounds>(gpu, parts, product);
   }
   stream_with<T, kRows, kMost, kRounds>(gpu, parts, product);

@@ -68,7 +68,7 @@ struct MlstmCall {
   float* total;                      // [N, H] sum of a row's weights in `weights`
   float* denominators;               // [N, H]
   float* weights;                    // [N, H, 64] decayed scores of row n with the rows of its chunk, zero after itself
-  float *step_f, *step_i, *step_denominator;  // [B, H] of the step that runs
+  int* arrived;                      // [B, H] blocks of the step that runs that have read n and m; zeros between steps
 
   __device__ SequenceRows sequence(int64_t s) const {
     const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);

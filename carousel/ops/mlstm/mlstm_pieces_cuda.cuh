@@ -86,13 +86,12 @@ __device__ void write_gates(const TensorCall& call, const Piece& piece, int64_t 
   for (int r = 0; r < 2; ++r) m[r] = static_cast<float>(rows.b[r] + fmax(double{m_start}, rows.best[r]));
   const float m_next = __shfl_sync(kAllLanes, last % 2 == 0 ? m[0] : m[1], last / 2);
   const double b_end = __shfl_sync(kAllLanes, last % 2 == 0 ? rows.b[0] : rows.b[1], last / 2);
-  const double log2_scale = -0.5 * log2(static_cast<double>(cell.args.dims.dk));
   for (int r = 0; r < 2; ++r) {
     const int t = 2 * lane + r;
     const bool inside = t < piece.count;
     float row_hi = 0, row_lo = 0, col_hi = -INFINITY, col_lo = 0, carry = 0;
     if (inside) {
-      split((rows.b[r] - double{m[r]}) * kLog2E + log2_scale, &row_hi, &row_lo);
+      split((rows.b[r] - double{m[r]}) * kLog2E + call.log2_scale, &row_hi, &row_lo);
       split(rows.u[r] * kLog2E, &col_hi, &col_lo);
       carry = expf(static_cast<float>(rows.b[r] + double{m_start} - double{m[r]}));
     }
@@ -180,13 +179,14 @@ __device__ void pack_eight(const Packed& packed, int64_t row, int64_t piece_row,
       make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-/// A block per 8 rows of a piece of a sequence.
+/// A block per 8 rows of a piece of a sequence; where whole pieces are not packed, of its first and its last piece.
 template <class T>
 __global__ void __launch_bounds__(kPackThreads) pack_pieces(TensorCall call) {
   const ops::MlstmArgs& args = call.cell.args;
-  const int64_t p = blockIdx.x, s = blockIdx.z, heads = args.dims.heads;
+  const int64_t s = blockIdx.z, heads = args.dims.heads;
   const SequenceRows seq = call.cell.sequence(s);
-  if (p >= seq.pieces()) return;
+  const int64_t pieces = seq.pieces(), p = call.packs_all || blockIdx.x == 0 ? blockIdx.x : pieces - 1;
+  if (p >= pieces || (blockIdx.x > 0 && p == 0)) return;
   const Piece piece = piece_of(seq, p);
   if (!call.packs_all && piece.count == kChunk) return;
   const int64_t packed_piece = call.packs_all ? first_piece(seq.first, s) + p : 2 * s + (p > 0 ? 1 : 0);

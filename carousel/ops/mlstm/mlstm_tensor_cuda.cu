@@ -131,7 +131,7 @@ struct NColumns {
   }
   /// n after a piece, from its rows of k.
   __device__ __forceinline__ void advance(const char* k, const float* keep, float decay) {
-    float x = 0, y = 0;
+    float x = 0, y = 0, x_odd = 0, y_odd = 0;  // two chains each: a sum waits for the one before
     // Step r reads row r ^ turn of eight. Row and swizzled piece both are xors with r, so one xor finds the place. The
     // compiler is kept from holding all places in registers, which C needs.
     uint32_t turned = turned_place();
@@ -145,10 +145,14 @@ struct NColumns {
         const float2 a = *reinterpret_cast<const float2*>(keep_rows + r0 + ((turned >> 7) ^ r));
         const uint32_t first = *reinterpret_cast<const uint32_t*>(k_rows + r0 * 128 + (turned ^ (r * 0x90)));
         const uint32_t second = *reinterpret_cast<const uint32_t*>(k_rows + r0 * 128 + (turned ^ ((r + 1) * 0x90)));
-        x = fmaf(low_of(second), a.y, fmaf(low_of(first), a.x, x));
-        y = fmaf(high_of(second), a.y, fmaf(high_of(first), a.x, y));
+        x = fmaf(low_of(first), a.x, x);
+        y = fmaf(high_of(first), a.x, y);
+        x_odd = fmaf(low_of(second), a.y, x_odd);
+        y_odd = fmaf(high_of(second), a.y, y_odd);
       }
     }
+    x += x_odd;
+    y += y_odd;
 #pragma unroll
     for (int distance = kLanes; distance < kWarp; distance *= 2) {
       x += __shfl_xor_sync(kAllLanes, x, distance);
@@ -523,6 +527,7 @@ TensorCall lay_out_tensor(const ops::MlstmArgs& args, cpu::Workspace* workspace)
   call.dk = padded_dk(args.dims.dk);
   call.dv = padded_dv(args.dims.dv);
   call.packs_all = packs_all(args);
+  call.log2_scale = -0.5 * std::log2(static_cast<double>(args.dims.dk));
   const int64_t packed_rows = kChunk * (call.packs_all ? pieces : 2 * batch);
   call.q = workspace->take<__nv_bfloat16>(packed_rows * heads * call.dk);
   call.k = workspace->take<__nv_bfloat16>(packed_rows * heads * call.dk);
@@ -539,7 +544,7 @@ void run_tensor_chunks(const Gpu::Impl& gpu, const TensorCall& call, int64_t pie
   const ops::MlstmArgs& args = call.cell.args;
   const auto heads = static_cast<unsigned>(args.dims.heads), batch = static_cast<unsigned>(args.seqs.batch);
   piece_gates<<<dim3(heads, batch), kGateThreads, 0, gpu.queue()>>>(call);
-  const dim3 grid(static_cast<unsigned>(pieces), kChunk / kPackRows, batch);
+  const dim3 grid(static_cast<unsigned>(call.packs_all ? pieces : 2), kChunk / kPackRows, batch);
   const bool narrow = args.out.dtype == DType::kBF16;
   if (narrow) {
     pack_pieces<__nv_bfloat16><<<grid, kPackThreads, 0, gpu.queue()>>>(call);

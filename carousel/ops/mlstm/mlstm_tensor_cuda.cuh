@@ -18,6 +18,7 @@ namespace carousel::cuda {
 struct TensorCall {
   MlstmCall cell;
   int dk, dv;                // padded: 128 or 256; a multiple of 128
+  double log2_scale;         // of Dk^-1/2
   bool packs_all;            // else pieces of fewer than 64 rows alone
   __nv_bfloat16 *q, *k, *v;  // [64 packed pieces, H * dk] x 2, [.., H * dv]
   float* gates;              // [pieces, H, kPieceFloats]

@@ -24,6 +24,7 @@ __device__ float gated_input(const ops::ShortConvArgs& args, const BatchSequence
 }
 
 __global__ void convolve(ops::ShortConvArgs args) {
+  await_inputs();
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, n = blockIdx.x, batch = args.seqs.batch;
   if (j >= args.width) return;
   const int64_t s = sequence_of_row(args.seqs.there, batch, n);
@@ -41,6 +42,7 @@ __global__ void convolve(ops::ShortConvArgs args) {
 
 /// Replaces the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a later old one.
 __global__ void keep_last_inputs(ops::ShortConvArgs args) {
+  await_inputs();
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, s = blockIdx.x;
   const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
   if (j >= args.width || seq.rows == 0) return;
@@ -55,11 +57,10 @@ __global__ void keep_last_inputs(ops::ShortConvArgs args) {
 void short_conv(const Stream& stream, const ops::ShortConvArgs& args) {
   if (args.dtype != DType::kF32 || args.gates != DType::kF32) not_on_device("short_conv, rounded");
   const auto columns = static_cast<unsigned>(blocks_of(args.width, kThreads));
-  convolve<<<dim3(static_cast<unsigned>(args.seqs.rows()), columns), kThreads, 0, queue_of(stream)>>>(args);
-  launched("short_conv");
+  const Gpu::Impl& gpu = gpu_of(stream);
+  launch_early(gpu, convolve, dim3(static_cast<unsigned>(args.seqs.rows()), columns), kThreads, 0, args);
   if (args.state == nullptr) return;
-  keep_last_inputs<<<dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, queue_of(stream)>>>(args);
-  launched("short_conv");
+  launch_early(gpu, keep_last_inputs, dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, args);
 }
 
 }  // namespace carousel::cuda

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise gates on the GPU: a thread an element, bound by memory.
-#include "carousel/cuda/launch.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
-#include "carousel/ops/gate/gate_cpu.h"
+#include "carousel/ops/gate/gated_unit_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -58,6 +56,10 @@ __global__ void sums(const float* x, const float* y, float* out, int64_t count) 
 
 void gated_unit(const Stream& stream, const ops::GatedUnitArgs& args) {
   refuse_rounding("gated_unit, rounded", args.gates != DType::kF32 || args.product != DType::kF32);
+  if (args.width % 4 == 0 && has_fours(args.gate_up) && has_fours(args.out)) {
+    return run_unit_fours(stream, args.gate_up, args.rows, args.width, args.activation, args.out.f32(),
+                          args.out.stride);
+  }
   for_elements(stream, args.rows * args.width, units, args);
 }
 

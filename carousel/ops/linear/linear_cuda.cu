@@ -8,13 +8,14 @@
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/gemm.cuh"
 #include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/gate/gate_cpu.h"
+#include "carousel/ops/gate/gated_unit_cuda.cuh"
 #include "carousel/ops/linear/linear_stream_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
-constexpr int64_t kGemvRows = 8;  // up to here weights are streamed
+constexpr int64_t kGemvRows = 8;    // up to here weights are streamed
+constexpr int64_t kStreamRows = 4;  // up to here that is faster than cuBLASLt
 constexpr int kThreads = 256;
 constexpr int kDepth = 16;  // columns of x and w in shared memory at a time
 
@@ -27,14 +28,22 @@ __device__ void stream_row(const char* w, const Product& product, float (&sums)[
   for (int64_t k0 = lane * count; k0 < K; k0 += kWarp * count) {
     for (int64_t k = k0; k < k0 + count; ++k) {
       const float w_k = element<T>(w, K, k);
-      for (int n = 0; n < kRows; ++n) sums[n] = fmaf(rounded_input<kRounds>(product.x[n * K + k]), w_k, sums[n]);
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        const int64_t row = n < product.N ? n : 0;  // beyond the last one: the first again, and not written
+        sums[n] = fmaf(rounded_input<kRounds>(product.x[row * K + k]), w_k, sums[n]);
+      }
     }
   }
 }
 
-/// A warp per output: for rows that are no whole pieces, and to compare with.
+/// A warp per output and kRows rows of x: for rows that are no whole pieces, for small matrices, and to compare with.
 template <class T, int kRows, bool kRounds>
 __global__ void stream_weights(Parts parts, Product product) {
+  const int64_t first_n = int64_t{blockIdx.y} * kRows;
+  product.x += first_n * product.K;
+  product.y += first_n * product.y_stride;
+  product.N -= first_n;
   const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   if (row >= parts.rows) return;
   const Parts::Part& part = parts.of_row(row);
@@ -45,7 +54,10 @@ __global__ void stream_weights(Parts parts, Product product) {
   for (int n = 0; n < kRows; ++n) sums[n] = warp_sum(sums[n]);
   if (threadIdx.x % kWarp != 0) return;
   const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
-  for (int n = 0; n < kRows; ++n) product.y[n * product.y_stride + part.first_col + m] = sums[n] + bias;
+#pragma unroll
+  for (int n = 0; n < kRows; ++n) {
+    if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[n] + bias;
+  }
 }
 
 /// A tile of x or w in shared memory: column k of the rows that follow `first`, zero beyond the matrix.
@@ -95,9 +107,11 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(Parts parts, Product 
   }
 }
 
+/// A thread per four elements, of which there are whole ones.
 __global__ void round_inputs(const float* x, __nv_bfloat16* out, int64_t count) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < count) out[i] = __float2bfloat16_rn(x[i]);
+  await_inputs();
+  const int64_t i = 4 * (int64_t{blockIdx.x} * blockDim.x + threadIdx.x);
+  if (i < count) put_units(out + i, *reinterpret_cast<const float4*>(x + i));
 }
 
 __global__ void add_bias(Parts::Part part, Product product) {
@@ -113,13 +127,22 @@ __global__ void widen_rows(Parts::Part part, int64_t first, int64_t K, __nv_bflo
   for (int64_t k = threadIdx.x; k < K; k += blockDim.x) to[k] = __float2bfloat16_rn(element<T>(row, K, k));
 }
 
+/// Small matrices, as those of gates and cells, are streamed for many rows too, eight at a time: a row then has the
+/// same bits alone and among others, and some small launches are spared. In bf16 very many rows are faster by cuBLASLt.
+bool takes_streams(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
+  constexpr int64_t kSmall = int64_t{1} << 16, kMostRounded = 256;
+  if (args.N <= kStreamRows || weight.rows() * args.K > kSmall) return false;
+  return stream.compute != Compute::kBF16 || args.N <= kMostRounded;
+}
+
 template <class T, bool kRounds, int kRows = kGemvRows>
 void stream_all(cudaStream_t queue, const Parts& parts, const Product& product) {
   if constexpr (kRows > 1) {
     if (product.N < kRows) return stream_all<T, kRounds, kRows - 1>(queue, parts, product);
   }
-  const int64_t blocks = blocks_of(parts.rows, kThreads / kWarp);
-  stream_weights<T, kRows, kRounds><<<static_cast<unsigned>(blocks), kThreads, 0, queue>>>(parts, product);
+  const dim3 grid(static_cast<unsigned>(blocks_of(parts.rows, kThreads / kWarp)),
+                  static_cast<unsigned>(blocks_of(product.N, kRows)));
+  stream_weights<T, kRows, kRounds><<<grid, kThreads, 0, queue>>>(parts, product);
 }
 
 /// The parts of one type, by the kernels here.
@@ -139,8 +162,7 @@ void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) 
 /// Whether cuBLASLt may take a product: rows of bf16 then begin at multiples of 16 bytes.
 bool takes_gemm(const Stream& stream, DType dtype, int64_t N, int64_t K) {
   const bool narrow = dtype == DType::kBF16 || is_block(dtype);
-  static const int64_t forced = getenv("CAROUSEL_GEMV") ? atoi(getenv("CAROUSEL_GEMV")) : kGemvRows;
-  return stream.compute == Compute::kBF16 && narrow && N > forced && K % 8 == 0;
+  return stream.compute == Compute::kBF16 && narrow && N > kStreamRows && K % 8 == 0;
 }
 /// Rows of blocks that are widened at a time: some 64 MB.
 int64_t rows_widened(int64_t rows, int64_t K) { return std::min(rows, std::max<int64_t>(kTile, (32 << 20) / K)); }
@@ -168,12 +190,14 @@ void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& pr
   }
 }
 
+/// x as bf16 lies in scratch.x, where there is a product.x that is rounded to it first.
 void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const Product& product,
                          const GemmScratch& scratch) {
-  const int64_t count = product.N * product.K;
-  round_inputs<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, gpu.queue()>>>(product.x, scratch.x,
-                                                                                                count);
-  launched("linear");
+  if (product.x != nullptr) {
+    const int64_t count = product.N * product.K;
+    launch_early(gpu, round_inputs, dim3(static_cast<unsigned>(blocks_of(count, 4 * kThreads))), kThreads, 0, product.x,
+                 scratch.x, count);
+  }
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];
     if (dtype == DType::kQ8) {
@@ -196,6 +220,7 @@ GemmScratch lay_out(const Stream& stream, const ops::LinearArgs& args, cpu::Work
   for (int64_t i = 0; i < args.count; ++i) {
     const Weight& weight = *args.weights[i];
     if (!takes_gemm(stream, weight.dtype(), args.N, args.K)) continue;
+    if (takes_streams(stream, weight, args)) continue;
     any = true;
     if (is_block(weight.dtype())) widened = std::max(widened, rows_widened(weight.rows(), args.K));
   }
@@ -210,6 +235,17 @@ void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const 
   }
   if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu, parts, product);
   for_row(dtype, [&]<class T>(T) { multiply<T, false>(gpu, parts, product); });
+}
+
+/// Small matrices among many rows.
+void multiply_small(const Stream& stream, DType dtype, const Parts& parts, const Product& product) {
+  const cudaStream_t queue = queue_of(stream);
+  if (rounds(stream, dtype)) {
+    stream_all<__nv_bfloat16, true>(queue, parts, product);
+  } else {
+    for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
+  }
+  launched("linear");
 }
 
 struct Steps {
@@ -252,14 +288,17 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
   const GemmScratch scratch = lay_out(stream, args, &workspace);
   int64_t left = args.count;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
-    Parts parts;
+    Parts parts, small;
     int64_t first_col = 0;
     for (int64_t i = 0; i < args.count; ++i) {
-      if (args.weights[i]->dtype() == dtype) parts.add(*args.weights[i], first_col);
-      first_col += args.weights[i]->rows();
+      const Weight& weight = *args.weights[i];
+      const bool apart = takes_streams(stream, weight, args);
+      if (weight.dtype() == dtype) (apart ? small : parts).add(weight, first_col);
+      first_col += weight.rows();
     }
     if (parts.count > 0) multiply_type(stream, dtype, parts, product, scratch);
-    left -= parts.count;
+    if (small.count > 0) multiply_small(stream, dtype, small, product);
+    left -= parts.count + small.count;
   }
   if (left > 0) not_on_device("linear of such a weight");
 }
@@ -273,8 +312,19 @@ void feed_forward(const Stream& stream, const ops::FeedForwardArgs& args) {
   const int64_t F = args.gate->rows();
   const Weight* const weights[] = {args.gate, args.up};
   linear(stream, first_step(args, weights, scratch));
+  const ops::LinearArgs last = last_step(args, scratch);
+  Gpu::Impl& gpu = gpu_of(stream);
+  const DType dtype = args.down->dtype();
+  if (takes_gemm(stream, dtype, args.N, F) && gpu.gemm() != nullptr && !takes_streams(stream, *args.down, last)) {
+    cpu::Workspace workspace(scratch.product);
+    const GemmScratch rounded = lay_out(stream, last, &workspace);
+    run_unit_fours(stream, {scratch.gate_up, 2 * F}, args.N, F, args.activation, rounded.x, F);
+    Parts down;
+    down.add(*args.down, 0);
+    return multiply_by_library(gpu, dtype, down, {nullptr, args.N, F, args.y.f32(), args.y.stride}, rounded);
+  }
   kernels::gated_unit(stream, {{scratch.gate_up, 2 * F}, {scratch.hidden, F}, args.N, F, args.activation});
-  linear(stream, last_step(args, scratch));
+  linear(stream, last);
 }
 
 }  // namespace carousel::cuda

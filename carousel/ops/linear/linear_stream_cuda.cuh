@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of few rows of x: the weights are read once, 16 bytes at a time, and are the traffic that counts. A warp
-// takes several outputs at a time. Its lanes hold two pieces of each output's row while the next two are on their way,
-// those of its next outputs too, so some 40 KB are in flight on every multiprocessor from the first piece to the last,
+// takes one or two outputs at a time. Its lanes hold some pieces of each output's row while the next ones are on their
+// way, those of its next outputs too, so 64 KB are in flight on every multiprocessor from the first piece to the last,
 // which hides the memory's latency at its full rate. x lies in shared memory: through the first cache it would take
 // more of it than the weights.
 //
@@ -18,14 +18,17 @@ namespace carousel::cuda {
 namespace {
 
 constexpr int kStreamThreads = 512;  // that share one copy of x
-constexpr int kAhead = 2;            // pieces of a row that a lane has on their way
+
+/// Pieces of each output's row that a lane has on their way.
+__host__ __device__ constexpr int ahead_of(int rows, int outputs) { return rows <= 4 && outputs == 1 ? 4 : 2; }
 
 /// Columns of x in shared memory at a time: at most 64 KB for all rows. A warp's step over kAhead pieces of q4 is 2048
 /// columns, so steps never cross.
 __host__ __device__ constexpr int columns_at_once(int rows) {
   return rows == 1 ? 16384 : rows == 2 ? 8192 : rows <= 4 ? 4096 : 2048;
 }
-static_assert(columns_at_once(8) % (kAhead * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(4) % (ahead_of(4, 1) * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(8) % (ahead_of(8, 1) * kWarp * Row<Q4Row>::kCount) == 0);
 
 /// 16 bytes of a row, and the scale of their block.
 template <class T>
@@ -151,14 +154,8 @@ struct StagedX {
   }
 };
 
-/// Outputs that a warp has at a time.
-template <class T>
-constexpr int most_outputs(int rows) {
-  return rows > 4 && Row<T>::kIsBlocks ? 1 : 2;
-}
-
 /// What a warp has read ahead: steps of kAhead pieces of kOutputs rows, and group after group of outputs.
-template <class T, int kOutputs>
+template <class T, int kOutputs, int kAhead>
 struct Ahead {
   const Parts& parts;
   int64_t cols, pieces, groups, stride;
@@ -173,6 +170,20 @@ struct Ahead {
       const Parts::Part& part = parts.of_row(row);
       rows[r].open(part.row(row - part.first_row), cols);
     }
+  }
+  /// Lets the second level of cache fetch what follows the steps that are on their way, a few KB for each warp: the
+  /// memory would idle while the kernels before this one end.
+  __device__ void fetch() const {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    constexpr int kRead = kAhead * kWarp * 16, kFetched = 4096 / kOutputs;
+    if (pieces * 16 < kRead + kFetched) return;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int r = 0; r < kOutputs; ++r) {
+      const char* const from = reinterpret_cast<const char*>(rows[r].pieces) + kRead;
+      if (lane == r) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(kFetched) : "memory");
+    }
+#endif
   }
   __device__ void read() {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -194,7 +205,8 @@ struct Ahead {
 /// before x is replaced, and before it is read.
 template <class T, int kRows, int kOutputs, bool kRounds>
 __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream_pieces(Parts parts, Product product) {
-  constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows), kStep = kAhead * kWarp;
+  constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows), kAhead = ahead_of(kRows, kOutputs);
+  constexpr int kStep = kAhead * kWarp;
   extern __shared__ float4 shared_x[];
   const StagedX<T, kRows, kRounds> x = {shared_x, static_cast<int>(min(int64_t{kColumns}, product.K) / kCount)};
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -202,9 +214,10 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream_pie
   const int64_t pieces = product.K / kCount, groups = (parts.rows + kOutputs - 1) / kOutputs;
   const bool fits = product.K <= kColumns;
   const int64_t stride = fits ? int64_t{gridDim.x} * (kStreamThreads / kWarp) : groups;
-  Ahead<T, kOutputs> ahead = {parts, product.K, pieces, groups, stride, warp};
+  Ahead<T, kOutputs, kAhead> ahead = {parts, product.K, pieces, groups, stride, warp};
   ahead.open();
   ahead.read();  // weights, which no kernel writes: they are on their way while the kernel before this one ends
+  ahead.fetch();
   await_inputs();
   if (fits) {
     x.load(product, 0, static_cast<int>(product.K));
@@ -269,14 +282,14 @@ void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& produc
   launch_early(gpu, kernel, dim3(static_cast<unsigned>(blocks)), kStreamThreads, bytes, parts, product);
 }
 
-/// Outputs are shared out finely where there are too few for every multiprocessor to have some.
+/// Two outputs of a warp share what is read of x; where that leaves warps without, each has one.
 template <class T, int kRows, bool kRounds>
 void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
-  constexpr int kMost = most_outputs<T>(kRows);
-  if (parts.rows < int64_t{gpu.multiprocessors} * (kStreamThreads / kWarp) * kMost * 2) {
+  const int64_t warps = int64_t{gpu.multiprocessors} * 2 * (kStreamThreads / kWarp);
+  if (parts.rows < 4 * warps || (kRows > 4 && Row<T>::kIsBlocks)) {
     return stream_with<T, kRows, 1, kRounds>(gpu, parts, product);
   }
-  stream_with<T, kRows, kMost, kRounds>(gpu, parts, product);
+  stream_with<T, kRows, 2, kRounds>(gpu, parts, product);
 }
 
 /// N is at most 8, K whole pieces.

@@ -278,8 +278,8 @@ std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const mo
     fail(ErrorKind::kInput, "{}: model_type \"{}\" has no tokens, expected a language model", files.place.config,
          files.config.model_type);
   }
-  model::check_memory(static_cast<size_t>(model::measure_cost(files, types).held_bytes), files.place.config, "weights",
-                      *stream.memory);
+  model::check_memory(static_cast<size_t>(model::measure_cost(files, types, *stream.memory).held_bytes),
+                      files.place.config, "weights", *stream.memory);
   RepeatedParams params(files, types, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }

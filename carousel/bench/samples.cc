@@ -22,11 +22,12 @@ constexpr double kProbeSeconds = 0.004;
 class Probe {
  public:
   explicit Probe(const Stream& stream) : memory_(*stream.memory) {
-    if (!memory_.is_apart()) host_.emplace(stream, kProbeMemory, kProbeSeconds);
+    if (!memory_.measure_rates()) host_.emplace(stream, kProbeMemory, kProbeSeconds);
   }
   /// Fills the rates that `what` needs, but f32; returns that.
   double take(const Sampled& what, Sample* sample) {
-    if (const std::optional<DeviceRates> rates = memory_.measure_rates()) {
+    if (!host_) {
+      const std::optional<DeviceRates> rates = memory_.measure_rates();
       sample->read = sample->scale = rates->copy_gb_per_s;
       sample->bf16 = rates->bf16_gflop_per_s;
       return rates->f32_gflop_per_s;
@@ -39,7 +40,7 @@ class Probe {
     return host_->f32_gflop_per_s();
   }
   /// The f32 rate alone.
-  double f32() { return memory_.is_apart() ? memory_.measure_rates()->f32_gflop_per_s : host_->f32_gflop_per_s(); }
+  double f32() { return host_ ? host_->f32_gflop_per_s() : memory_.measure_rates()->f32_gflop_per_s; }
 
  private:
   Memory& memory_;

@@ -228,7 +228,7 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
     loaded.lm = bench::random_model(files, types, stream);
   else
     loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
-  const model::ModelCost cost = model::measure_cost(files, types);
+  const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));

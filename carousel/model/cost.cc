@@ -16,7 +16,8 @@ namespace {
 // Counts parameters one after the other. Of the experts' parameters a token reads the chosen share.
 class Counter {
  public:
-  Counter(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
+  Counter(const ModelFiles& files, const WeightTypes& types, Memory& memory)
+      : files_(files), types_(types), memory_(memory) {}
 
   void add(const ParamRecord& record) {
     if (record.init.kind == Init::Kind::kMask) return;  // a mask belongs to a parameter, and is none itself
@@ -34,7 +35,7 @@ class Counter {
     const int64_t rows = record.shape[0], cols = record.shape[1];
     const Init& init = record.init;
     const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
-    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Memory::meta());
+    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, memory_.counted());
     const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
@@ -75,6 +76,7 @@ class Counter {
   double shared_bytes_ = 0, shared_multiplies_ = 0, shared_masked_ = 0;
   const ModelFiles& files_;
   const WeightTypes& types_;
+  Memory& memory_;
 };
 
 /// The mask a projection has in the files, else the one that is drawn.
@@ -144,8 +146,8 @@ ModelFiles open_model_files(const std::string& path) {
   return files;
 }
 
-ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
-  Counter counter(files, types);
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types, Memory& memory) {
+  Counter counter(files, types, memory);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
   ShapeSource source([&](const ParamRecord& record) { counter.add(record); }, stored_masks(stored, files));
   declare_params(files.config, source, files.place.config);

@@ -42,8 +42,9 @@ struct ModelCost {
   int64_t masked = 0;         // weights that wirings mask
   int64_t active_masked = 0;  // how many of these a token would be computed with
 };
-/// `types`: the types of matrices that do not keep the files' own.
-ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
+/// What a model costs in `memory`. `types`: the types of matrices that do not keep the files' own. Throws
+/// Error(kDevice) for what the memory's device cannot hold.
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {}, Memory& memory = Memory::host());
 
 /// Bytes that a checkpoint's weights take in `memory` with these types, matrices used in the mapped file aside.
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,

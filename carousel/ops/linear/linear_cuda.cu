@@ -128,11 +128,11 @@ __global__ void widen_rows(Parts::Part part, int64_t first, int64_t K, __nv_bflo
 }
 
 /// Small matrices, as those of gates and cells, are streamed for many rows too, eight at a time: a row then has the
-/// same bits alone and among others, and some small launches are spared. In bf16 very many rows are faster by cuBLASLt.
+/// same bits alone and among others. In bf16 more than eight rows are faster by cuBLASLt.
 bool takes_streams(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
-  constexpr int64_t kSmall = int64_t{1} << 16, kMostRounded = 256;
+  constexpr int64_t kSmall = int64_t{1} << 16;
   if (args.N <= kStreamRows || weight.rows() * args.K > kSmall) return false;
-  return stream.compute != Compute::kBF16 || args.N <= kMostRounded;
+  return stream.compute != Compute::kBF16 || args.N <= kGemvRows;
 }
 
 template <class T, bool kRounds, int kRows = kGemvRows>
@@ -240,11 +240,8 @@ void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const 
 /// Small matrices among many rows.
 void multiply_small(const Stream& stream, DType dtype, const Parts& parts, const Product& product) {
   const cudaStream_t queue = queue_of(stream);
-  if (rounds(stream, dtype)) {
-    stream_all<__nv_bfloat16, true>(queue, parts, product);
-  } else {
-    for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
-  }
+  if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu_of(stream), parts, product);  // at most 8 rows
+  for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
   launched("linear");
 }
 

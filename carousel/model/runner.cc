@@ -63,7 +63,7 @@ Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* con
     if (replay_ == nullptr) replay_ = std::make_unique<Replay>(lm_, stream(), numerics_);
     there = replay_->next_logits(tokens, states);
   }
-  if (!memory.is_apart()) return there;
+  if (&memory == &Memory::host()) return there;
   Tensor here = on_host_.empty(there.shape());
   Memory::copy(memory, static_cast<const std::byte*>(there.raw()), Memory::host(), static_cast<std::byte*>(here.raw()),
                here.size_bytes());

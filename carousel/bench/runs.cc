@@ -58,7 +58,7 @@ class RepeatedParams : public ParamSource {
       narrow(values.f32() + row * cols, dtype, narrowed.data() + static_cast<size_t>(row) * row_bytes,
              static_cast<size_t>(cols));
     });
-    Weight weight = weight_for(init, rows, cols, dtype, layout);
+    Weight weight = weight_for(init, rows, cols, dtype, layout, *stream_.memory);
     for (int64_t first = 0; first < rows; first += slice) {
       const int64_t here = std::min(slice, rows - first);
       if (!init.mask) {
@@ -75,7 +75,7 @@ class RepeatedParams : public ParamSource {
   Tensor tensor(const std::string& name, const Shape& shape, const Init& init) override {
     Tensor values(shape, DType::kF32);
     model::draw_param({name, shape, init}, kSeed, values.f32());
-    return values;
+    return values.to(*stream_.memory);
   }
 
  private:
@@ -96,10 +96,8 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
 /// Decodes `tokens`, a token of every sequence in each forward.
 void decode(model::Runner& runner, const std::vector<State*>& states, std::span<const int32_t> tokens,
             const std::function<bool()>& stop) {
-  const std::vector<int64_t> lengths(states.size(), 1);
   for (size_t begin = 0; begin < tokens.size() && !stop(); begin += states.size()) {
-    runner.logits(runner.forward(tokens.subspan(begin, states.size()), states, lengths))
-        .to_host();  // as a sampler does
+    runner.next_logits(tokens.subspan(begin, states.size()), states);
   }
 }
 
@@ -127,8 +125,15 @@ double run_once(model::Runner& runner, const StateLayout& layout, const BenchTes
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
 }
 
+/// Whether products with such weights have the bf16 bound. A device apart widens blocks to bf16.
 bool uses_bf16(const Stream& stream, DType dtype) {
-  return stream.compute == Compute::kBF16 && dtype == DType::kBF16 && stream.isa == Isa::kAvx512;
+  if (stream.compute != Compute::kBF16) return false;
+  if (stream.memory->is_apart()) return dtype == DType::kBF16 || is_block(dtype);
+  return dtype == DType::kBF16 && stream.isa == Isa::kAvx512;
+}
+/// The bound of the cells: the devices apart have matrix units for the mLSTM.
+double Sample::*cell_peak(const Stream& stream) {
+  return stream.memory->is_apart() && stream.compute == Compute::kBF16 ? &Sample::bf16 : &Sample::f32;
 }
 
 // The least time of one part of a test: the bytes it moves or the operations it computes, over their best rate.
@@ -144,7 +149,9 @@ struct Floor {
 void add_products(Floor& floor, const std::map<DType, int64_t>& multiplies, double rows, const Stream& stream,
                   const Samples& samples) {
   for (const auto& [dtype, count] : multiplies) {
-    const auto peak = is_block(dtype) ? &Sample::int8 : uses_bf16(stream, dtype) ? &Sample::bf16 : &Sample::f32;
+    const auto peak = uses_bf16(stream, dtype)                        ? &Sample::bf16
+                      : is_block(dtype) && !stream.memory->is_apart() ? &Sample::int8
+                                                                      : &Sample::f32;
     floor.add(2 * rows * static_cast<double>(count), samples.median(peak));
   }
 }
@@ -167,7 +174,7 @@ Floor decode_floor(const BenchTest& test, const model::ModelCost& cost, const mo
     add_products(products, cost.body_multiplies, tokens * batch, stream, samples);
     add_products(products, cost.head_multiplies, tokens * batch, stream, samples);
     const int64_t middle = test.depth + test.tokens / 2;
-    cells.add(batch * tokens * lm.cell_flops(1, middle), samples.median(&Sample::f32));
+    cells.add(batch * tokens * lm.cell_flops(1, middle), samples.median(cell_peak(stream)));
   }
   return {weights.work + memory.work,
           std::max(weights.seconds, products.seconds) + std::max(memory.seconds, cells.seconds)};
@@ -180,7 +187,7 @@ Floor prompt_floor(const BenchTest& test, const model::ModelCost& cost, const mo
   Floor floor;
   add_products(floor, cost.body_multiplies, static_cast<double>(test.tokens), stream, samples);
   add_products(floor, cost.head_multiplies, 1, stream, samples);
-  floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(&Sample::f32));
+  floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(cell_peak(stream)));
   return floor;
 }
 
@@ -196,7 +203,9 @@ BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor
   return result;
 }
 
-int64_t rows_of(const BenchTest& test) { return std::min(test.tokens, model::kPrefillRows); }
+int64_t rows_of(const BenchTest& test, const Stream& stream) {
+  return std::min(test.tokens, model::prefill_rows(*stream.memory));
+}
 
 // The sequences that tests begin with are all held at once, beside the copies that run.
 void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests) {
@@ -205,13 +214,14 @@ void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<B
     starts += lm.state_layout().bytes_at(test.depth);
     running = std::max(running, static_cast<size_t>(test.batch) * lm.state_layout().bytes_at(test.depth + test.tokens));
     const Numerics& native = Numerics::native();
-    activations = std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
-                                                    : model::prompt_activations(lm, stream, native, rows_of(test)));
+    activations =
+        std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
+                                          : model::prompt_activations(lm, stream, native, rows_of(test, stream)));
     if (test.depth == 0) continue;
-    const int64_t before = std::min(test.depth, model::kPrefillRows);
+    const int64_t before = std::min(test.depth, model::prefill_rows(*stream.memory));
     activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), before));
   }
-  model::check_memory(starts + running + activations, "bench", "activations and sequences");
+  model::check_memory(starts + running + activations, "bench", "activations and sequences", *stream.memory);
 }
 
 }  // namespace
@@ -245,7 +255,7 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     const Numerics& native = Numerics::native();
     activations.push_back(tests[i].decode
                               ? model::decode_activations(lm, stream, native, starts[i], tests[i].batch)
-                              : model::prompt_activations(lm, stream, native, rows_of(tests[i]), starts[i]));
+                              : model::prompt_activations(lm, stream, native, rows_of(tests[i], stream), starts[i]));
   }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
   std::vector<BenchResult> results;
@@ -256,7 +266,8 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
                                                 : prompt_floor(tests[i], cost, lm, stream, samples[i])));
     results.back().peak_bytes = peaks[i];
     results.back().activation_bytes = activations[i];
-    results.back().in_cache = static_cast<size_t>(cost.decode_bytes) < cpu::last_level_cache_bytes();
+    results.back().in_cache =
+        !stream.memory->is_apart() && static_cast<size_t>(cost.decode_bytes) < cpu::last_level_cache_bytes();
   }
   return results;
 }
@@ -267,7 +278,8 @@ std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const mo
     fail(ErrorKind::kInput, "{}: model_type \"{}\" has no tokens, expected a language model", files.place.config,
          files.config.model_type);
   }
-  model::check_memory(static_cast<size_t>(model::measure_cost(files, types).held_bytes), files.place.config);
+  model::check_memory(static_cast<size_t>(model::measure_cost(files, types, *stream.memory).held_bytes),
+                      files.place.config, "weights", *stream.memory);
   RepeatedParams params(files, types, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <optional>
 
 #include "carousel/core/run_queue.h"
 #include "carousel/cpu/bounds.h"
@@ -17,20 +18,44 @@ constexpr double kMostWaited = 0.01;  // threads of the system itself take a few
 constexpr size_t kProbeMemory = size_t{256} << 20;
 constexpr double kProbeSeconds = 0.004;
 
-Sample take_sample(const Sampled& what, cpu::BoundsProbe& probe) {
+/// The machine's rates, of which a device measures its own.
+class Probe {
+ public:
+  explicit Probe(const Stream& stream) : memory_(*stream.memory) {
+    if (!memory_.measure_rates()) host_.emplace(stream, kProbeMemory, kProbeSeconds);
+  }
+  /// Fills the rates that `what` needs, but f32; returns that.
+  double take(const Sampled& what, Sample* sample) {
+    if (!host_) {
+      const std::optional<DeviceRates> rates = memory_.measure_rates();
+      sample->read = sample->scale = rates->copy_gb_per_s;
+      sample->bf16 = rates->bf16_gflop_per_s;
+      return rates->f32_gflop_per_s;
+    }
+    sample->read = host_->read_gb_per_s();
+    sample->scale = host_->scale_gb_per_s();
+    if (what.needs_bf16) sample->bf16 = host_->bf16_gflop_per_s();
+    if (what.needs_int8) sample->int8 = host_->int8_gop_per_s();
+    if (what.cached_bytes > 0) sample->cache = host_->cache_read_gb_per_s(what.cached_bytes);
+    return host_->f32_gflop_per_s();
+  }
+  /// The f32 rate alone.
+  double f32() { return host_ ? host_->f32_gflop_per_s() : memory_.measure_rates()->f32_gflop_per_s; }
+
+ private:
+  Memory& memory_;
+  std::optional<cpu::BoundsProbe> host_;
+};
+
+Sample take_sample(const Sampled& what, Probe& probe) {
   Sample sample;
-  sample.read = probe.read_gb_per_s();
-  sample.scale = probe.scale_gb_per_s();
-  if (what.needs_bf16) sample.bf16 = probe.bf16_gflop_per_s();
-  if (what.needs_int8) sample.int8 = probe.int8_gop_per_s();
-  if (what.cached_bytes > 0) sample.cache = probe.cache_read_gb_per_s(what.cached_bytes);
-  const double before = probe.f32_gflop_per_s();
+  const double before = probe.take(what, &sample);
   const double waited = seconds_waited_for_cores();
   const auto begin = std::chrono::steady_clock::now();
   sample.seconds = what.run();
   const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   sample.waited = (seconds_waited_for_cores() - waited) / std::max(whole, 1e-9);
-  const double after = probe.f32_gflop_per_s();
+  const double after = probe.f32();
   sample.f32 = std::max(before, after);
   sample.quiet = std::min(before, after);
   return sample;
@@ -62,7 +87,7 @@ double Samples::median(double Sample::*field) const {
 
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
                                   int64_t most_attempts, const std::function<bool()>& stop) {
-  cpu::BoundsProbe probe(stream, kProbeMemory, kProbeSeconds);
+  Probe probe(stream);
   std::vector<Samples> samples(what.size());
   for (int64_t attempt = 0; attempt < most_attempts && !stop(); ++attempt) {
     bool enough = true;

@@ -193,6 +193,24 @@ void print_bounds(const cpu::Bounds& bounds, const Stream& stream) {
   }
 }
 
+Json bench_bounds(const BenchOptions& options, const Stream& stream) {
+  if (const std::optional<DeviceRates> rates = stream.memory->measure_rates()) {
+    if (!options.json) {
+      fmt::print("bounds of {}\n", options.machine.device);
+      fmt::print("  copy memory      {:10.1f} GB/s read and written\n", rates->copy_gb_per_s);
+      fmt::print("  f32 multiply-add {:10.1f} GFLOP/s\n", rates->f32_gflop_per_s);
+      fmt::print("  bf16 product     {:10.1f} GFLOP/s\n", rates->bf16_gflop_per_s);
+    }
+    return {{"copy_gb_per_s", rates->copy_gb_per_s},
+            {"f32_gflop_per_s", rates->f32_gflop_per_s},
+            {"bf16_gflop_per_s", rates->bf16_gflop_per_s},
+            {"device", options.machine.device}};
+  }
+  const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
+  if (!options.json) print_bounds(bounds, stream);
+  return to_json(bounds, stream);
+}
+
 // Prints the load average: a busy machine explains a bad number.
 void print_load() {
   double load[3] = {0, 0, 0};
@@ -202,14 +220,15 @@ void print_load() {
 Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<bench::BenchTest> tests = plan(options);
   const model::ModelFiles files = model::open_model_files(options.model);
-  const model::WeightTypes types = options.weights.types();
+  model::WeightTypes types = options.weights.types();
+  types.simple_blocks = stream.memory->is_apart();
   reset_peak_memory();
   model::Model loaded;
   if (options.random)
     loaded.lm = bench::random_model(files, types, stream);
   else
     loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
-  const model::ModelCost cost = model::measure_cost(files, types);
+  const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
   label.model = fmt::format("{} {}", files.config.model_type, dtype_name(cost.dtype));
@@ -292,15 +311,13 @@ int run_command(BenchOptions& options) {
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
   const Stream stream = options.machine.stream();
-  if (stream.memory->is_apart() && (options.bounds || options.train || !options.op.op.empty())) {
-    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --bounds, --op and --train", options.machine.device);
+  if (stream.memory->is_apart() && (options.train || !options.op.op.empty())) {
+    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --op and --train", options.machine.device);
   }
   Json json = Json::object();
   if (options.bounds) {
     print_load();
-    const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
-    if (!options.json) print_bounds(bounds, stream);
-    json["bounds"] = to_json(bounds, stream);
+    json["bounds"] = bench_bounds(options, stream);
   }
   if (!options.op.op.empty()) {
     if (!options.bounds) print_load();

@@ -33,8 +33,26 @@ struct CompareOptions {
   std::vector<int64_t> ids;
   int64_t greedy = 16;
   bool json = false;
-  Machine machine;
+  Machine machine, machine_b;  // machine_b: its device alone is given, the rest is as in `machine`
+
+  bool two_devices() const { return machine.device != machine_b.device; }
+  std::string side_a() const { return two_devices() ? a + " on " + machine.device : a; }
+  std::string side_b() const { return two_devices() ? b + " on " + machine_b.device : b; }
 };
+
+/// "--device A,B" is A for side a and B for side b.
+void split_devices(CompareOptions& options) {
+  std::string& device = options.machine.device;
+  const size_t comma = device.find(',');
+  options.machine_b.device = comma == std::string::npos ? device : device.substr(comma + 1);
+  device = device.substr(0, comma);
+  options.machine_b.threads = options.machine.threads;
+  options.machine_b.isa = options.machine.isa;
+  if (!options.b.empty()) return;
+  if (!options.two_devices())
+    fail(ErrorKind::kUsage, "compare: got one side, expected --b or two devices (--device A,B)");
+  options.b = options.a;
+}
 
 /// The states of the layer that begins with sublayer `index`; they are shown beside the layer's first sublayer.
 std::vector<verify::StateDrift> states_of(const verify::DriftReport& report,
@@ -67,6 +85,7 @@ Json to_json(const CompareOptions& options, const verify::Side& a, const verify:
     lines.push_back(std::move(line));
   }
   return {{"model", options.model},
+          {"devices", {options.machine.device, options.machine_b.device}},
           {"a", model::profile_json(*a.model.numerics)},
           {"b", model::profile_json(*b.model.numerics)},
           {"tokens", report.tokens},
@@ -77,16 +96,14 @@ Json to_json(const CompareOptions& options, const verify::Side& a, const verify:
           {"greedy", {{"agree", report.greedy_agree}, {"of", report.greedy}}}};
 }
 
-void print_table(const CompareOptions& options, const verify::Side& a, const verify::Side& b,
-                 const verify::DriftReport& report) {
+void print_table(const CompareOptions& options, const verify::Side& a, const verify::DriftReport& report) {
   const std::vector<model::Sublayer>& sublayers = a.model.config.sublayers;
   size_t width = 16;
   for (const model::Sublayer& sublayer : sublayers) width = std::max(width, sublayer.name.size());
   const auto line = [&](const std::string& name, const verify::Drift& drift) {
     fmt::print("  {:<{}}  {:<11.2e}  {:.2e}\n", name, width, drift.relative(), drift.largest);
   };
-  fmt::print("{}: {} tokens, a {}, b {}\n", options.model, report.tokens, a.model.numerics->name,
-             b.model.numerics->name);
+  fmt::print("{}: {} tokens, a {}, b {}\n", options.model, report.tokens, options.side_a(), options.side_b());
   fmt::print("  {:<{}}  relative L2  largest difference\n", "after", width);
   line("embeddings", report.sublayers[0]);
   for (size_t i = 0; i < sublayers.size(); ++i) {
@@ -134,9 +151,10 @@ int run_compare(CompareOptions& options) {
   if ((options.has_prompt ? 1 : 0) + (options.file.empty() ? 0 : 1) + (options.ids.empty() ? 0 : 1) > 1) {
     fail(ErrorKind::kUsage, "compare: got more than one of -p, -f and --ids, expected at most one");
   }
-  const Stream stream = options.machine.stream();
-  verify::Side a(options.model, model::find_profile(options.a), stream);
-  verify::Side b(options.model, model::find_profile(options.b), stream);
+  split_devices(options);
+  const Stream stream_a = options.machine.stream(), stream_b = options.machine_b.stream();
+  verify::Side a(options.model, model::find_profile(options.a), stream_a);
+  verify::Side b(options.model, model::find_profile(options.b), stream_b);
   catch_interrupts();
   for (const std::string& warning : a.model.warnings) note("warning: " + warning);
   const std::vector<int32_t> tokens = read_tokens(options, a.model);
@@ -145,7 +163,7 @@ int run_compare(CompareOptions& options) {
   if (options.json) {
     fmt::print("{}\n", to_json(options, a, b, report).dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
-    print_table(options, a, b, report);
+    print_table(options, a, report);
   }
   check_finite(a.model.config, report);
   return 0;
@@ -158,7 +176,7 @@ std::function<int()> setup_compare(CLI::App& app) {
   app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
       ->required();
   add_profile(app, "--a", options->a, "Numeric profile to compare with");
-  add_profile(app, "--b", options->b, "Numeric profile that is compared")->required();
+  add_profile(app, "--b", options->b, "Numeric profile that is compared; with two devices that of --a is the default");
   CLI::Option* prompt =
       app.add_option("-p,--prompt", options->prompt, std::string("Text to run (default: stdin)") + kTakesEscapes);
   options->escapes.add_option(app, "-p");
@@ -168,6 +186,7 @@ std::function<int()> setup_compare(CLI::App& app) {
   add_integer(app, "-n,--n-predict,--predict", options->greedy, 0, kMaxGreedy, "Greedy tokens to go on with");
   app.add_flag("--json", options->json, "Results as JSON");
   options->machine.add_options(app);
+  app.get_option("--device")->description("Where the model is and runs: cpu, cuda, cuda:N; A,B: side a on A, b on B");
   return [options, prompt] {
     options->has_prompt = prompt->count() > 0;
     return run_compare(*options);

@@ -50,13 +50,14 @@ void Machine::add_cpu_options(CLI::App& app) {
 void Machine::add_compute(CLI::App& app) {
   compute = "auto";
   add_choice(app, "--compute", compute, {"auto", "f32", "bf16"},
-             "Products with bf16 weights; bf16 rounds their input, auto is f32");
+             "Products with bf16 weights; bf16 rounds their input; auto: f32, on a GPU bf16");
 }
 
 Stream Machine::stream() {
   Stream stream;
   stream.memory = &memory_of(device);
-  stream.compute = compute == "bf16" ? Compute::kBF16 : Compute::kF32;
+  const bool rounds = compute == "bf16" || (compute == "auto" && stream.memory->is_apart());
+  stream.compute = rounds ? Compute::kBF16 : Compute::kF32;
   stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
   pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());
   stream.pool = pool_.get();

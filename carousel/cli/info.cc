@@ -162,7 +162,9 @@ Json describe_model(const model::ModelFiles& files, const std::string& path, con
   Json parts = Json::array();
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
-  const model::ModelCost cost = model::measure_cost(files);
+  model::WeightTypes types;
+  types.simple_blocks = stream.memory->is_apart();
+  const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", path},
               {"model_type", config.model_type},
@@ -316,6 +318,11 @@ void print_model(const Json& model) {
   fmt::print("  state        {}{}{}\n", fixed > 0 ? whole : "", fixed > 0 && per_token > 0 ? ", and " : "",
              per_token > 0 ? growth : ", whatever its length");
   print_activations(model.at("activations"), model.contains("vocab_size"));
+  if (model.contains("device")) {
+    const auto free = model.at("bytes_available").get<int64_t>();
+    fmt::print("  device       {}: {} ({} bytes) free\n", model.at("device").get<std::string>(),
+               in_binary_units(static_cast<double>(free)), with_commas(free));
+  }
   if (model.contains("training")) print_training(model.at("training"));
   print_tokenizer(model.at("tokenizer"));
   for (const Json& warning : model.at("warnings")) fmt::print("  warning      {}\n", warning.get<std::string>());
@@ -324,7 +331,14 @@ void print_model(const Json& model) {
 Json describe_files(InfoOptions& options) {
   const model::ModelFiles files = model::open_model_files(options.path);
   const Stream stream = options.machine.stream();
+  if (options.train && stream.memory->is_apart()) {
+    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --train", options.machine.device);
+  }
   Json out = describe_model(files, options.path, stream);
+  if (stream.memory->is_apart()) {
+    out["device"] = options.machine.device;
+    out["bytes_available"] = stream.memory->available_bytes();
+  }
   Stream training = stream;
   training.compute = options.dtype == "bf16" ? Compute::kBF16 : Compute::kF32;
   if (options.train) out["training"] = describe_training(files, training, options.step);
@@ -358,7 +372,7 @@ std::function<int()> setup_info(CLI::App& app) {
   add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
   app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
   add_choice(app, "--dtype", options->dtype, {"f32", "bf16"}, "--train: the type of products");
-  options->machine.add_cpu_options(app);
+  options->machine.add_options(app);
   return [options] { return run_info(*options); };
 }
 

@@ -9,6 +9,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/meta_memory.h"
+#include "carousel/core/tensor.h"
 
 namespace carousel {
 namespace {
@@ -32,6 +33,7 @@ class HostMemory final : public Memory {
  public:
   Device device() const override { return Device::kCpu; }
   size_t granted(size_t size_bytes) const override { return host_granted(size_bytes); }
+  size_t available_bytes() const override { return available_memory_bytes(); }
 
   std::byte* allocate(size_t granted_bytes) override {
     if (granted_bytes == 0) return nullptr;

@@ -5,6 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
 
 namespace carousel {
 
@@ -12,6 +15,20 @@ enum class Device : uint8_t {
   kCpu,
   kMeta,  // shapes only: counts parameters, bytes and states without allocating
   kCuda,  // an NVIDIA GPU (cuda/gpu.h)
+};
+
+/// Work that a device recorded. run() asks the device for all of it again, on what its memory holds by then.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void run() = 0;
+};
+
+/// What a device reaches at best.
+struct DeviceRates {
+  double copy_gb_per_s = 0;     // read and written, from its memory to its memory
+  double f32_gflop_per_s = 0;   // multiply-adds, two operations each
+  double bf16_gflop_per_s = 0;  // of large products with sums in f32; 0 where it has no library for them
 };
 
 /// The memory of one device. Any thread may call any of its functions.
@@ -37,6 +54,16 @@ class Memory {
   static void copy(Memory& from, const std::byte* here, Memory& to, std::byte* there, size_t size_bytes) {
     (to.device() == Device::kCpu ? from : to).copy_between(from, here, to, there, size_bytes);
   }
+
+  /// Bytes that are free for allocate().
+  virtual size_t available_bytes() const { return SIZE_MAX; }
+  /// Whether record() records.
+  virtual bool records() const { return false; }
+  /// Records what `work` asks of the device, without running any of it; null where records() is false. `work` may
+  /// allocate, and must copy nothing between memories, which throws Error(kDevice). Other threads go on meanwhile.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& /*work*/) { return nullptr; }
+  /// The rates, as they are now; nothing where the code of the host is what works here (cpu/bounds.h).
+  virtual std::optional<DeviceRates> measure_rates() { return std::nullopt; }
 
   /// Blocks are 64-byte aligned; from 4 MiB on they are page-aligned and ask for huge pages.
   static Memory& host();

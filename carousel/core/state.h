@@ -108,6 +108,9 @@ class StateBatch {
   /// Moves every position on by its length. Call it once, after the forward.
   void advance(std::span<const int64_t> lengths);
 
+  /// Where the tables lie in a memory that is apart: kernels of one layout and number of states find them there as long
+  /// as this does not change.
+  const void* tables() const { return there_ == nullptr ? nullptr : there_->bytes(); }
   LayerStates layer(size_t first_entry) const { return LayerStates(this, first_entry); }
 
  private:

@@ -74,7 +74,8 @@ Gemm::Gemm(const GemmFunctions& functions) : functions_(functions) {
 /// cuBLASLt counts by columns: y^T [M, N] = w [M, K] x^T [K, N], where w is the transpose of what it reads.
 const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
   const std::lock_guard lock(planning_);
-  const Shape shape = {call.N, call.M, call.K, call.y_stride};
+  const bool wide_rows = reinterpret_cast<uintptr_t>(call.y) % 16 == 0 && call.y_stride % 4 == 0;
+  const Shape shape = {call.N, call.M, call.K, call.y_stride, wide_rows};
   if (const auto found = plans_.find(shape); found != plans_.end()) return found->second;
   Plan plan;
   const auto M = static_cast<uint64_t>(call.M), N = static_cast<uint64_t>(call.N), K = static_cast<uint64_t>(call.K);
@@ -90,8 +91,9 @@ const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
   const size_t bytes = kScratchBytes;
   check_blas(functions_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
              "a product");
-  // Columns of y begin at any element; x and w are whole tensors or rows of them.
-  const uint32_t aligned = 4, operand = 16;
+  // Columns of y may begin at any element; x and w are whole tensors or rows of them. Without aligned rows of y the
+  // library takes algorithms of less than half the rate.
+  const uint32_t aligned = wide_rows ? 16 : 4, operand = 16;
   for (const auto which : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES}) {
     check_blas(functions_.preference_set(preference, which, &operand, sizeof operand), "a product");
   }

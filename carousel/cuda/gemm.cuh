@@ -37,7 +37,7 @@ class Gemm {
     cublasLtMatrixLayout_t x, w, y;
     cublasLtMatmulAlgo_t algorithm;
   };
-  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // N, M, K, y_stride
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;  // N, M, K, y_stride, rows of y at 16 bytes
   const Plan& plan_of(const GemmCall& call);
 
   static constexpr size_t kScratchBytes = size_t{32} << 20;  // what NVIDIA asks for on Hopper

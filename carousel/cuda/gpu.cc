@@ -5,7 +5,9 @@
 //    while kernels that read it before are still waiting to run.
 // 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
 // once.
-// 3. A copy to the host waits for the queue.
+// 3. A copy to the host waits for the queue. It goes through pinned pieces too, which other threads may wait for.
+// 4. A thread that records (recording.cc) has its kernels in a queue of its own. Blocks are taken and released in the one
+//    queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"
 
 #include <algorithm>
@@ -73,6 +75,27 @@ void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, c
   check(cudaEventRecord(passed_[piece], stream), "copy to the GPU");
 }
 
+void Staging::fetch(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream) {
+  const auto bytes_of = [&](size_t i) { return std::min(piece_bytes_, size_bytes - i * piece_bytes_); };
+  const auto ask = [&](size_t i) {
+    const size_t piece = (next_ + i) % pieces_;
+    check(cudaEventSynchronize(passed_[piece]), "copy from the GPU");
+    check(cudaMemcpyAsync(pinned_ + piece * piece_bytes_, here + i * piece_bytes_, bytes_of(i), cudaMemcpyDeviceToHost,
+                          stream),
+          "copy from the GPU");
+    check(cudaEventRecord(passed_[piece], stream), "copy from the GPU");
+  };
+  const size_t count = (size_bytes + piece_bytes_ - 1) / piece_bytes_, ahead = std::min(count, pieces_ - 1);
+  for (size_t i = 0; i < ahead; ++i) ask(i);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t piece = (next_ + i) % pieces_;
+    check(cudaEventSynchronize(passed_[piece]), "waiting for the GPU");
+    std::memcpy(there + i * piece_bytes_, pinned_ + piece * piece_bytes_, bytes_of(i));
+    if (i + ahead < count) ask(i + ahead);
+  }
+  next_ = (next_ + count) % pieces_;
+}
+
 Gemm* Gpu::Impl::gemm() {
   std::call_once(gemm_opened_, [&] { gemm_ = open_gemm(); });
   return gemm_;
@@ -82,6 +105,8 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  is_hopper = attribute(cudaDevAttrComputeCapabilityMajor, index) == 9 &&
+              attribute(cudaDevAttrComputeCapabilityMinor, index) == 0;
   pooled = attribute(cudaDevAttrMemoryPoolsSupported, index) != 0;
   if (pooled) {
     cudaMemPool_t pool = nullptr;
@@ -90,6 +115,9 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   }
   counted = new CountedGpu;
+  check(cudaMalloc(&arrived, kArrivals * sizeof(int)), "memory for counters");
+  check(cudaMemset(arrived, 0, kArrivals * sizeof(int)), "memory for counters");
+  check(cudaDeviceSynchronize(), "memory for counters");
 }
 
 Gpu& Gpu::open(int index) {
@@ -143,12 +171,11 @@ std::byte* Gpu::allocate(size_t granted_bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // the error is told here, and not again by the next launch
     fail(ErrorKind::kDevice, "{}: out of memory: cannot allocate {} bytes, {} are free", name(), granted_bytes,
-         free_bytes());
+         available_bytes());
   }
   check(status, "allocation");
-  auto* const block = static_cast<std::byte*>(bytes);
-  zero(block, granted_bytes);
-  return block;
+  check(cudaMemsetAsync(bytes, 0, granted_bytes, impl_->stream), "zeroing");
+  return static_cast<std::byte*>(bytes);
 }
 
 void Gpu::release(std::byte* bytes, size_t) noexcept {
@@ -163,14 +190,15 @@ void Gpu::release(std::byte* bytes, size_t) noexcept {
 void Gpu::zero(std::byte* bytes, size_t size_bytes) {
   if (size_bytes == 0) return;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
-  check(cudaMemsetAsync(bytes, 0, size_bytes, impl_->stream), "zeroing");
+  check(cudaMemsetAsync(bytes, 0, size_bytes, impl_->queue()), "zeroing");
 }
 
 void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                        size_t size_bytes) {
   if (size_bytes == 0) return;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
-  const cudaStream_t stream = impl_->stream;
+  const cudaStream_t stream = impl_->queue();
+  if (&from != &to && impl_->is_recording()) fail(ErrorKind::kDevice, "{}: a copy cannot be recorded", name());
   if (&from == &to) {
     check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
   } else if (&to == this) {
@@ -182,18 +210,26 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
     }
   } else {
     CAROUSEL_ASSERT(to.device() == Device::kCpu);
-    check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
-    check(cudaStreamSynchronize(stream), "waiting for the GPU");
+    const std::lock_guard lock(impl_->copying);
+    impl_->large.fetch(here, there, size_bytes, stream);
   }
 }
 
 std::string Gpu::name() const { return fmt::format("cuda:{} ({})", impl_->index, impl_->name); }
 
-size_t Gpu::free_bytes() const {
+void Gpu::run_plain(uint32_t kernels) { impl_->plain = kernels; }
+
+size_t Gpu::available_bytes() const {
   size_t free = 0, total = 0;
   check(cudaSetDevice(impl_->index), "choosing the GPU");
   check(cudaMemGetInfo(&free, &total), "free memory");
-  return free;
+  if (!impl_->pooled) return free;
+  cudaMemPool_t pool = nullptr;
+  uint64_t reserved = 0, used = 0;
+  check(cudaDeviceGetDefaultMemPool(&pool, impl_->index), "memory pool");
+  check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
+  check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "memory pool");
+  return free + static_cast<size_t>(reserved - std::min(used, reserved));
 }
 
 }  // namespace carousel::cuda

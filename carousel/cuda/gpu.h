@@ -4,12 +4,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "carousel/core/memory.h"
 
 namespace carousel::cuda {
+
+/// Kernels beside which an older, plainer way to the same result is kept, to compare the two on one machine.
+enum class Fast : uint32_t {
+  kMlstm = 1,   // chunks of the mLSTM on tensor cores; else in f32
+  kStream = 2,  // products of few rows, 16 bytes of weights at a time; else an element
+  kSlstm = 4,   // the sLSTM in clusters of blocks, R in registers; else a block per head, R from the cache
+  kEarly = 8,   // kernels that start while the one before them ends; else one after the other
+};
 
 /// The memory of one GPU and its queue of work. Copies, and all kernels whose stream has this memory, run in the order
 /// of their calls; a copy to the host waits for what was called before it. Any thread may call any function.
@@ -28,8 +37,16 @@ class Gpu final : public Memory {
   std::byte* allocate(size_t granted_bytes) override;
   void release(std::byte* bytes, size_t granted_bytes) noexcept override;
   void zero(std::byte* bytes, size_t size_bytes) override;
+  /// What the driver and its pool have.
+  size_t available_bytes() const override;
+  bool records() const override { return true; }
+  /// As a CUDA graph.
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override;
+  std::optional<DeviceRates> measure_rates() override;
 
   std::string name() const;  // "cuda:0 (NVIDIA H200)"
+  /// Takes the plain way around these kernels from the next call on: a sum of Fast values, 0 by default.
+  void run_plain(uint32_t kernels);
 
   struct Impl;  // cuda/launch.cuh
   Impl& impl() const { return *impl_; }
@@ -37,7 +54,6 @@ class Gpu final : public Memory {
  private:
   explicit Gpu(int index);
   ~Gpu() override;
-  size_t free_bytes() const;
   void copy_between(const Memory& from, const std::byte* here, const Memory& to, std::byte* there,
                     size_t size_bytes) override;
 

@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 
@@ -17,14 +19,16 @@ void check(cudaError_t status, const char* what);
 
 class Gemm;
 
-/// Pinned pieces of host memory, through which copies to the GPU go one after the other. A piece may be written again
-/// when its event has passed.
+/// Pinned pieces of host memory, through which copies to and from the GPU go one after the other. A piece may be
+/// written again when its event has passed.
 class Staging {
  public:
   Staging(size_t pieces, size_t piece_bytes);
   size_t piece_bytes() const { return piece_bytes_; }
   /// Copies at most piece_bytes to the GPU, in the order of `stream`. `here` may change at once.
   void copy(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream);
+  /// Copies any number of bytes from the GPU, and waits for them.
+  void fetch(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream);
 
  private:
   static constexpr size_t kMost = 64;
@@ -38,14 +42,22 @@ struct Gpu::Impl {
   explicit Impl(int which);
 
   int index;
-  cudaStream_t stream = nullptr;
+  cudaStream_t stream = nullptr;  // the one queue of work
+  /// The queue that this thread's calls go to: `stream`, or the one that it records from.
+  cudaStream_t queue() const;
+  bool is_recording() const { return queue() != stream; }  // this thread
   int multiprocessors = 0;
   size_t shared_bytes = 0;  // that one block may have
   bool pooled = false;      // whether blocks come from the driver's pool
+  bool is_hopper = false;   // compute capability 9.0, which the code for sm_90a runs on
   char name[256];
   std::mutex copying;  // guards both stagings
   Staging small, large;
   Memory* counted = nullptr;
+  static constexpr int64_t kArrivals = int64_t{1} << 18;
+  int* arrived = nullptr;          // [kArrivals] zeros between kernels: counts blocks that have passed a point
+  std::atomic<uint32_t> plain{0};  // what Gpu::run_plain() was told
+  bool runs(Fast kernels) const { return (plain.load() & static_cast<uint32_t>(kernels)) == 0; }
   /// Opened by the first call, since few runs need it; null: cuBLASLt was not found.
   Gemm* gemm();
 
@@ -56,7 +68,7 @@ struct Gpu::Impl {
 
 /// The GPU of a stream, made the calling thread's.
 Gpu::Impl& gpu_of(const Stream& stream);
-inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).stream; }
+inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).queue(); }
 
 /// Checks launches: called after those of an op, since the first error is kept until it is asked for.
 inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
@@ -74,6 +86,49 @@ void allow_shared(Kernel* kernel, size_t bytes) {
   if (known.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "shared memory");
+}
+
+/// Launches a kernel that may start while the one before it in the queue still runs (programmatic dependent launch), so
+/// that its beginning is hidden. Such a kernel calls await_inputs() before it reads or writes what another kernel
+/// touches, and every thread of it does so.
+template <class... Params, class... Args>
+void launch_early(const Gpu::Impl& gpu, void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
+                  const Args&... args) {
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = gpu.queue();
+  config.attrs = &early;
+  config.numAttrs = gpu.is_hopper && gpu.runs(Fast::kEarly) ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), "a launch");
+}
+#if defined(__CUDACC__)
+/// Waits until the kernels before this one have ended, and what they wrote is seen. The kernel after this one may
+/// start.
+__device__ inline void await_inputs() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#endif
+
+/// Blocks of a kernel that the GPU runs at a time.
+template <class Kernel>
+int64_t resident_blocks(const Gpu::Impl& gpu, Kernel* kernel, int threads, size_t shared_bytes) {
+  thread_local size_t known_bytes = SIZE_MAX;  // of this kernel's type: others of the same type have other answers
+  thread_local Kernel* known = nullptr;
+  thread_local int blocks = 0;
+  if (known != kernel || known_bytes != shared_bytes) {
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes), "occupancy");
+    known = kernel;
+    known_bytes = shared_bytes;
+  }
+  return int64_t{gpu.multiprocessors} * std::max(blocks, 1);
 }
 
 constexpr int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }

@@ -9,7 +9,8 @@
 // 3. A tick takes all its rows or none. A stopped forward puts back every state it was given; history, read and pending
 //    change only after a forward that was not stopped.
 // 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
-// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. Where
+// 5. A slab of a prompt ends where its sequence's position is a multiple of prefill_rows(), or at the prompt's end.
+// Where
 //    ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So
 //    the rest of the batch decides which tick reads a row, and no result.
 // 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
@@ -29,7 +30,7 @@ namespace carousel::generate {
 namespace {
 
 // The most rows one forward takes when several prompts wait: bounds its activations.
-constexpr int64_t kTickRows = 4 * model::kPrefillRows;
+constexpr int64_t kTickRows = 2048;  // or a slab, where that is larger
 
 void check_request(const Request& request, int64_t vocab_size) {
   if (request.prompt.empty() && !request.logits.defined()) {
@@ -143,7 +144,8 @@ int64_t Batcher::slab_of(const Sequence& sequence, const Rows& taken) const {
   const auto left = static_cast<int64_t>(sequence.rest().size());
   if (!sequence.reading()) return left;
   const int64_t pos = sequence.state.pos();
-  int64_t whole = std::min(model::kPrefillRows - pos % model::kPrefillRows, left);
+  const int64_t slab = model::prefill_rows(*runner_.stream().memory);
+  int64_t whole = std::min(slab - pos % slab, left);
   const std::vector<int64_t>& marks = sequence.request->marks;
   const auto mark = std::upper_bound(marks.begin(), marks.end(), pos);
   if (mark != marks.end()) whole = std::min(whole, *mark - pos);
@@ -215,32 +217,37 @@ Tensor Batcher::forward(bool prompts) {
   return hidden;
 }
 
+/// Moves every sequence of the forward past the rows that it ran.
+void Batcher::note_rows() {
+  auto first = tokens_.begin();
+  for (size_t b = 0; b < batch_.size(); ++b) {
+    Sequence& sequence = *batch_[b];
+    const auto end = first + static_cast<std::ptrdiff_t>(lengths_[b]);
+    sequence.logits = Tensor();
+    if (sequence.request->keep_state) sequence.history.insert(sequence.history.end(), first, end);
+    if (sequence.reading()) {
+      sequence.read += static_cast<size_t>(lengths_[b]);
+      report_mark(sequence);
+    } else {
+      sequence.pending.reset();
+    }
+    first = end;
+  }
+}
+
 Batcher::Rows Batcher::tick() {
   for (auto& sequence : born_) live_.push_back(std::move(sequence));
   born_.clear();
   sampled_ = 0;
   Rows rows = gather();
   Tensor logits;  // [R, V]
-  if (!tokens_.empty()) {
+  if (!tokens_.empty() && rows.prompt == 0 && due_.size() == tokens_.size()) {
+    logits = runner_.next_logits(tokens_, states_);
+    note_rows();
+  } else if (!tokens_.empty()) {
     const Tensor hidden = forward(rows.prompt > 0);
     if (!hidden.defined()) return {};
-    size_t begin = 0;
-    for (size_t b = 0; b < batch_.size(); ++b) {
-      Sequence& sequence = *batch_[b];
-      const auto length = static_cast<size_t>(lengths_[b]);
-      sequence.logits = Tensor();
-      const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(begin);
-      if (sequence.request->keep_state) {
-        sequence.history.insert(sequence.history.end(), first, first + static_cast<std::ptrdiff_t>(length));
-      }
-      if (sequence.reading()) {
-        sequence.read += length;
-        report_mark(sequence);
-      } else {
-        sequence.pending.reset();
-      }
-      begin += length;
-    }
+    note_rows();
     if (!due_.empty()) logits = due_logits(hidden);
   }
   // Those that came with logits have nothing to run before their first token.

@@ -117,6 +117,7 @@ class Batcher {
   void finish(Sequence& sequence, const Tensor& logits);
   void sweep();
   Tensor forward(bool prompts);
+  void note_rows();
   void prime(Sequence& sequence) const;
 
   const model::Model& model_;

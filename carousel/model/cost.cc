@@ -16,7 +16,8 @@ namespace {
 // Counts parameters one after the other. Of the experts' parameters a token reads the chosen share.
 class Counter {
  public:
-  Counter(const ModelFiles& files, const WeightTypes& types) : files_(files), types_(types) {}
+  Counter(const ModelFiles& files, const WeightTypes& types, Memory& memory)
+      : files_(files), types_(types), memory_(memory) {}
 
   void add(const ParamRecord& record) {
     if (record.init.kind == Init::Kind::kMask) return;  // a mask belongs to a parameter, and is none itself
@@ -34,7 +35,7 @@ class Counter {
     const int64_t rows = record.shape[0], cols = record.shape[1];
     const Init& init = record.init;
     const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
-    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, Memory::meta());
+    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, memory_.counted());
     const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
@@ -75,6 +76,7 @@ class Counter {
   double shared_bytes_ = 0, shared_multiplies_ = 0, shared_masked_ = 0;
   const ModelFiles& files_;
   const WeightTypes& types_;
+  Memory& memory_;
 };
 
 /// The mask a projection has in the files, else the one that is drawn.
@@ -144,8 +146,8 @@ ModelFiles open_model_files(const std::string& path) {
   return files;
 }
 
-ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
-  Counter counter(files, types);
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types, Memory& memory) {
+  Counter counter(files, types, memory);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
   ShapeSource source([&](const ParamRecord& record) { counter.add(record); }, stored_masks(stored, files));
   declare_params(files.config, source, files.place.config);
@@ -153,7 +155,7 @@ ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types) {
 }
 
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where) {
+                  const std::string& where, Memory& memory) {
   const StoredParams stored(config, &checkpoint, where);
   size_t bytes = 0;
   ShapeSource source([&](const ParamRecord& record) {
@@ -167,7 +169,7 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
     const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
     const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
     if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
-    bytes += weight_for(record.init, rows, cols, dtype, record.layout, Memory::meta()).size_bytes();
+    bytes += weight_for(record.init, rows, cols, dtype, record.layout, memory.counted()).size_bytes();
   });
   declare_params(config, source, where);
   return bytes;
@@ -209,15 +211,16 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
 Activations measure_activations(const Model& model, const Stream& stream) {
   const Stream meta = on_meta(stream);
   Activations out;
-  out.prompt_rows = kPrefillRows;
+  const int64_t rows = prefill_rows(*meta.memory);
+  out.prompt_rows = rows;
   if (model.lm) {
     State state;
     out.decode_bytes = decode_activations(*model.lm, meta, *model.numerics);
-    out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, kPrefillRows, state);
+    out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, rows, state);
     out.state_bytes = state.bytes();
   } else if (model.regressor) {
     out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).first;
-    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, kPrefillRows);
+    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, rows);
   } else {
     out.prompt_rows = model.forecaster->patches().tokens();
     std::tie(out.prompt_bytes, out.state_bytes) = run_context(*model.forecaster, meta);

@@ -42,12 +42,13 @@ struct ModelCost {
   int64_t masked = 0;         // weights that wirings mask
   int64_t active_masked = 0;  // how many of these a token would be computed with
 };
-/// `types`: the types of matrices that do not keep the files' own.
-ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {});
+/// What a model costs in `memory`. `types`: the types of matrices that do not keep the files' own. Throws
+/// Error(kDevice) for what the memory's device cannot hold.
+ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {}, Memory& memory = Memory::host());
 
-/// Bytes that a checkpoint's weights take in memory with these types, matrices used in the mapped file aside.
+/// Bytes that a checkpoint's weights take in `memory` with these types, matrices used in the mapped file aside.
 size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where);
+                  const std::string& where, Memory& memory = Memory::host());
 
 /// The model that loading `files` with these types would give, on meta and without its tokenizer: it has shapes, and
 /// runs on a stream of meta's memory.
@@ -59,7 +60,7 @@ Model model_on_meta(const ModelFiles& files, const WeightTypes& types = {});
 struct Activations {
   size_t decode_bytes = 0;  // after a single row and its logits, where the model has any; 0 for a forecaster
   size_t prompt_bytes = 0;  // after prompt_rows rows and the logits of the last
-  int64_t prompt_rows = 0;  // kPrefillRows, which longer prompts are cut into; of a forecaster, a whole context
+  int64_t prompt_rows = 0;  // prefill_rows(), which longer prompts are cut into; of a forecaster, a whole context
   size_t state_bytes = 0;   // of the sequence, after prompt_rows rows
 };
 /// `model` may lie on the stream's memory or on meta.

@@ -275,8 +275,11 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
 }  // namespace
 
 Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-           const WeightTypes& types, const std::string& adapter) {
-  check_profile(numerics, *stream.memory);
+           const WeightTypes& given_types, const std::string& adapter) {
+  Memory& memory = *stream.memory;
+  check_profile(numerics, memory);
+  WeightTypes types = given_types;
+  types.simple_blocks = memory.is_apart();
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     const bool config_alone = !is_folder(path);
@@ -285,14 +288,15 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  const bool as_stored = types.own() && !types.mapped;
-  const bool on_host = !stream.memory->is_apart();  // another memory says itself what does not fit
-  if (on_host && as_stored) check_memory(held_bytes(checkpoint), place.weights);
+  const bool as_stored = types.own() && !types.mapped && !types.simple_blocks;
+  if (as_stored) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
-  if (on_host && !as_stored) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
+  if (!as_stored) {
+    check_memory(held_bytes(model.config, checkpoint, types, place.config, memory), place.weights, "weights", memory);
+  }
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);
@@ -311,9 +315,8 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   finish_parameters(model, params, checkpoint, place.weights);
   if (files) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ files->hash());
   const Activations needed = measure_activations(model, stream);
-  if (on_host) {
-    check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence");
-  }
+  check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence",
+               memory);
   if (kind != ModelKind::kLanguage) return model;
   load_tokenizer(model, place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
@@ -382,11 +385,11 @@ ModelSize measure(const ModelConfig& config, const std::string& where) {
   return size;
 }
 
-void check_memory(size_t needed_bytes, const std::string& where, const char* what) {
-  const size_t available_bytes = available_memory_bytes();
+void check_memory(size_t needed_bytes, const std::string& where, const char* what, const Memory& memory) {
+  const size_t available_bytes = memory.available_bytes();
   if (needed_bytes <= available_bytes) return;
-  fail(ErrorKind::kInput, "{}: {} of {} bytes, expected at most the {} bytes of memory available", where, what,
-       needed_bytes, available_bytes);
+  fail(ErrorKind::kInput, "{}: {} of {} bytes, expected at most the {} bytes of {} available", where, what,
+       needed_bytes, available_bytes, memory.is_apart() ? "the GPU's memory" : "memory");
 }
 
 }  // namespace carousel::model

@@ -114,8 +114,9 @@ Json read_config(const std::string& path);
 void write_initialised(const std::string& config_path, uint64_t seed, DType dtype, const std::string& out,
                        const std::function<bool(double)>& progress = {}, const Numerics& numerics = Numerics::native());
 
-/// Throws Error(kInput) when the system cannot give that much memory now, rather than being killed half way. `what`
-/// takes it, in the message.
-void check_memory(size_t needed_bytes, const std::string& where, const char* what = "weights");
+/// Throws Error(kInput) when `memory` does not have that much now, rather than being killed half way. `what` takes it,
+/// in the message.
+void check_memory(size_t needed_bytes, const std::string& where, const char* what = "weights",
+                  const Memory& memory = Memory::host());
 
 }  // namespace carousel::model

@@ -34,11 +34,13 @@ struct WeightTypes {
   /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
   /// The type that a matrix stored as `stored` is held in: the one set for it, or `stored` where none is set, or where
-  /// a block type is set and rows of `cols` are no whole blocks. With a mask it is Q8 in place of any block type but
-  /// Q4.
+  /// a block type is set and rows of `cols` are no whole blocks. With a mask, or with `simple_blocks`, it is Q8 in
+  /// place of any block type but Q4.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
+  /// The device multiplies by Q8 and Q4 alone of the block types.
+  bool simple_blocks = false;
   /// Matrices that keep the file's type and order are read from the mapped file.
   bool mapped = false;
   /// Whether a matrix is read from the mapped file: `mapped` is set, the matrix is used as the file has it, and its

@@ -52,6 +52,7 @@ class Pass {
   const Stream& stream() const { return stream_; }
   /// From now on `observer` is told the residual stream of every forward; null: nobody is told.
   void observe(Observer* observer) { observer_ = observer; }
+  bool is_observed() const { return observer_ != nullptr; }
   /// From now on `stop` (if not empty) is asked between the sublayers of every forward. True ends the forward with
   /// Error(kCancelled); its states then hold nothing of use.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }

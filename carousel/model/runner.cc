@@ -3,6 +3,7 @@
 #include "carousel/model/runner.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "carousel/core/assert.h"
 #include "carousel/ops/rows/rows.h"
@@ -30,9 +31,10 @@ Tensor Runner::forward(std::span<const int32_t> tokens, std::span<const int64_t>
 Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std::function<bool()>& stop) {
   Tensor last;
   const auto end = static_cast<int64_t>(tokens.size());
+  const int64_t rows_at_once = prefill_rows(*stream().memory);
   for (int64_t begin = 0; begin < end;) {
     if (stop && stop()) break;
-    const int64_t slab = std::min(kPrefillRows - state.pos() % kPrefillRows, end - begin);
+    const int64_t slab = std::min(rows_at_once - state.pos() % rows_at_once, end - begin);
     State* const states[] = {&state};
     const int64_t lengths[] = {slab};
     last = Tensor();
@@ -49,6 +51,23 @@ Tensor Runner::prefill(std::span<const int32_t> tokens, State& state, const std:
 Tensor Runner::logits(const Tensor& hidden) {
   Ctx ctx = pass_.ctx();
   return lm_.logits(ctx, hidden);
+}
+
+Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* const> states) {
+  Memory& memory = *stream().memory;
+  Tensor there;
+  if (pass_.is_observed() || !memory.records()) {
+    const std::vector<int64_t> lengths(tokens.size(), 1);
+    there = logits(forward(tokens, states, lengths));
+  } else {
+    if (replay_ == nullptr) replay_ = std::make_unique<Replay>(lm_, stream(), numerics_);
+    there = replay_->next_logits(tokens, states);
+  }
+  if (&memory == &Memory::host()) return there;
+  Tensor here = on_host_.empty(there.shape());
+  Memory::copy(memory, static_cast<const std::byte*>(there.raw()), Memory::host(), static_cast<std::byte*>(here.raw()),
+               here.size_bytes());
+  return here;
 }
 
 }  // namespace carousel::model

@@ -4,21 +4,25 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 
 #include "carousel/model/lm.h"
 #include "carousel/model/pass.h"
+#include "carousel/model/replay.h"
 
 namespace carousel::model {
 
-/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit.
+/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit. A device
+/// apart needs more rows at a time to be busy.
 constexpr int64_t kPrefillRows = 512;
+inline int64_t prefill_rows(const Memory& memory) { return memory.is_apart() ? 8 * kPrefillRows : kPrefillRows; }
 
 class Runner {
  public:
   /// All must outlive the runner. Not for use by two threads at once.
   Runner(const Lm& lm, const Stream& stream, const Numerics& numerics = Numerics::native())
-      : lm_(lm), pass_(stream, numerics) {}
+      : lm_(lm), numerics_(numerics), pass_(stream, numerics) {}
 
   /// The next lengths[s] tokens of every sequence s, laid end to end in `tokens`; every state moves on by its length.
   /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed
@@ -34,6 +38,10 @@ class Runner {
   /// hidden [rows, D] -> logits [rows, V] f32.
   Tensor logits(const Tensor& hidden);
 
+  /// forward() of a token per sequence, and its logits [B, V] on the host, in memory that is used again once they are
+  /// dropped. A device that records runs recorded work (model/replay.h).
+  Tensor next_logits(std::span<const int32_t> tokens, std::span<State* const> states);
+
   Pass& pass() { return pass_; }
   Arena& arena() { return pass_.arena(); }
   const Stream& stream() const { return pass_.stream(); }
@@ -46,7 +54,10 @@ class Runner {
 
  private:
   const Lm& lm_;
+  const Numerics& numerics_;
   Pass pass_;
+  std::unique_ptr<Replay> replay_;  // null before the first step that it runs
+  Arena on_host_;                   // of logits
 };
 
 }  // namespace carousel::model

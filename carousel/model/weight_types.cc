@@ -21,8 +21,8 @@ DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout la
                         DType stored) const {
   const DType wanted = of(name, layout, init).value_or(stored);
   const DType held = cols % static_cast<int64_t>(block_values(wanted)) != 0 ? stored : wanted;
-  const bool sparse = init.mask != nullptr && is_block(held) && !is_simple_block(held);
-  return sparse ? DType::kQ8 : held;
+  const bool simple = init.mask != nullptr || simple_blocks;
+  return simple && is_block(held) && !is_simple_block(held) ? DType::kQ8 : held;
 }
 
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {

@@ -122,8 +122,9 @@ DriftReport measure_drift(Side& a, Side& b, std::span<const int32_t> tokens, int
   Comparing comparing(a, b);
   const auto count = static_cast<int64_t>(tokens.size());
   progress(0, count);
-  for (int64_t begin = 0; begin < count && !stop(); begin += model::kPrefillRows) {
-    const int64_t rows = std::min(model::kPrefillRows, count - begin);
+  constexpr int64_t kRows = 512;
+  for (int64_t begin = 0; begin < count && !stop(); begin += kRows) {
+    const int64_t rows = std::min(kRows, count - begin);
     comparing.slab(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(rows)));
     progress(begin + rows, count);
   }

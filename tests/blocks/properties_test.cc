@@ -13,15 +13,15 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/model/stack.h"
 #include "tests/blocks/random_params.h"
-#include "tests/isas.h"
 #include "tests/slow.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
 
 struct Param {
   std::string block;
-  Isa isa;
+  Target target;
   DType weights = DType::kF32;
 };
 
@@ -33,7 +33,8 @@ struct Sequence {
 
 class Subject {
  public:
-  Subject(const Param& param, int threads) : pool_(threads), stream_{&Memory::host(), param.isa, &pool_} {
+  Subject(const Param& param, int threads)
+      : pool_(threads), stream_{param.target.memory, param.target.isa, &pool_}, arena_(*param.target.memory) {
     const model::ModelConfig config = stack_of(param.block);
     RandomParams source(stream_, param.weights);
     stack_ = std::make_unique<model::Stack>(config, Params(source, ""), "test");
@@ -49,7 +50,8 @@ class Subject {
       seqs.offsets.push_back(seqs.offsets.back() + lengths[s]);
       states.push_back(&sequences[s]->state);
     }
-    Tensor x = arena_.empty(Shape{seqs.rows(), kWidth});
+    Memory& memory = *stream_.memory;
+    Tensor x(Shape{seqs.rows(), kWidth}, DType::kF32);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const Tensor& rows = sequences[s]->x;  // read round and round
       for (int64_t i = 0; i < lengths[s]; ++i) {
@@ -59,8 +61,9 @@ class Subject {
     }
     Ctx ctx{stream_, arena_};
     StateBatch batch;
-    batch.bind(layout(), states, lengths);
-    const Tensor y = stack_->forward(ctx, x, seqs, &batch);
+    seqs.bring_to(memory);
+    batch.bind(layout(), states, lengths, memory);
+    const Tensor y = stack_->forward(ctx, x.to(memory), seqs, &batch).to_host();
     batch.advance(lengths);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const float* rows = y.f32() + seqs.offsets[s] * kWidth;
@@ -75,6 +78,18 @@ class Subject {
   }
 
   const StateLayout& layout() const { return stack_->state_layout(); }
+  /// What the layout states, each block as the memory grants it.
+  size_t bytes_at(int64_t pos) const {
+    const Memory& memory = *stream_.memory;
+    if (!memory.is_apart()) return layout().bytes_at(pos);
+    size_t bytes = memory.granted(layout().fixed_bytes());
+    for (const StateLayout::Entry& entry : layout().entries()) {
+      const size_t page_bytes = static_cast<size_t>(entry.spec.shape.count()) * sizeof(float);
+      if (entry.spec.per_token)
+        bytes += static_cast<size_t>((pos + kPageRows - 1) / kPageRows) * memory.granted(page_bytes);
+    }
+    return bytes;
+  }
   size_t arena_bytes() const { return arena_.size_bytes(); }
 
  private:
@@ -107,6 +122,7 @@ bool same_state(const Sequence& a, const Sequence& b, const StateLayout& layout)
 }
 
 double relative(const std::vector<float>& got, const std::vector<float>& expected) {
+  if (expected.empty()) return 0;
   double error = 0;
   double norm = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -194,7 +210,9 @@ TEST_P(BlockProperties, SavedAndLoadedEqualsKept) {
   EXPECT_TRUE(same_state(kept, loaded, subject.layout()));
 }
 
+// On a GPU products sum in another order where there are few rows (docs/numerics.md).
 TEST_P(BlockProperties, ASequenceAloneEqualsBatchedInAnyOrder) {
+  const bool to_the_bit = GetParam().target.on_host();
   const std::vector<int64_t> first{0, 1, 5, 64, 70, 130};
   const std::vector<int64_t> second{3, 1, 66, 1, 0, 20};
   std::vector<Sequence> alone;
@@ -217,6 +235,10 @@ TEST_P(BlockProperties, ASequenceAloneEqualsBatchedInAnyOrder) {
     }
     std::rotate(order.begin(), order.begin() + 1 + round, order.end());
     for (size_t s = 0; s < first.size(); ++s) {
+      if (!to_the_bit) {
+        EXPECT_LE(relative(batched[s].y, alone[s].y), 2e-5) << "sequence " << s << ", round " << round;
+        continue;
+      }
       EXPECT_TRUE(same_bits(batched[s].y, alone[s].y)) << "sequence " << s << ", round " << round;
       EXPECT_TRUE(same_state(batched[s], alone[s], subject.layout())) << "sequence " << s;
     }
@@ -255,7 +277,7 @@ TEST_P(BlockProperties, ALongStreamStaysFiniteAndInTheMemoryItsLayoutStates) {
     subject.run({&slab}, {512});
     state = std::move(slab.state);
     if (done == 512) arena_bytes = subject.arena_bytes();
-    ASSERT_EQ(state.bytes(), subject.layout().bytes_at(state.pos()));
+    ASSERT_EQ(state.bytes(), subject.bytes_at(state.pos()));
     ASSERT_TRUE(std::all_of(slab.y.begin(), slab.y.end(), [](float v) { return std::isfinite(v); })) << "at " << done;
   }
   EXPECT_GE(state.pos(), total);
@@ -267,10 +289,13 @@ TEST_P(BlockProperties, ALongStreamStaysFiniteAndInTheMemoryItsLayoutStates) {
 
 std::vector<Param> subjects() {
   std::vector<Param> out;
-  for (const Isa isa : tested_isas()) {
+  for (const Target& target : targets()) {
     for (const DType weights : {DType::kF32, DType::kQ8, DType::kQ4}) {
-      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, isa, weights});
-      for (const char* stack : {"all", "all_wired", "mlstm_wired"}) out.push_back({stack, isa, weights});
+      if (!target.on_host() && weights != DType::kF32) continue;  // experts and small cells in blocks are not there
+      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, target, weights});
+      out.push_back({"all", target, weights});
+      if (!target.on_host()) continue;  // nor are masks
+      for (const char* stack : {"all_wired", "mlstm_wired"}) out.push_back({stack, target, weights});
     }
   }
   return out;
@@ -278,7 +303,7 @@ std::vector<Param> subjects() {
 
 INSTANTIATE_TEST_SUITE_P(Registry, BlockProperties, testing::ValuesIn(subjects()), [](const auto& named) {
   const std::string weights = is_block(named.param.weights) ? "_" + std::string(dtype_name(named.param.weights)) : "";
-  return named.param.block + "_" + std::string(cpu::isa_name(named.param.isa)) + weights;
+  return named.param.block + "_" + named.param.target.name() + weights;
 });
 
 TEST(Registry, UnknownBlockListsTheKnownOnes) {

@@ -26,13 +26,13 @@ class RandomParams : public ParamSource {
   Weight matrix(const std::string&, int64_t rows, int64_t cols, Weight::Layout layout, const Init& init) override {
     const Tensor values = draw(Shape{rows, cols}, 0, 1 / std::sqrt(static_cast<double>(cols)));
     if (init.mask) impose_mask(*init.mask, values.f32());
-    Weight weight = weight_for(init, rows, cols, dtype_, layout);
+    Weight weight = weight_for(init, rows, cols, dtype_, layout, *stream_.memory);
     weight.write_rows(stream_, 0, rows, values.raw(), DType::kF32);
     return weight;
   }
   Tensor tensor(const std::string& name, const Shape& shape, const Init&) override {
     const bool scale = name.find("norm") != std::string::npos && name.ends_with("weight");
-    return draw(shape, scale ? 1 : 0, scale ? 0.3 : 0.7);
+    return draw(shape, scale ? 1 : 0, scale ? 0.3 : 0.7).to(*stream_.memory);
   }
 
  private:

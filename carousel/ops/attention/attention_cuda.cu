@@ -1,37 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention on the GPU: new keys and values are written to their pages, then a block per row and query head passes over
-// the pages with a running maximum (arXiv:1805.02867), span by span, and joins the spans in their order. A row meets
-// the same pages with the same operations whatever is beside it.
+// Attention on the GPU: new keys and values are written to their pages, then blocks pass over the pages with a running
+// maximum (arXiv:1805.02867), span by span. A row's spans are cut into splits by its own position. Spans are joined in
+// their order to splits, and splits to the row: by one block per row and query head where there are many, else by a
+// block per split, so that a single row occupies the GPU too. A row meets the same pages with the same operations
+// either way and whatever is beside it.
 #include <cmath>
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
-#include "carousel/cuda/reduce.cuh"
-#include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/attention/attention_cpu.h"
+#include "carousel/ops/attention/attention_tiles_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPage = static_cast<int>(kPageRows);
 constexpr int kHalves = kThreads / kPage;  // threads that share the dot product of a key
-
-struct AttentionCall {
-  ops::AttentionArgs args;
-  float *own_k, *own_v;  // pages of a batch that keeps no state: [rows / 64 + B, G, d, 64]
-
-  __device__ int64_t page_floats() const { return args.kv_heads * args.head_dim * kPage; }
-  /// Page p of sequence s. A batch without states has its pages end to end, with room for one begun page each.
-  __device__ float* page(float* const* const* table, float* own, int64_t s, int64_t p) const {
-    return table != nullptr ? table[s][p] : own + (args.seqs.there[s] / kPage + s + p) * page_floats();
-  }
-  __device__ float* k_page(int64_t s, int64_t p) const { return page(args.k_pages, own_k, s, p); }
-  __device__ float* v_page(int64_t s, int64_t p) const { return page(args.v_pages, own_v, s, p); }
-  __device__ const float* row(int64_t n) const {
-    return static_cast<const float*>(args.qkv.data) + n * args.qkv.stride;
-  }
-};
+constexpr int64_t kFewRows = 1024;         // rows times heads up to which each split has a block
 
 /// The block's out = rotate(norm(x)) * scale of one head at position `pos`; `stride` floats between the elements of
 /// out.
@@ -59,6 +43,7 @@ __device__ void prepare(const ops::AttentionArgs& args, const float* x, const fl
 
 /// A block per row and key head.
 __global__ void write_pages(AttentionCall call) {
+  await_inputs();
   const ops::AttentionArgs& args = call.args;
   const int64_t n = blockIdx.x, g = blockIdx.y, d = args.head_dim;
   const int64_t s = sequence_of_row(args.seqs.there, args.seqs.batch, n);
@@ -112,68 +97,153 @@ __device__ void join(const Sums& span, int64_t d, Sums* all) {
   all->max = best;
 }
 
-/// A block per row and query head.
-__global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
-  extern __shared__ float memory[];
-  const ops::AttentionArgs& args = call.args;
-  const int64_t n = blockIdx.x, h = blockIdx.y, d = args.head_dim, g = h / (args.heads / args.kv_heads);
-  const int64_t s = sequence_of_row(args.seqs.there, args.seqs.batch, n);
-  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-  const int64_t pos = seq.pos + n - seq.first_row;
-  const int64_t first_key = args.window > 0 && pos + 1 > args.window ? pos + 1 - args.window : 0;
-  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
-  float *const q = memory, *const p = q + d, *const o = p + kHalves * kPage, *const span_o = o + d;
-  prepare(args, call.row(n) + h * d, args.q_norm, pos, 1.0f / sqrtf(static_cast<float>(d)), q, 1);
-  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) o[i] = 0;
-  __syncthreads();
-  Sums all = {o, -INFINITY, 0};
-  for (int64_t span = first_key / ops::kAttentionSpan; span <= pos / ops::kAttentionSpan; ++span) {
-    Sums sums = {span_o, -INFINITY, 0};
-    for (int64_t i = threadIdx.x; i < d; i += blockDim.x) span_o[i] = 0;
-    const int64_t first_page = first_key / kPage > span * kPages ? first_key / kPage : span * kPages;
-    const int64_t last_page = pos / kPage < (span + 1) * kPages ? pos / kPage : (span + 1) * kPages - 1;
-    for (int64_t page = first_page; page <= last_page; ++page) {
-      const int64_t before = first_key - page * kPage, after = pos - page * kPage;
-      const int first = before > 0 ? static_cast<int>(before) : 0;
-      const int last = after < kPage ? static_cast<int>(after) : kPage - 1;
-      take_page(q, call.k_page(s, page) + g * d * kPage, call.v_page(s, page) + g * kPage * d, d, first, last, p,
-                &sums);
-    }
-    join(sums, d, &all);
+/// What a block reads of one row and query head.
+struct RowWork {
+  int64_t s, h, g, pos, first_key;
+
+  __device__ RowWork(const ops::AttentionArgs& args, int64_t n, int64_t head)
+      : s(sequence_of_row(args.seqs.there, args.seqs.batch, n)), h(head), g(head / (args.heads / args.kv_heads)) {
+    const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
+    pos = seq.pos + n - seq.first_row;
+    first_key = args.window > 0 && pos + 1 > args.window ? pos + 1 - args.window : 0;
   }
-  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + h * d;
-  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = o[i] / all.total;
+  /// The first span of split i; that of split kSplits is the end of the last one.
+  __device__ int64_t first_span(int i) const {
+    const int64_t first = first_key / ops::kAttentionSpan, count = pos / ops::kAttentionSpan + 1 - first;
+    return first + i * count / kSplits;
+  }
+};
+
+/// The block's scratch memory.
+struct RowMemory {
+  float *q, *p, *o, *split_o, *span_o;  // [d], [2, 64], [d], [d], [d]
+
+  __device__ RowMemory(float* memory, int64_t d)
+      : q(memory), p(q + d), o(p + kHalves * kPage), split_o(o + d), span_o(split_o + d) {}
+};
+
+__device__ void clear(float* o, int64_t d) {
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) o[i] = 0;
 }
 
-AttentionCall lay_out(const ops::AttentionArgs& args, cpu::Workspace* workspace) {
-  AttentionCall call = {args, nullptr, nullptr};
+/// The sums over the spans of split i, in memory.split_o.
+__device__ Sums sum_split(const AttentionCall& call, const RowWork& work, const RowMemory& memory, int i) {
+  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
+  const int64_t d = call.args.head_dim;
+  Sums split = {memory.split_o, -INFINITY, 0};
+  clear(split.o, d);
+  for (int64_t span = work.first_span(i), end = work.first_span(i + 1); span < end; ++span) {
+    Sums sums = {memory.span_o, -INFINITY, 0};
+    clear(sums.o, d);
+    const int64_t first_page = max(work.first_key / kPage, span * kPages);
+    const int64_t last_page = min(work.pos / kPage, (span + 1) * kPages - 1);
+    for (int64_t page = first_page; page <= last_page; ++page) {
+      const int first = static_cast<int>(max(work.first_key - page * kPage, int64_t{0}));
+      const int last = static_cast<int>(min(work.pos - page * kPage, int64_t{kPage - 1}));
+      take_page(memory.q, call.k_page(work.s, page) + work.g * d * kPage,
+                call.v_page(work.s, page) + work.g * kPage * d, d, first, last, memory.p, &sums);
+    }
+    join(sums, d, &split);
+  }
+  return split;
+}
+
+/// A block per row and query head, and split where call.splits is there.
+__global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
+  await_inputs();
+  extern __shared__ float shared_memory[];
+  const ops::AttentionArgs& args = call.args;
+  const int64_t n = blockIdx.x, d = args.head_dim;
+  const RowWork work(args, n, blockIdx.y);
+  const RowMemory memory(shared_memory, d);
+  const auto one = static_cast<int>(blockIdx.z);
+  if (call.splits != nullptr && work.first_span(one) == work.first_span(one + 1)) return;
+  prepare(args, call.row(n) + work.h * d, args.q_norm, work.pos, 1.0f / sqrtf(static_cast<float>(d)), memory.q, 1);
+  __syncthreads();
+  if (call.splits != nullptr) {
+    const Sums split = sum_split(call, work, memory, one);
+    float* const out = call.splits + ((n * args.heads + work.h) * kSplits + one) * (d + 2);
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = split.o[i];
+    if (threadIdx.x == 0) out[d] = split.max;
+    if (threadIdx.x == 0) out[d + 1] = split.total;
+    return;
+  }
+  Sums all = {memory.o, -INFINITY, 0};
+  clear(all.o, d);
+  for (int i = 0; i < kSplits; ++i) {
+    if (work.first_span(i) < work.first_span(i + 1)) join(sum_split(call, work, memory, i), d, &all);
+  }
+  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + work.h * d;
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = all.o[i] / all.total;
+}
+
+/// A block per row and query head joins what attend() left in call.splits.
+__global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
+  await_inputs();
+  extern __shared__ float shared_memory[];
+  const ops::AttentionArgs& args = call.args;
+  const int64_t n = blockIdx.x, d = args.head_dim;
+  const RowWork work(args, n, blockIdx.y);
+  Sums all = {shared_memory, -INFINITY, 0};
+  clear(all.o, d);
+  float* const splits = call.splits + (n * args.heads + work.h) * kSplits * (d + 2);
+  for (int i = 0; i < kSplits; ++i) {
+    float* const split = splits + i * (d + 2);
+    if (work.first_span(i) < work.first_span(i + 1)) join({split, split[d], split[d + 1]}, d, &all);
+  }
+  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + work.h * d;
+  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = all.o[i] / all.total;
+}
+
+/// Whether a call takes tiles on tensor cores, in bf16.
+bool takes_tiles(const Stream& stream, const ops::AttentionArgs& args) {
+  return stream.compute == Compute::kBF16 && args.seqs.rows() * args.heads > kFewRows &&
+         (args.head_dim == 64 || args.head_dim == 128);
+}
+
+AttentionCall lay_out(const Stream& stream, const ops::AttentionArgs& args, cpu::Workspace* workspace) {
+  AttentionCall call = {};
+  call.args = args;
+  const int64_t row_heads = args.seqs.rows() * args.heads, page_floats = args.kv_heads * args.head_dim * kPage;
+  if (row_heads <= kFewRows) call.splits = workspace->take<float>(row_heads * kSplits * (args.head_dim + 2));
+  if (takes_tiles(stream, args)) {
+    call.pages = 0;
+    for (int64_t s = 0; s < args.seqs.batch; ++s) call.pages += pages_of(args.seqs.length(s), args.seqs.pos[s]);
+    call.q = workspace->take<__nv_bfloat16>(row_heads * args.head_dim);
+    call.k = workspace->take<__nv_bfloat16>(call.pages * page_floats);
+    call.v = workspace->take<__nv_bfloat16>(call.pages * page_floats);
+  }
   if (args.k_pages != nullptr) return call;
   const int64_t pages = args.seqs.rows() / kPage + args.seqs.batch;
-  call.own_k = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
-  call.own_v = workspace->take<float>(pages * args.kv_heads * args.head_dim * kPage);
+  call.own_k = workspace->take<float>(pages * page_floats);
+  call.own_v = workspace->take<float>(pages * page_floats);
   return call;
 }
 
 }  // namespace
 
-int64_t attention_workspace(const Stream&, const ops::AttentionArgs& args) {
+int64_t attention_workspace(const Stream& stream, const ops::AttentionArgs& args) {
   cpu::Workspace workspace;
-  lay_out(args, &workspace);
+  lay_out(stream, args, &workspace);
   return workspace.bytes();
 }
 
 void attention(const Stream& stream, const ops::AttentionArgs& args) {
   if (args.log_sums != nullptr) not_on_device("attention under a tape");
   cpu::Workspace workspace(args.workspace);
-  const AttentionCall call = lay_out(args, &workspace);
+  const AttentionCall call = lay_out(stream, args, &workspace);
   const Gpu::Impl& gpu = gpu_of(stream);
-  const auto rows = static_cast<unsigned>(args.seqs.rows());
-  const size_t bytes = static_cast<size_t>(3 * args.head_dim + kHalves * kPage) * sizeof(float);
+  const auto rows = static_cast<unsigned>(args.seqs.rows()), heads = static_cast<unsigned>(args.heads);
+  const size_t row_bytes = static_cast<size_t>(args.head_dim) * sizeof(float);
+  const size_t bytes = 4 * row_bytes + size_t{kHalves} * kPage * sizeof(float);
   if (bytes > gpu.shared_bytes) not_on_device("attention with heads this wide");
-  write_pages<<<dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, gpu.stream>>>(call);
+  launch_early(gpu, write_pages, dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, call);
+  if (takes_tiles(stream, args)) return run_tiles(gpu, call);
   allow_shared(attend, bytes);
-  attend<<<dim3(rows, static_cast<unsigned>(args.heads)), kThreads, bytes, gpu.stream>>>(call);
-  launched("attention");
+  allow_shared(join_splits, row_bytes);
+  const unsigned splits = call.splits != nullptr ? kSplits : 1;
+  launch_early(gpu, attend, dim3(rows, heads, splits), kThreads, bytes, call);
+  if (call.splits != nullptr) launch_early(gpu, join_splits, dim3(rows, heads), kThreads, row_bytes, call);
 }
 
 }  // namespace carousel::cuda

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
-#include "carousel/ops/kernel.h"
+#include "carousel/ops/packing.h"
 
 namespace carousel::ops {
 
@@ -13,9 +13,7 @@ CellMap::CellMap(int64_t inputs, int64_t units, int64_t parts, Memory& memory)
     : inputs_(inputs),
       units_(units),
       weight_(Shape{inputs, parts * cell_pad(units)}, DType::kF32, memory),
-      bias_(Shape{parts * cell_pad(units)}, DType::kF32, memory) {
-  if (memory.is_apart()) not_on_device("cfc and ltc");
-}
+      bias_(Shape{parts * cell_pad(units)}, DType::kF32, memory) {}
 
 void CellMap::add(int64_t part, int64_t first, const Tensor& weight, int64_t first_row, const Tensor& mask) {
   CAROUSEL_ASSERT(first + weight.dim(1) <= inputs_ && first_row + units_ <= weight.dim(0));
@@ -28,29 +26,32 @@ void CellMap::add_bias(int64_t part, const Tensor& bias, int64_t first_row) {
   masters_.push_back({bias, {}, part, 0, first_row});
 }
 
-void CellMap::pack_weight(const Master& master) const {
+void CellMap::pack_weight(const Master& master, float* packed) const {
   const int64_t columns = master.values.dim(1);
-  float* out = weight_.f32() + master.part * cell_pad(units_);  // column j of it is unit j
+  const Tensor values = master.values.to_host(), mask = master.mask.defined() ? master.mask.to_host() : Tensor();
+  float* out = packed + master.part * cell_pad(units_);  // column j of it is unit j
   for (int64_t j = 0; j < units_; ++j) {
     const int64_t row = (master.first_row + j) * columns;
     for (int64_t k = 0; k < columns; ++k) {
-      const bool kept = !master.mask.defined() || master.mask.f32()[row + k] != 0;
-      out[(master.first + k) * outputs() + j] = kept ? master.values.f32()[row + k] : 0.0f;
+      const bool kept = !mask.defined() || mask.f32()[row + k] != 0;
+      out[(master.first + k) * outputs() + j] = kept ? values.f32()[row + k] : 0.0f;
     }
   }
 }
 
 void CellMap::pack(const Stream& /*stream*/) const {
   if (!defined() || weight_.raw() == nullptr) return;
+  const Packing weight(weight_), bias(bias_);
   for (const Master& master : masters_) {
     if (master.values.shape().rank() == 2) {
-      pack_weight(master);
+      pack_weight(master, weight.f32());
     } else {
-      for (int64_t j = 0; j < units_; ++j) {
-        bias_.f32()[master.part * cell_pad(units_) + j] = master.values.f32()[master.first_row + j];
-      }
+      const Tensor values = master.values.to_host();
+      std::copy_n(values.f32() + master.first_row, units_, bias.f32() + master.part * cell_pad(units_));
     }
   }
+  weight.finish();
+  bias.finish();
 }
 
 Tensor CellMap::trained(const Tape& tape) const {
@@ -91,12 +92,13 @@ void CellMap::replace_gradient(const Grads& grads, const Tensor& packed) const {
 }
 
 CellRow::CellRow(const Tensor& values)
-    : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {
-  if (values.memory().is_apart()) not_on_device("cfc and ltc");
-}
+    : values_(values), padded_(Shape{cell_pad(values.count())}, DType::kF32, values.memory()) {}
 
 void CellRow::pack(const Stream& /*stream*/) const {
-  if (padded_.raw() != nullptr) std::copy_n(values_.f32(), values_.count(), padded_.f32());
+  if (padded_.raw() == nullptr) return;
+  const Packing padded(padded_);
+  std::copy_n(values_.to_host().f32(), values_.count(), padded.f32());
+  padded.finish();
 }
 
 CellMap memory_map(const Tensor& input, const Tensor& bias, const Tensor& recurrent) {

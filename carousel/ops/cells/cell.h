@@ -51,7 +51,7 @@ class CellMap {
     int64_t part, first;  // where they go: part, and its first input
     int64_t first_row;    // of values
   };
-  void pack_weight(const Master& master) const;
+  void pack_weight(const Master& master, float* packed) const;
   /// Calls f(element of the master's gradient, element of `packed`) for every weight or bias that is not masked.
   template <class F>
   void each_element(const Grads& grads, const Tensor& packed, F&& f) const;

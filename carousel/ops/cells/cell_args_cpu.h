@@ -7,6 +7,9 @@
 
 namespace carousel::ops {
 
+/// Where the values of an f32 tensor are, on whichever device; null: it is empty.
+inline const float* values_of(const Tensor& tensor) { return static_cast<const float*>(tensor.raw()); }
+
 struct CellMapArgs {
   const float* weight = nullptr;    // [inputs, outputs]
   const float* bias = nullptr;      // [outputs]
@@ -14,7 +17,7 @@ struct CellMapArgs {
 };
 inline CellMapArgs map_args(const CellMap& map) {
   if (!map.defined()) return {};
-  return {map.weight().f32(), map.bias().f32(), map.inputs(), map.outputs()};
+  return {values_of(map.weight()), values_of(map.bias()), map.inputs(), map.outputs()};
 }
 
 /// Where a forward keeps the states that every row left, for its backward: null where it keeps none.

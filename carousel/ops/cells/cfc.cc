@@ -19,8 +19,8 @@ CfcLayerArgs cfc_layer(const CfcCell& cell, int64_t l) {
           layer.units,
           static_cast<int64_t>(layer.backbone.size()),
           map_args(layer.heads),
-          layer.w_tau.padded().defined() ? layer.w_tau.padded().f32() : nullptr,
-          layer.a.padded().defined() ? layer.a.padded().f32() : nullptr};
+          values_of(layer.w_tau.padded()),
+          values_of(layer.a.padded())};
 }
 
 CellMapArgs cfc_backbone(const CfcCell& cell, int64_t l, int64_t map) {

@@ -47,5 +47,5 @@ CellMapArgs cfc_memory(const CfcCell& cell);
 
 }  // namespace carousel::ops
 
-CPU_KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);
+KERNEL_WITH_WORKSPACE(cfc, ops::CfcArgs);
 CPU_KERNEL_WITH_WORKSPACE(cfc_backward, ops::CfcBackwardArgs);

@@ -8,17 +8,16 @@
 
 #include "carousel/ops/cells/cell_record.h"
 #include "carousel/ops/cells/ltc_cpu.h"
+#include "carousel/ops/packing.h"
 #include "carousel/ops/rounding/rounding.h"
 
 namespace carousel::ops {
 namespace {
 
 LtcSynapseArgs synapse_args(const LtcSynapses& synapses) {
-  return {synapses.w.f32(),     synapses.we.f32(),     synapses.mu.f32(),
-          synapses.sigma.f32(), synapses.begin.data(), synapses.sources.data()};
+  return {values_of(synapses.w),     values_of(synapses.we), values_of(synapses.mu),
+          values_of(synapses.sigma), synapses.begin.data(),  synapses.sources.data()};
 }
-
-const float* values_of(const Tensor& tensor) { return tensor.defined() ? tensor.f32() : nullptr; }
 
 // P, then the bounds.
 float constrained(float raw, bool implicit, const Numerics::Range& range) {
@@ -56,14 +55,17 @@ void LtcCell::pack(const Stream& /*stream*/) const {
   sensory.pack(params_.sensory, weights);
   recurrent.pack(params_.recurrent, weights);
   if (cm.raw() == nullptr) return;
-  for (const Tensor* row : {&cm, &gleak, &gvleak}) {
-    std::fill_n(row->f32(), row->count(), 1.0f);  // columns beyond the neurons stay finite
+  const Packing capacitance(cm), leak(gleak), leak_current(gvleak);
+  for (const Packing* row : {&capacitance, &leak, &leak_current}) {
+    std::fill_n(row->f32(), cm.count(), 1.0f);  // columns beyond the neurons stay finite
   }
+  const Tensor raw_cm = params_.cm.to_host(), raw_gleak = params_.gleak.to_host(), vleak = params_.vleak.to_host();
   for (int64_t j = 0; j < units; ++j) {
-    cm.f32()[j] = constrained(params_.cm.f32()[j], implicit, numerics_.cm);
-    gleak.f32()[j] = constrained(params_.gleak.f32()[j], implicit, numerics_.gleak);
-    gvleak.f32()[j] = gleak.f32()[j] * params_.vleak.f32()[j];
+    capacitance.f32()[j] = constrained(raw_cm.f32()[j], implicit, numerics_.cm);
+    leak.f32()[j] = constrained(raw_gleak.f32()[j], implicit, numerics_.gleak);
+    leak_current.f32()[j] = leak.f32()[j] * vleak.f32()[j];
   }
+  for (const Packing* row : {&capacitance, &leak, &leak_current}) row->finish();
 }
 
 LtcCell LtcCell::under(const Stream& stream, const Numerics::Ltc& numerics) const {
@@ -94,14 +96,14 @@ LtcSlopes LtcCell::slopes(Ctx& ctx) const {
 
 LtcSynapses::LtcSynapses(const LtcSynapseParams& params) {
   const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
-  if (params.w.memory().is_apart()) not_on_device("cfc and ltc");
   for (Tensor* tensor : {&w, &we, &mu, &sigma}) *tensor = Tensor(Shape{count, padded}, DType::kF32, params.w.memory());
   if (w.raw() == nullptr) return;
+  const Tensor mask = params.mask.to_host();
   begin.push_back(0);
   for (int64_t j = 0; j < padded; j += kCellPad) {
     for (int64_t i = 0; i < count; ++i) {
       bool reaches = false;
-      for (int64_t k = j; k < j + kCellPad && k < units; ++k) reaches |= params.mask.f32()[i * units + k] != 0;
+      for (int64_t k = j; k < j + kCellPad && k < units; ++k) reaches |= mask.f32()[i * units + k] != 0;
       if (reaches) sources.push_back(static_cast<int32_t>(i));
     }
     begin.push_back(static_cast<int32_t>(sources.size()));
@@ -110,15 +112,20 @@ LtcSynapses::LtcSynapses(const LtcSynapseParams& params) {
 
 void LtcSynapses::pack(const LtcSynapseParams& params, const std::function<float(float)>& constrain) const {
   const int64_t count = params.w.dim(0), units = params.w.dim(1), padded = cell_pad(units);
-  for (int64_t i = 0; i < count && w.raw() != nullptr; ++i) {
+  if (w.raw() == nullptr) return;
+  const Tensor mask = params.mask.to_host(), raw_w = params.w.to_host(), erev = params.erev.to_host();
+  const Tensor raw_mu = params.mu.to_host(), raw_sigma = params.sigma.to_host();
+  const Packing weights(w), currents(we), midpoints(mu), slopes(sigma);
+  for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j < units; ++j) {
       const int64_t from = i * units + j, to = i * padded + j;
-      w.f32()[to] = params.mask.f32()[from] != 0 ? constrain(params.w.f32()[from]) : 0.0f;
-      we.f32()[to] = w.f32()[to] * params.erev.f32()[from];
-      mu.f32()[to] = params.mu.f32()[from];
-      sigma.f32()[to] = params.sigma.f32()[from];
+      weights.f32()[to] = mask.f32()[from] != 0 ? constrain(raw_w.f32()[from]) : 0.0f;
+      currents.f32()[to] = weights.f32()[to] * erev.f32()[from];
+      midpoints.f32()[to] = raw_mu.f32()[from];
+      slopes.f32()[to] = raw_sigma.f32()[from];
     }
   }
+  for (const Packing* packed : {&weights, &currents, &midpoints, &slopes}) packed->finish();
 }
 
 namespace {
@@ -133,9 +140,9 @@ LtcArgs shared_args(const Tensor& x, const LtcCell& cell, const Seqs& seqs, cons
   args.input_b = values_of(cell.input_b);
   args.output_w = values_of(cell.output_w);
   args.output_b = values_of(cell.output_b);
-  args.cm = cell.cm.f32();
-  args.gleak = cell.gleak.f32();
-  args.gvleak = cell.gvleak.f32();
+  args.cm = values_of(cell.cm);
+  args.gleak = values_of(cell.gleak);
+  args.gvleak = values_of(cell.gvleak);
   args.sensory = synapse_args(cell.sensory);
   args.recurrent = synapse_args(cell.recurrent);
   args.memory = map_args(cell.memory);

@@ -61,5 +61,5 @@ struct LtcBackwardArgs {
 
 }  // namespace carousel::ops
 
-CPU_KERNEL_WITH_WORKSPACE(ltc, ops::LtcArgs);
+KERNEL_WITH_WORKSPACE(ltc, ops::LtcArgs);
 CPU_KERNEL_WITH_WORKSPACE(ltc_backward, ops::LtcBackwardArgs);

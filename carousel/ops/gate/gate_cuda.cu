@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise gates on the GPU: a thread an element, bound by memory.
-#include "carousel/cuda/launch.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
-#include "carousel/ops/gate/gate_cpu.h"
+#include "carousel/ops/gate/gated_unit_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-/// The element of the calling thread.
-__device__ int64_t element() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+/// The element of the calling thread, once the inputs are there.
+__device__ int64_t element() {
+  await_inputs();
+  return int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+}
 
 template <class Kernel, class... Args>
-void for_elements(const Stream& stream, const char* name, int64_t count, Kernel* kernel, const Args&... args) {
-  kernel<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, queue_of(stream)>>>(args...);
-  launched(name);
+void for_elements(const Stream& stream, int64_t count, Kernel* kernel, const Args&... args) {
+  launch_early(gpu_of(stream), kernel, dim3(static_cast<unsigned>(blocks_of(count, kThreads))), kThreads, 0, args...);
 }
 
 void refuse_rounding(const char* name, bool rounds) {
@@ -56,25 +56,29 @@ __global__ void sums(const float* x, const float* y, float* out, int64_t count) 
 
 void gated_unit(const Stream& stream, const ops::GatedUnitArgs& args) {
   refuse_rounding("gated_unit, rounded", args.gates != DType::kF32 || args.product != DType::kF32);
-  for_elements(stream, "gated_unit", args.rows * args.width, units, args);
+  if (args.width % 4 == 0 && has_fours(args.gate_up) && has_fours(args.out)) {
+    return run_unit_fours(stream, args.gate_up, args.rows, args.width, args.activation, args.out.f32(),
+                          args.out.stride);
+  }
+  for_elements(stream, args.rows * args.width, units, args);
 }
 
 void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
   refuse_rounding("soft_cap, rounded", args.dtype != DType::kF32);
-  for_elements(stream, "soft_cap", args.count, capped, args.x.f32(), args.out.f32(), args.count, args.cap);
+  for_elements(stream, args.count, capped, args.x.f32(), args.out.f32(), args.count, args.cap);
 }
 
 void gate_heads(const Stream& stream, const ops::GateHeadsArgs& args) {
   refuse_rounding("gate_heads, rounded", args.gates != DType::kF32 || args.product != DType::kF32);
-  for_elements(stream, "gate_heads", args.rows * args.heads * args.dim, gated_heads, args);
+  for_elements(stream, args.rows * args.heads * args.dim, gated_heads, args);
 }
 
 void relu(const Stream& stream, const ops::ElementwiseArgs& args) {
-  for_elements(stream, "relu", args.count, above_zero, args.x.f32(), args.out.f32(), args.count);
+  for_elements(stream, args.count, above_zero, args.x.f32(), args.out.f32(), args.count);
 }
 
 void add(const Stream& stream, const ops::ElementwiseArgs& args) {
-  for_elements(stream, "add", args.count, sums, args.x.f32(), args.y.f32(), args.out.f32(), args.count);
+  for_elements(stream, args.count, sums, args.x.f32(), args.y.f32(), args.out.f32(), args.count);
 }
 
 }  // namespace carousel::cuda

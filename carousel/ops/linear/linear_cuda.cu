@@ -1,137 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products on the GPU. A call's weights of one type are one launch, each warp or tile finding its own. With few rows of
-// x a warp takes an output and streams its row of weights; with many, tiles of 64 rows and 64 outputs go through shared
-// memory. Sums are f32, and so are factors, unless the stream computes in bf16: then x is rounded to it, and cuBLASLt
-// multiplies where there are many rows.
+// x warps stream the weights (linear_stream_cuda.cuh); with many, tiles of 64 rows and 64 outputs go through shared
+// memory. Sums are f32, and so are factors, unless the stream computes in bf16: then x is rounded to it before weights
+// of bf16, and cuBLASLt multiplies where there are many rows; it is given weights of blocks widened to bf16.
 #include <algorithm>
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/gemm.cuh"
-#include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/gate/gate_cpu.h"
-#include "carousel/ops/linear/linear_cpu.h"
-#include "carousel/ops/weight/elements_cuda.cuh"
+#include "carousel/ops/gate/gated_unit_cuda.cuh"
+#include "carousel/ops/linear/linear_stream_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
-constexpr int64_t kGemvRows = 8;  // up to here weights are streamed
+constexpr int64_t kGemvRows = 8;    // up to here weights are streamed
+constexpr int64_t kStreamRows = 4;  // up to here that is faster than cuBLASLt
 constexpr int kThreads = 256;
-constexpr int kTile = 64;   // rows and outputs of a tile
 constexpr int kDepth = 16;  // columns of x and w in shared memory at a time
-
-/// The weights of one call that have one type.
-struct Parts {
-  struct Part {
-    const void* w;      // [rows, K]
-    const float* bias;  // [rows], or null
-    int64_t rows;
-    int64_t first_row;   // rows of the parts before it
-    int64_t first_tile;  // tiles of the parts before it
-    int64_t first_col;   // column of y of its first output
-  };
-  Part list[ops::kMaxParts];
-  int count = 0;
-  int64_t rows = 0, tiles = 0;
-
-  void add(const Weight& weight, int64_t first_col) {
-    const void* const bias = weight.bias.raw();
-    list[count++] = {float_rows(weight, "linear of such a weight"),
-                     static_cast<const float*>(bias),
-                     weight.rows(),
-                     rows,
-                     tiles,
-                     first_col};
-    rows += weight.rows();
-    tiles += blocks_of(weight.rows(), kTile);
-  }
-  __device__ const Part& of_row(int64_t row) const {
-    int i = 0;
-    while (i + 1 < count && row >= list[i + 1].first_row) ++i;
-    return list[i];
-  }
-  __device__ const Part& of_tile(int64_t tile) const {
-    int i = 0;
-    while (i + 1 < count && tile >= list[i + 1].first_tile) ++i;
-    return list[i];
-  }
-};
-
-struct Product {
-  const float* x;  // [N, K]
-  int64_t N, K;
-  float* y;  // [N, y_stride]
-  int64_t y_stride;
-};
-
-template <bool kRounds>
-__device__ float rounded_input(float x) {
-  return kRounds ? rounded(x) : x;
-}
-
-/// A lane loads 16 bytes of a row of weights at once.
-template <class T>
-struct alignas(16) Elements {
-  static constexpr int kCount = 16 / sizeof(T);
-  T value[kCount];
-};
 
 /// A warp's sums of x_n w over its lanes' columns, for kRows rows of x. The chain of a lane does not depend on kRows.
 template <class T, int kRows, bool kRounds>
-__device__ void stream_row(const T* w, const Product& product, float (&sums)[kRows]) {
-  constexpr int kCount = Elements<T>::kCount;
+__device__ void stream_row(const char* w, const Product& product, float (&sums)[kRows]) {
+  constexpr int kCount = Row<T>::kIsBlocks ? 1 : Row<T>::kCount;
+  const int64_t K = product.K, count = K % kCount == 0 ? kCount : 1;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t K = product.K;
-  if (K % kCount != 0) {
-    for (int64_t k = lane; k < K; k += kWarp) {
-      const float w_k = widened(w[k]);
-      for (int n = 0; n < kRows; ++n) sums[n] = fmaf(rounded_input<kRounds>(product.x[n * K + k]), w_k, sums[n]);
-    }
-    return;
-  }
-#pragma unroll 4
-  for (int64_t k = int64_t{lane} * kCount; k < K; k += int64_t{kWarp} * kCount) {
-    const Elements<T> w_k = *reinterpret_cast<const Elements<T>*>(w + k);
+  for (int64_t k0 = lane * count; k0 < K; k0 += kWarp * count) {
+    for (int64_t k = k0; k < k0 + count; ++k) {
+      const float w_k = element<T>(w, K, k);
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      const auto* const x_k = reinterpret_cast<const float4*>(product.x + n * K + k);
-#pragma unroll
-      for (int i = 0; i < kCount / 4; ++i) {
-        const float4 x4 = x_k[i];
-        sums[n] = fmaf(rounded_input<kRounds>(x4.x), widened(w_k.value[4 * i]), sums[n]);
-        sums[n] = fmaf(rounded_input<kRounds>(x4.y), widened(w_k.value[4 * i + 1]), sums[n]);
-        sums[n] = fmaf(rounded_input<kRounds>(x4.z), widened(w_k.value[4 * i + 2]), sums[n]);
-        sums[n] = fmaf(rounded_input<kRounds>(x4.w), widened(w_k.value[4 * i + 3]), sums[n]);
+      for (int n = 0; n < kRows; ++n) {
+        const int64_t row = n < product.N ? n : 0;  // beyond the last one: the first again, and not written
+        sums[n] = fmaf(rounded_input<kRounds>(product.x[row * K + k]), w_k, sums[n]);
       }
     }
   }
 }
 
+/// A warp per output and kRows rows of x: for rows that are no whole pieces, for small matrices, and to compare with.
 template <class T, int kRows, bool kRounds>
 __global__ void stream_weights(Parts parts, Product product) {
+  const int64_t first_n = int64_t{blockIdx.y} * kRows;
+  product.x += first_n * product.K;
+  product.y += first_n * product.y_stride;
+  product.N -= first_n;
   const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   if (row >= parts.rows) return;
   const Parts::Part& part = parts.of_row(row);
   const int64_t m = row - part.first_row;
   float sums[kRows] = {};
-  stream_row<T, kRows, kRounds>(static_cast<const T*>(part.w) + m * product.K, product, sums);
+  stream_row<T, kRows, kRounds>(part.row(m), product, sums);
 #pragma unroll
   for (int n = 0; n < kRows; ++n) sums[n] = warp_sum(sums[n]);
   if (threadIdx.x % kWarp != 0) return;
   const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
-  for (int n = 0; n < kRows; ++n) product.y[n * product.y_stride + part.first_col + m] = sums[n] + bias;
+#pragma unroll
+  for (int n = 0; n < kRows; ++n) {
+    if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[n] + bias;
+  }
 }
 
 /// A tile of x or w in shared memory: column k of the rows that follow `first`, zero beyond the matrix.
 template <class T, bool kRounds>
-__device__ void load_tile(const T* matrix, int64_t rows, int64_t first, int64_t K, int64_t k0,
+__device__ void load_tile(const char* matrix, int64_t row_bytes, int64_t rows, int64_t first, int64_t K, int64_t k0,
                           float (*tile)[kTile + 4]) {
   const int row = static_cast<int>(threadIdx.x) / 4, k = static_cast<int>(threadIdx.x) % 4 * 4;
-  const T* const from = matrix + (first + row) * K + k0 + k;
+  const char* const from = matrix + (first + row) * row_bytes;
   for (int i = 0; i < 4; ++i) {
     const bool inside = first + row < rows && k0 + k + i < K;
-    tile[k + i][row] = inside ? rounded_input<kRounds>(widened(from[i])) : 0.0f;
+    tile[k + i][row] = inside ? rounded_input<kRounds>(element<T>(from, K, k0 + k + i)) : 0.0f;
   }
 }
 
@@ -144,8 +81,9 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(Parts parts, Product 
   const int n = static_cast<int>(threadIdx.x) / 16 * 4, m = static_cast<int>(threadIdx.x) % 16 * 4;
   float sums[4][4] = {};
   for (int64_t k0 = 0; k0 < product.K; k0 += kDepth) {
-    load_tile<float, kRounds>(product.x, product.N, first_n, product.K, k0, x_tile);
-    load_tile<T, false>(static_cast<const T*>(part.w), part.rows, first_m, product.K, k0, w_tile);
+    load_tile<float, kRounds>(reinterpret_cast<const char*>(product.x), product.K * 4, product.N, first_n, product.K,
+                              k0, x_tile);
+    load_tile<T, false>(static_cast<const char*>(part.w), part.row_bytes, part.rows, first_m, product.K, k0, w_tile);
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kDepth; ++k) {
@@ -169,9 +107,11 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(Parts parts, Product 
   }
 }
 
+/// A thread per four elements, of which there are whole ones.
 __global__ void round_inputs(const float* x, __nv_bfloat16* out, int64_t count) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < count) out[i] = __float2bfloat16_rn(x[i]);
+  await_inputs();
+  const int64_t i = 4 * (int64_t{blockIdx.x} * blockDim.x + threadIdx.x);
+  if (i < count) put_units(out + i, *reinterpret_cast<const float4*>(x + i));
 }
 
 __global__ void add_bias(Parts::Part part, Product product) {
@@ -179,54 +119,130 @@ __global__ void add_bias(Parts::Part part, Product product) {
   if (m < part.rows) product.y[int64_t{blockIdx.x} * product.y_stride + part.first_col + m] += part.bias[m];
 }
 
+/// Rows first to first + count of blocks, widened to bf16 [count, K], a block each.
+template <class T>
+__global__ void widen_rows(Parts::Part part, int64_t first, int64_t K, __nv_bfloat16* out) {
+  const char* const row = part.row(first + blockIdx.x);
+  __nv_bfloat16* const to = out + int64_t{blockIdx.x} * K;
+  for (int64_t k = threadIdx.x; k < K; k += blockDim.x) to[k] = __float2bfloat16_rn(element<T>(row, K, k));
+}
+
+/// Small matrices, as those of gates and cells, are streamed for many rows too, eight at a time: a row then has the
+/// same bits alone and among others. In bf16 more than eight rows are faster by cuBLASLt.
+bool takes_streams(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
+  constexpr int64_t kSmall = int64_t{1} << 16;
+  if (args.N <= kStreamRows || weight.rows() * args.K > kSmall) return false;
+  return stream.compute != Compute::kBF16 || args.N <= kGemvRows;
+}
+
 template <class T, bool kRounds, int kRows = kGemvRows>
 void stream_all(cudaStream_t queue, const Parts& parts, const Product& product) {
   if constexpr (kRows > 1) {
     if (product.N < kRows) return stream_all<T, kRounds, kRows - 1>(queue, parts, product);
   }
-  const int64_t blocks = blocks_of(parts.rows, kThreads / kWarp);
-  stream_weights<T, kRows, kRounds><<<static_cast<unsigned>(blocks), kThreads, 0, queue>>>(parts, product);
+  const dim3 grid(static_cast<unsigned>(blocks_of(parts.rows, kThreads / kWarp)),
+                  static_cast<unsigned>(blocks_of(product.N, kRows)));
+  stream_weights<T, kRows, kRounds><<<grid, kThreads, 0, queue>>>(parts, product);
 }
 
 /// The parts of one type, by the kernels here.
 template <class T, bool kRounds>
-void multiply(cudaStream_t queue, const Parts& parts, const Product& product) {
-  if (product.N <= kGemvRows) {
-    stream_all<T, kRounds>(queue, parts, product);
-  } else {
+void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
+  if (product.N > kGemvRows) {
     const dim3 grid(static_cast<unsigned>(parts.tiles), static_cast<unsigned>(blocks_of(product.N, kTile)));
-    multiply_tiles<T, kRounds><<<grid, kThreads, 0, queue>>>(parts, product);
+    multiply_tiles<T, kRounds><<<grid, kThreads, 0, gpu.queue()>>>(parts, product);
+  } else if (gpu.runs(Fast::kStream) && product.K % Row<T>::kCount == 0) {
+    stream_in_pieces<T, kRounds>(gpu, parts, product);
+  } else {
+    stream_all<T, kRounds>(gpu.queue(), parts, product);
   }
   launched("linear");
 }
 
-/// Whether cuBLASLt may take a product whose input is rounded: rows of bf16 then begin at multiples of 16 bytes.
-bool takes_gemm(int64_t N, int64_t K) { return N > kGemvRows && K % 8 == 0; }
+/// Whether cuBLASLt may take a product: rows of bf16 then begin at multiples of 16 bytes.
+bool takes_gemm(const Stream& stream, DType dtype, int64_t N, int64_t K) {
+  const bool narrow = dtype == DType::kBF16 || is_block(dtype);
+  return stream.compute == Compute::kBF16 && narrow && N > kStreamRows && K % 8 == 0;
+}
+/// Rows of blocks that are widened at a time: some 64 MB.
+int64_t rows_widened(int64_t rows, int64_t K) { return std::min(rows, std::max<int64_t>(kTile, (32 << 20) / K)); }
 
-void multiply_by_library(Gpu::Impl& gpu, const Parts& parts, const Product& product, void* rounded) {
-  const int64_t count = product.N * product.K;
-  round_inputs<<<static_cast<unsigned>(blocks_of(count, kThreads)), kThreads, 0, gpu.stream>>>(
-      product.x, static_cast<__nv_bfloat16*>(rounded), count);
-  launched("linear");
+/// Scratch memory of cuBLASLt's products.
+struct GemmScratch {
+  __nv_bfloat16* x;  // [N, K]
+  __nv_bfloat16* w;  // [rows_widened, K]
+};
+
+/// Output columns of a part's rows first to first + count, whose weights are `w`.
+void multiply_rows(Gpu::Impl& gpu, const Product& product, const void* x, const void* w, int64_t column,
+                   int64_t count) {
+  gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.queue());
+}
+
+template <class T>
+void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& product, const GemmScratch& scratch) {
+  const int64_t most = rows_widened(part.rows, product.K);
+  for (int64_t first = 0; first < part.rows; first += most) {
+    const int64_t count = std::min(most, part.rows - first);
+    widen_rows<T><<<static_cast<unsigned>(count), kThreads, 0, gpu.queue()>>>(part, first, product.K, scratch.w);
+    launched("linear");
+    multiply_rows(gpu, product, scratch.x, scratch.w, part.first_col + first, count);
+  }
+}
+
+/// x as bf16 lies in scratch.x, where there is a product.x that is rounded to it first.
+void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const Product& product,
+                         const GemmScratch& scratch) {
+  if (product.x != nullptr) {
+    const int64_t count = product.N * product.K;
+    launch_early(gpu, round_inputs, dim3(static_cast<unsigned>(blocks_of(count, 4 * kThreads))), kThreads, 0, product.x,
+                 scratch.x, count);
+  }
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];
-    gpu.gemm()->run({rounded, part.w, product.y + part.first_col, product.N, part.rows, product.K, product.y_stride},
-                    gpu.stream);
+    if (dtype == DType::kQ8) {
+      multiply_widened<Q8Row>(gpu, part, product, scratch);
+    } else if (dtype == DType::kQ4) {
+      multiply_widened<Q4Row>(gpu, part, product, scratch);
+    } else {
+      multiply_rows(gpu, product, scratch.x, part.w, part.first_col, part.rows);
+    }
     if (part.bias == nullptr) continue;
     const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
-    add_bias<<<grid, kThreads, 0, gpu.stream>>>(part, product);
+    add_bias<<<grid, kThreads, 0, gpu.queue()>>>(part, product);
     launched("linear");
   }
 }
 
-void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const Product& product, void* rounded) {
-  Gpu::Impl& gpu = gpu_of(stream);
-  if (!rounds(stream, dtype)) {
-    return for_element(dtype, [&]<class T>(T) { multiply<T, false>(gpu.stream, parts, product); });
+GemmScratch lay_out(const Stream& stream, const ops::LinearArgs& args, cpu::Workspace* workspace) {
+  bool any = false;
+  int64_t widened = 0;
+  for (int64_t i = 0; i < args.count; ++i) {
+    const Weight& weight = *args.weights[i];
+    if (!takes_gemm(stream, weight.dtype(), args.N, args.K)) continue;
+    if (takes_streams(stream, weight, args)) continue;
+    any = true;
+    if (is_block(weight.dtype())) widened = std::max(widened, rows_widened(weight.rows(), args.K));
   }
-  if (takes_gemm(product.N, product.K) && gpu.gemm() != nullptr)
-    return multiply_by_library(gpu, parts, product, rounded);
-  multiply<__nv_bfloat16, true>(gpu.stream, parts, product);
+  return {workspace->take<__nv_bfloat16>(any ? args.N * args.K : 0), workspace->take<__nv_bfloat16>(widened * args.K)};
+}
+
+void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const Product& product,
+                   const GemmScratch& scratch) {
+  Gpu::Impl& gpu = gpu_of(stream);
+  if (takes_gemm(stream, dtype, product.N, product.K) && gpu.gemm() != nullptr) {
+    return multiply_by_library(gpu, dtype, parts, product, scratch);
+  }
+  if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu, parts, product);
+  for_row(dtype, [&]<class T>(T) { multiply<T, false>(gpu, parts, product); });
+}
+
+/// Small matrices among many rows.
+void multiply_small(const Stream& stream, DType dtype, const Parts& parts, const Product& product) {
+  const cudaStream_t queue = queue_of(stream);
+  if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu_of(stream), parts, product);  // at most 8 rows
+  for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
+  launched("linear");
 }
 
 struct Steps {
@@ -258,22 +274,30 @@ Steps lay_out(const Stream& stream, const ops::FeedForwardArgs& args, cpu::Works
 }  // namespace
 
 int64_t linear_workspace(const Stream& stream, const ops::LinearArgs& args) {
-  bool rounds_any = false;
-  for (int64_t i = 0; i < args.count; ++i) rounds_any = rounds_any || rounds(stream, args.weights[i]->dtype());
-  return rounds_any && takes_gemm(args.N, args.K) ? args.N * args.K * 2 : 0;
+  cpu::Workspace counted;
+  lay_out(stream, args, &counted);
+  return counted.bytes();
 }
 
 void linear(const Stream& stream, const ops::LinearArgs& args) {
   const Product product = {args.x.f32(), args.N, args.K, args.y.f32(), args.y.stride};
+  cpu::Workspace workspace(args.workspace);
+  const GemmScratch scratch = lay_out(stream, args, &workspace);
+  int64_t left = args.count;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
-    Parts parts;
+    Parts parts, small;
     int64_t first_col = 0;
     for (int64_t i = 0; i < args.count; ++i) {
-      if (args.weights[i]->dtype() == dtype) parts.add(*args.weights[i], first_col);
-      first_col += args.weights[i]->rows();
+      const Weight& weight = *args.weights[i];
+      const bool apart = takes_streams(stream, weight, args);
+      if (weight.dtype() == dtype) (apart ? small : parts).add(weight, first_col);
+      first_col += weight.rows();
     }
-    if (parts.count > 0) multiply_type(stream, dtype, parts, product, args.workspace);
+    if (parts.count > 0) multiply_type(stream, dtype, parts, product, scratch);
+    if (small.count > 0) multiply_small(stream, dtype, small, product);
+    left -= parts.count + small.count;
   }
+  if (left > 0) not_on_device("linear of such a weight");
 }
 
 int64_t feed_forward_workspace(const Stream& stream, const ops::FeedForwardArgs& args) {
@@ -285,8 +309,19 @@ void feed_forward(const Stream& stream, const ops::FeedForwardArgs& args) {
   const int64_t F = args.gate->rows();
   const Weight* const weights[] = {args.gate, args.up};
   linear(stream, first_step(args, weights, scratch));
+  const ops::LinearArgs last = last_step(args, scratch);
+  Gpu::Impl& gpu = gpu_of(stream);
+  const DType dtype = args.down->dtype();
+  if (takes_gemm(stream, dtype, args.N, F) && gpu.gemm() != nullptr && !takes_streams(stream, *args.down, last)) {
+    cpu::Workspace workspace(scratch.product);
+    const GemmScratch rounded = lay_out(stream, last, &workspace);
+    run_unit_fours(stream, {scratch.gate_up, 2 * F}, args.N, F, args.activation, rounded.x, F);
+    Parts down;
+    down.add(*args.down, 0);
+    return multiply_by_library(gpu, dtype, down, {nullptr, args.N, F, args.y.f32(), args.y.stride}, rounded);
+  }
   kernels::gated_unit(stream, {{scratch.gate_up, 2 * F}, {scratch.hidden, F}, args.N, F, args.activation});
-  linear(stream, last_step(args, scratch));
+  linear(stream, last);
 }
 
 }  // namespace carousel::cuda

@@ -23,14 +23,30 @@ Tensor capped_gates(Ctx& ctx, const MlstmInputs& inputs, const MlstmDims& dims, 
   return gates;
 }
 
-void check(const MlstmInputs& inputs, const MlstmDims& dims, int64_t rows) {
+/// The type of q, k and v. Kernels of the host read f32, and so do gradients and profiles.
+DType type_of(const Ctx& ctx, const MlstmInputs& inputs) {
+  const bool plain = ctx.tape == nullptr && ctx.numerics.mlstm.pieces == Numerics::Pieces::kGrid;
+  const bool narrow = inputs.q.defined() && inputs.q.of.dtype() == DType::kBF16;
+  return narrow && plain && ctx.stream.memory->is_apart() ? DType::kBF16 : DType::kF32;
+}
+
+/// Columns of q, k or v.
+void check_values(const char* name, const Columns& values, int64_t rows, int64_t width, DType dtype) {
+  if (dtype == DType::kF32) return check_columns(kWhere, name, values, rows, width);
+  check_dtype(kWhere, name, values.of, dtype);
+  if (values.rows() == rows && values.count == width) return;
+  fail(ErrorKind::kShape, "{}: {} is [{}, {}], expected [{}, {}]", kWhere, name, values.rows(), values.count, rows,
+       width);
+}
+
+void check(const MlstmInputs& inputs, const MlstmDims& dims, int64_t rows, DType dtype) {
   if (dims.heads < 1 || dims.dk < 1 || dims.dv < 1) {
     fail(ErrorKind::kShape, "{}: heads {}, dk {}, dv {}, expected at least 1 each", kWhere, dims.heads, dims.dk,
          dims.dv);
   }
-  check_columns(kWhere, "q", inputs.q, rows, dims.heads * dims.dk);
-  check_columns(kWhere, "k", inputs.k, rows, dims.heads * dims.dk);
-  check_columns(kWhere, "v", inputs.v, rows, dims.heads * dims.dv);
+  check_values("q", inputs.q, rows, dims.heads * dims.dk, dtype);
+  check_values("k", inputs.k, rows, dims.heads * dims.dk, dtype);
+  check_values("v", inputs.v, rows, dims.heads * dims.dv, dtype);
   check_columns(kWhere, "i_pre", inputs.i_pre, rows, dims.heads);
   check_columns(kWhere, "f_pre", inputs.f_pre, rows, dims.heads);
 }
@@ -115,8 +131,9 @@ Tensor mlstm(Ctx& ctx, const MlstmInputs& model_inputs, const MlstmDims& model_d
   MlstmInputs inputs = model_inputs;
   MlstmDims dims = model_dims;
   const int64_t rows = seqs.rows();
-  check(inputs, dims, rows);
-  Tensor out = ctx.arena.empty({rows, dims.heads * dims.dv});
+  const DType dtype = type_of(ctx, inputs);
+  check(inputs, dims, rows, dtype);
+  Tensor out = ctx.arena.empty({rows, dims.heads * dims.dv}, dtype);
   if (rows == 0) return out;
 
   const Numerics& numerics = ctx.numerics;

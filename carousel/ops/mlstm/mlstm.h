@@ -22,16 +22,16 @@ struct MlstmDims {
 /// changes no bit.
 constexpr int64_t kMlstmChunk = 64;
 
-/// The cell's inputs: f32 columns of one or several matrices.
+/// The cell's inputs: columns of one or several matrices.
 struct MlstmInputs {
-  Columns q, k;          // [N, H*Dk]
-  Columns v;             // [N, H*Dv]
-  Columns i_pre, f_pre;  // [N, H] gates before soft cap, exp and log-sigmoid
+  Columns q, k;          // [N, H*Dk] f32; where the memory is apart also bf16, all three of one type
+  Columns v;             // [N, H*Dv] likewise
+  Columns i_pre, f_pre;  // [N, H] f32 gates before soft cap, exp and log-sigmoid
 };
 
 /// The mLSTM cell over every sequence of the batch.
 ///   states per sequence, f32: 0: C [H, Dk, Dv]  1: n [H, Dk]  2: m [H]; read, then replaced in place
-///   returns h [N, H*Dv]
+///   returns h [N, H*Dv], of v's type
 /// Scales q (not k) by Dk^-1/2, so C and n hold unscaled keys, unless told to scale keys. m starts at 0, not -inf: eps
 /// is relative to e^m. A piece of one row runs the recurrent step, a longer one the chunkwise form; which one depends
 /// on the sequence's own rows and start position only. N may be 0.

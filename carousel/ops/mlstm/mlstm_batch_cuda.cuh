@@ -3,9 +3,11 @@
 // denominator, and the memory between the kernels of one call.
 //
 // A sequence is cut at positions that are multiples of 64 into pieces. A piece of one row is a step (mlstm_cuda.cu);
-// only the first and the last piece can be one. The pieces between are walked in chunks (mlstm_chunk_cuda.cuh). Which
-// rows are which depends on the sequence alone.
+// only the first and the last piece can be one. The pieces between are walked in chunks: in f32 (mlstm_chunk_cuda.cuh),
+// or on tensor cores (mlstm_tensor_cuda.cuh). Which rows are which depends on the sequence alone.
 #pragma once
+
+#include <cuda_bf16.h>
 
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
@@ -20,12 +22,14 @@ constexpr int kChunk = static_cast<int>(ops::kMlstmChunk);
 struct SequenceRows {
   int64_t first, rows, pos;
 
-  __host__ __device__ bool first_is_step() const { return rows == 1 || (rows > 1 && pos % kChunk == kChunk - 1); }
-  __host__ __device__ bool last_is_step() const { return rows > 1 && (pos + rows - 1) % kChunk == 0; }
+  __host__ __device__ constexpr bool first_is_step() const {
+    return rows == 1 || (rows > 1 && pos % kChunk == kChunk - 1);
+  }
+  __host__ __device__ constexpr bool last_is_step() const { return rows > 1 && (pos + rows - 1) % kChunk == 0; }
   /// Rows of the sequence that are walked in chunks.
-  __host__ __device__ int64_t walk_begin() const { return first_is_step() ? 1 : 0; }
-  __host__ __device__ int64_t walk_end() const { return rows - (last_is_step() ? 1 : 0); }
-  __host__ __device__ int64_t pieces() const {
+  __host__ __device__ constexpr int64_t walk_begin() const { return first_is_step() ? 1 : 0; }
+  __host__ __device__ constexpr int64_t walk_end() const { return rows - (last_is_step() ? 1 : 0); }
+  __host__ __device__ constexpr int64_t pieces() const {
     const int64_t begin = pos + walk_begin(), end = pos + walk_end();
     return begin < end ? (end - 1) / kChunk - begin / kChunk + 1 : 0;
   }
@@ -36,12 +40,18 @@ struct Piece {
   int64_t begin;
   int count;
 };
-__device__ inline Piece piece_of(const SequenceRows& seq, int64_t i) {
+__host__ __device__ constexpr Piece piece_of(const SequenceRows& seq, int64_t i) {
   const int64_t walk_begin = seq.pos + seq.walk_begin(), walk_end = seq.pos + seq.walk_end();
   const int64_t chunk = walk_begin / kChunk + i;
   const int64_t begin = chunk * kChunk > walk_begin ? chunk * kChunk : walk_begin;
   const int64_t end = (chunk + 1) * kChunk < walk_end ? (chunk + 1) * kChunk : walk_end;
   return {seq.first + begin - seq.pos, static_cast<int>(end > begin ? end - begin : 0)};
+}
+
+/// A value in two floats.
+__device__ inline void split(double x, float* hi, float* lo) {
+  *hi = static_cast<float>(x);
+  *lo = static_cast<float>(x - static_cast<double>(*hi));
 }
 
 /// What the kernels of a call share. Arrays [N, H] have the value of row n and head h at n * H + h.
@@ -58,7 +68,7 @@ struct MlstmCall {
   float* total;                      // [N, H] sum of a row's weights in `weights`
   float* denominators;               // [N, H]
   float* weights;                    // [N, H, 64] decayed scores of row n with the rows of its chunk, zero after itself
-  float *step_f, *step_i, *step_denominator;  // [B, H] of the step that runs
+  int* arrived;                      // [B, H] blocks of the step that runs that have read n and m; zeros between steps
 
   __device__ SequenceRows sequence(int64_t s) const {
     const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
@@ -76,14 +86,28 @@ struct MlstmCall {
   __device__ float* m_of(int64_t s, int64_t h) const {
     return args.m != nullptr ? args.m[s] + h : zero_m + s * args.dims.heads + h;
   }
-  __device__ const float* row(const View& view, int64_t n, int64_t first) const {
-    return static_cast<const float*>(view.data) + n * view.stride + first;
+  /// Whether there are states to go on from: the caller's, or zeros that the kernels of one call hand on.
+  __device__ bool keeps() const { return args.c != nullptr || zero_c != nullptr; }
+  // T is the element of q, k, v and out.
+  template <class T = float>
+  __device__ const T* row(const View& view, int64_t n, int64_t first) const {
+    return static_cast<const T*>(view.data) + n * view.stride + first;
   }
-  __device__ const float* q_row(int64_t n, int64_t h) const { return row(args.q, n, h * args.dims.dk); }
-  __device__ const float* k_row(int64_t n, int64_t h) const { return row(args.k, n, h * args.dims.dk); }
-  __device__ const float* v_row(int64_t n, int64_t h) const { return row(args.v, n, h * args.dims.dv); }
-  __device__ float* out_row(int64_t n, int64_t h) const {
-    return static_cast<float*>(args.out.data) + n * args.out.stride + h * args.dims.dv;
+  template <class T = float>
+  __device__ const T* q_row(int64_t n, int64_t h) const {
+    return row<T>(args.q, n, h * args.dims.dk);
+  }
+  template <class T = float>
+  __device__ const T* k_row(int64_t n, int64_t h) const {
+    return row<T>(args.k, n, h * args.dims.dk);
+  }
+  template <class T = float>
+  __device__ const T* v_row(int64_t n, int64_t h) const {
+    return row<T>(args.v, n, h * args.dims.dv);
+  }
+  template <class T = float>
+  __device__ T* out_row(int64_t n, int64_t h) const {
+    return static_cast<T*>(args.out.data) + n * args.out.stride + h * args.dims.dv;
   }
   // One is Dk^-1/2, the other 1.
   __device__ float scale_q() const { return args.dims.scale_keys ? 1.0f : rsqrt_dk(); }

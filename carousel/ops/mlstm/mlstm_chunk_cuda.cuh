@@ -18,11 +18,6 @@ constexpr int kTileColumns = 32;  // columns of q or k in shared memory at a tim
 constexpr int kTileStride = kTileColumns + 4;
 constexpr int kWeightStride = kChunk + 4;
 
-__device__ inline void split(double x, float* hi, float* lo) {
-  *hi = static_cast<float>(x);
-  *lo = static_cast<float>(x - static_cast<double>(*hi));
-}
-
 /// A warp's inclusive running sum and maximum over pairs of rows, two rows a lane.
 __device__ inline void scan_pairs(double (&b)[2], int lane) {
   double before = b[0] + b[1];

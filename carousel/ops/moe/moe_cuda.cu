@@ -2,8 +2,6 @@
 // A mixture of experts on the GPU. Which expert a row chose is read there alone: nothing waits for it, and nothing that
 // is launched or allocated depends on it. A warp has one unit, or one output, of a row, and streams its rows of
 // weights; an expert that several rows chose comes from the second level of cache.
-#include <vector>
-
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
@@ -55,17 +53,20 @@ __global__ void route(ops::MoeRouteArgs args) {
   }
 }
 
-/// Where the matrices of every expert lie.
-struct ExpertTable {
+constexpr int64_t kMostExperts = 512;
+
+/// Where the matrices of an expert lie.
+struct ExpertPlace {
   const void *gate, *up, *down;  // [F, D], [F, D], [D, F]
 };
 
+/// The table of experts goes to the GPU with the launch, so a call copies nothing and can be recorded.
 struct MoeCall {
   ops::MoeExpertsArgs args;
-  const ExpertTable* experts;  // [E] on the GPU
-  float* hidden;               // [N * k, F]
+  float* hidden;  // [N * k, F]
   int64_t F;
   bool rounds;  // x and units to bf16, before bf16 weights
+  ExpertPlace experts[kMostExperts];
 };
 
 /// The warp's sum of w x over `count` columns, in one order.
@@ -81,10 +82,10 @@ __device__ float dot(const T* w, const float* x, int64_t count, bool rounds) {
 
 /// A warp per unit of a slot n * k + i: silu(gate x) * up x.
 template <class T>
-__global__ void expert_units(MoeCall call) {
+__global__ void expert_units(const __grid_constant__ MoeCall call) {
   const int64_t f = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, slot = blockIdx.x, D = call.args.width;
   if (f >= call.F) return;
-  const ExpertTable& expert = call.experts[call.args.chosen[slot]];
+  const ExpertPlace& expert = call.experts[call.args.chosen[slot]];
   const float* const x = static_cast<const float*>(call.args.x.data) + slot / call.args.top_k * call.args.x.stride;
   const float gate = dot(static_cast<const T*>(expert.gate) + f * D, x, D, call.rounds);
   const float up = dot(static_cast<const T*>(expert.up) + f * D, x, D, call.rounds);
@@ -93,31 +94,20 @@ __global__ void expert_units(MoeCall call) {
 
 /// A warp per output of a row, which adds its experts in their order.
 template <class T>
-__global__ void expert_outputs(MoeCall call) {
+__global__ void expert_outputs(const __grid_constant__ MoeCall call) {
   const int64_t j = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, n = blockIdx.x, k = call.args.top_k;
   if (j >= call.args.width) return;
   const float* const weights = static_cast<const float*>(call.args.weights.data) + n * k;
   float sum = 0;
   for (int64_t i = 0; i < k; ++i) {
-    const ExpertTable& expert = call.experts[call.args.chosen[n * k + i]];
+    const ExpertPlace& expert = call.experts[call.args.chosen[n * k + i]];
     const T* const down = static_cast<const T*>(expert.down) + j * call.F;
     sum = fmaf(weights[i], dot(down, call.hidden + (n * k + i) * call.F, call.F, call.rounds), sum);
   }
   if (threadIdx.x % kWarp == 0) static_cast<float*>(call.args.y.data)[n * call.args.y.stride + j] = sum;
 }
 
-struct Scratch {
-  ExpertTable* experts;
-  float* hidden;
-  int64_t bytes;
-};
-Scratch lay_out(const ops::MoeExpertsArgs& args, cpu::Workspace workspace) {
-  Scratch scratch;
-  scratch.experts = workspace.take<ExpertTable>(args.count);
-  scratch.hidden = workspace.take<float>(args.rows * args.top_k * args.experts[0].gate.rows());
-  scratch.bytes = workspace.bytes();
-  return scratch;
-}
+int64_t hidden_floats(const ops::MoeExpertsArgs& args) { return args.rows * args.top_k * args.experts[0].gate.rows(); }
 
 const void* rows_of(const Weight& weight, DType dtype) {
   if (weight.dtype() != dtype) not_on_device("moe_experts of several types");
@@ -125,14 +115,12 @@ const void* rows_of(const Weight& weight, DType dtype) {
   return float_rows(weight, "moe_experts of such weights");
 }
 
-void copy_table(const Stream& stream, const ops::MoeExpertsArgs& args, DType dtype, ExpertTable* there) {
-  std::vector<ExpertTable> table;
+void fill_places(const ops::MoeExpertsArgs& args, DType dtype, ExpertPlace* places) {
+  if (args.count > kMostExperts) not_on_device("moe_experts with more than 512 experts");
   for (int64_t e = 0; e < args.count; ++e) {
     const ops::MoeExpert& expert = args.experts[e];
-    table.push_back({rows_of(expert.gate, dtype), rows_of(expert.up, dtype), rows_of(expert.down, dtype)});
+    places[e] = {rows_of(expert.gate, dtype), rows_of(expert.up, dtype), rows_of(expert.down, dtype)};
   }
-  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(table.data()), *stream.memory,
-               reinterpret_cast<std::byte*>(there), table.size() * sizeof(ExpertTable));
 }
 
 }  // namespace
@@ -142,15 +130,20 @@ void moe_route(const Stream& stream, const ops::MoeRouteArgs& args) {
   launched("moe_route");
 }
 
-int64_t moe_experts_workspace(const Stream&, const ops::MoeExpertsArgs& args) { return lay_out(args, {}).bytes; }
+int64_t moe_experts_workspace(const Stream&, const ops::MoeExpertsArgs& args) {
+  cpu::Workspace workspace;
+  workspace.take<float>(hidden_floats(args));
+  return workspace.bytes();
+}
 
 void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   if (args.gate_up.data != nullptr) not_on_device("moe_experts under a tape");
   if (args.activations != DType::kF32 || args.gates != DType::kF32) not_on_device("moe_experts, rounded");
-  const Scratch scratch = lay_out(args, cpu::Workspace(args.workspace));
   const DType dtype = args.experts[0].gate.dtype();
-  copy_table(stream, args, dtype, scratch.experts);
-  const MoeCall call = {args, scratch.experts, scratch.hidden, args.experts[0].gate.rows(), rounds(stream, dtype)};
+  cpu::Workspace workspace(args.workspace);
+  MoeCall call = {
+      args, workspace.take<float>(hidden_floats(args)), args.experts[0].gate.rows(), rounds(stream, dtype), {}};
+  fill_places(args, dtype, call.experts);
   const dim3 units(static_cast<unsigned>(args.rows * args.top_k), static_cast<unsigned>(blocks_of(call.F, kWarps)));
   const dim3 outputs(static_cast<unsigned>(args.rows), static_cast<unsigned>(blocks_of(args.width, kWarps)));
   for_element(dtype, [&]<class T>(T) {

@@ -23,7 +23,17 @@ __device__ float gated_input(const ops::ShortConvArgs& args, const BatchSequence
   return args.b.data == nullptr ? x : element(args.b, seq.first_row + t, j) * x;
 }
 
+/// Replaces column j of the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a
+/// later old one.
+__device__ void keep(const ops::ShortConvArgs& args, const BatchSequence& seq, float* state, int64_t j) {
+  for (int64_t i = 0; i < args.kept; ++i) {
+    state[i * args.width + j] = gated_input(args, seq, state, seq.rows - args.kept + i, j);
+  }
+}
+
+/// Where a sequence has one row, the thread of a column also keeps it.
 __global__ void convolve(ops::ShortConvArgs args) {
+  await_inputs();
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, n = blockIdx.x, batch = args.seqs.batch;
   if (j >= args.width) return;
   const int64_t s = sequence_of_row(args.seqs.there, batch, n);
@@ -37,17 +47,15 @@ __global__ void convolve(ops::ShortConvArgs args) {
   if (args.silu) sum *= sigmoid(sum);
   if (args.c.data != nullptr) sum *= element(args.c, n, j);
   static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
+  if (seq.rows == 1 && args.state != nullptr) keep(args, seq, args.state[s], j);
 }
 
-/// Replaces the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a later old one.
+/// For sequences of more than one row.
 __global__ void keep_last_inputs(ops::ShortConvArgs args) {
+  await_inputs();
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, s = blockIdx.x;
   const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-  if (j >= args.width || seq.rows == 0) return;
-  float* const state = args.state[s];
-  for (int64_t i = 0; i < args.kept; ++i) {
-    state[i * args.width + j] = gated_input(args, seq, state, seq.rows - args.kept + i, j);
-  }
+  if (j < args.width && seq.rows > 1) keep(args, seq, args.state[s], j);
 }
 
 }  // namespace
@@ -55,11 +63,12 @@ __global__ void keep_last_inputs(ops::ShortConvArgs args) {
 void short_conv(const Stream& stream, const ops::ShortConvArgs& args) {
   if (args.dtype != DType::kF32 || args.gates != DType::kF32) not_on_device("short_conv, rounded");
   const auto columns = static_cast<unsigned>(blocks_of(args.width, kThreads));
-  convolve<<<dim3(static_cast<unsigned>(args.seqs.rows()), columns), kThreads, 0, queue_of(stream)>>>(args);
-  launched("short_conv");
-  if (args.state == nullptr) return;
-  keep_last_inputs<<<dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, queue_of(stream)>>>(args);
-  launched("short_conv");
+  const Gpu::Impl& gpu = gpu_of(stream);
+  launch_early(gpu, convolve, dim3(static_cast<unsigned>(args.seqs.rows()), columns), kThreads, 0, args);
+  bool any_longer = false;
+  for (int64_t s = 0; s < args.seqs.batch; ++s) any_longer = any_longer || args.seqs.length(s) > 1;
+  if (args.state == nullptr || !any_longer) return;
+  launch_early(gpu, keep_last_inputs, dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, args);
 }
 
 }  // namespace carousel::cuda

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sLSTM recurrence on the GPU: a block per head of a sequence, which takes its steps with y, c, n and m in shared
-// memory. A warp multiplies pieces of the panels, which the second level of cache keeps; then a thread has all four
-// sums of an element and advances it. No sum depends on the batch.
+// The sLSTM recurrence on the GPU: in clusters of blocks where slstm_cluster_cuda.cuh takes the heads, else a block per
+// head of a sequence, which takes its steps with y, c, n and m in shared memory. A warp multiplies pieces of the
+// panels, which the second level of cache keeps; then a thread has all four sums of an element and advances it. No sum
+// depends on the batch.
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/slstm/slstm_cpu.h"
+#include "carousel/ops/slstm/slstm_cluster_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -19,20 +20,6 @@ struct Cells {
   float* sums;           // [2 * panels, 32] as the panels' pieces lie
 };
 
-__device__ void advance(const Cells& cells, int64_t j, const float (&raw)[4], float f_gate_max) {
-  const float old_n = cells.n[j], capped = fminf(f_gate_max, raw[1]);
-  const float log_f = cells.m[j] + (fminf(capped, 0.0f) - log1pf(expf(-fabsf(capped))));
-  // The larger of the two gates is e^0. Where n is 0, i is e^0, since m' is raw_i.
-  const float ahead = raw[0] - log_f, e = expf(-fabsf(ahead));
-  const float f = ahead >= 0 ? e : 1.0f, i = old_n == 0 || ahead >= 0 ? 1.0f : e;
-  cells.m[j] = old_n == 0 ? raw[0] : fmaxf(raw[0], log_f);
-  cells.c[j] = fmaf(f, cells.c[j], i * tanhf(raw[2]));
-  cells.n[j] = fmaf(f, old_n, i);
-  // sigmoid(o) c / n, where sigmoid(o) = w / (1 + e^-|o|) with w = 1 or e^-|o|: one division.
-  const float o = expf(-fabsf(raw[3]));
-  cells.y[j] = (raw[3] >= 0 ? 1.0f : o) * cells.c[j] / fmaf(o, cells.n[j], cells.n[j]);
-}
-
 /// sums = R y, all pieces of the head's panels [2 * panels, dh, 32].
 __device__ void multiply(const float* panels, int64_t pieces, int64_t dh, const Cells& cells) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
@@ -45,8 +32,11 @@ __device__ void multiply(const float* panels, int64_t pieces, int64_t dh, const 
   }
 }
 
-/// `pieces` of the panels of one head.
-__global__ void recur(ops::SlstmArgs args, int64_t pieces) {
+constexpr int kMostThreads = 1024;
+
+/// `pieces` of the panels of one head. The bound keeps the registers of a thread few enough for so many threads:
+/// without it a launch may be refused.
+__global__ void __launch_bounds__(kMostThreads) recur(ops::SlstmArgs args, int64_t pieces) {
   extern __shared__ float shared[];
   const int64_t h = blockIdx.x, s = blockIdx.y, dh = args.dims.dh, width = args.dims.heads * dh;
   const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
@@ -71,8 +61,12 @@ __global__ void recur(ops::SlstmArgs args, int64_t pieces) {
         const int64_t at = g % 2 * ops::kSlstmElements + j % ops::kSlstmElements;
         raw[g] = wx[g * width + j] + cells.sums[piece * kPiece + at];
       }
-      advance(cells, j, raw, args.dims.f_gate_max);
-      out[j] = cells.y[j];
+      Element element = {cells.y[j], cells.c[j], cells.n[j], cells.m[j]};
+      element.advance(raw, args.dims.f_gate_max);
+      out[j] = cells.y[j] = element.y;
+      cells.c[j] = element.c;
+      cells.n[j] = element.n;
+      cells.m[j] = element.m;
     }
     __syncthreads();
   }
@@ -88,15 +82,15 @@ int64_t slstm_workspace(const Stream&, const ops::SlstmArgs&) { return 0; }
 
 void slstm(const Stream& stream, const ops::SlstmArgs& args) {
   if (args.raw != nullptr) not_on_device("slstm under a tape");
-  constexpr int64_t kMostThreads = 1024;
   const Gpu::Impl& gpu = gpu_of(stream);
+  if (run_in_clusters(gpu, args)) return;
   const int64_t pieces = 2 * ops::slstm_panels(args.dims), threads = pieces * kWarp;
   const size_t bytes = static_cast<size_t>(4 * args.dims.dh + pieces * kPiece) * sizeof(float);
   if (bytes > gpu.shared_bytes) not_on_device("slstm with heads this wide");
   allow_shared(recur, bytes);
   const dim3 grid(static_cast<unsigned>(args.dims.heads), static_cast<unsigned>(args.seqs.batch));
-  recur<<<grid, static_cast<unsigned>(threads < kMostThreads ? threads : kMostThreads), bytes, gpu.stream>>>(args,
-                                                                                                             pieces);
+  const auto block = static_cast<unsigned>(threads < kMostThreads ? threads : kMostThreads);
+  recur<<<grid, block, bytes, gpu.queue()>>>(args, pieces);
   launched("slstm");
 }
 

@@ -14,20 +14,31 @@ size_t first_outside(std::span<const int32_t> ids, int64_t bound, int32_t least 
   return n;
 }
 
+Tensor uploaded(const Stream& stream, std::span<const int32_t> ids, const Tensor& place) {
+  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(ids.data()), *stream.memory,
+               static_cast<std::byte*>(place.raw()), ids.size_bytes());
+  return place;
+}
 Tensor uploaded(Ctx& ctx, std::span<const int32_t> ids) {
-  const Tensor out = ctx.arena.empty(Shape{static_cast<int64_t>(ids.size())}, DType::kI32);
-  Memory::copy(Memory::host(), reinterpret_cast<const std::byte*>(ids.data()), *ctx.stream.memory,
-               static_cast<std::byte*>(out.raw()), ids.size_bytes());
-  return out;
+  return uploaded(ctx.stream, ids, ctx.arena.empty(Shape{static_cast<int64_t>(ids.size())}, DType::kI32));
+}
+
+void check_tokens(std::span<const int32_t> tokens, int64_t vocab_size) {
+  const size_t n = first_outside(tokens, vocab_size);
+  if (n == tokens.size()) return;
+  fail(ErrorKind::kInput, "ops::embedding: token {} is id {}, expected 0 to {}", n, tokens[n], vocab_size - 1);
 }
 
 }  // namespace
 
 Ids token_ids(Ctx& ctx, std::span<const int32_t> tokens, int64_t vocab_size) {
-  if (const size_t n = first_outside(tokens, vocab_size); n < tokens.size()) {
-    fail(ErrorKind::kInput, "ops::embedding: token {} is id {}, expected 0 to {}", n, tokens[n], vocab_size - 1);
-  }
+  check_tokens(tokens, vocab_size);
   return Ids(uploaded(ctx, tokens), vocab_size);
+}
+
+Ids token_ids(const Stream& stream, std::span<const int32_t> tokens, int64_t vocab_size, const Tensor& place) {
+  check_tokens(tokens, vocab_size);
+  return Ids(uploaded(stream, tokens, place.rows(0, static_cast<int64_t>(tokens.size()))), vocab_size);
 }
 
 Ids target_ids(Ctx& ctx, std::span<const int32_t> targets, int64_t vocab_size) {

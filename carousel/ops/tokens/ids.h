@@ -20,6 +20,7 @@ class Ids {
 
  private:
   friend Ids token_ids(Ctx& ctx, std::span<const int32_t> tokens, int64_t vocab_size);
+  friend Ids token_ids(const Stream& stream, std::span<const int32_t> tokens, int64_t vocab_size, const Tensor& place);
   friend Ids target_ids(Ctx& ctx, std::span<const int32_t> targets, int64_t vocab_size);
   Ids(Tensor values, int64_t bound) : values_(std::move(values)), bound_(bound) {}
 
@@ -45,6 +46,8 @@ class Targets {
 /// Tokens that a table of `vocab_size` rows is asked for, brought to the stream's memory. Throws kInput naming the
 /// first one outside.
 Ids token_ids(Ctx& ctx, std::span<const int32_t> tokens, int64_t vocab_size);
+/// The same, brought to the first elements of `place` [at least N] i32.
+Ids token_ids(const Stream& stream, std::span<const int32_t> tokens, int64_t vocab_size, const Tensor& place);
 /// The same for the tokens that logits of `vocab_size` columns are compared with.
 Ids target_ids(Ctx& ctx, std::span<const int32_t> targets, int64_t vocab_size);
 /// The same for targets of training, which may be -1.

@@ -30,9 +30,6 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Memory& memory)
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
     fail(ErrorKind::kShape, "weight: got {}, expected F32, F16, BF16 or a block type", dtype_name(dtype));
   }
-  if (is_block(dtype) && memory.is_apart()) {
-    fail(ErrorKind::kDevice, "weight: {} matrices: not on this device", dtype_name(dtype));
-  }
   // Half the address space: what is left out is refused before any signed arithmetic on it.
   constexpr int64_t kMaxDim = INT64_MAX / 1024;
   if (rows > kMaxDim || cols > kMaxDim) fail(ErrorKind::kShape, "weight: [{}, {}] is too large", rows, cols);

@@ -108,6 +108,34 @@ TEST(Attention, AgreesWithF64) {
   }
 }
 
+// With bf16 products a GPU takes many rows in tiles: queries, keys, values and weights are rounded to 2^-9, so an
+// output is off by some 2^-8 of its size. Cuts change no bit among tiles.
+TEST(Attention, TilesAgreeWithF64AndAnyCut) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;  // computes in f32 whatever the products do
+    Machine machine(target);
+    machine.stream.compute = Compute::kBF16;
+    for (const AttentionDims& dims :
+         {make_dims(8, 2, 64), make_dims(4, 4, 128, false), windowed(make_dims(8, 2, 64, true, false), 70),
+          partly_rotated(make_dims(8, 1, 128), 32), windowed(make_dims(8, 8, 64), 1)}) {
+      const std::vector<int64_t> lengths = {1, 0, 130, 64, 300, 65, 2};
+      const Seqs seqs = sequences(lengths);
+      const Tensor qkv = random_qkv(seqs.rows(), dims, 21);
+      const Tensor out = run(machine.ctx, qkv, dims, seqs, {});
+      for (size_t s = 0; s < lengths.size(); ++s) {
+        const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
+        EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), 8e-3)
+            << "T " << lengths[s] << " d " << dims.head_dim;
+      }
+      const Tensor long_qkv = random_qkv(1000, dims, 22);
+      State whole, cut;
+      const Tensor at_once = in_pieces(machine.ctx, long_qkv, dims, &whole, {1000});
+      EXPECT_TRUE(same_bits(in_pieces(machine.ctx, long_qkv, dims, &cut, {300, 557, 1000}), at_once));
+      EXPECT_LT(relative_error(at_once.f32(), reference(long_qkv, dims, 0, 1000)), 8e-3);
+    }
+  }
+}
+
 TEST(Attention, DecodeEqualsPrefillBitForBit) {
   for (const Target& target : targets()) {
     Machine machine(target);

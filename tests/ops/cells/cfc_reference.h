@@ -40,15 +40,15 @@ inline double activate(CfcActivation kind, double x) {
 /// Plain weights [rows, cols] beside the packed form the op takes.
 struct Map {
   /// With is_masked half of the weights of the first two parts are cut.
-  Map(int64_t inputs, int64_t units, int64_t parts, uint64_t seed, bool is_masked = false)
-      : units_count(units), packed(inputs, units, parts), bias(random_tensor({parts * units}, seed, 0.3f)) {
+  Map(Memory& memory, int64_t inputs, int64_t units, int64_t parts, uint64_t seed, bool is_masked = false)
+      : units_count(units), packed(inputs, units, parts, memory), bias(random_tensor({parts * units}, seed, 0.3f)) {
     const float scale = 1 / std::sqrt(static_cast<float>(inputs));
     weight = random_tensor({parts * units, inputs}, seed + 1, scale);
     if (is_masked) mask = Tensor({parts * units, inputs}, DType::kF32);
     for (int64_t i = 0; is_masked && i < mask.count(); ++i) mask.f32()[i] = i * 7 % 5 < 3 ? 1.0f : 0.0f;
     for (int64_t p = 0; p < parts; ++p) {
-      packed.add(p, 0, weight, p * units, p < 2 ? mask : Tensor());
-      packed.add_bias(p, bias, p * units);
+      packed.add(p, 0, weight.to(memory), p * units, p < 2 && is_masked ? mask.to(memory) : Tensor());
+      packed.add_bias(p, bias.to(memory), p * units);
     }
     packed.pack(Stream());
     weights.assign(weight.f32(), weight.f32() + weight.count());
@@ -133,7 +133,8 @@ struct Shape2 {
   bool memory = false;
 };
 
-inline Reference make_reference(int64_t inputs, const Shape2& shape) {
+/// The packed cell lies in `memory`.
+inline Reference make_reference(int64_t inputs, const Shape2& shape, Memory& memory = Memory::host()) {
   Reference out;
   out.cell.inputs = inputs;
   out.cell.mode = shape.mode;
@@ -144,12 +145,12 @@ inline Reference make_reference(int64_t inputs, const Shape2& shape) {
     int64_t fan_in = width + units;
     std::vector<Map> backbone;
     for (int64_t l = 0; l < shape.depth; ++l) {
-      backbone.emplace_back(fan_in, 33, 1, seed += 10);
+      backbone.emplace_back(memory, fan_in, 33, 1, seed += 10);
       fan_in = 33;
     }
     const int64_t parts = shape.mode == CfcMode::kPure ? 1 : 4;
     const bool is_masked = shape.units.size() > 1;
-    out.layers.push_back({backbone, Map(fan_in, units, parts, seed += 10, is_masked), {}, {}, {}, {}});
+    out.layers.push_back({backbone, Map(memory, fan_in, units, parts, seed += 10, is_masked), {}, {}, {}, {}});
     Layer& layer = out.layers.back();
     if (shape.mode == CfcMode::kPure) {
       layer.w_tau = random_tensor({1, units}, seed += 10);
@@ -159,15 +160,15 @@ inline Reference make_reference(int64_t inputs, const Shape2& shape) {
     }
     ops::CfcLayer packed{units, {}, layer.heads.packed, {}, {}};
     if (shape.mode == CfcMode::kPure) {
-      packed.w_tau = formed(ops::CellRow(layer.w_tau));
-      packed.a = formed(ops::CellRow(layer.a));
+      packed.w_tau = formed(ops::CellRow(layer.w_tau.to(memory)));
+      packed.a = formed(ops::CellRow(layer.a.to(memory)));
     }
     for (const Map& map : layer.backbone) packed.backbone.push_back(map.packed);
     out.cell.layers.push_back(packed);
     width = units;
   }
   if (shape.memory) {
-    out.memory.emplace_back(inputs + out.cell.units(), out.cell.units(), 4, seed += 10);
+    out.memory.emplace_back(memory, inputs + out.cell.units(), out.cell.units(), 4, seed += 10);
     out.cell.memory = out.memory[0].packed;
   }
   return out;

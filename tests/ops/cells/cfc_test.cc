@@ -7,9 +7,9 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/cells/cfc_reference.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -39,9 +39,12 @@ Tensor run(Ctx& ctx, const Reference& reference, const Tensor& x, Seqs seqs, std
     pointers.push_back(&states[s]);
     lengths.push_back(seqs.length(static_cast<int64_t>(s)));
   }
+  Memory& memory = *ctx.stream.memory;
+  seqs.bring_to(memory);
+  if (seqs.dt.defined()) seqs.dt = seqs.dt.to(memory);
   StateBatch batch;
-  batch.bind(layout, pointers, lengths);
-  const Tensor y = ops::cfc(ctx, x, reference.cell, seqs, batch.layer(0)).clone();
+  batch.bind(layout, pointers, lengths, memory);
+  const Tensor y = ops::cfc(ctx, x.to(memory), reference.cell, seqs, batch.layer(0)).clone().to_host();
   batch.advance(lengths);
   return y;
 }
@@ -49,7 +52,7 @@ Tensor run(Ctx& ctx, const Reference& reference, const Tensor& x, Seqs seqs, std
 // 2e-6: the recurrence contracts, so the rounding of a few dozen terms in f32 is not amplified.
 void check(Machine& machine, const Shape2& shape) {
   constexpr int64_t kInputs = 5;
-  const Reference reference = make_reference(kInputs, shape);
+  const Reference reference = make_reference(kInputs, shape, machine.memory());
   const std::vector<int64_t> lengths = {1, 0, 30, 7};
   Seqs seqs = sequences(lengths);
   const Tensor x = random_tensor({seqs.rows(), kInputs}, 1);
@@ -75,8 +78,8 @@ void check(Machine& machine, const Shape2& shape) {
 }
 
 TEST(Cfc, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const CfcMode mode : {CfcMode::kDefault, CfcMode::kNoGate, CfcMode::kPure}) {
       for (const int64_t depth : {0, 1, 3}) check(machine, {.mode = mode, .depth = depth});
       check(machine, {.mode = mode, .units = {11, 6, 3}, .depth = 0});
@@ -136,9 +139,9 @@ TEST(Cfc, OneUnitByHand) {
 
 // Wide enough that a lone sequence divides its units among the threads.
 TEST(Cfc, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
-    const Reference reference = make_reference(700, {.units = {300}, .depth = 1, .memory = true});
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
+    const Reference reference = make_reference(700, {.units = {300}, .depth = 1, .memory = true}, one.memory());
     const Tensor x = random_tensor({9, 700}, 3);
     std::vector<State> together(2), alone(1), cut(1);
     const Tensor batched = run(one.ctx, reference, x, sequences({6, 3}), together);

@@ -39,19 +39,27 @@ struct Model {
     params.sensory = synapses(kInputs, 10);
     params.recurrent = synapses(kUnits, 20);
     params.implicit = true;
-    cell = formed(ops::LtcCell(params, {}));
+    const auto moved = [&](const ops::LtcSynapseParams& s) {
+      return ops::LtcSynapseParams{there(s.w), there(s.mask), there(s.mu), there(s.sigma), there(s.erev)};
+    };
+    ops::LtcParams on_target = {there(params.gleak), there(params.vleak), there(params.cm), moved(params.sensory),
+                                moved(params.recurrent)};
+    on_target.implicit = true;
+    cell = formed(ops::LtcCell(on_target, {}));
   }
+  Tensor there(const Tensor& x) const { return x.defined() ? x.to(*target.memory) : x; }
 
   /// Potentials after the rows of x.
   Tensor run(const Numerics& numerics, const Tensor& x, const Tensor& dt = {}) {
-    Machine machine;
+    Machine machine(target);
     Ctx ctx{machine.stream, machine.arena, numerics};
-    Seqs seqs = sequences({x.dim(0)});
-    seqs.dt = dt;
-    return ops::ltc(ctx, x, cell.under(machine.stream, numerics.ltc), seqs, {}).clone();
+    Seqs seqs = machine.on(sequences({x.dim(0)}));
+    seqs.dt = there(dt);
+    return ops::ltc(ctx, there(x), cell.under(machine.stream, numerics.ltc), seqs, {}).clone().to_host();
   }
 
-  ops::LtcParams params;
+  Target target = targets().back();  // one is enough
+  ops::LtcParams params;             // on the host
   ops::LtcCell cell;
 };
 

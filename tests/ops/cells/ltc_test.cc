@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
-#include "tests/isas.h"
 #include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -100,6 +100,23 @@ Cell random_cell(int64_t inputs, int64_t units, int64_t outputs) {
   return cell;
 }
 
+/// The same cell, packed in another memory.
+ops::LtcCell on(Memory& memory, const Cell& cell) {
+  const auto moved = [&](const Synapses& s) {
+    return Synapses{s.w.to(memory), s.mask.to(memory), s.mu.to(memory), s.sigma.to(memory), s.erev.to(memory)};
+  };
+  ops::LtcParams params = {cell.gleak.to(memory), cell.vleak.to(memory), cell.cm.to(memory), moved(cell.sensory),
+                           moved(cell.recurrent)};
+  params.implicit = false;
+  ops::LtcCell out = formed(ops::LtcCell(params, {}));
+  out.outputs = cell.packed.outputs;
+  out.input_w = cell.packed.input_w.to(memory);
+  out.input_b = cell.packed.input_b.to(memory);
+  out.output_w = cell.packed.output_w.to(memory);
+  out.output_b = cell.packed.output_b.to(memory);
+  return out;
+}
+
 StateLayout layout_of(const ops::LtcCell& cell) {
   StateLayout layout;
   layout.add("0", {{"v", DType::kF32, Shape{cell.units}}});
@@ -114,9 +131,13 @@ Tensor run(Ctx& ctx, const ops::LtcCell& cell, const Tensor& x, const Seqs& seqs
     pointers.push_back(&states[s]);
     lengths.push_back(seqs.length(static_cast<int64_t>(s)));
   }
+  Memory& memory = *ctx.stream.memory;
+  Seqs there = seqs;
+  there.bring_to(memory);
+  if (there.dt.defined()) there.dt = there.dt.to(memory);
   StateBatch batch;
-  batch.bind(layout, pointers, lengths);
-  const Tensor y = ops::ltc(ctx, x, cell, seqs, batch.layer(0)).clone();
+  batch.bind(layout, pointers, lengths, memory);
+  const Tensor y = ops::ltc(ctx, x.to(memory), cell, there, batch.layer(0)).clone().to_host();
   batch.advance(lengths);
   return y;
 }
@@ -138,8 +159,8 @@ Vector after_row(const ops::LtcCell& cell, const std::vector<float>& x, const st
 
 // 5e-6: six solver steps per row, each a quotient of sums of up to 40 terms in f32.
 TEST(Ltc, AgreesWithF64) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa);
+  for (const Target& target : targets()) {
+    Machine machine(target);
     for (const int64_t units : {1, 15, 33}) {
       const int64_t outputs = (units + 1) / 2;
       const Cell cell = random_cell(6, units, outputs);
@@ -148,7 +169,7 @@ TEST(Ltc, AgreesWithF64) {
       const Tensor x = random_tensor({seqs.rows(), 6}, 1);
       seqs.dt = uniform({seqs.rows()}, 2, 0.05, 3);
       std::vector<State> states(lengths.size());
-      const Tensor y = run(machine.ctx, cell.packed, x, seqs, states);
+      const Tensor y = run(machine.ctx, on(machine.memory(), cell), x, seqs, states);
       for (size_t s = 0; s < lengths.size(); ++s) {
         Vector v(static_cast<size_t>(units)), expected;
         for (int64_t n = seqs.offsets[s]; n < seqs.offsets[s + 1]; ++n) {
@@ -263,20 +284,21 @@ TEST(Ltc, MaskedSynapsesDoNothing) {
 }
 
 TEST(Ltc, CutsNeighboursAndThreadsChangeNoBit) {
-  for (const Isa isa : tested_isas()) {
-    Machine one(isa, 1), three(isa, 3);
-    const Cell cell = random_cell(40, 200, 7);  // wide: a lone sequence divides its neurons among the threads
+  for (const Target& target : targets()) {
+    Machine one(target, 1), three(target, 3);
+    // Wide: a lone sequence divides its neurons among the threads.
+    const ops::LtcCell cell = on(one.memory(), random_cell(40, 200, 7));
     const Tensor x = random_tensor({9, 40}, 3);
     std::vector<State> together(2), alone(1), cut(1);
-    const Tensor batched = run(one.ctx, cell.packed, x, sequences({6, 3}), together);
-    const Tensor solo = run(three.ctx, cell.packed, x.rows(0, 6), sequences({6}), alone);
+    const Tensor batched = run(one.ctx, cell, x, sequences({6, 3}), together);
+    const Tensor solo = run(three.ctx, cell, x.rows(0, 6), sequences({6}), alone);
     EXPECT_TRUE(same_bits(batched.rows(0, 6), solo));
     std::vector<Tensor> parts;
     for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 1}, {1, 5}, {5, 6}}) {
-      parts.push_back(run(three.ctx, cell.packed, x.rows(begin, end), sequences({end - begin}), cut));
+      parts.push_back(run(three.ctx, cell, x.rows(begin, end), sequences({end - begin}), cut));
     }
     EXPECT_TRUE(same_bits(joined(parts), solo));
-    const StateLayout layout = layout_of(cell.packed);
+    const StateLayout layout = layout_of(cell);
     EXPECT_TRUE(same_bits(cut[0].tensors(layout)[0].tensor, together[0].tensors(layout)[0].tensor));
   }
 }

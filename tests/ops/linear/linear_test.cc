@@ -130,9 +130,10 @@ TEST(Linear, BlockWeightsTakeXOf127StepsAsItIs) {
   }
 }
 
+// Kernels of the host round x before block weights. On a GPU it is taken as it is.
 TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa, 3);
+  for (const Target& target : targets()) {
+    Machine machine(target, 3);
     Ctx& ctx = machine.ctx;
     for (const DType dtype : kBlocks) {
       for (const int64_t K : {1, 5, 31, 32, 33, 96, 515, 1100}) {
@@ -140,11 +141,11 @@ TEST(Linear, BlockWeightsAgreeWithF64OfTheRoundedX) {
           const Case c = make_case(ctx.stream, M, K, dtype, M % 2 == 1, static_cast<uint64_t>(K * 1000 + M));
           for (const int64_t N : {1, 2, 3, 7, 13, 64, 100}) {
             SCOPED_TRACE(::testing::Message()
-                         << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
+                         << target << " " << dtype_name(dtype) << " K " << K << " M " << M << " N " << N);
             const Tensor x = tensor_of(normals(N * K, 7), {N, K});
-            const Tensor y = ops::linear(ctx, x, {&c.weight});
-            Tensor rounded({N, K}, DType::kF32);
-            for (int64_t n = 0; n < N; ++n) {
+            const Tensor y = ops::linear(ctx, machine.on(x), {&c.weight}).to_host();
+            Tensor rounded = x.clone();
+            for (int64_t n = 0; target.on_host() && n < N; ++n) {
               const std::vector<float> row = rounded_row(x.f32() + n * K, K, dtype);
               std::copy(row.begin(), row.end(), rounded.f32() + n * K);
             }
@@ -238,8 +239,8 @@ TEST(Linear, WeightsOfOneCallStandSideBySide) {
 }
 
 TEST(Linear, BlockWeightsStandBesideFloats) {
-  for (const Isa isa : tested_isas()) {
-    Machine machine(isa, 2);
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
     Ctx& ctx = machine.ctx;
     const int64_t K = 67;
     std::vector<Case> cases;
@@ -249,9 +250,10 @@ TEST(Linear, BlockWeightsStandBesideFloats) {
     for (const int64_t N : {1, 2, 30, 200}) {
       const Tensor x = tensor_of(normals(N * K, 4), {N, K});
       const Tensor y =
-          ops::linear(ctx, x, {&cases[0].weight, &cases[1].weight, &cases[2].weight, &cases[3].weight}).clone();
+          ops::linear(ctx, machine.on(x), {&cases[0].weight, &cases[1].weight, &cases[2].weight, &cases[3].weight})
+              .to_host();
       for (size_t i = 0; i < cases.size(); ++i) {
-        const Tensor one = ops::linear(ctx, x, {&cases[i].weight});
+        const Tensor one = ops::linear(ctx, machine.on(x), {&cases[i].weight}).to_host();
         for (int64_t n = 0; n < N; ++n) {
           ASSERT_TRUE(same_bits(y.f32() + n * 160 + static_cast<int64_t>(i) * 40, one.f32() + n * 40, 40)) << i;
         }
@@ -262,12 +264,10 @@ TEST(Linear, BlockWeightsStandBesideFloats) {
 
 // 1100 rows cross the slabs of x, 600 columns those of k.
 TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
-  const std::vector<DType> dtypes(std::begin(kDTypes), std::end(kDTypes)),
-      floats(std::begin(kFloats), std::end(kFloats));
   for (const Target& target : targets()) {
     Machine machine(target, 4);
     Ctx& ctx = machine.ctx;
-    for (const DType dtype : target.on_host() ? dtypes : floats) {
+    for (const DType dtype : kDTypes) {
       for (const int64_t K : {3, 255, 600}) {
         const int64_t M = 100;
         const Case c = make_case(ctx.stream, M, K, dtype, true, 11);
@@ -283,6 +283,59 @@ TEST(Linear, RowAloneHasTheBitsItHasInABatch) {
               << target << " " << dtype_name(dtype) << " K " << K << " N " << N;
         }
       }
+    }
+  }
+}
+
+// Rows of whole pieces, of more columns than x has in shared memory at once, for few outputs and for many.
+TEST(Linear, StreamsOnAGpuGiveTheBitsOfThePlainOnes) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;  // there is one way on a CPU
+    Machine machine(target, 2);
+    auto& gpu = static_cast<cuda::Gpu&>(machine.memory());
+    for (const DType dtype : kDTypes) {
+      for (const auto& [M, K] : {std::pair<int64_t, int64_t>{37, 96}, {130, 2048}, {9000, 256}, {40, 17440}}) {
+        const Case c = make_case(machine.stream, M, K, dtype, true, 51);
+        for (const int64_t N : {1, 2, 3, 4, 5, 8}) {
+          const Tensor x = machine.on(tensor_of(normals(N * K, 52), {N, K}));
+          const Tensor fast = ops::linear(machine.ctx, x, {&c.weight}).to_host();
+          gpu.run_plain(static_cast<uint32_t>(cuda::Fast::kStream));
+          const Tensor plain = ops::linear(machine.ctx, x, {&c.weight}).to_host();
+          gpu.run_plain(0);
+          SCOPED_TRACE(::testing::Message() << dtype_name(dtype) << " M " << M << " K " << K << " N " << N);
+          if (is_block(dtype)) {  // a block's numbers are summed before they are scaled
+            EXPECT_TRUE(alike(target, fast.f32(), plain.f32(), N * M));
+          } else {
+            EXPECT_TRUE(same_bits(fast, plain));
+          }
+        }
+      }
+    }
+  }
+}
+
+// With many rows cuBLASLt takes blocks widened to bf16, and x rounded to it.
+TEST(Linear, ManyRowsOfBlocksInBf16AreWithinItsRounding) {
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
+    machine.stream.compute = Compute::kBF16;
+    for (const DType dtype : kBlocks) {
+      const int64_t N = 65, K = 512, M = 200;
+      const Case c = make_case(machine.stream, M, K, dtype, true, 61);
+      const Tensor x = tensor_of(normals(N * K, 62), {N, K});
+      const Tensor y = ops::linear(machine.ctx, machine.on(x), {&c.weight}).to_host(), bias = c.weight.bias.to_host();
+      std::vector<double> expected;
+      for (int64_t n = 0; n < N; ++n) {
+        for (int64_t m = 0; m < M; ++m) {
+          double sum = double{bias.f32()[m]};
+          for (int64_t k = 0; k < K; ++k) {
+            sum += double{x.f32()[n * K + k]} * double{c.values[static_cast<size_t>(m * K + k)]};
+          }
+          expected.push_back(sum);
+        }
+      }
+      // Both factors round by 2^-9 / sqrt 3 in the mean; x of the host's kernels by some 2^-8.
+      EXPECT_LT(relative_error(y.f32(), expected), 1e-2) << target << " " << dtype_name(dtype);
     }
   }
 }

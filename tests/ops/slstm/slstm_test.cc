@@ -98,7 +98,9 @@ TEST(Slstm, AgreesWithPublishedNumbers) {
 TEST(Slstm, AgreesWithF64) {
   for (const Target& target : targets()) {
     Machine machine(target);
-    for (const auto& [heads, dh] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {2, 16}, {4, 33}, {1, 96}}) {
+    // On a GPU clusters of blocks take heads of 64, 128 and 256.
+    for (const auto& [heads, dh] :
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {2, 16}, {4, 33}, {1, 96}, {2, 64}, {4, 128}, {2, 256}}) {
       ops::SlstmDims dims{heads, dh};
       if (dh == 5) dims.f_gate_max = 0.5f;
       const int64_t width = heads * dh;
@@ -130,14 +132,16 @@ TEST(Slstm, AgreesWithF64) {
   }
 }
 
-TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
-  const ops::SlstmDims dims{3, 24};
-  const int64_t width = 72;
+void check_cuts_and_neighbours(const ops::SlstmDims& dims) {
+  const int64_t width = dims.heads * dims.dh;
   const std::vector<int64_t> lengths = {70, 0, 13, 70, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9};
   const Seqs seqs = sequences(lengths);
   const Tensor wx = random_tensor({seqs.rows(), 4 * width}, 3);
-  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(random_tensor({3, 24, 96}, 4, 0.3f), dims));
+  const float scale = 1.5f / std::sqrt(static_cast<float>(dims.dh));
+  const Tensor recurrent = random_tensor({dims.heads, dims.dh, 4 * dims.dh}, 4, scale);
+  const ops::SlstmRecurrent packed = formed(ops::SlstmRecurrent(recurrent, dims));
   for (const Target& target : targets()) {
+    SCOPED_TRACE(::testing::Message() << target << " " << dims.heads << "x" << dims.dh);
     Machine one(target, 1), many(target, 4);
     const Tensor whole = run(one.ctx, wx, packed, seqs, {}).clone();
     EXPECT_TRUE(same_bits(run(many.ctx, wx, packed, seqs, {}), whole));
@@ -151,6 +155,14 @@ TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
       }
       EXPECT_TRUE(same_bits(joined(parts), whole.rows(0, 70)));
     }
+  }
+}
+
+// On a GPU of 132 multiprocessors a cluster takes 4 sequences of the batch at 8 heads of 128, 2 at 4 heads, and else 1;
+// a sequence alone has a cluster of its own.
+TEST(Slstm, CutsNeighboursAndThreadsChangeNoBit) {
+  for (const auto& [heads, dh] : {std::pair<int64_t, int64_t>{3, 24}, {8, 128}, {4, 128}, {1, 256}, {2, 64}}) {
+    check_cuts_and_neighbours({heads, dh});
   }
 }
 

@@ -59,6 +59,29 @@ TEST(Embedding, RowsOfTheTable) {
   }
 }
 
+TEST(Embedding, RowsOfBlocks) {
+  const int64_t V = 9;
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
+    for (const DType dtype : {DType::kQ8, DType::kQ4}) {
+      for (const int64_t D : {5, 32, 100}) {
+        Weight table(V, D, dtype, Weight::Layout::kRows, machine.memory());
+        std::vector<float> values(static_cast<size_t>(V * D));
+        Rng rng(3);
+        for (float& value : values) value = static_cast<float>(rng.normal());
+        table.write_rows(machine.stream, 0, V, values.data(), DType::kF32);
+        table.read_rows(0, V, values.data());
+        const std::vector<int32_t> ids = {0, 8, 3, 3};
+        const Tensor x = ops::embedding(machine.ctx, ops::token_ids(machine.ctx, ids, V), table).to_host();
+        for (size_t n = 0; n < ids.size(); ++n) {
+          EXPECT_TRUE(same_bits(x.f32() + static_cast<int64_t>(n) * D, values.data() + ids[n] * D, D))
+              << target << " " << dtype_name(dtype) << " D " << D << " token " << n;
+        }
+      }
+    }
+  }
+}
+
 TEST(Ids, OutOfRangeAreRefused) {
   const Stream stream{};
   Arena arena;

@@ -48,6 +48,7 @@ void Machine::add_cpu_options(CLI::App& app) {
 }
 
 void Machine::add_compute(CLI::App& app) {
+  compute = "auto";
   add_choice(app, "--compute", compute, {"auto", "f32", "bf16"},
              "Products with bf16 weights; bf16 rounds their input, auto is f32");
 }

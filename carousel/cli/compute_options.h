@@ -17,7 +17,7 @@ struct Machine {
   int threads = 0;  // 0: the physical cores
   std::string device = "cpu";
   std::string isa = "auto";
-  std::string compute = "auto";
+  std::string compute = "f32";  // train stores it as --dtype, whose default is f32
   void add_options(CLI::App& app);
   /// Adds all but --device, for commands that run on the CPU alone.
   void add_cpu_options(CLI::App& app);

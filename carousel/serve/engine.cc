@@ -9,6 +9,8 @@
 // 4. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
 #include "carousel/serve/engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -58,7 +60,13 @@ uint64_t Engine::submit(generate::Request request, Listener listener, const std:
   job->listener = std::move(listener);
   {
     const std::lock_guard lock(mutex_);
-    if (figures_.waiting >= options_.queue) return 0;
+    if (figures_.waiting >= options_.queue) {
+      throw HttpError{429,
+                      fmt::format("the queue of {} requests is full", options_.queue),
+                      "",
+                      "queue_full",
+                      {{"Retry-After", "1"}}};
+    }
     job->number = ++numbers_;
     figures_.waiting++;
     submitted_.push_back(job);
@@ -76,6 +84,12 @@ void Engine::cancel(uint64_t number) {
 }
 
 void Engine::tell(const std::shared_ptr<Job>& job, Event event) { outbox_.emplace_back(job, std::move(event)); }
+
+/// Tokens of a prompt that come one after the other are one event.
+void Engine::tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token) {
+  if (outbox_.empty() || outbox_.back().first != job || outbox_.back().second.prompt.empty()) tell(job, {});
+  outbox_.back().second.prompt.push_back({token.id, token.logprob, {token.top.begin(), token.top.end()}});
+}
 
 /// Ends a job that the batcher does not have.
 void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
@@ -144,7 +158,8 @@ void Engine::use_cache(Job& job, generate::Request& request) {
   if (options_.cache_bytes == 0 || request.state.pos() > 0 || request.prompt.empty()) return;
   job.prompt = request.prompt;
   const auto count = static_cast<int64_t>(job.prompt.size());
-  request.state = cache_.find(job.domain, job.prompt, count - 1);  // the last token's logits are needed
+  // The last token's logits are needed, and with prompt_logprobs those of every token.
+  request.state = cache_.find(job.domain, job.prompt, request.prompt_logprobs ? 0 : count - 1);
   job.cached = request.state.pos();
   request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
   request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
@@ -161,6 +176,7 @@ void Engine::start(const std::shared_ptr<Job>& job) {
   use_cache(*job, request);
   Job* const raw = job.get();  // the batcher's callbacks live no longer than the job does in running_
   const auto shared = [this, raw] { return running_.at(raw->number); };
+  request.on_prompt = [this, shared](const generate::PromptToken& token) { tell_prompt(shared(), token); };
   request.on_token = [this, shared](const generate::Emitted& token) {
     Event event;
     event.sample = token.sample;

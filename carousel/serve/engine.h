@@ -11,23 +11,33 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "carousel/core/thread.h"
 #include "carousel/generate/batcher.h"
+#include "carousel/serve/call.h"
 #include "carousel/serve/prefix_cache.h"
 
 namespace carousel::serve {
 
-/// What a listener is told: a token of a sample, or the sample's end.
+/// A token with its logprob, as answers tell it.
+struct LoggedToken {
+  int32_t id = 0;
+  std::optional<float> logprob;  // none: the first token of a text, which follows nothing
+  std::vector<generate::TokenLogprob> top;
+};
+
+/// What a listener is told: tokens of the prompt, a token of a sample, or the sample's end.
 struct Event {
   int64_t sample = 0;
   std::string text;                         // whole characters that are due; may be empty
   int32_t id = 0;                           // of a token
   float logprob = 0;                        // with Request::logprobs
   std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
+  std::vector<LoggedToken> prompt;          // with Request::prompt_logprobs; not empty: these and nothing else
   int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
   bool broken = false;                      // with `end` and kFailed: not the request's fault
   std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
@@ -66,8 +76,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Queues a request, whose callbacks the engine sets. Its number, or 0: the queue is full. The listener is told of
-  /// every token and of the end of each sample. A request that cannot run ends with kFailed.
+  /// Queues a request, whose callbacks the engine sets, and gives its number. The listener is told of every token and
+  /// of the end of each sample. A request that cannot run ends with kFailed. Throws HttpError (429): the queue is full.
   /// `domain`: requests of other domains do not see what the cache keeps of this one.
   uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
   /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
@@ -84,6 +94,7 @@ class Engine {
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
   void tell(const std::shared_ptr<Job>& job, Event event);
+  void tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token);
   void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
                 bool broken = false);
   void flush();

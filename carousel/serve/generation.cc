@@ -4,20 +4,35 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
+#include <iterator>
 
 #include "carousel/core/error.h"
 #include "carousel/model/start_token.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::serve {
-namespace {
 
-constexpr size_t kMaxPrompts = 2048;
+bool is_ids(const Json& prompt) { return prompt.is_array() && !prompt.empty() && prompt[0].is_number(); }
 
-bool is_ids(const Json& value) { return value.is_array() && !value.empty() && value[0].is_number(); }
+std::vector<int32_t> read_ids(const Json& prompt, const char* field, const model::Model& model) {
+  std::vector<int32_t> out;
+  const int64_t vocab = model.lm->vocab_size();
+  for (const Json& id : prompt) {
+    if (!id.is_number_integer() || id < 0 || id >= vocab) {
+      fail(ErrorKind::kInput, "request: \"{}\" holds {}, expected token ids from 0 to {}", field, brief(id), vocab - 1);
+    }
+    out.push_back(id);
+  }
+  return out;
+}
 
-}  // namespace
+void check_model(Fields& fields, const std::string& name) {
+  const std::string wanted = fields.string("model", name);
+  if (wanted == name) return;
+  throw HttpError{404, fmt::format("model: got \"{}\", expected \"{}\"", wanted, name), "model", "model_not_found", {}};
+}
 
 Json read_body(const Call& call) {
   JsonLimits limits;
@@ -35,11 +50,7 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   const Json body = form == Form::kResponse ? chat_of_response(read_body(*call_)) : read_body(*call_);
   wish_.form = form;
   Fields fields(body, "request");
-  const std::string name = fields.string("model", served_.name);
-  if (name != served_.name) {
-    throw HttpError{
-        404, fmt::format("model: got \"{}\", expected \"{}\"", name, served_.name), "model", "model_not_found", {}};
-  }
+  check_model(fields, served_.name);
   const std::string state = fields.string("state", "");
   if (!state.empty()) from_ = served_.states.find(state, owner_);
   read_prompts(fields);
@@ -70,7 +81,10 @@ void Generation::read_prompts(Fields& fields) {
   if (messages != nullptr) {
     const std::span<const int32_t> seen =
         from_ ? std::span<const int32_t>(from_->saved.tokens) : std::span<const int32_t>();
-    prompts_.push_back({served_.conversations.tokens(*messages, seen), "", 0, static_cast<int64_t>(seen.size())});
+    Prompt prompt;
+    prompt.tokens = served_.conversations.tokens(*messages, seen);
+    prompt.cached = static_cast<int64_t>(seen.size());
+    prompts_.push_back(std::move(prompt));
     return;
   }
   if (wish_.form == Form::kChat || wish_.form == Form::kResponse)
@@ -98,13 +112,7 @@ void Generation::add_prompt(const Json& prompt) {
     out.text = prompt;
     if (!out.text.empty() || fresh) out.tokens = served_.model.text().encode(out.text, fresh, true);
   } else if (is_ids(prompt)) {
-    for (const Json& id : prompt) {
-      if (!id.is_number_integer() || id < 0 || id >= served_.model.lm->vocab_size()) {
-        fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected token ids from 0 to {}", brief(id),
-             served_.model.lm->vocab_size() - 1);
-      }
-      out.tokens.push_back(id);
-    }
+    out.tokens = read_ids(prompt, "prompt", served_.model);
     if (served_.model.tokenizer) out.text = served_.model.text().decode(out.tokens, true);
   } else {
     fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected text or token ids", brief(prompt));
@@ -133,20 +141,17 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
 }
 
 void Generation::start() {
-  // Keys and salts keep their prompts apart: how long a prompt takes would tell others that it was seen.
-  const std::string domain = owner_ + "/" + wish_.salt;
+  const std::string domain = domain_of(owner_, wish_.salt);
   call_->when_gone([self = shared_from_this()] { self->cancel(); });
-  for (size_t p = 0; p < prompts_.size(); ++p) {
-    prompts_[p].number = served_.engine.submit(request_of(prompts_[p]),
-                                               [self = shared_from_this(), p](Event& event) { self->hear(p, event); });
-    if (prompts_[p].number > 0) continue;
+  try {
+    for (size_t p = 0; p < prompts_.size(); ++p) {
+      prompts_[p].number = served_.engine.submit(
+          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain);
+    }
+  } catch (const HttpError&) {
     cancel();
     call_->when_gone({});
-    throw HttpError{429,
-                    fmt::format("the queue of {} requests is full", served_.engine.figures().waiting.load()),
-                    "",
-                    "queue_full",
-                    {{"Retry-After", "1"}}};
+    throw;
   }
 }
 
@@ -159,6 +164,11 @@ void Generation::cancel() {
 
 void Generation::hear(size_t prompt, Event& event) {
   if (over_) return;
+  if (!event.prompt.empty()) {
+    std::vector<LoggedToken>& logged = prompts_[prompt].logged;
+    std::move(event.prompt.begin(), event.prompt.end(), std::back_inserter(logged));
+    return;
+  }
   const size_t index = prompt * static_cast<size_t>(wish_.request.samples) + static_cast<size_t>(event.sample);
   Choice& choice = choices_[index];
   if (event.end && event.end->reason == generate::StopReason::kFailed) {
@@ -166,6 +176,7 @@ void Generation::hear(size_t prompt, Event& event) {
     cancel();
     return call_->fail(error);
   }
+  if (!choice.begun) begin_choice(index);
   choice.text += event.text;
   if (event.end) {
     prompts_[prompt].hit = event.cached;
@@ -183,6 +194,39 @@ void Generation::hear(size_t prompt, Event& event) {
   if (ended_ == choices_.size()) finish();
 }
 
+/// The first event of a choice: the prompt has been read, so what is echoed of it is there.
+void Generation::begin_choice(size_t index) {
+  Choice& choice = choices_[index];
+  choice.begun = true;
+  const Prompt& prompt = prompt_of(index);
+  if (wish_.request.prompt_logprobs) {
+    choice.logged = prompt.logged;
+    if (prompt.logged.size() < prompt.tokens.size()) {
+      choice.logged.insert(choice.logged.begin(), {prompt.tokens[0], {}, {}});
+    }
+  }
+  if (!wish_.stream || wish_.form == Form::kResponse) return;
+  if (!call_->begun()) begin_chunks();
+  if (!wish_.echo) return;
+  Json chunk = head(true);
+  chunk["choices"].push_back(chunk_choice(index, prompt.text, false));
+  call_->event(chunk);
+}
+
+/// The first chunks of a chat say whose turn it is.
+void Generation::begin_chunks() {
+  call_->begin_events();
+  if (wish_.form != Form::kChat) return;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Json chunk = head(true);
+    chunk["choices"].push_back({{"index", i},
+                                {"delta", {{"role", "assistant"}, {"content", ""}}},
+                                {"logprobs", nullptr},
+                                {"finish_reason", nullptr}});
+    call_->event(chunk);
+  }
+}
+
 void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   choice.tokens = finished.tokens;
   choice.finish = finished.reason == generate::StopReason::kLength ? "length" : "stop";
@@ -195,24 +239,6 @@ void Generation::end_choice(Choice& choice, generate::Finished& finished) {
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
   if (wish_.form == Form::kResponse) return send_response(text, ends);
-  if (!call_->begun()) {
-    call_->begin_events();
-    for (size_t i = 0; i < choices_.size(); ++i) {
-      if (wish_.form == Form::kChat) {
-        Json chunk = head(true);
-        chunk["choices"].push_back({{"index", i},
-                                    {"delta", {{"role", "assistant"}, {"content", ""}}},
-                                    {"logprobs", nullptr},
-                                    {"finish_reason", nullptr}});
-        call_->event(chunk);
-      } else if (wish_.echo) {
-        Json chunk = head(true);
-        chunk["choices"].push_back(
-            chunk_choice(i, prompts_[i / static_cast<size_t>(wish_.request.samples)].text, false));
-        call_->event(chunk);
-      }
-    }
-  }
   if (text.empty() && !ends && !wish_.request.logprobs) return;
   if (!text.empty() || (!ends && wish_.request.logprobs)) {
     Json chunk = head(true);

@@ -79,7 +79,7 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     request.logits = from->saved.logits;
   }
   if (request.prompt.empty() && !request.logits.defined()) return call->answer(state_card(*from));
-  const uint64_t number = served_.engine.submit(std::move(request), [this, call, from, owner, cached](Event& event) {
+  const auto hear = [this, call, from, owner, cached](Event& event) {
     if (!event.end || call->ended()) return;
     try {
       if (event.end->reason != generate::StopReason::kLength) fail(ErrorKind::kInput, "{}", event.end->error);
@@ -92,8 +92,8 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     } catch (const Error& error) {
       call->fail(error_answer(error));
     }
-  });
-  if (number == 0) throw HttpError{429, "the queue is full", "", "queue_full", {{"Retry-After", "1"}}};
+  };
+  const uint64_t number = served_.engine.submit(std::move(request), hear, domain_of(owner, ""));
   call->when_gone([this, number] { served_.engine.cancel(number); });
 }
 

@@ -143,11 +143,7 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
   Fields stream_options(fields.object("stream_options"), "request: stream_options");
   wish.include_usage = stream_options.boolean("include_usage", false);
   wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
-  if (wish.echo && wish.request.logprobs) {
-    fail(ErrorKind::kInput,
-         "request: \"echo\" is true with \"logprobs\", expected one of them: logprobs of a prompt "
-         "are not computed");
-  }
+  wish.request.prompt_logprobs = wish.echo && wish.request.logprobs;
   wish.salt = fields.string("cache_salt", "");
   if (wish.salt.size() > kMaxSalt) {
     fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", wish.salt.size(), kMaxSalt);

@@ -30,6 +30,7 @@ const Service::Route Service::kRoutes[] = {
     {"GET", "/v1/states", &Service::states},
     {"GET", "/v1/states/", &Service::state},
     {"DELETE", "/v1/states/", &Service::remove_state},
+    {"POST", "/v1/embeddings", &Service::embeddings},
     {"GET", "/v1/models", &Service::models},
     {"GET", "/v1/models/", &Service::model_card},
     {"POST", "/tokenize", &Service::tokenize},
@@ -136,8 +137,12 @@ std::string Service::owner_of(const Call& call) const {
   return owner;
 }
 
-void Service::generate(const std::shared_ptr<Call>& call, Form form) {
+void Service::check_open() const {
   if (draining_) throw HttpError{503, "the server is shutting down", "", "", {{"Retry-After", "5"}}};
+}
+
+void Service::generate(const std::shared_ptr<Call>& call, Form form) {
+  check_open();
   std::make_shared<Generation>(served_, call, form, owner_of(*call))->start();
 }
 

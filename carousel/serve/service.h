@@ -53,6 +53,7 @@ class Service {
   void responses(const std::shared_ptr<Call>& call, const std::string& rest);
   void response(const std::shared_ptr<Call>& call, const std::string& rest);
   void remove_response(const std::shared_ptr<Call>& call, const std::string& rest);
+  void embeddings(const std::shared_ptr<Call>& call, const std::string& rest);
   void models(const std::shared_ptr<Call>& call, const std::string& rest);
   void model_card(const std::shared_ptr<Call>& call, const std::string& rest);
   void health(const std::shared_ptr<Call>& call, const std::string& rest);
@@ -62,6 +63,7 @@ class Service {
   void tokenize(const std::shared_ptr<Call>& call, const std::string& rest);
   void detokenize(const std::shared_ptr<Call>& call, const std::string& rest);
 
+  void check_open() const;  // throws HttpError (503) once the server goes
   void generate(const std::shared_ptr<Call>& call, Form form);
   void state_file(const std::shared_ptr<Call>& call, const std::string& id);
   void rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens);

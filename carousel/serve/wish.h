@@ -39,6 +39,11 @@ struct WishLimits {
 /// `fields`. Throws Error(kInput) that names the field, what was got and what is expected.
 Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits);
 
+/// "cache_salt". Throws Error(kInput).
+std::string read_salt(Fields& fields);
+/// The names of a body's fields that nobody has asked for, for x-carousel-ignored; empty: none.
+std::string names_ignored(const Json& body, const Fields& fields);
+
 /// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
 HttpError error_answer(const Error& error);
 

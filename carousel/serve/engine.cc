@@ -6,7 +6,9 @@
 // 2. A job is in exactly one of submitted_, waiting_ and running_ until its last sample has ended; then in none.
 // 3. Events of a tick are posted in one piece and in their order, so a listener hears of a token before the next one.
 //    The engine never waits for a listener.
-// 4. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
+// 4. admit() alone starts jobs. It reserves the most bytes that a job's states can take, so what runs never takes more
+//    than memory_bytes; a job gives its bytes back as its samples end. A job that would not fit alone is never queued.
+// 5. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
 #include "carousel/serve/engine.h"
 
 #include <fmt/format.h>
@@ -31,15 +33,21 @@ struct Engine::Job {
   Listener listener;
   std::string domain;
   int64_t samples = 1, ended = 0;
+  size_t shared_bytes = 0, own_bytes = 0;  // that its samples take together, and each of them
+  size_t bytes() const {
+    const auto running = static_cast<size_t>(samples - ended);
+    return running == 0 ? 0 : shared_bytes + running * own_bytes;
+  }
   int64_t cached = 0;           // tokens of its prompt that the cache had read
   std::vector<int32_t> prompt;  // the whole prompt, where the cache keeps states of it
 };
 
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
-    : options_(options),
+    : layout_(model.state_layout()),
+      options_(options),
       post_(std::move(post)),
       batcher_(model, stream),
-      cache_(model.state_layout(), options.cache_bytes) {
+      cache_(layout_, options.cache_bytes) {
   thread_ = std::make_unique<Thread>([this] { run(); });
 }
 
@@ -52,9 +60,28 @@ Engine::~Engine() {
   thread_.reset();
 }
 
+/// Pages that are full when the prompt has been read are shared by the samples.
+void Engine::reserve(Job& job, const generate::Request& request) const {
+  const int64_t prompt = request.state.pos() + static_cast<int64_t>(request.prompt.size());
+  const int64_t end = prompt + std::max<int64_t>(request.max_tokens, 0);
+  const size_t fixed = layout_.fixed_bytes();
+  job.shared_bytes = layout_.bytes_at(prompt / kPageRows * kPageRows) - fixed;
+  job.own_bytes = layout_.bytes_at(end) - job.shared_bytes;
+}
+
 uint64_t Engine::submit(generate::Request request, Listener listener, const std::string& domain) {
   auto job = std::make_shared<Job>();
   job->samples = request.samples;
+  reserve(*job, request);
+  if (job->bytes() > options_.memory_bytes) {
+    throw HttpError{507,
+                    fmt::format("the states of this request may take {} bytes, expected at most {}: ask for fewer "
+                                "tokens or choices, or raise --memory",
+                                job->bytes(), options_.memory_bytes),
+                    "",
+                    "memory_too_small",
+                    {{"x-should-retry", "false"}}};
+  }
   job->domain = domain;
   job->request = std::move(request);
   job->listener = std::move(listener);
@@ -140,17 +167,24 @@ void Engine::take_commands() {
   }
 }
 
-/// Starts waiting jobs, in their order, while their samples fit beside those that run.
+/// Starts waiting jobs, in their order, while their samples and states fit beside those that run.
 void Engine::admit() {
   while (!waiting_.empty()) {
     const std::shared_ptr<Job> job = waiting_.front();
     int64_t running = 0;
     for (const auto& [number, other] : running_) running += other->samples - other->ended;
     if (running > 0 && running + job->samples > options_.parallel) break;
+    if (running > 0 && reserved() + job->bytes() > options_.memory_bytes) break;
     waiting_.pop_front();
     figures_.waiting--;
     start(job);
   }
+}
+
+size_t Engine::reserved() const {
+  size_t bytes = 0;
+  for (const auto& [number, job] : running_) bytes += job->bytes();
+  return bytes;
 }
 
 /// A prompt that begins a text starts from the longest beginning that the cache has; what it reads is kept.
@@ -244,6 +278,7 @@ void Engine::run() {
     figures_.cache_bytes = static_cast<int64_t>(cache_.bytes());
     figures_.cache_states = cache_.states();
     figures_.cache_evictions = cache_.evictions();
+    figures_.reserved_bytes = static_cast<int64_t>(reserved());
     figures_.running = static_cast<int64_t>(batcher_.live());
     flush();
   }

@@ -45,16 +45,18 @@ struct Event {
 using Listener = std::function<void(Event&)>;
 
 struct EngineOptions {
-  int64_t parallel = 64;   // sequences at a time
-  int64_t queue = 256;     // requests that wait for them
-  size_t cache_bytes = 0;  // of the prefix cache
-  double tick_ms = 100;    // the time of a tick that reads prompts
+  int64_t parallel = 64;           // sequences at a time
+  int64_t queue = 256;             // requests that wait for them
+  size_t memory_bytes = SIZE_MAX;  // that states of running sequences may take
+  size_t cache_bytes = 0;          // of the prefix cache
+  double tick_ms = 100;            // the time of a tick that reads prompts
 };
 
 /// Figures since the start, which any thread may read.
 struct EngineFigures {
   std::atomic<int64_t> running{0};           // sequences
   std::atomic<int64_t> waiting{0};           // requests
+  std::atomic<int64_t> reserved_bytes{0};    // for the states of running sequences
   std::atomic<int64_t> prompt_tokens{0};     // rows of prompts read
   std::atomic<int64_t> generated_tokens{0};  // tokens sampled
   std::atomic<int64_t> ticks{0};
@@ -77,7 +79,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   /// Queues a request, whose callbacks the engine sets, and gives its number. The listener is told of every token and
-  /// of the end of each sample. A request that cannot run ends with kFailed. Throws HttpError (429): the queue is full.
+  /// of the end of each sample. A request that cannot run ends with kFailed. Throws HttpError: the queue is full (429),
+  /// or the request's states would never fit in the memory for them (507).
   /// `domain`: requests of other domains do not see what the cache keeps of this one.
   uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
   /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
@@ -91,6 +94,8 @@ class Engine {
   void run();
   void take_commands();
   void admit();
+  void reserve(Job& job, const generate::Request& request) const;
+  size_t reserved() const;
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
   void tell(const std::shared_ptr<Job>& job, Event event);
@@ -100,6 +105,7 @@ class Engine {
   void flush();
   void tick();
 
+  const StateLayout& layout_;
   const EngineOptions options_;
   const Post post_;
   EngineFigures figures_;

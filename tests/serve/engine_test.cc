@@ -195,6 +195,42 @@ TEST_F(EngineTest, AFullQueueRefuses) {
   EXPECT_LE(taken, 3u);
 }
 
+TEST_F(EngineTest, StatesOfRunningRequestsFitInTheirMemory) {
+  Request request;
+  for (int32_t i = 0; i < 150; ++i) request.prompt.push_back(i % 200);
+  request.max_tokens = 100;
+  request.logprobs = true;
+  const StateLayout& layout = small_.model.state_layout();
+  EngineOptions tight = options(0);
+  tight.parallel = 64;
+  tight.memory_bytes = 2 * layout.bytes_at(250) + 5;
+  Engine engine(small_.model, small_.stream, tight, mailbox_.post());
+  std::vector<Heard> heard(7);
+  for (Heard& one : heard) submit(engine, request, one);
+  int64_t most = 0, most_running = 0;
+  ASSERT_TRUE(mailbox_.run_until([&] {
+    most = std::max<int64_t>(most, engine.figures().reserved_bytes);
+    most_running = std::max<int64_t>(most_running, engine.figures().running);
+    return std::all_of(heard.begin(), heard.end(), [](const Heard& one) { return one.whole(); });
+  }));
+  EXPECT_EQ(most, static_cast<int64_t>(2 * layout.bytes_at(250)));
+  EXPECT_EQ(most_running, 2);
+  for (const Heard& one : heard) EXPECT_EQ(one.samples, small_.alone(request));
+
+  // Samples share the pages of the whole prompt, and three of them never fit.
+  request.samples = 3;
+  Heard never;
+  try {
+    submit(engine, request, never);
+    FAIL() << "three samples take more than two requests may";
+  } catch (const HttpError& error) {
+    EXPECT_EQ(error.status, 507);
+    const size_t shared = layout.bytes_at(128) - layout.fixed_bytes();
+    EXPECT_NE(error.message.find(std::to_string(3 * layout.bytes_at(250) - 2 * shared)), std::string::npos)
+        << error.message;
+  }
+}
+
 TEST_F(EngineTest, ABadRequestEndsAlone) {
   Engine engine(small_.model, small_.stream, options(0), mailbox_.post());
   Request good, bad;

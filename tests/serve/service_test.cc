@@ -211,6 +211,22 @@ TEST_F(ServiceTest, APageOfAnotherSiteIsNotAnswered) {
   EXPECT_EQ(client.answer().status, 403);
 }
 
+TEST_F(ServiceTest, ARequestThatRunsTooLongEndsWithAnError) {
+  start({}, [](HttpOptions& http) { http.call_seconds = 0.2; });
+  Json endless = {{"prompt", "a"}, {"max_tokens", 4096}, {"n", 64}, {"ignore_eos", true}};
+  const Json error = post("/v1/completions", endless, 503)["error"];
+  EXPECT_EQ(error["code"], "timeout");
+  EXPECT_NE(error["message"].get<std::string>().find("0.2 s"), std::string::npos);
+  endless["stream"] = true;
+  const std::vector<Json> told = events(ask("POST", "/v1/completions", endless.dump()));
+  EXPECT_EQ(told.back()["error"]["code"], "timeout");
+  // It runs no more, and others are answered.
+  const std::string none = "carousel:num_requests_running 0";
+  for (int i = 0; i < 500 && ask("GET", "/metrics").body.find(none) == none.npos; ++i) usleep(10000);
+  EXPECT_NE(ask("GET", "/metrics").body.find(none), none.npos);
+  post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}});
+}
+
 TEST_F(ServiceTest, TokensAreCountedAndSpelled) {
   start();
   EXPECT_EQ(post("/tokenize", {{"content", "AB"}})["tokens"], Json({65, 66}));

@@ -39,6 +39,7 @@ struct Engine::Job {
     return running == 0 ? 0 : shared_bytes + running * own_bytes;
   }
   int64_t cached = 0;           // tokens of its prompt that the cache had read
+  Misses missed = {};           // those that it had not
   std::vector<int32_t> prompt;  // the whole prompt, where the cache keeps states of it
 };
 
@@ -135,6 +136,8 @@ void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reas
 
 void Engine::flush() {
   if (outbox_.empty()) return;
+  const auto now = std::chrono::steady_clock::now();
+  for (auto& [job, event] : outbox_) event.at = now;
   auto told = std::make_shared<std::vector<Told>>(std::move(outbox_));
   outbox_.clear();
   post_([told] {
@@ -189,20 +192,42 @@ size_t Engine::reserved() const {
 
 /// A prompt that begins a text starts from the longest beginning that the cache has; what it reads is kept.
 void Engine::use_cache(Job& job, generate::Request& request) {
-  if (options_.cache_bytes == 0 || request.state.pos() > 0 || request.prompt.empty()) return;
-  job.prompt = request.prompt;
+  const auto count = static_cast<int64_t>(request.prompt.size());
+  const bool after_state = request.state.pos() > 0;
+  if (options_.cache_bytes == 0 || after_state || count == 0) {
+    job.missed[static_cast<size_t>(after_state ? Miss::kState : Miss::kOff)] = count;
+  } else {
+    job.prompt = request.prompt;
+    // The last token's logits are needed, and with prompt_logprobs those of every token.
+    const int64_t most = request.prompt_logprobs ? 0 : count - 1;
+    request.state = cache_.find(job.domain, job.prompt, most);
+    job.cached = request.state.pos();
+    count_misses(job, request.prompt_logprobs);
+    request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
+    request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
+    request.marks = cache_.marks(job.domain, job.prompt, job.cached);
+    request.on_mark = [this, &job](const State& state) {
+      cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
+    };
+    figures_.cache_queries += count;
+    figures_.cache_hits += job.cached;
+  }
+  for (size_t i = 0; i < job.missed.size(); ++i) figures_.cache_misses[i] += job.missed[i];
+}
+
+/// Says of every token of the prompt that is read why it is.
+void Engine::count_misses(Job& job, bool logprobs) {
   const auto count = static_cast<int64_t>(job.prompt.size());
-  // The last token's logits are needed, and with prompt_logprobs those of every token.
-  request.state = cache_.find(job.domain, job.prompt, request.prompt_logprobs ? 0 : count - 1);
-  job.cached = request.state.pos();
-  request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
-  request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
-  request.marks = cache_.marks(job.domain, job.prompt, job.cached);
-  request.on_mark = [this, &job](const State& state) {
-    cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
-  };
-  figures_.cache_queries += count;
-  figures_.cache_hits += job.cached;
+  const auto missed = [&](Miss why) -> int64_t& { return job.missed[static_cast<size_t>(why)]; };
+  if (logprobs) {
+    missed(Miss::kLogprobs) = count;
+    return;
+  }
+  const int64_t end = (count - 1) / PrefixCache::kPiece * PrefixCache::kPiece;
+  const int64_t known = std::clamp(cache_.known(job.domain, job.prompt), job.cached, end);
+  missed(Miss::kNoState) = known - job.cached;
+  missed(Miss::kNew) = end - known;
+  missed(Miss::kEnd) = count - end;
 }
 
 void Engine::start(const std::shared_ptr<Job>& job) {
@@ -228,6 +253,7 @@ void Engine::start(const std::shared_ptr<Job>& job) {
     event.end = std::make_unique<generate::Finished>(std::move(finished));
     event.end->text = {};
     event.cached = raw->cached;
+    event.missed = raw->missed;
     tell(shared(), std::move(event));
     if (++raw->ended == raw->samples) running_.erase(raw->number);
   };

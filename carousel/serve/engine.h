@@ -3,11 +3,14 @@
 // their choice; nothing else of a model is shared. The invariants are numbered in engine.cc.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,8 +33,21 @@ struct LoggedToken {
   std::vector<generate::TokenLogprob> top;
 };
 
+/// Why tokens of a prompt were read, and not found in the cache.
+enum class Miss {
+  kNew,       // no prompt began so before
+  kNoState,   // one did, and no state is kept there (any more)
+  kEnd,       // after the last multiple of 64, or the last token
+  kLogprobs,  // their logprobs were asked for
+  kState,     // they follow a state with an id
+  kOff        // there is no cache
+};
+constexpr const char* kMissNames[] = {"new", "no_state", "end", "logprobs", "state", "off"};
+using Misses = std::array<int64_t, std::size(kMissNames)>;  // tokens, by Miss
+
 /// What a listener is told: tokens of the prompt, a token of a sample, or the sample's end.
 struct Event {
+  std::chrono::steady_clock::time_point at;  // when the engine told it
   int64_t sample = 0;
   std::string text;                         // whole characters that are due; may be empty
   int32_t id = 0;                           // of a token
@@ -39,6 +55,7 @@ struct Event {
   std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
   std::vector<LoggedToken> prompt;          // with Request::prompt_logprobs; not empty: these and nothing else
   int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
+  Misses missed = {};                       // with `end`: those that it had not
   bool broken = false;                      // with `end` and kFailed: not the request's fault
   std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
 };
@@ -62,7 +79,8 @@ struct EngineFigures {
   std::atomic<int64_t> ticks{0};
   std::atomic<int64_t> cache_queries{0};  // tokens of prompts that the cache was asked for
   std::atomic<int64_t> cache_hits{0};     // tokens of those that it had read
-  std::atomic<int64_t> cache_bytes{0};    // that it takes
+  std::array<std::atomic<int64_t>, std::size(kMissNames)> cache_misses{};  // and that it had not, by Miss
+  std::atomic<int64_t> cache_bytes{0};                                     // that it takes
   std::atomic<int64_t> cache_states{0};
   std::atomic<int64_t> cache_evictions{0};
 };
@@ -98,6 +116,7 @@ class Engine {
   size_t reserved() const;
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
+  void count_misses(Job& job, bool logprobs);
   void tell(const std::shared_ptr<Job>& job, Event event);
   void tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token);
   void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,

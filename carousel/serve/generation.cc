@@ -72,7 +72,8 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
     wish_.request.stop.push_back(served_.conversations.stop());
   }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
-  choices_.resize(prompts_.size() * static_cast<size_t>(wish_.request.samples));
+  choices_.assign(prompts_.size() * static_cast<size_t>(wish_.request.samples),
+                  Choice(std::chrono::steady_clock::now()));
 }
 
 /// messages, or a prompt: text, ids, or a list of either.
@@ -142,20 +143,29 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
 
 void Generation::start() {
   const std::string domain = domain_of(owner_, wish_.salt);
-  call_->when_gone([self = shared_from_this()] { self->cancel(); });
+  call_->when_gone([self = shared_from_this()] { self->cancel(RequestMetrics::kAbort); });
   try {
     for (size_t p = 0; p < prompts_.size(); ++p) {
       prompts_[p].number = served_.engine.submit(
           request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain);
     }
   } catch (const HttpError&) {
-    cancel();
+    withdraw();
     call_->when_gone({});
     throw;
   }
 }
 
-void Generation::cancel() {
+/// Ends what has not ended; reason: why.
+void Generation::cancel(RequestMetrics::Reason reason) {
+  if (over_) return;
+  for (const Choice& choice : choices_) {
+    if (!choice.counted) served_.metrics.broken(reason);
+  }
+  withdraw();
+}
+
+void Generation::withdraw() {
   over_ = true;
   for (const Prompt& prompt : prompts_) {
     if (prompt.number > 0) served_.engine.cancel(prompt.number);
@@ -173,25 +183,36 @@ void Generation::hear(size_t prompt, Event& event) {
   Choice& choice = choices_[index];
   if (event.end && event.end->reason == generate::StopReason::kFailed) {
     HttpError error = error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error));
-    cancel();
+    cancel(RequestMetrics::kError);
     return call_->fail(error);
   }
   if (!choice.begun) begin_choice(index);
   choice.text += event.text;
   if (event.end) {
     prompts_[prompt].hit = event.cached;
+    prompts_[prompt].missed = event.missed;
     try {
       end_choice(choice, *event.end);
+      count_choice(index, event.at);
     } catch (const HttpError& error) {
-      cancel();
+      cancel(RequestMetrics::kError);
       return call_->fail(error);
     }
   } else {
     choice.tokens++;
+    served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
   if (wish_.stream) send(index, event.text, event.end != nullptr);
   if (ended_ == choices_.size()) finish();
+}
+
+void Generation::count_choice(size_t index, ChoiceClock::Time at) {
+  Choice& choice = choices_[index];
+  const Prompt& prompt = prompt_of(index);
+  choice.counted = true;
+  served_.metrics.end(choice.clock, at, prompt.cached + static_cast<int64_t>(prompt.tokens.size()),
+                      choice.finish == "length" ? RequestMetrics::kLength : RequestMetrics::kStop);
 }
 
 /// The first event of a choice: the prompt has been read, so what is echoed of it is there.
@@ -248,7 +269,7 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
   if (!ends) return;
   Json chunk = head(true);
   chunk["choices"].push_back(chunk_choice(index, "", true));
-  chunk["carousel"] = extras(choices_[index]);
+  chunk["carousel"] = extras(index);
   call_->event(chunk);
 }
 
@@ -277,7 +298,7 @@ void Generation::finish() {
   Json answer = head(false);
   for (size_t i = 0; i < choices_.size(); ++i) answer["choices"].push_back(whole_choice(i));
   answer["usage"] = usage();
-  answer["carousel"] = {{"seed", wish_.request.seed}};
+  answer["carousel"] = {{"seed", wish_.request.seed}, {"cache", cache(prompts_)}};
   call_->answer(answer);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string text;                 // as it was given, for echo
     uint64_t number = 0;              // in the engine
     int64_t cached = 0;               // tokens that the state has seen
+    Misses missed = {};               // why the others were read
     int64_t hit = 0;                  // tokens of `tokens` that the cache had read
     std::vector<LoggedToken> logged;  // with echo and logprobs
   };
   struct Choice {
+    explicit Choice(ChoiceClock::Time begin) : clock(begin) {}
+
+    ChoiceClock clock;
+    bool counted = false;  // its end is in the metrics
     std::string text;
     bool begun = false;               // an event of it came
     std::vector<LoggedToken> logged;  // with logprobs; with echo the prompt's come first
@@ -47,7 +53,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void begin_choice(size_t index);
   void begin_chunks();
   void end_choice(Choice& choice, generate::Finished& finished);
-  void cancel();
+  void count_choice(size_t index, ChoiceClock::Time at);
+  void cancel(RequestMetrics::Reason reason);
+  void withdraw();
   void send(size_t index, const std::string& text, bool ends);
   void finish();
 
@@ -63,7 +71,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Json chunk_choice(size_t index, const std::string& text, bool ends);
   Json logprobs(Choice& choice) const;
   Json usage() const;
-  Json extras(const Choice& choice) const;
+  static Json cache(std::span<const Prompt> prompts);
+  Json extras(size_t index) const;
   const Prompt& prompt_of(size_t choice) const { return prompts_[choice / static_cast<size_t>(wish_.request.samples)]; }
   std::string token_text(int32_t id) const;
 

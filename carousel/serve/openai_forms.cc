@@ -13,8 +13,9 @@ Json Generation::head(bool chunk) const {
   return {{"id", id_}, {"object", object}, {"created", created_}, {"model", served_.name}, {"choices", Json::array()}};
 }
 
-Json Generation::extras(const Choice& choice) const {
-  Json out = {{"seed", wish_.request.seed}};
+Json Generation::extras(size_t index) const {
+  const Choice& choice = choices_[index];
+  Json out = {{"seed", wish_.request.seed}, {"cache", cache(std::span(&prompt_of(index), 1))}};
   if (!choice.state.empty()) out["state"] = choice.state;
   return out;
 }
@@ -83,6 +84,17 @@ Json Generation::logprobs(Choice& choice) const {
   }
   if (wish_.form == Form::kChat) return {{"content", content}, {"refusal", nullptr}};
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
+}
+
+/// Why tokens of the prompts were not found in the cache: their counts by reason.
+Json Generation::cache(std::span<const Prompt> prompts) {
+  Json out = Json::object();
+  for (size_t i = 0; i < std::size(kMissNames); ++i) {
+    int64_t count = 0;
+    for (const Prompt& prompt : prompts) count += prompt.missed[i];
+    if (count > 0) out[kMissNames[i]] = count;
+  }
+  return out;
 }
 
 Json Generation::usage() const {

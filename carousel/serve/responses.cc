@@ -99,7 +99,7 @@ Json Generation::response(const char* status) const {
                   {"output_tokens", counts["completion_tokens"]},
                   {"output_tokens_details", {{"reasoning_tokens", 0}}},
                   {"total_tokens", counts["total_tokens"]}};
-  out["carousel"] = {{"seed", wish_.request.seed}};
+  out["carousel"] = {{"seed", wish_.request.seed}, {"cache", cache(prompts_)}};
   return out;
 }
 

@@ -7,6 +7,7 @@
 
 #include "carousel/serve/conversation.h"
 #include "carousel/serve/engine.h"
+#include "carousel/serve/metrics.h"
 #include "carousel/serve/states.h"
 #include "carousel/serve/wish.h"
 
@@ -18,6 +19,7 @@ struct ServedModel {
   WishLimits limits;
   Conversations conversations;
   States states;
+  RequestMetrics metrics;
   Engine engine;
 };
 

@@ -67,6 +67,7 @@ Service::Service(const model::Model& model, const Stream& stream, const ServiceO
               options.limits,
               Conversations(options.path, model, options.chat_template),
               States(options.state_bytes),
+              RequestMetrics(),
               Engine(model, stream, options.engine, std::move(post))} {}
 
 void Service::handle(const std::shared_ptr<Call>& call) {
@@ -180,30 +181,6 @@ void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
                     {"queue", options_.engine.queue},
                     {"tick_ms", options_.engine.tick_ms},
                     {"state_bytes", options_.state_bytes}});
-}
-
-/// Prometheus's text, with vLLM's names where it has one.
-void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
-  const EngineFigures& figures = served_.engine.figures();
-  std::string text;
-  const auto add = [&](const char* name, const char* kind, auto value) {
-    text += fmt::format("# TYPE carousel:{} {}\ncarousel:{} {}\n", name, kind, name, value);
-  };
-  add("num_requests_running", "gauge", figures.running.load());
-  add("num_requests_waiting", "gauge", figures.waiting.load());
-  add("prompt_tokens_total", "counter", figures.prompt_tokens.load());
-  add("generation_tokens_total", "counter", figures.generated_tokens.load());
-  add("ticks_total", "counter", figures.ticks.load());
-  add("calls_answered_total", "counter", answered_);
-  add("calls_refused_total", "counter", refused_);
-  add("prefix_cache_queries_total", "counter", figures.cache_queries.load());
-  add("prefix_cache_hits_total", "counter", figures.cache_hits.load());
-  add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
-  add("prefix_cache_states", "gauge", figures.cache_states.load());
-  add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
-  add("states", "gauge", served_.states.count());
-  add("state_bytes", "gauge", served_.states.bytes());
-  call->answer(200, text, "text/plain; version=0.0.4");
 }
 
 /// llama.cpp's: {"content", "add_special"} -> {"tokens": [...]}.

@@ -221,7 +221,7 @@ TEST_F(ServiceTest, ARequestThatRunsTooLongEndsWithAnError) {
   const std::vector<Json> told = events(ask("POST", "/v1/completions", endless.dump()));
   EXPECT_EQ(told.back()["error"]["code"], "timeout");
   // It runs no more, and others are answered.
-  const std::string none = "carousel:num_requests_running 0";
+  const std::string none = "carousel:num_requests_running{model_name=\"small\"} 0";
   for (int i = 0; i < 500 && ask("GET", "/metrics").body.find(none) == none.npos; ++i) usleep(10000);
   EXPECT_NE(ask("GET", "/metrics").body.find(none), none.npos);
   post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}});
@@ -232,7 +232,8 @@ TEST_F(ServiceTest, TokensAreCountedAndSpelled) {
   EXPECT_EQ(post("/tokenize", {{"content", "AB"}})["tokens"], Json({65, 66}));
   EXPECT_EQ(post("/detokenize", {{"tokens", {65, 66}}})["content"], "AB");
   EXPECT_EQ(Json::parse(ask("GET", "/v1/models").body)["data"][0]["id"], "small");
-  EXPECT_NE(ask("GET", "/metrics").body.find("carousel:num_requests_running 0"), std::string::npos);
+  EXPECT_NE(ask("GET", "/metrics").body.find("carousel:num_requests_running{model_name=\"small\"} 0"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/model/start_token.h"
+#include "carousel/serve/service.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::serve {
@@ -67,9 +68,14 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   if (form == Form::kResponse) {
     wish_.request.samples = 1;
     wish_.request.keep_state = body.value("store", true);
+    wish_.wait_stored = false;
   }
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
     wish_.request.stop.push_back(served_.conversations.stop());
+  }
+  if (wish_.wait_stored && !served_.states.has_store()) {
+    fail(ErrorKind::kInput,
+         "request: \"keep_state\" is \"stored\", expected true or false: this server has no --store");
   }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
   choices_.assign(prompts_.size() * static_cast<size_t>(wish_.request.samples),
@@ -203,8 +209,28 @@ void Generation::hear(size_t prompt, Event& event) {
     served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
-  if (wish_.stream) send(index, event.text, event.end != nullptr);
-  if (ended_ == choices_.size()) finish();
+  if (event.end && wish_.wait_stored) return wait_stored(index, event.text);
+  tell(index, event.text, event.end != nullptr);
+}
+
+void Generation::tell(size_t index, const std::string& text, bool ends) {
+  if (wish_.stream) send(index, text, ends);
+  if (!ends || ++ended_ < choices_.size()) return;
+  try {
+    finish();
+  } catch (const HttpError& error) {  // another server of the store has removed the state, say
+    call_->fail(error);
+  }
+}
+
+/// Tells the end of a choice once its state is on the disk.
+void Generation::wait_stored(size_t index, const std::string& text) {
+  served_.states.when_stored(choices_[index].state, [self = shared_from_this(), index, text](const std::string& error) {
+    if (self->over_) return;
+    if (error.empty()) return self->tell(index, text, true);
+    self->cancel(RequestMetrics::kError);
+    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+  });
 }
 
 void Generation::count_choice(size_t index, ChoiceClock::Time at) {
@@ -251,11 +277,12 @@ void Generation::begin_chunks() {
 void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   choice.tokens = finished.tokens;
   choice.finish = finished.reason == generate::StopReason::kLength ? "length" : "stop";
-  ended_++;
   if (!wish_.request.keep_state) return;
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
-  const std::string id = wish_.form == Form::kResponse ? id_ : "";
-  choice.state = served_.states.add(std::move(saved), from_ ? from_->id : "", owner_, id)->id;
+  const std::string parent = from_ ? from_->id : "";
+  States& states = served_.states;
+  choice.state = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)->id
+                                               : states.add(std::move(saved), parent, owner_)->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
@@ -286,14 +313,9 @@ void Generation::finish() {
     return call_->end();
   }
   if (wish_.form == Form::kState) {
-    const std::shared_ptr<const KeptState> kept = served_.states.find(choices_[0].state, owner_);
-    return call_->answer(Json{{"id", kept->id},
-                              {"object", "state"},
-                              {"parent", kept->parent.empty() ? Json() : Json(kept->parent)},
-                              {"tokens", kept->saved.state.pos()},
-                              {"bytes", kept->bytes},
-                              {"created", kept->created},
-                              {"usage", usage()}});
+    Json card = json_of(served_.states.card(choices_[0].state, owner_));
+    card["usage"] = usage();
+    return call_->answer(card);
   }
   Json answer = head(false);
   for (size_t i = 0; i < choices_.size(); ++i) answer["choices"].push_back(whole_choice(i));

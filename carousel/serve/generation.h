@@ -53,6 +53,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void begin_choice(size_t index);
   void begin_chunks();
   void end_choice(Choice& choice, generate::Finished& finished);
+  void tell(size_t index, const std::string& text, bool ends);
+  void wait_stored(size_t index, const std::string& text);
   void count_choice(size_t index, ChoiceClock::Time at);
   void cancel(RequestMetrics::Reason reason);
   void withdraw();

@@ -131,6 +131,8 @@ void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
   add("running_state_bytes", "gauge", figures.reserved_bytes.load());
   add("states", "gauge", served_.states.count());
   add("state_bytes", "gauge", served_.states.bytes());
+  add("store_bytes", "gauge", served_.states.stored_bytes());
+  add("store_failures_total", "counter", served_.states.failures());
   add("ticks_total", "counter", figures.ticks.load());
   add("calls_answered_total", "counter", answered_);
   add("calls_refused_total", "counter", refused_);

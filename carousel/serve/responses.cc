@@ -145,9 +145,9 @@ void Generation::finish_response() {
 void Service::responses(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kResponse); }
 
 void Service::response(const std::shared_ptr<Call>& call, const std::string& rest) {
-  const std::shared_ptr<const KeptState> kept = served_.states.find(rest, owner_of(*call));
-  if (kept->answer.is_null()) throw HttpError{404, fmt::format("response: \"{}\" is none", rest), "", "", {}};
-  call->answer(kept->answer);
+  const StateCard card = served_.states.card(rest, owner_of(*call));
+  if (card.answer.is_null()) throw HttpError{404, fmt::format("response: \"{}\" is none", rest), "", "", {}};
+  call->answer(card.answer);
 }
 
 void Service::remove_response(const std::shared_ptr<Call>& call, const std::string& rest) {

@@ -24,8 +24,9 @@ struct Wish {
   Form form = Form::kCompletion;
   generate::Request request;  // all but prompt and state
   bool stream = false, include_usage = false, echo = false;
-  std::string salt;     // requests with another one share no cache
-  std::string ignored;  // names of fields without effect, for x-carousel-ignored
+  bool wait_stored = false;  // an end is told once its state is stored
+  std::string salt;          // requests with another one share no cache
+  std::string ignored;       // names of fields without effect, for x-carousel-ignored
 };
 
 struct WishLimits {

@@ -18,8 +18,8 @@
 
 namespace carousel::serve {
 
-class ServiceTest : public testing::Test {
- protected:
+class RunningService {
+ public:
   void start(const std::function<void(ServiceOptions&)>& change = {},
              const std::function<void(HttpOptions&)>& change_http = {}) {
     ServiceOptions options;
@@ -46,7 +46,7 @@ class ServiceTest : public testing::Test {
     service_.reset();
     server_.reset();
   }
-  ~ServiceTest() override { stop(); }
+  ~RunningService() { stop(); }
 
   Answer ask(const std::string& method, const std::string& path, const std::string& body = "",
              const std::string& headers = "") {
@@ -75,12 +75,14 @@ class ServiceTest : public testing::Test {
     return small_.alone(request)[0].text;
   }
 
-  Scratch scratch_;
+  const Scratch scratch_;
   SmallModel small_;
   std::optional<HttpServer> server_;
   std::optional<Service> service_;
   std::unique_ptr<Thread> thread_;
 };
+
+class ServiceTest : public testing::Test, protected RunningService {};
 
 /// The model's bytes are rarely UTF-8; JSON says U+FFFD for what is none.
 inline std::string in_json(const std::string& text) {

@@ -10,6 +10,7 @@
 #include "carousel/core/thread.h"
 #include "tests/cli/process.h"
 #include "tests/serve/client.h"
+#include "tests/serve/spawned.h"
 
 namespace carousel::serve {
 namespace {
@@ -18,18 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr int kKills = 40;
 constexpr const char* kModel = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
-
-/// The port that a server says it listens at; 0: it ended.
-int port_of(const cli::Process& server) {
-  int port = 0;
-  cli::comes_true([&] {
-    const std::string said = server.err(), begin = "http://127.0.0.1:";
-    const size_t at = said.find(begin);
-    if (at != said.npos && said.find('\n', at) != said.npos) port = std::atoi(said.c_str() + at + begin.size());
-    return port != 0;
-  });
-  return port;
-}
 
 class Killed : public testing::Test {
  protected:

@@ -220,6 +220,8 @@ void Generation::tell(size_t index, const std::string& text, bool ends) {
     finish();
   } catch (const HttpError& error) {  // another server of the store has removed the state, say
     call_->fail(error);
+  } catch (const Error& error) {  // the store cannot be read
+    call_->fail(error_answer(error));
   }
 }
 

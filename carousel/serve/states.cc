@@ -40,15 +40,7 @@ std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std:
   auto kept = std::make_shared<KeptState>();
   kept->bytes = saved.state.bytes() + saved.tokens.size() * sizeof(int32_t) + saved.logits.size_bytes();
   make_room(kept->bytes, 0);
-  if (bytes_ + kept->bytes > most_bytes_) {
-    throw HttpError{
-        507,
-        fmt::format("keep_state: the states kept would take {} bytes, expected at most {}; {}", bytes_ + kept->bytes,
-                    most_bytes_, store_ ? "wait until some are stored" : "delete some"),
-        "keep_state",
-        "store_full",
-        {{"x-should-retry", store_ ? "true" : "false"}}};
-  }
+  if (bytes_ + kept->bytes > most_bytes_) refuse(bytes_ + kept->bytes);
   if (store_) store_->check_room(kept->bytes);
   kept->id = id;
   kept->parent = parent;
@@ -59,6 +51,24 @@ std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std:
   kept->saved = std::move(saved);
   keep(kept);
   return kept;
+}
+
+/// Throws HttpError: memory is full for now, or for good.
+void States::refuse(size_t bytes) const {
+  const bool moves =
+      std::any_of(kept_.begin(), kept_.end(), [](const auto& resident) { return resident.second.storing; });
+  HttpError error{507,
+                  fmt::format("keep_state: the states in memory would take {} bytes, expected at most {}; {}", bytes,
+                              most_bytes_, moves ? "some are being stored" : "delete some"),
+                  "keep_state",
+                  "store_full",
+                  {{"x-should-retry", "false"}}};
+  if (moves) {
+    error.status = 429;
+    error.code = "memory_full";
+    error.headers = {{"Retry-After", "1"}};
+  }
+  throw error;
 }
 
 void States::keep(std::shared_ptr<KeptState> kept) {

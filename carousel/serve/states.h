@@ -69,6 +69,7 @@ class States {
   Residents::iterator resident(const std::string& id, const std::string& owner);
   std::optional<StateCard> stored_card(const std::string& id, const std::string& owner) const;
   void make_room(size_t bytes, uint64_t spared);
+  [[noreturn]] void refuse(size_t bytes) const;
   void keep(std::shared_ptr<KeptState> kept);
   void forget(Residents::iterator at);
   void store(const std::string& id);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <iterator>
@@ -76,6 +77,14 @@ size_t size_of(const std::string& path) {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 ? static_cast<size_t>(status.st_size) : 0;
 }
+
+bool is_there(const std::string& path) {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0;
+}
+
+/// Not the opposite of is_there(): a file system that fails says neither.
+bool is_absent(const std::string& path) { return !is_there(path) && errno == ENOENT; }
 
 size_t room_of(const KeptState& kept) {
   return kept.bytes + kHeaderBytes + (kept.answer.is_null() ? 0 : kept.answer.dump().size());
@@ -142,7 +151,7 @@ bool Store::has(const std::string& id) const {
     const std::lock_guard lock(mutex_);
     if (unwanted_.contains(id)) return false;
   }
-  return file_exists(path(id, kManifest));
+  return is_there(path(id, kManifest));
 }
 
 std::optional<StateCard> Store::look(const std::string& id) const {
@@ -211,7 +220,10 @@ void Store::run() {
     if (get) read(*get);
     if (put) write(*put);
     if (std::chrono::steady_clock::now() < swept + kSweepEvery) continue;
-    sweep();
+    try {
+      sweep();
+    } catch (const Error&) {  // the folder cannot be listed: what is in it is counted another time
+    }
     swept = std::chrono::steady_clock::now();
   }
 }
@@ -256,7 +268,7 @@ void Store::read(Get& get) {
     }
   } catch (const std::exception& wrong) {
     kept.reset();
-    if (look(get.id)) error = {422, fmt::format("state: {}", wrong.what()), "state", "state_refused", {}};
+    if (has(get.id)) error = {422, fmt::format("state: {}", wrong.what()), "state", "state_refused", {}};
   }
   post_([then = std::move(get.then), kept, error] { then(kept, error); });
 }
@@ -291,11 +303,11 @@ bool Store::has_expired(const std::string& id) const {
 /// Whether tensors have neither a manifest nor a writer.
 bool Store::is_orphan(const std::string& id) const {
   const std::string manifest = path(id, kManifest);
-  if (file_exists(manifest)) return false;
+  if (!is_absent(manifest)) return false;
   for (int slot = 0; slot < kDraftSlots; ++slot) {
     if (is_held(draft_name(manifest, slot))) return false;
   }
-  return !file_exists(manifest);  // it may have got its name since it was asked for first
+  return is_absent(manifest);  // it may have got its name since it was asked for first
 }
 
 }  // namespace carousel::serve

@@ -62,6 +62,8 @@ class EngineTest : public testing::Test {
     request.max_tokens = static_cast<int64_t>(rng.bits() % 12);
     request.samples = rng.bits() % 4 == 0 ? 3 : 1;
     request.logprobs = true;
+    request.prompt_logprobs = rng.bits() % 4 == 0;
+    request.keep_hidden = rng.bits() % 4 == 0;
     return request;
   }
 
@@ -78,6 +80,8 @@ class EngineTest : public testing::Test {
         request,
         [&heard](Event& event) {
           Said& said = heard.samples[static_cast<size_t>(event.sample)];
+          for (const LoggedToken& token : event.prompt) said.prompt.push_back(*token.logprob);
+          if (!event.prompt.empty()) return;
           said.text += event.text;
           if (!event.end) {
             said.ids.push_back(event.id);
@@ -87,6 +91,7 @@ class EngineTest : public testing::Test {
           said.reason = event.end->reason;
           heard.error = event.end->error;
           heard.cached = event.cached;
+          said.hidden = std::move(event.end->hidden);
           heard.ended++;
         },
         domain);
@@ -109,7 +114,9 @@ TEST_F(EngineTest, EveryRequestIsAnsweredAsItIsAlone) {
   // A budget for everything, one that evicts all the time, and none.
   const size_t state = small_.model.state_layout().bytes_at(256);
   for (const size_t cache_bytes : {size_t{1} << 30, 6 * state, size_t{0}}) {
-    Engine engine(small_.model, small_.stream, options(cache_bytes), mailbox_.post());
+    EngineOptions some = options(cache_bytes);
+    if (cache_bytes == 0) some.memory_bytes = 4 * small_.model.state_layout().bytes_at(500);
+    Engine engine(small_.model, small_.stream, some, mailbox_.post());
     Rng rng(11, cache_bytes);
     constexpr size_t kRequests = 60;
     std::vector<Request> requests;

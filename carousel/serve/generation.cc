@@ -68,7 +68,7 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   if (form == Form::kResponse) {
     wish_.request.samples = 1;
     wish_.request.keep_state = body.value("store", true);
-    wish_.wait_stored = false;
+    wish_.wait_stored = wish_.wait_stored && wish_.request.keep_state;
   }
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
     wish_.request.stop.push_back(served_.conversations.stop());
@@ -209,7 +209,8 @@ void Generation::hear(size_t prompt, Event& event) {
     served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
-  if (event.end && wish_.wait_stored) return wait_stored(index, event.text);
+  // The state of a response is stored with its answer, by finish_response().
+  if (event.end && wish_.wait_stored && wish_.form != Form::kResponse) return wait_stored(index, event.text);
   tell(index, event.text, event.end != nullptr);
 }
 

@@ -39,7 +39,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     bool begun = false;               // an event of it came
     std::vector<LoggedToken> logged;  // with logprobs; with echo the prompt's come first
     size_t told = 0;                  // of `logged`, in answers or events
-    size_t offset = 0;                // bytes of their texts
+    size_t offset = 0;                // characters of their texts
     int64_t tokens = 0;
     std::string finish;  // "stop", "length"; empty: it goes on
     std::string state;   // the id it was kept under
@@ -64,6 +64,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   static Json chat_of_response(const Json& body);
   void send_response(const std::string& text, bool ends);
   void finish_response();
+  void answer_response(const Json& whole);
   void response_event(const char* type, Json fields);
   Json response(const char* status) const;
   Json response_message(const char* status) const;

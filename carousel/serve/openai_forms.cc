@@ -2,9 +2,17 @@
 // The JSON of completions and chats, whole and in pieces.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "carousel/serve/generation.h"
 
 namespace carousel::serve {
+namespace {
+
+/// Whether a byte of UTF-8 is the first one of a character.
+bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; }
+
+}  // namespace
 
 Json Generation::head(bool chunk) const {
   const char* const object = wish_.form == Form::kCompletion ? "text_completion"
@@ -80,7 +88,7 @@ Json Generation::logprobs(Choice& choice) const {
       tops.push_back(token.logprob ? top : Json());
       offsets.push_back(choice.offset);
     }
-    choice.offset += text.size();
+    choice.offset += static_cast<size_t>(std::count_if(text.begin(), text.end(), begins_character));
   }
   if (wish_.form == Form::kChat) return {{"content", content}, {"refusal", nullptr}};
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};

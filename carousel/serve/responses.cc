@@ -137,6 +137,14 @@ void Generation::send_response(const std::string& text, bool ends) {
 void Generation::finish_response() {
   const Json whole = response("completed");
   if (wish_.request.keep_state) served_.states.attach(id_, whole);
+  if (!wish_.wait_stored) return answer_response(whole);
+  served_.states.when_stored(id_, [self = shared_from_this(), whole](const std::string& error) {
+    if (error.empty()) return self->answer_response(whole);
+    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+  });
+}
+
+void Generation::answer_response(const Json& whole) {
   if (!wish_.stream) return call_->answer(whole);
   response_event(whole["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", whole}});
   call_->end();

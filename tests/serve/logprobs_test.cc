@@ -86,6 +86,12 @@ TEST_F(PromptLogprobs, StreamedTheyComeBeforeTheFirstToken) {
   }
 }
 
+TEST_F(PromptLogprobs, OffsetsCountCharacters) {
+  start();
+  const Json body = {{"prompt", "a\u00e9b"}, {"max_tokens", 0}, {"echo", true}, {"logprobs", 0}};
+  EXPECT_EQ(post("/v1/completions", body)["choices"][0]["logprobs"]["text_offset"], Json({0, 1, 2, 2}));
+}
+
 TEST_F(PromptLogprobs, AfterAStateTheFirstTokenHasOneToo) {
   start();
   const std::string text = "a text of words, and some more of them";

@@ -212,13 +212,18 @@ TEST_F(ServiceTest, APageOfAnotherSiteIsNotAnswered) {
 }
 
 TEST_F(ServiceTest, ARequestThatRunsTooLongEndsWithAnError) {
-  start({}, [](HttpOptions& http) { http.call_seconds = 0.2; });
-  Json endless = {{"prompt", "a"}, {"max_tokens", 4096}, {"n", 64}, {"ignore_eos", true}};
+  start([](ServiceOptions& options) { options.limits.max_tokens = 1 << 20; },
+        [](HttpOptions& http) {
+          http.call_seconds = 0.2;
+          http.unread_bytes = size_t{64} << 20;  // the client may be slow
+        });
+  Json endless = {{"prompt", "a"}, {"max_tokens", 1 << 20}, {"n", 2}, {"ignore_eos", true}};
   const Json error = post("/v1/completions", endless, 503)["error"];
   EXPECT_EQ(error["code"], "timeout");
   EXPECT_NE(error["message"].get<std::string>().find("0.2 s"), std::string::npos);
   endless["stream"] = true;
   const std::vector<Json> told = events(ask("POST", "/v1/completions", endless.dump()));
+  ASSERT_TRUE(!told.empty() && told.back().contains("error"));
   EXPECT_EQ(told.back()["error"]["code"], "timeout");
   // It runs no more, and others are answered.
   const std::string none = "carousel:num_requests_running{model_name=\"small\"} 0";

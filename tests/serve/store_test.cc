@@ -200,8 +200,10 @@ TEST_F(Stored, DamagedAndForeignFilesAreRefused) {
 
 TEST_F(Stored, ResponsesAreStoredWithTheirAnswers) {
   begin();
-  const Json first = post("/v1/responses", {{"input", "hello"}, {"max_output_tokens", 6}, {"seed", 3}});
+  const Json first =
+      post("/v1/responses", {{"input", "hello"}, {"max_output_tokens", 6}, {"seed", 3}, {"keep_state", "stored"}});
   const std::string id = first["id"];
+  EXPECT_TRUE(fs::exists(file(id + ".json")));
   const Json next = {{"previous_response_id", id}, {"input", "more"}, {"max_output_tokens", 4}, {"seed", 3}};
   const Json second = post("/v1/responses", next)["output"][0]["content"];
   stop();  // waits for what is being stored

@@ -3,10 +3,17 @@
 """Talks to `carousel serve` with the openai package, and compares what it hears with `carousel generate`.
 
     tools/check_openai.py --carousel build/release/carousel --model models/stories-xlstm
+
+It also runs the Python of docs/serve.md.
 """
 import argparse
+import contextlib
+import io
+import math
+import pathlib
 import re
 import subprocess
+import tempfile
 
 import openai
 
@@ -73,6 +80,19 @@ def check(client, binary, model):
         heard = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     assert heard
 
+    likely = client.completions.create(model=name, prompt=[prompt, "The cat sat"], max_tokens=0, echo=True, logprobs=2)
+    for choice, text in zip(likely.choices, (prompt, "The cat sat")):
+        logprobs = choice.logprobs
+        assert choice.text == text and "".join(logprobs.tokens) == text
+        assert logprobs.token_logprobs[0] is None and all(value < 0 for value in logprobs.token_logprobs[1:])
+
+    # The package asks for base64 unless it is told otherwise.
+    texts = ["a cat", "a dog", "a cat"]
+    rows = [item.embedding for item in client.embeddings.create(model=name, input=texts).data]
+    plain = [item.embedding for item in client.embeddings.create(model=name, input=texts, encoding_format="float").data]
+    assert rows == plain and rows[0] == rows[2] != rows[1]
+    assert all(math.isclose(sum(x * x for x in row), 1, rel_tol=1e-5) for row in rows)
+
     for wrong, kind in (({"model": "none"}, openai.NotFoundError), ({"max_tokens": -1}, openai.BadRequestError),
                         ({"extra_body": {"state": "state-0"}}, openai.NotFoundError)):
         try:
@@ -80,6 +100,37 @@ def check(client, binary, model):
         except kind:
             continue
         raise SystemExit(f"{wrong}: not refused as {kind.__name__}")
+
+
+def check_page(address, binary, model):
+    """Runs the Python of docs/serve.md, and compares what it prints with `carousel generate`."""
+    page = (pathlib.Path(__file__).parent.parent / "docs/serve.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.S).group(1)
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard):
+        exec(code.replace("http://127.0.0.1:8080", address), {})
+    expected = generate(binary, model, "Once upon a time", 24, 7)
+    assert heard.getvalue().replace("\n", "") == expected, (heard.getvalue(), expected)
+
+
+def check_store(binary, model):
+    """A state outlives its server."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = []
+        for _ in range(2):
+            server, address = start(binary, model, "--store", folder)
+            try:
+                client = openai.OpenAI(base_url=address + "/v1", api_key="none", max_retries=0)
+                name = client.models.list().data[0].id
+                if not texts:
+                    one = client.responses.create(model=name, input="Tell me a story.", max_output_tokens=8)
+                two = client.responses.create(model=name, input="And then?", max_output_tokens=8,
+                                              previous_response_id=one.id, extra_body={"seed": 5})
+                texts.append(two.output_text)
+            finally:
+                server.terminate()
+            assert server.wait() == 0, server.returncode
+        assert texts[0] == texts[1], texts
 
 
 def main():
@@ -90,9 +141,11 @@ def main():
     server, address = start(options.carousel, options.model)
     try:
         check(openai.OpenAI(base_url=address + "/v1", api_key="none", max_retries=0), options.carousel, options.model)
+        check_page(address, options.carousel, options.model)
     finally:
         server.terminate()
     assert server.wait() == 0, server.returncode
+    check_store(options.carousel, options.model)
     print("openai", openai.__version__, "and carousel serve agree")
 
 

@@ -39,7 +39,8 @@ constexpr int64_t kMaxKeyFile = 1 << 20;
 struct ServeOptions : GenerationOptions {
   serve::HttpOptions http;
   serve::ServiceOptions service;
-  int64_t port = 8080, connections = 4096, state_bytes = -1, cache_bytes = -1;
+  int64_t port = 8080, connections = 4096, memory = -1, state_bytes = -1, cache_bytes = -1,
+          store_bytes = int64_t{16} << 30;
   std::string key_file;
   bool no_key = false;
 };
@@ -98,10 +99,12 @@ int run_serve(ServeOptions& options) {
   service_options.path = options.model;
   if (service_options.name.empty()) service_options.name = name_of(options.model);
   service_options.scratch = scratch_folder();
-  service_options.state_bytes =
-      options.state_bytes >= 0 ? static_cast<size_t>(options.state_bytes) : available_memory_bytes() / 4;
-  service_options.engine.cache_bytes =
-      options.cache_bytes >= 0 ? static_cast<size_t>(options.cache_bytes) : available_memory_bytes() / 4;
+  const size_t quarter = available_memory_bytes() / 4;
+  const auto or_quarter = [&](int64_t bytes) { return bytes >= 0 ? static_cast<size_t>(bytes) : quarter; };
+  service_options.engine.memory_bytes = or_quarter(options.memory);
+  service_options.state_bytes = or_quarter(options.state_bytes);
+  service_options.engine.cache_bytes = or_quarter(options.cache_bytes);
+  service_options.store.most_bytes = static_cast<size_t>(options.store_bytes);
   if (is_loopback(options.http.host)) service_options.hosts = {"localhost", "127.0.0.1", "[::1]", options.http.host};
   options.http.port = static_cast<int>(options.port);
   options.http.connections = static_cast<size_t>(options.connections);
@@ -148,11 +151,20 @@ std::function<int()> setup_serve(CLI::App& app) {
   add_number(app, "--tick-ms", engine.tick_ms, 1, 60000, "Time between tokens of a stream while prompts are read");
   add_integer(app, "--max-tokens", options->service.limits.max_tokens, 1, int64_t{1} << 30,
               "The most tokens of an answer");
+  add_integer(app, "--memory", options->memory, -1, INT64_MAX,
+              "Memory for the states of running requests; -1: a quarter of what is free");
   add_integer(app, "--state-bytes", options->state_bytes, -1, INT64_MAX,
               "Memory for the states that clients keep; -1: a quarter of what is free");
   add_integer(app, "--cache-bytes", options->cache_bytes, -1, INT64_MAX,
               "Memory for beginnings of prompts that were read; 0: none, -1: a quarter of what is free");
+  serve::StoreOptions& store = options->service.store;
+  app.add_option("--store", store.folder,
+                 "Folder for states that outlive the server; servers of one model may share it");
+  add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most bytes of it");
+  add_integer(app, "--store-ttl", store.ttl, 0, int64_t{1} << 40, "Seconds until a state there expires; 0: never");
   add_integer(app, "--connections", options->connections, 1, 1 << 20, "Connections at a time");
+  add_number(app, "--timeout", options->http.call_seconds, 0.001, 1e7,
+             "Seconds after which a request that still runs ends with an error");
   add_number(app, "--drain", options->http.drain_seconds, 0, 86400, "Seconds for answers under way after SIGTERM");
   options->weights.add_options(app);
   options->weights.add_mmap(app);

@@ -21,10 +21,9 @@
 #include <optional>
 
 #include "carousel/core/error.h"
-#include "carousel/generate/stop.h"
+#include "carousel/generate/sequence.h"
 #include "carousel/ops/mlstm/mlstm.h"
 #include "carousel/ops/rows/rows.h"
-#include "carousel/text/tokenizer.h"
 
 namespace carousel::generate {
 namespace {
@@ -48,6 +47,9 @@ void check_request(const Request& request, int64_t vocab_size) {
       fail(ErrorKind::kInput, "generate: token {} of the prompt is outside the vocabulary of {}", token, vocab_size);
     }
   }
+  if (request.keep_hidden && request.prompt.empty()) {
+    fail(ErrorKind::kInput, "generate: the prompt is empty, expected a token to give the hidden state of");
+  }
   if (request.samples < 1) fail(ErrorKind::kInput, "generate: samples is {}, expected 1 or more", request.samples);
   if (request.max_tokens < -1) {
     fail(ErrorKind::kInput, "generate: max_tokens is {}, expected -1 or more", request.max_tokens);
@@ -60,37 +62,6 @@ std::string_view stop_reason_name(StopReason reason) {
   constexpr std::string_view kNames[] = {"end_token", "stop_string", "length", "cancelled", "failed"};
   return kNames[static_cast<size_t>(reason)];
 }
-
-struct Batcher::Sequence {
-  Sequence(std::shared_ptr<const Request> r, Sampler s)
-      : request(std::move(r)), sampler(std::move(s)), scanner(request->stop) {}
-
-  std::span<const int32_t> rest() const {  // not yet run: what is left of the prompt, or the sampled token
-    if (read < request->prompt.size()) return std::span(request->prompt).subspan(read);
-    return pending ? std::span(&*pending, 1) : std::span<const int32_t>();
-  }
-  bool reading() const { return read < request->prompt.size(); }
-
-  std::shared_ptr<const Request> request;  // shared with its other samples; its state and logits were moved out
-  uint64_t number = 0;                     // of the request
-  int64_t sample = 0;                      // which of the request's samples
-  State state;                             // the memory of all tokens run
-  std::vector<int32_t> history;            // [state.pos()] with keep_state
-  Tensor logits;                           // [V] given with the request, for its first token
-  size_t read = 0;                         // tokens of the prompt run
-  std::optional<int32_t> pending;          // the sampled token that has not been run
-  int64_t sampled = 0;                     // tokens sampled so far
-  bool forked = false;                     // its request's other samples exist
-  bool ending = false;                     // nothing more is sampled; `pending` may still have to be run into the state
-  bool done = false;                       // finish() was called
-  StopReason reason = StopReason::kLength;     // why it is ending
-  std::string error;                           // with kFailed: what was wrong
-  Sampler sampler;                             // has accepted the history, the prompt and the sampled tokens
-  std::optional<text::StreamDecoder> decoder;  // empty without a tokenizer
-  StopScanner scanner;                         // holds back text that may begin a stop string
-  std::string text;                            // the text of the last token
-  std::vector<TokenLogprob> top;               // the likeliest tokens in place of the last one
-};
 
 Batcher::Batcher(const model::Model& model, const Stream& stream)
     : model_(model), runner_(*model.lm, stream, *model.numerics) {
@@ -217,12 +188,16 @@ Tensor Batcher::forward(bool prompts) {
   return hidden;
 }
 
-/// Moves every sequence of the forward past the rows that it ran.
-void Batcher::note_rows() {
+/// Moves every sequence of the forward past the rows that it ran; hidden [N, D] of these, or nothing after a forward
+/// that read no prompt.
+void Batcher::note_rows(const Tensor& hidden) {
   auto first = tokens_.begin();
   for (size_t b = 0; b < batch_.size(); ++b) {
     Sequence& sequence = *batch_[b];
     const auto end = first + static_cast<std::ptrdiff_t>(lengths_[b]);
+    if (sequence.reading() && sequence.request->prompt_logprobs) {
+      tell_prompt(sequence, hidden.rows(first - tokens_.begin(), end - tokens_.begin()));
+    }
     sequence.logits = Tensor();
     if (sequence.request->keep_state) sequence.history.insert(sequence.history.end(), first, end);
     if (sequence.reading()) {
@@ -243,12 +218,13 @@ Batcher::Rows Batcher::tick() {
   Tensor logits;  // [R, V]
   if (!tokens_.empty() && rows.prompt == 0 && due_.size() == tokens_.size()) {
     logits = runner_.next_logits(tokens_, states_);
-    note_rows();
+    note_rows({});
   } else if (!tokens_.empty()) {
     const Tensor hidden = forward(rows.prompt > 0);
     if (!hidden.defined()) return {};
-    note_rows();
+    note_rows(hidden);
     if (!due_.empty()) logits = due_logits(hidden);
+    keep_hidden(hidden);
   }
   // Those that came with logits have nothing to run before their first token.
   for (size_t i = 0, count = live_.size(); i < count; ++i) {
@@ -361,6 +337,7 @@ void Batcher::finish(Sequence& sequence, const Tensor& logits) {
     finished.history = std::move(sequence.history);
     if (logits.defined()) finished.logits = logits.clone();
   }
+  finished.hidden = std::move(sequence.hidden);
   if (sequence.request->on_finish) sequence.request->on_finish(finished);
 }
 

@@ -31,6 +31,14 @@ struct Emitted {
   std::span<const TokenLogprob> top;  // the likeliest tokens, as many as asked for
 };
 
+/// One token of the prompt, valid during the callback.
+struct PromptToken {
+  int64_t index = 0;  // its place in the prompt
+  int32_t id = 0;
+  float logprob = 0;                  // the token's after all that comes before it
+  std::span<const TokenLogprob> top;  // the likeliest tokens in its place, as many as asked for
+};
+
 enum class StopReason { kEndToken, kStopString, kLength, kCancelled, kFailed };
 std::string_view stop_reason_name(StopReason reason);  // "end_token", "stop_string", "length", "cancelled", "failed"
 
@@ -46,6 +54,7 @@ struct Finished {
   State state;                   // the memory of all tokens seen
   std::vector<int32_t> history;  // [state.pos()] the tokens seen
   Tensor logits;                 // [V] after the last of them
+  std::vector<float> hidden;     // [D] with keep_hidden: the last token's, final norm applied
 };
 
 struct Request {
@@ -61,9 +70,14 @@ struct Request {
   std::vector<std::string> stop;              // a text that ends a sample, and is not emitted
   bool logprobs = false;                      // fill Emitted::logprob and top
   int64_t top_logprobs = 0;                   // how many of the likeliest tokens to report
+  bool prompt_logprobs = false;               // call on_prompt
   bool keep_state = false;                    // fill Finished::state, history and logits
+  bool keep_hidden = false;                   // fill Finished::hidden
   std::vector<int64_t> marks;                 // ascending positions, multiples of ops::kMlstmChunk, to report states at
   std::function<void(const State&)> on_mark;  // called with the state there, while the prompt is read
+  // Called with prompt_logprobs, before the first sampled token: for each token of the prompt that has logits before
+  // it. The first one has them where they were given.
+  std::function<void(const PromptToken&)> on_prompt;
   std::function<bool(const Emitted&)> on_token;  // called for each token; false cancels this sample
   std::function<void(Finished&)> on_finish;      // called once per sample
 };
@@ -107,6 +121,8 @@ class Batcher {
   struct Sequence;
   Rows gather();
   int64_t slab_of(const Sequence& sequence, const Rows& taken) const;
+  void tell_prompt(const Sequence& sequence, const Tensor& hidden);
+  void keep_hidden(const Tensor& hidden);
   void report_mark(const Sequence& sequence) const;
   void cancel_where(const std::function<bool(const Sequence&)>& concerns);
   Tensor due_logits(const Tensor& hidden);  // on the host
@@ -117,7 +133,7 @@ class Batcher {
   void finish(Sequence& sequence, const Tensor& logits);
   void sweep();
   Tensor forward(bool prompts);
-  void note_rows();
+  void note_rows(const Tensor& hidden);
   void prime(Sequence& sequence) const;
 
   const model::Model& model_;

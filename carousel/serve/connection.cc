@@ -5,7 +5,10 @@
 //    readable; it ends when the answer has ended (cancel) or the client has left.
 // 2. A Call is left (Call::leave) exactly once: after its answer is written, or when the client is gone, too slow or
 //    out of time. Endpoints hear of it and cancel what they began.
-// 3. Between begin_deadline() and end_deadline() what the socket does ends in time; late_ says that it was cut short.
+// 3. A call that is awaited ends within call_seconds: limit_ breaks it off. It holds the call weakly, so it does
+// nothing
+//    to the next one.
+// 4. Between begin_deadline() and end_deadline() what the socket does ends in time; late_ says that it was cut short.
 #include "carousel/serve/connection.h"
 
 #include <fmt/format.h>
@@ -120,10 +123,12 @@ Awaitable<bool> Connection::serve_one() {
   }
   const bool watches = !call_->ended();
   if (watches) {
+    begin_limit();
     net::co_spawn(
         socket_.get_executor(), [self = shared_from_this()] { return self->watch(); }, net::detached);
   }
   const bool written = co_await write_answer(keep);
+  limit_.cancel();
   if (!whole) co_await linger();
   error_code ignored;
   if (watches && !gone_) socket_.cancel(ignored);  // the watch
@@ -141,6 +146,20 @@ void Connection::begin_deadline(double time) {
     self->late_ = true;
     error_code ignored;
     self->socket_.cancel(ignored);
+  });
+}
+
+/// An answer that has not ended when its time is up ends with an error.
+void Connection::begin_limit() {
+  limit_.expires_after(seconds(options_.call_seconds));
+  limit_.async_wait([weak = std::weak_ptr(call_), most = options_.call_seconds](const error_code& error) {
+    const std::shared_ptr<Call> call = weak.lock();
+    if (error || call == nullptr) return;
+    call->break_off({503,
+                     fmt::format("the request ran for {} s, the most that the server allows", most),
+                     "",
+                     "timeout",
+                     {{"x-should-retry", "false"}}});
   });
 }
 

@@ -48,7 +48,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         options_(server.options),
         socket_(std::move(socket)),
         wake_(socket_.get_executor()),
-        deadline_(socket_.get_executor()) {}
+        deadline_(socket_.get_executor()),
+        limit_(socket_.get_executor()) {}
 
   Awaitable<void> run();
   void close();
@@ -67,6 +68,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Awaitable<void> watch();
   Awaitable<void> linger();
   void changed();
+  void begin_limit();
   void begin_deadline(double time);
   void end_deadline();
   Awaitable<bool> wait_for_change(double limit);
@@ -78,6 +80,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::beast::flat_buffer buffer_;
   net::steady_timer wake_;
   net::steady_timer deadline_;  // of what the socket does
+  net::steady_timer limit_;     // of an answer that is awaited
   uint64_t deadlines_ = 0;      // begun and ended: one that is over does nothing
   bool late_ = false;           // it came
   std::shared_ptr<Call> call_;  // the request under way

@@ -6,8 +6,12 @@
 // 2. A job is in exactly one of submitted_, waiting_ and running_ until its last sample has ended; then in none.
 // 3. Events of a tick are posted in one piece and in their order, so a listener hears of a token before the next one.
 //    The engine never waits for a listener.
-// 4. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
+// 4. admit() alone starts jobs. It reserves the most bytes that a job's states can take, so what runs never takes more
+//    than memory_bytes; a job gives its bytes back as its samples end. A job that would not fit alone is never queued.
+// 5. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
 #include "carousel/serve/engine.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
@@ -29,15 +33,22 @@ struct Engine::Job {
   Listener listener;
   std::string domain;
   int64_t samples = 1, ended = 0;
+  size_t shared_bytes = 0, own_bytes = 0;  // that its samples take together, and each of them
+  size_t bytes() const {
+    const auto running = static_cast<size_t>(samples - ended);
+    return running == 0 ? 0 : shared_bytes + running * own_bytes;
+  }
   int64_t cached = 0;           // tokens of its prompt that the cache had read
+  Misses missed = {};           // those that it had not
   std::vector<int32_t> prompt;  // the whole prompt, where the cache keeps states of it
 };
 
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
-    : options_(options),
+    : layout_(model.state_layout()),
+      options_(options),
       post_(std::move(post)),
       batcher_(model, stream),
-      cache_(model.state_layout(), options.cache_bytes) {
+      cache_(layout_, options.cache_bytes) {
   thread_ = std::make_unique<Thread>([this] { run(); });
 }
 
@@ -50,15 +61,40 @@ Engine::~Engine() {
   thread_.reset();
 }
 
+/// Pages that are full when the prompt has been read are shared by the samples.
+void Engine::reserve(Job& job, const generate::Request& request) const {
+  const int64_t prompt = request.state.pos() + static_cast<int64_t>(request.prompt.size());
+  const int64_t end = prompt + std::max<int64_t>(request.max_tokens, 0);
+  const size_t fixed = layout_.fixed_bytes();
+  job.shared_bytes = layout_.bytes_at(prompt / kPageRows * kPageRows) - fixed;
+  job.own_bytes = layout_.bytes_at(end) - job.shared_bytes;
+}
+
 uint64_t Engine::submit(generate::Request request, Listener listener, const std::string& domain) {
   auto job = std::make_shared<Job>();
   job->samples = request.samples;
+  reserve(*job, request);
+  if (job->bytes() > options_.memory_bytes) {
+    throw HttpError{507,
+                    fmt::format("the states of this request may take {} bytes, expected at most {}: ask for fewer "
+                                "tokens or choices, or raise --memory",
+                                job->bytes(), options_.memory_bytes),
+                    "",
+                    "memory_too_small",
+                    {{"x-should-retry", "false"}}};
+  }
   job->domain = domain;
   job->request = std::move(request);
   job->listener = std::move(listener);
   {
     const std::lock_guard lock(mutex_);
-    if (figures_.waiting >= options_.queue) return 0;
+    if (figures_.waiting >= options_.queue) {
+      throw HttpError{429,
+                      fmt::format("the queue of {} requests is full", options_.queue),
+                      "",
+                      "queue_full",
+                      {{"Retry-After", "1"}}};
+    }
     job->number = ++numbers_;
     figures_.waiting++;
     submitted_.push_back(job);
@@ -77,6 +113,12 @@ void Engine::cancel(uint64_t number) {
 
 void Engine::tell(const std::shared_ptr<Job>& job, Event event) { outbox_.emplace_back(job, std::move(event)); }
 
+/// Tokens of a prompt that come one after the other are one event.
+void Engine::tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token) {
+  if (outbox_.empty() || outbox_.back().first != job || outbox_.back().second.prompt.empty()) tell(job, {});
+  outbox_.back().second.prompt.push_back({token.id, token.logprob, {token.top.begin(), token.top.end()}});
+}
+
 /// Ends a job that the batcher does not have.
 void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
                       bool broken) {
@@ -94,6 +136,8 @@ void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reas
 
 void Engine::flush() {
   if (outbox_.empty()) return;
+  const auto now = std::chrono::steady_clock::now();
+  for (auto& [job, event] : outbox_) event.at = now;
   auto told = std::make_shared<std::vector<Told>>(std::move(outbox_));
   outbox_.clear();
   post_([told] {
@@ -126,34 +170,64 @@ void Engine::take_commands() {
   }
 }
 
-/// Starts waiting jobs, in their order, while their samples fit beside those that run.
+/// Starts waiting jobs, in their order, while their samples and states fit beside those that run.
 void Engine::admit() {
   while (!waiting_.empty()) {
     const std::shared_ptr<Job> job = waiting_.front();
     int64_t running = 0;
     for (const auto& [number, other] : running_) running += other->samples - other->ended;
     if (running > 0 && running + job->samples > options_.parallel) break;
+    if (running > 0 && reserved() + job->bytes() > options_.memory_bytes) break;
     waiting_.pop_front();
     figures_.waiting--;
     start(job);
   }
 }
 
+size_t Engine::reserved() const {
+  size_t bytes = 0;
+  for (const auto& [number, job] : running_) bytes += job->bytes();
+  return bytes;
+}
+
 /// A prompt that begins a text starts from the longest beginning that the cache has; what it reads is kept.
 void Engine::use_cache(Job& job, generate::Request& request) {
-  if (options_.cache_bytes == 0 || request.state.pos() > 0 || request.prompt.empty()) return;
-  job.prompt = request.prompt;
+  const auto count = static_cast<int64_t>(request.prompt.size());
+  const bool after_state = request.state.pos() > 0;
+  if (options_.cache_bytes == 0 || after_state || count == 0) {
+    job.missed[static_cast<size_t>(after_state ? Miss::kState : Miss::kOff)] = count;
+  } else {
+    job.prompt = request.prompt;
+    // The last token's logits are needed, and with prompt_logprobs those of every token.
+    const int64_t most = request.prompt_logprobs ? 0 : count - 1;
+    request.state = cache_.find(job.domain, job.prompt, most);
+    job.cached = request.state.pos();
+    count_misses(job, request.prompt_logprobs);
+    request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
+    request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
+    request.marks = cache_.marks(job.domain, job.prompt, job.cached);
+    request.on_mark = [this, &job](const State& state) {
+      cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
+    };
+    figures_.cache_queries += count;
+    figures_.cache_hits += job.cached;
+  }
+  for (size_t i = 0; i < job.missed.size(); ++i) figures_.cache_misses[i] += job.missed[i];
+}
+
+/// Says of every token of the prompt that is read why it is.
+void Engine::count_misses(Job& job, bool logprobs) {
   const auto count = static_cast<int64_t>(job.prompt.size());
-  request.state = cache_.find(job.domain, job.prompt, count - 1);  // the last token's logits are needed
-  job.cached = request.state.pos();
-  request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
-  request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
-  request.marks = cache_.marks(job.domain, job.prompt, job.cached);
-  request.on_mark = [this, &job](const State& state) {
-    cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
-  };
-  figures_.cache_queries += count;
-  figures_.cache_hits += job.cached;
+  const auto missed = [&](Miss why) -> int64_t& { return job.missed[static_cast<size_t>(why)]; };
+  if (logprobs) {
+    missed(Miss::kLogprobs) = count;
+    return;
+  }
+  const int64_t end = (count - 1) / PrefixCache::kPiece * PrefixCache::kPiece;
+  const int64_t known = std::clamp(cache_.known(job.domain, job.prompt), job.cached, end);
+  missed(Miss::kNoState) = known - job.cached;
+  missed(Miss::kNew) = end - known;
+  missed(Miss::kEnd) = count - end;
 }
 
 void Engine::start(const std::shared_ptr<Job>& job) {
@@ -161,6 +235,7 @@ void Engine::start(const std::shared_ptr<Job>& job) {
   use_cache(*job, request);
   Job* const raw = job.get();  // the batcher's callbacks live no longer than the job does in running_
   const auto shared = [this, raw] { return running_.at(raw->number); };
+  request.on_prompt = [this, shared](const generate::PromptToken& token) { tell_prompt(shared(), token); };
   request.on_token = [this, shared](const generate::Emitted& token) {
     Event event;
     event.sample = token.sample;
@@ -178,6 +253,7 @@ void Engine::start(const std::shared_ptr<Job>& job) {
     event.end = std::make_unique<generate::Finished>(std::move(finished));
     event.end->text = {};
     event.cached = raw->cached;
+    event.missed = raw->missed;
     tell(shared(), std::move(event));
     if (++raw->ended == raw->samples) running_.erase(raw->number);
   };
@@ -228,6 +304,7 @@ void Engine::run() {
     figures_.cache_bytes = static_cast<int64_t>(cache_.bytes());
     figures_.cache_states = cache_.states();
     figures_.cache_evictions = cache_.evictions();
+    figures_.reserved_bytes = static_cast<int64_t>(reserved());
     figures_.running = static_cast<int64_t>(batcher_.live());
     flush();
   }

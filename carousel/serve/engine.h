@@ -3,54 +3,84 @@
 // their choice; nothing else of a model is shared. The invariants are numbered in engine.cc.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "carousel/core/thread.h"
 #include "carousel/generate/batcher.h"
+#include "carousel/serve/call.h"
 #include "carousel/serve/prefix_cache.h"
 
 namespace carousel::serve {
 
-/// What a listener is told: a token of a sample, or the sample's end.
+/// A token with its logprob, as answers tell it.
+struct LoggedToken {
+  int32_t id = 0;
+  std::optional<float> logprob;  // none: the first token of a text, which follows nothing
+  std::vector<generate::TokenLogprob> top;
+};
+
+/// Why tokens of a prompt were read, and not found in the cache.
+enum class Miss {
+  kNew,       // no prompt began so before
+  kNoState,   // one did, and no state is kept there (any more)
+  kEnd,       // after the last multiple of 64, or the last token
+  kLogprobs,  // their logprobs were asked for
+  kState,     // they follow a state with an id
+  kOff        // there is no cache
+};
+constexpr const char* kMissNames[] = {"new", "no_state", "end", "logprobs", "state", "off"};
+using Misses = std::array<int64_t, std::size(kMissNames)>;  // tokens, by Miss
+
+/// What a listener is told: tokens of the prompt, a token of a sample, or the sample's end.
 struct Event {
+  std::chrono::steady_clock::time_point at;  // when the engine told it
   int64_t sample = 0;
   std::string text;                         // whole characters that are due; may be empty
   int32_t id = 0;                           // of a token
   float logprob = 0;                        // with Request::logprobs
   std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
+  std::vector<LoggedToken> prompt;          // with Request::prompt_logprobs; not empty: these and nothing else
   int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
+  Misses missed = {};                       // with `end`: those that it had not
   bool broken = false;                      // with `end` and kFailed: not the request's fault
   std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
 };
 using Listener = std::function<void(Event&)>;
 
 struct EngineOptions {
-  int64_t parallel = 64;   // sequences at a time
-  int64_t queue = 256;     // requests that wait for them
-  size_t cache_bytes = 0;  // of the prefix cache
-  double tick_ms = 100;    // the time of a tick that reads prompts
+  int64_t parallel = 64;           // sequences at a time
+  int64_t queue = 256;             // requests that wait for them
+  size_t memory_bytes = SIZE_MAX;  // that states of running sequences may take
+  size_t cache_bytes = 0;          // of the prefix cache
+  double tick_ms = 100;            // the time of a tick that reads prompts
 };
 
 /// Figures since the start, which any thread may read.
 struct EngineFigures {
   std::atomic<int64_t> running{0};           // sequences
   std::atomic<int64_t> waiting{0};           // requests
+  std::atomic<int64_t> reserved_bytes{0};    // for the states of running sequences
   std::atomic<int64_t> prompt_tokens{0};     // rows of prompts read
   std::atomic<int64_t> generated_tokens{0};  // tokens sampled
   std::atomic<int64_t> ticks{0};
   std::atomic<int64_t> cache_queries{0};  // tokens of prompts that the cache was asked for
   std::atomic<int64_t> cache_hits{0};     // tokens of those that it had read
-  std::atomic<int64_t> cache_bytes{0};    // that it takes
+  std::array<std::atomic<int64_t>, std::size(kMissNames)> cache_misses{};  // and that it had not, by Miss
+  std::atomic<int64_t> cache_bytes{0};                                     // that it takes
   std::atomic<int64_t> cache_states{0};
   std::atomic<int64_t> cache_evictions{0};
 };
@@ -66,8 +96,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Queues a request, whose callbacks the engine sets. Its number, or 0: the queue is full. The listener is told of
-  /// every token and of the end of each sample. A request that cannot run ends with kFailed.
+  /// Queues a request, whose callbacks the engine sets, and gives its number. The listener is told of every token and
+  /// of the end of each sample. A request that cannot run ends with kFailed. Throws HttpError: the queue is full (429),
+  /// or the request's states would never fit in the memory for them (507).
   /// `domain`: requests of other domains do not see what the cache keeps of this one.
   uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
   /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
@@ -81,14 +112,19 @@ class Engine {
   void run();
   void take_commands();
   void admit();
+  void reserve(Job& job, const generate::Request& request) const;
+  size_t reserved() const;
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
+  void count_misses(Job& job, bool logprobs);
   void tell(const std::shared_ptr<Job>& job, Event event);
+  void tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token);
   void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
                 bool broken = false);
   void flush();
   void tick();
 
+  const StateLayout& layout_;
   const EngineOptions options_;
   const Post post_;
   EngineFigures figures_;

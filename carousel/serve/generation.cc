@@ -4,20 +4,36 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
+#include <iterator>
 
 #include "carousel/core/error.h"
 #include "carousel/model/start_token.h"
+#include "carousel/serve/service.h"
 #include "carousel/text/unicode.h"
 
 namespace carousel::serve {
-namespace {
 
-constexpr size_t kMaxPrompts = 2048;
+bool is_ids(const Json& prompt) { return prompt.is_array() && !prompt.empty() && prompt[0].is_number(); }
 
-bool is_ids(const Json& value) { return value.is_array() && !value.empty() && value[0].is_number(); }
+std::vector<int32_t> read_ids(const Json& prompt, const char* field, const model::Model& model) {
+  std::vector<int32_t> out;
+  const int64_t vocab = model.lm->vocab_size();
+  for (const Json& id : prompt) {
+    if (!id.is_number_integer() || id < 0 || id >= vocab) {
+      fail(ErrorKind::kInput, "request: \"{}\" holds {}, expected token ids from 0 to {}", field, brief(id), vocab - 1);
+    }
+    out.push_back(id);
+  }
+  return out;
+}
 
-}  // namespace
+void check_model(Fields& fields, const std::string& name) {
+  const std::string wanted = fields.string("model", name);
+  if (wanted == name) return;
+  throw HttpError{404, fmt::format("model: got \"{}\", expected \"{}\"", wanted, name), "model", "model_not_found", {}};
+}
 
 Json read_body(const Call& call) {
   JsonLimits limits;
@@ -35,11 +51,7 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   const Json body = form == Form::kResponse ? chat_of_response(read_body(*call_)) : read_body(*call_);
   wish_.form = form;
   Fields fields(body, "request");
-  const std::string name = fields.string("model", served_.name);
-  if (name != served_.name) {
-    throw HttpError{
-        404, fmt::format("model: got \"{}\", expected \"{}\"", name, served_.name), "model", "model_not_found", {}};
-  }
+  check_model(fields, served_.name);
   const std::string state = fields.string("state", "");
   if (!state.empty()) from_ = served_.states.find(state, owner_);
   read_prompts(fields);
@@ -56,12 +68,18 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   if (form == Form::kResponse) {
     wish_.request.samples = 1;
     wish_.request.keep_state = body.value("store", true);
+    wish_.wait_stored = wish_.wait_stored && wish_.request.keep_state;
   }
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
     wish_.request.stop.push_back(served_.conversations.stop());
   }
+  if (wish_.wait_stored && !served_.states.has_store()) {
+    fail(ErrorKind::kInput,
+         "request: \"keep_state\" is \"stored\", expected true or false: this server has no --store");
+  }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
-  choices_.resize(prompts_.size() * static_cast<size_t>(wish_.request.samples));
+  choices_.assign(prompts_.size() * static_cast<size_t>(wish_.request.samples),
+                  Choice(std::chrono::steady_clock::now()));
 }
 
 /// messages, or a prompt: text, ids, or a list of either.
@@ -70,7 +88,10 @@ void Generation::read_prompts(Fields& fields) {
   if (messages != nullptr) {
     const std::span<const int32_t> seen =
         from_ ? std::span<const int32_t>(from_->saved.tokens) : std::span<const int32_t>();
-    prompts_.push_back({served_.conversations.tokens(*messages, seen), "", 0, static_cast<int64_t>(seen.size())});
+    Prompt prompt;
+    prompt.tokens = served_.conversations.tokens(*messages, seen);
+    prompt.cached = static_cast<int64_t>(seen.size());
+    prompts_.push_back(std::move(prompt));
     return;
   }
   if (wish_.form == Form::kChat || wish_.form == Form::kResponse)
@@ -98,13 +119,7 @@ void Generation::add_prompt(const Json& prompt) {
     out.text = prompt;
     if (!out.text.empty() || fresh) out.tokens = served_.model.text().encode(out.text, fresh, true);
   } else if (is_ids(prompt)) {
-    for (const Json& id : prompt) {
-      if (!id.is_number_integer() || id < 0 || id >= served_.model.lm->vocab_size()) {
-        fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected token ids from 0 to {}", brief(id),
-             served_.model.lm->vocab_size() - 1);
-      }
-      out.tokens.push_back(id);
-    }
+    out.tokens = read_ids(prompt, "prompt", served_.model);
     if (served_.model.tokenizer) out.text = served_.model.text().decode(out.tokens, true);
   } else {
     fail(ErrorKind::kInput, "request: \"prompt\" holds {}, expected text or token ids", brief(prompt));
@@ -133,24 +148,30 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
 }
 
 void Generation::start() {
-  // Keys and salts keep their prompts apart: how long a prompt takes would tell others that it was seen.
-  const std::string domain = owner_ + "/" + wish_.salt;
-  call_->when_gone([self = shared_from_this()] { self->cancel(); });
-  for (size_t p = 0; p < prompts_.size(); ++p) {
-    prompts_[p].number = served_.engine.submit(request_of(prompts_[p]),
-                                               [self = shared_from_this(), p](Event& event) { self->hear(p, event); });
-    if (prompts_[p].number > 0) continue;
-    cancel();
+  const std::string domain = domain_of(owner_, wish_.salt);
+  call_->when_gone([self = shared_from_this()] { self->cancel(RequestMetrics::kAbort); });
+  try {
+    for (size_t p = 0; p < prompts_.size(); ++p) {
+      prompts_[p].number = served_.engine.submit(
+          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain);
+    }
+  } catch (const HttpError&) {
+    withdraw();
     call_->when_gone({});
-    throw HttpError{429,
-                    fmt::format("the queue of {} requests is full", served_.engine.figures().waiting.load()),
-                    "",
-                    "queue_full",
-                    {{"Retry-After", "1"}}};
+    throw;
   }
 }
 
-void Generation::cancel() {
+/// Ends what has not ended; reason: why.
+void Generation::cancel(RequestMetrics::Reason reason) {
+  if (over_) return;
+  for (const Choice& choice : choices_) {
+    if (!choice.counted) served_.metrics.broken(reason);
+  }
+  withdraw();
+}
+
+void Generation::withdraw() {
   over_ = true;
   for (const Prompt& prompt : prompts_) {
     if (prompt.number > 0) served_.engine.cancel(prompt.number);
@@ -159,60 +180,116 @@ void Generation::cancel() {
 
 void Generation::hear(size_t prompt, Event& event) {
   if (over_) return;
+  if (!event.prompt.empty()) {
+    std::vector<LoggedToken>& logged = prompts_[prompt].logged;
+    std::move(event.prompt.begin(), event.prompt.end(), std::back_inserter(logged));
+    return;
+  }
   const size_t index = prompt * static_cast<size_t>(wish_.request.samples) + static_cast<size_t>(event.sample);
   Choice& choice = choices_[index];
   if (event.end && event.end->reason == generate::StopReason::kFailed) {
     HttpError error = error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error));
-    cancel();
+    cancel(RequestMetrics::kError);
     return call_->fail(error);
   }
+  if (!choice.begun) begin_choice(index);
   choice.text += event.text;
   if (event.end) {
     prompts_[prompt].hit = event.cached;
+    prompts_[prompt].missed = event.missed;
     try {
       end_choice(choice, *event.end);
+      count_choice(index, event.at);
     } catch (const HttpError& error) {
-      cancel();
+      cancel(RequestMetrics::kError);
       return call_->fail(error);
     }
   } else {
     choice.tokens++;
+    served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
-  if (wish_.stream) send(index, event.text, event.end != nullptr);
-  if (ended_ == choices_.size()) finish();
+  // The state of a response is stored with its answer, by finish_response().
+  if (event.end && wish_.wait_stored && wish_.form != Form::kResponse) return wait_stored(index, event.text);
+  tell(index, event.text, event.end != nullptr);
+}
+
+void Generation::tell(size_t index, const std::string& text, bool ends) {
+  if (wish_.stream) send(index, text, ends);
+  if (!ends || ++ended_ < choices_.size()) return;
+  try {
+    finish();
+  } catch (const HttpError& error) {  // another server of the store has removed the state, say
+    call_->fail(error);
+  } catch (const Error& error) {  // the store cannot be read
+    call_->fail(error_answer(error));
+  }
+}
+
+/// Tells the end of a choice once its state is on the disk.
+void Generation::wait_stored(size_t index, const std::string& text) {
+  served_.states.when_stored(choices_[index].state, [self = shared_from_this(), index, text](const std::string& error) {
+    if (self->over_) return;
+    if (error.empty()) return self->tell(index, text, true);
+    self->cancel(RequestMetrics::kError);
+    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+  });
+}
+
+void Generation::count_choice(size_t index, ChoiceClock::Time at) {
+  Choice& choice = choices_[index];
+  const Prompt& prompt = prompt_of(index);
+  choice.counted = true;
+  served_.metrics.end(choice.clock, at, prompt.cached + static_cast<int64_t>(prompt.tokens.size()),
+                      choice.finish == "length" ? RequestMetrics::kLength : RequestMetrics::kStop);
+}
+
+/// The first event of a choice: the prompt has been read, so what is echoed of it is there.
+void Generation::begin_choice(size_t index) {
+  Choice& choice = choices_[index];
+  choice.begun = true;
+  const Prompt& prompt = prompt_of(index);
+  if (wish_.request.prompt_logprobs) {
+    choice.logged = prompt.logged;
+    if (prompt.logged.size() < prompt.tokens.size()) {
+      choice.logged.insert(choice.logged.begin(), {prompt.tokens[0], {}, {}});
+    }
+  }
+  if (!wish_.stream || wish_.form == Form::kResponse) return;
+  if (!call_->begun()) begin_chunks();
+  if (!wish_.echo) return;
+  Json chunk = head(true);
+  chunk["choices"].push_back(chunk_choice(index, prompt.text, false));
+  call_->event(chunk);
+}
+
+/// The first chunks of a chat say whose turn it is.
+void Generation::begin_chunks() {
+  call_->begin_events();
+  if (wish_.form != Form::kChat) return;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Json chunk = head(true);
+    chunk["choices"].push_back({{"index", i},
+                                {"delta", {{"role", "assistant"}, {"content", ""}}},
+                                {"logprobs", nullptr},
+                                {"finish_reason", nullptr}});
+    call_->event(chunk);
+  }
 }
 
 void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   choice.tokens = finished.tokens;
   choice.finish = finished.reason == generate::StopReason::kLength ? "length" : "stop";
-  ended_++;
   if (!wish_.request.keep_state) return;
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
-  const std::string id = wish_.form == Form::kResponse ? id_ : "";
-  choice.state = served_.states.add(std::move(saved), from_ ? from_->id : "", owner_, id)->id;
+  const std::string parent = from_ ? from_->id : "";
+  States& states = served_.states;
+  choice.state = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)->id
+                                               : states.add(std::move(saved), parent, owner_)->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
   if (wish_.form == Form::kResponse) return send_response(text, ends);
-  if (!call_->begun()) {
-    call_->begin_events();
-    for (size_t i = 0; i < choices_.size(); ++i) {
-      if (wish_.form == Form::kChat) {
-        Json chunk = head(true);
-        chunk["choices"].push_back({{"index", i},
-                                    {"delta", {{"role", "assistant"}, {"content", ""}}},
-                                    {"logprobs", nullptr},
-                                    {"finish_reason", nullptr}});
-        call_->event(chunk);
-      } else if (wish_.echo) {
-        Json chunk = head(true);
-        chunk["choices"].push_back(
-            chunk_choice(i, prompts_[i / static_cast<size_t>(wish_.request.samples)].text, false));
-        call_->event(chunk);
-      }
-    }
-  }
   if (text.empty() && !ends && !wish_.request.logprobs) return;
   if (!text.empty() || (!ends && wish_.request.logprobs)) {
     Json chunk = head(true);
@@ -222,7 +299,7 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
   if (!ends) return;
   Json chunk = head(true);
   chunk["choices"].push_back(chunk_choice(index, "", true));
-  chunk["carousel"] = extras(choices_[index]);
+  chunk["carousel"] = extras(index);
   call_->event(chunk);
 }
 
@@ -239,19 +316,14 @@ void Generation::finish() {
     return call_->end();
   }
   if (wish_.form == Form::kState) {
-    const std::shared_ptr<const KeptState> kept = served_.states.find(choices_[0].state, owner_);
-    return call_->answer(Json{{"id", kept->id},
-                              {"object", "state"},
-                              {"parent", kept->parent.empty() ? Json() : Json(kept->parent)},
-                              {"tokens", kept->saved.state.pos()},
-                              {"bytes", kept->bytes},
-                              {"created", kept->created},
-                              {"usage", usage()}});
+    Json card = json_of(served_.states.card(choices_[0].state, owner_));
+    card["usage"] = usage();
+    return call_->answer(card);
   }
   Json answer = head(false);
   for (size_t i = 0; i < choices_.size(); ++i) answer["choices"].push_back(whole_choice(i));
   answer["usage"] = usage();
-  answer["carousel"] = {{"seed", wish_.request.seed}};
+  answer["carousel"] = {{"seed", wish_.request.seed}, {"cache", cache(prompts_)}};
   call_->answer(answer);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,20 +23,23 @@ class Generation : public std::enable_shared_from_this<Generation> {
  private:
   struct Prompt {
     std::vector<int32_t> tokens;
-    std::string text;     // as it was given, for echo
-    uint64_t number = 0;  // in the engine
-    int64_t cached = 0;   // tokens that the state has seen
-    int64_t hit = 0;      // tokens of `tokens` that the cache had read
-  };
-  struct LoggedToken {
-    int32_t id;
-    float logprob;
-    std::vector<generate::TokenLogprob> top;
+    std::string text;                 // as it was given, for echo
+    uint64_t number = 0;              // in the engine
+    int64_t cached = 0;               // tokens that the state has seen
+    Misses missed = {};               // why the others were read
+    int64_t hit = 0;                  // tokens of `tokens` that the cache had read
+    std::vector<LoggedToken> logged;  // with echo and logprobs
   };
   struct Choice {
+    explicit Choice(ChoiceClock::Time begin) : clock(begin) {}
+
+    ChoiceClock clock;
+    bool counted = false;  // its end is in the metrics
     std::string text;
-    std::vector<LoggedToken> logged;  // with logprobs
-    size_t told = 0;                  // of `logged`, in events
+    bool begun = false;               // an event of it came
+    std::vector<LoggedToken> logged;  // with logprobs; with echo the prompt's come first
+    size_t told = 0;                  // of `logged`, in answers or events
+    size_t offset = 0;                // characters of their texts
     int64_t tokens = 0;
     std::string finish;  // "stop", "length"; empty: it goes on
     std::string state;   // the id it was kept under
@@ -46,24 +50,33 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void read_state();
   generate::Request request_of(const Prompt& prompt) const;
   void hear(size_t prompt, Event& event);
+  void begin_choice(size_t index);
+  void begin_chunks();
   void end_choice(Choice& choice, generate::Finished& finished);
-  void cancel();
+  void tell(size_t index, const std::string& text, bool ends);
+  void wait_stored(size_t index, const std::string& text);
+  void count_choice(size_t index, ChoiceClock::Time at);
+  void cancel(RequestMetrics::Reason reason);
+  void withdraw();
   void send(size_t index, const std::string& text, bool ends);
   void finish();
 
   static Json chat_of_response(const Json& body);
   void send_response(const std::string& text, bool ends);
   void finish_response();
+  void answer_response(const Json& whole);
   void response_event(const char* type, Json fields);
   Json response(const char* status) const;
   Json response_message(const char* status) const;
 
   Json head(bool chunk) const;
-  Json whole_choice(size_t index) const;
+  Json whole_choice(size_t index);
   Json chunk_choice(size_t index, const std::string& text, bool ends);
-  Json logprobs(const Choice& choice, size_t from) const;
+  Json logprobs(Choice& choice) const;
   Json usage() const;
-  Json extras(const Choice& choice) const;
+  static Json cache(std::span<const Prompt> prompts);
+  Json extras(size_t index) const;
+  const Prompt& prompt_of(size_t choice) const { return prompts_[choice / static_cast<size_t>(wish_.request.samples)]; }
   std::string token_text(int32_t id) const;
 
   ServedModel& served_;

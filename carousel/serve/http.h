@@ -22,6 +22,7 @@ struct HttpOptions {
   double header_seconds = 10, body_seconds = 60;  // to arrive whole
   double write_seconds = 30;                      // to take what was written
   double ping_seconds = 15;                       // of silence within events
+  double call_seconds = 600;                      // from a request to the end of its answer
   double drain_seconds = 30;                      // for answers under way once stop() is called
   size_t unread_bytes = 256 << 10;                // of events that a client may leave unread
 };

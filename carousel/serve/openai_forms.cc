@@ -2,9 +2,17 @@
 // The JSON of completions and chats, whole and in pieces.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "carousel/serve/generation.h"
 
 namespace carousel::serve {
+namespace {
+
+/// Whether a byte of UTF-8 is the first one of a character.
+bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) != 0x80; }
+
+}  // namespace
 
 Json Generation::head(bool chunk) const {
   const char* const object = wish_.form == Form::kCompletion ? "text_completion"
@@ -13,21 +21,22 @@ Json Generation::head(bool chunk) const {
   return {{"id", id_}, {"object", object}, {"created", created_}, {"model", served_.name}, {"choices", Json::array()}};
 }
 
-Json Generation::extras(const Choice& choice) const {
-  Json out = {{"seed", wish_.request.seed}};
+Json Generation::extras(size_t index) const {
+  const Choice& choice = choices_[index];
+  Json out = {{"seed", wish_.request.seed}, {"cache", cache(std::span(&prompt_of(index), 1))}};
   if (!choice.state.empty()) out["state"] = choice.state;
   return out;
 }
 
-Json Generation::whole_choice(size_t index) const {
-  const Choice& choice = choices_[index];
+Json Generation::whole_choice(size_t index) {
+  Choice& choice = choices_[index];
   Json out = {{"index", index},
-              {"logprobs", wish_.request.logprobs ? logprobs(choice, 0) : Json()},
+              {"logprobs", wish_.request.logprobs ? logprobs(choice) : Json()},
               {"finish_reason", choice.finish}};
   if (wish_.form == Form::kChat) {
     out["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
   } else {
-    const std::string echo = wish_.echo ? prompts_[index / static_cast<size_t>(wish_.request.samples)].text : "";
+    const std::string echo = wish_.echo ? prompt_of(index).text : "";
     out["text"] = echo + choice.text;
   }
   if (!choice.state.empty()) out["state"] = choice.state;
@@ -37,8 +46,7 @@ Json Generation::whole_choice(size_t index) const {
 Json Generation::chunk_choice(size_t index, const std::string& text, bool ends) {
   Choice& choice = choices_[index];
   Json out = {{"index", index}, {"finish_reason", ends ? Json(choice.finish) : Json()}};
-  out["logprobs"] = wish_.request.logprobs && !ends ? logprobs(choice, choice.told) : Json();
-  choice.told = choice.logged.size();
+  out["logprobs"] = wish_.request.logprobs && !ends ? logprobs(choice) : Json();
   if (wish_.form == Form::kChat) {
     out["delta"] = ends ? Json::object() : Json{{"content", text}};
   } else {
@@ -52,8 +60,8 @@ std::string Generation::token_text(int32_t id) const {
   return served_.model.tokenizer ? served_.model.text().decode_bytes(std::span(&id, 1)) : std::to_string(id);
 }
 
-/// Of the tokens from `from` on, in the form of the endpoint.
-Json Generation::logprobs(const Choice& choice, size_t from) const {
+/// Of the tokens that have not been told yet, in the form of the endpoint.
+Json Generation::logprobs(Choice& choice) const {
   const auto bytes_of = [](const std::string& text) {
     Json bytes = Json::array();
     for (const char c : text) bytes.push_back(static_cast<int>(static_cast<unsigned char>(c)));
@@ -61,30 +69,40 @@ Json Generation::logprobs(const Choice& choice, size_t from) const {
   };
   Json content = Json::array(), tokens = Json::array(), values = Json::array(), tops = Json::array(),
        offsets = Json::array();
-  size_t offset = 0;
-  for (size_t i = 0; i < choice.logged.size(); ++i) {
-    const LoggedToken& token = choice.logged[i];
+  for (; choice.told < choice.logged.size(); ++choice.told) {
+    const LoggedToken& token = choice.logged[choice.told];
     const std::string text = token_text(token.id);
-    if (i >= from && wish_.form == Form::kChat) {
+    const Json logprob = token.logprob ? Json(*token.logprob) : Json();
+    if (wish_.form == Form::kChat) {
       Json top = Json::array();
       for (const generate::TokenLogprob& other : token.top) {
         const std::string other_text = token_text(other.id);
         top.push_back({{"token", other_text}, {"logprob", other.logprob}, {"bytes", bytes_of(other_text)}});
       }
-      content.push_back(
-          {{"token", text}, {"logprob", token.logprob}, {"bytes", bytes_of(text)}, {"top_logprobs", top}});
-    } else if (i >= from) {
+      content.push_back({{"token", text}, {"logprob", logprob}, {"bytes", bytes_of(text)}, {"top_logprobs", top}});
+    } else {
       Json top = Json::object();
       for (const generate::TokenLogprob& other : token.top) top[token_text(other.id)] = other.logprob;
       tokens.push_back(text);
-      values.push_back(token.logprob);
-      tops.push_back(top);
-      offsets.push_back(offset);
+      values.push_back(logprob);
+      tops.push_back(token.logprob ? top : Json());
+      offsets.push_back(choice.offset);
     }
-    offset += text.size();
+    choice.offset += static_cast<size_t>(std::count_if(text.begin(), text.end(), begins_character));
   }
   if (wish_.form == Form::kChat) return {{"content", content}, {"refusal", nullptr}};
   return {{"tokens", tokens}, {"token_logprobs", values}, {"top_logprobs", tops}, {"text_offset", offsets}};
+}
+
+/// Why tokens of the prompts were not found in the cache: their counts by reason.
+Json Generation::cache(std::span<const Prompt> prompts) {
+  Json out = Json::object();
+  for (size_t i = 0; i < std::size(kMissNames); ++i) {
+    int64_t count = 0;
+    for (const Prompt& prompt : prompts) count += prompt.missed[i];
+    if (count > 0) out[kMissNames[i]] = count;
+  }
+  return out;
 }
 
 Json Generation::usage() const {

@@ -26,6 +26,11 @@ class PrefixCache {
   /// The state that has seen the longest beginning of `tokens`, of at most `most` of them; empty: none. Domains know
   /// nothing of each other.
   State find(const std::string& domain, std::span<const int32_t> tokens, int64_t most);
+  /// So many first tokens of `tokens` are those of prompts that are remembered, with a state or without; a multiple of
+  /// kPiece.
+  int64_t known(const std::string& domain, std::span<const int32_t> tokens) {
+    return walk(domain, tokens, false)->tokens;
+  }
   /// Where states of a prompt should be kept that is read from token `from` on, ascending: where it leaves what is
   /// known, at its end, and in steps between. Remembers the prompt's tokens.
   std::vector<int64_t> marks(const std::string& domain, std::span<const int32_t> tokens, int64_t from);

@@ -99,7 +99,7 @@ Json Generation::response(const char* status) const {
                   {"output_tokens", counts["completion_tokens"]},
                   {"output_tokens_details", {{"reasoning_tokens", 0}}},
                   {"total_tokens", counts["total_tokens"]}};
-  out["carousel"] = {{"seed", wish_.request.seed}};
+  out["carousel"] = {{"seed", wish_.request.seed}, {"cache", cache(prompts_)}};
   return out;
 }
 
@@ -137,6 +137,14 @@ void Generation::send_response(const std::string& text, bool ends) {
 void Generation::finish_response() {
   const Json whole = response("completed");
   if (wish_.request.keep_state) served_.states.attach(id_, whole);
+  if (!wish_.wait_stored) return answer_response(whole);
+  served_.states.when_stored(id_, [self = shared_from_this(), whole](const std::string& error) {
+    if (error.empty()) return self->answer_response(whole);
+    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+  });
+}
+
+void Generation::answer_response(const Json& whole) {
   if (!wish_.stream) return call_->answer(whole);
   response_event(whole["status"] == "completed" ? "response.completed" : "response.incomplete", {{"response", whole}});
   call_->end();
@@ -145,9 +153,9 @@ void Generation::finish_response() {
 void Service::responses(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kResponse); }
 
 void Service::response(const std::shared_ptr<Call>& call, const std::string& rest) {
-  const std::shared_ptr<const KeptState> kept = served_.states.find(rest, owner_of(*call));
-  if (kept->answer.is_null()) throw HttpError{404, fmt::format("response: \"{}\" is none", rest), "", "", {}};
-  call->answer(kept->answer);
+  const StateCard card = served_.states.card(rest, owner_of(*call));
+  if (card.answer.is_null()) throw HttpError{404, fmt::format("response: \"{}\" is none", rest), "", "", {}};
+  call->answer(card.answer);
 }
 
 void Service::remove_response(const std::shared_ptr<Call>& call, const std::string& rest) {

@@ -3,6 +3,7 @@
 #include "carousel/serve/service.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <set>
@@ -30,6 +31,7 @@ const Service::Route Service::kRoutes[] = {
     {"GET", "/v1/states", &Service::states},
     {"GET", "/v1/states/", &Service::state},
     {"DELETE", "/v1/states/", &Service::remove_state},
+    {"POST", "/v1/embeddings", &Service::embeddings},
     {"GET", "/v1/models", &Service::models},
     {"GET", "/v1/models/", &Service::model_card},
     {"POST", "/tokenize", &Service::tokenize},
@@ -65,14 +67,28 @@ Service::Service(const model::Model& model, const Stream& stream, const ServiceO
               options.name,
               options.limits,
               Conversations(options.path, model, options.chat_template),
-              States(options.state_bytes),
+              States(options.state_bytes,
+                     options.store.folder.empty() ? nullptr : std::make_unique<Store>(options.store, model, post)),
+              RequestMetrics(),
               Engine(model, stream, options.engine, std::move(post))} {}
 
-void Service::handle(const std::shared_ptr<Call>& call) {
+/// A call that needs a state from the store waits for it and begins again: until it has its states it changes nothing.
+void Service::handle(const std::shared_ptr<Call>& call, int fetched) {
+  constexpr int kMostFetched = 1000;  // ancestors of a state that is rewound, say
   try {
     route(call);
     answered_++;
     return;
+  } catch (const Elsewhere& state) {
+    if (fetched < kMostFetched) {
+      return served_.states.fetch(state.id, [this, call, fetched](const HttpError& error) {
+        if (call->ended()) return;
+        if (error.status == 0) return handle(call, fetched + 1);
+        call->fail(error);
+        refused_++;
+      });
+    }
+    call->fail({503, "state: it does not stay in memory, expected more of --state-bytes", "state", "", {}});
   } catch (const HttpError& error) {
     call->fail(error);
   } catch (const Error& error) {
@@ -116,7 +132,7 @@ void Service::check_host(const Call& call) const {
   throw HttpError{403, fmt::format("Host: got \"{}\", expected {}", name, fmt::join(hosts, ", ")), "", "", {}};
 }
 
-/// The number of the key that the call has; "" where none is needed.
+/// A hash of the key that the call has, for a store outlives the order of keys; "" where none is needed.
 std::string Service::owner_of(const Call& call) const {
   if (options_.keys.empty()) return "";
   const std::string bearer = "Bearer ", authorization = call.request().header("authorization");
@@ -124,7 +140,10 @@ std::string Service::owner_of(const Call& call) const {
       authorization.starts_with(bearer) ? authorization.substr(bearer.size()) : call.request().header("x-api-key");
   std::string owner;
   for (size_t i = 0; i < options_.keys.size(); ++i) {
-    if (same(options_.keys[i], key)) owner = std::to_string(i + 1);
+    if (same(options_.keys[i], key)) {
+      const XXH128_hash_t hash = XXH3_128bits(key.data(), key.size());
+      owner = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+    }
   }
   if (owner.empty()) {
     throw HttpError{401,
@@ -136,8 +155,12 @@ std::string Service::owner_of(const Call& call) const {
   return owner;
 }
 
-void Service::generate(const std::shared_ptr<Call>& call, Form form) {
+void Service::check_open() const {
   if (draining_) throw HttpError{503, "the server is shutting down", "", "", {{"Retry-After", "5"}}};
+}
+
+void Service::generate(const std::shared_ptr<Call>& call, Form form) {
+  check_open();
   std::make_shared<Generation>(served_, call, form, owner_of(*call))->start();
 }
 
@@ -174,31 +197,8 @@ void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
                     {"parallel", options_.engine.parallel},
                     {"queue", options_.engine.queue},
                     {"tick_ms", options_.engine.tick_ms},
-                    {"state_bytes", options_.state_bytes}});
-}
-
-/// Prometheus's text, with vLLM's names where it has one.
-void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
-  const EngineFigures& figures = served_.engine.figures();
-  std::string text;
-  const auto add = [&](const char* name, const char* kind, auto value) {
-    text += fmt::format("# TYPE carousel:{} {}\ncarousel:{} {}\n", name, kind, name, value);
-  };
-  add("num_requests_running", "gauge", figures.running.load());
-  add("num_requests_waiting", "gauge", figures.waiting.load());
-  add("prompt_tokens_total", "counter", figures.prompt_tokens.load());
-  add("generation_tokens_total", "counter", figures.generated_tokens.load());
-  add("ticks_total", "counter", figures.ticks.load());
-  add("calls_answered_total", "counter", answered_);
-  add("calls_refused_total", "counter", refused_);
-  add("prefix_cache_queries_total", "counter", figures.cache_queries.load());
-  add("prefix_cache_hits_total", "counter", figures.cache_hits.load());
-  add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
-  add("prefix_cache_states", "gauge", figures.cache_states.load());
-  add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
-  add("states", "gauge", served_.states.count());
-  add("state_bytes", "gauge", served_.states.bytes());
-  call->answer(200, text, "text/plain; version=0.0.4");
+                    {"state_bytes", options_.state_bytes},
+                    {"store", !options_.store.folder.empty()}});
 }
 
 /// llama.cpp's: {"content", "add_special"} -> {"tokens": [...]}.

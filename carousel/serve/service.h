@@ -21,8 +21,12 @@ struct ServiceOptions {
   std::string scratch;             // a folder for files under way
   WishLimits limits;
   EngineOptions engine;
-  size_t state_bytes = 0;  // of the states that clients keep
+  size_t state_bytes = 0;  // of memory, for the states that clients keep
+  StoreOptions store;
 };
+
+/// A state as answers describe it.
+Json json_of(const StateCard& card);
 
 class Service {
  public:
@@ -30,7 +34,7 @@ class Service {
   Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post);
 
   /// Answers a call, now or later. Throws nothing.
-  void handle(const std::shared_ptr<Call>& call);
+  void handle(const std::shared_ptr<Call>& call) { handle(call, 0); }
   /// From now on /health says that the server goes, and new work is refused.
   void drain() { draining_ = true; }
 
@@ -38,6 +42,7 @@ class Service {
   struct Route;
   static const Route kRoutes[];
 
+  void handle(const std::shared_ptr<Call>& call, int fetched);
   void route(const std::shared_ptr<Call>& call);
   void check_host(const Call& call) const;
   std::string owner_of(const Call& call) const;
@@ -53,6 +58,7 @@ class Service {
   void responses(const std::shared_ptr<Call>& call, const std::string& rest);
   void response(const std::shared_ptr<Call>& call, const std::string& rest);
   void remove_response(const std::shared_ptr<Call>& call, const std::string& rest);
+  void embeddings(const std::shared_ptr<Call>& call, const std::string& rest);
   void models(const std::shared_ptr<Call>& call, const std::string& rest);
   void model_card(const std::shared_ptr<Call>& call, const std::string& rest);
   void health(const std::shared_ptr<Call>& call, const std::string& rest);
@@ -62,11 +68,11 @@ class Service {
   void tokenize(const std::shared_ptr<Call>& call, const std::string& rest);
   void detokenize(const std::shared_ptr<Call>& call, const std::string& rest);
 
+  void check_open() const;  // throws HttpError (503) once the server goes
   void generate(const std::shared_ptr<Call>& call, Form form);
   void state_file(const std::shared_ptr<Call>& call, const std::string& id);
   void rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens);
   Json card() const;
-  Json state_card(const KeptState& kept) const;
 
   const ServiceOptions options_;
   ServedModel served_;

@@ -39,15 +39,15 @@ class ScratchFile {
 
 }  // namespace
 
-Json Service::state_card(const KeptState& kept) const {
-  return {{"id", kept.id},
+Json json_of(const StateCard& card) {
+  return {{"id", card.id},
           {"object", "state"},
-          {"parent", kept.parent.empty() ? Json() : Json(kept.parent)},
-          {"tokens", kept.saved.state.pos()},
-          {"bytes", kept.bytes},
-          {"stored", false},
-          {"created", kept.created},
-          {"expires_at", nullptr}};
+          {"parent", card.parent.empty() ? Json() : Json(card.parent)},
+          {"tokens", card.tokens},
+          {"bytes", card.bytes},
+          {"stored", card.stored},
+          {"created", card.created},
+          {"expires_at", card.expires == 0 ? Json() : Json(card.expires)}};
 }
 
 /// {"prompt" or "messages", "state"}: reads without sampling. {"state", "to"}: rewinds.
@@ -78,13 +78,13 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     request.history = from->saved.tokens;
     request.logits = from->saved.logits;
   }
-  if (request.prompt.empty() && !request.logits.defined()) return call->answer(state_card(*from));
-  const uint64_t number = served_.engine.submit(std::move(request), [this, call, from, owner, cached](Event& event) {
+  if (request.prompt.empty() && !request.logits.defined()) return call->answer(json_of(*from));
+  const auto hear = [this, call, from, owner, cached](Event& event) {
     if (!event.end || call->ended()) return;
     try {
       if (event.end->reason != generate::StopReason::kLength) fail(ErrorKind::kInput, "{}", event.end->error);
       model::SavedState saved{std::move(event.end->state), std::move(event.end->history), std::move(event.end->logits)};
-      Json card = state_card(*served_.states.add(std::move(saved), from ? from->id : "", owner));
+      Json card = json_of(*served_.states.add(std::move(saved), from ? from->id : "", owner));
       card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};
       call->answer(card);
     } catch (const HttpError& error) {
@@ -92,21 +92,21 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     } catch (const Error& error) {
       call->fail(error_answer(error));
     }
-  });
-  if (number == 0) throw HttpError{429, "the queue is full", "", "queue_full", {{"Retry-After", "1"}}};
+  };
+  const uint64_t number = served_.engine.submit(std::move(request), hear, domain_of(owner, ""));
   call->when_gone([this, number] { served_.engine.cancel(number); });
 }
 
 void Service::states(const std::shared_ptr<Call>& call, const std::string&) {
   Json list = Json::array();
-  for (const auto& kept : served_.states.list(owner_of(*call))) list.push_back(state_card(*kept));
+  for (const StateCard& card : served_.states.list(owner_of(*call))) list.push_back(json_of(card));
   call->answer(Json{{"object", "list"}, {"data", list}});
 }
 
 void Service::state(const std::shared_ptr<Call>& call, const std::string& rest) {
   const std::string file = "/file";
   if (rest.ends_with(file)) return state_file(call, rest.substr(0, rest.size() - file.size()));
-  call->answer(state_card(*served_.states.find(rest, owner_of(*call))));
+  call->answer(json_of(served_.states.card(rest, owner_of(*call))));
 }
 
 void Service::remove_state(const std::shared_ptr<Call>& call, const std::string& rest) {
@@ -133,7 +133,7 @@ void Service::upload_state(const std::shared_ptr<Call>& call, const std::string&
     if (at != message.npos) message.replace(at, file.path().size(), "state");
     throw HttpError{422, message, "", "state_refused", {}};
   }
-  call->answer(state_card(*served_.states.add(std::move(saved), "", owner_of(*call))));
+  call->answer(json_of(*served_.states.add(std::move(saved), "", owner_of(*call))));
 }
 
 }  // namespace carousel::serve

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// States by id, the oldest first.
+// States by id.
+//
+// 1. bytes_ is the sum of the bytes in kept_. It exceeds most_bytes_ only by states that were fetched for requests.
+// 2. Only states that are stored leave memory to make room. One that is being stored stays until the store has said so.
+// 3. A state that is stored is there while its manifest is: another server of the folder may remove it.
 #include "carousel/serve/states.h"
 
 #include <fmt/format.h>
@@ -7,9 +11,17 @@
 #include <algorithm>
 #include <random>
 
-#include "carousel/serve/call.h"
-
 namespace carousel::serve {
+namespace {
+
+// A rewind looks at a state and at one of its ancestors: fetching one must not send the other away.
+constexpr uint64_t kSpared = 2;
+
+HttpError not_kept(const std::string& id) {
+  return {404, fmt::format("state: \"{}\" is not kept here", id), "state", "state_not_found", {}};
+}
+
+}  // namespace
 
 std::string draw_id(const std::string& prefix) {
   std::random_device device;
@@ -17,62 +29,199 @@ std::string draw_id(const std::string& prefix) {
 }
 
 std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std::string& parent,
-                                             const std::string& owner, const std::string& id) {
-  auto kept = std::make_shared<KeptState>();
-  kept->bytes = saved.state.bytes() + saved.tokens.size() * sizeof(int32_t) + saved.logits.size_bytes();
-  if (bytes_ + kept->bytes > most_bytes_) {
-    throw HttpError{507,
-                    fmt::format("keep_state: the states kept would take {} bytes, expected at most {}; delete some",
-                                bytes_ + kept->bytes, most_bytes_),
-                    "keep_state",
-                    "store_full",
-                    {{"x-should-retry", "false"}}};
-  }
-  kept->id = id.empty() ? draw_id("state") : id;
-  kept->parent = parent;
-  kept->owner = owner;
-  kept->saved = std::move(saved);
-  kept->created = std::time(nullptr);
-  bytes_ += kept->bytes;
-  kept_[kept->id] = kept;
-  order_.push_back(kept->id);
+                                             const std::string& owner) {
+  const auto kept = add(std::move(saved), parent, owner, draw_id("state"));
+  store(kept->id);
   return kept;
 }
 
-std::shared_ptr<const KeptState> States::find(const std::string& id, const std::string& owner) const {
-  const auto found = kept_.find(id);
-  if (found != kept_.end() && found->second->owner == owner) return found->second;
-  throw HttpError{404, fmt::format("state: \"{}\" is not kept here", id), "state", "state_not_found", {}};
+std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std::string& parent,
+                                             const std::string& owner, const std::string& id) {
+  auto kept = std::make_shared<KeptState>();
+  kept->bytes = saved.state.bytes() + saved.tokens.size() * sizeof(int32_t) + saved.logits.size_bytes();
+  make_room(kept->bytes, 0);
+  if (bytes_ + kept->bytes > most_bytes_) refuse(bytes_ + kept->bytes);
+  if (store_) store_->check_room(kept->bytes);
+  kept->id = id;
+  kept->parent = parent;
+  kept->owner = owner;
+  kept->tokens = saved.state.pos();
+  kept->created = std::time(nullptr);
+  kept->expires = store_ ? store_->expires() : 0;
+  kept->saved = std::move(saved);
+  keep(kept);
+  return kept;
 }
 
-std::shared_ptr<const KeptState> States::ancestor(const std::string& id, const std::string& owner,
-                                                  int64_t tokens) const {
+/// Throws HttpError: memory is full for now, or for good.
+void States::refuse(size_t bytes) const {
+  const bool moves =
+      std::any_of(kept_.begin(), kept_.end(), [](const auto& resident) { return resident.second.storing; });
+  HttpError error{507,
+                  fmt::format("keep_state: the states in memory would take {} bytes, expected at most {}; {}", bytes,
+                              most_bytes_, moves ? "some are being stored" : "delete some"),
+                  "keep_state",
+                  "store_full",
+                  {{"x-should-retry", "false"}}};
+  if (moves) {
+    error.status = 429;
+    error.code = "memory_full";
+    error.headers = {{"Retry-After", "1"}};
+  }
+  throw error;
+}
+
+void States::keep(std::shared_ptr<KeptState> kept) {
+  bytes_ += kept->bytes;
+  const std::string id = kept->id;
+  kept_[id] = {std::move(kept), false, {}, ++clock_};
+}
+
+/// Forgets stored states, those first that were not used for longest, until `bytes` more fit. The last `spared` uses of
+/// states are left.
+void States::make_room(size_t bytes, uint64_t spared) {
+  while (bytes_ + bytes > most_bytes_) {
+    auto oldest = kept_.end();
+    for (auto at = kept_.begin(); at != kept_.end(); ++at) {
+      if (!at->second.kept->stored || at->second.used + spared > clock_) continue;
+      if (oldest == kept_.end() || at->second.used < oldest->second.used) oldest = at;
+    }
+    if (oldest == kept_.end()) return;
+    forget(oldest);
+  }
+}
+
+void States::forget(Residents::iterator at) {
+  bytes_ -= at->second.kept->bytes;
+  kept_.erase(at);
+}
+
+void States::attach(const std::string& id, Json answer) {
+  const auto at = kept_.find(id);
+  if (at == kept_.end()) return;  // removed meanwhile
+  at->second.kept->answer = std::move(answer);
+  store(id);
+}
+
+void States::store(const std::string& id) {
+  if (!store_) return;
+  Resident& resident = kept_.at(id);
+  resident.storing = true;
+  store_->put(resident.kept, [this, id](const std::string& error) { stored(id, error); });
+}
+
+void States::stored(const std::string& id, const std::string& error) {
+  if (!error.empty()) failures_++;
+  const auto at = kept_.find(id);
+  if (at == kept_.end()) return;
+  at->second.storing = false;
+  at->second.kept->stored = error.empty();
+  const auto waiters = std::move(at->second.waiters);
+  at->second.waiters.clear();
+  for (const auto& then : waiters) then(error);
+}
+
+void States::when_stored(const std::string& id, std::function<void(const std::string&)> then) {
+  const auto at = kept_.find(id);
+  if (at == kept_.end()) return then("the state was removed");
+  if (at->second.storing) return at->second.waiters.push_back(std::move(then));
+  then(at->second.kept->stored ? "" : "the state was not stored");
+}
+
+States::Residents::iterator States::resident(const std::string& id, const std::string& owner) {
+  const auto at = kept_.find(id);
+  if (at == kept_.end() || at->second.kept->owner != owner) return kept_.end();
+  const KeptState& kept = *at->second.kept;
+  if (kept.expired() || (kept.stored && !store_->has(id))) {
+    if (at->second.storing) return kept_.end();
+    forget(at);
+    return kept_.end();
+  }
+  at->second.used = ++clock_;
+  return at;
+}
+
+std::optional<StateCard> States::stored_card(const std::string& id, const std::string& owner) const {
+  std::optional<StateCard> card = store_ ? store_->look(id) : std::nullopt;
+  if (card && card->owner != owner) card.reset();
+  return card;
+}
+
+std::shared_ptr<const KeptState> States::find(const std::string& id, const std::string& owner) {
+  const auto at = resident(id, owner);
+  if (at != kept_.end()) return at->second.kept;
+  if (stored_card(id, owner)) throw Elsewhere{id};
+  throw not_kept(id);
+}
+
+StateCard States::card(const std::string& id, const std::string& owner) {
+  const auto at = resident(id, owner);
+  if (at != kept_.end()) return *at->second.kept;
+  const std::optional<StateCard> card = stored_card(id, owner);
+  if (!card) throw not_kept(id);
+  return *card;
+}
+
+void States::fetch(const std::string& id, std::function<void(const HttpError&)> then) {
+  store_->load(id, [this, then = std::move(then)](const std::shared_ptr<KeptState>& kept, const HttpError& error) {
+    if (kept == nullptr) return then(error);
+    if (!kept_.contains(kept->id)) {
+      make_room(kept->bytes, kSpared);
+      keep(kept);
+    }
+    HttpError none;
+    none.status = 0;
+    then(none);
+  });
+}
+
+std::shared_ptr<const KeptState> States::ancestor(const std::string& id, const std::string& owner, int64_t tokens) {
   const std::shared_ptr<const KeptState> whole = find(id, owner);
-  for (std::shared_ptr<const KeptState> at = whole; at != nullptr;) {
-    const std::vector<int32_t>& seen = at->saved.tokens;
+  for (std::string next = id; !next.empty();) {
+    const auto at = resident(next, owner);
+    if (at == kept_.end()) {
+      const std::optional<StateCard> card = stored_card(next, owner);
+      if (!card) return nullptr;
+      if (card->tokens <= tokens) throw Elsewhere{next};
+      next = card->parent;
+      continue;
+    }
+    const std::shared_ptr<const KeptState> kept = at->second.kept;
+    const std::vector<int32_t>& seen = kept->saved.tokens;
     const bool begins =
         seen.size() <= whole->saved.tokens.size() && std::equal(seen.begin(), seen.end(), whole->saved.tokens.begin());
-    if (begins && at->saved.state.pos() <= tokens) return at;
-    const auto parent = kept_.find(at->parent);
-    at = parent == kept_.end() || parent->second->owner != owner ? nullptr : parent->second;
+    if (begins && kept->tokens <= tokens) return kept;
+    next = kept->parent;
   }
   return nullptr;
 }
 
-void States::attach(const std::string& id, Json answer) { kept_.at(id)->answer = std::move(answer); }
-
 void States::remove(const std::string& id, const std::string& owner) {
-  bytes_ -= find(id, owner)->bytes;
-  kept_.erase(id);
-  order_.remove(id);
+  card(id, owner);  // throws 404
+  if (store_) store_->remove(id);
+  const auto at = kept_.find(id);
+  if (at == kept_.end()) return;
+  const auto waiters = std::move(at->second.waiters);
+  forget(at);
+  for (const auto& then : waiters) then("the state was removed");
 }
 
-std::vector<std::shared_ptr<const KeptState>> States::list(const std::string& owner) const {
-  std::vector<std::shared_ptr<const KeptState>> out;
-  for (const std::string& id : order_) {
-    const std::shared_ptr<KeptState>& kept = kept_.at(id);
-    if (kept->owner == owner) out.push_back(kept);
+std::vector<StateCard> States::list(const std::string& owner) {
+  std::vector<StateCard> out;
+  for (const auto& [id, resident] : kept_) {
+    const KeptState& kept = *resident.kept;
+    if (kept.owner == owner && !kept.stored && !kept.expired()) out.push_back(kept);
   }
+  if (store_) {
+    for (StateCard& card : store_->list()) {
+      const auto at = kept_.find(card.id);
+      const bool listed = at != kept_.end() && !at->second.kept->stored;
+      if (card.owner == owner && !listed) out.push_back(std::move(card));
+    }
+  }
+  std::sort(out.begin(), out.end(), [](const StateCard& a, const StateCard& b) {
+    return a.created != b.created ? a.created < b.created : a.id < b.id;
+  });
   return out;
 }
 

@@ -128,6 +128,25 @@ void read_logprobs(Form form, Fields& fields, int64_t most, generate::Request& r
 
 }  // namespace
 
+std::string read_salt(Fields& fields) {
+  std::string salt = fields.string("cache_salt", "");
+  if (salt.size() > kMaxSalt) {
+    fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", salt.size(), kMaxSalt);
+  }
+  return salt;
+}
+
+std::string names_ignored(const Json& body, const Fields& fields) {
+  std::string names;
+  for (const auto& [name, value] : body.items()) {
+    if (fields.knows(name)) continue;
+    const bool plain = name.size() <= 64 &&
+                       std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127 && c != ','; });
+    names += (names.empty() ? "" : ", ") + (plain ? name : std::string("?"));
+  }
+  return names;
+}
+
 Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits) {
   Wish wish;
   wish.form = form;
@@ -138,26 +157,16 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
   wish.request.samples = fields.integer("n", 1, limits.samples, 1);
   wish.request.stop = read_stops(fields, limits.stops);
   read_logprobs(form, fields, limits.top_logprobs, wish.request);
-  wish.request.keep_state = fields.boolean("keep_state", false);
+  const Json* const keep = fields.raw("keep_state");
+  wish.wait_stored = keep != nullptr && *keep == "stored";
+  wish.request.keep_state = wish.wait_stored || fields.boolean("keep_state", false);
   wish.stream = fields.boolean("stream", false);
   Fields stream_options(fields.object("stream_options"), "request: stream_options");
   wish.include_usage = stream_options.boolean("include_usage", false);
   wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
-  if (wish.echo && wish.request.logprobs) {
-    fail(ErrorKind::kInput,
-         "request: \"echo\" is true with \"logprobs\", expected one of them: logprobs of a prompt "
-         "are not computed");
-  }
-  wish.salt = fields.string("cache_salt", "");
-  if (wish.salt.size() > kMaxSalt) {
-    fail(ErrorKind::kInput, "request: \"cache_salt\" has {} bytes, expected at most {}", wish.salt.size(), kMaxSalt);
-  }
-  for (const auto& [name, value] : body.items()) {
-    if (fields.knows(name)) continue;
-    const bool plain = name.size() <= 64 &&
-                       std::all_of(name.begin(), name.end(), [](char c) { return c > 32 && c < 127 && c != ','; });
-    wish.ignored += (wish.ignored.empty() ? "" : ", ") + (plain ? name : std::string("?"));
-  }
+  wish.request.prompt_logprobs = wish.echo && wish.request.logprobs;
+  wish.salt = read_salt(fields);
+  wish.ignored = names_ignored(body, fields);
   return wish;
 }
 

@@ -24,8 +24,9 @@ struct Wish {
   Form form = Form::kCompletion;
   generate::Request request;  // all but prompt and state
   bool stream = false, include_usage = false, echo = false;
-  std::string salt;     // requests with another one share no cache
-  std::string ignored;  // names of fields without effect, for x-carousel-ignored
+  bool wait_stored = false;  // an end is told once its state is stored
+  std::string salt;          // requests with another one share no cache
+  std::string ignored;       // names of fields without effect, for x-carousel-ignored
 };
 
 struct WishLimits {
@@ -38,6 +39,11 @@ struct WishLimits {
 /// Reads all fields but those of the prompt, which the caller has read from `fields` before. `body` is the object of
 /// `fields`. Throws Error(kInput) that names the field, what was got and what is expected.
 Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits);
+
+/// "cache_salt". Throws Error(kInput).
+std::string read_salt(Fields& fields);
+/// The names of a body's fields that nobody has asked for, for x-carousel-ignored; empty: none.
+std::string names_ignored(const Json& body, const Fields& fields);
 
 /// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
 HttpError error_answer(const Error& error);

@@ -31,7 +31,7 @@ const std::map<std::string, Folder>& folders() {
       {"verify", {7, {"core", "formats", "ops", "blocks", "model", "generate", "forecast", "train"}}},
       {"bench", {7, {"core", "cpu", "ops", "blocks", "model", "train"}}},
       {"mpi", {7, {"core", "train"}}},
-      {"serve", {7, {"core", "text", "ops", "model", "generate"}}},
+      {"serve", {7, {"core", "formats", "text", "ops", "model", "generate"}}},
       {"cli",
        {8,
         {"core", "cpu", "cuda", "formats", "text", "blocks", "model", "generate", "forecast", "train", "verify",

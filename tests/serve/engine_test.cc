@@ -62,6 +62,8 @@ class EngineTest : public testing::Test {
     request.max_tokens = static_cast<int64_t>(rng.bits() % 12);
     request.samples = rng.bits() % 4 == 0 ? 3 : 1;
     request.logprobs = true;
+    request.prompt_logprobs = rng.bits() % 4 == 0;
+    request.keep_hidden = rng.bits() % 4 == 0;
     return request;
   }
 
@@ -78,6 +80,8 @@ class EngineTest : public testing::Test {
         request,
         [&heard](Event& event) {
           Said& said = heard.samples[static_cast<size_t>(event.sample)];
+          for (const LoggedToken& token : event.prompt) said.prompt.push_back(*token.logprob);
+          if (!event.prompt.empty()) return;
           said.text += event.text;
           if (!event.end) {
             said.ids.push_back(event.id);
@@ -87,6 +91,7 @@ class EngineTest : public testing::Test {
           said.reason = event.end->reason;
           heard.error = event.end->error;
           heard.cached = event.cached;
+          said.hidden = std::move(event.end->hidden);
           heard.ended++;
         },
         domain);
@@ -109,7 +114,9 @@ TEST_F(EngineTest, EveryRequestIsAnsweredAsItIsAlone) {
   // A budget for everything, one that evicts all the time, and none.
   const size_t state = small_.model.state_layout().bytes_at(256);
   for (const size_t cache_bytes : {size_t{1} << 30, 6 * state, size_t{0}}) {
-    Engine engine(small_.model, small_.stream, options(cache_bytes), mailbox_.post());
+    EngineOptions some = options(cache_bytes);
+    if (cache_bytes == 0) some.memory_bytes = 4 * small_.model.state_layout().bytes_at(500);
+    Engine engine(small_.model, small_.stream, some, mailbox_.post());
     Rng rng(11, cache_bytes);
     constexpr size_t kRequests = 60;
     std::vector<Request> requests;
@@ -183,9 +190,52 @@ TEST_F(EngineTest, AFullQueueRefuses) {
   request.max_tokens = 1;
   std::vector<Heard> heard(8);
   size_t taken = 0;
-  for (Heard& one : heard) taken += submit(engine, request, one) > 0 ? 1 : 0;
+  for (Heard& one : heard) {
+    try {
+      submit(engine, request, one);
+      taken++;
+    } catch (const HttpError& error) {
+      EXPECT_EQ(error.status, 429);
+    }
+  }
   EXPECT_GE(taken, 2u);
   EXPECT_LE(taken, 3u);
+}
+
+TEST_F(EngineTest, StatesOfRunningRequestsFitInTheirMemory) {
+  Request request;
+  for (int32_t i = 0; i < 150; ++i) request.prompt.push_back(i % 200);
+  request.max_tokens = 100;
+  request.logprobs = true;
+  const StateLayout& layout = small_.model.state_layout();
+  EngineOptions tight = options(0);
+  tight.parallel = 64;
+  tight.memory_bytes = 2 * layout.bytes_at(250) + 5;
+  Engine engine(small_.model, small_.stream, tight, mailbox_.post());
+  std::vector<Heard> heard(7);
+  for (Heard& one : heard) submit(engine, request, one);
+  int64_t most = 0, most_running = 0;
+  ASSERT_TRUE(mailbox_.run_until([&] {
+    most = std::max<int64_t>(most, engine.figures().reserved_bytes);
+    most_running = std::max<int64_t>(most_running, engine.figures().running);
+    return std::all_of(heard.begin(), heard.end(), [](const Heard& one) { return one.whole(); });
+  }));
+  EXPECT_EQ(most, static_cast<int64_t>(2 * layout.bytes_at(250)));
+  EXPECT_EQ(most_running, 2);
+  for (const Heard& one : heard) EXPECT_EQ(one.samples, small_.alone(request));
+
+  // Samples share the pages of the whole prompt, and three of them never fit.
+  request.samples = 3;
+  Heard never;
+  try {
+    submit(engine, request, never);
+    FAIL() << "three samples take more than two requests may";
+  } catch (const HttpError& error) {
+    EXPECT_EQ(error.status, 507);
+    const size_t shared = layout.bytes_at(128) - layout.fixed_bytes();
+    EXPECT_NE(error.message.find(std::to_string(3 * layout.bytes_at(250) - 2 * shared)), std::string::npos)
+        << error.message;
+  }
 }
 
 TEST_F(EngineTest, ABadRequestEndsAlone) {

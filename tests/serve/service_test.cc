@@ -2,81 +2,10 @@
 // The endpoints over loopback: OpenAI's answers, states as values, and errors that say what was got and expected.
 #include "carousel/serve/service.h"
 
-#include <algorithm>
-#include <optional>
-
-#include "carousel/core/thread.h"
-#include "carousel/serve/http.h"
-#include "tests/scratch.h"
-#include "tests/serve/client.h"
-#include "tests/serve/small_model.h"
+#include "tests/serve/running_service.h"
 
 namespace carousel::serve {
 namespace {
-
-class ServiceTest : public testing::Test {
- protected:
-  void start(const std::function<void(ServiceOptions&)>& change = {}) {
-    ServiceOptions options;
-    options.path = scratch_ / "model";
-    options.name = "small";
-    options.chat_template = "chatml";
-    options.scratch = scratch_ / "";
-    options.state_bytes = size_t{64} << 20;
-    options.engine.cache_bytes = size_t{64} << 20;
-    if (change) change(options);
-    HttpOptions http;
-    http.port = 0;
-    http.drain_seconds = 0.1;
-    server_.emplace(http, [this](const std::shared_ptr<Call>& call) { service_->handle(call); });
-    service_.emplace(small_.model, small_.stream, options,
-                     [this](std::function<void()> then) { server_->post(std::move(then)); });
-    thread_ = std::make_unique<Thread>([this] { server_->run(); });
-  }
-  ~ServiceTest() override {
-    server_->stop();
-    thread_->join();
-    service_.reset();
-  }
-
-  Answer ask(const std::string& method, const std::string& path, const std::string& body = "",
-             const std::string& headers = "") {
-    Client client(server_->port());
-    client.ask(method, path, body, headers);
-    return client.answer();
-  }
-  Json post(const std::string& path, const Json& body, int status = 200) {
-    const Answer answer = ask("POST", path, body.dump());
-    EXPECT_EQ(answer.status, status) << answer.body;
-    return Json::parse(answer.body);
-  }
-  static std::vector<Json> events(const Answer& answer) {
-    std::vector<Json> out;
-    for (size_t at = 0; (at = answer.body.find("data: ", at)) != answer.body.npos; at += 6) {
-      const std::string line = answer.body.substr(at + 6, answer.body.find('\n', at) - at - 6);
-      if (line != "[DONE]") out.push_back(Json::parse(line));
-    }
-    return out;
-  }
-  std::string alone(const std::string& prompt, int64_t tokens, uint64_t seed) const {
-    generate::Request request;
-    request.prompt = small_.model.text().encode(prompt);
-    request.max_tokens = tokens;
-    request.seed = seed;
-    return small_.alone(request)[0].text;
-  }
-
-  Scratch scratch_;
-  SmallModel small_;
-  std::optional<HttpServer> server_;
-  std::optional<Service> service_;
-  std::unique_ptr<Thread> thread_;
-};
-
-/// The model's bytes are rarely UTF-8; JSON says U+FFFD for what is none.
-std::string in_json(const std::string& text) {
-  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
-}
 
 TEST_F(ServiceTest, ACompletionIsWhatTheModelSaysAlone) {
   start();
@@ -214,6 +143,20 @@ TEST_F(ServiceTest, KeysKeepStatesApart) {
   EXPECT_EQ(ask("GET", "/v1/states/" + id, "", two).status, 404);
 }
 
+TEST_F(ServiceTest, KeysAndSaltsKeepBeginningsApart) {
+  start([](ServiceOptions& options) { options.keys = {"one", "two"}; });
+  const auto cached = [&](const std::string& key, const std::string& salt) {
+    const Json body = {{"prompt", std::string(200, 'a')}, {"max_tokens", 1}, {"cache_salt", salt}};
+    const Answer answer = ask("POST", "/v1/completions", body.dump(), "x-api-key: " + key + "\r\n");
+    return Json::parse(answer.body)["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+  };
+  EXPECT_EQ(cached("one", ""), 0);
+  EXPECT_EQ(cached("one", ""), 192);
+  EXPECT_EQ(cached("two", ""), 0);
+  EXPECT_EQ(cached("one", "x"), 0);
+  EXPECT_EQ(cached("one", "x"), 192);
+}
+
 TEST_F(ServiceTest, BadRequestsSayWhatIsWrong) {
   start([](ServiceOptions& options) { options.state_bytes = 10; });
   struct Case {
@@ -268,12 +211,34 @@ TEST_F(ServiceTest, APageOfAnotherSiteIsNotAnswered) {
   EXPECT_EQ(client.answer().status, 403);
 }
 
+TEST_F(ServiceTest, ARequestThatRunsTooLongEndsWithAnError) {
+  start([](ServiceOptions& options) { options.limits.max_tokens = 1 << 20; },
+        [](HttpOptions& http) {
+          http.call_seconds = 0.2;
+          http.unread_bytes = size_t{64} << 20;  // the client may be slow
+        });
+  Json endless = {{"prompt", "a"}, {"max_tokens", 1 << 20}, {"n", 2}, {"ignore_eos", true}};
+  const Json error = post("/v1/completions", endless, 503)["error"];
+  EXPECT_EQ(error["code"], "timeout");
+  EXPECT_NE(error["message"].get<std::string>().find("0.2 s"), std::string::npos);
+  endless["stream"] = true;
+  const std::vector<Json> told = events(ask("POST", "/v1/completions", endless.dump()));
+  ASSERT_TRUE(!told.empty() && told.back().contains("error"));
+  EXPECT_EQ(told.back()["error"]["code"], "timeout");
+  // It runs no more, and others are answered.
+  const std::string none = "carousel:num_requests_running{model_name=\"small\"} 0";
+  for (int i = 0; i < 500 && ask("GET", "/metrics").body.find(none) == none.npos; ++i) usleep(10000);
+  EXPECT_NE(ask("GET", "/metrics").body.find(none), none.npos);
+  post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}});
+}
+
 TEST_F(ServiceTest, TokensAreCountedAndSpelled) {
   start();
   EXPECT_EQ(post("/tokenize", {{"content", "AB"}})["tokens"], Json({65, 66}));
   EXPECT_EQ(post("/detokenize", {{"tokens", {65, 66}}})["content"], "AB");
   EXPECT_EQ(Json::parse(ask("GET", "/v1/models").body)["data"][0]["id"], "small");
-  EXPECT_NE(ask("GET", "/metrics").body.find("carousel:num_requests_running 0"), std::string::npos);
+  EXPECT_NE(ask("GET", "/metrics").body.find("carousel:num_requests_running{model_name=\"small\"} 0"),
+            std::string::npos);
 }
 
 }  // namespace

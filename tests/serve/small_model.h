@@ -16,6 +16,8 @@ namespace carousel::serve {
 struct Said {
   std::vector<int32_t> ids;
   std::vector<float> logprobs;
+  std::vector<float> prompt;  // logprobs of the prompt; of the first sample alone
+  std::vector<float> hidden;
   std::string text;
   generate::StopReason reason = generate::StopReason::kFailed;
   bool operator==(const Said&) const = default;
@@ -44,7 +46,9 @@ struct SmallModel {
       said.text += token.text;
       return true;
     };
+    request.on_prompt = [&](const generate::PromptToken& token) { all[0].prompt.push_back(token.logprob); };
     request.on_finish = [&](generate::Finished& finished) {
+      all[static_cast<size_t>(finished.sample)].hidden = std::move(finished.hidden);
       all[static_cast<size_t>(finished.sample)].text += finished.text;
       all[static_cast<size_t>(finished.sample)].reason = finished.reason;
     };

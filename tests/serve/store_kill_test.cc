@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Servers that are killed while they save: whatever said `stored` is there afterwards and loads, and nothing else
+// shows.
+#include <filesystem>
+#include <mutex>
+#include <set>
+
+#include "carousel/core/json.h"
+#include "carousel/core/rng.h"
+#include "carousel/core/thread.h"
+#include "tests/cli/process.h"
+#include "tests/serve/client.h"
+#include "tests/serve/spawned.h"
+
+namespace carousel::serve {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kKills = 40;
+constexpr const char* kModel = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
+
+class Killed : public testing::Test {
+ protected:
+  std::vector<std::string> arguments() const {
+    return {"serve", kModel, "--port", "0", "--threads", "1", "--store", store_, "--cache-bytes", "0"};
+  }
+  Answer ask(int port, const std::string& method, const std::string& path, const Json& body = {}) const {
+    Client client(port);
+    client.ask(method, path, body.is_null() ? "" : body.dump());
+    return client.answer();
+  }
+  /// Keeps states until the server is gone, and notes those that were said to be stored.
+  void keep_on(int port) {
+    for (int i = 0;; ++i) {
+      const Answer answer =
+          ask(port, "POST", "/v1/states", {{"prompt", "Once " + std::to_string(i)}, {"keep_state", "stored"}});
+      if (answer.status != 200) return;
+      const Json card = Json::parse(answer.body, nullptr, false);
+      if (!card.is_object()) return;
+      const std::lock_guard lock(mutex_);
+      told_.insert(card["id"]);
+    }
+  }
+  void check(int port) const {
+    std::set<std::string> listed;
+    const Json list = Json::parse(ask(port, "GET", "/v1/states").body);
+    for (const Json& card : list["data"]) {
+      EXPECT_EQ(card["stored"], true);
+      listed.insert(card["id"]);
+    }
+    for (const std::string& id : told_) EXPECT_TRUE(listed.contains(id)) << id << " said that it is stored";
+    for (const std::string& id : listed) {
+      const Answer answer =
+          ask(port, "POST", "/v1/completions", {{"state", id}, {"prompt", " upon"}, {"max_tokens", 1}});
+      EXPECT_EQ(answer.status, 200) << answer.body;
+    }
+  }
+
+  const Scratch scratch_;
+  const std::string store_ = scratch_ / "store";
+  std::mutex mutex_;
+  std::set<std::string> told_;
+};
+
+TEST_F(Killed, WhileSavingLeaveNothingHalfVisible) {
+  Rng rng(5, 0);
+  int halves = 0;  // drafts of killed writers
+  for (int kill = 0; kill < kKills; ++kill) {
+    cli::Process server(arguments());
+    const int port = port_of(server);
+    ASSERT_GT(port, 0) << server.err();
+    std::vector<Thread> clients;
+    for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
+    std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % 60000));
+    server.send(SIGKILL);
+    server.wait();
+    for (const auto& entry : fs::directory_iterator(store_)) {
+      halves += entry.path().filename().string().starts_with('.') ? 1 : 0;
+    }
+  }
+  EXPECT_GT(halves, 0) << "no kill fell into a save";
+  cli::Process server(arguments());
+  const int port = port_of(server);
+  ASSERT_GT(port, 0) << server.err();
+  EXPECT_GT(told_.size(), 10u);
+  check(port);
+  // What the killed ones left is gone: every file belongs to a state that is listed.
+  const size_t states = Json::parse(ask(port, "GET", "/v1/states").body)["data"].size();
+  size_t files = 0;
+  for (const auto& entry : fs::directory_iterator(store_)) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
+    files++;
+  }
+  EXPECT_EQ(files, 2 * states);
+  server.send(SIGTERM);
+  EXPECT_EQ(server.wait(), 0);
+}
+
+TEST_F(Killed, ByATermSignalTheyFinishSaving) {
+  std::string id;
+  {
+    cli::Process server(arguments());
+    const int port = port_of(server);
+    ASSERT_GT(port, 0) << server.err();
+    id = Json::parse(ask(port, "POST", "/v1/states", {{"prompt", "Once upon"}}).body)["id"];
+    server.send(SIGTERM);
+    EXPECT_EQ(server.wait(), 0);
+  }
+  cli::Process server(arguments());
+  const int port = port_of(server);
+  const Json body = {{"state", id}, {"prompt", " a"}, {"max_tokens", 1}};
+  EXPECT_EQ(ask(port, "POST", "/v1/completions", body).status, 200);
+}
+
+}  // namespace
+}  // namespace carousel::serve

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <iterator>
+#include <span>
 #include <vector>
 
 #include "carousel/cli/options.h"
@@ -16,10 +17,20 @@ namespace carousel::cli {
 namespace {
 
 constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
+constexpr DType kWrittenTypes[] = {DType::kQ4K, DType::kQ5K, DType::kQ6K};  // that files have, beside those
+
+struct MixName {
+  const char* name;
+  DType base;  // the type of most matrices
+};
+constexpr MixName kMixes[] = {{"q4_k_m", DType::kQ4K}, {"q5_k_m", DType::kQ5K}};
 
 /// `names`, and the names of the types.
-std::vector<std::string> type_names(std::vector<std::string> names) {
+///   written: those that are only written too
+std::vector<std::string> type_names(std::vector<std::string> names, bool written) {
   for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
+  if (!written) return names;
+  for (const DType dtype : kWrittenTypes) names.push_back(weight_type_name(dtype));
   return names;
 }
 
@@ -32,26 +43,30 @@ std::string weight_type_name(DType dtype) {
 }
 
 std::optional<DType> weight_type_of(const std::string& name) {
-  for (const DType dtype : kTypes) {
-    if (weight_type_name(dtype) == name) return dtype;
+  for (const std::span<const DType> dtypes : {std::span<const DType>(kTypes), std::span<const DType>(kWrittenTypes)}) {
+    for (const DType dtype : dtypes) {
+      if (weight_type_name(dtype) == name) return dtype;
+    }
   }
   return std::nullopt;
 }
 
 void WeightOptions::add_options(CLI::App& app) {
-  add_choice(app, "--weights", weights, type_names({"auto"}), "Type of the weights; auto: the file's");
-  add_parts(app, "--weights");
+  add_choice(app, "--weights", weights, type_names({"auto"}, false), "Type of the weights; auto: the file's");
+  add_parts(app, "--weights", type_names({"auto"}, false));
 }
 
 void WeightOptions::add_type(CLI::App& app) {
-  add_choice(app, "--type", weights, type_names({}), "Type of the weights")->required()->default_str("");
-  add_parts(app, "--type");
+  std::vector<std::string> names = type_names({}, true);
+  for (const MixName& mix : kMixes) names.push_back(mix.name);
+  add_choice(app, "--type", weights, names, "Type of the weights, or a mix of types")->required()->default_str("");
+  add_parts(app, "--type", type_names({"auto"}, true));
 }
 
-void WeightOptions::add_parts(CLI::App& app, const std::string& name) {
-  const std::vector<std::string> names = type_names({"auto"});
-  add_choice(app, "--embeddings", embeddings, names,
-             "Of the embeddings; auto: as " + name + ", but the file's under q8 and q4");
+void WeightOptions::add_parts(CLI::App& app, const std::string& name, const std::vector<std::string>& names) {
+  add_choice(
+      app, "--embeddings", embeddings, names,
+      "Of the embeddings; auto: as " + name + ", but the file's under types in blocks and the mix's under a mix");
   add_choice(app, "--head", head, names, "Of the head, and of embeddings it shares; auto: likewise");
   add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: likewise");
 }
@@ -64,6 +79,11 @@ model::WeightTypes WeightOptions::types() const {
   model::WeightTypes types;
   types.mapped = mapped;
   types.body = weight_type_of(weights);
+  for (const MixName& mix : kMixes) {
+    if (weights != mix.name) continue;
+    types.body = mix.base;
+    types.mixed = true;
+  }
   const bool blocks = types.body && is_block(*types.body);
   const std::string rest = blocks ? "auto" : weights;
   const auto part = [&](const std::string& name) { return weight_type_of(name == "auto" ? rest : name); };
@@ -94,7 +114,7 @@ void WeightOptions::check_parts(const std::string& path) const {
   for (const model::ParamRecord& record : list.records()) {
     const std::optional<DType> type = record.init.gate ? chosen_types.gates : chosen_types.body;
     if (!record.matrix || !type) continue;
-    if (is_block(*type) && record.shape[-1] % static_cast<int64_t>(kBlockValues) != 0) continue;
+    if (!model::fitting_dtype(*type, record.shape[-1])) continue;
     parts[record.init.gate && gates != "auto" ? 3 : 0].has = true;
   }
   for (const Part& part : parts) {

@@ -14,12 +14,34 @@ namespace {
 struct DTypeRow {
   DType dtype;
   const char* name;
-  size_t size_bytes;
+  size_t unit_bytes;  // of a value, or of a block
+  size_t unit_values = 1;
+  // Of a block: the largest multiple of a scale that a value can be, or of two scales together where there are two.
+  float largest_code = 0;
 };
 constexpr DTypeRow kDTypes[] = {
-    {DType::kF32, "F32", 4}, {DType::kF16, "F16", 2},   {DType::kBF16, "BF16", 2}, {DType::kF64, "F64", 8},
-    {DType::kI64, "I64", 8}, {DType::kI32, "I32", 4},   {DType::kI16, "I16", 2},   {DType::kI8, "I8", 1},
-    {DType::kU8, "U8", 1},   {DType::kBool, "BOOL", 1}, {DType::kQ8, "Q8", 0},     {DType::kQ4, "Q4", 0},
+    {DType::kF32, "F32", 4},
+    {DType::kF16, "F16", 2},
+    {DType::kBF16, "BF16", 2},
+    {DType::kF64, "F64", 8},
+    {DType::kI64, "I64", 8},
+    {DType::kI32, "I32", 4},
+    {DType::kI16, "I16", 2},
+    {DType::kI8, "I8", 1},
+    {DType::kU8, "U8", 1},
+    {DType::kBool, "BOOL", 1},
+    {DType::kQ8, "Q8", kQ8BlockBytes, 32, 127},
+    {DType::kQ4, "Q4", kQ4BlockBytes, 32, 7},  // for both signs
+    {DType::kQ41, "Q4_1", 20, 32, 15 + 1},
+    {DType::kQ50, "Q5_0", 22, 32, 16},
+    {DType::kQ51, "Q5_1", 24, 32, 31 + 1},
+    {DType::kQ2K, "Q2_K", 84, 256, 15 * 3 + 15},
+    {DType::kQ3K, "Q3_K", 110, 256, 32 * 4},
+    {DType::kQ4K, "Q4_K", 144, 256, 63 * 15 + 63},
+    {DType::kQ5K, "Q5_K", 176, 256, 63 * 31 + 63},
+    {DType::kQ6K, "Q6_K", 210, 256, 128 * 32},
+    {DType::kIQ4NL, "IQ4_NL", 18, 32, 127},
+    {DType::kIQ4XS, "IQ4_XS", 136, 256, 32 * 127},
 };
 const DTypeRow& row(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
 
@@ -27,19 +49,16 @@ const DTypeRow& row(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
 
 size_t dtype_size(DType dtype) {
   if (is_block(dtype)) fail(ErrorKind::kShape, "dtype_size: {} has no size per element", dtype_name(dtype));
-  return row(dtype).size_bytes;
+  return row(dtype).unit_bytes;
 }
-bool is_block(DType dtype) { return dtype == DType::kQ8 || dtype == DType::kQ4; }
+bool is_block(DType dtype) { return row(dtype).unit_values > 1; }
+bool is_simple_block(DType dtype) { return dtype == DType::kQ8 || dtype == DType::kQ4; }
+size_t block_values(DType dtype) { return row(dtype).unit_values; }
 
 size_t dtype_bytes(DType dtype, size_t count) {
-  size_t units = count, unit_bytes = 0, bytes = 0;
-  if (is_block(dtype)) {
-    units = count / kBlockValues + (count % kBlockValues != 0);
-    unit_bytes = dtype == DType::kQ8 ? kQ8BlockBytes : kQ4BlockBytes;
-  } else {
-    unit_bytes = dtype_size(dtype);
-  }
-  if (__builtin_mul_overflow(units, unit_bytes, &bytes)) {
+  const size_t values = row(dtype).unit_values, units = count / values + (count % values != 0);
+  size_t bytes = 0;
+  if (__builtin_mul_overflow(units, row(dtype).unit_bytes, &bytes)) {
     fail(ErrorKind::kShape, "dtype_bytes: {} values of {} overflow", count, dtype_name(dtype));
   }
   return bytes;
@@ -60,11 +79,20 @@ bool parse_dtype(std::string_view name, DType* dtype) {
   return false;
 }
 
+bool parse_block_type(std::string_view name, DType* dtype) {
+  for (const DTypeRow& candidate : kDTypes) {
+    if (name == candidate.name && is_block(candidate.dtype)) {
+      *dtype = candidate.dtype;
+      return true;
+    }
+  }
+  return false;
+}
+
 float largest_value(DType dtype) {
   constexpr float kLargestHalf = 65504;
   if (dtype == DType::kF16) return kLargestHalf;
-  if (dtype == DType::kQ8) return 127 * kLargestHalf;
-  if (dtype == DType::kQ4) return 7 * kLargestHalf;  // for both signs
+  if (is_block(dtype)) return row(dtype).largest_code * kLargestHalf;
   return std::numeric_limits<float>::infinity();
 }
 
@@ -131,10 +159,8 @@ void widen(const void* source, DType dtype, float* out, size_t count) {
       return convert_all<BF16>(source, out, count, [](BF16 v) { return to_float(v); });
     case DType::kF64:
       return convert_all<double>(source, out, count, [](double v) { return static_cast<float>(v); });
-    case DType::kQ8:
-    case DType::kQ4:
-      return decode_blocks(source, dtype, out, count);
     default:
+      if (is_block(dtype)) return decode_blocks(source, dtype, out, count);
       fail(ErrorKind::kShape, "widen: got dtype {}, expected a float type", dtype_name(dtype));
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Element types: sizes, safetensors names and exact scalar conversions. Values of a block type are encoded in blocks of
-// 32 along a row, each with one scale (quant_blocks.h).
+// 32 or 256 along a row, which share scales (quant_blocks.h).
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,44 @@
 
 namespace carousel {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool, kQ8, kQ4 };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kF64,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU8,
+  kBool,
+  kQ8,
+  kQ4,
+  // The other blocks of GGUF, in its order of numbers and by its names: kQ41 is Q4_1.
+  kQ41,
+  kQ50,
+  kQ51,
+  kQ2K,
+  kQ3K,
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kIQ4NL,
+  kIQ4XS,
+};
 
 size_t dtype_size(DType dtype);                         // bytes per element; throws kShape for a block type
-std::string_view dtype_name(DType dtype);               // as safetensors spells it: "F32", "BF16", ...; "Q8", "Q4"
+std::string_view dtype_name(DType dtype);               // as safetensors or GGUF spells it: "BF16", "Q4_K"; "Q8", "Q4"
 bool parse_dtype(std::string_view name, DType* dtype);  // false: an unknown name, or a block type's
+bool parse_block_type(std::string_view name, DType* dtype);  // false: not the name of a block type
 bool is_float(DType dtype);
-bool is_block(DType dtype);  // Q8 or Q4
+bool is_block(DType dtype);         // any block type
+bool is_simple_block(DType dtype);  // Q8 or Q4: one scale for 32 values, which are encoded here
 
-constexpr size_t kBlockValues = 32;  // values in a block, of every block type
+constexpr size_t kBlockValues = 32;  // values in a block of Q8 and Q4
+constexpr size_t kBlockTypes = static_cast<size_t>(DType::kIQ4XS) - static_cast<size_t>(DType::kQ8) + 1;
+constexpr size_t kMostBlockValues = 256;  // values in the largest blocks
+size_t block_values(DType dtype);         // values in a block: 32 or 256; 1 for what is no block type
 /// Bytes of `count` consecutive values, a row say; a block type's last block is whole even if not all of it is used.
 /// Throws kShape where the bytes overflow.
 size_t dtype_bytes(DType dtype, size_t count);

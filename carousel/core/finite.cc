@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "carousel/core/quant_blocks.h"
+
 namespace carousel {
 namespace {
 
@@ -29,14 +31,18 @@ std::optional<int64_t> first_with_exponent(const void* values, int64_t count, Wo
   return std::nullopt;
 }
 
-// The scale of a block decides for all its values.
+// The scales of a block decide for all its values.
 std::optional<int64_t> first_bad_block(const void* values, DType dtype, int64_t count) {
-  const size_t block_bytes = dtype_bytes(dtype, kBlockValues);
-  const int64_t blocks = static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(count)) / block_bytes);
-  for (int64_t i = 0; i < blocks; ++i) {
-    uint16_t scale;
-    std::memcpy(&scale, static_cast<const char*>(values) + static_cast<size_t>(i) * block_bytes, sizeof scale);
-    if ((scale & 0x7C00) == 0x7C00) return i * static_cast<int64_t>(kBlockValues);
+  const size_t in_block = block_values(dtype), block_bytes = dtype_bytes(dtype, in_block);
+  const auto blocks = static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(count)) / block_bytes);
+  const ScalePlace place = scale_place(dtype);
+  const char* block = static_cast<const char*>(values);
+  for (int64_t i = 0; i < blocks; ++i, block += block_bytes) {
+    for (size_t s = 0; s < place.count; ++s) {
+      uint16_t scale;
+      std::memcpy(&scale, block + place.scale + s * sizeof scale, sizeof scale);
+      if ((scale & 0x7C00) == 0x7C00) return i * static_cast<int64_t>(in_block);
+    }
   }
   return std::nullopt;
 }
@@ -53,11 +59,8 @@ std::optional<int64_t> first_not_finite(const void* values, DType dtype, int64_t
       return first_with_exponent(values, count, uint16_t{0x7F80});
     case DType::kF64:
       return first_with_exponent(values, count, uint64_t{0x7FF0000000000000});
-    case DType::kQ8:
-    case DType::kQ4:
-      return first_bad_block(values, dtype, count);
     default:
-      return std::nullopt;
+      return is_block(dtype) ? first_bad_block(values, dtype, count) : std::nullopt;
   }
 }
 

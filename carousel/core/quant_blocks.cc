@@ -146,26 +146,62 @@ void decode_q4(const std::byte* block, float* out) {
 }
 
 size_t block_bytes(DType dtype) {
-  if (!is_block(dtype)) fail(ErrorKind::kShape, "blocks: got dtype {}, expected Q8 or Q4", dtype_name(dtype));
-  return dtype == DType::kQ8 ? kQ8BlockBytes : kQ4BlockBytes;
+  if (!is_block(dtype)) fail(ErrorKind::kShape, "blocks: got dtype {}, expected a block type", dtype_name(dtype));
+  return dtype_bytes(dtype, block_values(dtype));
+}
+
+void decode_block(const std::byte* block, DType dtype, float* out) {
+  if (dtype == DType::kQ8) return decode_q8(block, out);
+  if (dtype == DType::kQ4) return decode_q4(block, out);
+  block_decoder(dtype)(reinterpret_cast<const uint8_t*>(block), out);
 }
 
 }  // namespace
 
-void decode_blocks(const void* blocks, DType dtype, float* out, size_t count) {
-  const size_t size_bytes = block_bytes(dtype);
-  const auto* next = static_cast<const std::byte*>(blocks);
-  const auto decode = dtype == DType::kQ8 ? decode_q8 : decode_q4;
-  for (; count >= kBlockValues; count -= kBlockValues, next += size_bytes, out += kBlockValues) decode(next, out);
-  if (count == 0) return;
-  float values[kValues];
-  decode(next, values);
-  std::copy_n(values, count, out);
+ScalePlace scale_place(DType dtype) {
+  switch (dtype) {
+    case DType::kQ41:
+    case DType::kQ51:
+    case DType::kQ4K:
+    case DType::kQ5K:
+      return {0, 2};
+    case DType::kQ2K:
+      return {80, 2};
+    case DType::kQ3K:
+      return {108, 1};
+    case DType::kQ6K:
+      return {208, 1};
+    default:
+      return {0, 1};
+  }
 }
 
+void decode_blocks(const void* blocks, DType dtype, float* out, size_t count) {
+  const size_t size_bytes = block_bytes(dtype), values = block_values(dtype);
+  const auto* next = static_cast<const std::byte*>(blocks);
+  for (; count >= values; count -= values, next += size_bytes, out += values) decode_block(next, dtype, out);
+  if (count == 0) return;
+  float last[kMostBlockValues];
+  decode_block(next, dtype, last);
+  std::copy_n(last, count, out);
+}
+
+bool is_encodable(DType dtype) { return is_simple_block(dtype) || block_encoder(dtype) != nullptr; }
+
 void encode_blocks(const float* values, DType dtype, void* blocks, size_t count) {
-  const size_t size_bytes = block_bytes(dtype);
+  if (!is_encodable(dtype)) {
+    fail(ErrorKind::kShape, "encode: got dtype {}, expected Q8, Q4, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K", dtype_name(dtype));
+  }
+  const size_t in_block = block_values(dtype), whole = count / in_block;
   auto* next = static_cast<std::byte*>(blocks);
+  if (const BlockEncoder encode = block_encoder(dtype); encode != nullptr) {
+    encode(values, whole, reinterpret_cast<uint8_t*>(next));
+    if (count == whole * in_block) return;
+    float last[kMostBlockValues] = {};
+    std::copy(values + whole * in_block, values + count, last);
+    return encode(last, 1, reinterpret_cast<uint8_t*>(next) + whole * block_bytes(dtype));
+  }
+  const size_t size_bytes = block_bytes(dtype);
   const auto encode = dtype == DType::kQ8 ? encode_q8 : encode_q4;
   for (size_t done = 0; done < count; done += kBlockValues, next += size_bytes) {
     Block x = {};

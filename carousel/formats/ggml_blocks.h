@@ -20,8 +20,8 @@ struct GgmlType {
   size_t block_bytes = 0;  // bytes per block
   /// The dtype of plain numbers; nothing for blocks.
   std::optional<DType> plain = {};
-  /// Decodes one block to `block` values; nullptr for plain numbers, and for an encoding that is only recognised.
-  void (*decode)(const uint8_t* block, float* out) = nullptr;
+  /// The dtype of blocks; nothing for plain numbers, and for an encoding that is only recognised.
+  std::optional<DType> blocks = {};
 
   /// Bytes of `count` values, a multiple of block. Nothing on overflow.
   std::optional<size_t> bytes_of(int64_t count) const;
@@ -31,14 +31,14 @@ struct GgmlType {
 const GgmlType* find_ggml_type(uint32_t id);
 /// By name, as in GgmlType::name; nullptr: unknown.
 const GgmlType* find_ggml_type(const std::string& name);
-/// The encoding of a plain dtype, or of Q8 and Q4, which GGUF calls Q8_0 and Q4_0; nullptr: GGUF has none.
+/// The encoding of a plain dtype or of a block type (Q8 and Q4 are Q8_0 and Q4_0 here); nullptr: GGUF has none.
 const GgmlType* ggml_type_of(DType dtype);
 /// "F32, F16, ...": the types that decode_ggml takes.
 std::string decodable_ggml_types();
 
 /// `count` values (a multiple of type.block) to f32. The source may have any alignment. Integers are not decoded.
 void decode_ggml(const GgmlType& type, const std::byte* source, int64_t count, float* out);
-/// f32 to F32, F16, BF16, Q8_0 or Q4_0 (core/quant_blocks.h chooses the scales); false for another type.
+/// f32 to F32, F16, BF16, or blocks that core/quant_blocks.h encodes; false for another type.
 bool encode_ggml(const GgmlType& type, const float* source, int64_t count, std::byte* out);
 
 }  // namespace carousel::formats

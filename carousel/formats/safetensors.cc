@@ -105,11 +105,12 @@ void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, co
     const auto type = types.find(entry.name);
     if (type == types.end()) continue;
     ++found;
-    if (*type != "Q8" && *type != "Q4") {
-      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected \"Q8\" or \"Q4\"", here, entry.name, brief(*type));
+    DType dtype = DType::kQ8;
+    if (!type->is_string() || !parse_block_type(type->get_ref<const std::string&>(), &dtype)) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a block type, as \"Q8\", \"Q4\" or \"Q4_K\"", here,
+           entry.name, brief(*type));
     }
-    const DType dtype = *type == "Q8" ? DType::kQ8 : DType::kQ4;
-    const auto block_bytes = static_cast<int64_t>(dtype_bytes(dtype, kBlockValues));
+    const auto block_bytes = static_cast<int64_t>(dtype_bytes(dtype, block_values(dtype)));
     const int rank = entry.shape.rank();
     if (entry.dtype != DType::kU8 || rank == 0 || entry.shape[-1] % block_bytes != 0) {
       fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected U8 with rows of whole {} blocks of {} bytes", here,
@@ -117,7 +118,7 @@ void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, co
     }
     Shape shape;
     for (int i = 0; i + 1 < rank; ++i) shape.push_back(entry.shape[i]);
-    shape.push_back(entry.shape[-1] / block_bytes * static_cast<int64_t>(kBlockValues));
+    shape.push_back(entry.shape[-1] / block_bytes * static_cast<int64_t>(block_values(dtype)));
     entry.dtype = dtype;
     entry.shape = shape;
   }

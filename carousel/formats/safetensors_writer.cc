@@ -60,7 +60,7 @@ std::string SafetensorsWriter::lay_out(const std::vector<TensorSpec>& specs, con
     std::vector<int64_t> dims;
     for (int i = 0; i < spec.shape.rank(); ++i) dims.push_back(spec.shape[i]);
     const bool blocks = is_block(spec.dtype);
-    if (blocks && (dims.empty() || dims.back() % static_cast<int64_t>(kBlockValues) != 0)) {
+    if (blocks && (dims.empty() || dims.back() % static_cast<int64_t>(block_values(spec.dtype)) != 0)) {
       fail(ErrorKind::kInput, "{}: \"{}\" {} {} has rows that are no whole blocks", path_, spec.name,
            dtype_name(spec.dtype), spec.shape.str());
     }

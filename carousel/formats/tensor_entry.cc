@@ -10,12 +10,6 @@
 #include "carousel/formats/safetensors.h"
 
 namespace carousel::formats {
-namespace {
-
-constexpr int64_t kPiece = 1 << 16;  // elements decoded at a time, a multiple of every block
-
-}  // namespace
-
 void TensorEntry::set_type(const GgmlType& type) {
   dtype = type.plain.value_or(DType::kU8);
   ggml = type.plain ? nullptr : &type;
@@ -24,7 +18,7 @@ void TensorEntry::set_type(const GgmlType& type) {
 std::string TensorEntry::type_name() const { return ggml != nullptr ? ggml->name : std::string(dtype_name(dtype)); }
 
 bool TensorEntry::is_weight() const {
-  if (ggml != nullptr) return ggml->decode != nullptr;
+  if (ggml != nullptr) return ggml->blocks.has_value();
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || is_block(dtype);
 }
 
@@ -66,15 +60,7 @@ void TensorEntry::release() const {
 }
 
 std::optional<int64_t> TensorEntry::first_not_finite() const {
-  if (ggml == nullptr || !is_weight()) return carousel::first_not_finite(bytes, dtype, shape.count());
-  std::vector<float> values(static_cast<size_t>(std::min(kPiece, shape.count())));
-  for (int64_t first = 0; first < shape.count(); first += kPiece) {
-    const int64_t count = std::min(kPiece, shape.count() - first);
-    to_f32(bytes + bytes_of(first), count, values.data());
-    const std::optional<int64_t> found = carousel::first_not_finite(values.data(), DType::kF32, count);
-    if (found) return first + *found;
-  }
-  return {};
+  return carousel::first_not_finite(bytes, ggml != nullptr && ggml->blocks ? *ggml->blocks : dtype, shape.count());
 }
 
 }  // namespace carousel::formats

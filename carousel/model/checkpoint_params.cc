@@ -102,7 +102,7 @@ ParamPlace CheckpointParams::find(const std::string& name, const Shape& shape, b
     }
     // Rows are taken from blocks, never parts of one.
     if (!mask && is_block(entry->dtype) &&
-        (source.permuted || shape.rank() == 0 || shape[-1] % static_cast<int64_t>(kBlockValues) != 0)) {
+        (source.permuted || shape.rank() == 0 || shape[-1] % static_cast<int64_t>(block_values(entry->dtype)) != 0)) {
       refuse(fmt::format("dtype F32, F16 or BF16: it cannot be read in blocks as {}", shape.str()));
     }
     if (!mask && entry->ggml != nullptr && shape[-1] % entry->ggml->block != 0) {
@@ -219,11 +219,13 @@ void CheckpointParams::warn_of_masked(const std::string& name, int64_t cleared) 
                                   where_, name, cleared, cleared == 1 ? "" : "s"));
 }
 
-void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType dtype) {
+void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType wanted, DType dtype) {
+  const bool stays = !fitting_dtype(wanted, cols);
   if (kept_++ == 0) {
     kept_first_ = warnings_.size();
-    warnings_.push_back(fmt::format("{}: {} stays {}: its rows of {} are no whole blocks of {}", where_, name,
-                                    dtype_name(dtype), cols, kBlockValues));
+    warnings_.push_back(fmt::format("{}: {} {} {}: its rows of {} are no whole blocks of {}", where_, name,
+                                    stays ? "stays" : "is held in", dtype_name(dtype), cols,
+                                    stays ? kBlockValues : block_values(wanted)));
   } else if (kept_ == 2) {
     warnings_[kept_first_] += "; so do others";
   }
@@ -238,7 +240,8 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   sample(name, entry, values, Shape{rows, cols});
   const DType source = source_dtype(entry);
   const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
-  if (dtype != types_.of(name, layout, init).value_or(dtype)) warn_of_kept(name, cols, dtype);
+  const DType wanted = types_.of(name, layout, init).value_or(dtype);
+  if (dtype != wanted) warn_of_kept(name, cols, wanted, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
@@ -251,7 +254,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
-  const bool decodes = entry.ggml != nullptr && !is_block(source);
+  const bool decodes = (entry.ggml != nullptr || is_block(entry.dtype)) && !is_block(source);
   std::vector<float> decoded(decodes ? static_cast<size_t>(std::min(slice, rows) * cols) : 0);
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);

@@ -8,26 +8,39 @@
 namespace carousel::model {
 
 DType held_dtype(const formats::TensorEntry& entry) {
-  if (entry.ggml == nullptr) return entry.dtype;
-  return source_dtype(entry) == DType::kQ4 ? DType::kQ4 : DType::kQ8;
+  const DType source = source_dtype(entry);
+  const bool blocks = entry.ggml != nullptr || is_block(entry.dtype);
+  return blocks && !is_block(source) ? DType::kQ8 : source;
 }
 
 DType source_dtype(const formats::TensorEntry& entry) {
-  if (entry.ggml == nullptr) return entry.dtype;
-  const std::string name = entry.ggml->name;
-  return name == "Q8_0" ? DType::kQ8 : name == "Q4_0" ? DType::kQ4 : DType::kF32;
+  const DType stored = entry.ggml != nullptr ? entry.ggml->blocks.value_or(DType::kF32) : entry.dtype;
+  return is_block(stored) && !is_simple_block(stored) ? DType::kF32 : stored;
+}
+
+std::optional<DType> fitting_dtype(DType wanted, int64_t cols) {
+  const auto whole = [&](DType dtype) { return cols % static_cast<int64_t>(block_values(dtype)) == 0; };
+  if (whole(wanted)) return wanted;
+  const DType small = wanted == DType::kQ4K ? DType::kQ50 : wanted == DType::kQ5K ? DType::kQ51 : DType::kQ8;
+  if (block_values(wanted) == kMostBlockValues && whole(small)) return small;
+  return std::nullopt;
 }
 
 std::optional<DType> WeightTypes::of(const std::string& name, Weight::Layout layout, const Init& init) const {
-  if (name == "lm_head.weight") return head;
-  if (name == "embeddings.weight") return layout == Weight::Layout::kPanels && head ? head : embeddings;
-  return init.gate ? gates : body;
+  const auto type = [&]() -> std::optional<DType> {
+    if (const auto found = by_name.find(name); found != by_name.end()) return found->second;
+    if (name == "lm_head.weight") return head;
+    if (name == "embeddings.weight") return layout == Weight::Layout::kPanels && head ? head : embeddings;
+    return init.gate ? gates : body;
+  }();
+  if (!type || !init.mask || !is_block(*type) || is_simple_block(*type)) return type;
+  return *type == DType::kQ4K ? DType::kQ4 : DType::kQ8;
 }
 
 DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init,
                         DType stored) const {
-  const DType wanted = of(name, layout, init).value_or(stored);
-  return is_block(wanted) && cols % static_cast<int64_t>(kBlockValues) != 0 ? stored : wanted;
+  const std::optional<DType> wanted = of(name, layout, init);
+  return wanted ? fitting_dtype(*wanted, cols).value_or(stored) : stored;
 }
 
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {

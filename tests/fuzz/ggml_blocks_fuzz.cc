@@ -36,7 +36,7 @@ void encode(const char* name, const std::vector<float>& values) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (size < 1) return 0;
   const GgmlType* type = carousel::formats::find_ggml_type(static_cast<uint32_t>(bytes[0] % 42));
-  if (type == nullptr || (type->decode == nullptr && !(type->plain && carousel::is_float(*type->plain)))) return 0;
+  if (type == nullptr || (!type->blocks && !(type->plain && carousel::is_float(*type->plain)))) return 0;
   const size_t blocks = std::min<size_t>((size - 1) / type->block_bytes, 64);
   const std::vector<uint8_t> copy(bytes + 1, bytes + 1 + blocks * type->block_bytes);
   std::vector<float> values(blocks * static_cast<size_t>(type->block));

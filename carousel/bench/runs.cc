@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "carousel/bench/samples.h"
 #include "carousel/core/error.h"
+#include "carousel/core/quant_blocks.h"
 #include "carousel/core/rng.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
@@ -18,6 +20,17 @@ namespace {
 constexpr uint64_t kSeed = 1;
 constexpr int64_t kMostAttempts = 3;          // so many samples for each round asked for
 constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated over every matrix
+
+/// Random blocks of a type that is not encoded here, with values of the size of `scale`.
+void draw_blocks(Rng& rng, DType dtype, float scale, std::byte* out, size_t size_bytes) {
+  const size_t block_bytes = dtype_bytes(dtype, block_values(dtype));
+  const ScalePlace place = scale_place(dtype);
+  const F16 d = to_f16(4 * scale * largest_value(DType::kF16) / largest_value(dtype));
+  for (size_t i = 0; i < size_bytes; ++i) out[i] = static_cast<std::byte>(rng.bits() >> 24);
+  for (std::byte* block = out; block < out + size_bytes; block += block_bytes) {
+    for (size_t s = 0; s < place.count; ++s) std::memcpy(block + place.scale + s * sizeof d, &d, sizeof d);
+  }
+}
 
 // Repeats a block of normal values, scaled so that activations stay of order one.
 class RepeatedParams : public ParamSource {
@@ -37,7 +50,9 @@ class RepeatedParams : public ParamSource {
     for (int64_t i = 0; i < count; ++i) values.f32()[i] = scale * drawn_[static_cast<size_t>(i % kDrawn)];
     const size_t row_bytes = dtype_bytes(dtype, static_cast<size_t>(cols));
     std::vector<std::byte> narrowed(static_cast<size_t>(slice_rows) * row_bytes);
-    parallel_for(*stream_.pool, slice_rows, [&](int64_t row) {
+    const bool encodes = !is_block(dtype) || is_simple_block(dtype);
+    if (!encodes) draw_blocks(blocks_rng_, dtype, scale, narrowed.data(), narrowed.size());
+    parallel_for(*stream_.pool, encodes ? slice_rows : 0, [&](int64_t row) {
       narrow(values.f32() + row * cols, dtype, narrowed.data() + static_cast<size_t>(row) * row_bytes,
              static_cast<size_t>(cols));
     });
@@ -66,6 +81,7 @@ class RepeatedParams : public ParamSource {
   const model::WeightTypes& types_;
   const Stream& stream_;
   std::vector<float> drawn_;
+  Rng blocks_rng_{kSeed, 1};
 };
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
@@ -220,7 +236,8 @@ std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const mo
          files.config.model_type);
   }
   model::check_memory(static_cast<size_t>(model::measure_cost(files, types).held_bytes), files.place.config);
-  RepeatedParams params(files, types, stream);
+  const model::WeightTypes chosen = model::with_mix(types, files.config, files.place.config);
+  RepeatedParams params(files, chosen, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }
 

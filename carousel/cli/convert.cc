@@ -21,9 +21,18 @@ struct ConvertOptions {
   Machine machine;
 };
 
+void write_as_folder(const ConvertOptions& options, const Stream& stream, const model::WriteProgress& go_on) {
+  if (const std::optional<DType> blocks_as = weight_type_of(options.dtype)) {
+    return model::write_folder(options.model, options.out, stream, *blocks_as, go_on);
+  }
+  const auto keep = [](const model::ParamRecord&, const formats::TensorEntry&) -> const formats::GgmlType* {
+    return nullptr;
+  };
+  model::write_folder(options.model, options.out, stream, keep, go_on);
+}
+
 int run_convert(ConvertOptions& options) {
   const bool gguf = is_gguf_name(options.out);
-  const DType blocks_as = *weight_type_of(options.dtype);
   const Stream stream = options.machine.stream();
   catch_interrupts();
   Progress bar("%", 100);
@@ -34,7 +43,7 @@ int run_convert(ConvertOptions& options) {
   if (gguf) {
     model::write_gguf(options.model, options.out, stream, {}, go_on);
   } else {
-    model::write_folder(options.model, options.out, stream, blocks_as, go_on);
+    write_as_folder(options, stream, go_on);
   }
   note(fmt::format("{}: written from {}", options.out, options.model));
   return 0;
@@ -46,8 +55,9 @@ std::function<int()> setup_convert(CLI::App& app) {
   const auto options = std::make_shared<ConvertOptions>();
   app.add_option("model", options->model, "Model folder, .safetensors or .gguf")->required();
   app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
-  add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16"},
-             "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); all else keeps its type");
+  add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16", "auto"},
+             "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); auto: they stay blocks, which "
+             "carousel alone reads there. All else keeps its type");
   options->machine.add_cpu_options(app);
   return [options] { return run_convert(*options); };
 }

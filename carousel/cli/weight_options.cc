@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cctype>
 #include <iterator>
-#include <span>
 #include <vector>
 
 #include "carousel/cli/options.h"
@@ -16,8 +15,8 @@
 namespace carousel::cli {
 namespace {
 
-constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
-constexpr DType kWrittenTypes[] = {DType::kQ4K, DType::kQ5K, DType::kQ6K};  // that files have, beside those
+constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8,
+                            DType::kQ4,  DType::kQ4K, DType::kQ5K,  DType::kQ6K};
 
 struct MixName {
   const char* name;
@@ -26,11 +25,14 @@ struct MixName {
 constexpr MixName kMixes[] = {{"q4_k_m", DType::kQ4K}, {"q5_k_m", DType::kQ5K}};
 
 /// `names`, and the names of the types.
-///   written: those that are only written too
-std::vector<std::string> type_names(std::vector<std::string> names, bool written) {
+std::vector<std::string> type_names(std::vector<std::string> names) {
   for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
-  if (!written) return names;
-  for (const DType dtype : kWrittenTypes) names.push_back(weight_type_name(dtype));
+  return names;
+}
+/// The same and the names of the mixes.
+std::vector<std::string> body_names(std::vector<std::string> names) {
+  names = type_names(std::move(names));
+  for (const MixName& mix : kMixes) names.push_back(mix.name);
   return names;
 }
 
@@ -43,32 +45,28 @@ std::string weight_type_name(DType dtype) {
 }
 
 std::optional<DType> weight_type_of(const std::string& name) {
-  for (const std::span<const DType> dtypes : {std::span<const DType>(kTypes), std::span<const DType>(kWrittenTypes)}) {
-    for (const DType dtype : dtypes) {
-      if (weight_type_name(dtype) == name) return dtype;
-    }
+  for (const DType dtype : kTypes) {
+    if (weight_type_name(dtype) == name) return dtype;
   }
   return std::nullopt;
 }
 
 void WeightOptions::add_options(CLI::App& app) {
-  add_choice(app, "--weights", weights, type_names({"auto"}, false), "Type of the weights; auto: the file's");
-  add_parts(app, "--weights", type_names({"auto"}, false));
+  add_choice(app, "--weights", weights, body_names({"auto"}), "Type of the weights, or a mix; auto: the file's");
+  add_parts(app, "--weights");
 }
 
 void WeightOptions::add_type(CLI::App& app) {
-  std::vector<std::string> names = type_names({}, true);
-  for (const MixName& mix : kMixes) names.push_back(mix.name);
-  add_choice(app, "--type", weights, names, "Type of the weights, or a mix of types")->required()->default_str("");
-  add_parts(app, "--type", type_names({"auto"}, true));
+  add_choice(app, "--type", weights, body_names({}), "Type of the weights, or a mix")->required()->default_str("");
+  add_parts(app, "--type");
 }
 
-void WeightOptions::add_parts(CLI::App& app, const std::string& name, const std::vector<std::string>& names) {
-  add_choice(
-      app, "--embeddings", embeddings, names,
-      "Of the embeddings; auto: as " + name + ", but the file's under types in blocks and the mix's under a mix");
+void WeightOptions::add_parts(CLI::App& app, const std::string& name) {
+  const std::vector<std::string> names = type_names({"auto"});
+  add_choice(app, "--embeddings", embeddings, names,
+             "Of the embeddings; auto: as " + name + ", but the file's under blocks, and the mix's under a mix");
   add_choice(app, "--head", head, names, "Of the head, and of embeddings it shares; auto: likewise");
-  add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: likewise");
+  add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: the file's under blocks");
 }
 
 void WeightOptions::add_mmap(CLI::App& app) {

@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 
 #include <string>
-#include <vector>
 
 #include "carousel/model/params.h"
 
@@ -27,8 +26,7 @@ struct WeightOptions {
   void check_parts(const std::string& path) const;
 
  private:
-  /// Adds the parts' options, which follow the option `name` and take one of `names`.
-  void add_parts(CLI::App& app, const std::string& name, const std::vector<std::string>& names);
+  void add_parts(CLI::App& app, const std::string& name);  // `name`: the option whose type the parts follow
 };
 
 /// Its name in lower case, as options spell it.

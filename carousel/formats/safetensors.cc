@@ -106,10 +106,11 @@ void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, co
     if (type == types.end()) continue;
     ++found;
     DType dtype = DType::kQ8;
-    if (!type->is_string() || !parse_block_type(type->get_ref<const std::string&>(), &dtype)) {
-      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected a block type, as \"Q8\", \"Q4\" or \"Q4_K\"", here,
+    if (!type->is_string() || !parse_block_type(type->get<std::string>(), &dtype)) {
+      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected \"Q8\" or \"Q4\", or the name of GGUF's other blocks", here,
            entry.name, brief(*type));
     }
+    const auto values = static_cast<int64_t>(block_values(dtype));
     const auto block_bytes = static_cast<int64_t>(dtype_bytes(dtype, block_values(dtype)));
     const int rank = entry.shape.rank();
     if (entry.dtype != DType::kU8 || rank == 0 || entry.shape[-1] % block_bytes != 0) {
@@ -118,7 +119,7 @@ void read_blocks(std::vector<TensorEntry>& entries, const Metadata& metadata, co
     }
     Shape shape;
     for (int i = 0; i + 1 < rank; ++i) shape.push_back(entry.shape[i]);
-    shape.push_back(entry.shape[-1] / block_bytes * static_cast<int64_t>(block_values(dtype)));
+    shape.push_back(entry.shape[-1] / block_bytes * values);
     entry.dtype = dtype;
     entry.shape = shape;
   }

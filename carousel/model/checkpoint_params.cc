@@ -238,10 +238,13 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
   const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
   sample(name, entry, values, Shape{rows, cols});
-  const DType source = source_dtype(entry);
-  const DType dtype = types_.held(name, cols, layout, init, held_dtype(entry));
-  const DType wanted = types_.of(name, layout, init).value_or(dtype);
-  if (dtype != wanted) warn_of_kept(name, cols, wanted, dtype);
+  const DType own = held_dtype(entry);
+  // Masked values are found in floats, and in the blocks that sparse forms hold.
+  const bool decodes = init.mask != nullptr && is_block(own) && !is_simple_block(own);
+  const DType source = decodes ? DType::kF32 : own;
+  const DType dtype = types_.held(name, cols, layout, init, own);
+  const std::optional<DType> wanted = types_.of(name, layout, init);
+  if (wanted && dtype != *wanted) warn_of_kept(name, cols, *wanted, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
@@ -254,7 +257,6 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
   const int64_t panels = std::max<int64_t>(1, kSliceBytes / std::max<int64_t>(1, row_bytes * Weight::kPanelRows));
   const int64_t slice = panels * Weight::kPanelRows;
-  const bool decodes = (entry.ggml != nullptr || is_block(entry.dtype)) && !is_block(source);
   std::vector<float> decoded(decodes ? static_cast<size_t>(std::min(slice, rows) * cols) : 0);
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t count = std::min(slice, rows - first);

@@ -94,12 +94,11 @@ struct Recoding {
   ThreadPool& pool;
 
   bool keeps() const { return type_of(entry) == &type; }
-  // Throws for a value that is not finite, or that the type cannot hold.
+  // Throws for values, kept as they are, that are not finite.
   void check(const std::byte* stored, int64_t count) const {
-    if (entry.ggml != nullptr) return recode(stored, count, nullptr);
-    if (first_not_finite(stored, entry.dtype, count)) refuse();
+    if (first_not_finite(stored, dtype_of(type), count)) refuse();
   }
-  // Decodes and encodes on all threads, and throws as check does. `out` may be null: the values are only checked.
+  // Decodes and encodes on all threads. Throws for a value that is not finite, or that the type cannot hold.
   void recode(const std::byte* stored, int64_t count, std::byte* out) const {
     constexpr int64_t kTask = 1 << 14;  // values, a multiple of every block
     std::atomic<bool> good{true};
@@ -108,7 +107,7 @@ struct Recoding {
       std::vector<float> wide(static_cast<size_t>(values));
       entry.to_f32(stored + entry.bytes_of(begin), values, wide.data());
       if (!fits(wide.data(), wide.size(), dtype_of(type))) return good.store(false);
-      if (out != nullptr) CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), values, out + *type.bytes_of(begin)));
+      CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), values, out + *type.bytes_of(begin)));
     });
     if (!good.load()) refuse();
   }
@@ -328,11 +327,19 @@ std::string why_no_blocks(const Target& target, const GgmlType& type) {
   return fmt::format("its rows are no whole blocks of {}", type.block);
 }
 
+// The block type that the values of a target have in the source; Q8, into which they can be encoded, where they have
+// several.
+DType block_type_of(const Source& source, const Target& target) {
+  const DType first = held_dtype(*source.places[target.records.front()].entry);
+  const auto other = [&](size_t i) { return held_dtype(*source.places[i].entry) != first; };
+  return std::any_of(target.records.begin(), target.records.end(), other) ? DType::kQ8 : first;
+}
+
 // The type that a target of a folder has where none is chosen: its own, or F32 for blocks that it cannot be written in.
 const GgmlType* own_type(const Source& source, const Target& target) {
-  const formats::TensorEntry& entry = *source.places[target.records.front()].entry;
-  if (entry.ggml != nullptr && why_no_blocks(target, *entry.ggml).empty()) return entry.ggml;
-  return type_of(folder_dtype(source, target, DType::kF32));
+  const DType blocks = block_type_of(source, target);
+  const bool whole = is_block(blocks) && why_no_blocks(target, *type_of(blocks)).empty();
+  return type_of(folder_dtype(source, target, whole ? blocks : DType::kF32));
 }
 
 }  // namespace

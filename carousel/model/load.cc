@@ -70,7 +70,7 @@ std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bo
   return ends;
 }
 
-// Bytes that a checkpoint's weights take once loaded: blocks that have no products of their own are held in q8.
+// Bytes that a checkpoint's weights take once loaded.
 size_t held_bytes(const formats::Checkpoint& checkpoint) {
   size_t bytes = 0;
   for (const formats::TensorEntry* entry : checkpoint.entries()) {
@@ -275,7 +275,7 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
 }  // namespace
 
 Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-           const WeightTypes& types, const std::string& adapter) {
+           const WeightTypes& asked, const std::string& adapter) {
   check_profile(numerics, *stream.memory);
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
@@ -285,13 +285,14 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  const bool as_stored = types.own() && !types.mapped;
+  const bool as_stored = asked.own() && !asked.mapped;
   const bool on_host = !stream.memory->is_apart();  // another memory says itself what does not fit
   if (on_host && as_stored) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
+  const WeightTypes types = with_mix(asked, model.config, place.config);
   if (on_host && !as_stored) check_memory(held_bytes(model.config, checkpoint, types, place.config), place.weights);
   model.warnings = model.config.warnings;
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,

@@ -40,7 +40,7 @@ struct WeightTypes {
   /// Masked weights must stay zero, so in place of blocks with minima or of 256 values they get Q4 or Q8.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
   /// The type that a matrix stored as `stored` is held in: the one set for it, as fitting_dtype has it for rows of
-  /// `cols`; `stored` where none is set, or none fits.
+  /// `cols`; `stored` where none is set, or none fits. With a mask it is Q8 in place of any block type but Q4.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
@@ -136,12 +136,9 @@ class DrawnParams : public ParamSource {
   DType dtype_;
 };
 
-/// The dtype that a matrix of this tensor is held in where no other is set. GGUF's Q8_0 and Q4_0 are Q8 and Q4, byte
-/// for byte; its other blocks are held in Q8, which loses little beside what they have lost.
+/// The dtype that a matrix of this tensor is held in where no other is set: the tensor's own, which for blocks of GGUF
+/// is not that of the entry. Q8_0 and Q4_0 are Q8 and Q4, byte for byte.
 DType held_dtype(const formats::TensorEntry& entry);
-/// The type in which Weight::write_rows gets the tensor's rows: the tensor's own, or F32 for blocks of GGUF that are
-/// neither Q8 nor Q4.
-DType source_dtype(const formats::TensorEntry& entry);
 
 /// Where a parameter's values lie in a checkpoint.
 struct ParamPlace {

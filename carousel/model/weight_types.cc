@@ -8,14 +8,7 @@
 namespace carousel::model {
 
 DType held_dtype(const formats::TensorEntry& entry) {
-  const DType source = source_dtype(entry);
-  const bool blocks = entry.ggml != nullptr || is_block(entry.dtype);
-  return blocks && !is_block(source) ? DType::kQ8 : source;
-}
-
-DType source_dtype(const formats::TensorEntry& entry) {
-  const DType stored = entry.ggml != nullptr ? entry.ggml->blocks.value_or(DType::kF32) : entry.dtype;
-  return is_block(stored) && !is_simple_block(stored) ? DType::kF32 : stored;
+  return entry.ggml != nullptr && entry.ggml->blocks ? *entry.ggml->blocks : entry.dtype;
 }
 
 std::optional<DType> fitting_dtype(DType wanted, int64_t cols) {
@@ -40,11 +33,13 @@ std::optional<DType> WeightTypes::of(const std::string& name, Weight::Layout lay
 DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init,
                         DType stored) const {
   const std::optional<DType> wanted = of(name, layout, init);
-  return wanted ? fitting_dtype(*wanted, cols).value_or(stored) : stored;
+  const DType held = wanted ? fitting_dtype(*wanted, cols).value_or(stored) : stored;
+  const bool sparse = init.mask != nullptr && is_block(held) && !is_simple_block(held);
+  return sparse ? DType::kQ8 : held;
 }
 
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {
-  return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && source_dtype(entry) == held &&
+  return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && held_dtype(entry) == held &&
          (entry.ggml == nullptr || is_block(held));
 }
 

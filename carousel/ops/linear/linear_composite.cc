@@ -26,7 +26,8 @@ const float* bias_of(const Weight& weight) { return weight.bias.defined() ? weig
 using Kernel = void (*)(const Stream&, const LinearFwd&);
 
 Kernel panel_kernel(DType dtype, Compute compute) {
-  if (is_block(dtype)) return kernels::linear_quant_fwd;
+  if (is_simple_block(dtype)) return kernels::linear_quant_fwd;
+  if (is_block(dtype)) return kernels::linear_blocks_fwd;
   return compute == Compute::kBF16 && dtype == DType::kBF16 ? kernels::linear_bf16_fwd : kernels::linear_fwd;
 }
 
@@ -63,8 +64,8 @@ class Products {
 
   /// The list that has all `count` parts of the call; null if there is none.
   const List<LinearPart>* whole(int64_t count) const {
-    for (const auto* list : {&floats_, &bf16_, &q8_, &q4_}) {
-      if (list->count == count) return list;
+    for (const List<LinearPart>& list : panels_) {
+      if (list.count == count) return &list;
     }
     return nullptr;
   }
@@ -72,8 +73,8 @@ class Products {
 
   void run(const Stream& stream, const LinearArgs& args, float* packed, void* piece) const {
     const LinearFwd call = {args.x.f32(), packed, nullptr, 0, args.N, args.K, args.y.f32(), args.y.stride};
-    for (const auto* list : {&floats_, &bf16_, &q8_, &q4_}) {
-      if (list->count > 0) run_panels(stream, call, *list);
+    for (const List<LinearPart>& list : panels_) {
+      if (list.count > 0) run_panels(stream, call, list);
     }
     for (int64_t i = 0; i < mapped_.count; ++i) run_mapped(stream, call, mapped_.parts[static_cast<size_t>(i)], piece);
     if (sparse_.count > 0) {
@@ -90,10 +91,11 @@ class Products {
  private:
   void add_form(const Weight& weight, const DensePanels& form) {
     const DType dtype = form.dtype();
-    List<LinearPart>& list = dtype == DType::kQ8                                   ? q8_
-                             : dtype == DType::kQ4                                 ? q4_
-                             : dtype == DType::kBF16 && compute_ == Compute::kBF16 ? bf16_
-                                                                                   : floats_;
+    const bool rounds = dtype == DType::kBF16 && compute_ == Compute::kBF16;
+    const size_t index = is_block(dtype) ? kFirstBlock + static_cast<size_t>(dtype) - static_cast<size_t>(DType::kQ8)
+                         : rounds        ? kRounds
+                                         : kFloats;
+    List<LinearPart>& list = panels_.at(index);
     list.add({form.panels().raw(), bias_of(weight), weight.rows(), cols_, dtype});
   }
   void add_form(const Weight& weight, const MappedRows&) { mapped_.add({&weight, cols_}); }
@@ -134,7 +136,9 @@ class Products {
   }
 
   Compute compute_;
-  List<LinearPart> floats_, bf16_, q8_, q4_;
+  // Panels of floats, of bf16 that x is rounded to, and of each block type.
+  enum : size_t { kFloats, kRounds, kFirstBlock };
+  std::array<List<LinearPart>, kFirstBlock + kBlockTypes> panels_;
   List<MappedPart> mapped_;
   List<ops::SparsePart> sparse_;
   List<ops::SparseBlocksPart> sparse_q8_, sparse_q4_;

@@ -34,7 +34,7 @@ struct FeedForwardArgs {
 };
 
 /// Floats that the kernels of products need for x [N, K] in their own order. A block of 32 columns of x is 44 bytes to
-/// the kernels of q8 and q4: 11 f32, fewer than 32 but for the smallest K. Behind it sparse kernels read a vector more.
+/// the kernels of blocks: 11 f32, fewer than 32 but for the smallest K. Behind it sparse kernels read a vector more.
 constexpr int64_t packed_count(int64_t N, int64_t K) { return N * (K < 11 ? 11 : K) + 16; }
 
 /// One weight of the call that is held as panels.
@@ -71,3 +71,4 @@ COMPOSITE_WITH_WORKSPACE(feed_forward, carousel::ops::FeedForwardArgs);
 CPU_KERNEL(linear_fwd, carousel::ops::LinearFwd);        // parts of floats
 CPU_KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);   // parts of bf16, x rounded to it
 CPU_KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8, or parts of q4
+CPU_KERNEL(linear_blocks_fwd, carousel::ops::LinearFwd);  // parts of one other block type

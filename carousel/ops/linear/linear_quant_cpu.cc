@@ -6,75 +6,12 @@
 //
 // Codes of weights are unsigned (q + 128, q + 8), as the dot instructions require; a block of x carries -128 and -8
 // times the sum of its codes, from which the integer sums start.
-#include "carousel/ops/linear/linear_tiles_cpu.h"
-#include "carousel/ops/linear/rounded_rows_cpu.h"
-
-#if defined(__SSE2__) && !defined(__AVX2__)
-#include <emmintrin.h>
-#endif
+#include "carousel/ops/linear/block_dots_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kScaleBytes = kPanelRows * 2;
-
-// 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 2 x 2 of each.
-#if defined(__AVX512F__)
-constexpr int kMaxRows = 6;
-#else
-constexpr int kMaxRows = 2;
-#endif
-constexpr int kTileVecs = 2;
-
-/// The sum times the scale of x. vscalefps runs beside the dot products; a multiplication would take their unit.
-template <XScale kScale>
-TILE_INLINE Vec scaled(IntVec sum, Vec scale) {
-#if defined(__AVX512F__)
-  const Vec value = _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum));
-  return kScale == XScale::kExponent ? _mm512_scalef_ps(value, scale) : value * scale;
-#else
-  return __builtin_convertvector(sum, Vec) * scale;
-#endif
-}
-
-/// sums[lane] += the four products of unsigned weights and signed x. kSmall: weights are below 16.
-template <bool kSmall>
-TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
-#if defined(__AVX512VNNI__)
-  return reinterpret_cast<IntVec>(_mm512_dpbusd_epi32(
-      reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(x)));
-#elif defined(__AVX2__)
-  const auto w = reinterpret_cast<__m256i>(weights), codes = reinterpret_cast<__m256i>(x);
-  if (kSmall) {  // a pair stays below 2 * 15 * 127
-    const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(w, codes), _mm256_set1_epi16(1));
-    return sums + reinterpret_cast<IntVec>(pairs);
-  }
-  const __m256i even =
-      _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(codes, 8));
-  return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
-#elif defined(__SSE2__)
-  const auto w = reinterpret_cast<__m128i>(weights), codes = reinterpret_cast<__m128i>(x);
-  const __m128i even =
-      _mm_madd_epi16(_mm_and_si128(w, _mm_set1_epi16(255)), _mm_srai_epi16(_mm_slli_epi16(codes, 8), 8));
-  const __m128i odd = _mm_madd_epi16(_mm_srli_epi16(w, 8), _mm_srai_epi16(codes, 8));
-  return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
-#elif defined(CAROUSEL_NEON)
-  // The instruction multiplies signed bytes only: q + 128 becomes q, and sums start from 0 (kStartsAtZero).
-  const IntVec sign_bits = IntVec{} + static_cast<int32_t>(kSmall ? 0 : 0x80808080);
-  const auto w = (int8x16_t)(weights ^ sign_bits), codes = (int8x16_t)x;
-#if defined(__ARM_FEATURE_DOTPROD)
-  return (IntVec)vdotq_s32((int32x4_t)sums, w, codes);
-#else
-  // The largest pair is 2 * 128 * 127: it fits.
-  const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(codes)), high = vmull_high_s8(w, codes);
-  return (IntVec)vpadalq_s16((int32x4_t)sums, vpaddq_s16(low, high));
-#endif
-#else
-  for (int shift = 0; shift < 32; shift += 8) sums += ((weights >> shift) & 255) * ((x << (24 - shift)) >> 24);
-  return sums;
-#endif
-}
 
 struct Q8Panel {
   static constexpr XScale kXScale = XScale::kPeak;
@@ -84,7 +21,7 @@ struct Q8Panel {
 #else
   static constexpr bool kStartsAtZero = false;
 #endif
-  static constexpr int64_t kSumOffset = 4;  // times R: where the starting sum stands behind the scale of x
+  static constexpr int64_t kStart = kFirstSum;  // times R: where the starting sum stands
   /// sums[r][v] += the block's products.
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
@@ -111,7 +48,7 @@ struct Q4Panel {
 #endif
   static constexpr int64_t kBytes = DensePanels::kQ4BlockBytes;
   static constexpr bool kStartsAtZero = false;
-  static constexpr int64_t kSumOffset = 8;
+  static constexpr int64_t kStart = kSecondSum;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
 #pragma GCC unroll 4
@@ -152,7 +89,7 @@ TILE_INLINE void tile(const char* x, const char* panel, int64_t col, int64_t blo
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const IntVec start = Panel::kStartsAtZero ? IntVec{} : set1_int(x + R * (kBlock + Panel::kSumOffset) + r * 4);
+      const IntVec start = Panel::kStartsAtZero ? IntVec{} : set1_int(x + R * Panel::kStart + r * 4);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = start;
     }
@@ -218,28 +155,11 @@ struct QuantEngine {
   }
 };
 
-void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
-  constexpr int64_t kPiece = 32 * kBlock;
-  const auto round = [&](int64_t b, int64_t begin, int64_t end) {
-    const RowBlock block = row_block(plan, b);
-    QuantEngine::pack(a, block, a.x + block.first * a.K + begin, a.K, begin, end);
-  };
-  if (a.N * a.K <= 8 * kPiece) {  // one thread is quicker than waking the others
-    for (int64_t b = 0; b < plan.blocks; ++b) round(b, 0, a.K);
-    return;
-  }
-  const int64_t pieces = plan.blocks >= 4 * stream.pool->threads() ? 1 : ceil_div(a.K, kPiece);
-  parallel_for(*stream.pool, plan.blocks * pieces, [&](int64_t i) {
-    const int64_t begin = i % pieces * kPiece, end = pieces == 1 ? a.K : least(begin + kPiece, a.K);
-    round(i / pieces, begin, end);
-  });
-}
-
 }  // namespace
 
 void linear_quant_fwd(const Stream& stream, const LinearFwd& a) {
   const Plan plan = plan_of<QuantEngine>(a, stream.pool->threads());
-  if (a.x != nullptr) round_x(stream, a, plan);
+  if (a.x != nullptr) round_x<QuantEngine>(stream, a, plan);
   run_products<QuantEngine>(stream, a, plan);
 }
 

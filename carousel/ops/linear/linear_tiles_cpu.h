@@ -21,6 +21,8 @@
 //   kPrefetchBytes                how far ahead of a tile its panel is prefetched while it is read on
 //   tiles(a, panel, block, k, col, count, run, out)  columns k to k + count of a panel, from its output row `col` on,
 //                                 times the row blocks of `run`, the first of which is `block`
+//   widen(panel, k, count, out)   optional, with kWidenedBytes: brings a piece of panel that several blocks of rows
+//                                 multiply into a form that is quicker to read
 //   pack(a, block, x, stride, begin, end)  packs columns begin to end of a block of rows for the tiles. x is the first
 //                                 element, rows are `stride` apart, begin is a multiple of kPanelRows
 #pragma once
@@ -241,6 +243,7 @@ struct FoundPanel {
   int64_t first_row;  // its first output row within the part
   int64_t rows;       // up to 32
   const char* bytes;
+  const char* widened = nullptr;  // the piece that is multiplied, as the engine widened it; null: as it is
 };
 
 template <class Engine>
@@ -340,13 +343,29 @@ void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const G
 }
 
 template <class Engine>
+constexpr int64_t widened_bytes() {
+  if constexpr (requires { Engine::kWidenedBytes; }) {
+    return Engine::kWidenedBytes;
+  } else {
+    return 1;
+  }
+}
+
+template <class Engine>
 void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Group& group) {
   constexpr int64_t kPanelSums = (kSlabRows + Engine::kMaxRows) * kPanelRows;
   alignas(64) float sums[kGroupPanels * kPanelSums];  // the second-level cache keeps them; y's rows may collide there
+  alignas(64) char widened[widened_bytes<Engine>()];  // the piece at hand; the first-level cache keeps it
   const int64_t panels = group.end - group.first, pieces = panels * ceil_div(a.K, group.slab_cols);
   Piece next = piece_at<Engine>(a, group, 0);
   for (int64_t i = 0; i < pieces; ++i) {
-    const Piece piece = next;
+    Piece piece = next;
+    if constexpr (requires { Engine::kWidenedBytes; }) {
+      if (slab.last_block - slab.first_block > 1) {
+        Engine::widen(piece.panel, piece.k, piece.count, widened);
+        piece.panel.widened = widened;
+      }
+    }
     LinesAhead later = {};
     const char* soon = nullptr;
     if (i + 1 < pieces) next = piece_at<Engine>(a, group, i + 1);

@@ -13,8 +13,10 @@ namespace {
 constexpr int64_t kBlock = static_cast<int64_t>(kBlockValues);
 constexpr int64_t kGroups = kBlock / 4;  // groups of four columns, the unit of a dot instruction
 
-/// A block of R rows: codes s8 [8][R][4], scales f32 [R], -128 times the sum of the codes i32 [R], -8 times i32 [R].
+/// A block of R rows: codes s8 [8][R][4], scales f32 [R], and two words [R] each, which XSums chooses.
 constexpr int64_t kRowBlockBytes = kBlock + 12;
+/// Where they stand, times R.
+constexpr int64_t kFirstSum = kBlock + 4, kSecondSum = kBlock + 8;
 
 /// Which scale a block has. kPeak: the largest magnitude / 127. kPower: the smallest power of two not below that, as in
 /// MXINT8 of the OCP's microscaling formats; multiplying sums by it leaves the multipliers of AVX-512 to the products.
@@ -25,6 +27,17 @@ enum class XScale { kPeak, kPower, kExponent };
 struct BlockScales {
   Vec scale;    // NaN for a block that is not finite; 0, or any exponent, for one without a magnitude above 2^-100
   Vec inverse;  // 0 for a block without a magnitude above 2^-100
+};
+
+/// What the two words of a block are.
+///   kStarts  i32: -128 times the sum of its codes, and -8 times
+///   kTimes   i32: `factor` times the sum of the codes
+///   kScaled  f32: `factor` times the sum of the codes, times their scale
+/// The last two are sums of the whole block, twice, or of its first and its second half.
+struct XSums {
+  enum Kind : uint8_t { kStarts, kTimes, kScaled } kind = kStarts;
+  int32_t factor = 0;
+  bool halves = false;
 };
 
 /// The scales from the largest magnitude of each block.
@@ -83,25 +96,44 @@ CAROUSEL_INLINE Vec peaks_of(const float* x, int64_t count) {
   return as_float(join_lanes(magnitudes, [](IntVec a, IntVec b) { return max(a, b); }));
 }
 
+/// The two words of up to kLanes blocks, from the sums of their codes' halves.
+template <XScale kScale, XSums kSums>
+CAROUSEL_INLINE void block_sums(IntVec first, IntVec second, const BlockScales& scales, IntVec (&out)[2]) {
+  if (!kSums.halves) first = second = first + second;
+  if constexpr (kSums.kind == XSums::kStarts) {
+    out[0] = first * -128;
+    out[1] = first * -8;
+  } else if constexpr (kSums.kind == XSums::kTimes) {
+    out[0] = first * kSums.factor;
+    out[1] = second * kSums.factor;
+  } else {
+    // Of a power of two the scale is exactly 1 / inverse; where the inverse is 0 so are all codes.
+    const Vec power = scales.inverse > Vec{} ? set1(1.0f) / scales.inverse : Vec{};
+    const Vec scale = (kScale == XScale::kExponent ? power : scales.scale) * set1(static_cast<float>(kSums.factor));
+    out[0] = as_int(__builtin_convertvector(first, Vec) * scale);
+    out[1] = as_int(__builtin_convertvector(second, Vec) * scale);
+  }
+}
+
 /// Rounds `count` whole blocks that follow each other, up to kLanes of them, into blocks of `rows` rows.
 ///   out: where the first block goes, a multiple of 4 behind the start of the block of rows that it joins. The next
 ///   block goes `step` bytes further
-template <XScale kScale>
+template <XScale kScale, XSums kSums = XSums()>
 void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_t step) {
   typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
   const BlockScales scales = block_scales<kScale>(peaks_of(x, count));
   float inverse[kLanes];
   store(inverse, scales.inverse);
   alignas(64) int8_t codes[kLanes][kBlock];
-  IntVec totals[kLanes];
+  IntVec totals[kLanes], second[kLanes];  // `second` has those of the second halves, where they are asked for
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes; ++i) {
-    totals[i] = IntVec{};
+    totals[i] = second[i] = IntVec{};
     if (i >= count) continue;
 #pragma GCC unroll 8
     for (int64_t j = 0; j < kBlock; j += kLanes) {
       const IntVec wide = codes_of(load(x + i * kBlock + j), set1(inverse[i]));
-      totals[i] += wide;
+      (kSums.halves && j >= kBlock / 2 ? second : totals)[i] += wide;
       CodeVec narrow = __builtin_convertvector(wide, CodeVec);
 #if defined(__AVX512F__)
       asm("" : "+v"(narrow));  // keeps it in a register: the instruction is slow when it writes to memory
@@ -109,39 +141,40 @@ void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_
       std::memcpy(codes[i] + j, &narrow, sizeof narrow);
     }
   }
-  const IntVec total = join_lanes(totals, [](IntVec a, IntVec b) { return a + b; });
+  const auto add = [](IntVec a, IntVec b) { return a + b; };
+  IntVec sums[2];
+  block_sums<kScale, kSums>(join_lanes(totals, add), kSums.halves ? join_lanes(second, add) : IntVec{}, scales, sums);
   float scale[kLanes];
   store(scale, scales.scale);
-  const IntVec starts[2] = {total * -128, total * -8};
   for (int64_t i = 0; i < count; ++i, out += step) {
 #pragma GCC unroll 8
     for (int64_t g = 0; g < kGroups; ++g) std::memcpy(out + g * rows * 4, codes[i] + g * 4, 4);
     std::memcpy(out + rows * kBlock, &scale[i], 4);
-    std::memcpy(out + rows * (kBlock + 4), reinterpret_cast<const char*>(&starts[0]) + i * 4, 4);
-    std::memcpy(out + rows * (kBlock + 8), reinterpret_cast<const char*>(&starts[1]) + i * 4, 4);
+    std::memcpy(out + rows * kFirstSum, reinterpret_cast<const char*>(&sums[0]) + i * 4, 4);
+    std::memcpy(out + rows * kSecondSum, reinterpret_cast<const char*>(&sums[1]) + i * 4, 4);
   }
 }
 
 /// Rounds `count` values of one row as row r of `rows`; zeros fill the last block.
-template <XScale kScale>
+template <XScale kScale, XSums kSums = XSums()>
 void round_row(const float* x, int64_t count, int64_t r, int64_t rows, char* out) {
   const int64_t blocks = count / kBlock, rest = count % kBlock, step = rows * kRowBlockBytes;
   out += r * 4;
   for (int64_t b = 0; b < blocks; b += kLanes) {
     const int64_t some = blocks - b < kLanes ? blocks - b : kLanes;
-    round_blocks<kScale>(x + b * kBlock, some, rows, out + b * step, step);
+    round_blocks<kScale, kSums>(x + b * kBlock, some, rows, out + b * step, step);
   }
   if (rest == 0) return;
   float values[kBlock];
   for (int64_t i = 0; i < kBlock; ++i) values[i] = i < rest ? x[blocks * kBlock + i] : 0.0f;
-  round_blocks<kScale>(values, 1, rows, out + blocks * step, step);
+  round_blocks<kScale, kSums>(values, 1, rows, out + blocks * step, step);
 }
 
 /// Rounds `count` values of each of `rows` rows, up to kLanes rows, that lie `stride` apart.
-template <XScale kScale>
+template <XScale kScale, XSums kSums = XSums()>
 void round_rows(const float* x, int64_t stride, int64_t rows, int64_t count, char* out) {
-  if (count == kBlock && stride == kBlock) return round_blocks<kScale>(x, rows, rows, out, 4);
-  for (int64_t r = 0; r < rows; ++r) round_row<kScale>(x + r * stride, count, r, rows, out);
+  if (count == kBlock && stride == kBlock) return round_blocks<kScale, kSums>(x, rows, rows, out, 4);
+  for (int64_t r = 0; r < rows; ++r) round_row<kScale, kSums>(x + r * stride, count, r, rows, out);
 }
 
 }  // namespace

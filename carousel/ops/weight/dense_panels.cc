@@ -11,6 +11,7 @@
 #include "carousel/core/quant_blocks.h"
 #include "carousel/core/slab.h"
 #include "carousel/cpu/prefetch.h"
+#include "carousel/ops/weight/block_panels.h"
 #include "carousel/ops/weight/row_slices.h"
 #include "carousel/ops/weight/transpose_cells.h"
 
@@ -144,7 +145,8 @@ void unpack_bf16_row(const std::byte* panel, int64_t r, int64_t cols, float* out
 }  // namespace
 
 void pack_panel_rows(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype) {
-  if (is_block(dtype)) return pack_block_rows(panel, begin, end, rows, cols, dtype);
+  if (is_simple_block(dtype)) return pack_block_rows(panel, begin, end, rows, cols, dtype);
+  if (is_block(dtype)) return pack_block_panel(panel, begin, end, rows, cols, dtype);
   const size_t row_bytes = static_cast<size_t>(cols) * dtype_size(dtype);
   if (dtype == DType::kF32) return pack_cells<uint32_t>(panel, begin, end, rows, row_bytes, cols);
   if (dtype == DType::kF16) return pack_cells<uint16_t>(panel, begin, end, rows, row_bytes, cols);
@@ -205,10 +207,7 @@ void round_transposed_panel(uint32_t* panel, const float* matrix, int64_t rows, 
 }  // namespace
 
 size_t DensePanels::panel_bytes(int64_t cols, DType dtype) {
-  if (is_block(dtype)) {
-    return checked_bytes(static_cast<size_t>(ceil_div(cols, static_cast<int64_t>(kBlockValues))),
-                         dtype == DType::kQ8 ? kQ8BlockBytes : kQ4BlockBytes);
-  }
+  if (is_block(dtype)) return checked_bytes(dtype_bytes(dtype, static_cast<size_t>(cols)), kPanelRows);
   const size_t padded = static_cast<size_t>(dtype == DType::kBF16 ? cols + cols % 2 : cols);
   return checked_bytes(padded, static_cast<size_t>(kPanelRows) * dtype_size(dtype));
 }
@@ -260,6 +259,8 @@ void DensePanels::read_rows(int64_t first, int64_t count, float* out) const {
       unpack_row<float>(panel, r, cols_, out);
     } else if (dtype_ == DType::kF16) {
       unpack_row<F16>(panel, r, cols_, out);
+    } else if (is_block(dtype_) && !is_simple_block(dtype_)) {
+      unpack_block_panel_row(panel, r, cols_, dtype_, out);
     } else if (is_block(dtype_)) {
       unpack_block_row(panel, r, cols_, dtype_, out);
     } else {

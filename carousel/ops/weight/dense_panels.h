@@ -12,7 +12,8 @@ namespace carousel {
 
 /// A matrix [rows, cols] as panels of kPanelRows output rows, zero-padded. Within a panel the columns follow each
 /// other, in groups of one (f32, f16) or two (bf16), so that a group is one 32-bit or 16-bit lane per row. q8 and q4
-/// are panel blocks of 32 columns, the last one padded with zeros.
+/// are panel blocks of 32 columns, the last one padded with zeros; other block types are drawn in block_forms.h. Blocks
+/// take as many bytes as in a file.
 class DensePanels {
  public:
   static constexpr int64_t kPanelRows = 32;
@@ -28,8 +29,7 @@ class DensePanels {
   DType dtype() const { return dtype_; }
   size_t size_bytes() const { return panels_.size_bytes(); }
   const Tensor& panels() const { return panels_; }  // bytes [panels][panel_bytes]
-  /// Bytes of one panel: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], q8 and q4 [ceil(cols / 32)] panel
-  /// blocks.
+  /// Bytes of one panel: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], block types as 32 rows of them.
   static size_t panel_bytes(int64_t cols, DType dtype);
 
   /// The contracts are those of Weight::write_rows and Weight::read_rows.

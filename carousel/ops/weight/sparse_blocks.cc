@@ -49,12 +49,12 @@ std::byte held_code(const std::byte* block, int64_t i, DType dtype) {
 // here is bits that are not set.
 bool SparseBlocks::pays(int64_t live, int64_t rows, int64_t cols, DType dtype) {
   const double share = static_cast<double>(live) / (static_cast<double>(rows) * static_cast<double>(cols));
-  return is_block(dtype) && 1.0 / 32 <= share && share < (dtype == DType::kQ8 ? 0.5 : 0.25);
+  return is_simple_block(dtype) && 1.0 / 32 <= share && share < (dtype == DType::kQ8 ? 0.5 : 0.25);
 }
 
 SparseBlocks::SparseBlocks(const Mask& mask, DType dtype, Memory& memory)
     : rows_(mask.rows()), cols_(mask.cols()), blocks_(ceil_div(mask.cols(), kBlock)), dtype_(dtype) {
-  CAROUSEL_ASSERT(is_block(dtype));
+  CAROUSEL_ASSERT(is_simple_block(dtype));
   const int64_t panels = ceil_div(rows_, kRows);
   first_bytes_ = Tensor(Shape{panels + 1}, DType::kI64, memory);
   int64_t total = 0;

@@ -28,7 +28,7 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Memory& memory)
   if (rows < 1 || cols < 1)
     fail(ErrorKind::kShape, "weight: got [{}, {}], expected at least one row and column", rows, cols);
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16 && !is_block(dtype)) {
-    fail(ErrorKind::kShape, "weight: got {}, expected F32, F16, BF16, Q8 or Q4", dtype_name(dtype));
+    fail(ErrorKind::kShape, "weight: got {}, expected F32, F16, BF16 or a block type", dtype_name(dtype));
   }
   if (is_block(dtype) && memory.is_apart()) {
     fail(ErrorKind::kDevice, "weight: {} matrices: not on this device", dtype_name(dtype));
@@ -50,6 +50,9 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& m
 Weight::Weight(const Mask& mask, DType dtype, Memory& memory, bool byte_expand)
     : Weight(mask.rows(), mask.cols(), dtype, memory) {
   if (memory.is_apart()) fail(ErrorKind::kDevice, "weight: a matrix with a mask: not on this device");
+  if (is_block(dtype) && !is_simple_block(dtype)) {
+    fail(ErrorKind::kShape, "weight: a matrix with a mask in {}, expected a float type, Q8 or Q4", dtype_name(dtype));
+  }
   const int64_t live = mask.live();
   const bool blocks_pay = SparseBlocks::pays(live, rows_, cols_, dtype);
   if (byte_expand && blocks_pay) {

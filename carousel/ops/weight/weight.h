@@ -17,7 +17,7 @@
 
 namespace carousel {
 
-/// A matrix [rows, cols] in f32, f16, bf16, q8 or q4, and the bias of its projection. How it is held is one of five
+/// A matrix [rows, cols] in f32, f16, bf16 or a block type, and the bias of its projection. How it is held is one of five
 /// forms, each with its packing, its unpacking and its bytes; ops::linear has the product of each. Copies share what is
 /// held.
 class Weight {
@@ -31,9 +31,9 @@ class Weight {
   /// DensePanels or DenseRows, fresh and zeroed; on kMeta nothing is allocated. In a memory that is apart it is
   /// DenseRows for either layout. Throws kShape: another dtype, rows or cols below 1, overflow.
   Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& memory = Memory::host());
-  /// For a projection that `mask` cuts: sparse where that is faster, else panels with zeros. q8 and q4 are SparseBlocks
-  /// where that pays and `byte_expand` says that their kernel is fast; else what is sparse is held in f16: where
-  /// SparseBlocks pay, their values, so that one file is one model on every machine.
+  /// For a projection that `mask` cuts: sparse where that is faster, else panels with zeros. Of block types it takes q8
+  /// and q4, which are SparseBlocks where that pays and `byte_expand` says that their kernel is fast; else what is
+  /// sparse is held in f16: where SparseBlocks pay, their values, so that one file is one model on every machine.
   Weight(const Mask& mask, DType dtype, Memory& memory = Memory::host(), bool byte_expand = cpu::has_byte_expand());
 
   /// MappedRows: row-major rows where they are, in memory that `keep` keeps alive. They cannot be written.

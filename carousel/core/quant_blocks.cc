@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
+#include "carousel/core/quant_encode.h"
 
 namespace carousel {
 namespace {

@@ -29,20 +29,13 @@ ScalePlace scale_place(DType dtype);
 using BlockDecoder = void (*)(const uint8_t* block, float* out);
 BlockDecoder block_decoder(DType dtype);
 
-/// Encodes whole blocks of a type that is no simple block; null for the others, and for types that are only read.
-using BlockEncoder = void (*)(const float* values, size_t blocks, uint8_t* out);
-BlockEncoder block_encoder(DType dtype);
-/// Whether encode_blocks takes this type.
-bool is_encodable(DType dtype);
-
 /// Blocks to f32. `count` need not fill the last block; `blocks` needs no alignment.
 void decode_blocks(const void* blocks, DType dtype, float* out, size_t count);
 
 /// f32 to blocks, the last one filled up with zeros. The result is the same on every machine.
 /// Q8: d is the largest magnitude / 127 in f16, values go to their nearest multiple of it. Q4: the scale is searched
-/// for the least squared error, never above that of the largest value / -8. Q5_0, Q5_1, Q4_K, Q5_K and Q6_K: scales,
-/// minima and the numbers that multiply them are searched for the least squared error. Finite values only; what d's
-/// range cannot reach (magnitudes above largest_value(dtype), in Q4 8 * 65504) saturates.
+/// for the least squared error, never above that of the largest value / -8. Finite values only; what d's range cannot
+/// reach (magnitudes above 127 * 65504, in Q4 8 * 65504) saturates.
 void encode_blocks(const float* values, DType dtype, void* blocks, size_t count);
 
 }  // namespace carousel

@@ -2,12 +2,12 @@
 // Encoders of GGUF's blocks with searched scales, the least squared error of the decoded values being the aim. Layouts
 // are those of quant_decode.cc. quant_search.h finds the scales of a block's parts; K blocks hold them as small
 // integers times one or two numbers of the block, which are chosen here, integers and numbers in turn.
+#include "carousel/core/quant_encode.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
-#include "carousel/core/quant_blocks.h"
 #include "carousel/core/quant_search.h"
 
 namespace carousel {

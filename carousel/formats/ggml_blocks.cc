@@ -2,7 +2,7 @@
 // The table of GGUF's element encodings.
 #include "carousel/formats/ggml_blocks.h"
 
-#include "carousel/core/quant_blocks.h"
+#include "carousel/core/quant_encode.h"
 
 namespace carousel::formats {
 namespace {

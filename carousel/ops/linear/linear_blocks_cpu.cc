@@ -16,7 +16,7 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-namespace forms = block_forms;
+namespace forms = ops::block_forms;
 
 /// What a tile needs to know of a type once its codes are bytes. Types that agree in it share their widened tiles.
 template <bool kHalves_, bool kHasMin_, bool kPeak, bool kLevels_>

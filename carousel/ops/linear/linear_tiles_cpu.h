@@ -344,11 +344,8 @@ void leave_units(const LinearFwd& a, const Plan& plan, const Slab& slab, const G
 
 template <class Engine>
 constexpr int64_t widened_bytes() {
-  if constexpr (requires { Engine::kWidenedBytes; }) {
-    return Engine::kWidenedBytes;
-  } else {
-    return 1;
-  }
+  if constexpr (requires { Engine::kWidenedBytes; }) return Engine::kWidenedBytes;
+  return 1;
 }
 
 template <class Engine>

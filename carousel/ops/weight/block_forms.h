@@ -27,7 +27,7 @@
 
 #define BLOCK_INLINE __attribute__((always_inline)) inline
 
-namespace carousel::block_forms {
+namespace carousel::ops::block_forms {
 
 constexpr int64_t kRows = 32;       // of a panel
 constexpr int64_t kColumns = 32;    // of a group of planes
@@ -205,4 +205,4 @@ BLOCK_INLINE void with_form(DType dtype, const Call& f) {
   }
 }
 
-}  // namespace carousel::block_forms
+}  // namespace carousel::ops::block_forms

@@ -11,10 +11,8 @@
 #include "carousel/ops/weight/block_forms.h"
 #include "carousel/ops/weight/transpose_cells.h"
 
-namespace carousel {
+namespace carousel::ops::block_forms {
 namespace {
-
-using namespace block_forms;  // this file is about them
 
 // How far ahead in each of the four rows.
 constexpr size_t kPrefetchBytes = 512;
@@ -271,20 +269,25 @@ void unpack_unit(const std::byte* unit, int64_t r, float* out) {
 }
 
 }  // namespace
+}  // namespace carousel::ops::block_forms
+
+namespace carousel {
+
+namespace forms = ops::block_forms;
 
 void pack_block_panel(std::byte* panel, int64_t begin, int64_t end, const std::byte* rows, int64_t cols, DType dtype) {
-  with_form(dtype, [&](auto form) { pack<decltype(form)>(panel, begin, end, rows, cols); });
+  forms::with_form(dtype, [&](auto form) { forms::pack<decltype(form)>(panel, begin, end, rows, cols); });
 }
 
 void unpack_block_panel_row(const std::byte* panel, int64_t r, int64_t cols, DType dtype, float* out) {
-  with_form(dtype, [&](auto form) {
+  forms::with_form(dtype, [&](auto form) {
     using F = decltype(form);
-    for (int64_t k = 0; k < cols; k += F::kValues, panel += kUnitBytes<F>) {
+    for (int64_t k = 0; k < cols; k += F::kValues, panel += forms::kUnitBytes<F>) {
       if (cols - k >= F::kValues) {
-        unpack_unit<F>(panel, r, out + k);
+        forms::unpack_unit<F>(panel, r, out + k);
       } else {
         float last[F::kValues];
-        unpack_unit<F>(panel, r, last);
+        forms::unpack_unit<F>(panel, r, last);
         std::copy_n(last, cols - k, out + k);
       }
     }

@@ -92,15 +92,15 @@ TEST(Safetensors, BlockTypesAreBytesToOtherReaders) {
   const Scratch folder;
   const std::string path = folder / "blocks.safetensors";
   NamedTensors tensors;
-  for (const DType dtype : {DType::kQ8, DType::kQ4}) {
-    Tensor tensor(Shape{3, 2, 64}, dtype);
+  for (const DType dtype : {DType::kQ8, DType::kQ4, DType::kQ4K}) {
+    Tensor tensor(Shape{3, 2, 256}, dtype);
     for (size_t i = 0; i < tensor.size_bytes(); ++i) static_cast<uint8_t*>(tensor.raw())[i] = static_cast<uint8_t>(i);
     tensors.push_back({std::string(dtype_name(dtype)), tensor});
   }
   tensors.push_back({"odd", Tensor(Shape{3}, DType::kU8)});  // what follows it is not aligned
   write_safetensors(path, tensors, {{"format", "pt"}});
   const SafetensorsFile file = SafetensorsFile::open(path);
-  EXPECT_EQ(file.metadata().at(kBlocksKey), R"({"Q4":"Q4","Q8":"Q8"})");
+  EXPECT_EQ(file.metadata().at(kBlocksKey), R"({"Q4":"Q4","Q4_K":"Q4_K","Q8":"Q8"})");
   for (const NamedTensor& named : tensors) {
     const TensorEntry* const entry = file.find(named.name);
     ASSERT_NE(entry, nullptr);
@@ -111,8 +111,9 @@ TEST(Safetensors, BlockTypesAreBytesToOtherReaders) {
   }
   std::ifstream stream(path, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(stream), {});
-  EXPECT_NE(text.find(R"("Q8":{"dtype":"U8","shape":[3,2,68])"), std::string::npos) << text.substr(0, 300);
+  EXPECT_NE(text.find(R"("Q8":{"dtype":"U8","shape":[3,2,272])"), std::string::npos) << text.substr(0, 300);
   EXPECT_THROW(write_safetensors(path, {{"w", Tensor(Shape{2, 33}, DType::kQ8)}}), Error);
+  EXPECT_THROW(write_safetensors(path, {{"w", Tensor(Shape{2, 64}, DType::kQ4K)}}), Error);
 }
 
 TEST(Safetensors, HeaderIsPaddedToEightBytes) {

@@ -44,7 +44,7 @@ bool is_float(DType dtype);
 bool is_block(DType dtype);         // any block type
 bool is_simple_block(DType dtype);  // Q8 or Q4: one scale for 32 values, which are encoded here
 
-constexpr size_t kBlockValues = 32;       // values in a block of Q8 and Q4
+constexpr size_t kBlockValues = 32;  // values in a block of Q8 and Q4
 constexpr size_t kBlockTypes = static_cast<size_t>(DType::kIQ4XS) - static_cast<size_t>(DType::kQ8) + 1;
 constexpr size_t kMostBlockValues = 256;  // values in the largest blocks
 size_t block_values(DType dtype);         // values in a block: 32 or 256; 1 for what is no block type

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // safetensors: named tensors in one file. A little-endian header length (8 bytes), a JSON header {name: {dtype, shape,
 // data_offsets}}, then the bytes of the tensors without holes. Model weights, saved states and fixtures are all this.
-// Tensors of block types (Q8, Q4, Q4_K, ...) are in the file as U8 whose last dimension is a row's bytes; "carousel.blocks" in the
-// metadata, a JSON object {name: type}, says which they are. Reading maps the file and checks everything before any
-// tensor is handed out; checkpoint.h joins the shards of a model.
+// Tensors of block types (Q8, Q4, Q4_K, ...) are in the file as U8 whose last dimension is a row's bytes;
+// "carousel.blocks" in the metadata, a JSON object {name: type}, says which they are. Reading maps the file and checks
+// everything before any tensor is handed out; checkpoint.h joins the shards of a model.
 #pragma once
 
 #include <cstddef>

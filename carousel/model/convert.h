@@ -27,7 +27,8 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const WriteProgress& progress = {});
 
-/// The same with matrices in the types that `type` chooses. Other tensors keep their type, blocks among them. Returns the tensors that keep their type though another was chosen, with the reason.
+/// The same with matrices in the types that `type` chooses. Other tensors keep their type, blocks among them. Returns
+/// the tensors that keep their type though another was chosen, with the reason.
 std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
                                       const TypeOf& type, const WriteProgress& progress);
 

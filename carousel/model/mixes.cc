@@ -39,7 +39,8 @@ bool shares_values(const ModelConfig& config) {
 // What a matrix of a layer does, as far as the rule asks.
 enum class Role { kValue, kKey, kAttentionOut, kDown, kOther };
 Role role_of(const ParamRecord& record) {
-  const std::string rest = split_layer(record.name).rest;
+  const LayerName place = split_layer(record.name);
+  const std::string& rest = place.rest;
   if (rest.starts_with("ffn.")) return rest.ends_with("down.weight") ? Role::kDown : Role::kOther;
   if (rest.ends_with(".v_proj.weight") || rest.ends_with(".v.weight")) return Role::kValue;
   if (rest == "full_attention.k_proj.weight") return Role::kKey;

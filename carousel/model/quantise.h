@@ -31,9 +31,9 @@ std::optional<DType> written_dtype(const WeightTypes& types, const std::string& 
 /// written_dtype as the choice that write_gguf and write_folder take.
 TypeOf type_choice(const WeightTypes& types, bool tied);
 
-/// Plans the types that `types`, as with_mix leaves them, has for matrices; fitting_dtype has the last word. Three kinds
-/// of tensor keep their own: one that holds several matrices whose types disagree, one that the family reads in another
-/// order than the file's, and, where the new type has blocks, one whose rows are no whole blocks of any.
+/// Plans the types that `types`, as with_mix leaves them, has for matrices; fitting_dtype has the last word. Three
+/// kinds of tensor keep their own: one that holds several matrices whose types disagree, one that the family reads in
+/// another order than the file's, and, where the new type has blocks, one whose rows are no whole blocks of any.
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where);
 

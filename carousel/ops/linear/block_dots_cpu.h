@@ -90,6 +90,5 @@ void round_x(const Stream& stream, const LinearFwd& a, const Plan& plan) {
   });
 }
 
-
 }  // namespace
 }  // namespace carousel::cpu::CAROUSEL_ISA

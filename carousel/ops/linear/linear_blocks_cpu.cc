@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b over panels of GGUF's blocks with several scales (ops/weight/block_forms.h draws them). x is rounded as
 // for q8 and q4: to 8 bits in blocks of 32 along k, each with a scale of its own. Columns that share a scale of the
-// weight, 32 or 16 of them, are one sum of integers, exact; one fused multiply-add takes it, times both scales, into the
-// element's chain, and another one the minimum times the sum of x, where the type has minima. How the work is cut is in
-// linear_tiles_cpu.h.
+// weight, 32 or 16 of them, are one sum of integers, exact; one fused multiply-add takes it, times both scales, into
+// the element's chain, and another one the minimum times the sum of x, where the type has minima. How the work is cut
+// is in linear_tiles_cpu.h.
 //
 // One block of rows multiplies the packed codes. For more, a piece of panel is widened once, to bytes and f32 scales,
 // and every block of rows multiplies that: the same integers and the same scales, so the same bits.
 //
-// Codes are unsigned, as the dot instructions require. What a type subtracts from them comes in by the sums of x's codes:
-// as integers where a value is scale * (code - zero), scaled where a minimum is subtracted (XSums).
+// Codes are unsigned, as the dot instructions require. What a type subtracts from them comes in by the sums of x's
+// codes: as integers where a value is scale * (code - zero), scaled where a minimum is subtracted (XSums).
 #include "carousel/ops/linear/block_dots_cpu.h"
 #include "carousel/ops/weight/block_forms.h"
 
@@ -23,9 +23,9 @@ template <bool kHalves_, bool kHasMin_, bool kPeak, bool kLevels_>
 struct Traits {
   static constexpr bool kHalves = kHalves_;  // 16 columns share a scale, not 32
   static constexpr bool kHasMin = kHasMin_;
-  static constexpr bool kSmall = !kLevels_;  // codes are below 128
-  static constexpr int64_t kSubs = kHalves ? 2 : 1;            // sums of 32 columns
-  static constexpr int64_t kSubGroups = kGroups / kSubs;       // groups of a sum
+  static constexpr bool kSmall = !kLevels_;               // codes are below 128
+  static constexpr int64_t kSubs = kHalves ? 2 : 1;       // sums of 32 columns
+  static constexpr int64_t kSubGroups = kGroups / kSubs;  // groups of a sum
 #if defined(__AVX512F__)
   static constexpr XScale kXScale = kPeak ? XScale::kPeak : XScale::kExponent;
 #else
@@ -41,7 +41,10 @@ template <class F>
 using TraitsOf = Traits<F::kSub == 16, F::kHasMin, F::kRounding == forms::Rounding::kPeak, F::kLevels>;
 
 template <class F>
-constexpr XSums kXSums = {F::kHasMin ? XSums::kScaled : XSums::kTimes, !F::kHasMin ? -F::kZero : F::kAddsMin ? 1 : -1,
+constexpr XSums kXSums = {F::kHasMin ? XSums::kScaled : XSums::kTimes,
+                          !F::kHasMin   ? -F::kZero
+                          : F::kAddsMin ? 1
+                                        : -1,
                           F::kSub == 16};
 
 /// kLanes u16, widened.
@@ -80,8 +83,8 @@ TILE_INLINE IntVec levels_of(IntVec codes) {
 /// The codes of group g as bytes, from the planes of 32 columns at a vector's first row.
 template <class F>
 TILE_INLINE IntVec codes_at(const char* planes, int64_t g) {
-  const IntVec codes =
-      forms::group_codes<F>(static_cast<int>(g), [&](int64_t offset) CAROUSEL_INLINE_LAMBDA { return load_int(planes + offset); });
+  const IntVec codes = forms::group_codes<F>(
+      static_cast<int>(g), [&](int64_t offset) CAROUSEL_INLINE_LAMBDA { return load_int(planes + offset); });
   return F::kLevels ? levels_of(codes) : codes;
 }
 
@@ -100,8 +103,7 @@ TILE_INLINE void read_scales(const char* unit, int64_t col, float* scale, float*
 #pragma GCC unroll 16
     for (int s = 0; s < static_cast<int>(F::kValues / F::kSub); ++s) {
       const bool whole = F::kWords == 0;  // d is the scale itself
-      store(scale + s * stride + v * kLanes,
-            whole ? d : d * __builtin_convertvector(F::scale_code(words, s), Vec));
+      store(scale + s * stride + v * kLanes, whole ? d : d * __builtin_convertvector(F::scale_code(words, s), Vec));
       if (F::kHasMin) {
         store(min + s * stride + v * kLanes, whole ? dmin : dmin * __builtin_convertvector(F::min_code(words, s), Vec));
       }
@@ -187,7 +189,7 @@ void packed_tile(const char* x, const char* unit, int64_t col, int64_t blocks, i
 // A widened piece: per 32 columns the codes u8 [8][32 rows][4], then scales f32 [kSubs][32] and minima f32 [kSubs][32].
 constexpr int64_t kCodeBytes = kBlock * kPanelRows, kScaleRow = kPanelRows * 4;
 template <class T>
-constexpr int64_t kWideBytes = kCodeBytes + T::kSubs * (T::kHasMin ? 2 : 1) * kScaleRow;
+constexpr int64_t kWideBytes = kCodeBytes + T::kSubs*(T::kHasMin ? 2 : 1) * kScaleRow;
 constexpr int64_t kMostWideBytes = kCodeBytes + 4 * kScaleRow;
 
 /// Widens `blocks` times 32 columns of a panel.
@@ -225,9 +227,8 @@ void wide_tile(const char* x, const char* wide, int64_t col, int64_t blocks, con
   for (; blocks > 0; --blocks, wide += kWideBytes<T>, x += R * kRowBlockBytes) {
     const auto* const scale = reinterpret_cast<const float*>(wide + kCodeBytes) + col;
     multiply<T, R>(acc, x, {scale, scale + T::kSubs * kPanelRows, kPanelRows},
-                   [&](int64_t g, int v) CAROUSEL_INLINE_LAMBDA {
-                     return load_int(wide + (g * kPanelRows + col + v * kLanes) * 4);
-                   });
+                   [&](int64_t g, int v)
+                       CAROUSEL_INLINE_LAMBDA { return load_int(wide + (g * kPanelRows + col + v * kLanes) * 4); });
   }
   leave_tile(acc, out);
 }

@@ -68,7 +68,7 @@ struct LinearFwd {
 
 COMPOSITE_WITH_WORKSPACE(linear, carousel::ops::LinearArgs);
 COMPOSITE_WITH_WORKSPACE(feed_forward, carousel::ops::FeedForwardArgs);
-CPU_KERNEL(linear_fwd, carousel::ops::LinearFwd);        // parts of floats
-CPU_KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);   // parts of bf16, x rounded to it
-CPU_KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);  // parts of q8, or parts of q4
+CPU_KERNEL(linear_fwd, carousel::ops::LinearFwd);         // parts of floats
+CPU_KERNEL(linear_bf16_fwd, carousel::ops::LinearFwd);    // parts of bf16, x rounded to it
+CPU_KERNEL(linear_quant_fwd, carousel::ops::LinearFwd);   // parts of q8, or parts of q4
 CPU_KERNEL(linear_blocks_fwd, carousel::ops::LinearFwd);  // parts of one other block type

@@ -154,13 +154,13 @@ struct Iq4Xs : Form {  // eight scales of 6 bits, 32 above their value: low halv
 
 // Sizes and places within a unit.
 template <class F>
-constexpr int64_t kFirstWord = kHalfBytes * (F::kHasMin ? 2 : 1);
+constexpr int64_t kFirstWord = kHalfBytes*(F::kHasMin ? 2 : 1);
 template <class F>
-constexpr int64_t kFirstCode = kFirstWord<F> + F::kWords * kWordBytes + F::kHalves * kHalfBytes;
+constexpr int64_t kFirstCode = kFirstWord<F> + F::kWords* kWordBytes + F::kHalves* kHalfBytes;
 template <class F>
 constexpr int64_t kPlaneBytes = (F::kLowBits + F::kHighBits) * kWordBytes;
 template <class F>
-constexpr int64_t kUnitBytes = kFirstCode<F> + F::kValues / kColumns * kPlaneBytes<F>;
+constexpr int64_t kUnitBytes = kFirstCode<F> + F::kValues / kColumns* kPlaneBytes<F>;
 
 /// The codes of group g. read(offset) gives the words at a byte offset from the planes; of levels it is their index.
 template <class F, class Read>

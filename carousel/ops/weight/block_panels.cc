@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing moves words of four rows at a time (transpose_cells.h) and sorts the bits of codes between them; the same code
-// on single words takes the rows that are left. It runs at the speed of memory, so there is one copy for every machine.
+// Packing moves words of four rows at a time (transpose_cells.h) and sorts the bits of codes between them; the same
+// code on single words takes the rows that are left. It runs at the speed of memory, so there is one copy for every
+// machine.
 #include "carousel/ops/weight/block_panels.h"
 
 #include <algorithm>
@@ -17,8 +18,8 @@ namespace {
 // How far ahead in each of the four rows.
 constexpr size_t kPrefetchBytes = 512;
 
-/// Blocks of one or four rows on one side, the unit that they become on the other. Cell is a word of one row, or of each
-/// of four.
+/// Blocks of one or four rows on one side, the unit that they become on the other. Cell is a word of one row, or of
+/// each of four.
 template <class Cell>
 class Mover {
  public:
@@ -255,9 +256,8 @@ void unpack_unit(const std::byte* unit, int64_t r, float* out) {
   for (int64_t column = 0; column < F::kValues; column += 4) {
     const int sub = static_cast<int>(column / F::kSub);
     const std::byte* const planes = unit + codes_at<F>(column / kColumns);
-    const int32_t codes = group_codes<F>(static_cast<int>(column % kColumns / 4), [&](int64_t offset) {
-      return read_as<int32_t>(planes + offset + 4 * r);
-    });
+    const int32_t codes = group_codes<F>(static_cast<int>(column % kColumns / 4),
+                                         [&](int64_t offset) { return read_as<int32_t>(planes + offset + 4 * r); });
     const float scale = d * static_cast<float>(F::scale_code(words, sub));
     const float min = dmin * static_cast<float>(F::min_code(words, sub));
     for (int i = 0; i < 4; ++i) {

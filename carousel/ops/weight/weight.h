@@ -17,9 +17,9 @@
 
 namespace carousel {
 
-/// A matrix [rows, cols] in f32, f16, bf16 or a block type, and the bias of its projection. How it is held is one of five
-/// forms, each with its packing, its unpacking and its bytes; ops::linear has the product of each. Copies share what is
-/// held.
+/// A matrix [rows, cols] in f32, f16, bf16 or a block type, and the bias of its projection. How it is held is one of
+/// five forms, each with its packing, its unpacking and its bytes; ops::linear has the product of each. Copies share
+/// what is held.
 class Weight {
  public:
   /// What the matrix is for: products (panels) or look-up (rows).

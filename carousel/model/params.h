@@ -34,7 +34,7 @@ struct WeightTypes {
   /// True where `body` names a mix: some matrices get more bits than it. with_mix chooses them.
   bool mixed = false;
   /// The types that a mix gives, by the parameters' names; they come before all others.
-  std::unordered_map<std::string, DType> by_name;
+  std::unordered_map<std::string, DType> by_name = {};
 
   /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
   /// Masked weights must stay zero, so in place of blocks with minima or of 256 values they get Q4 or Q8.

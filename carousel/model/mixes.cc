@@ -11,8 +11,8 @@
 namespace carousel::model {
 namespace {
 
-constexpr int64_t kFewExperts = 8;      // with so many the attention is small beside the experts
-constexpr int64_t kLlama70Layers = 80;  // of Llama 2 70B, whose heads share few values
+constexpr int64_t kFewExperts = 8;    // with so many the attention is small beside the experts
+constexpr int64_t kLargeLayers = 80;  // of Llama 2 70B, whose heads share few values
 
 // True for the first and the last eighth of n, and for every third between.
 bool is_sensitive(int64_t i, int64_t n) {
@@ -51,9 +51,10 @@ class Mix {
  public:
   Mix(const ModelConfig& config, const std::vector<ParamRecord>& records, DType base)
       : base_(base), layers_(config.num_layers), few_experts_(experts_of(config) == kFewExperts) {
-    large_llama_ = config.model_type == "llama" && layers_ == kLlama70Layers && shares_values(config);
     values_ = std::count_if(records.begin(), records.end(),
                             [](const ParamRecord& record) { return role_of(record) == Role::kValue; });
+    // A family is not named here: attention in every layer, with few values, is what tells these models.
+    large_ = layers_ == kLargeLayers && values_ == layers_ && shares_values(config);
   }
 
   // The type of a matrix in a layer; called in the order of the layers.
@@ -76,12 +77,12 @@ class Mix {
   DType value(int64_t i) const {
     if (few_experts_) return DType::kQ8;
     if (is_sensitive(i, values_)) return DType::kQ6K;
-    return large_llama_ && base_ == DType::kQ4K ? DType::kQ5K : base_;
+    return large_ && base_ == DType::kQ4K ? DType::kQ5K : base_;
   }
 
   DType base_;
   int64_t layers_ = 0, values_ = 0, value_ = 0;
-  bool few_experts_ = false, large_llama_ = false;
+  bool few_experts_ = false, large_ = false;
 };
 
 }  // namespace

@@ -62,6 +62,16 @@ TEST_F(Mixes, LayersOfALlama) {
   EXPECT_EQ(layers_with(types_for(llama(6), DType::kQ4K), "ffn.down.weight", DType::kQ6K), (Layers{2, 5}));
 }
 
+TEST_F(Mixes, EightyLayersWithFewValues) {
+  const std::string part = "full_attention.v_proj.weight";
+  WeightTypes types = types_for(llama(80), DType::kQ4K);
+  EXPECT_EQ(layers_with(types, part, DType::kQ4K), Layers{});
+  EXPECT_EQ(layers_with(types, part, DType::kQ5K).size() + layers_with(types, part, DType::kQ6K).size(), 80u);
+  EXPECT_EQ(layers_with(types, "full_attention.k_proj.weight", DType::kQ4K).size(), 80u);
+  types = types_for(llama(79), DType::kQ4K);
+  EXPECT_EQ(layers_with(types, part, DType::kQ5K), Layers{});
+}
+
 TEST_F(Mixes, ASharedTableIsAHead) {
   const WeightTypes types = types_for(llama(2, R"(, "tie_word_embeddings": true)"), DType::kQ4K);
   EXPECT_EQ(types.by_name.at("embeddings.weight"), DType::kQ6K);

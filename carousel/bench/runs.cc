@@ -6,11 +6,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "carousel/bench/samples.h"
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
 #include "carousel/core/rng.h"
+#include "carousel/cpu/bounds.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
 
@@ -24,11 +26,11 @@ constexpr int64_t kDrawn = int64_t{1} << 18;  // values drawn once and repeated 
 /// Random blocks of a type that is not encoded here, with values of the size of `scale`.
 void draw_blocks(Rng& rng, DType dtype, float scale, std::byte* out, size_t size_bytes) {
   const size_t block_bytes = dtype_bytes(dtype, block_values(dtype));
-  const ScalePlace place = scale_place(dtype);
+  const BlockForm& form = block_form(dtype);
   const F16 d = to_f16(4 * scale * largest_value(DType::kF16) / largest_value(dtype));
   for (size_t i = 0; i < size_bytes; ++i) out[i] = static_cast<std::byte>(rng.bits() >> 24);
   for (std::byte* block = out; block < out + size_bytes; block += block_bytes) {
-    for (size_t s = 0; s < place.count; ++s) std::memcpy(block + place.scale + s * sizeof d, &d, sizeof d);
+    for (size_t s = 0; s < form.scales; ++s) std::memcpy(block + form.scale + s * sizeof d, &d, sizeof d);
   }
 }
 
@@ -91,22 +93,32 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
   return tokens;
 }
 
-// Runs one test on a copy of the state it starts from; returns seconds, or anything when stopped. The copy shares
-// nothing, so that neither the copying nor the first touch of its pages is timed.
+/// Decodes `tokens`, a token of every sequence in each forward.
+void decode(model::Runner& runner, const std::vector<State*>& states, std::span<const int32_t> tokens,
+            const std::function<bool()>& stop) {
+  const std::vector<int64_t> lengths(states.size(), 1);
+  for (size_t begin = 0; begin < tokens.size() && !stop(); begin += states.size()) {
+    runner.logits(runner.forward(tokens.subspan(begin, states.size()), states, lengths))
+        .to_host();  // as a sampler does
+  }
+}
+
+// Runs one test on copies of the state it starts from; returns seconds, or anything when stopped. The copies share
+// nothing, so that neither the copying nor the first touch of their pages is timed.
 double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
                 const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
-  State state = State::from(start.tensors(layout), start.pos(), layout).to(*runner.stream().memory);
+  std::vector<State> sequences;
+  std::vector<State*> states;
+  for (int64_t s = 0; s < test.batch; ++s) {
+    sequences.push_back(State::from(start.tensors(layout), start.pos(), layout).to(*runner.stream().memory));
+  }
+  for (State& state : sequences) states.push_back(&state);
   runner.stop_when(stop);
   const auto begin = std::chrono::steady_clock::now();
   try {
     if (test.decode) {
-      State* const states[] = {&state};
-      const int64_t lengths[] = {1};
-      for (const int32_t& token : tokens) {
-        if (stop()) break;
-        runner.logits(runner.forward({&token, 1}, states, lengths)).to_host();  // as a sampler does, which waits
-      }
-    } else if (const Tensor last = runner.prefill(tokens, state, stop); last.defined()) {
+      decode(runner, states, tokens, stop);
+    } else if (const Tensor last = runner.prefill(tokens, sequences[0], stop); last.defined()) {
       runner.logits(last).to_host();
     }
   } catch (const Error& error) {
@@ -128,39 +140,56 @@ struct Floor {
   }
 };
 
-// Weights are read once per token; the state of fixed size is read and written; keys and values are read.
-Floor decode_floor(const BenchTest& test, const model::ModelCost& cost, const StateLayout& layout,
-                   const Samples& samples) {
-  const auto tokens = static_cast<double>(test.tokens);
-  const double row_bytes = static_cast<double>(layout.page_bytes()) / static_cast<double>(kPageRows);
-  const double seen = static_cast<double>(test.depth) + (tokens + 1) / 2;  // rows of keys and values, on average
-  Floor floor;
-  floor.add(tokens * (static_cast<double>(cost.decode_bytes) + row_bytes * seen), samples.median(&Sample::read));
-  floor.add(tokens * 2 * static_cast<double>(model::fixed_state_bytes(layout)), samples.median(&Sample::scale));
-  return floor;
+/// Seconds that the multiply-adds of `rows` rows need, each against the peak of the type it is computed in.
+void add_products(Floor& floor, const std::map<DType, int64_t>& multiplies, double rows, const Stream& stream,
+                  const Samples& samples) {
+  for (const auto& [dtype, count] : multiplies) {
+    const auto peak = is_block(dtype) ? &Sample::int8 : uses_bf16(stream, dtype) ? &Sample::bf16 : &Sample::f32;
+    floor.add(2 * rows * static_cast<double>(count), samples.median(peak));
+  }
 }
 
-// Two operations per multiply-add of the projections, each against the peak of the type it is computed in, the head
-// for the last row alone; those of the cells against f32.
+/// The bytes of decoding: the weights are read once per forward, whatever the number of sequences; each sequence's
+/// state of fixed size is read and written, its keys and values are read. Where the operations on either take longer
+/// than its bytes, as with many sequences, they are its floor.
+Floor decode_floor(const BenchTest& test, const model::ModelCost& cost, const model::Lm& lm, const Stream& stream,
+                   const Samples& samples) {
+  const StateLayout& layout = lm.state_layout();
+  const auto tokens = static_cast<double>(test.tokens), batch = static_cast<double>(test.batch);
+  const double row_bytes = static_cast<double>(layout.page_bytes()) / static_cast<double>(kPageRows);
+  const double seen = static_cast<double>(test.depth) + (tokens + 1) / 2;  // rows of keys and values, on average
+  Floor weights, memory, products, cells;
+  weights.add(tokens * static_cast<double>(cost.decode_bytes), samples.median(&Sample::read));
+  memory.add(batch * tokens * row_bytes * seen, samples.median(&Sample::read));
+  memory.add(batch * tokens * 2 * static_cast<double>(model::fixed_state_bytes(layout)),
+             samples.median(&Sample::scale));
+  if (test.batch > 1) {
+    add_products(products, cost.body_multiplies, tokens * batch, stream, samples);
+    add_products(products, cost.head_multiplies, tokens * batch, stream, samples);
+    const int64_t middle = test.depth + test.tokens / 2;
+    cells.add(batch * tokens * lm.cell_flops(1, middle), samples.median(&Sample::f32));
+  }
+  return {weights.work + memory.work,
+          std::max(weights.seconds, products.seconds) + std::max(memory.seconds, cells.seconds)};
+}
+
+// Two operations per multiply-add of the projections, the head's for the last row alone; those of the cells against
+// f32.
 Floor prompt_floor(const BenchTest& test, const model::ModelCost& cost, const model::Lm& lm, const Stream& stream,
                    const Samples& samples) {
   Floor floor;
-  const auto add = [&](const std::map<DType, int64_t>& multiplies, double rows) {
-    for (const auto& [dtype, count] : multiplies) {
-      const auto peak = is_block(dtype) ? &Sample::int8 : uses_bf16(stream, dtype) ? &Sample::bf16 : &Sample::f32;
-      floor.add(2 * rows * static_cast<double>(count), samples.median(peak));
-    }
-  };
-  add(cost.body_multiplies, static_cast<double>(test.tokens));
-  add(cost.head_multiplies, 1);
+  add_products(floor, cost.body_multiplies, static_cast<double>(test.tokens), stream, samples);
+  add_products(floor, cost.head_multiplies, 1, stream, samples);
   floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(&Sample::f32));
   return floor;
 }
 
 BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor& floor) {
-  BenchResult result{test, {}, samples.rejected(), 0, 0, 0, 0};
+  BenchResult result;
+  result.test = test;
+  result.rejected = samples.rejected();
   for (const Sample& sample : samples.quiet())
-    result.tokens_per_s.push_back(static_cast<double>(test.tokens) / sample.seconds);
+    result.tokens_per_s.push_back(static_cast<double>(test.tokens * test.batch) / sample.seconds);
   if (samples.empty()) return result;
   result.achieved = floor.work / samples.median(&Sample::seconds) * 1e-9;
   result.bound = floor.work / std::max(floor.seconds, 1e-12) * 1e-9;
@@ -169,14 +198,15 @@ BenchResult summarise(const BenchTest& test, const Samples& samples, const Floor
 
 int64_t rows_of(const BenchTest& test) { return std::min(test.tokens, model::kPrefillRows); }
 
-// The sequences that tests begin with are all held at once, beside the copy of one that runs.
+// The sequences that tests begin with are all held at once, beside the copies that run.
 void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests) {
   size_t starts = 0, running = 0, activations = 0;
   for (const BenchTest& test : tests) {
     starts += lm.state_layout().bytes_at(test.depth);
-    running = std::max(running, lm.state_layout().bytes_at(test.depth + test.tokens));
-    const int64_t rows = test.decode ? 1 : rows_of(test);
-    activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), rows));
+    running = std::max(running, static_cast<size_t>(test.batch) * lm.state_layout().bytes_at(test.depth + test.tokens));
+    const Numerics& native = Numerics::native();
+    activations = std::max(activations, test.decode ? model::decode_activations(lm, stream, native, {}, test.batch)
+                                                    : model::prompt_activations(lm, stream, native, rows_of(test)));
     if (test.depth == 0) continue;
     const int64_t before = std::min(test.depth, model::kPrefillRows);
     activations = std::max(activations, model::prompt_activations(lm, stream, Numerics::native(), before));
@@ -198,22 +228,23 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     runner.stop_when({});
     runner.prefill(random_tokens(tests[i].depth, lm.vocab_size()), starts[i], stop);
     if (stop()) break;
-    const std::vector<int32_t> tokens = random_tokens(tests[i].tokens, lm.vocab_size());
+    const std::vector<int32_t> tokens = random_tokens(tests[i].tokens * tests[i].batch, lm.vocab_size());
     run_once(runner, lm.state_layout(), tests[i], starts[i], tokens,
              stop);  // untimed: memory is allocated and every page touched
     Sampled sampled;
     sampled.run = [&, i, tokens] { return run_once(runner, lm.state_layout(), tests[i], starts[i], tokens, stop); };
     for (const auto* multiplies : {&cost.body_multiplies, &cost.head_multiplies}) {
       for (const auto& [dtype, count] : *multiplies) {
-        sampled.needs_int8 |= !tests[i].decode && is_block(dtype);
-        sampled.needs_bf16 |= !tests[i].decode && uses_bf16(stream, dtype);
+        const bool computes = !tests[i].decode || tests[i].batch > 1;
+        sampled.needs_int8 |= computes && is_block(dtype);
+        sampled.needs_bf16 |= computes && uses_bf16(stream, dtype);
       }
     }
     what.push_back(sampled);
     peaks.push_back(peak_memory_bytes());
     const Numerics& native = Numerics::native();
     activations.push_back(tests[i].decode
-                              ? model::decode_activations(lm, stream, native, starts[i])
+                              ? model::decode_activations(lm, stream, native, starts[i], tests[i].batch)
                               : model::prompt_activations(lm, stream, native, rows_of(tests[i]), starts[i]));
   }
   const std::vector<Samples> samples = take_samples(what, stream, rounds, kMostAttempts * rounds, stop);
@@ -221,10 +252,11 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
   for (size_t i = 0; i < samples.size(); ++i) {
     if (samples[i].empty()) continue;  // stopped before
     results.push_back(summarise(tests[i], samples[i],
-                                tests[i].decode ? decode_floor(tests[i], cost, lm.state_layout(), samples[i])
+                                tests[i].decode ? decode_floor(tests[i], cost, lm, stream, samples[i])
                                                 : prompt_floor(tests[i], cost, lm, stream, samples[i])));
     results.back().peak_bytes = peaks[i];
     results.back().activation_bytes = activations[i];
+    results.back().in_cache = static_cast<size_t>(cost.decode_bytes) < cpu::last_level_cache_bytes();
   }
   return results;
 }

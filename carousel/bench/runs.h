@@ -15,17 +15,19 @@ namespace carousel::bench {
 struct BenchTest {
   bool decode = false;  // token by token; otherwise a prompt and the logits after it
   int64_t tokens = 0;
-  int64_t depth = 0;  // tokens the sequence has seen before
+  int64_t depth = 0;  // tokens a sequence has seen before
+  int64_t batch = 1;  // sequences that decode side by side, a token of each in one forward; 1 for a prompt
 };
 
 struct BenchResult {
   BenchTest test;
-  std::vector<double> tokens_per_s;  // the rate of each quiet sample
+  std::vector<double> tokens_per_s;  // the rate of each quiet sample, all sequences together
   size_t rejected = 0;               // samples a neighbour disturbed
   double achieved = 0;               // median: GB/s read and written (decode), GFLOP/s (prompt)
   double bound = 0;                  // in the same unit, if every part ran at the machine's median bound for it
   size_t peak_bytes = 0;             // of memory the process had held after this test's first run
   size_t activation_bytes = 0;       // of this test alone: what an arena reserves for its first forward and logits
+  bool in_cache = false;             // what a forward reads fits into the last level of cache
 };
 
 /// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring

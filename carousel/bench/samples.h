@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How `carousel bench` takes times on a machine it shares: every sample is taken between probes of its bounds, so that
-// a busy neighbour slows both. If the f32 probe before or after a sample is below nine tenths of the best, the sample
-// is rejected and taken again, a limited number of times.
+// a busy neighbour slows both. A sample is rejected and taken again, a limited number of times, if the f32 probe before
+// or after it is below nine tenths of the best, or if threads of this process waited for a core within it.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ namespace carousel::bench {
 struct Sample {
   double seconds = 0;
   double read = 0, scale = 0, f32 = 0, bf16 = 0, int8 = 0, cache = 0;
-  double quiet = 0;  // the slower of the two f32 probes around it
+  double quiet = 0;   // the slower of the two f32 probes around it
+  double waited = 0;  // seconds that its threads together waited for a core, over the time it took
 };
 
 /// The work that one line of a table times.
@@ -30,7 +31,7 @@ struct Sampled {
 class Samples {
  public:
   void add(const Sample& sample) { all_.push_back(sample); }
-  std::vector<Sample> quiet() const;  // the samples that are not rejected
+  std::vector<Sample> quiet() const;  // the samples that are not rejected: at least one, unless there are none
   size_t rejected() const { return all_.size() - quiet().size(); }
   double median(double Sample::*field) const;  // over the quiet samples
   bool empty() const { return all_.empty(); }

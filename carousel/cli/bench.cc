@@ -66,7 +66,9 @@ std::vector<bench::BenchTest> plan(const BenchOptions& options) {
       if (tokens > 0) tests.push_back({false, tokens, depth});
     }
     for (const int64_t tokens : options.decodes) {
-      if (tokens > 0) tests.push_back({true, tokens, depth});
+      for (const int64_t batch : options.op.batch) {
+        if (tokens > 0) tests.push_back({true, tokens, depth, batch});
+      }
     }
   }
   if (tests.empty()) fail(ErrorKind::kUsage, "bench: got no test, expected -p or -n above 0");
@@ -74,7 +76,8 @@ std::vector<bench::BenchTest> plan(const BenchOptions& options) {
 }
 
 std::string test_name(const bench::BenchTest& test) {
-  const std::string name = fmt::format("{}{}", test.decode ? "tg" : "pp", test.tokens);
+  std::string name = fmt::format("{}{}", test.decode ? "tg" : "pp", test.tokens);
+  if (test.batch > 1) name += fmt::format(" x {}", test.batch);
   return test.depth == 0 ? name : fmt::format("{} @ d{}", name, test.depth);
 }
 
@@ -93,6 +96,19 @@ double deviation(const std::vector<double>& values) {
 
 double percent(const bench::BenchResult& result) { return result.bound > 0 ? 100 * result.achieved / result.bound : 0; }
 
+/// A share of the bound, marked where it does not say how well the memory is used.
+std::string marked_percent(const bench::BenchResult& result) {
+  return fmt::format("{:.1f}{}{}", percent(result), percent(result) > 100 ? " >" : "", result.in_cache ? " c" : "");
+}
+
+/// Says what the marks in the table mean.
+void print_marks(const std::vector<bench::BenchResult>& results) {
+  const auto any = [&](const auto& is) { return std::any_of(results.begin(), results.end(), is); };
+  if (any([](const bench::BenchResult& result) { return percent(result) > 100; })) print_above_mark();
+  if (any([](const bench::BenchResult& result) { return result.in_cache; }))
+    fmt::print("c what a token reads fits into the last level of cache, the bound is that of memory\n");
+}
+
 void print_table(const Label& label, const std::vector<bench::BenchResult>& results) {
   std::vector<std::vector<std::string>> rows = {{"model", "size", "per token", "params", "peak", "backend", "threads",
                                                  "test", "t/s", "achieved", "bound", "% of bound", "rejected"}};
@@ -104,7 +120,7 @@ void print_table(const Label& label, const std::vector<bench::BenchResult>& resu
                     std::to_string(label.threads), test_name(result.test),
                     fmt::format("{:.2f} ± {:.2f}", mean(result.tokens_per_s), deviation(result.tokens_per_s)),
                     fmt::format("{:.1f} {}", result.achieved, unit), fmt::format("{:.1f} {}", result.bound, unit),
-                    fmt::format("{:.1f}", percent(result)),
+                    marked_percent(result),
                     fmt::format("{}/{}", result.rejected, result.rejected + result.tokens_per_s.size())});
   }
   constexpr size_t kNames = 6;  // columns of words, to the left
@@ -122,6 +138,7 @@ void print_table(const Label& label, const std::vector<bench::BenchResult>& resu
     fmt::print("{}\n", line);
     if (r == 0) fmt::print("{}\n", rule);
   }
+  print_marks(results);
 }
 
 Json to_json(const Label& label, const std::vector<bench::BenchResult>& results) {
@@ -137,6 +154,7 @@ Json to_json(const Label& label, const std::vector<bench::BenchResult>& results)
                      {"test", test_name(result.test)},
                      {"tokens", result.test.tokens},
                      {"depth", result.test.depth},
+                     {"batch", result.test.batch},
                      {"tokens_per_s", mean(result.tokens_per_s)},
                      {"tokens_per_s_deviation", deviation(result.tokens_per_s)},
                      {"samples", result.tokens_per_s},
@@ -145,7 +163,9 @@ Json to_json(const Label& label, const std::vector<bench::BenchResult>& results)
                      {"activation_bytes", result.activation_bytes},
                      {result.test.decode ? "gb_per_s" : "gflop_per_s", result.achieved},
                      {"bound", result.bound},
-                     {"percent_of_bound", percent(result)}});
+                     {"percent_of_bound", percent(result)},
+                     {"above_bound", percent(result) > 100},
+                     {"in_cache", result.in_cache}});
   }
   return lines;
 }

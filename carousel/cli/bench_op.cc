@@ -56,23 +56,31 @@ const char* unit_of(const std::string& bound) {
 
 }  // namespace
 
+void print_above_mark() {
+  fmt::print("> above the bound: the machine was slower while the bound was measured than during the test\n");
+}
+
 void print_op_lines(const Json& lines) {
   const bool backward = !lines.empty() && lines.front().contains("backward_seconds");
   fmt::print("{:<10} {:<34} {:>7} {:>12} {:>9} {:>8}  {:<26} {:>7} {:>9}{}\n", "op", "shape", "threads", "us/call",
              "GFLOP/s", "GB/s", "bound", "% of it", "rejected", backward ? "  us/backward  ratio" : "");
+  bool above = false;
   for (const Json& line : lines) {
     const auto number = [&](const char* key) { return line.at(key).get<double>(); };
     const auto bound = line.at("bound").get<std::string>();
-    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7.1f} {:>9}{}\n",
+    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7} {:>9}{}\n",
                line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
                1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
-               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)), number("percent_of_bound"),
+               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)),
+               fmt::format("{:.1f}{}", number("percent_of_bound"), number("percent_of_bound") > 100 ? " >" : ""),
                fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
                            line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()),
                backward
                    ? fmt::format("  {:>11.1f} {:>6.2f}", 1e6 * number("backward_seconds"), number("backward_ratio"))
                    : "");
+    above = above || number("percent_of_bound") > 100;
   }
+  if (above) print_above_mark();
 }
 
 Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
@@ -89,7 +97,8 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add_integers(app, "--rows", options.rows, 1, kMaxSize,
                "--op, --train: rows of each sequence (1,512; slstm and --train 512)")
       ->default_str("");
-  add_integers(app, "--batch", options.batch, 1, 65536, "--op, --train: sequences");
+  add_integers(app, "--batch", options.batch, 1, 65536,
+               "Sequences: of --op and --train, and of a model that decode in one forward");
   const auto add = [&](const char* name, int64_t& value, const char* help) {
     add_integer(app, name, value, 1, kMaxSize, help)->default_str("");
   };

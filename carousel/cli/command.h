@@ -33,6 +33,7 @@ std::function<int()> setup_merge(CLI::App& app);
 std::function<int()> setup_plot(CLI::App& app);
 std::function<int()> setup_predict(CLI::App& app);
 std::function<int()> setup_quantize(CLI::App& app);
+std::function<int()> setup_serve(CLI::App& app);
 std::function<int()> setup_tokenize(CLI::App& app);
 std::function<int()> setup_train(CLI::App& app);
 std::function<int()> setup_verify(CLI::App& app);

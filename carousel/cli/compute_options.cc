@@ -48,7 +48,9 @@ void Machine::add_cpu_options(CLI::App& app) {
 }
 
 void Machine::add_compute(CLI::App& app) {
-  add_choice(app, "--compute", compute, {"f32", "bf16"}, "Products with bf16 weights; bf16 rounds their input");
+  compute = "auto";
+  add_choice(app, "--compute", compute, {"auto", "f32", "bf16"},
+             "Products with bf16 weights; bf16 rounds their input, auto is f32");
 }
 
 Stream Machine::stream() {

@@ -17,11 +17,12 @@ struct Machine {
   int threads = 0;  // 0: the physical cores
   std::string device = "cpu";
   std::string isa = "auto";
-  std::string compute = "f32";
+  std::string compute = "f32";  // train stores it as --dtype, whose default is f32
   void add_options(CLI::App& app);
   /// Adds all but --device, for commands that run on the CPU alone.
   void add_cpu_options(CLI::App& app);
-  /// Adds --compute, for commands whose models may hold bf16 weights.
+  /// Adds --compute, for commands whose models may hold bf16 weights. Its default, auto, is f32: what bf16 loses is
+  /// above the limit that docs/numerics.md sets for a default.
   void add_compute(CLI::App& app);
   /// Starts the threads, and opens the GPU that was asked for. Throws Error(kUsage) for an instruction set this machine
   /// lacks, Error(kDevice) for a GPU it lacks.

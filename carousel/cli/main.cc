@@ -42,6 +42,7 @@ constexpr Command kCommands[] = {
     {"plot", "Draw the loss curves of training runs", setup_plot},
     {"predict", "Rows of features through a model that is no language model", setup_predict},
     {"quantize", "Write a model's weights in a narrower type", setup_quantize},
+    {"serve", "Answer OpenAI's HTTP requests with a model", setup_serve},
     {"tokenize", "Text to token ids and back", setup_tokenize},
     {"train", "Train a model, or go on with a run", setup_train},
     {"verify", "Compare a model with a reference case", setup_verify},

@@ -16,7 +16,7 @@ struct DTypeRow {
   const char* name;
   size_t unit_bytes;  // of a value, or of a block
   size_t unit_values = 1;
-  // Of a block: the largest multiple of a scale that a value can be, or of two scales together where there are two.
+  // A value of a block is at most so many times its scale, or so many times both scales together where there are two.
   float largest_code = 0;
 };
 constexpr DTypeRow kDTypes[] = {

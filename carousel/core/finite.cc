@@ -35,12 +35,12 @@ std::optional<int64_t> first_with_exponent(const void* values, int64_t count, Wo
 std::optional<int64_t> first_bad_block(const void* values, DType dtype, int64_t count) {
   const size_t in_block = block_values(dtype), block_bytes = dtype_bytes(dtype, in_block);
   const auto blocks = static_cast<int64_t>(dtype_bytes(dtype, static_cast<size_t>(count)) / block_bytes);
-  const ScalePlace place = scale_place(dtype);
+  const BlockForm& form = block_form(dtype);
   const char* block = static_cast<const char*>(values);
   for (int64_t i = 0; i < blocks; ++i, block += block_bytes) {
-    for (size_t s = 0; s < place.count; ++s) {
+    for (size_t s = 0; s < form.scales; ++s) {
       uint16_t scale;
-      std::memcpy(&scale, block + place.scale + s * sizeof scale, sizeof scale);
+      std::memcpy(&scale, block + form.scale + s * sizeof scale, sizeof scale);
       if ((scale & 0x7C00) == 0x7C00) return i * static_cast<int64_t>(in_block);
     }
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Encoding and decoding of the block types, one block of 32 values at a time.
+// Encoding and decoding of the block types, one block at a time.
 #include "carousel/core/quant_blocks.h"
 
 #include <algorithm>
@@ -154,28 +154,10 @@ size_t block_bytes(DType dtype) {
 void decode_block(const std::byte* block, DType dtype, float* out) {
   if (dtype == DType::kQ8) return decode_q8(block, out);
   if (dtype == DType::kQ4) return decode_q4(block, out);
-  block_decoder(dtype)(reinterpret_cast<const uint8_t*>(block), out);
+  block_form(dtype).decode(reinterpret_cast<const uint8_t*>(block), out);
 }
 
 }  // namespace
-
-ScalePlace scale_place(DType dtype) {
-  switch (dtype) {
-    case DType::kQ41:
-    case DType::kQ51:
-    case DType::kQ4K:
-    case DType::kQ5K:
-      return {0, 2};
-    case DType::kQ2K:
-      return {80, 2};
-    case DType::kQ3K:
-      return {108, 1};
-    case DType::kQ6K:
-      return {208, 1};
-    default:
-      return {0, 1};
-  }
-}
 
 void decode_blocks(const void* blocks, DType dtype, float* out, size_t count) {
   const size_t size_bytes = block_bytes(dtype), values = block_values(dtype);

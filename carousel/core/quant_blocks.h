@@ -19,15 +19,12 @@ constexpr size_t kQ4BlockBytes = 18;
 /// The 16 values that a code of IQ4_NL and IQ4_XS chooses from, in multiples of the scale.
 constexpr int kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-/// Where the f16 scales of a block lie: the first at byte `scale`, and the one of minima behind it where there are two.
-struct ScalePlace {
-  size_t scale, count;
+/// What a block of a type is.
+struct BlockForm {
+  void (*decode)(const uint8_t* block, float* out);  // null: Q8 and Q4, which quant_blocks.cc decodes
+  size_t scale, scales;  // byte of its first f16 scale, and how many there are: the second is that of minima
 };
-ScalePlace scale_place(DType dtype);
-
-/// Decodes one block of a type that is no simple block; null for others.
-using BlockDecoder = void (*)(const uint8_t* block, float* out);
-BlockDecoder block_decoder(DType dtype);
+const BlockForm& block_form(DType dtype);
 
 /// Blocks to f32. `count` need not fill the last block; `blocks` needs no alignment.
 void decode_blocks(const void* blocks, DType dtype, float* out, size_t count);

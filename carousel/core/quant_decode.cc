@@ -146,33 +146,25 @@ void iq4_xs(const uint8_t* in, float* out) {
   }
 }
 
+struct TypeForm {
+  DType dtype;
+  BlockForm form;
+};
+constexpr TypeForm kForms[] = {
+    {DType::kQ41, {q4_1, 0, 2}},     {DType::kQ50, {q5_0, 0, 1}},   {DType::kQ51, {q5_1, 0, 2}},
+    {DType::kQ2K, {q2_k, 80, 2}},    {DType::kQ3K, {q3_k, 108, 1}}, {DType::kQ4K, {q4_k, 0, 2}},
+    {DType::kQ5K, {q5_k, 0, 2}},     {DType::kQ6K, {q6_k, 208, 1}}, {DType::kIQ4NL, {iq4_nl, 0, 1}},
+    {DType::kIQ4XS, {iq4_xs, 0, 1}},
+};
+
 }  // namespace
 
-BlockDecoder block_decoder(DType dtype) {
-  switch (dtype) {
-    case DType::kQ41:
-      return q4_1;
-    case DType::kQ50:
-      return q5_0;
-    case DType::kQ51:
-      return q5_1;
-    case DType::kQ2K:
-      return q2_k;
-    case DType::kQ3K:
-      return q3_k;
-    case DType::kQ4K:
-      return q4_k;
-    case DType::kQ5K:
-      return q5_k;
-    case DType::kQ6K:
-      return q6_k;
-    case DType::kIQ4NL:
-      return iq4_nl;
-    case DType::kIQ4XS:
-      return iq4_xs;
-    default:
-      return nullptr;
+const BlockForm& block_form(DType dtype) {
+  static constexpr BlockForm kSimple = {nullptr, 0, 1};
+  for (const TypeForm& one : kForms) {
+    if (one.dtype == dtype) return one.form;
   }
+  return kSimple;
 }
 
 }  // namespace carousel

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <string>
 
 #include "carousel/core/error.h"
 #include "carousel/cpu/bounds_kernels.h"
@@ -18,19 +20,13 @@ constexpr int64_t kUnit = 256;  // floats that the loops take at once
 // One size that fits each level of cache of current machines: L1, L2, and a share of the last level.
 constexpr size_t kCacheSizes[] = {size_t{16} << 10, size_t{256} << 10, size_t{2} << 20};
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 template <class F>
 double seconds_of(const F& f) {
   const auto start = std::chrono::steady_clock::now();
   f();
   return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
-/// The better of two runs: a short loop that was interrupted would pass for a long one.
+/// The best of two runs: a short loop that was interrupted would pass for a long one.
 template <class F>
 double calm_seconds_of(const F& f) {
   const double first = seconds_of(f);
@@ -39,18 +35,32 @@ double calm_seconds_of(const F& f) {
 
 using ComputeKernel = void (*)(const Stream&, const BoundsCompute&);
 
-/// 10^9 operations per second of `kernel` over about `target` seconds; 0 if the set has no such instruction.
-double compute_rate(const Stream& stream, ComputeKernel kernel, const Tensor& results, double target) {
-  int64_t n_flops = 0;
-  BoundsCompute args{kFirstIterations, results.count(), results.f32(), &n_flops};
+/// 10^9 operations per second of one loop of `kernel` over about `target` seconds; 0 if the set has no such
+/// instruction.
+double loop_rate(const Stream& stream, ComputeKernel kernel, BoundsCompute args, double target) {
   for (;;) {
     const double seconds = calm_seconds_of([&] { kernel(stream, args); });
-    if (n_flops == 0) return 0;
+    if (*args.n_flops == 0) return 0;
     if (seconds >= target / 2) {
-      return static_cast<double>(n_flops) * static_cast<double>(args.tasks) / seconds * 1e-9;
+      return static_cast<double>(*args.n_flops) * static_cast<double>(args.tasks) / seconds * 1e-9;
     }
     args.iterations *= 2;
   }
+}
+
+/// The highest rate(loop) of all loops.
+template <class F>
+double best_loop(const F& rate) {
+  double best = 0;
+  for (int loop = 0; loop < kBoundsLoops; ++loop) best = std::max(best, rate(loop));
+  return best;
+}
+
+double compute_rate(const Stream& stream, ComputeKernel kernel, const Tensor& results, double target) {
+  int64_t n_flops = 0;
+  return best_loop([&](int loop) {
+    return loop_rate(stream, kernel, {loop, kFirstIterations, results.count(), results.f32(), &n_flops}, target);
+  });
 }
 
 }  // namespace
@@ -65,15 +75,19 @@ BoundsProbe::BoundsProbe(const Stream& stream, size_t memory_bytes, double secon
 }
 
 double BoundsProbe::read_gb_per_s() {
-  const BoundsMemory args{memory_.f32(), count_, tasks_, results_.f32()};
-  const double seconds = seconds_of([&] { kernels::bounds_read(stream_, args); });
-  return static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+  return best_loop([&](int loop) {
+    const BoundsMemory args{loop, memory_.f32(), count_, tasks_, results_.f32()};
+    const double seconds = calm_seconds_of([&] { kernels::bounds_read(stream_, args); });
+    return static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+  });
 }
 
 double BoundsProbe::scale_gb_per_s() {
-  const BoundsMemory args{memory_.f32(), count_, tasks_, results_.f32()};
-  const double seconds = seconds_of([&] { kernels::bounds_scale(stream_, args); });
-  return 2 * static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+  return best_loop([&](int loop) {
+    const BoundsMemory args{loop, memory_.f32(), count_, tasks_, results_.f32()};
+    const double seconds = calm_seconds_of([&] { kernels::bounds_scale(stream_, args); });
+    return 2 * static_cast<double>(memory_.size_bytes()) / seconds * 1e-9;
+  });
 }
 
 double BoundsProbe::f32_gflop_per_s() { return compute_rate(stream_, kernels::bounds_f32, results_, seconds_); }
@@ -84,33 +98,44 @@ double BoundsProbe::cache_read_gb_per_s(size_t bytes_per_thread) {
   const int64_t threads = stream_.pool->threads();
   const int64_t asked = static_cast<int64_t>(bytes_per_thread / sizeof(float)) / kUnit * kUnit;
   const int64_t count = std::clamp<int64_t>(asked, kUnit, count_ / threads / kUnit * kUnit);
-  BoundsCache args{memory_.f32(), count, threads, 1, results_.f32()};
-  kernels::bounds_cache(stream_, args);  // reads x into the caches
-  for (;;) {
-    const double seconds = calm_seconds_of([&] { kernels::bounds_cache(stream_, args); });
-    if (seconds >= seconds_ / 2) {
-      const double floats = static_cast<double>(count) * static_cast<double>(threads * args.passes);
-      return floats * sizeof(float) / seconds * 1e-9;
+  return best_loop([&](int loop) {
+    BoundsCache args{loop, memory_.f32(), count, threads, 1, results_.f32()};
+    kernels::bounds_cache(stream_, args);  // reads x into the caches
+    for (;;) {
+      const double seconds = calm_seconds_of([&] { kernels::bounds_cache(stream_, args); });
+      if (seconds >= seconds_ / 2) {
+        const double floats = static_cast<double>(count) * static_cast<double>(threads * args.passes);
+        return floats * sizeof(float) / seconds * 1e-9;
+      }
+      args.passes *= 2;
     }
-    args.passes *= 2;
-  }
+  });
 }
 
 Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes) {
   CAROUSEL_ASSERT(rounds >= 1);
   BoundsProbe probe(stream, memory_bytes, kProbeSeconds);
-  std::vector<double> read, scale, f32, bf16, int8, caches[std::size(kCacheSizes)];
+  Bounds best;
+  for (const size_t bytes : kCacheSizes) best.caches.push_back({bytes, 0});
+  const auto raise = [](double& rate, double seen) { rate = std::max(rate, seen); };
   for (int round = 0; round < rounds; ++round) {
-    read.push_back(probe.read_gb_per_s());
-    scale.push_back(probe.scale_gb_per_s());
-    f32.push_back(probe.f32_gflop_per_s());
-    bf16.push_back(probe.bf16_gflop_per_s());
-    int8.push_back(probe.int8_gop_per_s());
-    for (size_t i = 0; i < std::size(kCacheSizes); ++i) caches[i].push_back(probe.cache_read_gb_per_s(kCacheSizes[i]));
+    raise(best.read_gb_per_s, probe.read_gb_per_s());
+    raise(best.scale_gb_per_s, probe.scale_gb_per_s());
+    raise(best.f32_gflop_per_s, probe.f32_gflop_per_s());
+    raise(best.bf16_gflop_per_s, probe.bf16_gflop_per_s());
+    raise(best.int8_gop_per_s, probe.int8_gop_per_s());
+    for (CacheRead& cache : best.caches) raise(cache.gb_per_s, probe.cache_read_gb_per_s(cache.bytes_per_thread));
   }
-  Bounds bounds{median(read), median(scale), median(f32), median(bf16), median(int8), {}};
-  for (size_t i = 0; i < std::size(kCacheSizes); ++i) bounds.caches.push_back({kCacheSizes[i], median(caches[i])});
-  return bounds;
+  return best;
+}
+
+size_t last_level_cache_bytes() {
+  size_t kibibytes = 0;
+  for (const char* level : {"index3", "index2"}) {
+    std::ifstream file(std::string("/sys/devices/system/cpu/cpu0/cache/") + level + "/size");  // "32768K"
+    if (file >> kibibytes) return kibibytes << 10;
+  }
+  return 0;
 }
 
 }  // namespace carousel::cpu

@@ -25,7 +25,8 @@ struct Bounds {
   std::vector<CacheRead> caches;
 };
 
-/// Measures one bound at a time, once per call. The probe allocates all its memory when it is built.
+/// Measures one bound at a time: a call gives the best of several loops, each run twice. The probe allocates all its
+/// memory when it is built.
 class BoundsProbe {
  public:
   /// `memory_bytes` should be many times the last-level cache; a compute or cache probe takes `seconds`. Throws
@@ -46,8 +47,11 @@ class BoundsProbe {
   Tensor results_;  // [tasks]
 };
 
-/// Medians over `rounds` rounds (at least 1), each of which measures every bound once, on the stream's instruction set
+/// The best of `rounds` rounds (at least 1), each of which measures every bound once, on the stream's instruction set
 /// and threads. Throws Error(kIo) where the system refuses the memory.
 Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes = size_t{1} << 30);
+
+/// Bytes of the last level of cache, which cores share; 0 where the system does not tell.
+size_t last_level_cache_bytes();
 
 }  // namespace carousel::cpu

@@ -8,19 +8,25 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-constexpr int kChains = 12;  // latency 4 times 2 units needs 8; 16 registers hold no more
+// Latency 4 times 2 units needs 8 chains; bf16 dot products of latency 6 and more need 16 to reach their peak.
+#if defined(__AVX512F__) || defined(CAROUSEL_NEON)
+constexpr int kFewChains = 12, kManyChains = 20;  // of 32 registers
+#else
+constexpr int kFewChains = 8, kManyChains = 12;  // of 16 registers
+#endif
 constexpr int kStreamVecs = 8;
 constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kCachePiece = 16384;  // floats read in one direction
 
 void prefetch(const float* p) { prefetch_near(reinterpret_cast<const char*>(p) + kPrefetchBytes); }
 
+template <bool kPrefetches>
 float read_piece(const float* x, int64_t count) {
   Vec sums[kStreamVecs] = {};
   for (int64_t i = 0; i < count; i += kStreamVecs * kLanes) {
 #pragma GCC unroll 8
     for (int v = 0; v < kStreamVecs; ++v) {
-      if (v * kLanes % 16 == 0) prefetch(x + i + v * kLanes);
+      if (kPrefetches && v * kLanes % 16 == 0) prefetch(x + i + v * kLanes);
       sums[v] += load(x + i + v * kLanes);
     }
   }
@@ -28,27 +34,29 @@ float read_piece(const float* x, int64_t count) {
   return sum(sums[0]);
 }
 
+template <bool kPrefetches>
 float scale_piece(float* x, int64_t count) {
   const Vec c = set1(0.9999f);
   for (int64_t i = 0; i < count; i += kStreamVecs * kLanes) {
 #pragma GCC unroll 8
     for (int v = 0; v < kStreamVecs; ++v) {
-      if (v * kLanes % 16 == 0) prefetch(x + i + v * kLanes);
+      if (kPrefetches && v * kLanes % 16 == 0) prefetch(x + i + v * kLanes);
       store(x + i + v * kLanes, load(x + i + v * kLanes) * c);
     }
   }
   return x[0];
 }
 
-/// Reads x in pieces, forth and back: a level that cannot hold all of it then keeps more than when x is read round and
-/// round, which was 25% slower at the size of the second level. There is no prefetch: in the caches it would only take
-/// the slot of a load.
+/// Reads x in pieces, forth and back or round and round. A level that cannot hold all of x keeps more of it forth and
+/// back: round and round was 25% slower at the size of the second level. There is no prefetch: in the caches it would
+/// only take the slot of a load.
+template <bool kTurns>
 float read_again(const float* x, int64_t count, int64_t passes) {
   Vec sums[kStreamVecs] = {};
   const int64_t pieces = (count + kCachePiece - 1) / kCachePiece;
   for (int64_t pass = 0; pass < passes; ++pass) {
     for (int64_t n = 0; n < pieces; ++n) {
-      const int64_t begin = (pass % 2 == 0 ? n : pieces - 1 - n) * kCachePiece;
+      const int64_t begin = (!kTurns || pass % 2 == 0 ? n : pieces - 1 - n) * kCachePiece;
       const int64_t end = count - begin < kCachePiece ? count : begin + kCachePiece;
       for (int64_t i = begin; i < end; i += kStreamVecs * kLanes) {
 #pragma GCC unroll 8
@@ -61,62 +69,75 @@ float read_again(const float* x, int64_t count, int64_t passes) {
   return sum(sums[0]);
 }
 
-/// Chains from different values, or the compiler would see one chain twelve times and run it once.
+/// Chains from different values, or the compiler would see one chain many times and run it once.
+template <int kChains>
 void start_chains(Vec (&y)[kChains], float scale) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int j = 0; j < kChains; ++j) y[j] = set1(scale * static_cast<float>(j));
 }
 
+/// Takes so many steps of every chain, and returns the sum of where they end.
+template <int kChains, class V, class Step>
+CAROUSEL_INLINE V run_chains(V (&y)[kChains], int64_t iterations, const Step& step) {
+  for (int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) y[j] = step(y[j]);
+  }
+  for (int j = 1; j < kChains; ++j) y[0] += y[j];
+  return y[0];
+}
+
 /// Chains of y = y * m + c.
+template <int kChains>
 float f32_chains(int64_t iterations, float m, float c) {
   const Vec m_v = set1(m), c_v = set1(c);
   Vec y[kChains];
   start_chains(y, c);
-  for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kChains; ++j) y[j] = fma(y[j], m_v, c_v);
-  }
-  for (int j = 1; j < kChains; ++j) y[0] += y[j];
-  return sum(y[0]);
+  return sum(run_chains(y, iterations, [&](Vec v) CAROUSEL_INLINE_LAMBDA { return fma(v, m_v, c_v); }));
 }
+
+#if defined(__AVX512BF16__)
+template <int kChains>
+float bf16_chains(int64_t iterations, float value) {
+  const __m512bh b = reinterpret_cast<__m512bh>(set1(value));
+  Vec y[kChains];
+  start_chains(y, value);
+  return sum(run_chains(y, iterations, [&](Vec v) CAROUSEL_INLINE_LAMBDA { return Vec(_mm512_dpbf16_ps(v, b, b)); }));
+}
+#endif
+
+int64_t chains(const BoundsCompute& a) { return a.loop == 0 ? kFewChains : kManyChains; }
 
 }  // namespace
 
 void bounds_read(const Stream& stream, const BoundsMemory& a) {
+  const auto read = a.loop == 0 ? read_piece<true> : read_piece<false>;
   const int64_t piece = a.count / a.tasks;
-  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = read_piece(a.x + i * piece, piece); });
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = read(a.x + i * piece, piece); });
 }
 
 void bounds_scale(const Stream& stream, const BoundsMemory& a) {
+  const auto scale = a.loop == 0 ? scale_piece<true> : scale_piece<false>;
   const int64_t piece = a.count / a.tasks;
-  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = scale_piece(a.x + i * piece, piece); });
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = scale(a.x + i * piece, piece); });
 }
 
 void bounds_cache(const Stream& stream, const BoundsCache& a) {
-  parallel_for(*stream.pool, a.tasks,
-               [&](int64_t i) { a.results[i] = read_again(a.x + i * a.count, a.count, a.passes); });
+  const auto read = a.loop == 0 ? read_again<true> : read_again<false>;
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = read(a.x + i * a.count, a.count, a.passes); });
 }
 
 void bounds_f32(const Stream& stream, const BoundsCompute& a) {
-  *a.n_flops = a.iterations * kChains * kLanes * 2;
-  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = f32_chains(a.iterations, 0.999f, 0.001f); });
+  *a.n_flops = a.iterations * chains(a) * kLanes * 2;
+  const auto run = a.loop == 0 ? f32_chains<kFewChains> : f32_chains<kManyChains>;
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = run(a.iterations, 0.999f, 0.001f); });
 }
 
 #if defined(__AVX512BF16__)
 void bounds_bf16(const Stream& stream, const BoundsCompute& a) {
-  *a.n_flops = a.iterations * kChains * kLanes * 4;
-  parallel_for(*stream.pool, a.tasks, [&](int64_t i) {
-    const float value = static_cast<float>(i + 1);
-    const __m512bh b = reinterpret_cast<__m512bh>(set1(value));
-    Vec y[kChains];
-    start_chains(y, value);
-    for (int64_t n = 0; n < a.iterations; ++n) {
-#pragma GCC unroll 16
-      for (int j = 0; j < kChains; ++j) y[j] = _mm512_dpbf16_ps(y[j], b, b);
-    }
-    for (int j = 1; j < kChains; ++j) y[0] += y[j];
-    a.results[i] = sum(y[0]);
-  });
+  *a.n_flops = a.iterations * chains(a) * kLanes * 4;
+  const auto run = a.loop == 0 ? bf16_chains<kFewChains> : bf16_chains<kManyChains>;
+  parallel_for(*stream.pool, a.tasks, [&](int64_t i) { a.results[i] = run(a.iterations, static_cast<float>(i + 1)); });
 }
 #else
 void bounds_bf16(const Stream&, const BoundsCompute& a) { *a.n_flops = 0; }
@@ -150,22 +171,23 @@ constexpr int64_t kBytesPerLane = 4;
 constexpr int64_t kBytesPerLane = 1;
 #endif
 
+template <int kChains>
+float int8_chains(int64_t iterations, int32_t value) {
+  const IntVec x = IntVec{} + value;
+  IntVec y[kChains];
+#pragma GCC unroll 32
+  for (int j = 0; j < kChains; ++j) y[j] = IntVec{} + j;
+  const auto step = [&](IntVec v) CAROUSEL_INLINE_LAMBDA { return dot_bytes(v, x, v); };
+  return static_cast<float>(run_chains(y, iterations, step)[0]);
+}
+
 }  // namespace
 
 void bounds_int8(const Stream& stream, const BoundsCompute& a) {
-  *a.n_flops = a.iterations * kChains * kLanes * kBytesPerLane * 2;
-  parallel_for(*stream.pool, a.tasks, [&](int64_t i) {
-    const IntVec x = IntVec{} + static_cast<int32_t>(0x01020304 + i);
-    IntVec y[kChains];
-#pragma GCC unroll 16
-    for (int j = 0; j < kChains; ++j) y[j] = IntVec{} + j;
-    for (int64_t n = 0; n < a.iterations; ++n) {
-#pragma GCC unroll 16
-      for (int j = 0; j < kChains; ++j) y[j] = dot_bytes(y[j], x, y[j]);
-    }
-    for (int j = 1; j < kChains; ++j) y[0] += y[j];
-    a.results[i] = static_cast<float>(y[0][0]);
-  });
+  *a.n_flops = a.iterations * chains(a) * kLanes * kBytesPerLane * 2;
+  const auto run = a.loop == 0 ? int8_chains<kFewChains> : int8_chains<kManyChains>;
+  parallel_for(*stream.pool, a.tasks,
+               [&](int64_t i) { a.results[i] = run(a.iterations, static_cast<int32_t>(0x01020304 + i)); });
 }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

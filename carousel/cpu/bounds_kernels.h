@@ -8,7 +8,11 @@
 
 namespace carousel::cpu {
 
+/// Loops of each kind, numbered from 0: no one of them is the fastest on every machine.
+constexpr int kBoundsLoops = 2;
+
 struct BoundsMemory {
+  int loop;        // 0: prefetches, 1: leaves that to the hardware
   float* x;        // [count]
   int64_t count;   // a multiple of 256 * tasks
   int64_t tasks;   // contiguous pieces of x that the threads claim
@@ -16,6 +20,7 @@ struct BoundsMemory {
 };
 
 struct BoundsCache {
+  int loop;        // 0: forth and back, 1: round and round
   const float* x;  // [tasks, count]
   int64_t count;   // floats of one task, a multiple of 256
   int64_t tasks;   // one per thread
@@ -24,6 +29,7 @@ struct BoundsCache {
 };
 
 struct BoundsCompute {
+  int loop;  // 0: few chains, 1: as many as the registers hold
   int64_t iterations;
   int64_t tasks;
   float* results;    // [tasks]

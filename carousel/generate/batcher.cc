@@ -9,8 +9,9 @@
 // 3. A tick takes all its rows or none. A stopped forward puts back every state it was given; history, read and pending
 //    change only after a forward that was not stopped.
 // 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
-// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. The
-//    rest of the batch decides which tick reads a slab, never where it is cut.
+// 5. A slab of a prompt ends where its sequence's position is a multiple of kPrefillRows, or at the prompt's end. Where
+//    ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So
+//    the rest of the batch decides which tick reads a row, and no result.
 // 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
@@ -20,6 +21,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/generate/stop.h"
+#include "carousel/ops/mlstm/mlstm.h"
 #include "carousel/ops/rows/rows.h"
 #include "carousel/text/tokenizer.h"
 
@@ -54,19 +56,8 @@ void check_request(const Request& request, int64_t vocab_size) {
 }  // namespace
 
 std::string_view stop_reason_name(StopReason reason) {
-  switch (reason) {
-    case StopReason::kEndToken:
-      return "end_token";
-    case StopReason::kStopString:
-      return "stop_string";
-    case StopReason::kLength:
-      return "length";
-    case StopReason::kCancelled:
-      return "cancelled";
-    case StopReason::kFailed:
-      break;
-  }
-  return "failed";
+  constexpr std::string_view kNames[] = {"end_token", "stop_string", "length", "cancelled", "failed"};
+  return kNames[static_cast<size_t>(reason)];
 }
 
 struct Batcher::Sequence {
@@ -80,6 +71,7 @@ struct Batcher::Sequence {
   bool reading() const { return read < request->prompt.size(); }
 
   std::shared_ptr<const Request> request;  // shared with its other samples; its state and logits were moved out
+  uint64_t number = 0;                     // of the request
   int64_t sample = 0;                      // which of the request's samples
   State state;                             // the memory of all tokens run
   std::vector<int32_t> history;            // [state.pos()] with keep_state
@@ -121,7 +113,7 @@ void Batcher::prime(Sequence& sequence) const {
   }
 }
 
-void Batcher::submit(Request request) {
+uint64_t Batcher::submit(Request request) {
   check_request(request, model_.lm->vocab_size());
   Sampler sampler(request.sampler, model_.lm->vocab_size(), sampleable_, model_.end_tokens, request.seed,
                   request.stream);
@@ -133,8 +125,10 @@ void Batcher::submit(Request request) {
   sequence->logits = shared->logits.to_host();
   shared->logits = Tensor();
   if (shared->keep_state) sequence->history = shared->history;
+  sequence->number = ++submitted_;
   prime(*sequence);
   born_.push_back(std::move(sequence));
+  return submitted_;
 }
 
 std::optional<model::SavedState> Batcher::prefix() const {
@@ -142,6 +136,23 @@ std::optional<model::SavedState> Batcher::prefix() const {
   const Sequence& first = live_.empty() ? *born_.front() : *live_.front();
   if (!first.request->keep_state || !first.reading()) return {};
   return model::SavedState{first.state, first.history, {}};
+}
+
+/// How many of a sequence's rows this tick takes, beside those it took of others; 0: none.
+int64_t Batcher::slab_of(const Sequence& sequence, const Rows& taken) const {
+  const auto left = static_cast<int64_t>(sequence.rest().size());
+  if (!sequence.reading()) return left;
+  const int64_t pos = sequence.state.pos();
+  int64_t whole = std::min(model::kPrefillRows - pos % model::kPrefillRows, left);
+  const std::vector<int64_t>& marks = sequence.request->marks;
+  const auto mark = std::upper_bound(marks.begin(), marks.end(), pos);
+  if (mark != marks.end()) whole = std::min(whole, *mark - pos);
+  if (taken.prompt > 0 && taken.prompt + taken.decode + whole > kTickRows) return 0;
+  const int64_t room = prompt_rows_ - taken.prompt;
+  if (whole <= room) return whole;
+  const int64_t piece = std::min(ops::kMlstmChunk - pos % ops::kMlstmChunk, left);
+  if (piece > room) return taken.prompt > 0 ? 0 : piece;
+  return (pos + room) / ops::kMlstmChunk * ops::kMlstmChunk - pos;
 }
 
 /// Lays out the forward: single tokens first, then slabs of prompts in order of arrival while they fit.
@@ -157,21 +168,26 @@ Batcher::Rows Batcher::gather() {
     for (const auto& sequence : live_) {
       const std::span<const int32_t> rest = sequence->rest();
       if (rest.empty() || sequence->reading() != prompts) continue;
-      const auto left = static_cast<int64_t>(rest.size());
-      const int64_t slab = std::min(model::kPrefillRows - sequence->state.pos() % model::kPrefillRows, left);
+      const int64_t slab = slab_of(*sequence, rows);
+      if (slab == 0) continue;
       const auto total = static_cast<int64_t>(tokens_.size());
-      if (prompts && rows.prompt > 0 && total + slab > kTickRows) continue;
       tokens_.insert(tokens_.end(), rest.begin(), rest.begin() + slab);
       states_.push_back(&sequence->state);
       lengths_.push_back(slab);
       batch_.push_back(sequence.get());
       (prompts ? rows.prompt : rows.decode) += slab;
-      if (slab < left) continue;
+      if (slab < static_cast<int64_t>(rest.size())) continue;
       due_.push_back(sequence.get());
       due_rows_.push_back(total + slab - 1);
     }
   }
   return rows;
+}
+
+void Batcher::report_mark(const Sequence& sequence) const {
+  const Request& request = *sequence.request;
+  const bool marked = std::binary_search(request.marks.begin(), request.marks.end(), sequence.state.pos());
+  if (marked && request.on_mark) request.on_mark(sequence.state);
 }
 
 /// hidden [N, D] -> logits [R, V] of the due rows, on the host.
@@ -219,6 +235,7 @@ Batcher::Rows Batcher::tick() {
       }
       if (sequence.reading()) {
         sequence.read += length;
+        report_mark(sequence);
       } else {
         sequence.pending.reset();
       }
@@ -274,6 +291,7 @@ void Batcher::fork(Sequence& first, const Tensor& logits) {
   for (int64_t k = 1; k < first.request->samples; ++k) {
     auto copy = std::make_unique<Sequence>(first.request, first.sampler);
     copy->sampler.set_stream(first.request->stream + static_cast<uint64_t>(k));
+    copy->number = first.number;
     copy->sample = k;
     copy->state = first.state;
     copy->history = first.history;
@@ -345,29 +363,27 @@ void Batcher::sweep() {
   std::erase_if(born_, done);
 }
 
-void Batcher::cancel() {
+void Batcher::cancel_where(const std::function<bool(const Sequence&)>& concerns) {
   for (auto& sequence : born_) live_.push_back(std::move(sequence));
   born_.clear();
   for (size_t i = 0; i < live_.size(); ++i) {
-    if (!live_[i]->ending) end(*live_[i], StopReason::kCancelled, live_[i]->logits);
+    Sequence& sequence = *live_[i];
+    if (!sequence.ending && concerns(sequence)) end(sequence, StopReason::kCancelled, sequence.logits);
   }
   sweep();
 }
 
-void generate(const model::Model& model, const Stream& stream, Request request, const std::function<bool()>& stop) {
-  Batcher batcher(model, stream);
-  batcher.submit(std::move(request));
-  batcher.stop_when(stop);
-  bool cancelled = false;
-  while (batcher.live() > 0) {
-    if (!cancelled && stop && stop()) {
-      cancelled = true;
-      batcher.stop_when({});
-      batcher.cancel();
-    } else {
-      batcher.tick();
-    }
-  }
+void Batcher::cancel() {
+  cancel_where([](const Sequence&) { return true; });
+}
+
+void Batcher::cancel(uint64_t number) {
+  cancel_where([&](const Sequence& sequence) { return sequence.number == number; });
+}
+
+void Batcher::drop() {
+  live_.clear();
+  born_.clear();
 }
 
 }  // namespace carousel::generate

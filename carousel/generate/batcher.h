@@ -49,19 +49,21 @@ struct Finished {
 };
 
 struct Request {
-  std::vector<int32_t> prompt;                   // follows what `state` has seen
-  State state;                                   // empty: from the start
-  std::vector<int32_t> history;                  // [state.pos()] the tokens it has seen; penalties count them
-  Tensor logits;                                 // [V] after the last of them: required when there is no prompt
-  SamplerParams sampler;                         // how tokens are chosen
-  uint64_t seed = 0;                             // seed of the random numbers
-  uint64_t stream = 0;                           // sample k draws from stream + k
-  int64_t samples = 1;                           // continuations of the one prompt, forked when it has been read
-  int64_t max_tokens = -1;                       // tokens of each sample; -1: no limit
-  std::vector<std::string> stop;                 // a text that ends a sample, and is not emitted
-  bool logprobs = false;                         // fill Emitted::logprob and top
-  int64_t top_logprobs = 0;                      // how many of the likeliest tokens to report
-  bool keep_state = false;                       // fill Finished::state, history and logits
+  std::vector<int32_t> prompt;                // follows what `state` has seen
+  State state;                                // empty: from the start
+  std::vector<int32_t> history;               // [state.pos()] the tokens it has seen; penalties count them
+  Tensor logits;                              // [V] after the last of them: required when there is no prompt
+  SamplerParams sampler;                      // how tokens are chosen
+  uint64_t seed = 0;                          // seed of the random numbers
+  uint64_t stream = 0;                        // sample k draws from stream + k
+  int64_t samples = 1;                        // continuations of the one prompt, forked when it has been read
+  int64_t max_tokens = -1;                    // tokens of each sample; -1: no limit
+  std::vector<std::string> stop;              // a text that ends a sample, and is not emitted
+  bool logprobs = false;                      // fill Emitted::logprob and top
+  int64_t top_logprobs = 0;                   // how many of the likeliest tokens to report
+  bool keep_state = false;                    // fill Finished::state, history and logits
+  std::vector<int64_t> marks;                 // ascending positions, multiples of ops::kMlstmChunk, to report states at
+  std::function<void(const State&)> on_mark;  // called with the state there, while the prompt is read
   std::function<bool(const Emitted&)> on_token;  // called for each token; false cancels this sample
   std::function<void(Finished&)> on_finish;      // called once per sample
 };
@@ -74,9 +76,9 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  /// Queues a request. Throws Error(kInput): neither prompt nor logits, a token outside the vocabulary, sampler
-  /// values out of range.
-  void submit(Request request);
+  /// Queues a request, and returns its number. Throws Error(kInput): neither prompt nor logits, a token outside the
+  /// vocabulary, sampler values out of range.
+  uint64_t submit(Request request);
   size_t live() const { return live_.size() + born_.size(); }  // sequences not finished
   /// What the first sequence has read so far, while it reads its prompt and if it keeps a state. Call it between ticks.
   std::optional<model::SavedState> prefix() const;
@@ -86,6 +88,9 @@ class Batcher {
     int64_t decode = 0;   // rows of sampled tokens
     int64_t sampled = 0;  // tokens sampled
   };
+  /// From now on a tick reads at most so many rows of prompts, but one piece of ops::kMlstmChunk rows at least. Prompts
+  /// are then cut at multiples of it, which changes no bit.
+  void limit_prompts(int64_t rows) { prompt_rows_ = rows; }
   /// From now on `stop` is asked within forwards that read prompts; true takes back what the tick has done.
   void stop_when(std::function<bool()> stop) { stop_ = std::move(stop); }
   /// One forward for all live sequences; samples, calls back, retires what is finished. Callbacks may submit, not
@@ -93,10 +98,17 @@ class Batcher {
   Rows tick();
   /// Ends every sequence: at once, or after the tick that brings a kept state up to its text.
   void cancel();
+  /// The same for the sequences of one request; nothing where it has ended.
+  void cancel(uint64_t number);
+  /// Forgets every sequence, and tells nobody: what remains after a tick that threw.
+  void drop();
 
  private:
   struct Sequence;
   Rows gather();
+  int64_t slab_of(const Sequence& sequence, const Rows& taken) const;
+  void report_mark(const Sequence& sequence) const;
+  void cancel_where(const std::function<bool(const Sequence&)>& concerns);
   Tensor due_logits(const Tensor& hidden);  // on the host
   void settle(Sequence& sequence, const Tensor& logits);
   void fork(Sequence& first, const Tensor& logits);
@@ -114,6 +126,8 @@ class Batcher {
   std::vector<std::unique_ptr<Sequence>> live_;
   std::vector<std::unique_ptr<Sequence>> born_;  // join at the next tick
   int64_t sampled_ = 0;                          // tokens sampled in this tick
+  uint64_t submitted_ = 0;                       // requests so far
+  int64_t prompt_rows_ = INT64_MAX;              // rows of prompts that a tick may take
   // The forward under way, filled anew by gather(). They are members so that ticks reuse their memory.
   std::vector<int32_t> tokens_;    // [N] of all sequences, laid end to end
   std::vector<State*> states_;     // [B] their states

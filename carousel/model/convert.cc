@@ -63,7 +63,7 @@ struct Target : FileTensor {
 const GgmlType* type_of(DType dtype) {
   return formats::ggml_type_of(dtype == DType::kU8 || dtype == DType::kBool ? DType::kI8 : dtype);
 }
-DType dtype_of(const GgmlType& type) { return type.plain ? *type.plain : type.blocks.value_or(DType::kF32); }
+DType dtype_of(const GgmlType& type) { return type.plain ? *type.plain : *type.blocks; }
 const GgmlType* type_of(const formats::TensorEntry& entry) {
   return entry.ggml != nullptr ? entry.ggml : type_of(entry.dtype);
 }

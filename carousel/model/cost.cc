@@ -116,17 +116,10 @@ std::pair<size_t, size_t> run_context(const Forecaster& forecaster, const Stream
   return {pass.arena().size_bytes(), state.bytes()};
 }
 
-/// A language model's: the next `rows` rows of a sequence on meta, and the logits of the last.
-size_t run_tokens(const Lm& lm, const Stream& meta, const Numerics& numerics, bool decode, int64_t rows, State& state) {
+/// A language model's next `rows` rows of a sequence on meta, and the logits of the last.
+size_t run_prompt(const Lm& lm, const Stream& meta, const Numerics& numerics, int64_t rows, State& state) {
   Runner runner(lm, meta, numerics);
-  const std::vector<int32_t> tokens(static_cast<size_t>(rows), 0);
-  if (decode) {
-    State* const states[] = {&state};
-    const int64_t lengths[] = {rows};
-    runner.logits(runner.forward(tokens, states, lengths));
-  } else {
-    runner.logits(runner.prefill(tokens, state));
-  }
+  runner.logits(runner.prefill(std::vector<int32_t>(static_cast<size_t>(rows), 0), state));
   return runner.arena().size_bytes();
 }
 
@@ -195,17 +188,24 @@ Model model_on_meta(const ModelFiles& files, const WeightTypes& asked) {
   return model;
 }
 
-size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen) {
+size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen,
+                          int64_t batch) {
   const Stream meta = on_meta(stream);
-  State state = seen.to(*meta.memory);
-  return run_tokens(lm, meta, numerics, true, 1, state);
+  const auto count = static_cast<size_t>(batch);
+  std::vector<State> sequences(count, seen.to(*meta.memory));
+  std::vector<State*> states;
+  for (State& state : sequences) states.push_back(&state);
+  Runner runner(lm, meta, numerics);
+  const std::vector<int64_t> lengths(count, 1);
+  runner.logits(runner.forward(std::vector<int32_t>(count, 0), states, lengths));
+  return runner.arena().size_bytes();
 }
 
 size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
                           const State& seen) {
   const Stream meta = on_meta(stream);
   State state = seen.to(*meta.memory);
-  return run_tokens(lm, meta, numerics, false, rows, state);
+  return run_prompt(lm, meta, numerics, rows, state);
 }
 
 Activations measure_activations(const Model& model, const Stream& stream) {
@@ -215,7 +215,7 @@ Activations measure_activations(const Model& model, const Stream& stream) {
   if (model.lm) {
     State state;
     out.decode_bytes = decode_activations(*model.lm, meta, *model.numerics);
-    out.prompt_bytes = run_tokens(*model.lm, meta, *model.numerics, false, kPrefillRows, state);
+    out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, kPrefillRows, state);
     out.state_bytes = state.bytes();
   } else if (model.regressor) {
     out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).first;

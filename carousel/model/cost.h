@@ -64,8 +64,10 @@ struct Activations {
 };
 /// `model` may lie on the stream's memory or on meta.
 Activations measure_activations(const Model& model, const Stream& stream);
-/// Activations of one more row, or of a prompt's next slab, of a language model's sequence that is in `seen`.
-size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen = {});
+/// Activations of one more row of each of `batch` sequences of a language model, or of one sequence's next slab of a
+/// prompt. Every sequence is in `seen`.
+size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen = {},
+                          int64_t batch = 1);
 size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
                           const State& seen = {});
 

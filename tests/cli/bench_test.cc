@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "carousel/core/json.h"
+#include "carousel/cpu/bounds.h"
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::cli {
 namespace {
+
+// Bytes of kTinyXlstm's state: 2 layers of 2 heads of C [8, 16], n [8] and m.
+constexpr double kTinyXlstmState = 2 * 2 * (8 * 16 + 8 + 1) * 4;
 
 TEST(Bench, BoundsAlone) {
   const Ran ran = run_carousel("bench --bounds -r 1 --json");
@@ -60,11 +64,42 @@ TEST(Bench, CountsWhatATokenReads) {
   const Json test = parse_json(ran.out, "bench").at("tests").at(0);
   EXPECT_EQ(test.at("test"), "tg4");
   const double per_token = test.at("gb_per_s").get<double>() / test.at("tokens_per_s").get<double>() * 1e9;
-  // All weights but the table, one row of that, and the state in and out: 2 heads of C [8, 16], n [8] and m, 2 layers.
-  const double state = 2 * 2 * (8 * 16 + 8 + 1) * 4;
-  const double expected =
-      test.at("size_bytes").get<double>() - 256 * 32 * 4 + 32 * 4 + 2 * state;  // one sample: median is the mean
+  // All weights but the table, one row of that, and the state in and out.
+  const double expected = test.at("size_bytes").get<double>() - 256 * 32 * 4 + 32 * 4 +
+                          2 * kTinyXlstmState;  // one sample: median is the mean
   EXPECT_NEAR(per_token, expected, 1e-6 * expected);
+}
+
+// Weights are read once per forward, whatever the number of sequences; each has a state of its own.
+TEST(Bench, SequencesDecodedSideBySideShareTheWeights) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const Ran ran = run_carousel("bench " + folder + " -p 8 -n 4 --batch 1,3,70 -r 1 -t 1 --json");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const Json tests = parse_json(ran.out, "bench").at("tests");
+  ASSERT_EQ(tests.size(), 4u);
+  EXPECT_EQ(tests[0].at("test"), "pp8");
+  const char* const names[] = {"tg4", "tg4 x 3", "tg4 x 70"};
+  for (size_t i = 0; i < 3; ++i) {
+    const Json& test = tests[i + 1];
+    EXPECT_EQ(test.at("test"), names[i]);
+    const auto batch = test.at("batch").get<double>();
+    const double per_forward = batch * test.at("gb_per_s").get<double>() / test.at("tokens_per_s").get<double>() * 1e9;
+    const double expected = test.at("size_bytes").get<double>() - 256 * 32 * 4 + 32 * 4 + batch * 2 * kTinyXlstmState;
+    EXPECT_NEAR(per_forward, expected, 1e-6 * expected) << names[i];
+    EXPECT_GT(test.at("percent_of_bound").get<double>(), 0);
+    EXPECT_EQ(test.at("above_bound").get<bool>(), test.at("percent_of_bound").get<double>() > 100);
+  }
+}
+
+TEST(Bench, AModelThatLiesInTheCacheIsMarked) {
+  if (cpu::last_level_cache_bytes() < (size_t{1} << 20)) GTEST_SKIP() << "the system does not tell of a cache";
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  const Ran ran = run_carousel("bench " + folder + " -p 0 -n 2 -r 1 -t 1");
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  EXPECT_NE(ran.out.find(" c |"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("c what a token reads fits into the last level of cache"), std::string::npos) << ran.out;
 }
 
 TEST(Bench, ATokenReadsOnlyTheChosenExperts) {

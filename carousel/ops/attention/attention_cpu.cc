@@ -19,20 +19,21 @@ constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
 constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
 constexpr int64_t kSoftmaxShare = 16;  // a row's softmax prefetches this part of the next slice; more at once stalls
 
-/// out = rotate(norm(x)) * scale for one head of one row; `stride` floats between the elements of out.
-void prepare(const Call& args, const float* x, const float* norm, int64_t row, float scale, float* out,
-             int64_t stride) {
+/// out = rotate(norm(x)) * scale for one head of one row; kStride floats between the elements of out, known when this
+/// is compiled so that queries are prepared in vectors.
+template <int64_t kStride>
+void prepare(const Call& args, const float* x, const float* norm, int64_t row, float scale, float* out) {
   const int64_t d = args.head_dim, half = args.rotary / 2;
   const float r = norm != nullptr ? norm_scale(args, x) : 1.0f;
   const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
-  for (int64_t j = args.rotary; j < d; ++j) out[j * stride] = normed(j) * scale;
+  for (int64_t j = args.rotary; j < d; ++j) out[j * kStride] = normed(j) * scale;
   if (args.cos_sin == nullptr) return;
   const float* cosine = args.cos_sin + row * args.rotary;  // [R/2]
   const float* sine = cosine + half;                       // [R/2]
   for (int64_t j = 0; j < half; ++j) {
     const float a = normed(j), b = normed(j + half);
-    out[j * stride] = (a * cosine[j] - b * sine[j]) * scale;
-    out[(j + half) * stride] = (b * cosine[j] + a * sine[j]) * scale;
+    out[j * kStride] = (a * cosine[j] - b * sine[j]) * scale;
+    out[(j + half) * kStride] = (b * cosine[j] + a * sine[j]) * scale;
   }
 }
 
@@ -45,7 +46,7 @@ void write_row(const Call& args, const Sequence& seq, int64_t t) {
   float* k_page = seq.k_pages[pos / kPage] + pos % kPage;      // [G, d] at this row, kPage apart
   float* v_page = seq.v_pages[pos / kPage] + pos % kPage * d;  // [G, kPage, d] at this row
   for (int64_t g = 0; g < args.kv_heads; ++g) {
-    prepare(args, k + g * d, args.k_norm, row, 1.0f, k_page + g * d * kPage, kPage);
+    prepare<kPage>(args, k + g * d, args.k_norm, row, 1.0f, k_page + g * d * kPage);
     std::memcpy(v_page + g * kPage * d, v + g * d, sizeof(float) * static_cast<size_t>(d));
   }
 }
@@ -86,7 +87,7 @@ void prepare_queries(const Block& block) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int64_t r = 0; r < block.rows; ++r) {
     const float* q = args.qkv.f32() + block.row(r) * (args.heads + 2 * args.kv_heads) * d + block.head(r) * d;  // [d]
-    prepare(args, q, args.q_norm, block.row(r), scale, block.q + r * block.stride, 1);
+    prepare<1>(args, q, args.q_norm, block.row(r), scale, block.q + r * block.stride);
   }
 }
 
@@ -98,13 +99,15 @@ void start_span(Block* block) {
   }
 }
 
-/// p = q k^T for the columns of the page that some row sees.
+/// p = q k^T for the columns of the page that some row of a tile sees. Rows are the outer loop: a page's keys stay in
+/// the first level of cache, queries and scores pass through it.
 template <int kMaxRows, int kMaxVecs>
 void page_scores(const Block& block, const float* k_page, const float* v_page) {
-  const int64_t d = block.args->head_dim, columns = block.visible[block.rows - 1];
-  for_column_tiles<kMaxVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
-    if (j >= columns) return;
-    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
+  const int64_t d = block.args->head_dim;
+  for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
+    const int64_t columns = block.visible[r + R - 1];
+    for_column_tiles<kMaxVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
+      if (j >= columns) return;
       Tile<R, V> tile = {};
       constexpr bool kAhead = R <= kStreamingTileRows;
       multiply_add<kPartial, kAhead>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
@@ -133,21 +136,27 @@ void page_softmax(Block* block, int64_t r) {
     return;
   }
   for (int64_t j = 0; j < hidden; ++j) p[j] = -INFINITY;
-  const Vec lowest = set1(-INFINITY);
-  Vec best = lowest;
-  for (int64_t j = 0; j < visible; j += kLanes) {
-    best = max(best, j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY));
+  constexpr int kVecs = kPage / kLanes;
+  Vec scores[kVecs];  // -infinity in lanes that are not visible
+  Vec best = set1(-INFINITY);
+  const bool whole = visible == kPage;
+#pragma GCC unroll 16
+  for (int v = 0; v < kVecs; ++v) {
+    const int64_t rest = visible - v * kLanes;
+    scores[v] =
+        whole || rest >= kLanes ? load(p + v * kLanes) : load_partial(p + v * kLanes, rest > 0 ? rest : 0, -INFINITY);
+    best = max(best, scores[v]);
   }
   const float page_max = max_lane(best);
   const float new_max = page_max > block->max[r] ? page_max : block->max[r];
   Vec total = {};
-  for (int64_t j = 0; j < visible; j += kLanes) {
-    const Vec s = j + kLanes <= visible ? load(p + j) : load_partial(p + j, visible - j, -INFINITY);
-    const Vec e = exp(s - set1(new_max));  // 0 in lanes that are not visible
-    store(p + j, e);
+#pragma GCC unroll 16
+  for (int v = 0; v < kVecs; ++v) {
+    const Vec e = exp_decay(scores[v] - set1(new_max));
+    store(p + v * kLanes, e);
     total = total + e;
   }
-  block->rescale[r] = std::exp(block->max[r] - new_max);
+  if (new_max != block->max[r]) block->rescale[r] = std::exp(block->max[r] - new_max);
   block->total[r] = fma1(block->total[r], block->rescale[r], sum(total));
   block->max[r] = new_max;
 }
@@ -157,9 +166,9 @@ void page_softmax(Block* block, int64_t r) {
 template <int kMaxRows, int kMaxVecs>
 void page_values(const Block& block, const float* v_page, const float* next_k_page) {
   const int64_t d = block.args->head_dim;
-  for_column_tiles<kMaxVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
-    for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
-      const int64_t common = block.visible[r];
+  for_row_tiles<kMaxRows>(block.rows, [&]<int R>(int64_t r) {
+    const int64_t common = block.visible[r];
+    for_column_tiles<kMaxVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
       float* o = block.o + r * block.stride + j;
       Tile<R, V> tile;
       for (int i = 0; i < R; ++i) {
@@ -275,6 +284,13 @@ void attend(const Call& args, int64_t worker, int64_t item) {
   Block block = block_of(args, args.blocks - 1 - item / args.kv_heads, item % args.kv_heads);
   give_scratch(&block, worker);
   prepare_queries(block);
+  if (block.seq->spans == 1) {
+    attend_span(&block, block.seq->first_span);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      write_out(block, r, {block.o + r * block.stride, block.max[r], block.total[r]});
+    }
+    return;
+  }
   float* const memory = block.p + kRows * kPage;  // [kRows, stride]
   Share sums[kRows];
   for (int64_t r = 0; r < block.rows; ++r) sums[r] = {memory + r * block.stride, -INFINITY, 0.0f};

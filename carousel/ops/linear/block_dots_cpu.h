@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of products with weights in blocks share: the dot product of unsigned codes of weights with signed
+// The kernels of products with weights in blocks share this: the dot product of unsigned codes of weights with signed
 // codes of x, the step from an integer sum to the chain, and the rounding of x. For *_cpu.cc files.
 #pragma once
 

@@ -18,7 +18,7 @@ namespace {
 
 namespace forms = ops::block_forms;
 
-/// What a tile needs to know of a type once its codes are bytes. Types that agree in it share their widened tiles.
+/// A tile needs to know this of a type once its codes are bytes. Types that agree in it share their widened tiles.
 template <bool kHalves_, bool kHasMin_, bool kPeak, bool kLevels_>
 struct Traits {
   static constexpr bool kHalves = kHalves_;  // 16 columns share a scale, not 32
@@ -111,7 +111,7 @@ TILE_INLINE void read_scales(const char* unit, int64_t col, float* scale, float*
   }
 }
 
-/// What a tile multiplies of 32 columns: where its codes, scales and minima are.
+/// A tile finds the scales and minima of 32 columns here.
 struct Columns32 {
   const float *scale, *min;  // [kSubs][stride]
   int64_t stride;

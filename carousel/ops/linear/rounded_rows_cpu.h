@@ -29,7 +29,7 @@ struct BlockScales {
   Vec inverse;  // 0 for a block without a magnitude above 2^-100
 };
 
-/// What the two words of a block are.
+/// XSums says what the two words of a block hold.
 ///   kStarts  i32: -128 times the sum of its codes, and -8 times
 ///   kTimes   i32: `factor` times the sum of the codes
 ///   kScaled  f32: `factor` times the sum of the codes, times their scale
@@ -107,7 +107,7 @@ CAROUSEL_INLINE void block_sums(IntVec first, IntVec second, const BlockScales& 
     out[0] = first * kSums.factor;
     out[1] = second * kSums.factor;
   } else {
-    // Of a power of two the scale is exactly 1 / inverse; where the inverse is 0 so are all codes.
+    // A scale that is a power of two is exactly 1 / inverse; where the inverse is 0 so are all codes.
     const Vec power = scales.inverse > Vec{} ? set1(1.0f) / scales.inverse : Vec{};
     const Vec scale = (kScale == XScale::kExponent ? power : scales.scale) * set1(static_cast<float>(kSums.factor));
     out[0] = as_int(__builtin_convertvector(first, Vec) * scale);

@@ -2,12 +2,15 @@
 // The norms, one row at a time: moments over a row are summed in one fixed order, so a row never depends on the others.
 #include "carousel/ops/norm/norm_cpu.h"
 #include "carousel/cpu/divide.h"
+#include "carousel/cpu/prefetch.h"
+#include "carousel/cpu/store_past.h"
 #include "carousel/ops/norm/norm_rows_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kWorkPerElement = 8;
+constexpr int64_t kAheadFloats = 512;  // of large rows: the hardware begins anew with every page of memory
 
 inline Vec apply(Vec x, Affine row, const ops::NormArgs& norm, int64_t j, int64_t count) {
   Vec v = (x - set1(row.shift)) * set1(row.scale);
@@ -34,6 +37,37 @@ inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
   if (const int64_t rest = args.width - j; rest > 0) {
     store_partial(out + j, apply(load_partial(x + j, rest), row, norm, j, rest), rest);
   }
+}
+
+/// A row of whole vectors whose results are stored past the caches: x + y is formed again from the first level of cache
+/// rather than read back.
+inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, const float* y, float* sum_n,
+                              float* normed) {
+  const ops::NormArgs norm = args.norm;
+  const auto count = static_cast<float>(args.width);
+  const bool centred = norm.kind == ops::Norm::Kind::kLayer;
+  const auto read = [&](int64_t j, int64_t) CAROUSEL_INLINE_LAMBDA {
+    if (j % kLineFloats == 0) {
+      prefetch_far(x + j + kAheadFloats);
+      prefetch_far(y + j + kAheadFloats);
+    }
+    return load(x + j) + load(y + j);
+  };
+  const float mean = centred ? moment_of<false>(read, args.width, 0.0f) / count : 0.0f;
+  const float variance = moment_of<true>(read, args.width, mean) / count;
+  const Affine row = {mean, 1.0f / std::sqrt(variance + norm.eps)};
+  for (int64_t j = 0; j < args.width; j += kLanes) {
+    const Vec v = load(x + j) + load(y + j);
+    store_past(sum_n + j, v);
+    store_past(normed + j, apply(v, row, norm, j, kLanes));
+  }
+}
+
+/// Whether add_norm takes rows by the function above.
+inline bool goes_past(const ops::AddNormArgs& args) {
+  return args.y.data != nullptr && args.norm.kind != ops::Norm::Kind::kNone && args.width % kLanes == 0 &&
+         stores_past(args.sum.f32(), args.sum.stride, args.rows, args.width) &&
+         stores_past(args.normed.f32(), args.normed.stride, args.rows, args.width);
 }
 
 inline Vec gated(Vec normed, Vec pre, ops::NormGate::Kind kind) {
@@ -67,14 +101,20 @@ inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
 }  // namespace
 
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
+  const bool past = goes_past(args);
   parallel_ranges(stream, args.rows, args.width * kWorkPerElement, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      float* sum_n = args.sum.f32() + n * args.sum.stride;  // [D]
-      if (args.y.data != nullptr) {
-        add_row(args.x.f32() + n * args.x.stride, args.y.f32() + n * args.y.stride, sum_n, args.width);
+      float* sum_n = args.sum.f32() + n * args.sum.stride;           // [D]
+      float* normed_n = args.normed.f32() + n * args.normed.stride;  // [D]
+      const float* x_n = args.x.f32() + n * args.x.stride;           // [D]
+      if (past) {
+        add_norm_row_past(args, x_n, args.y.f32() + n * args.y.stride, sum_n, normed_n);
+        continue;
       }
-      if (args.norm.kind != ops::Norm::Kind::kNone) norm_row(args, sum_n, args.normed.f32() + n * args.normed.stride);
+      if (args.y.data != nullptr) add_row(x_n, args.y.f32() + n * args.y.stride, sum_n, args.width);
+      if (args.norm.kind != ops::Norm::Kind::kNone) norm_row(args, sum_n, normed_n);
     }
+    if (past) end_stores_past();
   });
 }
 

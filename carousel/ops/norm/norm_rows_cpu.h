@@ -11,23 +11,32 @@ namespace {
 
 inline Vec load_at(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
 
-/// Sum over the row of x - shift, or of its square. Four accumulators hide the latency of the additions.
-template <bool kSquares>
-inline float moment(const float* x, int64_t width, float shift) {
+/// Sum over a row of its values less `shift`, or of their squares. read(j, count) gives the values from j on, and
+/// `shift` in lanes beyond `count`. Four accumulators hide the latency of the additions.
+template <bool kSquares, class Read>
+CAROUSEL_INLINE float moment_of(const Read& read, int64_t width, float shift) {
   const Vec s = set1(shift);
   Vec acc[4] = {Vec{}, Vec{}, Vec{}, Vec{}};
   int64_t j = 0;
   for (; j + 4 * kLanes <= width; j += 4 * kLanes) {
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      const Vec v = load(x + j + i * kLanes) - s;
+      const Vec v = read(j + i * kLanes, kLanes) - s;
       acc[i] = kSquares ? fma(v, v, acc[i]) : acc[i] + v;
     }
   }
   for (; j < width; j += kLanes) {
-    const Vec v = (j + kLanes <= width ? load(x + j) : load_partial(x + j, width - j, shift)) - s;
+    const Vec v = read(j, width - j) - s;
     acc[0] = kSquares ? fma(v, v, acc[0]) : acc[0] + v;
   }
   return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+template <bool kSquares>
+inline float moment(const float* x, int64_t width, float shift) {
+  const auto read = [&](int64_t j, int64_t count) CAROUSEL_INLINE_LAMBDA {
+    return count >= kLanes ? load(x + j) : load_partial(x + j, count, shift);
+  };
+  return moment_of<kSquares>(read, width, shift);
 }
 
 struct Affine {

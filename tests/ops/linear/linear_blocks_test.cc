@@ -31,12 +31,12 @@ struct Rows {
         values(static_cast<size_t>(rows * cols)) {
     Rng rng(seed, static_cast<uint64_t>(dtype));
     for (std::byte& byte : buffer) byte = static_cast<std::byte>(rng.bits() >> 24);
-    const ScalePlace place = scale_place(dtype);
+    const BlockForm& form = block_form(dtype);
     const size_t block_bytes = dtype_bytes(dtype, block_values(dtype));
     for (size_t block = 1; block < buffer.size(); block += block_bytes) {
-      for (size_t s = 0; s < place.count; ++s) {
+      for (size_t s = 0; s < form.scales; ++s) {
         const F16 scale = to_f16(static_cast<float>(0.01 * rng.normal()));
-        std::memcpy(buffer.data() + block + place.scale + 2 * s, &scale, sizeof scale);
+        std::memcpy(buffer.data() + block + form.scale + 2 * s, &scale, sizeof scale);
       }
     }
     for (int64_t r = 0; r < rows; ++r) widen(at(r), dtype, values.data() + r * cols, static_cast<size_t>(cols));

@@ -109,6 +109,25 @@ TEST(AddNorm, NeighboursAndThreadsChangeNoBit) {
   }
 }
 
+// Results of 4 MiB and more are stored past the caches, whole vectors of a row at a time.
+TEST(AddNorm, LargeResultsHaveTheBitsOfSmallOnes) {
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
+    for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
+      for (const int64_t width : {2048, 2064, 2051}) {
+        const Tensor x = random_tensor({520, width}, 1, 1.0f, 3.0f), y = random_tensor({520, width}, 2);
+        const Norm norm = make_norm(kind, width, true, true);
+        const ops::AddNorm all = add_norm(machine, x, y, norm);
+        for (const int64_t n : {0, 1, 260, 519}) {
+          const ops::AddNorm one = add_norm(machine, x.rows(n, n + 1), y.rows(n, n + 1), norm);
+          EXPECT_TRUE(same_bits(all.sum.rows(n, n + 1), one.sum)) << width;
+          EXPECT_TRUE(same_bits(all.normed.rows(n, n + 1), one.normed)) << width;
+        }
+      }
+    }
+  }
+}
+
 TEST(AddNorm, WrongShapesAreRefused) {
   Machine machine;
   const Tensor x = random_tensor({3, 8}, 1);

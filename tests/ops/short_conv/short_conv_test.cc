@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -114,6 +115,26 @@ TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
         }
         EXPECT_TRUE(same_bits(joined(parts), whole.rows(0, 90)));
         EXPECT_TRUE(same_bits(state.tensors(layout_of(conv))[0].tensor, batched[0].tensors(layout_of(conv))[0].tensor));
+      }
+    }
+  }
+}
+
+// More columns than a strip, and results of 4 MiB and more, which are stored past the caches.
+TEST(ShortConv, LargeResultsHaveTheBitsOfSmallOnes) {
+  for (const Target& target : targets()) {
+    Machine machine(target, 2);
+    for (const int64_t width : {2112, 2083}) {
+      const Conv conv = make_conv(3, width, true);
+      const std::vector<int64_t> lengths = {1, 499, 40};
+      const Seqs seqs = sequences(lengths);
+      const Tensor bcx = random_tensor({seqs.rows(), 3 * width}, 3);
+      const Tensor all = run(machine.ctx, bcx, conv, seqs, {}).clone();
+      State state;
+      for (int64_t begin = 1; begin < 500; begin += 83) {
+        const int64_t end = std::min<int64_t>(500, begin + 83);
+        const Tensor piece = advance(machine.ctx, bcx.rows(begin, end), conv, {&state}, {end - begin});
+        EXPECT_TRUE(same_bits(piece, all.rows(begin, end))) << width << " from row " << begin;
       }
     }
   }

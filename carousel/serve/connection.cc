@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// A connection is a coroutine of the io thread, so nothing here is locked.
+//
+// 1. A connection owns its socket. While an answer is awaited a second coroutine waits for the socket to become
+//    readable; it ends when the answer has ended (cancel) or the client has left.
+// 2. A Call is left (Call::leave) exactly once: after its answer is written, or when the client is gone, too slow or
+//    out of time. Endpoints hear of it and cancel what they began.
+// 3. Between begin_deadline() and end_deadline() what the socket does ends in time; late_ says that it was cut short.
+#include "carousel/serve/connection.h"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+namespace carousel::serve {
+namespace {
+
+namespace beast = boost::beast;
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return out;
+}
+
+HttpRequest request_of(const http::request<http::string_body>& message) {
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  const std::string target(message.target());
+  request.path = target.substr(0, target.find('?'));
+  for (const auto& field : message) {
+    request.headers.insert_or_assign(lower({field.name_string().data(), field.name_string().size()}),
+                                     std::string(field.value()));
+  }
+  request.body = message.body();
+  return request;
+}
+
+/// What is wrong with a message that cannot be read; status 0: nobody is there to be told.
+HttpError read_error(const error_code& error, const HttpOptions& options, bool began) {
+  HttpError out;
+  out.status = 400;
+  if (error == http::error::end_of_stream || error == net::error::operation_aborted ||
+      error == net::error::connection_reset || error == net::error::eof || error == http::error::partial_message) {
+    out.status = 0;
+  } else if (error == beast::error::timeout) {
+    out.status = began ? 408 : 0;
+    out.message = "request: it did not arrive in time";
+  } else if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    out.status = 431;
+    out.message = fmt::format("request: the header is longer than {} bytes", options.header_bytes);
+  } else if (error == http::error::body_limit) {
+    out.status = 413;
+    out.message = fmt::format("request: the body is longer than {} bytes", options.body_bytes);
+  } else {
+    out.message = "request: not HTTP/1.1: " + error.message();
+  }
+  return out;
+}
+
+}  // namespace
+
+Awaitable<void> Connection::run() {
+  server_.open.insert(this);
+  for (bool more = true; more && !server_.stopping;) more = co_await serve_one();
+  close();
+  server_.open.erase(this);
+}
+
+void Connection::close() {
+  error_code ignored;
+  socket_.shutdown(tcp::socket::shutdown_both, ignored);
+  socket_.close(ignored);
+}
+
+Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
+  error_code error;
+  parser.header_limit(options_.header_bytes);
+  parser.body_limit(options_.upload_bytes);
+  begin_deadline(options_.header_seconds);
+  co_await http::async_read_header(socket_, buffer_, parser, net::redirect_error(use_awaitable, error));
+  if (!error) {
+    const auto& head = parser.get();
+    const size_t limit = head.method() == http::verb::put ? options_.upload_bytes : options_.body_bytes;
+    parser.body_limit(limit);
+    if (parser.content_length().value_or(0) > limit) error = http::error::body_limit;
+    if (head.count(http::field::content_length) > 1 ||
+        (head.count(http::field::transfer_encoding) > 0 && head.count(http::field::content_length) > 0)) {
+      wrong.message = "request: more than one length is given";
+      co_return false;
+    }
+    if (!error && beast::iequals(head[http::field::expect], "100-continue") && !parser.is_done()) {
+      co_await write("HTTP/1.1 100 Continue\r\n\r\n", error);
+    }
+    begin_deadline(options_.body_seconds);
+    if (!error) co_await http::async_read(socket_, buffer_, parser, net::redirect_error(use_awaitable, error));
+  }
+  end_deadline();
+  if (!error) co_return true;
+  if (late_) error = beast::error::timeout;
+  wrong = read_error(error, options_, buffer_.size() > 0 || parser.got_some());
+  co_return false;
+}
+
+/// One request and its answer; true: another one may follow.
+Awaitable<bool> Connection::serve_one() {
+  Parser parser;
+  HttpError wrong;
+  const bool whole = co_await read(parser, wrong);
+  if (!whole && wrong.status == 0) co_return false;
+  call_ = std::make_shared<Call>(whole ? request_of(parser.get()) : HttpRequest());
+  version_ = whole ? parser.get().version() : 11;
+  const bool keep = whole && parser.get().keep_alive();
+  call_->on_change([this] { changed(); });
+  gone_ = false;
+  if (whole) {
+    server_.handler(call_);
+  } else {
+    call_->fail(wrong);
+  }
+  const bool watches = !call_->ended();
+  if (watches) {
+    net::co_spawn(
+        socket_.get_executor(), [self = shared_from_this()] { return self->watch(); }, net::detached);
+  }
+  const bool written = co_await write_answer(keep);
+  if (!whole) co_await linger();
+  error_code ignored;
+  if (watches && !gone_) socket_.cancel(ignored);  // the watch
+  call_->leave();
+  call_.reset();
+  co_return written&& keep;
+}
+
+/// What the socket does ends with operation_aborted after `time` seconds, unless the deadline ends before.
+void Connection::begin_deadline(double time) {
+  late_ = false;
+  deadline_.expires_after(seconds(time));
+  deadline_.async_wait([self = shared_from_this(), number = ++deadlines_](const error_code& error) {
+    if (error || number != self->deadlines_) return;
+    self->late_ = true;
+    error_code ignored;
+    self->socket_.cancel(ignored);
+  });
+}
+
+void Connection::end_deadline() {
+  deadlines_++;
+  deadline_.cancel();
+}
+
+/// There is more to write. A client that leaves too much of it unread is cut off.
+void Connection::changed() {
+  if (call_->streams() && call_->unread() > options_.unread_bytes) {
+    gone_ = true;
+    close();
+  }
+  wake_.cancel();
+}
+
+/// Reads on for a moment after a message that was not read whole: closing at once would take the answer back.
+Awaitable<void> Connection::linger() {
+  constexpr size_t kMost = 1 << 20;
+  error_code error;
+  socket_.shutdown(tcp::socket::shutdown_send, error);
+  std::string rest(4096, '\0');
+  begin_deadline(1);
+  for (size_t count = 0; !error && count < kMost;) {
+    count += co_await socket_.async_read_some(net::buffer(rest), net::redirect_error(use_awaitable, error));
+  }
+  end_deadline();
+}
+
+/// Waits until the client sends or leaves. One that sends more while it waits for an answer is not watched further.
+Awaitable<void> Connection::watch() {
+  const std::shared_ptr<Call> call = call_;
+  error_code error;
+  co_await socket_.async_wait(tcp::socket::wait_read, net::redirect_error(use_awaitable, error));
+  if (error || call != call_) co_return;
+  char byte = 0;
+  socket_.non_blocking(true, error);
+  const size_t count = socket_.receive(net::buffer(&byte, 1), tcp::socket::message_peek, error);
+  if (error == net::error::would_block || (!error && count > 0)) co_return;
+  gone_ = true;
+  wake_.cancel();
+}
+
+/// Waits until the call changes or the client has left; false: neither came within the limit.
+Awaitable<bool> Connection::wait_for_change(double limit) {
+  error_code error;
+  wake_.expires_after(seconds(limit));
+  co_await wake_.async_wait(net::redirect_error(use_awaitable, error));
+  co_return error == net::error::operation_aborted;
+}
+
+http::response<http::string_body> Connection::head(bool keep) const {
+  http::response<http::string_body> out(static_cast<http::status>(call_->status()), version_);
+  out.set(http::field::content_type, call_->type());
+  for (const auto& [name, value] : call_->headers()) out.insert(name, value);
+  const std::string origin = call_->request().header("origin");
+  for (const std::string& allowed : options_.origins) {
+    if (allowed == "*" || allowed == origin) {
+      out.set(http::field::access_control_allow_origin, allowed == "*" ? "*" : origin);
+      out.set(http::field::access_control_allow_headers, "authorization, content-type, x-api-key");
+      out.set(http::field::access_control_allow_methods, "GET, POST, PUT, DELETE");
+      break;
+    }
+  }
+  out.keep_alive(keep);
+  return out;
+}
+
+Awaitable<void> Connection::write(std::string bytes, error_code& error) {
+  begin_deadline(options_.write_seconds);
+  co_await net::async_write(socket_, net::buffer(bytes), net::redirect_error(use_awaitable, error));
+  end_deadline();
+}
+
+/// True: the whole answer was written.
+Awaitable<bool> Connection::write_answer(bool keep) {
+  while (!call_->begun() && !gone_) co_await wait_for_change(3600);
+  if (gone_) co_return false;
+  if (call_->streams()) co_return co_await write_events(keep, version_ >= 11);
+  http::response<http::string_body> message = head(keep);
+  message.body() = call_->take();
+  message.prepare_payload();
+  if (call_->request().method == "HEAD") message.body().clear();
+  error_code error;
+  begin_deadline(options_.write_seconds);
+  co_await http::async_write(socket_, message, net::redirect_error(use_awaitable, error));
+  end_deadline();
+  co_return !error;
+}
+
+Awaitable<bool> Connection::write_events(bool keep, bool chunked) {
+  http::response<http::string_body> message = head(keep && chunked);
+  message.set(http::field::cache_control, "no-store");
+  if (chunked) message.chunked(true);
+  http::response_serializer<http::string_body> serializer(message);
+  error_code error;
+  begin_deadline(options_.write_seconds);
+  co_await http::async_write_header(socket_, serializer, net::redirect_error(use_awaitable, error));
+  const auto framed = [&](const std::string& bytes) {
+    return chunked ? fmt::format("{:x}\r\n{}\r\n", bytes.size(), bytes) : bytes;
+  };
+  while (!error && !gone_) {
+    if (call_->unread() > 0) {
+      co_await write(framed(call_->take()), error);
+    } else if (call_->ended()) {
+      if (chunked) co_await write("0\r\n\r\n", error);
+      co_return !error;
+    } else if (!co_await wait_for_change(options_.ping_seconds)) {
+      co_await write(framed(": ping\n\n"), error);
+    }
+  }
+  co_return false;
+}
+
+}  // namespace carousel::serve

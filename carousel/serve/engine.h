@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one thread that owns the batcher. Other threads hand it requests and are told what comes of them, on a thread of
+// their choice; nothing else of a model is shared. The invariants are numbered in engine.cc.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "carousel/core/thread.h"
+#include "carousel/generate/batcher.h"
+#include "carousel/serve/prefix_cache.h"
+
+namespace carousel::serve {
+
+/// What a listener is told: a token of a sample, or the sample's end.
+struct Event {
+  int64_t sample = 0;
+  std::string text;                         // whole characters that are due; may be empty
+  int32_t id = 0;                           // of a token
+  float logprob = 0;                        // with Request::logprobs
+  std::vector<generate::TokenLogprob> top;  // with Request::top_logprobs
+  int64_t cached = 0;                       // with `end`: tokens of the prompt that the cache had read
+  bool broken = false;                      // with `end` and kFailed: not the request's fault
+  std::unique_ptr<generate::Finished> end;  // the sample's end; its text is above. Null: a token
+};
+using Listener = std::function<void(Event&)>;
+
+struct EngineOptions {
+  int64_t parallel = 64;   // sequences at a time
+  int64_t queue = 256;     // requests that wait for them
+  size_t cache_bytes = 0;  // of the prefix cache
+  double tick_ms = 100;    // the time of a tick that reads prompts
+};
+
+/// Figures since the start, which any thread may read.
+struct EngineFigures {
+  std::atomic<int64_t> running{0};           // sequences
+  std::atomic<int64_t> waiting{0};           // requests
+  std::atomic<int64_t> prompt_tokens{0};     // rows of prompts read
+  std::atomic<int64_t> generated_tokens{0};  // tokens sampled
+  std::atomic<int64_t> ticks{0};
+  std::atomic<int64_t> cache_queries{0};  // tokens of prompts that the cache was asked for
+  std::atomic<int64_t> cache_hits{0};     // tokens of those that it had read
+  std::atomic<int64_t> cache_bytes{0};    // that it takes
+  std::atomic<int64_t> cache_states{0};
+  std::atomic<int64_t> cache_evictions{0};
+};
+
+class Engine {
+ public:
+  /// `post` runs a function on the listeners' thread, later; it must be callable from any thread. `model` and the
+  /// stream's memory must outlive the engine.
+  using Post = std::function<void(std::function<void()>)>;
+  Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post);
+  /// Cancels everything and waits for the thread; listeners are told nothing more.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Queues a request, whose callbacks the engine sets. Its number, or 0: the queue is full. The listener is told of
+  /// every token and of the end of each sample. A request that cannot run ends with kFailed.
+  /// `domain`: requests of other domains do not see what the cache keeps of this one.
+  uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
+  /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
+  void cancel(uint64_t number);
+
+  const EngineFigures& figures() const { return figures_; }
+
+ private:
+  struct Job;
+  using Told = std::pair<std::shared_ptr<Job>, Event>;
+  void run();
+  void take_commands();
+  void admit();
+  void start(const std::shared_ptr<Job>& job);
+  void use_cache(Job& job, generate::Request& request);
+  void tell(const std::shared_ptr<Job>& job, Event event);
+  void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
+                bool broken = false);
+  void flush();
+  void tick();
+
+  const EngineOptions options_;
+  const Post post_;
+  EngineFigures figures_;
+
+  std::mutex mutex_;
+  std::condition_variable news_;
+  std::vector<std::shared_ptr<Job>> submitted_;  // guarded by mutex_
+  std::vector<uint64_t> cancelled_;              // guarded by mutex_
+  bool stopping_ = false;                        // guarded by mutex_
+  uint64_t numbers_ = 0;                         // guarded by mutex_
+
+  // The engine thread's own.
+  generate::Batcher batcher_;
+  PrefixCache cache_;
+  std::deque<std::shared_ptr<Job>> waiting_;
+  std::map<uint64_t, std::shared_ptr<Job>> running_;
+  std::vector<Told> outbox_;
+  double rows_per_ms_ = 0;  // of prompts, in the last ticks; 0: not known
+
+  std::unique_ptr<Thread> thread_;  // last: it uses all of the above
+};
+
+}  // namespace carousel::serve

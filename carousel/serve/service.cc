@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of endpoints, and those that answer at once. States are in state_endpoints.cc, texts in generation.cc.
+#include "carousel/serve/service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "carousel/core/error.h"
+#include "carousel/serve/generation.h"
+
+namespace carousel::serve {
+
+struct Service::Route {
+  const char* method;
+  const char* path;  // one that ends in a slash takes what follows
+  void (Service::*run)(const std::shared_ptr<Call>&, const std::string&);
+  bool open = false;  // needs no key
+};
+
+const Service::Route Service::kRoutes[] = {
+    {"POST", "/v1/completions", &Service::completions},
+    {"POST", "/v1/chat/completions", &Service::chat},
+    {"POST", "/v1/responses", &Service::responses},
+    {"GET", "/v1/responses/", &Service::response},
+    {"DELETE", "/v1/responses/", &Service::remove_response},
+    {"POST", "/v1/states", &Service::read_state},
+    {"PUT", "/v1/states", &Service::upload_state},
+    {"GET", "/v1/states", &Service::states},
+    {"GET", "/v1/states/", &Service::state},
+    {"DELETE", "/v1/states/", &Service::remove_state},
+    {"GET", "/v1/models", &Service::models},
+    {"GET", "/v1/models/", &Service::model_card},
+    {"POST", "/tokenize", &Service::tokenize},
+    {"POST", "/detokenize", &Service::detokenize},
+    {"GET", "/props", &Service::props},
+    {"GET", "/metrics", &Service::metrics},
+    {"GET", "/health", &Service::health, true},
+    {"GET", "/live", &Service::live, true},
+};
+
+namespace {
+
+/// Takes as long for a wrong key as for the right one.
+bool same(const std::string& a, const std::string& b) {
+  unsigned difference = a.size() == b.size() ? 0 : 1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
+  }
+  return difference == 0;
+}
+
+/// "localhost" of "localhost:8080" and of "[::1]:8080" "[::1]".
+std::string host_name(const std::string& host) {
+  if (host.starts_with('[')) return host.substr(0, host.find(']') + 1);
+  return host.substr(0, host.find(':'));
+}
+
+}  // namespace
+
+Service::Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post)
+    : options_(options),
+      served_{model,
+              options.name,
+              options.limits,
+              Conversations(options.path, model, options.chat_template),
+              States(options.state_bytes),
+              Engine(model, stream, options.engine, std::move(post))} {}
+
+void Service::handle(const std::shared_ptr<Call>& call) {
+  try {
+    route(call);
+    answered_++;
+    return;
+  } catch (const HttpError& error) {
+    call->fail(error);
+  } catch (const Error& error) {
+    call->fail(error_answer(error));
+  } catch (const std::exception& error) {
+    call->fail({500, error.what(), "", "", {}});
+  }
+  refused_++;
+}
+
+void Service::route(const std::shared_ptr<Call>& call) {
+  const HttpRequest& request = call->request();
+  check_host(*call);
+  if (request.method == "OPTIONS") return call->answer(204, "");
+  const std::string method = request.method == "HEAD" ? "GET" : request.method;
+  std::set<std::string> methods;  // that the path has
+  for (const Route& route : kRoutes) {
+    const std::string path = route.path;
+    const bool takes_rest = path.back() == '/';
+    const bool fits =
+        takes_rest ? request.path.starts_with(path) && request.path.size() > path.size() : request.path == path;
+    if (!fits) continue;
+    methods.insert(route.method);
+    if (method != route.method) continue;
+    if (!route.open) owner_of(*call);  // throws 401
+    return (this->*route.run)(call, request.path.substr(path.size()));
+  }
+  if (methods.empty()) throw HttpError{404, fmt::format("{}: no such path", request.path), "", "", {}};
+  std::string allowed;
+  for (const std::string& name : methods) allowed += (allowed.empty() ? "" : ", ") + name;
+  throw HttpError{
+      405, fmt::format("{}: got {}, expected {}", request.path, request.method, allowed), "", "", {{"Allow", allowed}}};
+}
+
+/// A page of another site may address this server by a name of its own; nothing is answered to it.
+void Service::check_host(const Call& call) const {
+  if (options_.hosts.empty()) return;
+  const std::string name = host_name(call.request().header("host"));
+  const auto& hosts = options_.hosts;
+  if (std::find(hosts.begin(), hosts.end(), name) != hosts.end()) return;
+  throw HttpError{403, fmt::format("Host: got \"{}\", expected {}", name, fmt::join(hosts, ", ")), "", "", {}};
+}
+
+/// The number of the key that the call has; "" where none is needed.
+std::string Service::owner_of(const Call& call) const {
+  if (options_.keys.empty()) return "";
+  const std::string bearer = "Bearer ", authorization = call.request().header("authorization");
+  const std::string key =
+      authorization.starts_with(bearer) ? authorization.substr(bearer.size()) : call.request().header("x-api-key");
+  std::string owner;
+  for (size_t i = 0; i < options_.keys.size(); ++i) {
+    if (same(options_.keys[i], key)) owner = std::to_string(i + 1);
+  }
+  if (owner.empty()) {
+    throw HttpError{401,
+                    "the API key is wrong or missing, expected \"Authorization: Bearer KEY\" or \"x-api-key: KEY\"",
+                    "",
+                    "invalid_api_key",
+                    {{"WWW-Authenticate", "Bearer"}}};
+  }
+  return owner;
+}
+
+void Service::generate(const std::shared_ptr<Call>& call, Form form) {
+  if (draining_) throw HttpError{503, "the server is shutting down", "", "", {{"Retry-After", "5"}}};
+  std::make_shared<Generation>(served_, call, form, owner_of(*call))->start();
+}
+
+void Service::completions(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kCompletion); }
+void Service::chat(const std::shared_ptr<Call>& call, const std::string&) { generate(call, Form::kChat); }
+
+Json Service::card() const {
+  return {{"id", options_.name}, {"object", "model"}, {"created", started_}, {"owned_by", "carousel"}};
+}
+
+void Service::models(const std::shared_ptr<Call>& call, const std::string&) {
+  call->answer(Json{{"object", "list"}, {"data", Json::array({card()})}});
+}
+
+void Service::model_card(const std::shared_ptr<Call>& call, const std::string& rest) {
+  if (rest == options_.name) return call->answer(card());
+  throw HttpError{
+      404, fmt::format("model: got \"{}\", expected \"{}\"", rest, options_.name), "model", "model_not_found", {}};
+}
+
+void Service::health(const std::shared_ptr<Call>& call, const std::string&) {
+  if (draining_) throw HttpError{503, "the server is shutting down", "", "", {}};
+  call->answer(Json{{"status", "ok"}});
+}
+
+void Service::live(const std::shared_ptr<Call>& call, const std::string&) { call->answer(Json{{"status", "ok"}}); }
+
+void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
+  const model::Model& model = served_.model;
+  call->answer(Json{{"model", options_.name},
+                    {"fingerprint", model.fingerprint},
+                    {"vocab_size", model.lm->vocab_size()},
+                    {"max_tokens", options_.limits.max_tokens},
+                    {"parallel", options_.engine.parallel},
+                    {"queue", options_.engine.queue},
+                    {"tick_ms", options_.engine.tick_ms},
+                    {"state_bytes", options_.state_bytes}});
+}
+
+/// Prometheus's text, with vLLM's names where it has one.
+void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
+  const EngineFigures& figures = served_.engine.figures();
+  std::string text;
+  const auto add = [&](const char* name, const char* kind, auto value) {
+    text += fmt::format("# TYPE carousel:{} {}\ncarousel:{} {}\n", name, kind, name, value);
+  };
+  add("num_requests_running", "gauge", figures.running.load());
+  add("num_requests_waiting", "gauge", figures.waiting.load());
+  add("prompt_tokens_total", "counter", figures.prompt_tokens.load());
+  add("generation_tokens_total", "counter", figures.generated_tokens.load());
+  add("ticks_total", "counter", figures.ticks.load());
+  add("calls_answered_total", "counter", answered_);
+  add("calls_refused_total", "counter", refused_);
+  add("prefix_cache_queries_total", "counter", figures.cache_queries.load());
+  add("prefix_cache_hits_total", "counter", figures.cache_hits.load());
+  add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
+  add("prefix_cache_states", "gauge", figures.cache_states.load());
+  add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
+  add("states", "gauge", served_.states.count());
+  add("state_bytes", "gauge", served_.states.bytes());
+  call->answer(200, text, "text/plain; version=0.0.4");
+}
+
+/// llama.cpp's: {"content", "add_special"} -> {"tokens": [...]}.
+void Service::tokenize(const std::shared_ptr<Call>& call, const std::string&) {
+  Fields fields(read_body(*call), "request");
+  const std::string text = fields.string("content");
+  const bool add_special = fields.boolean("add_special", false);
+  const bool parse_special = fields.boolean("parse_special", true);
+  call->answer(Json{{"tokens", served_.model.text().encode(text, add_special, parse_special)}});
+}
+
+void Service::detokenize(const std::shared_ptr<Call>& call, const std::string&) {
+  Fields fields(read_body(*call), "request");
+  std::vector<int32_t> ids;
+  for (const int64_t id : fields.integers("tokens", 0, served_.model.text().vocab_size() - 1, size_t{1} << 24)) {
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  call->answer(Json{{"content", served_.model.text().decode(ids)}});
+}
+
+}  // namespace carousel::serve

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// /v1/states: the states that clients keep, read, rewound, listed, deleted, and as files (docs/state.md).
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "carousel/core/error.h"
+#include "carousel/serve/generation.h"
+#include "carousel/serve/service.h"
+
+namespace carousel::serve {
+namespace {
+
+constexpr size_t kMaxFile = size_t{1} << 30;
+
+/// A name for a file under way, removed at the end of its scope.
+class ScratchFile {
+ public:
+  explicit ScratchFile(const std::string& folder) : path_(folder + "/carousel-XXXXXX") {
+    const int descriptor = mkstemp(path_.data());
+    if (descriptor < 0) fail(ErrorKind::kIo, "{}: cannot create a file there", folder);
+    close(descriptor);
+  }
+  ~ScratchFile() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  ScratchFile(const ScratchFile&) = delete;
+  ScratchFile& operator=(const ScratchFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+Json Service::state_card(const KeptState& kept) const {
+  return {{"id", kept.id},
+          {"object", "state"},
+          {"parent", kept.parent.empty() ? Json() : Json(kept.parent)},
+          {"tokens", kept.saved.state.pos()},
+          {"bytes", kept.bytes},
+          {"stored", false},
+          {"created", kept.created},
+          {"expires_at", nullptr}};
+}
+
+/// {"prompt" or "messages", "state"}: reads without sampling. {"state", "to"}: rewinds.
+void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) {
+  const Json body = read_body(*call);
+  if (!body.contains("to")) return generate(call, Form::kState);
+  Fields fields(body, "request");
+  const std::string id = fields.string("state");
+  const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
+  const int64_t tokens = fields.integer("to", 1, kept->saved.state.pos());
+  fields.finish();
+  rewind(call, id, tokens);
+}
+
+/// Reads the tokens after the nearest ancestor again. The state that comes of it is another one of the same lineage.
+void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens) {
+  const std::string owner = owner_of(*call);
+  const std::shared_ptr<const KeptState> whole = served_.states.find(id, owner);
+  const std::shared_ptr<const KeptState> from = served_.states.ancestor(id, owner, tokens);
+  const auto cached = from ? from->saved.tokens.size() : 0;
+  const auto end = whole->saved.tokens.begin() + tokens;
+  generate::Request request;
+  request.prompt.assign(whole->saved.tokens.begin() + static_cast<std::ptrdiff_t>(cached), end);
+  request.max_tokens = 0;
+  request.keep_state = true;
+  if (from) {
+    request.state = from->saved.state;
+    request.history = from->saved.tokens;
+    request.logits = from->saved.logits;
+  }
+  if (request.prompt.empty() && !request.logits.defined()) return call->answer(state_card(*from));
+  const uint64_t number = served_.engine.submit(std::move(request), [this, call, from, owner, cached](Event& event) {
+    if (!event.end || call->ended()) return;
+    try {
+      if (event.end->reason != generate::StopReason::kLength) fail(ErrorKind::kInput, "{}", event.end->error);
+      model::SavedState saved{std::move(event.end->state), std::move(event.end->history), std::move(event.end->logits)};
+      Json card = state_card(*served_.states.add(std::move(saved), from ? from->id : "", owner));
+      card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};
+      call->answer(card);
+    } catch (const HttpError& error) {
+      call->fail(error);
+    } catch (const Error& error) {
+      call->fail(error_answer(error));
+    }
+  });
+  if (number == 0) throw HttpError{429, "the queue is full", "", "queue_full", {{"Retry-After", "1"}}};
+  call->when_gone([this, number] { served_.engine.cancel(number); });
+}
+
+void Service::states(const std::shared_ptr<Call>& call, const std::string&) {
+  Json list = Json::array();
+  for (const auto& kept : served_.states.list(owner_of(*call))) list.push_back(state_card(*kept));
+  call->answer(Json{{"object", "list"}, {"data", list}});
+}
+
+void Service::state(const std::shared_ptr<Call>& call, const std::string& rest) {
+  const std::string file = "/file";
+  if (rest.ends_with(file)) return state_file(call, rest.substr(0, rest.size() - file.size()));
+  call->answer(state_card(*served_.states.find(rest, owner_of(*call))));
+}
+
+void Service::remove_state(const std::shared_ptr<Call>& call, const std::string& rest) {
+  served_.states.remove(rest, owner_of(*call));
+  call->answer(Json{{"id", rest}, {"object", "state"}, {"deleted", true}});
+}
+
+void Service::state_file(const std::shared_ptr<Call>& call, const std::string& id) {
+  const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
+  const ScratchFile file(options_.scratch);
+  model::save_state(file.path(), kept->saved, served_.model);
+  call->answer(200, read_text_file(file.path(), kMaxFile), "application/octet-stream");
+}
+
+void Service::upload_state(const std::shared_ptr<Call>& call, const std::string&) {
+  const ScratchFile file(options_.scratch);
+  write_text_file(file.path(), call->request().body);
+  model::SavedState saved;
+  try {
+    saved = model::load_state(file.path(), served_.model);
+  } catch (const Error& error) {
+    std::string message = error.what();
+    const size_t at = message.find(file.path());
+    if (at != message.npos) message.replace(at, file.path().size(), "state");
+    throw HttpError{422, message, "", "state_refused", {}};
+  }
+  call->answer(state_card(*served_.states.add(std::move(saved), "", owner_of(*call))));
+}
+
+}  // namespace carousel::serve

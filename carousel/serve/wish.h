@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the body of a request asks for, beside its prompt: OpenAI's fields, and llama.cpp's names for what OpenAI lacks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "carousel/core/error.h"
+#include "carousel/core/json.h"
+#include "carousel/generate/batcher.h"
+#include "carousel/serve/call.h"
+
+namespace carousel::serve {
+
+enum class Form {
+  kCompletion,
+  kChat,
+  kState,
+  kResponse
+};  // of the endpoint: it decides defaults and the shape of answers
+
+struct Wish {
+  Form form = Form::kCompletion;
+  generate::Request request;  // all but prompt and state
+  bool stream = false, include_usage = false, echo = false;
+  std::string salt;     // requests with another one share no cache
+  std::string ignored;  // names of fields without effect, for x-carousel-ignored
+};
+
+struct WishLimits {
+  int64_t max_tokens = 4096;
+  int64_t samples = 128;
+  int64_t stops = 16;
+  int64_t top_logprobs = 20;
+};
+
+/// Reads all fields but those of the prompt, which the caller has read from `fields` before. `body` is the object of
+/// `fields`. Throws Error(kInput) that names the field, what was got and what is expected.
+Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& limits);
+
+/// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
+HttpError error_answer(const Error& error);
+
+}  // namespace carousel::serve

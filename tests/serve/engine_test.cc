@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whatever else the engine does - other requests, prompts cut to ticks, beginnings that were read before, evictions,
+// cancelled neighbours - a request is answered as generate() answers it alone, bit for bit.
+#include "carousel/serve/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+
+#include "carousel/core/rng.h"
+#include "tests/serve/small_model.h"
+
+namespace carousel::serve {
+namespace {
+
+using generate::Request;
+using generate::StopReason;
+
+/// Runs what the engine posts, on the test's thread.
+class Mailbox {
+ public:
+  Engine::Post post() {
+    return [this](std::function<void()> then) {
+      const std::lock_guard lock(mutex_);
+      mail_.push_back(std::move(then));
+      news_.notify_one();
+    };
+  }
+  template <class Done>
+  bool run_until(const Done& done) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+    while (!done()) {
+      std::vector<std::function<void()>> mail;
+      {
+        std::unique_lock lock(mutex_);
+        if (!news_.wait_until(lock, deadline, [&] { return !mail_.empty(); })) return false;
+        mail.swap(mail_);
+      }
+      for (const auto& then : mail) then();
+    }
+    return true;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable news_;
+  std::vector<std::function<void()>> mail_;
+};
+
+class EngineTest : public testing::Test {
+ protected:
+  /// One of a few texts that others begin with too, up to a drawn length, then a drawn end.
+  Request draw(Rng& rng) const {
+    Request request;
+    const auto family = static_cast<int32_t>(rng.bits() % 3);
+    const auto shared = static_cast<int32_t>(rng.bits() % 400), own = static_cast<int32_t>(rng.bits() % 40);
+    for (int32_t i = 0; i < shared; ++i) request.prompt.push_back((i * (family + 5) + i / 7) % 256);
+    for (int32_t i = 0; i < own + 1; ++i) request.prompt.push_back(static_cast<int32_t>(rng.bits() % 256));
+    request.seed = rng.bits() % 1000;
+    request.max_tokens = static_cast<int64_t>(rng.bits() % 12);
+    request.samples = rng.bits() % 4 == 0 ? 3 : 1;
+    request.logprobs = true;
+    return request;
+  }
+
+  struct Heard {
+    std::vector<Said> samples;
+    int64_t ended = 0, cached = 0;
+    std::string error;
+    bool whole() const { return ended == static_cast<int64_t>(samples.size()); }
+  };
+
+  uint64_t submit(Engine& engine, const Request& request, Heard& heard, const std::string& domain = "") {
+    heard.samples.resize(static_cast<size_t>(request.samples));
+    return engine.submit(
+        request,
+        [&heard](Event& event) {
+          Said& said = heard.samples[static_cast<size_t>(event.sample)];
+          said.text += event.text;
+          if (!event.end) {
+            said.ids.push_back(event.id);
+            said.logprobs.push_back(event.logprob);
+            return;
+          }
+          said.reason = event.end->reason;
+          heard.error = event.end->error;
+          heard.cached = event.cached;
+          heard.ended++;
+        },
+        domain);
+  }
+
+  SmallModel small_;
+  Mailbox mailbox_;
+};
+
+EngineOptions options(size_t cache_bytes) {
+  EngineOptions out;
+  out.parallel = 5;
+  out.queue = 1000;
+  out.cache_bytes = cache_bytes;
+  out.tick_ms = 0.01;  // prompts are read a piece at a time
+  return out;
+}
+
+TEST_F(EngineTest, EveryRequestIsAnsweredAsItIsAlone) {
+  // A budget for everything, one that evicts all the time, and none.
+  const size_t state = small_.model.state_layout().bytes_at(256);
+  for (const size_t cache_bytes : {size_t{1} << 30, 6 * state, size_t{0}}) {
+    Engine engine(small_.model, small_.stream, options(cache_bytes), mailbox_.post());
+    Rng rng(11, cache_bytes);
+    constexpr size_t kRequests = 60;
+    std::vector<Request> requests;
+    std::vector<Heard> heard(kRequests);
+    for (size_t i = 0; i < kRequests; ++i) {
+      requests.push_back(draw(rng));
+      const uint64_t number = submit(engine, requests.back(), heard[i]);
+      ASSERT_GT(number, 0u);
+      if (i % 7 == 3) engine.cancel(number);
+    }
+    ASSERT_TRUE(mailbox_.run_until(
+        [&] { return std::all_of(heard.begin(), heard.end(), [](const Heard& one) { return one.whole(); }); }));
+    int64_t cached = 0;
+    for (size_t i = 0; i < kRequests; ++i) {
+      cached += heard[i].cached;
+      const std::vector<Said> alone = small_.alone(requests[i]);
+      for (size_t k = 0; k < alone.size(); ++k) {
+        const Said& said = heard[i].samples[k];
+        if (said.reason == StopReason::kCancelled) {
+          EXPECT_EQ(i % 7, 3u);
+          EXPECT_LE(said.ids.size(), alone[k].ids.size());
+        } else {
+          EXPECT_EQ(said, alone[k]) << "request " << i << " sample " << k;
+        }
+      }
+    }
+    EXPECT_EQ(cached > 0, cache_bytes > 0);
+    EXPECT_LE(engine.figures().cache_bytes.load(), static_cast<int64_t>(cache_bytes));
+    EXPECT_EQ(engine.figures().cache_evictions > 0, cache_bytes == 6 * state);
+  }
+}
+
+TEST_F(EngineTest, APromptThatWasReadIsNotReadAgain) {
+  Engine engine(small_.model, small_.stream, options(size_t{1} << 30), mailbox_.post());
+  Request request;
+  for (int32_t i = 0; i < 1000; ++i) request.prompt.push_back(i % 251);
+  request.max_tokens = 2;
+  Heard first, second, longer, other;
+  submit(engine, request, first);
+  ASSERT_TRUE(mailbox_.run_until([&] { return first.whole(); }));
+  EXPECT_EQ(first.cached, 0);
+  submit(engine, request, second);
+  ASSERT_TRUE(mailbox_.run_until([&] { return second.whole(); }));
+  EXPECT_EQ(second.cached, 960);  // 15 pieces of 64
+  EXPECT_EQ(second.samples, first.samples);
+  submit(engine, request, other, "of someone else");
+  ASSERT_TRUE(mailbox_.run_until([&] { return other.whole(); }));
+  EXPECT_EQ(other.cached, 0);
+  // Two that leave the known text at 700: the first one marks the place.
+  Request branch = request;
+  branch.prompt.resize(700);
+  branch.prompt.insert(branch.prompt.end(), 100, 7);
+  submit(engine, branch, longer);
+  ASSERT_TRUE(mailbox_.run_until([&] { return longer.whole(); }));
+  EXPECT_EQ(longer.cached, 512);  // a step of a long prompt
+  branch.prompt.back() = 8;
+  branch.prompt[720] = 9;
+  Heard again;
+  submit(engine, branch, again);
+  ASSERT_TRUE(mailbox_.run_until([&] { return again.whole(); }));
+  EXPECT_EQ(again.cached, 640);
+}
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  EngineOptions few = options(0);
+  few.queue = 2;
+  few.parallel = 1;
+  Engine engine(small_.model, small_.stream, few, mailbox_.post());
+  Request request;
+  request.prompt.assign(2000, 5);
+  request.max_tokens = 1;
+  std::vector<Heard> heard(8);
+  size_t taken = 0;
+  for (Heard& one : heard) taken += submit(engine, request, one) > 0 ? 1 : 0;
+  EXPECT_GE(taken, 2u);
+  EXPECT_LE(taken, 3u);
+}
+
+TEST_F(EngineTest, ABadRequestEndsAlone) {
+  Engine engine(small_.model, small_.stream, options(0), mailbox_.post());
+  Request good, bad;
+  good.prompt = bad.prompt = {1, 2, 3};
+  good.max_tokens = bad.max_tokens = 4;
+  good.logprobs = true;
+  bad.prompt[1] = 300;
+  Heard well, wrong;
+  submit(engine, bad, wrong);
+  submit(engine, good, well);
+  ASSERT_TRUE(mailbox_.run_until([&] { return well.whole() && wrong.whole(); }));
+  EXPECT_EQ(wrong.samples[0].reason, StopReason::kFailed);
+  EXPECT_NE(wrong.error.find("300"), std::string::npos);
+  EXPECT_EQ(well.samples, small_.alone(good));
+}
+
+}  // namespace
+}  // namespace carousel::serve

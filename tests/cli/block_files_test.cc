@@ -72,7 +72,7 @@ TEST_P(BlockFiles, MappedAndHeldGiveTheSameText) {
   }
 }
 
-// Panels of blocks hold no more bytes than the file does. xLSTM's gates do: their 4 rows fill a panel of 32.
+// Panels of blocks hold no more bytes than the file does. xLSTM's gates do: their 4 rows of f32 fill a panel of 32.
 TEST_P(BlockFiles, InfoCountsThem) {
   for (const char* type : kTypes) {
     const Scratch scratch;
@@ -83,7 +83,7 @@ TEST_P(BlockFiles, InfoCountsThem) {
     for (const auto& [name, count] : info.at("dtypes").items()) values += count.get<int64_t>();
     EXPECT_EQ(values, info.at("parameters").get<int64_t>());
     EXPECT_GT(2 * in_first, values) << type;
-    const double most = GetParam() == kWideLlama ? 1.02 : 1.15;
+    const double most = GetParam() == kWideLlama ? 1.02 : 1.25;
     EXPECT_LT(info.at("bytes_in_memory").get<double>(), most * info.at("bytes_on_disk").get<double>()) << type;
   }
 }

@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/finite.h"
+#include "carousel/ops/weight/checked_rows.h"
 
 namespace carousel::model {
 namespace {
@@ -252,6 +253,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   Weight weight = mapped ? Weight::over(entry.file, values, rows, cols, dtype)
                          : weight_for(init, rows, cols, dtype, layout, *stream_.memory);
   const DType held_as = weight.as<SparsePanels>() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
+  const DensePanels* const as_stored = !init.mask && source == dtype ? weight.as<DensePanels>() : nullptr;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
@@ -267,13 +269,14 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
       bytes = reinterpret_cast<const std::byte*>(decoded.data());
     }
     const Values read = {name, entry, bytes, source, first * cols, count * cols};
-    check_finite(read);
+    const bool written = as_stored != nullptr && write_checked_rows(stream_, *as_stored, first, count, cols, bytes);
+    if (!written) check_finite(read);  // which says where the first one is
     if (largest_value(held_as) < largest_value(source)) check_range(read, count, held_as);
     if (init.mask) {
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
       check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, source, masked.data()), &cleared);
     }
-    if (!mapped) weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
+    if (!mapped && !written) weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
     if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(count * cols));
   }
   warn_of_masked(name, cleared);

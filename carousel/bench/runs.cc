@@ -280,7 +280,8 @@ std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const mo
   }
   model::check_memory(static_cast<size_t>(model::measure_cost(files, types, *stream.memory).held_bytes),
                       files.place.config, "weights", *stream.memory);
-  RepeatedParams params(files, types, stream);
+  const model::WeightTypes chosen = model::with_mix(types, files.config, files.place.config);
+  RepeatedParams params(files, chosen, stream);
   return std::make_unique<model::Lm>(files.config, params, files.place.config);
 }
 

@@ -15,10 +15,7 @@
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
-#include "carousel/formats/checkpoint.h"
 #include "carousel/generate/evaluate.h"
-#include "carousel/model/convert.h"
-#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/quantise.h"
 
@@ -40,16 +37,6 @@ struct Score {
   double nats_per_token = 0;
   int64_t tokens = 0;
 };
-
-// Writes one GGUF file: the writer's own pass over the tensors, with the given types.
-model::QuantiseResult write_gguf(const QuantizeOptions& options, const Stream& stream,
-                                 const model::WriteProgress& progress) {
-  const model::ModelFiles files = model::open_model_files(options.model);
-  const model::TypeOf type = model::type_choice(options.weights.types(), files.config.tie_word_embeddings);
-  model::write_gguf(options.model, options.out, stream, type, progress);
-  return {
-      files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(options.out).size_bytes(), {}};
-}
 
 Score score_of(const std::string& path, const std::string& text_path, const Stream& stream, const char* label,
                const char* state) {
@@ -97,8 +84,8 @@ int run_quantize(const QuantizeOptions& options, const Stream& stream) {
       bar.update(static_cast<int64_t>(100 * done));
       return may_go_on(done);
     };
-    written = gguf ? write_gguf(options, stream, go_on)
-                   : model::write_quantised(options.model, options.weights.types(), stream, options.out, go_on);
+    const auto write = gguf ? model::write_quantised_gguf : model::write_quantised;
+    written = write(options.model, options.weights.types(), stream, options.out, go_on);
   }
   set_last_will({});  // also takes end_by_itself() back: the model is written
   for (const std::string& kept : written.kept) note("warning: " + kept);

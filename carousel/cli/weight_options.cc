@@ -15,11 +15,24 @@
 namespace carousel::cli {
 namespace {
 
-constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4};
+constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8,
+                            DType::kQ4,  DType::kQ4K, DType::kQ5K,  DType::kQ6K};
+
+struct MixName {
+  const char* name;
+  DType base;  // the type of most matrices
+};
+constexpr MixName kMixes[] = {{"q4_k_m", DType::kQ4K}, {"q5_k_m", DType::kQ5K}};
 
 /// `names`, and the names of the types.
 std::vector<std::string> type_names(std::vector<std::string> names) {
   for (const DType dtype : kTypes) names.push_back(weight_type_name(dtype));
+  return names;
+}
+/// The same and the names of the mixes.
+std::vector<std::string> body_names(std::vector<std::string> names) {
+  names = type_names(std::move(names));
+  for (const MixName& mix : kMixes) names.push_back(mix.name);
   return names;
 }
 
@@ -39,21 +52,21 @@ std::optional<DType> weight_type_of(const std::string& name) {
 }
 
 void WeightOptions::add_options(CLI::App& app) {
-  add_choice(app, "--weights", weights, type_names({"auto"}), "Type of the weights; auto: the file's");
+  add_choice(app, "--weights", weights, body_names({"auto"}), "Type of the weights, or a mix; auto: the file's");
   add_parts(app, "--weights");
 }
 
 void WeightOptions::add_type(CLI::App& app) {
-  add_choice(app, "--type", weights, type_names({}), "Type of the weights")->required()->default_str("");
+  add_choice(app, "--type", weights, body_names({}), "Type of the weights, or a mix")->required()->default_str("");
   add_parts(app, "--type");
 }
 
 void WeightOptions::add_parts(CLI::App& app, const std::string& name) {
   const std::vector<std::string> names = type_names({"auto"});
   add_choice(app, "--embeddings", embeddings, names,
-             "Of the embeddings; auto: as " + name + ", but the file's under q8 and q4");
+             "Of the embeddings; auto: as " + name + ", but the file's under blocks, and the mix's under a mix");
   add_choice(app, "--head", head, names, "Of the head, and of embeddings it shares; auto: likewise");
-  add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: likewise");
+  add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: the file's under blocks");
 }
 
 void WeightOptions::add_mmap(CLI::App& app) {
@@ -64,6 +77,11 @@ model::WeightTypes WeightOptions::types() const {
   model::WeightTypes types;
   types.mapped = mapped;
   types.body = weight_type_of(weights);
+  for (const MixName& mix : kMixes) {
+    if (weights != mix.name) continue;
+    types.body = mix.base;
+    types.mixed = true;
+  }
   const bool blocks = types.body && is_block(*types.body);
   const std::string rest = blocks ? "auto" : weights;
   const auto part = [&](const std::string& name) { return weight_type_of(name == "auto" ? rest : name); };
@@ -94,7 +112,7 @@ void WeightOptions::check_parts(const std::string& path) const {
   for (const model::ParamRecord& record : list.records()) {
     const std::optional<DType> type = record.init.gate ? chosen_types.gates : chosen_types.body;
     if (!record.matrix || !type) continue;
-    if (record.shape[-1] % static_cast<int64_t>(block_values(*type)) != 0) continue;
+    if (!model::fitting_dtype(*type, record.shape[-1])) continue;
     parts[record.init.gate && gates != "auto" ? 3 : 0].has = true;
   }
   for (const Part& part : parts) {

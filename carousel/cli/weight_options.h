@@ -18,7 +18,8 @@ struct WeightOptions {
   /// Adds --type, which must be given, in place of --weights: for commands that write a model.
   void add_type(CLI::App& app);
   /// The types that the options give; auto is the file's own type. A block type given by --weights is for projections
-  /// only: embeddings, head and gates keep their own type unless they are named.
+  /// only: embeddings, head and gates keep their own type unless they are named. A mix has types for embeddings and
+  /// head.
   model::WeightTypes types() const;
   /// Throws Error(kUsage) where a type is given for a part, and the model at `path` is no language model and has no
   /// matrix in that part which the type can hold.

@@ -176,6 +176,7 @@ static void narrow_to(const float* source, std::byte* out, size_t count, Half (*
 
 void narrow(const float* source, DType dtype, void* out, size_t count) {
   if (count == 0) return;
+  if (is_block(dtype)) return encode_blocks(source, dtype, out, count);
   switch (dtype) {
     case DType::kF32:
       std::memcpy(out, source, count * sizeof(float));
@@ -186,11 +187,8 @@ void narrow(const float* source, DType dtype, void* out, size_t count) {
     case DType::kBF16:
       narrow_to(source, static_cast<std::byte*>(out), count, to_bf16);
       return;
-    case DType::kQ8:
-    case DType::kQ4:
-      return encode_blocks(source, dtype, out, count);
     default:
-      fail(ErrorKind::kShape, "narrow: got dtype {}, expected f32, f16, bf16, q8 or q4", dtype_name(dtype));
+      fail(ErrorKind::kShape, "narrow: got dtype {}, expected f32, f16, bf16 or a block type", dtype_name(dtype));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "carousel/core/error.h"
+#include "carousel/core/quant_encode.h"
 
 namespace carousel {
 namespace {
@@ -168,12 +169,22 @@ void decode_blocks(const void* blocks, DType dtype, float* out, size_t count) {
   std::copy_n(last, count, out);
 }
 
+bool is_encodable(DType dtype) { return is_simple_block(dtype) || block_encoder(dtype) != nullptr; }
+
 void encode_blocks(const float* values, DType dtype, void* blocks, size_t count) {
-  if (!is_simple_block(dtype)) {
-    fail(ErrorKind::kShape, "encode: got dtype {}, expected Q8 or Q4", dtype_name(dtype));
+  if (!is_encodable(dtype)) {
+    fail(ErrorKind::kShape, "encode: got dtype {}, expected Q8, Q4, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K", dtype_name(dtype));
+  }
+  const size_t in_block = block_values(dtype), whole = count / in_block;
+  auto* next = static_cast<std::byte*>(blocks);
+  if (const BlockEncoder encode = block_encoder(dtype); encode != nullptr) {
+    encode(values, whole, reinterpret_cast<uint8_t*>(next));
+    if (count == whole * in_block) return;
+    float last[kMostBlockValues] = {};
+    std::copy(values + whole * in_block, values + count, last);
+    return encode(last, 1, reinterpret_cast<uint8_t*>(next) + whole * block_bytes(dtype));
   }
   const size_t size_bytes = block_bytes(dtype);
-  auto* next = static_cast<std::byte*>(blocks);
   const auto encode = dtype == DType::kQ8 ? encode_q8 : encode_q4;
   for (size_t done = 0; done < count; done += kBlockValues, next += size_bytes) {
     Block x = {};

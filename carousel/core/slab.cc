@@ -9,6 +9,9 @@
 //    full, starts another.
 #include "carousel/core/slab.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -60,6 +63,21 @@ Tensor slab_bytes(int64_t count, Memory& memory) {
   Tensor tensor(storage, slab.used, Shape{count}, DType::kU8);
   slab.used = std::min(kSlabBytes, (slab.used + bytes + kAlignment - 1) / kAlignment * kAlignment);
   return tensor;
+}
+
+void back_pages(ThreadPool& pool, std::byte* begin, size_t size_bytes) {
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+#if defined(MADV_POPULATE_WRITE)
+  if (size_bytes < kHugePage) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t first = reinterpret_cast<uintptr_t>(begin) / page * page;
+  const uintptr_t last = reinterpret_cast<uintptr_t>(begin) + size_bytes, huge = first / kHugePage;
+  parallel_for(pool, static_cast<int64_t>((last - 1) / kHugePage - huge + 1), [&](int64_t i) {
+    const uintptr_t from = std::max(first, (huge + static_cast<uintptr_t>(i)) * kHugePage);
+    const uintptr_t to = std::min(last, (huge + static_cast<uintptr_t>(i) + 1) * kHugePage);
+    ::madvise(reinterpret_cast<void*>(from), to - from, MADV_POPULATE_WRITE);  // where refused, writing backs them
+  });
+#endif
 }
 
 }  // namespace carousel

@@ -3,6 +3,7 @@
 // spend its time on translations: so they share slabs of huge pages.
 #pragma once
 
+#include "carousel/core/parallel.h"
 #include "carousel/core/tensor.h"
 
 namespace carousel {
@@ -11,5 +12,10 @@ namespace carousel {
 /// neighbouring calls share a slab, which is freed with the last of them; a large or a tiny tensor has storage of its
 /// own. Any thread may call it. Throws Error(kIo) where the system refuses the memory.
 Tensor slab_bytes(int64_t count, Memory& memory = Memory::host());
+
+/// Has the system back [begin, begin + size_bytes) of the host's memory before threads write it, one huge page per
+/// task. Two threads that write the same fresh page are each given one, both are cleared, and one is thrown away. The
+/// bytes keep their values.
+void back_pages(ThreadPool& pool, std::byte* begin, size_t size_bytes);
 
 }  // namespace carousel

@@ -2,6 +2,8 @@
 // The table of GGUF's element encodings.
 #include "carousel/formats/ggml_blocks.h"
 
+#include "carousel/core/quant_encode.h"
+
 namespace carousel::formats {
 namespace {
 
@@ -90,7 +92,7 @@ void decode_ggml(const GgmlType& type, const std::byte* source, int64_t count, f
 
 bool encode_ggml(const GgmlType& type, const float* source, int64_t count, std::byte* out) {
   const std::optional<DType> dtype = type.blocks ? type.blocks : type.plain;
-  const bool encodable = dtype && (is_simple_block(*dtype) || (is_float(*dtype) && *dtype != DType::kF64));
+  const bool encodable = dtype && (is_encodable(*dtype) || (is_float(*dtype) && *dtype != DType::kF64));
   if (encodable) narrow(source, *dtype, out, static_cast<size_t>(count));
   return encodable;
 }

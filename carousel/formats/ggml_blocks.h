@@ -38,7 +38,7 @@ std::string decodable_ggml_types();
 
 /// `count` values (a multiple of type.block) to f32. The source may have any alignment. Integers are not decoded.
 void decode_ggml(const GgmlType& type, const std::byte* source, int64_t count, float* out);
-/// f32 to F32, F16, BF16, Q8_0 or Q4_0 (core/quant_blocks.h chooses the scales); false for another type.
+/// f32 to F32, F16, BF16, or blocks that core/quant_blocks.h encodes; false for another type.
 bool encode_ggml(const GgmlType& type, const float* source, int64_t count, std::byte* out);
 
 }  // namespace carousel::formats

@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/finite.h"
+#include "carousel/ops/weight/checked_rows.h"
 
 namespace carousel::model {
 namespace {
@@ -219,11 +220,13 @@ void CheckpointParams::warn_of_masked(const std::string& name, int64_t cleared) 
                                   where_, name, cleared, cleared == 1 ? "" : "s"));
 }
 
-void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType dtype, DType wanted) {
+void CheckpointParams::warn_of_kept(const std::string& name, int64_t cols, DType wanted, DType dtype) {
+  const bool stays = !fitting_dtype(wanted, cols);
   if (kept_++ == 0) {
     kept_first_ = warnings_.size();
-    warnings_.push_back(fmt::format("{}: {} stays {}: its rows of {} are no whole blocks of {}", where_, name,
-                                    dtype_name(dtype), cols, block_values(wanted)));
+    warnings_.push_back(fmt::format("{}: {} {} {}: its rows of {} are no whole blocks of {}", where_, name,
+                                    stays ? "stays" : "is held in", dtype_name(dtype), cols,
+                                    stays ? kBlockValues : block_values(wanted)));
   } else if (kept_ == 2) {
     warnings_[kept_first_] += "; so do others";
   }
@@ -241,9 +244,8 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const bool decodes = init.mask != nullptr && is_block(own) && !is_simple_block(own);
   const DType source = decodes ? DType::kF32 : own;
   const DType dtype = types_.held(name, cols, layout, init, own);
-  const DType wanted = types_.of(name, layout, init).value_or(dtype);
-  if (dtype != wanted && cols % static_cast<int64_t>(block_values(wanted)) != 0)
-    warn_of_kept(name, cols, dtype, wanted);
+  const std::optional<DType> wanted = types_.of(name, layout, init);
+  if (wanted && dtype != *wanted) warn_of_kept(name, cols, *wanted, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
@@ -251,6 +253,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   Weight weight = mapped ? Weight::over(entry.file, values, rows, cols, dtype)
                          : weight_for(init, rows, cols, dtype, layout, *stream_.memory);
   const DType held_as = weight.as<SparsePanels>() != nullptr && is_block(dtype) ? DType::kF16 : dtype;
+  const DensePanels* const as_stored = !init.mask && source == dtype ? weight.as<DensePanels>() : nullptr;
   std::vector<std::byte> masked;  // rows whose masked values are zeroed
   int64_t cleared = 0;
   const auto row_bytes = static_cast<int64_t>(dtype_bytes(source, static_cast<size_t>(cols)));
@@ -266,13 +269,14 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
       bytes = reinterpret_cast<const std::byte*>(decoded.data());
     }
     const Values read = {name, entry, bytes, source, first * cols, count * cols};
-    check_finite(read);
+    const bool written = as_stored != nullptr && write_checked_rows(stream_, *as_stored, first, count, cols, bytes);
+    if (!written) check_finite(read);  // which says where the first one is
     if (largest_value(held_as) < largest_value(source)) check_range(read, count, held_as);
     if (init.mask) {
       masked.assign(bytes, bytes + static_cast<size_t>(count * row_bytes));
       check_masked(name, cols, clear_masked(stream_, *init.mask, first, count, source, masked.data()), &cleared);
     }
-    if (!mapped) weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
+    if (!mapped && !written) weight.write_rows(stream_, first, count, init.mask ? masked.data() : bytes, source);
     if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(count * cols));
   }
   warn_of_masked(name, cleared);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <unordered_map>
 
@@ -33,12 +34,13 @@ struct Source {
   ModelConfig config;
   std::vector<ParamRecord> records;
   std::vector<ParamPlace> places;  // the place of each record
+  ThreadPool* pool = nullptr;
 };
 
 Source open_source(const std::string& path, const Stream& stream) {
   ModelPath place = resolve(path);
   if (place.weights.empty()) fail(ErrorKind::kInput, "{}: no weights to convert", path);
-  Source source{place, formats::Checkpoint::open(place.weights), {}, {}, {}};
+  Source source{place, formats::Checkpoint::open(place.weights), {}, {}, {}, stream.pool};
   source.config = read_model_config(source.place, &source.checkpoint);
   ParamList list;
   declare_params(source.config, list, place.config);
@@ -84,42 +86,57 @@ std::vector<Target> targets_of(const Source& source, const TensorNames& names, b
   return out;
 }
 
-// Decodes `count` stored values, unless they are plain and keep their type; throws for a value that is not finite or
-// that `type` cannot hold.
-void read_piece(const formats::TensorEntry& entry, const std::byte* stored, int64_t count, const GgmlType& type,
-                std::vector<float>& wide, const std::string& where) {
-  bool good = true;
-  if (type_of(entry) == &type && entry.ggml == nullptr) {
-    good = !first_not_finite(stored, entry.dtype, count);
-  } else {
-    wide.resize(static_cast<size_t>(count));
-    entry.to_f32(stored, count, wide.data());
-    good = fits(wide.data(), wide.size(), type.blocks ? *type.blocks : type.plain.value_or(DType::kF32));
+// Values brought from a tensor's type to another: `count` stored values, which are whole rows.
+struct Recoding {
+  const formats::TensorEntry& entry;
+  const GgmlType& type;
+  const std::string& where;
+  ThreadPool& pool;
+
+  bool keeps() const { return type_of(entry) == &type; }
+  // Throws for values, kept as they are, that are not finite.
+  void check(const std::byte* stored, int64_t count) const {
+    if (first_not_finite(stored, dtype_of(type), count)) refuse();
   }
-  if (good) return;
-  fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where, entry.name,
-       type.name);
-}
+  // Decodes and encodes on all threads. Throws for a value that is not finite, or that the type cannot hold.
+  void recode(const std::byte* stored, int64_t count, std::byte* out) const {
+    constexpr int64_t kTask = 1 << 14;  // values, a multiple of every block
+    std::atomic<bool> good{true};
+    parallel_for(pool, (count + kTask - 1) / kTask, [&](int64_t task) {
+      const int64_t begin = task * kTask, values = std::min(kTask, count - begin);
+      std::vector<float> wide(static_cast<size_t>(values));
+      entry.to_f32(stored + entry.bytes_of(begin), values, wide.data());
+      if (!fits(wide.data(), wide.size(), dtype_of(type))) return good.store(false);
+      CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), values, out + *type.bytes_of(begin)));
+    });
+    if (!good.load()) refuse();
+  }
+  [[noreturn]] void refuse() const {
+    fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where,
+         entry.name, type.name);
+  }
+};
 
 // Puts the values of one parameter, in the block's order and in `type`, in pieces of whole rows.
-void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlType& type, const std::string& where,
+void each_piece(const Source& source, size_t i, const GgmlType& type,
                 const std::function<void(const std::byte*, size_t)>& put) {
+  const ParamRecord& record = source.records[i];
+  const ParamPlace& place = source.places[i];
   const formats::TensorEntry& entry = *place.entry;
   const std::vector<std::byte> reordered = place.permuted ? place.reordered_bytes() : std::vector<std::byte>();
   const std::byte* const values = place.permuted ? reordered.data() : place.bytes;
   const int64_t count = record.shape.count(), row = record.shape[-1];
   const int64_t piece = std::max<int64_t>(1, kPiece / row) * row;
-  const bool same = type_of(entry) == &type;
-  std::vector<float> wide;
-  std::vector<std::byte> encoded(same ? 0 : *type.bytes_of(std::min(piece, count)));
+  const Recoding recoding{entry, type, source.place.weights, *source.pool};
+  std::vector<std::byte> encoded(recoding.keeps() ? 0 : *type.bytes_of(std::min(piece, count)));
   for (int64_t first = 0; first < count; first += piece) {
     const int64_t part = std::min(piece, count - first);
     const std::byte* const stored = values + entry.bytes_of(first);
-    read_piece(entry, stored, part, type, wide, where);
-    if (same) {
+    if (recoding.keeps()) {
+      recoding.check(stored, part);
       put(stored, entry.bytes_of(part));
     } else {
-      CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), part, encoded.data()));
+      recoding.recode(stored, part, encoded.data());
       put(encoded.data(), *type.bytes_of(part));
     }
     if (entry.file && !place.permuted) entry.file->release(stored, entry.bytes_of(part));
@@ -130,11 +147,11 @@ void each_piece(const ParamRecord& record, const ParamPlace& place, const GgmlTy
 void each_piece(const Source& source, const Target& target, const std::function<void(const std::byte*, size_t)>& put) {
   for (const size_t i : target.records) {
     if (!target.permuted) {
-      each_piece(source.records[i], source.places[i], *target.type, source.place.weights, put);
+      each_piece(source, i, *target.type, put);
       continue;
     }
     std::vector<std::byte> whole;
-    each_piece(source.records[i], source.places[i], *target.type, source.place.weights,
+    each_piece(source, i, *target.type,
                [&](const std::byte* bytes, size_t size) { whole.insert(whole.end(), bytes, bytes + size); });
     const std::vector<std::byte> ordered =
         to_file_order(*target.permuted, whole.data(), [&](int64_t count) { return *target.type->bytes_of(count); });
@@ -303,12 +320,11 @@ std::vector<Target> folder_targets(const Source& source) {
   return targets_of(source, find_family(source.config.model_type, source.place.config).names, false);
 }
 
-// The reason why a target cannot be written in blocks of a type; empty: it can be.
-std::string why_no_blocks(const Target& target, DType dtype) {
-  const auto block = static_cast<int64_t>(block_values(dtype));
+// The reason why a target cannot be written in blocks of this type; empty: it can be.
+std::string why_no_blocks(const Target& target, const GgmlType& type) {
   if (target.permuted) return "it is stored in another order than it is used in";
-  if (target.shape.rank() > 0 && target.shape[-1] % block == 0) return "";
-  return fmt::format("its rows are no whole blocks of {}", block);
+  if (target.shape.rank() > 0 && target.shape[-1] % type.block == 0) return "";
+  return fmt::format("its rows are no whole blocks of {}", type.block);
 }
 
 // The block type that the values of a target have in the source; Q8, into which they can be encoded, where they have
@@ -317,6 +333,13 @@ DType block_type_of(const Source& source, const Target& target) {
   const DType first = held_dtype(*source.places[target.records.front()].entry);
   const auto other = [&](size_t i) { return held_dtype(*source.places[i].entry) != first; };
   return std::any_of(target.records.begin(), target.records.end(), other) ? DType::kQ8 : first;
+}
+
+// The type that a target of a folder has where none is chosen: its own, or F32 for blocks that it cannot be written in.
+const GgmlType* own_type(const Source& source, const Target& target) {
+  const DType blocks = block_type_of(source, target);
+  const bool whole = is_block(blocks) && why_no_blocks(target, *type_of(blocks)).empty();
+  return type_of(folder_dtype(source, target, whole ? blocks : DType::kF32));
 }
 
 }  // namespace
@@ -335,9 +358,7 @@ std::vector<std::string> write_folder(const std::string& model, const std::strin
   std::vector<Target> targets = folder_targets(source);
   std::vector<std::string> kept;
   for (Target& target : targets) {
-    const DType blocks = block_type_of(source, target);
-    const DType own = folder_dtype(source, target, why_no_blocks(target, blocks).empty() ? blocks : DType::kF32);
-    target.type = type_of(own);
+    target.type = own_type(source, target);
     const auto chosen_for = [&](size_t i) {
       const ParamRecord& record = source.records[i];
       return record.matrix ? type(record, *source.places[i].entry) : nullptr;
@@ -346,11 +367,11 @@ std::vector<std::string> write_folder(const std::string& model, const std::strin
     const auto other = [&](size_t i) { return chosen_for(i) != chosen; };
     const bool agreed = std::none_of(target.records.begin(), target.records.end(), other);
     if (agreed && chosen == nullptr) continue;
-    const std::string reason = why_no_blocks(target, agreed && chosen->blocks ? *chosen->blocks : DType::kQ8);
-    if (agreed && (chosen->block == 1 || reason.empty())) {
+    const std::string reason = chosen == nullptr || chosen->block == 1 ? "" : why_no_blocks(target, *chosen);
+    if (agreed && reason.empty()) {
       target.type = chosen;
     } else {
-      kept.push_back(fmt::format("\"{}\" stays {}: {}", target.name, dtype_name(own),
+      kept.push_back(fmt::format("\"{}\" stays {}: {}", target.name, dtype_name(dtype_of(*target.type)),
                                  agreed ? reason : "it holds matrices of different types"));
     }
   }

@@ -13,7 +13,7 @@
 
 namespace carousel::model {
 
-/// Chooses the type to write a matrix in (F32, F16, BF16, Q8_0 or Q4_0), given its record and the tensor it is read
+/// Chooses the type to write a matrix in, one that encode_ggml takes, given its record and the tensor it is read
 /// from; nullptr: the type it has. A matrix whose rows are not whole blocks keeps its type.
 using TypeOf = std::function<const formats::GgmlType*(const ParamRecord& record, const formats::TensorEntry& entry)>;
 
@@ -27,8 +27,8 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const WriteProgress& progress = {});
 
-/// The same with matrices in the types that `type` chooses. Other tensors keep their type; a tensor in blocks gets the
-/// type it is held in (q8 or q4). Returns the tensors that keep their type though another was chosen, with the reason.
+/// The same with matrices in the types that `type` chooses. Other tensors keep their type, blocks among them. Returns
+/// the tensors that keep their type though another was chosen, with the reason.
 std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
                                       const TypeOf& type, const WriteProgress& progress);
 

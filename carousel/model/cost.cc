@@ -147,7 +147,8 @@ ModelFiles open_model_files(const std::string& path) {
 }
 
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types, Memory& memory) {
-  Counter counter(files, types, memory);
+  const WeightTypes chosen = with_mix(types, files.config, files.place.config);
+  Counter counter(files, chosen, memory);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
   ShapeSource source([&](const ParamRecord& record) { counter.add(record); }, stored_masks(stored, files));
   declare_params(files.config, source, files.place.config);
@@ -175,7 +176,8 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
   return bytes;
 }
 
-Model model_on_meta(const ModelFiles& files, const WeightTypes& types) {
+Model model_on_meta(const ModelFiles& files, const WeightTypes& asked) {
+  const WeightTypes types = with_mix(asked, files.config, files.place.config);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
   MetaParams params(
       [&](const ParamRecord& record) {

@@ -21,6 +21,7 @@
 #include "carousel/model/params.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/rounded_params.h"
+#include "carousel/model/tokenizer_reader.h"
 
 namespace carousel::model {
 namespace {
@@ -80,8 +81,9 @@ size_t held_bytes(const formats::Checkpoint& checkpoint) {
   return bytes;
 }
 
-void load_tokenizer(Model& model, const ModelPath& place, const formats::GgufMetadata* metadata) {
-  model.tokenizer = open_tokenizer(place, metadata);
+void take_tokenizer(Model& model, std::optional<text::Tokenizer> tokenizer, const ModelPath& place,
+                    const formats::GgufMetadata* metadata) {
+  model.tokenizer = std::move(tokenizer);
   const bool gguf = metadata != nullptr;
   const std::string where = gguf ? place.weights : place.folder + "/tokenizer.json";
   if (model.tokenizer && model.tokenizer->vocab_size() > model.config.vocab_size) {
@@ -275,11 +277,9 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
 }  // namespace
 
 Model load(const std::string& path, const Stream& stream, ModelKind kind, const Numerics& numerics,
-           const WeightTypes& given_types, const std::string& adapter) {
+           const WeightTypes& asked, const std::string& adapter) {
   Memory& memory = *stream.memory;
   check_profile(numerics, memory);
-  WeightTypes types = given_types;
-  types.simple_blocks = memory.is_apart();
   const ModelPath place = resolve(path);
   if (place.weights.empty()) {
     const bool config_alone = !is_folder(path);
@@ -288,16 +288,20 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  const bool as_stored = types.own() && !types.mapped && !types.simple_blocks;
+  const bool as_stored = asked.own() && !asked.mapped && !memory.is_apart();
   if (as_stored) check_memory(held_bytes(checkpoint), place.weights);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
+  WeightTypes types = with_mix(asked, model.config, place.config);
+  types.simple_blocks = memory.is_apart();
   if (!as_stored) {
     check_memory(held_bytes(model.config, checkpoint, types, place.config, memory), place.weights, "weights", memory);
   }
   model.warnings = model.config.warnings;
+  std::optional<TokenizerReader> tokenizer;
+  if (kind == ModelKind::kLanguage) tokenizer.emplace(place, checkpoint.gguf());
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);
   std::optional<AdapterFiles> files;
@@ -318,7 +322,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence",
                memory);
   if (kind != ModelKind::kLanguage) return model;
-  load_tokenizer(model, place, checkpoint.gguf());
+  take_tokenizer(model, tokenizer->take(), place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
   return model;
 }
@@ -355,7 +359,8 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
     for (const formats::TensorEntry* entry : checkpoint->entries()) out.stored[entry->name] = entry->dtype;
   }
   if (model.config.kind != ModelKind::kLanguage) return out;
-  load_tokenizer(model, place, checkpoint ? checkpoint->gguf() : nullptr);
+  const formats::GgufMetadata* const gguf = checkpoint ? checkpoint->gguf() : nullptr;
+  take_tokenizer(model, open_tokenizer(place, gguf), place, gguf);
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.has_value());
   return out;
 }

@@ -31,11 +31,17 @@ struct ParamRecord {
 struct WeightTypes {
   std::optional<DType> body, embeddings, head, gates;
 
+  /// True where `body` names a mix: some matrices get more bits than it. with_mix chooses them.
+  bool mixed = false;
+  /// The types that a mix gives, by the parameters' names; they come before all others.
+  std::unordered_map<std::string, DType> by_name = {};
+
   /// The type set for parameter `name`. A table that embeddings and head share has the head's, or else the embeddings'.
+  /// Masked weights must stay zero, so in place of blocks with minima or of 256 values they get Q4 or Q8.
   std::optional<DType> of(const std::string& name, Weight::Layout layout, const Init& init) const;
-  /// The type that a matrix stored as `stored` is held in: the one set for it, or `stored` where none is set, or where
-  /// a block type is set and rows of `cols` are no whole blocks. With a mask, or with `simple_blocks`, it is Q8 in
-  /// place of any block type but Q4.
+  /// The type that a matrix stored as `stored` is held in: the one set for it, as fitting_dtype has it for rows of
+  /// `cols`; `stored` where none is set, or none fits. With a mask, or with `simple_blocks`, it is Q8 in place of any
+  /// block type but Q4.
   DType held(const std::string& name, int64_t cols, Weight::Layout layout, const Init& init, DType stored) const;
   bool own() const { return !body && !embeddings && !head && !gates; }  // every matrix keeps its type
 
@@ -47,6 +53,13 @@ struct WeightTypes {
   /// rows follow each other there.
   bool maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const;
 };
+
+/// The block type for rows of `cols` where `wanted` is asked for: rows that are no whole blocks of 256 get blocks of 32
+/// with at least as many bits, Q5_0 for Q4_K, Q5_1 for Q5_K and Q8 for Q6_K. Nothing: the rows are no whole blocks.
+std::optional<DType> fitting_dtype(DType wanted, int64_t cols);
+
+/// `types`, where a mix is asked for with the types that it gives the matrices of this model.
+WeightTypes with_mix(const WeightTypes& types, const ModelConfig& config, const std::string& where);
 
 /// Shapes only: a model built on it allocates nothing. `see` is called with every parameter, in the order of the
 /// model's constructor.
@@ -177,7 +190,7 @@ class CheckpointParams : public ParamSource {
   void check_masked(const std::string& name, int64_t cols, const MaskFindings& findings, int64_t* cleared) const;
   void warn_of_masked(const std::string& name, int64_t cleared);
   /// Names the first such matrix, and says that there are more.
-  void warn_of_kept(const std::string& name, int64_t cols, DType dtype, DType wanted);
+  void warn_of_kept(const std::string& name, int64_t cols, DType wanted, DType dtype);
   void check_finite(const Values& values) const;
   /// Throws Error(kInput) where `target` cannot hold one of the values, which are `rows` whole rows.
   void check_range(const Values& values, int64_t rows, DType target) const;

@@ -9,9 +9,11 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <tuple>
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/model_writer.h"
 #include "carousel/model/stored_params.h"
@@ -23,8 +25,8 @@ namespace fs = std::filesystem;
 
 // The type to write for the matrices that one tensor of the file holds.
 struct Choice {
-  std::optional<DType> dtype;
-  bool agreed = true;  // all of them have this type
+  std::optional<DType> dtype;  // the type asked for; fitting_dtype says what rows of `cols` get
+  bool agreed = true;          // all of them have this type
   bool permuted = false;
   int64_t cols = 0;
 };
@@ -52,11 +54,37 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   if (!choice.agreed) return "it holds matrices of different types";
   if (!is_block(*choice.dtype)) return "";
   if (choice.permuted) return "it is stored in another order than it is used in";
-  const auto block = static_cast<int64_t>(block_values(*choice.dtype));
-  if (choice.cols % block != 0 || entry.shape.rank() == 0 || entry.shape[-1] % block != 0) {
-    return fmt::format("its rows of {} are no whole blocks of {}", choice.cols, block);
+  const std::optional<DType> fitting = fitting_dtype(*choice.dtype, choice.cols);
+  if (!fitting || entry.shape.rank() == 0 || fitting_dtype(*choice.dtype, entry.shape[-1]) != fitting) {
+    return fmt::format("its rows of {} are no whole blocks of {}", choice.cols, kBlockValues);
   }
   return "";
+}
+
+// One line for each number of columns whose matrices get another type than the one asked for.
+std::vector<std::string> substituted(const ModelConfig& config, const WeightTypes& types, const std::string& where) {
+  struct Group {
+    int64_t count = 0;
+    std::string first;
+  };
+  std::map<std::tuple<DType, DType, int64_t>, Group> groups;
+  ShapeSource source([&](const ParamRecord& record) {
+    if (!record.matrix) return;
+    const std::optional<DType> wanted = written_dtype(types, record.name, record.layout, record.init);
+    const std::optional<DType> fitting = wanted ? fitting_dtype(*wanted, record.shape[1]) : std::nullopt;
+    if (!fitting || fitting == wanted) return;
+    Group& group = groups[{*wanted, *fitting, record.shape[1]}];
+    if (group.count++ == 0) group.first = record.name;
+  });
+  declare_params(config, source, where);
+  std::vector<std::string> lines;
+  for (const auto& [types_and_cols, group] : groups) {
+    const auto& [wanted, fitting, cols] = types_and_cols;
+    lines.push_back(fmt::format("{} matri{} in {} and not {}: rows of {} are no whole blocks of {} (the first is {})",
+                                group.count, group.count == 1 ? "x is" : "ces are", dtype_name(fitting),
+                                dtype_name(wanted), cols, block_values(wanted), group.first));
+  }
+  return lines;
 }
 
 // Copies a config that is a file of its own as it is, whatever its form; writes out the config of a model in one file.
@@ -85,7 +113,8 @@ TypeOf type_choice(const WeightTypes& types, bool tied) {
     const bool shared = tied && record.name == "embeddings.weight";
     const auto layout = shared ? Weight::Layout::kPanels : Weight::Layout::kRows;
     const std::optional<DType> dtype = written_dtype(types, record.name, layout, record.init);
-    return dtype ? formats::ggml_type_of(*dtype) : nullptr;
+    // Rows that no blocks fit keep their type: the caller sees it by their number of columns.
+    return dtype ? formats::ggml_type_of(fitting_dtype(*dtype, record.shape[-1]).value_or(*dtype)) : nullptr;
   };
 }
 
@@ -99,7 +128,7 @@ QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint
     if (found != choices.end() && (found->second.dtype || !found->second.agreed)) {
       const std::string reason = why_kept(found->second, *entry);
       if (reason.empty()) {
-        dtype = *found->second.dtype;
+        dtype = *fitting_dtype(*found->second.dtype, found->second.cols);
       } else {
         plan.kept.push_back(fmt::format("\"{}\" stays {}: {}", entry->name, dtype_name(dtype), reason));
       }
@@ -122,7 +151,7 @@ Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std
   std::atomic<bool> beyond{false};
   parallel_for(*stream.pool, rows, [&](int64_t row) {
     std::vector<float> values(cols);
-    widen(entry.bytes + static_cast<size_t>(row) * from, entry.dtype, values.data(), cols);
+    entry.to_f32(entry.bytes + static_cast<size_t>(row) * from, static_cast<int64_t>(cols), values.data());
     if (!fits(values.data(), cols, item.dtype)) beyond.store(true);
     narrow(values.data(), item.dtype, static_cast<std::byte*>(out.raw()) + static_cast<size_t>(row) * to, cols);
   });
@@ -133,15 +162,26 @@ Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std
   return out;
 }
 
-QuantiseResult write_quantised(const std::string& path, const WeightTypes& types, const Stream& stream,
+QuantiseResult write_quantised_gguf(const std::string& path, const WeightTypes& asked, const Stream& stream,
+                                    const std::string& out, const std::function<bool(double)>& progress) {
+  const ModelFiles files = open_model_files(path);
+  const WeightTypes types = with_mix(asked, files.config, files.place.config);
+  write_gguf(path, out, stream, type_choice(types, files.config.tie_word_embeddings), progress);
+  return {files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(out).size_bytes(),
+          substituted(files.config, types, files.place.config)};
+}
+
+QuantiseResult write_quantised(const std::string& path, const WeightTypes& asked, const Stream& stream,
                                const std::string& out, const std::function<bool(double)>& progress) {
   const ModelPath place = resolve(path);
   if (place.weights.empty()) fail(ErrorKind::kInput, "{}: no weights to quantise", path);
   const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
   const ModelConfig config = read_model_config(place, &checkpoint);
+  const WeightTypes types = with_mix(asked, config, place.config);
   if (checkpoint.gguf() != nullptr) {
     const TypeOf type = type_choice(types, config.tie_word_embeddings);
-    const std::vector<std::string> kept = write_folder(path, out, stream, type, progress);
+    std::vector<std::string> kept = write_folder(path, out, stream, type, progress);
+    for (std::string& line : substituted(config, types, place.config)) kept.push_back(std::move(line));
     return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(), kept};
   }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
@@ -163,7 +203,9 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& types
   }
   tell_progress(progress, 1, out);
   writer.finish();
-  return {plan.bytes_before, plan.bytes_after, plan.kept};
+  std::vector<std::string> kept = plan.kept;
+  for (std::string& line : substituted(config, types, place.config)) kept.push_back(std::move(line));
+  return {plan.bytes_before, plan.bytes_after, kept};
 }
 
 }  // namespace carousel::model

@@ -31,9 +31,9 @@ std::optional<DType> written_dtype(const WeightTypes& types, const std::string& 
 /// written_dtype as the choice that write_gguf and write_folder take.
 TypeOf type_choice(const WeightTypes& types, bool tied);
 
-/// Plans the types that `types` has for matrices. Three kinds of tensor keep their own: one that holds several matrices
-/// whose types disagree, one that the family reads in another order than the file's, and, where the new type has
-/// blocks, one whose rows are no whole blocks.
+/// Plans the types that `types`, as with_mix leaves them, has for matrices; fitting_dtype has the last word. Three
+/// kinds of tensor keep their own: one that holds several matrices whose types disagree, one that the family reads in
+/// another order than the file's, and, where the new type has blocks, one whose rows are no whole blocks of any.
 QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
                             const std::string& where);
 
@@ -41,10 +41,10 @@ QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint
 /// value is not finite or beyond what the type can hold.
 Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std::string& where);
 
-/// What write_quantised returns; the fields are those of QuantisePlan.
+/// What was written.
 struct QuantiseResult {
   size_t bytes_before = 0, bytes_after = 0;
-  std::vector<std::string> kept;
+  std::vector<std::string> kept;  // lines about matrices that keep their type, or get another than the one asked for
 };
 /// Writes the model at `path` into the new folder `out`: model.safetensors, and config, tokenizer and generation config
 /// as they are, or as a GGUF file's keys say them. `progress`, if any, is told the share done before every tensor and
@@ -52,5 +52,8 @@ struct QuantiseResult {
 /// 1 is told before the model is flushed and becomes visible. Throws Error(kIo) where another run is writing `out`.
 QuantiseResult write_quantised(const std::string& path, const WeightTypes& types, const Stream& stream,
                                const std::string& out, const std::function<bool(double)>& progress = {});
+/// The same into one file, which write_gguf writes.
+QuantiseResult write_quantised_gguf(const std::string& path, const WeightTypes& types, const Stream& stream,
+                                    const std::string& out, const std::function<bool(double)>& progress = {});
 
 }  // namespace carousel::model

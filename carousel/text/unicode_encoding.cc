@@ -130,9 +130,15 @@ Properties make_properties() {
     if (ctype < kStandard) out.standard[ctype] = &ranges;
   }
   const auto unassigned = static_cast<OnigCtype>(libonig_ctype("Cn"));
+  const std::vector<Range> still = pairs(out.ranges.at(unassigned));
+  auto next = still.begin();  // the first range that does not end before `code`; both lists ascend
   for (const auto& [first, last] : libonig_ranges(unassigned)) {
     for (OnigCodePoint code = first; code <= last && code < kLastChange; ++code) {
-      if (contains(out.ranges.at(unassigned), code)) continue;
+      while (next != still.end() && next->second < code) ++next;
+      if (next != still.end() && next->first <= code) {
+        code = next->second;  // all up to here are unassigned still
+        continue;
+      }
       out.younger.insert(out.younger.end(), {code, code});
       ++out.younger[0];
     }

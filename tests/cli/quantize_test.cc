@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/stat.h>
 
+#include <tuple>
+
 #include "carousel/core/json.h"
 #include "carousel/formats/new_file.h"
-#include "tests/cli/tiny_model.h"
+#include "tests/cli/wide_model.h"
 
 namespace carousel::cli {
 namespace {
@@ -72,6 +74,52 @@ TEST(Quantize, AGgufFileOfBlocksIntoAFolder) {
       EXPECT_EQ(loaded.step(tokens), written.step(tokens)) << name << " " << type;
       EXPECT_EQ(loaded.model.text().encode("a b"), written.model.text().encode("a b"));
     }
+  }
+}
+
+TEST(Quantize, BlocksOf256GiveTheTextThatWeightsGive) {
+  for (const char* config : {kWideLlama, kWideXlstm}) {
+    for (const char* type : {"q4_k", "q5_k", "q6_k", "q4_k_m", "q5_k_m"}) {
+      const Scratch scratch;
+      const std::string folder = init_model(scratch, config), out = scratch / "out", gguf = scratch / "q.gguf";
+      const std::string command = "quantize " + folder + " --type " + type + " --out ";
+      for (const std::string& where : {out, gguf}) {
+        const Ran ran = run_carousel(command + where + " -t 1");
+        ASSERT_EQ(ran.status, 0) << ran.err;
+        EXPECT_EQ(config == kWideLlama, ran.err.find("rows of 288 are no whole blocks of 256") != std::string::npos)
+            << ran.err;
+      }
+      const std::string flags = " -p abc -n 8 --temp 0 --ignore-eos";
+      const Ran loaded = run_carousel("generate " + folder + " --weights " + type + flags);
+      EXPECT_EQ(loaded.status, 0) << loaded.err;
+      EXPECT_EQ(run_carousel("generate " + out + flags).out, loaded.out) << type;
+      EXPECT_EQ(run_carousel("generate " + gguf + flags).out, loaded.out) << type;
+      // The bytes do not depend on the threads, nor the types on the way.
+      ASSERT_EQ(run_carousel(command + (scratch / "two") + " -t 2").status, 0);
+      EXPECT_EQ(tensors_of(scratch / "two"), tensors_of(out)) << type;
+      ASSERT_EQ(run_carousel("quantize " + gguf + " --type " + type + " --out " + (scratch / "way")).status, 0);
+      EXPECT_EQ(types_of(scratch / "way"), types_of(out)) << type;
+    }
+  }
+}
+
+// The types that llama.cpp's tool writes for this model.
+TEST(Quantize, AMixHasTheCommonToolsTypes) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kWideLlama);
+  for (const auto& [mix, base, small] : {std::tuple{"q4_k_m", "Q4_K", "Q5_0"}, std::tuple{"q5_k_m", "Q5_K", "Q5_1"}}) {
+    const std::string gguf = scratch / (std::string(mix) + ".gguf");
+    ASSERT_EQ(run_carousel("quantize " + folder + " --type " + mix + " --out " + gguf).status, 0);
+    std::map<std::string, std::string> types = types_of(gguf);
+    EXPECT_EQ(types["token_embd.weight"], base);
+    EXPECT_EQ(types["output.weight"], "Q6_K");
+    EXPECT_EQ(types["blk.0.attn_q.weight"], base);
+    EXPECT_EQ(types["blk.1.attn_v.weight"], base);
+    EXPECT_EQ(types["blk.2.attn_v.weight"], "Q6_K");
+    EXPECT_EQ(types["blk.3.attn_v.weight"], "Q6_K");
+    EXPECT_EQ(types["blk.1.ffn_down.weight"], small);
+    EXPECT_EQ(types["blk.2.ffn_down.weight"], "Q8_0");
+    EXPECT_EQ(types["blk.0.attn_norm.weight"], "F32");
   }
 }
 
@@ -172,7 +220,9 @@ TEST(Quantize, BadOptionsAreNamed) {
   const std::string folder = init_model(scratch, kTinyXlstm), out = scratch / "out";
   const Ran type = run_carousel("quantize " + folder + " --type int8 --out " + out);
   EXPECT_EQ(type.status, 2);
-  EXPECT_NE(type.err.find("--type: got \"int8\", expected one of f32, f16, bf16, q8, q4"), std::string::npos)
+  EXPECT_NE(type.err.find("--type: got \"int8\", expected one of f32, f16, bf16, q8, q4, q4_k, q5_k, q6_k, q4_k_m, "
+                          "q5_k_m"),
+            std::string::npos)
       << type.err;
   EXPECT_EQ(run_carousel("quantize " + folder + " --out " + out).status, 2) << "--type is required";
   EXPECT_EQ(run_carousel("quantize " + folder + " --type q8").status, 2) << "--out is required";

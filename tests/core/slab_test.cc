@@ -67,5 +67,18 @@ TEST(Slab, ThreadsGetBytesOfTheirOwn) {
 
 TEST(Slab, OnMetaNothingIsAllocated) { EXPECT_EQ(slab_bytes(1 << 20, Memory::meta()).raw(), nullptr); }
 
+// A range that begins and ends within pages, among bytes that are written already.
+TEST(Slab, BackedPagesKeepTheirBytes) {
+  ThreadPool pool(3);
+  const Tensor bytes = slab_bytes(20 << 20);
+  auto* const begin = static_cast<std::byte*>(bytes.raw());
+  constexpr size_t kOffset = (size_t{3} << 20) + 4321, kBacked = (size_t{9} << 20) + 17;
+  std::memset(begin, 7, kOffset + 1000);
+  back_pages(pool, begin + kOffset, kBacked);
+  back_pages(pool, begin, 0);
+  EXPECT_TRUE(all(bytes.rows(0, kOffset + 1000), 7));
+  EXPECT_TRUE(all(bytes.rows(kOffset + 1000, bytes.count()), 0));
+}
+
 }  // namespace
 }  // namespace carousel

@@ -3,12 +3,16 @@
 // load, tokenize and compute, and survive the way to a folder.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/ggml_blocks.h"
 #include "carousel/model/cost.h"
+#include "carousel/ops/tokens/embedding.h"
 #include "tests/cli/tiny_model.h"
+#include "tests/ops/machine.h"
 
 namespace carousel::model {
 namespace {
@@ -33,6 +37,77 @@ TEST(GgufFixtures, BlocksDecodeAsThePackageDoes) {
     }
   }
   EXPECT_EQ(types, 12);
+}
+
+// Rows that repeat the package's blocks, more of them than a panel has, and look-up rows: what was packed comes back
+// bit for bit, from 1 thread or 3, in no more bytes than the file's.
+TEST(GgufFixtures, BlocksKeepTheirValuesWhenTheyAreHeld) {
+  constexpr int64_t kRows = 64;
+  const auto file = formats::SafetensorsFile::open(kFolder + "blocks.safetensors");
+  ThreadPool one(1), three(3);
+  int types = 0;
+  for (const formats::TensorEntry& blocks : file.entries()) {
+    if (!blocks.name.ends_with(".blocks")) continue;
+    ++types;
+    const formats::GgmlType& type = *formats::find_ggml_type(blocks.name.substr(0, blocks.name.find('.')));
+    const int64_t cols = 4 * type.block;
+    const size_t block = type.block_bytes, row = 4 * block;
+    std::vector<std::byte> stored(kRows * row);
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t b = 0; b < 4; ++b) {  // every row has the four blocks in another order than the row before
+        std::memcpy(stored.data() + r * row + b * block, blocks.bytes + (r * 3 + b) % 4 * block, block);
+      }
+    }
+    std::vector<float> want(static_cast<size_t>(kRows * cols)), got(want.size());
+    formats::decode_ggml(type, stored.data(), kRows * cols, want.data());
+    for (const Weight::Layout layout : {Weight::Layout::kPanels, Weight::Layout::kRows}) {
+      for (ThreadPool* pool : {&one, &three}) {
+        Weight weight(kRows, cols, *type.blocks, layout);
+        weight.write_rows(Stream{&Memory::host(), cpu::best_isa(), pool}, 0, kRows, stored.data());
+        std::fill(got.begin(), got.end(), 0.0F);
+        weight.read_rows(0, kRows, got.data());
+        EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0) << type.name;
+        EXPECT_LE(weight.size_bytes(), stored.size()) << type.name;
+      }
+    }
+  }
+  EXPECT_EQ(types, 12);
+}
+
+// A table of tokens in blocks, Q6_K among them: a row that is looked up has the package's values bit for bit, from rows
+// as they are stored and from panels.
+TEST(GgufFixtures, LookedUpRowsOfBlocksKeepTheirValues) {
+  constexpr int64_t kTokens = 40;
+  const auto file = formats::SafetensorsFile::open(kFolder + "blocks.safetensors");
+  bool seen_q6k = false;
+  for (const formats::TensorEntry& blocks : file.entries()) {
+    if (!blocks.name.ends_with(".blocks")) continue;
+    const formats::GgmlType& type = *formats::find_ggml_type(blocks.name.substr(0, blocks.name.find('.')));
+    seen_q6k |= type.blocks == DType::kQ6K;
+    std::vector<std::byte> stored(kTokens * type.block_bytes);
+    for (size_t token = 0; token < kTokens; ++token) {
+      std::memcpy(stored.data() + token * type.block_bytes, blocks.bytes + token * 3 % 4 * type.block_bytes,
+                  type.block_bytes);
+    }
+    std::vector<float> want(static_cast<size_t>(kTokens * type.block));
+    formats::decode_ggml(type, stored.data(), kTokens * type.block, want.data());
+    for (const Isa isa : tested_isas()) {
+      for (const Weight::Layout layout : {Weight::Layout::kPanels, Weight::Layout::kRows}) {
+        Machine machine(isa, 2);
+        Weight table(kTokens, type.block, *type.blocks, layout);
+        table.write_rows(machine.stream, 0, kTokens, stored.data());
+        const std::vector<int32_t> ids = {0, 39, 31, 32, 5, 5};
+        const Tensor x = ops::embedding(machine.ctx, ops::token_ids(machine.ctx, ids, kTokens), table);
+        for (size_t n = 0; n < ids.size(); ++n) {
+          EXPECT_EQ(std::memcmp(x.f32() + static_cast<int64_t>(n) * type.block, want.data() + ids[n] * type.block,
+                                static_cast<size_t>(type.block) * sizeof(float)),
+                    0)
+              << type.name << " token " << ids[n];
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(seen_q6k);
 }
 
 const WeightTypes kWide{DType::kF32, DType::kF32, DType::kF32, DType::kF32};

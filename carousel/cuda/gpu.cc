@@ -6,8 +6,8 @@
 // 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
 // once.
 // 3. A copy to the host waits for the queue. It goes through pinned pieces too, which other threads may wait for.
-// 4. A thread that records (recording.cc) has its kernels in a queue of its own. Blocks are taken and released in the one
-//    queue all the same, so that what was recorded may use them whenever it runs.
+// 4. A thread that records (recording.cc) has its kernels in a queue of its own. Blocks are taken and released in the
+//    one queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"
 
 #include <algorithm>

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(Parts parts, Product 
 __global__ void round_inputs(const float* x, __nv_bfloat16* out, int64_t count) {
   await_inputs();
   const int64_t i = 4 * (int64_t{blockIdx.x} * blockDim.x + threadIdx.x);
-  if (i < count) put_units(out + i, *reinterpret_cast<const float4*>(x + i));
+  if (i < count) put_four(out, i, four_at(x, i));
 }
 
 __global__ void add_bias(Parts::Part part, Product product) {

@@ -5,6 +5,7 @@
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/ops/gate/activations_cuda.cuh"
 #include "carousel/ops/norm/norm_cpu.h"
+#include "carousel/ops/rows/fours_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -79,8 +80,6 @@ struct HeldRow {
     return {mean, 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(width) + norm.eps)};
   }
 };
-__device__ float4 four_at(const float* row, int64_t j) { return *reinterpret_cast<const float4*>(row + j); }
-__device__ void put_four(float* row, int64_t j, const float4& v) { *reinterpret_cast<float4*>(row + j) = v; }
 __device__ float4 apply(const float4& x, Affine row, const ops::NormArgs& norm, int64_t j) {
   return make_float4(apply(x.x, row, norm, j), apply(x.y, row, norm, j + 1), apply(x.z, row, norm, j + 2),
                      apply(x.w, row, norm, j + 3));
@@ -158,11 +157,6 @@ __global__ void norm_of_heads(ops::HeadNormArgs args) {
     if (args.gate != ops::NormGate::Kind::kNone) v = gated(v, row_of(args.pre, n)[j], args.gate);
     written_row(args.out, n)[j] = v;
   }
-}
-
-/// Whether rows are whole fours at addresses of 16 bytes; a matrix that is not there agrees.
-bool has_fours(const View& view) {
-  return view.data == nullptr || (reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.stride % 4 == 0);
 }
 
 constexpr int64_t kMostThreads = 1024;

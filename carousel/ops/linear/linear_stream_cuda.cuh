@@ -22,8 +22,8 @@ constexpr int kStreamThreads = 512;  // that share one copy of x
 /// Pieces of each output's row that a lane has on their way.
 __host__ __device__ constexpr int ahead_of(int rows, int outputs) { return rows <= 4 && outputs == 1 ? 4 : 2; }
 
-/// Columns of x in shared memory at a time: at most 64 KB for all rows. A warp's step over kAhead pieces of q4 is 2048
-/// columns, so steps never cross.
+/// Columns of x in shared memory at a time: at most 64 KB for all rows. They are whole steps of a warp, which therefore
+/// never cross.
 __host__ __device__ constexpr int columns_at_once(int rows) {
   return rows == 1 ? 16384 : rows == 2 ? 8192 : rows <= 4 ? 4096 : 2048;
 }

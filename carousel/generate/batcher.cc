@@ -216,7 +216,9 @@ Batcher::Rows Batcher::tick() {
   sampled_ = 0;
   Rows rows = gather();
   Tensor logits;  // [R, V]
-  if (!tokens_.empty() && rows.prompt == 0 && due_.size() == tokens_.size()) {
+  const auto keeps_hidden = [](const Sequence* sequence) { return sequence->request->keep_hidden; };
+  const bool steps = rows.prompt == 0 && std::none_of(due_.begin(), due_.end(), keeps_hidden);
+  if (steps && !tokens_.empty() && due_.size() == tokens_.size()) {
     logits = runner_.next_logits(tokens_, states_);
     note_rows({});
   } else if (!tokens_.empty()) {

@@ -116,7 +116,7 @@ TEST(Install, EverythingIsRelocatable) {
     if (file.path().extension() == ".h") all += "#include <" + fs::relative(file, folder + "/include").string() + ">\n";
   }
   EXPECT_NE(all.find("<carousel/model/load.h>"), std::string::npos);
-  for (const char* own : {"carousel/cli/", "carousel/verify/", "carousel/bench/"}) {
+  for (const char* own : {"carousel/cli/", "carousel/verify/", "carousel/bench/", "carousel/serve/"}) {
     EXPECT_EQ(all.find(own), std::string::npos) << own;
   }
   write_file(root + "/all.cc", all);

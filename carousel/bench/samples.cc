@@ -21,17 +21,15 @@ constexpr double kProbeSeconds = 0.004;
 /// The machine's rates, of which a device measures its own.
 class Probe {
  public:
-  explicit Probe(const Stream& stream) : memory_(*stream.memory) {
-    if (!memory_.measure_rates()) host_.emplace(stream, kProbeMemory, kProbeSeconds);
-  }
+  explicit Probe(const Stream& stream) : stream_(stream) {}
   /// Fills the rates that `what` needs, but f32; returns that.
   double take(const Sampled& what, Sample* sample) {
-    if (!host_) {
-      const std::optional<DeviceRates> rates = memory_.measure_rates();
+    if (const std::optional<DeviceRates> rates = stream_.memory->measure_rates()) {
       sample->read = sample->scale = rates->copy_gb_per_s;
       sample->bf16 = rates->bf16_gflop_per_s;
       return rates->f32_gflop_per_s;
     }
+    if (!host_) host_.emplace(stream_, kProbeMemory, kProbeSeconds);
     sample->read = host_->read_gb_per_s();
     sample->scale = host_->scale_gb_per_s();
     if (what.needs_bf16) sample->bf16 = host_->bf16_gflop_per_s();
@@ -39,11 +37,11 @@ class Probe {
     if (what.cached_bytes > 0) sample->cache = host_->cache_read_gb_per_s(what.cached_bytes);
     return host_->f32_gflop_per_s();
   }
-  /// The f32 rate alone.
-  double f32() { return host_ ? host_->f32_gflop_per_s() : memory_.measure_rates()->f32_gflop_per_s; }
+  /// The f32 rate alone, after take().
+  double f32() { return host_ ? host_->f32_gflop_per_s() : stream_.memory->measure_rates()->f32_gflop_per_s; }
 
  private:
-  Memory& memory_;
+  const Stream& stream_;
   std::optional<cpu::BoundsProbe> host_;
 };
 

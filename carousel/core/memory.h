@@ -24,7 +24,7 @@ class Recording {
   virtual void run() = 0;
 };
 
-/// What a device reaches at best.
+/// The rates that a device reaches at best.
 struct DeviceRates {
   double copy_gb_per_s = 0;     // read and written, from its memory to its memory
   double f32_gflop_per_s = 0;   // multiply-adds, two operations each

@@ -19,7 +19,7 @@ constexpr size_t kQ4BlockBytes = 18;
 /// The 16 values that a code of IQ4_NL and IQ4_XS chooses from, in multiples of the scale.
 constexpr int kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-/// What a block of a type is.
+/// A row of the table of block types: how one is decoded, and where its scales lie.
 struct BlockForm {
   void (*decode)(const uint8_t* block, float* out);  // null: Q8 and Q4, which quant_blocks.cc decodes
   size_t scale, scales;  // byte of its first f16 scale, and how many there are: the second is that of minima

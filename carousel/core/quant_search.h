@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The search for scales, of many parts of a block at once, each in a lane (lanes.h). A part's codes follow from its
 // scale and offset by rounding, and the best scale and offset for given codes by least squares; the search takes turns.
-// What follows the search in each type of block is in quant_encode.cc.
+// quant_encode.cc packs what it finds, each type of block in its way.
 #pragma once
 
 #include "carousel/core/lanes.h"

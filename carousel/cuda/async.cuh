@@ -77,7 +77,7 @@ __device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint
                : "memory");
 }
 
-/// What this thread wrote to shared memory before is seen by copies and wgmma that are ordered after it.
+/// Copies and wgmma that are ordered after this call see what the thread wrote to shared memory before.
 __device__ inline void fence_for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 /// A barrier of `threads` threads of the block; 0 is that of __syncthreads. The number is part of the instruction,

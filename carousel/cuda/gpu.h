@@ -37,7 +37,7 @@ class Gpu final : public Memory {
   std::byte* allocate(size_t granted_bytes) override;
   void release(std::byte* bytes, size_t granted_bytes) noexcept override;
   void zero(std::byte* bytes, size_t size_bytes) override;
-  /// What the driver and its pool have.
+  /// Counts what the driver has free, and what its pool holds for the next block.
   size_t available_bytes() const override;
   bool records() const override { return true; }
   /// As a CUDA graph.

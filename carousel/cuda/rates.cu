@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this GPU reaches at best: a large copy, chains of multiply-adds, a large product by cuBLASLt.
+// Measures what this GPU reaches at best: by a large copy, chains of multiply-adds, and a large product of cuBLASLt.
 #include <cuda_bf16.h>
 
 #include <algorithm>

@@ -53,7 +53,7 @@ std::shared_ptr<const KeptState> States::add(model::SavedState saved, const std:
   return kept;
 }
 
-/// Throws HttpError: memory is full for now, or for good.
+/// Throws HttpError: 429 where states that are being stored will soon leave memory, else 507.
 void States::refuse(size_t bytes) const {
   const bool moves =
       std::any_of(kept_.begin(), kept_.end(), [](const auto& resident) { return resident.second.storing; });

@@ -1,41 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The README's commands, executed: every "$ " line of its console blocks runs in order and prints what stands below it.
 // Files the README puts in /tmp go to a folder of the test's own; build/release is the build under test.
-#include <sstream>
 #include <vector>
 
 #include "run_command.h"
+#include "tests/cli/page_examples.h"
 
 namespace carousel::cli {
 namespace {
-
-struct Example {
-  std::string command;
-  std::string output;  // the lines below it; empty: not shown
-};
-
-std::vector<Example> examples(const std::string& readme) {
-  std::vector<Example> out;
-  std::istringstream lines(readme);
-  bool console = false;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("```")) {
-      console = line == "```console";
-    } else if (console && line.starts_with("$ ")) {
-      out.push_back({line.substr(2), ""});
-    } else if (console) {
-      out.back().output += line + "\n";
-    }
-  }
-  return out;
-}
-
-std::string replace_all(std::string text, const std::string& from, const std::string& to) {
-  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
-    text.replace(at, from.size(), to);
-  }
-  return text;
-}
 
 void run_page(const std::string& page, size_t least) {
   const Scratch scratch;

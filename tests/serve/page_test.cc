@@ -3,6 +3,7 @@
 #include <sstream>
 #include <vector>
 
+#include "tests/cli/page_examples.h"
 #include "tests/cli/process.h"
 #include "tests/serve/spawned.h"
 
@@ -11,31 +12,6 @@ namespace {
 
 constexpr const char* kPage = CAROUSEL_SOURCE_DIR "/docs/serve.md";
 constexpr const char* kAddress = "http://127.0.0.1:8080";
-
-struct Example {
-  std::string command, output;
-};
-
-std::vector<Example> examples() {
-  std::vector<Example> out;
-  std::istringstream lines(cli::read_file(kPage));
-  bool console = false;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("```")) {
-      console = line == "```console";
-    } else if (console && line.starts_with("$ ")) {
-      out.push_back({line.substr(2), ""});
-    } else if (console && !out.empty()) {
-      out.back().output += line + "\n";
-    }
-  }
-  return out;
-}
-
-std::string replace_all(std::string text, const std::string& from, const std::string& to) {
-  for (size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) text.replace(at, from.size(), to);
-  return text;
-}
 
 /// Whether `text` is `shown`, in which "..." stands for anything.
 bool looks_like(const std::string& text, const std::string& shown) {
@@ -65,11 +41,11 @@ TEST(ServePage, ShownOutputMayLeaveThingsOut) {
 
 TEST(ServePage, CommandsPrintWhatIsShown) {
   if (std::system("curl --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "curl is not here";
-  const std::vector<Example> found = examples();
+  const std::vector<cli::Example> found = cli::examples(cli::read_file(kPage));
   ASSERT_GE(found.size(), 10u);
   const Scratch scratch;
   // The first one starts the server, on a port that is free.
-  std::istringstream words(replace_all(found[0].command, "/tmp/", scratch / ""));
+  std::istringstream words(cli::replace_all(found[0].command, "/tmp/", scratch / ""));
   std::vector<std::string> arguments;
   for (std::string word; words >> word;) arguments.push_back(word);
   ASSERT_EQ(arguments[0], "carousel");
@@ -80,12 +56,13 @@ TEST(ServePage, CommandsPrintWhatIsShown) {
   const int port = port_of(server);
   ASSERT_GT(port, 0) << server.err();
   const std::string address = "http://127.0.0.1:" + std::to_string(port);
-  EXPECT_EQ(replace_all(server.err(), address, kAddress), found[0].output);
+  EXPECT_EQ(cli::replace_all(server.err(), address, kAddress), found[0].output);
 
   // One shell runs the others, for they set variables.
   std::string script = "cd " CAROUSEL_SOURCE_DIR " && PATH=" CAROUSEL_RUN_DIR ":$PATH\n";
   for (size_t i = 1; i < found.size(); ++i) {
-    const std::string command = replace_all(replace_all(found[i].command, "/tmp/", scratch / ""), kAddress, address);
+    const std::string command =
+        cli::replace_all(cli::replace_all(found[i].command, "/tmp/", scratch / ""), kAddress, address);
     script += "{ " + command + "\n} > " + (scratch / ("out" + std::to_string(i))) + " 2>> " + (scratch / "err") + "\n";
   }
   cli::write_file(scratch / "script", script);

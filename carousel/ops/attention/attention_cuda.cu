@@ -148,6 +148,12 @@ __device__ Sums sum_split(const AttentionCall& call, const RowWork& work, const 
   return split;
 }
 
+/// The row's result, from its sums over all keys.
+__device__ void write_row(const ops::AttentionArgs& args, int64_t n, int64_t h, const Sums& all) {
+  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + h * args.head_dim;
+  for (int64_t i = threadIdx.x; i < args.head_dim; i += blockDim.x) out[i] = all.o[i] / all.total;
+}
+
 /// A block per row and query head, and split where call.splits is there.
 __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
   await_inputs();
@@ -173,8 +179,7 @@ __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
   for (int i = 0; i < kSplits; ++i) {
     if (work.first_span(i) < work.first_span(i + 1)) join(sum_split(call, work, memory, i), d, &all);
   }
-  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + work.h * d;
-  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = all.o[i] / all.total;
+  write_row(args, n, work.h, all);
 }
 
 /// A block per row and query head joins what attend() left in call.splits.
@@ -191,8 +196,7 @@ __global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
     float* const split = splits + i * (d + 2);
     if (work.first_span(i) < work.first_span(i + 1)) join({split, split[d], split[d + 1]}, d, &all);
   }
-  float* const out = static_cast<float*>(args.out.data) + n * args.out.stride + work.h * d;
-  for (int64_t i = threadIdx.x; i < d; i += blockDim.x) out[i] = all.o[i] / all.total;
+  write_row(args, n, work.h, all);
 }
 
 /// Whether a call takes tiles on tensor cores, in bf16.

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "carousel/cuda/async.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/ops/linear/linear_parts_cuda.cuh"
 
@@ -71,27 +72,18 @@ __device__ inline float add_piece(const RowPiece<float>& piece, const X& x, floa
   sum = fmaf(x4.z, __uint_as_float(piece.bytes.z), sum);
   return fmaf(x4.w, __uint_as_float(piece.bytes.w), sum);
 }
-template <class X>
-__device__ inline float add_piece(const RowPiece<__nv_bfloat16>& piece, const X& x, float sum) {
-  const uint32_t words[4] = {piece.bytes.x, piece.bytes.y, piece.bytes.z, piece.bytes.w};
-#pragma unroll
-  for (int p = 0; p < 2; ++p) {
-    const float4 x4 = x(p);
-    sum = fmaf(x4.x, __uint_as_float(words[2 * p] << 16), sum);
-    sum = fmaf(x4.y, __uint_as_float(words[2 * p] & 0xffff0000u), sum);
-    sum = fmaf(x4.z, __uint_as_float(words[2 * p + 1] << 16), sum);
-    sum = fmaf(x4.w, __uint_as_float(words[2 * p + 1] & 0xffff0000u), sum);
-  }
-  return sum;
+__device__ inline float2 widened_pair(uint32_t pair, __nv_bfloat16) { return make_float2(low_of(pair), high_of(pair)); }
+__device__ inline float2 widened_pair(uint32_t pair, __half) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
-template <class X>
-__device__ inline float add_piece(const RowPiece<__half>& piece, const X& x, float sum) {
+/// bf16 and f16.
+template <class T, class X>
+__device__ inline float add_piece(const RowPiece<T>& piece, const X& x, float sum) {
   const uint32_t words[4] = {piece.bytes.x, piece.bytes.y, piece.bytes.z, piece.bytes.w};
 #pragma unroll
   for (int p = 0; p < 2; ++p) {
     const float4 x4 = x(p);
-    const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&words[2 * p]));
-    const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&words[2 * p + 1]));
+    const float2 low = widened_pair(words[2 * p], T{}), high = widened_pair(words[2 * p + 1], T{});
     sum = fmaf(x4.x, low.x, sum);
     sum = fmaf(x4.y, low.y, sum);
     sum = fmaf(x4.z, high.x, sum);

@@ -90,20 +90,25 @@ std::vector<AttentionDims> shapes() {
           windowed(make_dims(2, 1, 16), 1000)};
 }
 
+/// Sequences of these lengths in one batch, each within `bound` of f64.
+void expect_f64(Machine& machine, const AttentionDims& dims, const std::vector<int64_t>& lengths, double bound) {
+  const Seqs seqs = sequences(lengths);
+  const Tensor qkv = random_qkv(seqs.rows(), dims, 11);
+  const Tensor out = run(machine.ctx, qkv, dims, seqs, {});
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
+    EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), bound)
+        << "T " << lengths[s] << " d " << dims.head_dim;
+  }
+}
+
 TEST(Attention, AgreesWithF64) {
   for (const Target& target : targets()) {
     Machine machine(target);
+    SCOPED_TRACE(target);
     for (const AttentionDims& dims : shapes()) {
-      const std::vector<int64_t> lengths = {1, 2, 0, 17, 63, 64, 65, 130};
-      const Seqs seqs = sequences(lengths);
-      const Tensor qkv = random_qkv(seqs.rows(), dims, 11);
-      const Tensor out = run(machine.ctx, qkv, dims, seqs, {});
-      for (size_t s = 0; s < lengths.size(); ++s) {
-        const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
-        // Scores reach 20: their rounding, 20 * 2^-24 times a few terms, is the error of the weights.
-        EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), 5e-6)
-            << target << " T " << lengths[s] << " d " << dims.head_dim;
-      }
+      // Scores reach 20: their rounding, 20 * 2^-24 times a few terms, is the error of the weights.
+      expect_f64(machine, dims, {1, 2, 0, 17, 63, 64, 65, 130}, 5e-6);
     }
   }
 }
@@ -118,15 +123,7 @@ TEST(Attention, TilesAgreeWithF64AndAnyCut) {
     for (const AttentionDims& dims :
          {make_dims(8, 2, 64), make_dims(4, 4, 128, false), windowed(make_dims(8, 2, 64, true, false), 70),
           partly_rotated(make_dims(8, 1, 128), 32), windowed(make_dims(8, 8, 64), 1)}) {
-      const std::vector<int64_t> lengths = {1, 0, 130, 64, 300, 65, 2};
-      const Seqs seqs = sequences(lengths);
-      const Tensor qkv = random_qkv(seqs.rows(), dims, 21);
-      const Tensor out = run(machine.ctx, qkv, dims, seqs, {});
-      for (size_t s = 0; s < lengths.size(); ++s) {
-        const std::vector<double> expected = reference(qkv, dims, seqs.offsets[s], lengths[s]);
-        EXPECT_LT(relative_error(out.f32() + seqs.offsets[s] * out.dim(1), expected), 8e-3)
-            << "T " << lengths[s] << " d " << dims.head_dim;
-      }
+      expect_f64(machine, dims, {1, 0, 130, 64, 300, 65, 2}, 8e-3);
       const Tensor long_qkv = random_qkv(1000, dims, 22);
       State whole, cut;
       const Tensor at_once = in_pieces(machine.ctx, long_qkv, dims, &whole, {1000});

@@ -220,8 +220,7 @@ void print_load() {
 Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<bench::BenchTest> tests = plan(options);
   const model::ModelFiles files = model::open_model_files(options.model);
-  model::WeightTypes types = options.weights.types();
-  types.simple_blocks = stream.memory->is_apart();
+  const model::WeightTypes types = options.weights.types().in(*stream.memory);
   reset_peak_memory();
   model::Model loaded;
   if (options.random)

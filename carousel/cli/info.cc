@@ -129,7 +129,8 @@ void print_wirings(const Json& wirings) {
 
 /// What a forward reserves on `stream`'s threads.
 Json describe_activations(const model::ModelFiles& files, const Stream& stream) {
-  const model::Activations activations = model::measure_activations(model::model_on_meta(files), stream);
+  const model::WeightTypes types = model::WeightTypes().in(*stream.memory);
+  const model::Activations activations = model::measure_activations(model::model_on_meta(files, types), stream);
   Json out = {{"prompt_bytes", activations.prompt_bytes},
               {"prompt_rows", activations.prompt_rows},
               {"threads", stream.threads()},
@@ -162,9 +163,7 @@ Json describe_model(const model::ModelFiles& files, const std::string& path, con
   Json parts = Json::array();
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
-  model::WeightTypes types;
-  types.simple_blocks = stream.memory->is_apart();
-  const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
+  const model::ModelCost cost = model::measure_cost(files, model::WeightTypes().in(*stream.memory), *stream.memory);
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", path},
               {"model_type", config.model_type},

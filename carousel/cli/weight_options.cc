@@ -66,7 +66,8 @@ void WeightOptions::add_parts(CLI::App& app, const std::string& name) {
   add_choice(app, "--embeddings", embeddings, names,
              "Of the embeddings; auto: as " + name + ", but the file's under blocks, and the mix's under a mix");
   add_choice(app, "--head", head, names, "Of the head, and of embeddings it shares; auto: likewise");
-  add_choice(app, "--gates", gates, names, "Of small matrices of gates and routers; auto: the file's under blocks");
+  add_choice(app, "--gates", gates, names,
+             "Of small matrices of gates and routers; auto: as " + name + ", but the file's under blocks or a mix");
 }
 
 void WeightOptions::add_mmap(CLI::App& app) {

@@ -13,7 +13,7 @@
 namespace carousel {
 namespace {
 
-constexpr float kLargestHalf = 65504.0f;
+const float kLargestHalf = largest_value(DType::kF16);
 
 // f16 as its bits and as the number that a reader sees.
 struct Half {
@@ -23,7 +23,7 @@ struct Half {
   void put(uint8_t* out) const { std::memcpy(out, &stored, sizeof stored); }
 };
 
-// ---- Q4_K and Q5_K: eight parts of 32, scale and drop six bits each, times d and dmin -------------------------------
+// Q4_K and Q5_K: eight parts of 32, scale and drop six bits each, times d and dmin.
 
 using Eight = Lanes<8>;
 using Parts32 = Parts<8, 32>;
@@ -138,8 +138,7 @@ void encode45(const float* values, float top, uint8_t* out) {
   }
 }
 
-// ---- Q6_K: sixteen parts of 16, scales of eight bits times d
-// ---------------------------------------------------------
+// Q6_K: sixteen parts of 16, scales of eight bits times d.
 
 using Sixteen = Lanes<16>;
 using Parts16 = Parts<16, 16>;
@@ -221,7 +220,7 @@ void encode6(const float* values, uint8_t* out) {
   scales.d.put(out + 208);
 }
 
-// ---- Q5_0 and Q5_1: blocks of 32 on their own, eight at a time ------------------------------------------------------
+// Q5_0 and Q5_1: blocks of 32 on their own, eight at a time.
 
 // Writes the five bits of 32 codes: a word of the fifth bits, then sixteen pairs.
 void put_codes5(const uint8_t* codes, uint8_t* out) {

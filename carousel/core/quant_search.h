@@ -28,8 +28,7 @@ void read_parts(const float* values, int count, Parts<N, kValues>& parts) {
   }
 }
 
-// ---- Parts with a scale and an offset: value = scale * code - drop, codes in [0, top]
-// -------------------------------
+// Parts with a scale and an offset: value = scale * code - drop, codes in [0, top].
 
 template <int N>
 struct Affine {
@@ -99,8 +98,7 @@ Affine<N> search_affine(const Parts<N, kValues>& parts, float top) {
   return best;
 }
 
-// ---- Parts with a scale alone: value = scale * code, codes in [-top - 1, top]
-// --------------------------------------
+// Parts with a scale alone: value = scale * code, codes in [-top - 1, top].
 
 template <int N>
 struct Scaled {

@@ -245,7 +245,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const DType source = decodes ? DType::kF32 : own;
   const DType dtype = types_.held(name, cols, layout, init, own);
   const std::optional<DType> wanted = types_.of(name, layout, init);
-  if (wanted && dtype != *wanted) warn_of_kept(name, cols, *wanted, dtype);
+  if (wanted && fitting_dtype(*wanted, cols) != wanted) warn_of_kept(name, cols, *wanted, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
   if (mapped && stream_.memory->is_apart()) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);

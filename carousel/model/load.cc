@@ -294,8 +294,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, &checkpoint);
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
-  WeightTypes types = with_mix(asked, model.config, place.config);
-  types.simple_blocks = memory.is_apart();
+  const WeightTypes types = with_mix(asked, model.config, place.config).in(memory);
   if (!as_stored) {
     check_memory(held_bytes(model.config, checkpoint, types, place.config, memory), place.weights, "weights", memory);
   }

@@ -47,6 +47,8 @@ struct WeightTypes {
 
   /// The device multiplies by Q8 and Q4 alone of the block types.
   bool simple_blocks = false;
+  /// These types where the model is held in `memory`.
+  WeightTypes in(const Memory& memory) const;
   /// Matrices that keep the file's type and order are read from the mapped file.
   bool mapped = false;
   /// Whether a matrix is read from the mapped file: `mapped` is set, the matrix is used as the file has it, and its

@@ -13,8 +13,8 @@
 
 namespace carousel::model {
 
-/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations, changes no bit. A device
-/// apart needs more rows at a time to be busy.
+/// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations. The cut changes no bit,
+/// but where a GPU computes products in bf16 (docs/numerics.md). A device apart needs more rows at a time to be busy.
 constexpr int64_t kPrefillRows = 512;
 inline int64_t prefill_rows(const Memory& memory) { return memory.is_apart() ? 8 * kPrefillRows : kPrefillRows; }
 

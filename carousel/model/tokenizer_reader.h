@@ -11,6 +11,7 @@
 
 namespace carousel::model {
 
+/// Reads the tokenizer on a thread of its own while others pack weights. The destructor waits for it.
 class TokenizerReader {
  public:
   /// Starts open_tokenizer. `place` and `gguf` must outlive the reader.

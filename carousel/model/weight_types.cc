@@ -38,6 +38,12 @@ DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout la
   return simple && is_block(held) && !is_simple_block(held) ? DType::kQ8 : held;
 }
 
+WeightTypes WeightTypes::in(const Memory& memory) const {
+  WeightTypes types = *this;
+  types.simple_blocks = memory.is_apart();
+  return types;
+}
+
 bool WeightTypes::maps(const formats::TensorEntry& entry, bool permuted, const Init& init, DType held) const {
   return mapped && entry.file != nullptr && !permuted && init.mask == nullptr && held_dtype(entry) == held &&
          (entry.ggml == nullptr || is_block(held));

@@ -29,18 +29,16 @@ bool write_checked_rows(const Stream& stream, const DensePanels& panels, int64_t
   const size_t row_bytes = dtype_bytes(dtype, static_cast<size_t>(cols)), each = DensePanels::panel_bytes(cols, dtype);
   auto* const out = static_cast<std::byte*>(panels.panels().raw());
   if (out == nullptr) return !first_not_finite(rows, dtype, count * cols);  // on meta
-  const int64_t first_panel = first / kPanelRows, count_panels = ceil_div(first + count, kPanelRows) - first_panel;
-  back_pages(*stream.pool, out + static_cast<size_t>(first_panel) * each, static_cast<size_t>(count_panels) * each);
+  panels.back_rows(stream, first, count);
   std::atomic<bool> finite{true};
-  parallel_for(*stream.pool, count_panels, [&](int64_t i) {
-    const int64_t panel_row = (first_panel + i) * kPanelRows;
-    const int64_t begin = std::max(first, panel_row), end = std::min(first + count, panel_row + kPanelRows);
-    const std::byte* const stored = rows + static_cast<size_t>(begin - first) * row_bytes;
-    if (large_blocks) read_lines(stored, static_cast<size_t>(end - begin) * row_bytes);
-    if (first_not_finite(stored, dtype, (end - begin) * cols)) finite.store(false);
-    pack_panel_rows(out + static_cast<size_t>(first_panel + i) * each, begin - panel_row, end - panel_row, stored, cols,
-                    dtype);
-  });
+  each_slice(stream, {first, count, cols, dtype, dtype}, rows,
+             [&](int64_t begin, int64_t end, const std::byte* stored) {
+               const int64_t panel = begin / kPanelRows, panel_row = panel * kPanelRows;
+               if (large_blocks) read_lines(stored, static_cast<size_t>(end - begin) * row_bytes);
+               if (first_not_finite(stored, dtype, (end - begin) * cols)) finite.store(false);
+               pack_panel_rows(out + static_cast<size_t>(panel) * each, begin - panel_row, end - panel_row, stored,
+                               cols, dtype);
+             });
   return finite.load();
 }
 

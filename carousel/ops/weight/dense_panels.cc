@@ -218,15 +218,20 @@ DensePanels::DensePanels(int64_t rows, int64_t cols, DType dtype, Memory& memory
   panels_ = slab_bytes(static_cast<int64_t>(bytes), memory);
 }
 
+void DensePanels::back_rows(const Stream& stream, int64_t first, int64_t count) const {
+  if (count == 0 || panels_.raw() == nullptr) return;
+  const size_t bytes = panel_bytes(cols_, dtype_);
+  const int64_t first_panel = first / kPanelRows, end = ceil_div(first + count, kPanelRows);
+  back_pages(*stream.pool, static_cast<std::byte*>(panels_.raw()) + static_cast<size_t>(first_panel) * bytes,
+             static_cast<size_t>(end - first_panel) * bytes);
+}
+
 void DensePanels::write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major,
                              DType source_dtype) {
   if (count == 0 || panels_.raw() == nullptr) return;
   std::byte* const panels = static_cast<std::byte*>(panels_.raw());
   const size_t bytes = panel_bytes(cols_, dtype_);
   const bool rounds = source_dtype == DType::kF32 && dtype_ == DType::kBF16;  // of a trained weight, after every step
-  const int64_t first_panel = first / kPanelRows;
-  back_pages(*stream.pool, panels + static_cast<size_t>(first_panel) * bytes,
-             static_cast<size_t>(ceil_div(first + count, kPanelRows) - first_panel) * bytes);
   each_slice(stream, {first, count, cols_, source_dtype, rounds ? source_dtype : dtype_}, row_major,
              [&](int64_t begin, int64_t end, const std::byte* rows) {
                const int64_t index = begin / kPanelRows, panel_row = index * kPanelRows;

@@ -32,6 +32,8 @@ class DensePanels {
   /// Bytes of one panel: f32 and f16 [cols][32], bf16 [ceil(cols / 2)][32][2], block types as 32 rows of them.
   static size_t panel_bytes(int64_t cols, DType dtype);
 
+  /// Has the system back the memory of these rows before they are written for the first time.
+  void back_rows(const Stream& stream, int64_t first, int64_t count) const;
   /// The contracts are those of Weight::write_rows and Weight::read_rows.
   void write_rows(const Stream& stream, int64_t first, int64_t count, const void* row_major, DType source_dtype);
   void read_rows(int64_t first, int64_t count, float* out) const;

@@ -61,7 +61,7 @@ void DenseRows::write_rows(const Stream& stream, int64_t first, int64_t count, c
   }
   std::vector<std::byte> converted(bytes_.memory().is_apart() ? to_write : 0);  // tasks must not throw, copies may
   std::byte* const rows_here = bytes_.memory().is_apart() ? converted.data() : there;
-  back_pages(*stream.pool, rows_here, to_write);
+  if (converted.empty()) back_pages(*stream.pool, rows_here, to_write);
   each_slice(stream, {first, count, cols_, source_dtype, dtype_}, row_major,
              [&](int64_t begin, int64_t end, const std::byte* rows) {
                std::byte* const to = rows_here + static_cast<size_t>(begin - first) * each;

@@ -105,6 +105,7 @@ void Weight::write_rows(const Stream& stream, int64_t first, int64_t count, cons
   }
   std::visit(
       [&](auto& held) {
+        if constexpr (requires { held.back_rows(stream, first, count); }) held.back_rows(stream, first, count);
         if constexpr (requires { held.write_rows(stream, first, count, row_major, source_dtype); }) {
           held.write_rows(stream, first, count, row_major, source_dtype);
         } else {

@@ -99,7 +99,7 @@ int run_serve(ServeOptions& options) {
   service_options.path = options.model;
   if (service_options.name.empty()) service_options.name = name_of(options.model);
   service_options.scratch = scratch_folder();
-  const size_t quarter = available_memory_bytes() / 4;
+  const size_t quarter = stream.memory->available_bytes() / 4;
   const auto or_quarter = [&](int64_t bytes) { return bytes >= 0 ? static_cast<size_t>(bytes) : quarter; };
   service_options.engine.memory_bytes = or_quarter(options.memory);
   service_options.state_bytes = or_quarter(options.state_bytes);
@@ -160,7 +160,7 @@ std::function<int()> setup_serve(CLI::App& app) {
   serve::StoreOptions& store = options->service.store;
   app.add_option("--store", store.folder,
                  "Folder for states that outlive the server; servers of one model may share it");
-  add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most bytes of it");
+  add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most that the files of --store take");
   add_integer(app, "--store-ttl", store.ttl, 0, int64_t{1} << 40, "Seconds until a state there expires; 0: never");
   add_integer(app, "--connections", options->connections, 1, 1 << 20, "Connections at a time");
   add_number(app, "--timeout", options->http.call_seconds, 0.001, 1e7,

@@ -10,9 +10,8 @@
 //    change only after a forward that was not stopped.
 // 4. With keep_state, history holds the state.pos() tokens that the state has seen, whenever no forward is running.
 // 5. A slab of a prompt ends where its sequence's position is a multiple of prefill_rows(), or at the prompt's end.
-// Where
-//    ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit. So
-//    the rest of the batch decides which tick reads a row, and no result.
+//    Where ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit.
+//    So the rest of the batch decides which tick reads a row, and no result.
 // 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
@@ -218,7 +217,7 @@ Batcher::Rows Batcher::tick() {
   Tensor logits;  // [R, V]
   const auto keeps_hidden = [](const Sequence* sequence) { return sequence->request->keep_hidden; };
   const bool steps = rows.prompt == 0 && std::none_of(due_.begin(), due_.end(), keeps_hidden);
-  if (steps && !tokens_.empty() && due_.size() == tokens_.size()) {
+  if (steps && !tokens_.empty()) {  // a token of each, all of them due
     logits = runner_.next_logits(tokens_, states_);
     note_rows({});
   } else if (!tokens_.empty()) {
@@ -280,6 +279,7 @@ void Batcher::fork(Sequence& first, const Tensor& logits) {
     copy->sample = k;
     copy->state = first.state;
     copy->history = first.history;
+    copy->hidden = first.hidden;
     copy->read = first.read;
     copy->forked = true;
     prime(*copy);

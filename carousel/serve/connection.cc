@@ -6,8 +6,7 @@
 // 2. A Call is left (Call::leave) exactly once: after its answer is written, or when the client is gone, too slow or
 //    out of time. Endpoints hear of it and cancel what they began.
 // 3. A call that is awaited ends within call_seconds: limit_ breaks it off. It holds the call weakly, so it does
-// nothing
-//    to the next one.
+//    nothing to the next one.
 // 4. Between begin_deadline() and end_deadline() what the socket does ends in time; late_ says that it was cut short.
 #include "carousel/serve/connection.h"
 

@@ -123,7 +123,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     if (over_ || !event.end) return;
     if (event.end->reason != generate::StopReason::kLength) {
       cancel();
-      return call_->fail(error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error)));
+      return call_->fail(failure_of(event));
     }
     const auto dimensions = static_cast<int64_t>(event.end->hidden.size());
     if (dimensions_ > 0 && dimensions_ != dimensions) {

@@ -79,7 +79,7 @@ struct EngineFigures {
   std::atomic<int64_t> ticks{0};
   std::atomic<int64_t> cache_queries{0};  // tokens of prompts that the cache was asked for
   std::atomic<int64_t> cache_hits{0};     // tokens of those that it had read
-  std::array<std::atomic<int64_t>, std::size(kMissNames)> cache_misses{};  // and that it had not, by Miss
+  std::array<std::atomic<int64_t>, std::size(kMissNames)> cache_misses{};  // tokens of prompts that were read, by Miss
   std::atomic<int64_t> cache_bytes{0};                                     // that it takes
   std::atomic<int64_t> cache_states{0};
   std::atomic<int64_t> cache_evictions{0};

@@ -188,7 +188,7 @@ void Generation::hear(size_t prompt, Event& event) {
   const size_t index = prompt * static_cast<size_t>(wish_.request.samples) + static_cast<size_t>(event.sample);
   Choice& choice = choices_[index];
   if (event.end && event.end->reason == generate::StopReason::kFailed) {
-    HttpError error = error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error));
+    const HttpError error = failure_of(event);
     cancel(RequestMetrics::kError);
     return call_->fail(error);
   }
@@ -228,11 +228,11 @@ void Generation::tell(size_t index, const std::string& text, bool ends) {
 
 /// Tells the end of a choice once its state is on the disk.
 void Generation::wait_stored(size_t index, const std::string& text) {
-  served_.states.when_stored(choices_[index].state, [self = shared_from_this(), index, text](const std::string& error) {
+  served_.states.when_stored(choices_[index].state, [self = shared_from_this(), index, text](const HttpError& error) {
     if (self->over_) return;
-    if (error.empty()) return self->tell(index, text, true);
+    if (error.status == 0) return self->tell(index, text, true);
     self->cancel(RequestMetrics::kError);
-    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+    self->call_->fail(error);
   });
 }
 

@@ -138,9 +138,9 @@ void Generation::finish_response() {
   const Json whole = response("completed");
   if (wish_.request.keep_state) served_.states.attach(id_, whole);
   if (!wish_.wait_stored) return answer_response(whole);
-  served_.states.when_stored(id_, [self = shared_from_this(), whole](const std::string& error) {
-    if (error.empty()) return self->answer_response(whole);
-    self->call_->fail({500, "keep_state: " + error, "keep_state", "", {}});
+  served_.states.when_stored(id_, [self = shared_from_this(), whole](const HttpError& error) {
+    if (error.status == 0) return self->answer_response(whole);
+    self->call_->fail(error);
   });
 }
 

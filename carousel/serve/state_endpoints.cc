@@ -64,6 +64,7 @@ void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) 
 
 /// Reads the tokens after the nearest ancestor again. The state that comes of it is another one of the same lineage.
 void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens) {
+  check_open();
   const std::string owner = owner_of(*call);
   const std::shared_ptr<const KeptState> whole = served_.states.find(id, owner);
   const std::shared_ptr<const KeptState> from = served_.states.ancestor(id, owner, tokens);
@@ -82,7 +83,7 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
   const auto hear = [this, call, from, owner, cached](Event& event) {
     if (!event.end || call->ended()) return;
     try {
-      if (event.end->reason != generate::StopReason::kLength) fail(ErrorKind::kInput, "{}", event.end->error);
+      if (event.end->reason != generate::StopReason::kLength) return call->fail(failure_of(event));
       model::SavedState saved{std::move(event.end->state), std::move(event.end->history), std::move(event.end->logits)};
       Json card = json_of(*served_.states.add(std::move(saved), from ? from->id : "", owner));
       card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};

@@ -107,25 +107,26 @@ void States::store(const std::string& id) {
   if (!store_) return;
   Resident& resident = kept_.at(id);
   resident.storing = true;
-  store_->put(resident.kept, [this, id](const std::string& error) { stored(id, error); });
+  store_->put(resident.kept, [this, id](const HttpError& error) { stored(id, error); });
 }
 
-void States::stored(const std::string& id, const std::string& error) {
-  if (!error.empty()) failures_++;
+void States::stored(const std::string& id, const HttpError& error) {
+  if (error.status >= 500) failures_++;
   const auto at = kept_.find(id);
   if (at == kept_.end()) return;
   at->second.storing = false;
-  at->second.kept->stored = error.empty();
+  at->second.kept->stored = error.status == 0;
   const auto waiters = std::move(at->second.waiters);
   at->second.waiters.clear();
   for (const auto& then : waiters) then(error);
 }
 
-void States::when_stored(const std::string& id, std::function<void(const std::string&)> then) {
+void States::when_stored(const std::string& id, Store::Told then) {
   const auto at = kept_.find(id);
-  if (at == kept_.end()) return then("the state was removed");
+  if (at == kept_.end()) return then(removed_error(id));
   if (at->second.storing) return at->second.waiters.push_back(std::move(then));
-  then(at->second.kept->stored ? "" : "the state was not stored");
+  then(at->second.kept->stored ? kNoError
+                               : HttpError{500, "keep_state: the state was not stored", "keep_state", "", {}});
 }
 
 States::Residents::iterator States::resident(const std::string& id, const std::string& owner) {
@@ -169,9 +170,7 @@ void States::fetch(const std::string& id, std::function<void(const HttpError&)> 
       make_room(kept->bytes, kSpared);
       keep(kept);
     }
-    HttpError none;
-    none.status = 0;
-    then(none);
+    then(kNoError);
   });
 }
 
@@ -203,7 +202,7 @@ void States::remove(const std::string& id, const std::string& owner) {
   if (at == kept_.end()) return;
   const auto waiters = std::move(at->second.waiters);
   forget(at);
-  for (const auto& then : waiters) then("the state was removed");
+  for (const auto& then : waiters) then(removed_error(id));
 }
 
 std::vector<StateCard> States::list(const std::string& owner) {

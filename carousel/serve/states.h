@@ -37,7 +37,7 @@ class States {
                                        const std::string& id);
   void attach(const std::string& id, Json answer);
   /// Tells `then` once a state is stored, or what went wrong; empty: nothing did.
-  void when_stored(const std::string& id, std::function<void(const std::string& error)> then);
+  void when_stored(const std::string& id, Store::Told then);
   bool has_store() const { return store_ != nullptr; }
 
   /// Throws HttpError (404), or Elsewhere.
@@ -60,9 +60,9 @@ class States {
  private:
   struct Resident {
     std::shared_ptr<KeptState> kept;
-    bool storing = false;                                          // the store has it under way
-    std::vector<std::function<void(const std::string&)>> waiters;  // of when_stored()
-    uint64_t used = 0;                                             // when
+    bool storing = false;              // the store has it under way
+    std::vector<Store::Told> waiters;  // of when_stored()
+    uint64_t used = 0;                 // when
   };
   using Residents = std::map<std::string, Resident>;
 
@@ -73,7 +73,7 @@ class States {
   void keep(std::shared_ptr<KeptState> kept);
   void forget(Residents::iterator at);
   void store(const std::string& id);
-  void stored(const std::string& id, const std::string& error);
+  void stored(const std::string& id, const HttpError& error);
 
   const size_t most_bytes_;
   const std::unique_ptr<Store> store_;

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of states and the thread that reads and writes it.
 //
-// 1. A state is there when its manifest is. The manifest is renamed into place last, after the tensors were flushed,
-// and
-//    unlinked first. So a writer that is killed, or a state that is being removed, never shows half.
+// 1. A state is there when its manifest is. The manifest is renamed into place last, when the tensors were flushed, and
+//    is unlinked first. So a writer that is killed, or a state that is being removed, never shows half.
 // 2. The draft of a manifest is locked from before the first byte of the tensors until the manifest has its name. So a
 //    file of tensors without a manifest whose draft nobody holds is a dead writer's, and any server of the folder
 //    removes it.
-// 3. An id in unwanted_ was removed while the thread was writing it. look() does not find it, and the thread unlinks
-// its
-//    files before it takes the id out. No flush runs under mutex_: the owner's thread never waits for the disk to
-//    write.
+// 3. An id in unwanted_ was removed while the thread was writing it. look() does not find it, and the thread alone
+//    unlinks its files, before it takes the id out. No flush runs under mutex_: the owner's thread never waits for the
+//    disk to write.
 // 4. Files never change once they have their names. Servers of one folder tell each other nothing else.
+// 5. Only files whose names begin with an id, and drafts of these, are ever removed: others in the folder are not ours.
 #include "carousel/serve/store.h"
 
 #include <fmt/format.h>
@@ -39,11 +38,23 @@ constexpr size_t kMostManifest = size_t{64} << 20;
 constexpr size_t kHeaderBytes = 16 << 10;  // more than the parts of the files that are neither tensors nor answers
 constexpr auto kSweepEvery = std::chrono::seconds(30);
 
-/// Whether an id is one that draw_id() may have made: it becomes the name of a file.
+/// Whether an id is one that draw_id() may have made, letters and 32 hexadecimal digits: it becomes the name of a file.
 bool is_id(const std::string& id) {
-  return !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-';
-  });
+  constexpr size_t kDigits = 32;
+  const size_t dash = id.find('-');
+  if (dash == id.npos || dash == 0 || id.size() != dash + 1 + kDigits) return false;
+  const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  const auto end = id.begin() + static_cast<std::ptrdiff_t>(dash);
+  return std::all_of(id.begin(), end, is_letter) && std::all_of(end + 1, id.end(), is_digit);
+}
+
+/// Whether `name` is that of a draft of one of our files: ".ID.json" or ".ID.safetensors", and an ending.
+bool is_our_draft(const std::string& name) {
+  const size_t end = name.find('.', 1);
+  if (!name.starts_with('.') || end == name.npos || !name.ends_with(kDraftEnding)) return false;
+  const std::string rest = name.substr(end);
+  return is_id(name.substr(1, end - 1)) && (rest.starts_with(kManifest) || rest.starts_with(kTensors));
 }
 
 Json manifest_of(const KeptState& kept, const std::string& model) {
@@ -86,8 +97,10 @@ bool is_there(const std::string& path) {
 /// Not the opposite of is_there(): a file system that fails says neither.
 bool is_absent(const std::string& path) { return !is_there(path) && errno == ENOENT; }
 
+std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
 size_t room_of(const KeptState& kept) {
-  return kept.bytes + kHeaderBytes + (kept.answer.is_null() ? 0 : kept.answer.dump().size());
+  return kept.bytes + kHeaderBytes + (kept.answer.is_null() ? 0 : text_of(kept.answer).size());
 }
 
 }  // namespace
@@ -127,7 +140,7 @@ void Store::check_room(size_t bytes) const {
                   {{"x-should-retry", "false"}}};
 }
 
-void Store::put(std::shared_ptr<const KeptState> kept, std::function<void(const std::string&)> done) {
+void Store::put(std::shared_ptr<const KeptState> kept, Told done) {
   const size_t bytes = room_of(*kept);
   coming_bytes_ += bytes;
   {
@@ -178,16 +191,18 @@ std::vector<StateCard> Store::list() const {
 void Store::remove(const std::string& id) {
   if (!is_id(id)) return;
   std::vector<Put> dropped;  // destroyed without the lock
+  bool writing = false;
   {
     const std::lock_guard lock(mutex_);
     const auto first =
         std::stable_partition(puts_.begin(), puts_.end(), [&](const Put& put) { return put.kept->id != id; });
     std::move(first, puts_.end(), std::back_inserter(dropped));
     puts_.erase(first, puts_.end());
-    if (writing_ == id) unwanted_.insert(id);
+    writing = writing_ == id;
+    if (writing) unwanted_.insert(id);
   }
   for (const Put& put : dropped) coming_bytes_ -= put.bytes;
-  unlink_files(id);
+  if (!writing) unlink_files(id);
 }
 
 void Store::unlink_files(const std::string& id) const {
@@ -195,7 +210,9 @@ void Store::unlink_files(const std::string& id) const {
   const size_t bytes = size_of(manifest) + size_of(tensors);
   ::unlink(manifest.c_str());
   ::unlink(tensors.c_str());
-  used_bytes_ -= std::min(bytes, used_bytes_.load());
+  size_t used = used_bytes_;
+  while (!used_bytes_.compare_exchange_weak(used, used - std::min(bytes, used))) {
+  }
 }
 
 void Store::run() {
@@ -228,17 +245,28 @@ void Store::run() {
   }
 }
 
+/// Why a state of `bytes` could not be written. Clients are not told the path.
+HttpError Store::not_written(size_t bytes) const {
+  std::error_code unknown;
+  const std::filesystem::space_info space = std::filesystem::space(options_.folder, unknown);
+  if (!unknown && space.available < bytes) {
+    return {
+        507, "keep_state: the disk of the store is full", "keep_state", "store_full", {{"x-should-retry", "false"}}};
+  }
+  return {500, "keep_state: the store could not write the state", "keep_state", "", {}};
+}
+
 void Store::write(Put& put) {
   const KeptState& kept = *put.kept;
-  std::string wrong;
+  HttpError wrong = kNoError;
   try {
     formats::NewFile manifest(path(kept.id, kManifest));  // its draft says that the tensors have a writer
     model::save_state(path(kept.id, kTensors), kept.saved, model_);
-    const std::string text = manifest_of(kept, model_.fingerprint).dump(-1, ' ', false, Json::error_handler_t::replace);
+    const std::string text = text_of(manifest_of(kept, model_.fingerprint));
     manifest.put(text.data(), text.size(), 0);
     manifest.finish();
-  } catch (const std::exception& error) {
-    wrong = error.what();
+  } catch (const std::exception&) {
+    wrong = not_written(put.bytes);
   }
   used_bytes_ += size_of(path(kept.id, kTensors)) + size_of(path(kept.id, kManifest));
   coming_bytes_ -= put.bytes;
@@ -248,8 +276,8 @@ void Store::write(Put& put) {
     writing_.clear();
     unwanted = unwanted_.contains(kept.id);
   }
-  if (unwanted && wrong.empty()) wrong = "the state was removed";
-  if (!wrong.empty()) unlink_files(kept.id);
+  if (unwanted) wrong = removed_error(kept.id);
+  if (wrong.status != 0) unlink_files(kept.id);
   if (unwanted) {
     const std::lock_guard lock(mutex_);
     unwanted_.erase(kept.id);
@@ -279,7 +307,7 @@ void Store::sweep() {
   for (const std::string& name : names_in(options_.folder)) {
     const std::filesystem::path parts(name);
     const std::string id = parts.stem(), ending = parts.extension(), file = options_.folder + "/" + name;
-    if (name.starts_with('.') && ending == kDraftEnding) {
+    if (is_our_draft(name)) {
       Draft draft;
       if (draft.take_left(file) == Draft::Taken::kYes) draft.remove();
     } else if (is_id(id) && (ending == kManifest || ending == kTensors)) {

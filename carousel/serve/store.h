@@ -36,6 +36,13 @@ struct StateCard {
   bool expired() const { return expires > 0 && expires <= std::time(nullptr); }
 };
 
+/// What is told where nothing went wrong.
+inline const HttpError kNoError{0, "", "", "", {}};
+/// What is told of a state that went while somebody waited for it.
+inline HttpError removed_error(const std::string& id) {
+  return {404, "state: \"" + id + "\" was removed", "state", "state_not_found", {}};
+}
+
 /// A state that is kept, with its tensors.
 struct KeptState : StateCard {
   model::SavedState saved;
@@ -62,8 +69,9 @@ class Store {
 
   /// Throws HttpError (507) where `bytes` more do not fit.
   void check_room(size_t bytes) const;
-  /// Writes a state beside everything else. `done` is told what went wrong; empty: it is on the disk.
-  void put(std::shared_ptr<const KeptState> kept, std::function<void(const std::string& error)> done);
+  /// Writes a state beside everything else. `done` is told what went wrong; kNoError: it is on the disk.
+  using Told = std::function<void(const HttpError& error)>;
+  void put(std::shared_ptr<const KeptState> kept, Told done);
   /// Reads a state whose card look() gave. `then` is told of the state, or (null) of what went wrong.
   using Loaded = std::function<void(std::shared_ptr<KeptState> kept, const HttpError& error)>;
   void load(const std::string& id, Loaded then);
@@ -80,7 +88,7 @@ class Store {
  private:
   struct Put {
     std::shared_ptr<const KeptState> kept;
-    std::function<void(const std::string&)> done;
+    Told done;
     size_t bytes;  // that it counts in coming_bytes_
   };
   struct Get {
@@ -90,6 +98,7 @@ class Store {
   std::string path(const std::string& id, const char* ending) const;
   void run();
   void write(Put& put);
+  HttpError not_written(size_t bytes) const;
   void read(Get& get);
   void unlink_files(const std::string& id) const;
   void sweep();

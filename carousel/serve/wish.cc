@@ -183,4 +183,8 @@ HttpError error_answer(const Error& error) {
   return out;
 }
 
+HttpError failure_of(const Event& event) {
+  return error_answer(Error(event.broken ? ErrorKind::kDevice : ErrorKind::kInput, event.end->error));
+}
+
 }  // namespace carousel::serve

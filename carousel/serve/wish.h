@@ -10,6 +10,7 @@
 #include "carousel/core/json.h"
 #include "carousel/generate/batcher.h"
 #include "carousel/serve/call.h"
+#include "carousel/serve/engine.h"
 
 namespace carousel::serve {
 
@@ -47,5 +48,7 @@ std::string names_ignored(const Json& body, const Fields& fields);
 
 /// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
 HttpError error_answer(const Error& error);
+/// The answer to a request whose sample ended with kFailed.
+HttpError failure_of(const Event& event);
 
 }  // namespace carousel::serve

@@ -182,18 +182,22 @@ TEST_F(Stored, DamagedAndForeignFilesAreRefused) {
   fs::resize_file(file(cut + ".safetensors"), 1000);
   std::fstream(file(altered + ".safetensors"), std::ios::in | std::ios::out).seekp(-3, std::ios::end) << '\x55';
   std::ofstream(file(half + ".json")) << "{\"model\": \"small\"";
-  std::ofstream(file("state-0123.safetensors")) << "of a writer that was killed";
-  std::ofstream(file(".state-0123.json.partial")) << "its draft";
-  std::ofstream(file(".state-0123.safetensors.partial")) << "its other one";
-  std::ofstream(file("notes.txt")) << "somebody's own";
+  const std::string dead = "state-0123456789abcdef0123456789abcdef";
+  std::ofstream(file(dead + ".safetensors")) << "of a writer that was killed";
+  std::ofstream(file("." + dead + ".json.partial")) << "its draft";
+  std::ofstream(file("." + dead + ".safetensors.partial")) << "its other one";
+  const std::vector<std::string> others = {"notes.txt", "model.safetensors", "model-00001-of-00002.safetensors",
+                                           ".carousel.partial", ".model.safetensors.partial"};
+  for (const std::string& name : others) std::ofstream(file(name)) << "somebody's own";
   begin();
   EXPECT_EQ(go_on(*this, cut, 422)["code"], "state_refused");
   EXPECT_EQ(go_on(*this, altered, 422)["code"], "state_refused");
   go_on(*this, half, 404);
   EXPECT_EQ(go_on(*this, good), said);
-  for (const std::string& name : files()) EXPECT_EQ(name.find("0123"), name.npos) << name;
-  EXPECT_TRUE(fs::exists(file("notes.txt")));
-  for (const char* const id : {"../store/", "..", "state-0123", ".state-0123.json.partial", "notes"}) {
+  for (const std::string& name : files()) EXPECT_EQ(name.find(dead), name.npos) << name;
+  for (const std::string& name : others) EXPECT_TRUE(fs::exists(file(name))) << name;
+  for (const std::string& id : {std::string("../store/"), std::string(".."), dead, "." + dead + ".json.partial",
+                                std::string("notes"), std::string("model")}) {
     go_on(*this, id, 404);
   }
 }

@@ -83,7 +83,7 @@ void convolve_rows(const ops::ShortConvArgs& given, int64_t begin, int64_t end) 
       const int64_t t = n - seq.first_row;
       for (int64_t k = 1; begins && k < K; ++k) {  // row n - k's inputs lie where n % K would put them
         for (int64_t j = first; j < last; j += kLanes) {
-          store(inputs[(n + K - k) % K] + j - first, gated_input<false>(args, seq, t - k, j, args.width - j));
+          store(inputs[(n + K - k) % K] + (j - first), gated_input<false>(args, seq, t - k, j, args.width - j));
         }
       }
       float* past[kMostTaps] = {};

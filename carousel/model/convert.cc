@@ -6,17 +6,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
 #include <unordered_map>
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
-#include "carousel/core/finite.h"
 #include "carousel/model/chat_template.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
 #include "carousel/model/load.h"
+#include "carousel/model/recoding.h"
 
 namespace carousel::model {
 namespace {
@@ -59,15 +58,6 @@ struct Target : FileTensor {
   const GgmlType* type = nullptr;
 };
 
-// A stored mask may have a dtype of bytes that GGUF lacks; its values are -1, 0 and 1 in any.
-const GgmlType* type_of(DType dtype) {
-  return formats::ggml_type_of(dtype == DType::kU8 || dtype == DType::kBool ? DType::kI8 : dtype);
-}
-DType dtype_of(const GgmlType& type) { return type.plain ? *type.plain : *type.blocks; }
-const GgmlType* type_of(const formats::TensorEntry& entry) {
-  return entry.ggml != nullptr ? entry.ggml : type_of(entry.dtype);
-}
-
 // [D, 1, K] without its middle.
 Shape squeezed(const Shape& shape) {
   Shape out;
@@ -85,37 +75,6 @@ std::vector<Target> targets_of(const Source& source, const TensorNames& names, b
   }
   return out;
 }
-
-// Values brought from a tensor's type to another: `count` stored values, which are whole rows.
-struct Recoding {
-  const formats::TensorEntry& entry;
-  const GgmlType& type;
-  const std::string& where;
-  ThreadPool& pool;
-
-  bool keeps() const { return type_of(entry) == &type; }
-  // Throws for values, kept as they are, that are not finite.
-  void check(const std::byte* stored, int64_t count) const {
-    if (first_not_finite(stored, dtype_of(type), count)) refuse();
-  }
-  // Decodes and encodes on all threads. Throws for a value that is not finite, or that the type cannot hold.
-  void recode(const std::byte* stored, int64_t count, std::byte* out) const {
-    constexpr int64_t kTask = 1 << 14;  // values, a multiple of every block
-    std::atomic<bool> good{true};
-    parallel_for(pool, (count + kTask - 1) / kTask, [&](int64_t task) {
-      const int64_t begin = task * kTask, values = std::min(kTask, count - begin);
-      std::vector<float> wide(static_cast<size_t>(values));
-      entry.to_f32(stored + entry.bytes_of(begin), values, wide.data());
-      if (!fits(wide.data(), wide.size(), dtype_of(type))) return good.store(false);
-      CAROUSEL_ASSERT(formats::encode_ggml(type, wide.data(), values, out + *type.bytes_of(begin)));
-    });
-    if (!good.load()) refuse();
-  }
-  [[noreturn]] void refuse() const {
-    fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where,
-         entry.name, type.name);
-  }
-};
 
 // Puts the values of one parameter, in the block's order and in `type`, in pieces of whole rows.
 void each_piece(const Source& source, size_t i, const GgmlType& type,
@@ -352,11 +311,11 @@ void write_folder(const std::string& model, const std::string& out, const Stream
   write_targets(source, targets, out, blocks_as, progress);
 }
 
-std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
-                                      const TypeOf& type, const WriteProgress& progress) {
+std::vector<KeptTensor> write_folder(const std::string& model, const std::string& out, const Stream& stream,
+                                     const TypeOf& type, const WriteProgress& progress) {
   const Source source = open_source(model, stream);
   std::vector<Target> targets = folder_targets(source);
-  std::vector<std::string> kept;
+  std::vector<KeptTensor> kept;
   for (Target& target : targets) {
     target.type = own_type(source, target);
     const auto chosen_for = [&](size_t i) {
@@ -371,8 +330,10 @@ std::vector<std::string> write_folder(const std::string& model, const std::strin
     if (agreed && reason.empty()) {
       target.type = chosen;
     } else {
-      kept.push_back(fmt::format("\"{}\" stays {}: {}", target.name, dtype_name(dtype_of(*target.type)),
-                                 agreed ? reason : "it holds matrices of different types"));
+      kept.push_back({fmt::format("\"{}\" stays {}: {}", target.name, dtype_name(dtype_of(*target.type)),
+                                  agreed ? reason : "it holds matrices of different types"),
+                      {}});
+      for (const size_t i : target.records) kept.back().parameters.push_back(source.records[i].name);
     }
   }
   write_targets(source, targets, out, {}, progress);

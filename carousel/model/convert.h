@@ -27,9 +27,15 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const WriteProgress& progress = {});
 
+/// A tensor that keeps its type though another was chosen.
+struct KeptTensor {
+  std::string line;                     // for people: its name in the file, its type, and the reason
+  std::vector<std::string> parameters;  // what it holds, by canonical names
+};
+
 /// The same with matrices in the types that `type` chooses. Other tensors keep their type, blocks among them. Returns
-/// the tensors that keep their type though another was chosen, with the reason.
-std::vector<std::string> write_folder(const std::string& model, const std::string& out, const Stream& stream,
-                                      const TypeOf& type, const WriteProgress& progress);
+/// the matrices that keep their type though another was chosen.
+std::vector<KeptTensor> write_folder(const std::string& model, const std::string& out, const Stream& stream,
+                                     const TypeOf& type, const WriteProgress& progress);
 
 }  // namespace carousel::model

@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "carousel/core/error.h"
@@ -16,6 +16,7 @@
 #include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/model_writer.h"
+#include "carousel/model/recoding.h"
 #include "carousel/model/stored_params.h"
 
 namespace carousel::model {
@@ -29,6 +30,7 @@ struct Choice {
   bool agreed = true;          // all of them have this type
   bool permuted = false;
   int64_t cols = 0;
+  std::vector<std::string> parameters;  // the matrices, by canonical names
 };
 
 // The choices, by the tensors' names in the file.
@@ -40,11 +42,12 @@ std::map<std::string, Choice> choose(const ModelConfig& config, const formats::C
     const StoredParams::Found found = record.matrix ? stored.find(record.name) : StoredParams::Found();
     if (found.entry == nullptr) return;
     const std::optional<DType> dtype = written_dtype(types, record.name, record.layout, record.init);
-    const Choice first{dtype, true, false, record.shape[1]};
+    const Choice first{dtype, true, false, record.shape[1], {}};
     const auto [place, fresh] = choices.try_emplace(found.entry->name, first);
     Choice& choice = place->second;
     if (!fresh && choice.dtype != dtype) choice.agreed = false;
     if (found.permuted) choice.permuted = true;
+    choice.parameters.push_back(record.name);
   });
   declare_params(config, source, where);
   return choices;
@@ -61,15 +64,23 @@ std::string why_kept(const Choice& choice, const formats::TensorEntry& entry) {
   return "";
 }
 
-// One line for each number of columns whose matrices get another type than the one asked for.
-std::vector<std::string> substituted(const ModelConfig& config, const WeightTypes& types, const std::string& where) {
+// The lines of the tensors that keep their type, and one for each number of columns whose other matrices get another
+// type than the one asked for.
+std::vector<std::string> report(const ModelConfig& config, const WeightTypes& types,
+                                const std::vector<KeptTensor>& kept, const std::string& where) {
   struct Group {
     int64_t count = 0;
     std::string first;
   };
+  std::vector<std::string> lines;
+  std::set<std::string> unchanged;
+  for (const KeptTensor& tensor : kept) {
+    lines.push_back(tensor.line);
+    unchanged.insert(tensor.parameters.begin(), tensor.parameters.end());
+  }
   std::map<std::tuple<DType, DType, int64_t>, Group> groups;
   ShapeSource source([&](const ParamRecord& record) {
-    if (!record.matrix) return;
+    if (!record.matrix || unchanged.count(record.name) > 0) return;
     const std::optional<DType> wanted = written_dtype(types, record.name, record.layout, record.init);
     const std::optional<DType> fitting = wanted ? fitting_dtype(*wanted, record.shape[1]) : std::nullopt;
     if (!fitting || fitting == wanted) return;
@@ -77,7 +88,6 @@ std::vector<std::string> substituted(const ModelConfig& config, const WeightType
     if (group.count++ == 0) group.first = record.name;
   });
   declare_params(config, source, where);
-  std::vector<std::string> lines;
   for (const auto& [types_and_cols, group] : groups) {
     const auto& [wanted, fitting, cols] = types_and_cols;
     lines.push_back(fmt::format("{} matri{} in {} and not {}: rows of {} are no whole blocks of {} (the first is {})",
@@ -130,7 +140,8 @@ QuantisePlan plan_quantised(const ModelConfig& config, const formats::Checkpoint
       if (reason.empty()) {
         dtype = *fitting_dtype(*found->second.dtype, found->second.cols);
       } else {
-        plan.kept.push_back(fmt::format("\"{}\" stays {}: {}", entry->name, dtype_name(dtype), reason));
+        plan.kept.push_back(
+            {fmt::format("\"{}\" stays {}: {}", entry->name, dtype_name(dtype), reason), found->second.parameters});
       }
     }
     plan.items.push_back({entry, dtype});
@@ -144,21 +155,8 @@ Tensor quantised(const QuantisePlan::Item& item, const Stream& stream, const std
   const formats::TensorEntry& entry = *item.entry;
   if (item.dtype == entry.dtype) return entry.view();
   Tensor out(entry.shape, item.dtype);
-  const auto cols = static_cast<size_t>(entry.shape.rank() == 0 ? 1 : entry.shape[-1]);
-  if (cols == 0) return out;
-  const int64_t rows = entry.shape.count() / static_cast<int64_t>(cols);
-  const size_t from = dtype_bytes(entry.dtype, cols), to = dtype_bytes(item.dtype, cols);
-  std::atomic<bool> beyond{false};
-  parallel_for(*stream.pool, rows, [&](int64_t row) {
-    std::vector<float> values(cols);
-    entry.to_f32(entry.bytes + static_cast<size_t>(row) * from, static_cast<int64_t>(cols), values.data());
-    if (!fits(values.data(), cols, item.dtype)) beyond.store(true);
-    narrow(values.data(), item.dtype, static_cast<std::byte*>(out.raw()) + static_cast<size_t>(row) * to, cols);
-  });
-  if (beyond.load()) {
-    fail(ErrorKind::kInput, "{}: \"{}\" holds a value that is not finite, or beyond what {} can hold", where,
-         entry.name, dtype_name(item.dtype));
-  }
+  const Recoding recoding{entry, *type_of(item.dtype), where, *stream.pool};
+  recoding.recode(entry.bytes, entry.shape.count(), static_cast<std::byte*>(out.raw()));
   return out;
 }
 
@@ -168,7 +166,7 @@ QuantiseResult write_quantised_gguf(const std::string& path, const WeightTypes& 
   const WeightTypes types = with_mix(asked, files.config, files.place.config);
   write_gguf(path, out, stream, type_choice(types, files.config.tie_word_embeddings), progress);
   return {files.checkpoint ? files.checkpoint->size_bytes() : 0, formats::Checkpoint::open(out).size_bytes(),
-          substituted(files.config, types, files.place.config)};
+          report(files.config, types, {}, files.place.config)};
 }
 
 QuantiseResult write_quantised(const std::string& path, const WeightTypes& asked, const Stream& stream,
@@ -180,9 +178,9 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& asked
   const WeightTypes types = with_mix(asked, config, place.config);
   if (checkpoint.gguf() != nullptr) {
     const TypeOf type = type_choice(types, config.tie_word_embeddings);
-    std::vector<std::string> kept = write_folder(path, out, stream, type, progress);
-    for (std::string& line : substituted(config, types, place.config)) kept.push_back(std::move(line));
-    return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(), kept};
+    const std::vector<KeptTensor> kept = write_folder(path, out, stream, type, progress);
+    return {checkpoint.size_bytes(), formats::Checkpoint::open(out).size_bytes(),
+            report(config, types, kept, place.config)};
   }
   const QuantisePlan plan = plan_quantised(config, checkpoint, types, place.config);
   std::vector<formats::TensorSpec> specs;
@@ -203,9 +201,7 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& asked
   }
   tell_progress(progress, 1, out);
   writer.finish();
-  std::vector<std::string> kept = plan.kept;
-  for (std::string& line : substituted(config, types, place.config)) kept.push_back(std::move(line));
-  return {plan.bytes_before, plan.bytes_after, kept};
+  return {plan.bytes_before, plan.bytes_after, report(config, types, plan.kept, place.config)};
 }
 
 }  // namespace carousel::model

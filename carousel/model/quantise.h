@@ -18,8 +18,8 @@ struct QuantisePlan {
     const formats::TensorEntry* entry;
     DType dtype;  // the type to write
   };
-  std::vector<Item> items;        // in the order of the old checkpoint's bytes
-  std::vector<std::string> kept;  // matrices that keep their type though another was asked for, with the reason
+  std::vector<Item> items;  // in the order of the old checkpoint's bytes
+  std::vector<KeptTensor> kept;
   size_t bytes_before = 0, bytes_after = 0;
 };
 

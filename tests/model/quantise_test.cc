@@ -139,6 +139,27 @@ TEST_F(Quantise, FusedTensors) {
   EXPECT_LT(relative(logits(at("body")), logits(model)), 0.03);
 }
 
+// Rows of 288 get blocks of 32 instead. Of matrices that stay, as one of those they are fused with has another type,
+// that is not said too.
+TEST_F(Quantise, WhatStaysIsNotSaidToGetAnotherType) {
+  const std::string model = init(
+      R"({"model_type": "xlstm", "vocab_size": 40, "hidden_size": 288, "embedding_dim": 288, "num_heads": 4,
+          "num_blocks": 1, "num_hidden_layers": 1, "weight_mode": "fused"})",
+      "fused");
+  WeightTypes types{DType::kQ4K, {}, {}, {}};
+  types.by_name["layers.0.mlstm.v.weight"] = DType::kQ6K;
+  const std::vector<std::string> lines = write_quantised(model, types, stream_, at("out")).kept;
+  int stay = 0, others = 0;
+  for (const std::string& line : lines) {
+    (line.find("different types") != std::string::npos ? stay : others) += 1;
+    for (const char* fused : {"mlstm.q.", "mlstm.k.", "mlstm.v."}) {
+      EXPECT_EQ(line.find(fused), std::string::npos) << line;
+    }
+  }
+  EXPECT_EQ(stay, 1);
+  EXPECT_EQ(others, 1);
+}
+
 TEST_F(Quantise, RowsThatAreNoWholeBlocksStay) {
   const std::string model = init(
       R"({"model_type": "carousel", "vocab_size": 40, "hidden_size": 48, "num_hidden_layers": 1, "norm_eps": 1e-6,

@@ -160,6 +160,11 @@ std::function<int()> setup_serve(CLI::App& app) {
   serve::StoreOptions& store = options->service.store;
   app.add_option("--store", store.folder,
                  "Folder for states that outlive the server; servers of one model may share it");
+  app.add_option_function<std::string>(
+         "--cache", [&engine](const std::string& name) { engine.reuse = serve::reuse_of(name); },
+         "States that requests may begin with: exact (those that change no bit), any (2e-5 in logits), off")
+      ->check(CLI::IsMember({"exact", "any", "off"}))
+      ->default_str("exact");
   add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most that the files of --store take");
   add_integer(app, "--store-ttl", store.ttl, 0, int64_t{1} << 40, "Seconds until a state there expires; 0: never");
   add_integer(app, "--connections", options->connections, 1, 1 << 20, "Connections at a time");

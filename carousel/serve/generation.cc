@@ -153,7 +153,8 @@ void Generation::start() {
   try {
     for (size_t p = 0; p < prompts_.size(); ++p) {
       prompts_[p].number = served_.engine.submit(
-          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain);
+          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain,
+          wish_.reuse);
     }
   } catch (const HttpError&) {
     withdraw();
@@ -206,6 +207,7 @@ void Generation::hear(size_t prompt, Event& event) {
     }
   } else {
     choice.tokens++;
+    choice.ids.push_back(event.id);
     served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
@@ -303,8 +305,26 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
   call_->event(chunk);
 }
 
+/// Where the next turn will probably begin with this answer, the engine reads that beginning in idle time. A chat gives
+/// answers back as text, whose tokens need not be those that were sampled.
+void Generation::offer_reread() const {
+  const bool goes_on_by_id = wish_.form == Form::kResponse && wish_.request.keep_state;
+  if (from_ || choices_.size() != 1 || wish_.form == Form::kState || goes_on_by_id) return;
+  std::vector<int32_t> tokens = prompts_[0].tokens;
+  try {
+    const Choice& choice = choices_[0];
+    const std::vector<int32_t> more =
+        wish_.form == Form::kCompletion ? choice.ids : served_.conversations.answer(choice.text);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  } catch (const Error&) {  // a template that cannot hold this text
+    return;
+  }
+  served_.engine.read_again(std::move(tokens), domain_of(owner_, wish_.salt), wish_.reuse);
+}
+
 void Generation::finish() {
   over_ = true;
+  offer_reread();
   if (wish_.form == Form::kResponse) return finish_response();
   if (wish_.stream) {
     if (wish_.include_usage) {

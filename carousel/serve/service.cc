@@ -197,6 +197,7 @@ void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
                     {"parallel", options_.engine.parallel},
                     {"queue", options_.engine.queue},
                     {"tick_ms", options_.engine.tick_ms},
+                    {"cache", kReuseNames[static_cast<size_t>(options_.engine.reuse)]},
                     {"state_bytes", options_.state_bytes},
                     {"store", !options_.store.folder.empty()}});
 }

@@ -73,10 +73,6 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
     wish_.request.stop.push_back(served_.conversations.stop());
   }
-  if (wish_.wait_stored && !served_.states.has_store()) {
-    fail(ErrorKind::kInput,
-         "request: \"keep_state\" is \"stored\", expected true or false: this server has no --store");
-  }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
   choices_.assign(prompts_.size() * static_cast<size_t>(wish_.request.samples),
                   Choice(std::chrono::steady_clock::now()));
@@ -219,13 +215,7 @@ void Generation::hear(size_t prompt, Event& event) {
 void Generation::tell(size_t index, const std::string& text, bool ends) {
   if (wish_.stream) send(index, text, ends);
   if (!ends || ++ended_ < choices_.size()) return;
-  try {
-    finish();
-  } catch (const HttpError& error) {  // another server of the store has removed the state, say
-    call_->fail(error);
-  } catch (const Error& error) {  // the store cannot be read
-    call_->fail(error_answer(error));
-  }
+  finish();
 }
 
 /// Tells the end of a choice once its state is on the disk.
@@ -286,8 +276,9 @@ void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
   const std::string parent = from_ ? from_->id : "";
   States& states = served_.states;
-  choice.state = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)->id
-                                               : states.add(std::move(saved), parent, owner_)->id;
+  choice.kept = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)
+                                              : states.add(std::move(saved), parent, owner_);
+  choice.state = choice.kept->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
@@ -336,7 +327,7 @@ void Generation::finish() {
     return call_->end();
   }
   if (wish_.form == Form::kState) {
-    Json card = json_of(served_.states.card(choices_[0].state, owner_));
+    Json card = json_of(*choices_[0].kept);
     card["usage"] = usage();
     return call_->answer(card);
   }

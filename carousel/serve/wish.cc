@@ -178,16 +178,15 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
   wish.request.samples = fields.integer("n", 1, limits.samples, 1);
   wish.request.stop = read_stops(fields, limits.stops);
   read_logprobs(form, fields, limits.top_logprobs, wish.request);
-  const Json* const keep = fields.raw("keep_state");
-  wish.wait_stored = keep != nullptr && *keep == "stored";
+  wish.wait_stored = waits_for_store(fields, limits.has_store);
   wish.request.keep_state = wish.wait_stored || fields.boolean("keep_state", false);
   wish.stream = fields.boolean("stream", false);
   Fields stream_options(fields.object("stream_options"), "request: stream_options");
   wish.include_usage = stream_options.boolean("include_usage", false);
   wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
   wish.request.prompt_logprobs = wish.echo && wish.request.logprobs;
-  wish.reuse = read_reuse(fields);
   wish.salt = read_salt(fields);
+  wish.reuse = read_reuse(fields);
   wish.ignored = names_ignored(body, fields);
   return wish;
 }

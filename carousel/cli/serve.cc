@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/generation.h"
@@ -92,6 +93,8 @@ std::string scratch_folder() {
 int run_serve(ServeOptions& options) {
   options.service.keys = read_keys(options);
   check_reach(options, !options.service.keys.empty());
+  serve::StoreOptions& store = options.service.store;
+  if (serve::is_redis(store.folder)) store.redis = serve::parse_redis(std::exchange(store.folder, {}));
   const Stream stream = options.machine.stream();
   const model::Model model = options.load(stream);
   model.text();  // throws where there is none
@@ -104,7 +107,7 @@ int run_serve(ServeOptions& options) {
   service_options.engine.memory_bytes = or_quarter(options.memory);
   service_options.state_bytes = or_quarter(options.state_bytes);
   service_options.engine.cache_bytes = or_quarter(options.cache_bytes);
-  service_options.store.most_bytes = static_cast<size_t>(options.store_bytes);
+  store.most_bytes = static_cast<size_t>(options.store_bytes);
   if (is_loopback(options.http.host)) service_options.hosts = {"localhost", "127.0.0.1", "[::1]", options.http.host};
   options.http.port = static_cast<int>(options.port);
   options.http.connections = static_cast<size_t>(options.connections);
@@ -157,10 +160,16 @@ std::function<int()> setup_serve(CLI::App& app) {
               "Memory for the states that clients keep; -1: a quarter of what is free");
   add_integer(app, "--cache-bytes", options->cache_bytes, -1, INT64_MAX,
               "Memory for beginnings of prompts that were read; 0: none, -1: a quarter of what is free");
+  app.add_option_function<std::string>(
+         "--cache", [&engine](const std::string& name) { engine.reuse = serve::reuse_of(name); },
+         "States that requests may begin with: exact (those that change no bit), any (2e-5 in logits), off")
+      ->check(CLI::IsMember({"exact", "any", "off"}))
+      ->default_str("exact");
   serve::StoreOptions& store = options->service.store;
   app.add_option("--store", store.folder,
-                 "Folder for states that outlive the server; servers of one model may share it");
-  add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most that the files of --store take");
+                 "Folder or redis://[:PASSWORD@]HOST:PORT/DATABASE for states that outlive the server; servers of one "
+                 "model may share it");
+  add_integer(app, "--store-bytes", options->store_bytes, 0, INT64_MAX, "The most that the states of --store take");
   add_integer(app, "--store-ttl", store.ttl, 0, int64_t{1} << 40, "Seconds until a state there expires; 0: never");
   add_integer(app, "--connections", options->connections, 1, 1 << 20, "Connections at a time");
   add_number(app, "--timeout", options->http.call_seconds, 0.001, 1e7,

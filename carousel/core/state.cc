@@ -8,6 +8,7 @@
 #include "carousel/core/state.h"
 
 #include <fmt/format.h>
+#include <atomic>
 
 #include <algorithm>
 #include <cstring>
@@ -202,6 +203,15 @@ void StateBatch::copy_tables(Memory& memory) {
                count * sizeof(void*));
 }
 
+namespace {
+
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wtsan"  // g++'s ThreadSanitizer does not see fences, and says so
+#endif
+void acquire() { std::atomic_thread_fence(std::memory_order_acquire); }
+
+}  // namespace
+
 void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const {
   const auto is_elsewhere = [&](const std::shared_ptr<Storage>& storage) { return &storage->memory() != &memory; };
   if (layout_->fixed_bytes() > 0) {
@@ -223,6 +233,9 @@ void StateBatch::make_writable(State& state, int64_t rows, Memory& memory) const
       if (is_elsewhere(list[p]) || (written && list[p].use_count() > 1)) list[p] = list[p]->copy(memory);
     }
   }
+  // Another thread may have been the last to share the storage. It let go of it by a release; use_count() is a relaxed
+  // load, so this fence is what orders that thread's reads before the writes to come.
+  acquire();
 }
 
 void StateBatch::fill_tables() {

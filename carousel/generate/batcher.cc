@@ -334,8 +334,8 @@ void Batcher::finish(Sequence& sequence, const Tensor& logits) {
     if (!stopped) sequence.scanner.flush(sequence.text);
   }
   finished.text = sequence.text;
+  finished.state = std::move(sequence.state);
   if (sequence.request->keep_state) {
-    finished.state = std::move(sequence.state);
     finished.history = std::move(sequence.history);
     if (logits.defined()) finished.logits = logits.clone();
   }

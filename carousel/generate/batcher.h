@@ -49,9 +49,10 @@ struct Finished {
   int64_t tokens = 0;     // sampled, end token included
   std::string_view text;  // held back so far and due now
   std::string error;      // with kFailed: what was wrong
-  // These three are set with keep_state. The tokens seen are those of the text and, after kStopString, of the stop
-  // string. A sequence cancelled within its prompt has seen the prompt so far, and its logits are empty.
-  State state;                   // the memory of all tokens seen
+  // The tokens seen are those of the text and, after kStopString, of the stop string. A sequence cancelled within its
+  // prompt has seen the prompt so far, and its logits are empty. history and logits are set with keep_state; without it
+  // the state has not seen the last token that was sampled.
+  State state;                   // the memory of the tokens seen
   std::vector<int32_t> history;  // [state.pos()] the tokens seen
   Tensor logits;                 // [V] after the last of them
   std::vector<float> hidden;     // [D] with keep_hidden: the last token's, final norm applied

@@ -120,6 +120,17 @@ std::vector<int32_t> Conversations::tokens(const Json& list, std::span<const int
   return {all.begin() + static_cast<std::ptrdiff_t>(seen.size()), all.end()};
 }
 
+std::vector<int32_t> Conversations::answer(const std::string& text) const {
+  if (spelled_) {
+    std::vector<int32_t> out = model_.text().encode_inner(text);
+    const std::vector<int32_t> end = model_.text().encode_inner("<|im_end|>\n");
+    out.insert(out.end(), end.begin(), end.end());
+    return out;
+  }
+  const Turns& turns = without_system_.form ? without_system_ : with_system_;
+  return turns.form->answer(text);
+}
+
 /// ChatML as text. Texts are encoded apart from the marks, so that none becomes a special token.
 std::vector<int32_t> Conversations::spelled(const Json& list, std::span<const int32_t> seen) const {
   const text::Tokenizer& tokenizer = model_.text();

@@ -21,6 +21,9 @@ class Conversations {
   /// The tokens that follow `seen` (of a kept state) and make the model answer the last message. Throws Error(kInput):
   /// not a list of messages, roles that do not take turns, a template that is not known.
   std::vector<int32_t> tokens(const Json& messages, std::span<const int32_t> seen) const;
+  /// The tokens that follow an answer's question in the next turn of the chat: its text and the end of its turn. Throws
+  /// Error(kInput).
+  std::vector<int32_t> answer(const std::string& text) const;
   /// Text that ends an answer where the tokenizer has no token for it; empty: none is needed.
   std::string stop() const { return spelled_ ? "<|im_end|>" : ""; }
 

@@ -56,6 +56,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     dimensions_ = fields.integer("dimensions", 1, int64_t{1} << 40, 0);
     fields.ignore({"user"});
     domain_ = domain_of(owner, read_salt(fields));
+    reuse_ = read_reuse(fields);
     const std::string ignored = names_ignored(body, fields);
     if (!ignored.empty()) call_->header("x-carousel-ignored", ignored);
     rows_.resize(inputs_.size());
@@ -116,7 +117,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     request.max_tokens = 0;
     request.keep_hidden = true;
     const auto hear = [self = shared_from_this(), index](Event& event) { self->hear(index, event); };
-    numbers_[index] = served_.engine.submit(std::move(request), hear, domain_);
+    numbers_[index] = served_.engine.submit(std::move(request), hear, domain_, reuse_);
   }
 
   void hear(size_t index, Event& event) {
@@ -172,6 +173,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
   ServedModel& served_;
   const std::shared_ptr<Call> call_;
   std::string domain_;
+  std::optional<Reuse> reuse_;
   bool base64_ = false;
   int64_t dimensions_ = 0;                    // asked for; 0: any
   std::vector<std::vector<int32_t>> inputs_;  // their tokens

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loop of the engine: take what others ask, admit what fits, run a tick, tell its events.
 //
-// 1. Only the engine thread touches the batcher, waiting_, running_ and outbox_. submitted_, cancelled_, stopping_ and
-//    numbers_ are read and written under mutex_ alone.
+// 1. Only the engine thread touches the batcher, the cache, waiting_, running_, rereads_ and outbox_. submitted_,
+//    cancelled_, offered_, stopping_ and numbers_ are read and written under mutex_ alone.
 // 2. A job is in exactly one of submitted_, waiting_ and running_ until its last sample has ended; then in none.
 // 3. Events of a tick are posted in one piece and in their order, so a listener hears of a token before the next one.
 //    The engine never waits for a listener.
 // 4. admit() alone starts jobs. It reserves the most bytes that a job's states can take, so what runs never takes more
 //    than memory_bytes; a job gives its bytes back as its samples end. A job that would not fit alone is never queued.
 // 5. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
+// 6. A text that is read again is in the batcher alone (rereading_), while nothing waits or runs. It is taken out
+// before
+//    a job is admitted, and its forward is stopped as soon as one is submitted. engine_cache.cc has what it does.
 #include "carousel/serve/engine.h"
 
 #include <fmt/format.h>
@@ -26,26 +29,10 @@ constexpr double kForget = 0.3;  // weight of the last tick in the rate of readi
 
 }  // namespace
 
-struct Engine::Job {
-  uint64_t number = 0;
-  uint64_t batched = 0;  // its number in the batcher
-  generate::Request request;
-  Listener listener;
-  std::string domain;
-  int64_t samples = 1, ended = 0;
-  size_t shared_bytes = 0, own_bytes = 0;  // that its samples take together, and each of them
-  size_t bytes() const {
-    const auto running = static_cast<size_t>(samples - ended);
-    return running == 0 ? 0 : shared_bytes + running * own_bytes;
-  }
-  int64_t cached = 0;           // tokens of its prompt that the cache had read
-  Misses missed = {};           // those that it had not
-  std::vector<int32_t> prompt;  // the whole prompt, where the cache keeps states of it
-};
-
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
     : layout_(model.state_layout()),
       options_(options),
+      cuts_anywhere_(!stream.memory->is_apart() && cut_anywhere(layout_)),
       post_(std::move(post)),
       batcher_(model, stream),
       cache_(layout_, options.cache_bytes) {
@@ -70,7 +57,8 @@ void Engine::reserve(Job& job, const generate::Request& request) const {
   job.own_bytes = layout_.bytes_at(end) - job.shared_bytes;
 }
 
-uint64_t Engine::submit(generate::Request request, Listener listener, const std::string& domain) {
+uint64_t Engine::submit(generate::Request request, Listener listener, const std::string& domain,
+                        std::optional<Reuse> reuse) {
   auto job = std::make_shared<Job>();
   job->samples = request.samples;
   reserve(*job, request);
@@ -84,6 +72,7 @@ uint64_t Engine::submit(generate::Request request, Listener listener, const std:
                     {{"x-should-retry", "false"}}};
   }
   job->domain = domain;
+  job->reuse = reuse.value_or(options_.reuse);
   job->request = std::move(request);
   job->listener = std::move(listener);
   {
@@ -136,7 +125,7 @@ void Engine::tell_end(const std::shared_ptr<Job>& job, generate::StopReason reas
 
 void Engine::flush() {
   if (outbox_.empty()) return;
-  const auto now = std::chrono::steady_clock::now();
+  const auto now = Clock::now();
   for (auto& [job, event] : outbox_) event.at = now;
   auto told = std::make_shared<std::vector<Told>>(std::move(outbox_));
   outbox_.clear();
@@ -148,14 +137,23 @@ void Engine::flush() {
 void Engine::take_commands() {
   std::vector<std::shared_ptr<Job>> submitted;
   std::vector<uint64_t> cancelled;
+  std::vector<Reread> offered;
   {
     std::unique_lock lock(mutex_);
-    news_.wait(lock, [&] {
-      return stopping_ || !submitted_.empty() || !cancelled_.empty() || !waiting_.empty() || batcher_.live() > 0;
-    });
+    const auto has_work = [&] {
+      return stopping_ || !submitted_.empty() || !cancelled_.empty() || !offered_.empty() || !waiting_.empty() ||
+             batcher_.live() > 0;
+    };
+    if (rereads_.empty()) {
+      news_.wait(lock, has_work);
+    } else {
+      news_.wait_until(lock, busy_ + kQuiet, has_work);
+    }
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
+    offered.swap(offered_);
   }
+  queue_rereads(std::move(offered));
   waiting_.insert(waiting_.end(), submitted.begin(), submitted.end());
   for (const uint64_t number : cancelled) {
     const auto waits = std::find_if(waiting_.begin(), waiting_.end(),
@@ -190,53 +188,13 @@ size_t Engine::reserved() const {
   return bytes;
 }
 
-/// A prompt that begins a text starts from the longest beginning that the cache has; what it reads is kept.
-void Engine::use_cache(Job& job, generate::Request& request) {
-  const auto count = static_cast<int64_t>(request.prompt.size());
-  const bool after_state = request.state.pos() > 0;
-  if (options_.cache_bytes == 0 || after_state || count == 0) {
-    job.missed[static_cast<size_t>(after_state ? Miss::kState : Miss::kOff)] = count;
-  } else {
-    job.prompt = request.prompt;
-    // The last token's logits are needed, and with prompt_logprobs those of every token.
-    const int64_t most = request.prompt_logprobs ? 0 : count - 1;
-    request.state = cache_.find(job.domain, job.prompt, most);
-    job.cached = request.state.pos();
-    count_misses(job, request.prompt_logprobs);
-    request.history.assign(job.prompt.begin(), job.prompt.begin() + job.cached);
-    request.prompt.erase(request.prompt.begin(), request.prompt.begin() + job.cached);
-    request.marks = cache_.marks(job.domain, job.prompt, job.cached);
-    request.on_mark = [this, &job](const State& state) {
-      cache_.keep(job.domain, std::span(job.prompt).first(static_cast<size_t>(state.pos())), state);
-    };
-    figures_.cache_queries += count;
-    figures_.cache_hits += job.cached;
-  }
-  for (size_t i = 0; i < job.missed.size(); ++i) figures_.cache_misses[i] += job.missed[i];
-}
-
-/// Says of every token of the prompt that is read why it is.
-void Engine::count_misses(Job& job, bool logprobs) {
-  const auto count = static_cast<int64_t>(job.prompt.size());
-  const auto missed = [&](Miss why) -> int64_t& { return job.missed[static_cast<size_t>(why)]; };
-  if (logprobs) {
-    missed(Miss::kLogprobs) = count;
-    return;
-  }
-  const int64_t end = (count - 1) / PrefixCache::kPiece * PrefixCache::kPiece;
-  const int64_t known = std::clamp(cache_.known(job.domain, job.prompt), job.cached, end);
-  missed(Miss::kNoState) = known - job.cached;
-  missed(Miss::kNew) = end - known;
-  missed(Miss::kEnd) = count - end;
-}
-
-void Engine::start(const std::shared_ptr<Job>& job) {
-  generate::Request request = std::move(job->request);
-  use_cache(*job, request);
-  Job* const raw = job.get();  // the batcher's callbacks live no longer than the job does in running_
+/// Gives a request the callbacks that tell the job's listener. They live no longer than the job does in running_.
+void Engine::listen(const std::shared_ptr<Job>& job, generate::Request& request) {
+  Job* const raw = job.get();
   const auto shared = [this, raw] { return running_.at(raw->number); };
   request.on_prompt = [this, shared](const generate::PromptToken& token) { tell_prompt(shared(), token); };
-  request.on_token = [this, shared](const generate::Emitted& token) {
+  request.on_token = [this, raw, shared](const generate::Emitted& token) {
+    if (raw->keeps_ends) raw->ids[static_cast<size_t>(token.sample)].push_back(token.id);
     Event event;
     event.sample = token.sample;
     event.text = token.text;
@@ -246,7 +204,9 @@ void Engine::start(const std::shared_ptr<Job>& job) {
     tell(shared(), std::move(event));
     return true;
   };
-  request.on_finish = [this, raw, shared](generate::Finished& finished) {
+  request.on_finish = [this, raw, shared, keep = request.keep_state](generate::Finished& finished) {
+    if (raw->keeps_ends) keep_end(*raw, finished);
+    if (!keep) finished.state = State();
     Event event;
     event.sample = finished.sample;
     event.text = finished.text;
@@ -257,6 +217,12 @@ void Engine::start(const std::shared_ptr<Job>& job) {
     tell(shared(), std::move(event));
     if (++raw->ended == raw->samples) running_.erase(raw->number);
   };
+}
+
+void Engine::start(const std::shared_ptr<Job>& job) {
+  generate::Request request = std::move(job->request);
+  use_cache(*job, request);
+  listen(job, request);
   running_[job->number] = job;
   try {
     job->batched = batcher_.submit(std::move(request));
@@ -271,16 +237,34 @@ void Engine::tick() {
   const auto piece = static_cast<double>(ops::kMlstmChunk);
   const double rows = std::max(piece, rows_per_ms_ * options_.tick_ms);
   batcher_.limit_prompts(static_cast<int64_t>(rows / piece) * ops::kMlstmChunk);
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   const generate::Batcher::Rows done = batcher_.tick();
-  const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  const double ms = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
   if (done.prompt >= ops::kMlstmChunk && ms > 0) {
     const double rate = static_cast<double>(done.prompt) / ms;
     rows_per_ms_ = rows_per_ms_ == 0 ? rate : rows_per_ms_ + kForget * (rate - rows_per_ms_);
   }
   figures_.prompt_tokens += done.prompt;
   figures_.generated_tokens += done.sampled;
-  figures_.ticks++;
+}
+
+/// Ends what runs after a tick that threw: memory ran out, say, and nothing of the batch can go on.
+void Engine::fail_all(const char* why) {
+  const auto failed = std::move(running_);
+  running_.clear();
+  for (const auto& [number, job] : failed) tell_end(job, generate::StopReason::kFailed, why, true);
+  batcher_.drop();
+  if (rereading_ != 0) rereads_.pop_front();
+  rereading_ = 0;
+}
+
+void Engine::show_figures() {
+  figures_.cache_bytes = static_cast<int64_t>(cache_.bytes());
+  figures_.cache_states = cache_.states();
+  figures_.cache_evictions = cache_.evictions();
+  figures_.reserved_bytes = static_cast<int64_t>(reserved());
+  figures_.running = rereading_ != 0 ? 0 : static_cast<int64_t>(batcher_.live());
+  figures_.reread_waiting = std::ssize(rereads_);
 }
 
 void Engine::run() {
@@ -290,22 +274,22 @@ void Engine::run() {
       const std::lock_guard lock(mutex_);
       if (stopping_) break;
     }
+    if (!waiting_.empty()) pause_reread();
     admit();
+    if (running_.empty()) {
+      start_reread();
+    } else {
+      busy_ = Clock::now();
+    }
     if (batcher_.live() > 0) {
       try {
-        tick();
-      } catch (const std::exception& error) {  // out of memory, say: nothing of this batch can go on
-        const auto failed = std::move(running_);
-        running_.clear();
-        for (const auto& [number, job] : failed) tell_end(job, generate::StopReason::kFailed, error.what(), true);
-        batcher_.drop();
+        rereading_ != 0 ? tick_reread() : tick();
+        figures_.ticks++;
+      } catch (const std::exception& error) {
+        fail_all(error.what());
       }
     }
-    figures_.cache_bytes = static_cast<int64_t>(cache_.bytes());
-    figures_.cache_states = cache_.states();
-    figures_.cache_evictions = cache_.evictions();
-    figures_.reserved_bytes = static_cast<int64_t>(reserved());
-    figures_.running = static_cast<int64_t>(batcher_.live());
+    show_figures();
     flush();
   }
 }

@@ -61,11 +61,20 @@ struct Event {
 };
 using Listener = std::function<void(Event&)>;
 
+/// Which states of the prefix cache a request may begin with, where it names none.
+enum class Reuse {
+  kOff,    // none, and none of its own are kept
+  kExact,  // those from which it reads on with the bits of reading from the start
+  kAny     // all, also those that were decoded: its logits are within 2e-5 of those
+};
+constexpr const char* kReuseNames[] = {"off", "exact", "any"};
+
 struct EngineOptions {
   int64_t parallel = 64;           // sequences at a time
   int64_t queue = 256;             // requests that wait for them
   size_t memory_bytes = SIZE_MAX;  // that states of running sequences may take
   size_t cache_bytes = 0;          // of the prefix cache
+  Reuse reuse = Reuse::kExact;     // of requests that do not say
   double tick_ms = 100;            // the time of a tick that reads prompts
 };
 
@@ -83,6 +92,9 @@ struct EngineFigures {
   std::atomic<int64_t> cache_bytes{0};                                     // that it takes
   std::atomic<int64_t> cache_states{0};
   std::atomic<int64_t> cache_evictions{0};
+  std::atomic<int64_t> reread_tokens{0};   // rows read in idle time
+  std::atomic<int64_t> reread_waiting{0};  // texts to be read then
+  std::atomic<int64_t> reread_dropped{0};  // texts that newer ones took the place of
 };
 
 class Engine {
@@ -99,16 +111,47 @@ class Engine {
   /// Queues a request, whose callbacks the engine sets, and gives its number. The listener is told of every token and
   /// of the end of each sample. A request that cannot run ends with kFailed. Throws HttpError: the queue is full (429),
   /// or the request's states would never fit in the memory for them (507).
-  /// `domain`: requests of other domains do not see what the cache keeps of this one.
-  uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "");
+  /// `domain`: requests of other domains do not see what the cache keeps of this one. `reuse`: the options' without
+  /// one.
+  uint64_t submit(generate::Request request, Listener listener, const std::string& domain = "",
+                  std::optional<Reuse> reuse = {});
   /// Ends a request, waiting or running. Samples that had not ended are told of kCancelled.
   void cancel(uint64_t number);
+  /// Has a text read while no request waits or runs, so that the cache has it when a prompt begins so: an answer that
+  /// was decoded, say. `domain`, `reuse`: as those of the prompts. Nothing where the cache has use for decoded states.
+  void read_again(std::vector<int32_t> tokens, const std::string& domain, std::optional<Reuse> reuse = {});
 
   const EngineFigures& figures() const { return figures_; }
 
  private:
-  struct Job;
+  struct Job {
+    uint64_t number = 0;
+    uint64_t batched = 0;  // its number in the batcher
+    generate::Request request;
+    Listener listener;
+    std::string domain;
+    Reuse reuse = Reuse::kExact;
+    int64_t samples = 1, ended = 0;
+    size_t shared_bytes = 0, own_bytes = 0;  // that its samples take together, and each of them
+    size_t bytes() const {
+      const auto running = static_cast<size_t>(samples - ended);
+      return running == 0 ? 0 : shared_bytes + running * own_bytes;
+    }
+    int64_t cached = 0;                     // tokens of its prompt that the cache had read
+    Misses missed = {};                     // those that it had not
+    std::vector<int32_t> prompt;            // the whole prompt, where the cache keeps states of it
+    bool exact = true;                      // the state that it began with was
+    bool keeps_ends = false;                // the cache keeps the states of its answers' ends
+    std::vector<std::vector<int32_t>> ids;  // [samples] their tokens, with keeps_ends
+  };
+  using Clock = std::chrono::steady_clock;
+  static constexpr auto kQuiet = std::chrono::milliseconds(50);  // without a request, before texts are read again
   using Told = std::pair<std::shared_ptr<Job>, Event>;
+  /// A text to be read in idle time: whole pieces.
+  struct Reread {
+    std::vector<int32_t> tokens;
+    std::string domain;
+  };
   void run();
   void take_commands();
   void admit();
@@ -117,15 +160,26 @@ class Engine {
   void start(const std::shared_ptr<Job>& job);
   void use_cache(Job& job, generate::Request& request);
   void count_misses(Job& job, bool logprobs);
+  void keep_end(const Job& job, const generate::Finished& finished);
+  void queue_rereads(std::vector<Reread> offered);
+  void start_reread();
+  void pause_reread();
+  void end_reread(int64_t from, const generate::Finished& finished);
+  bool is_wanted();
+  void listen(const std::shared_ptr<Job>& job, generate::Request& request);
   void tell(const std::shared_ptr<Job>& job, Event event);
   void tell_prompt(const std::shared_ptr<Job>& job, const generate::PromptToken& token);
   void tell_end(const std::shared_ptr<Job>& job, generate::StopReason reason, const std::string& error,
                 bool broken = false);
   void flush();
   void tick();
+  void tick_reread();
+  void fail_all(const char* why);
+  void show_figures();
 
   const StateLayout& layout_;
   const EngineOptions options_;
+  const bool cuts_anywhere_;  // every state is exact, wherever it was cut
   const Post post_;
   EngineFigures figures_;
 
@@ -133,6 +187,7 @@ class Engine {
   std::condition_variable news_;
   std::vector<std::shared_ptr<Job>> submitted_;  // guarded by mutex_
   std::vector<uint64_t> cancelled_;              // guarded by mutex_
+  std::vector<Reread> offered_;                  // guarded by mutex_
   bool stopping_ = false;                        // guarded by mutex_
   uint64_t numbers_ = 0;                         // guarded by mutex_
 
@@ -142,7 +197,10 @@ class Engine {
   std::deque<std::shared_ptr<Job>> waiting_;
   std::map<uint64_t, std::shared_ptr<Job>> running_;
   std::vector<Told> outbox_;
-  double rows_per_ms_ = 0;  // of prompts, in the last ticks; 0: not known
+  double rows_per_ms_ = 0;       // of prompts, in the last ticks; 0: not known
+  std::deque<Reread> rereads_;   // to be read in idle time
+  uint64_t rereading_ = 0;       // the number of the first one in the batcher; 0: it is not there
+  Clock::time_point busy_ = {};  // when a request last waited or ran
 
   std::unique_ptr<Thread> thread_;  // last: it uses all of the above
 };

@@ -73,10 +73,6 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
     wish_.request.stop.push_back(served_.conversations.stop());
   }
-  if (wish_.wait_stored && !served_.states.has_store()) {
-    fail(ErrorKind::kInput,
-         "request: \"keep_state\" is \"stored\", expected true or false: this server has no --store");
-  }
   if (!wish_.ignored.empty()) call_->header("x-carousel-ignored", wish_.ignored);
   choices_.assign(prompts_.size() * static_cast<size_t>(wish_.request.samples),
                   Choice(std::chrono::steady_clock::now()));
@@ -153,7 +149,8 @@ void Generation::start() {
   try {
     for (size_t p = 0; p < prompts_.size(); ++p) {
       prompts_[p].number = served_.engine.submit(
-          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain);
+          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain,
+          wish_.reuse);
     }
   } catch (const HttpError&) {
     withdraw();
@@ -206,6 +203,7 @@ void Generation::hear(size_t prompt, Event& event) {
     }
   } else {
     choice.tokens++;
+    choice.ids.push_back(event.id);
     served_.metrics.token(choice.clock, event.at);
     if (wish_.request.logprobs) choice.logged.push_back({event.id, event.logprob, std::move(event.top)});
   }
@@ -217,13 +215,7 @@ void Generation::hear(size_t prompt, Event& event) {
 void Generation::tell(size_t index, const std::string& text, bool ends) {
   if (wish_.stream) send(index, text, ends);
   if (!ends || ++ended_ < choices_.size()) return;
-  try {
-    finish();
-  } catch (const HttpError& error) {  // another server of the store has removed the state, say
-    call_->fail(error);
-  } catch (const Error& error) {  // the store cannot be read
-    call_->fail(error_answer(error));
-  }
+  finish();
 }
 
 /// Tells the end of a choice once its state is on the disk.
@@ -284,8 +276,9 @@ void Generation::end_choice(Choice& choice, generate::Finished& finished) {
   model::SavedState saved{std::move(finished.state), std::move(finished.history), std::move(finished.logits)};
   const std::string parent = from_ ? from_->id : "";
   States& states = served_.states;
-  choice.state = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)->id
-                                               : states.add(std::move(saved), parent, owner_)->id;
+  choice.kept = wish_.form == Form::kResponse ? states.add(std::move(saved), parent, owner_, id_)
+                                              : states.add(std::move(saved), parent, owner_);
+  choice.state = choice.kept->id;
 }
 
 void Generation::send(size_t index, const std::string& text, bool ends) {
@@ -303,8 +296,26 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
   call_->event(chunk);
 }
 
+/// Where the next turn will probably begin with this answer, the engine reads that beginning in idle time. A chat gives
+/// answers back as text, whose tokens need not be those that were sampled.
+void Generation::offer_reread() const {
+  const bool goes_on_by_id = wish_.form == Form::kResponse && wish_.request.keep_state;
+  if (from_ || choices_.size() != 1 || wish_.form == Form::kState || goes_on_by_id) return;
+  std::vector<int32_t> tokens = prompts_[0].tokens;
+  try {
+    const Choice& choice = choices_[0];
+    const std::vector<int32_t> more =
+        wish_.form == Form::kCompletion ? choice.ids : served_.conversations.answer(choice.text);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  } catch (const Error&) {  // a template that cannot hold this text
+    return;
+  }
+  served_.engine.read_again(std::move(tokens), domain_of(owner_, wish_.salt), wish_.reuse);
+}
+
 void Generation::finish() {
   over_ = true;
+  offer_reread();
   if (wish_.form == Form::kResponse) return finish_response();
   if (wish_.stream) {
     if (wish_.include_usage) {
@@ -316,7 +327,7 @@ void Generation::finish() {
     return call_->end();
   }
   if (wish_.form == Form::kState) {
-    Json card = json_of(served_.states.card(choices_[0].state, owner_));
+    Json card = json_of(*choices_[0].kept);
     card["usage"] = usage();
     return call_->answer(card);
   }

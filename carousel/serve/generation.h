@@ -41,8 +41,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
     size_t told = 0;                  // of `logged`, in answers or events
     size_t offset = 0;                // characters of their texts
     int64_t tokens = 0;
-    std::string finish;  // "stop", "length"; empty: it goes on
-    std::string state;   // the id it was kept under
+    std::vector<int32_t> ids;               // of its text, end tokens left out
+    std::string finish;                     // "stop", "length"; empty: it goes on
+    std::string state;                      // the id it was kept under
+    std::shared_ptr<const KeptState> kept;  // with keep_state
   };
 
   void read_prompts(Fields& fields);
@@ -55,6 +57,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void end_choice(Choice& choice, generate::Finished& finished);
   void tell(size_t index, const std::string& text, bool ends);
   void wait_stored(size_t index, const std::string& text);
+  void offer_reread() const;
   void count_choice(size_t index, ChoiceClock::Time at);
   void cancel(RequestMetrics::Reason reason);
   void withdraw();

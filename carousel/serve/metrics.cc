@@ -128,6 +128,9 @@ void Service::metrics(const std::shared_ptr<Call>& call, const std::string&) {
   add("prefix_cache_bytes", "gauge", figures.cache_bytes.load());
   add("prefix_cache_states", "gauge", figures.cache_states.load());
   add("prefix_cache_evictions_total", "counter", figures.cache_evictions.load());
+  add("idle_prompt_tokens_total", "counter", figures.reread_tokens.load());
+  add("idle_texts_waiting", "gauge", figures.reread_waiting.load());
+  add("idle_texts_dropped_total", "counter", figures.reread_dropped.load());
   add("running_state_bytes", "gauge", figures.reserved_bytes.load());
   add("states", "gauge", served_.states.count());
   add("state_bytes", "gauge", served_.states.bytes());

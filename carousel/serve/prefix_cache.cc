@@ -5,9 +5,11 @@
 // 2. A node without a state has children, or was passed by a prompt since the last eviction: such leaves go first.
 // 3. A root without children lives until the next eviction.
 // 4. Only the node that was used is refreshed, not its parents: a parent that nobody branches from may go.
+// 5. A node of fewer than kPiece tokens has a state and no children.
 #include "carousel/serve/prefix_cache.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "carousel/core/assert.h"
@@ -22,35 +24,60 @@ constexpr size_t kMostTokens = 1 << 19;  // of a prompt; what comes after is not
 
 }  // namespace
 
+bool cut_anywhere(const StateLayout& layout) {
+  return std::all_of(layout.entries().begin(), layout.entries().end(), [](const StateLayout::Entry& entry) {
+    return entry.spec.per_token || std::string_view(entry.spec.name) == "u";
+  });
+}
+
+/// The node of a piece, made where there is none.
+PrefixCache::Node* PrefixCache::child(Node& parent, std::span<const int32_t> piece) {
+  const auto [at, is_new] = parent.next.try_emplace(std::vector<int32_t>(piece.begin(), piece.end()));
+  if (is_new) {
+    at->second = std::make_unique<Node>();
+    at->second->parent = &parent;
+    at->second->piece = &at->first;
+    at->second->tokens = parent.tokens + static_cast<int64_t>(piece.size());
+    bytes_ += kNodeBytes;
+  }
+  return at->second.get();
+}
+
 /// The node of the last whole piece of `tokens`; with `add` it is made, else the last one that is there.
 PrefixCache::Node* PrefixCache::walk(const std::string& domain, std::span<const int32_t> tokens, bool add) {
   Node* at = &roots_[domain];
   for (size_t i = 0; i + kPiece <= std::min(tokens.size(), kMostTokens); i += kPiece) {
-    std::vector<int32_t> piece(tokens.begin() + static_cast<std::ptrdiff_t>(i),
-                               tokens.begin() + static_cast<std::ptrdiff_t>(i + kPiece));
-    auto found = at->next.find(piece);
-    if (found == at->next.end()) {
-      if (!add) break;
-      found = at->next.emplace(std::move(piece), std::make_unique<Node>()).first;
-      Node& made = *found->second;
-      made.parent = at;
-      made.piece = &found->first;
-      made.tokens = at->tokens + kPiece;
-      bytes_ += kNodeBytes;
-    }
-    at = found->second.get();
+    const std::span<const int32_t> piece = tokens.subspan(i, kPiece);
+    const auto found = at->next.find(std::vector<int32_t>(piece.begin(), piece.end()));
+    if (found == at->next.end() && !add) break;
+    at = found == at->next.end() ? child(*at, piece) : found->second.get();
   }
   return at;
 }
 
-State PrefixCache::find(const std::string& domain, std::span<const int32_t> tokens, int64_t most) {
-  if (most_bytes_ == 0 || most < kPiece) return {};
-  Node* at = walk(
-      domain, tokens.first(static_cast<size_t>(std::min<int64_t>(most, static_cast<int64_t>(tokens.size())))), false);
-  while (at != nullptr && at->state.empty()) at = at->parent;
-  if (at == nullptr) return {};
-  at->used = ++clock_;
-  return at->state;
+/// The longest end after a node that `rest` begins with; null: none.
+PrefixCache::Node* PrefixCache::longest_end(Node& node, std::span<const int32_t> rest, bool any) {
+  std::vector<int32_t> piece(rest.begin(),
+                             rest.begin() + std::min<std::ptrdiff_t>(std::ssize(rest), PrefixCache::kPiece - 1));
+  for (; !piece.empty(); piece.pop_back()) {
+    const auto found = node.next.find(piece);
+    if (found != node.next.end() && (any || found->second->exact)) return found->second.get();
+  }
+  return nullptr;
+}
+
+PrefixCache::Found PrefixCache::find(const std::string& domain, std::span<const int32_t> tokens, int64_t most,
+                                     bool any) {
+  tokens = tokens.first(static_cast<size_t>(std::clamp<int64_t>(most, 0, std::ssize(tokens))));
+  if (most_bytes_ == 0 || tokens.empty()) return {};
+  for (Node* at = walk(domain, tokens, false); at != nullptr; at = at->parent) {
+    Node* found = longest_end(*at, tokens.subspan(static_cast<size_t>(at->tokens)), any);
+    if (found == nullptr && !at->state.empty() && (any || at->exact)) found = at;
+    if (found == nullptr) continue;
+    found->used = ++clock_;
+    return {found->state, found->exact};
+  }
+  return {};
 }
 
 std::vector<int64_t> PrefixCache::marks(const std::string& domain, std::span<const int32_t> tokens, int64_t from) {
@@ -80,17 +107,21 @@ size_t PrefixCache::own_bytes(const Node& node) const {
   return layout_.bytes_at(node.tokens) - shared;
 }
 
-void PrefixCache::keep(const std::string& domain, std::span<const int32_t> tokens, const State& state) {
-  if (tokens.size() > kMostTokens) return;
-  CAROUSEL_ASSERT(static_cast<int64_t>(tokens.size()) == state.pos() && state.pos() % kPiece == 0 && state.pos() > 0);
-  if (most_bytes_ == 0) return;
-  Node* const at = walk(domain, tokens, true);
+void PrefixCache::keep(const std::string& domain, std::span<const int32_t> tokens, const State& state, bool exact) {
+  if (most_bytes_ == 0 || tokens.empty() || tokens.size() > kMostTokens) return;
+  CAROUSEL_ASSERT(std::ssize(tokens) == state.pos());
+  Node* at = walk(domain, tokens, true);
+  const std::span<const int32_t> end = tokens.subspan(static_cast<size_t>(at->tokens));
+  if (!end.empty()) at = child(*at, end);
   at->used = ++clock_;
-  if (!at->state.empty()) return;
+  if (!at->state.empty() && (at->exact || !exact)) return;
+  if (at->state.empty()) {
+    at->bytes = own_bytes(*at);
+    bytes_ += at->bytes;
+    states_++;
+  }
   at->state = state;
-  at->bytes = own_bytes(*at);
-  bytes_ += at->bytes;
-  states_++;
+  at->exact = exact;
   make_room(at);
 }
 
@@ -99,6 +130,7 @@ void PrefixCache::remove(Node* node) {
   if (!node->state.empty()) {
     bytes_ -= node->bytes;
     node->state = State();
+    node->exact = true;
     node->bytes = 0;
     states_--;
     evictions_++;

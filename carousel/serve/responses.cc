@@ -159,8 +159,7 @@ void Service::response(const std::shared_ptr<Call>& call, const std::string& res
 }
 
 void Service::remove_response(const std::shared_ptr<Call>& call, const std::string& rest) {
-  served_.states.remove(rest, owner_of(*call));
-  call->answer(Json{{"id", rest}, {"object", "response"}, {"deleted", true}});
+  forget(call, rest, "response");
 }
 
 }  // namespace carousel::serve

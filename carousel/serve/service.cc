@@ -59,31 +59,45 @@ std::string host_name(const std::string& host) {
   return host.substr(0, host.find(':'));
 }
 
+WishLimits limits_of(const ServiceOptions& options) {
+  WishLimits limits = options.limits;
+  limits.has_store = !options.store.none();
+  return limits;
+}
+
+std::unique_ptr<Store> open_store(const ServiceOptions& options, const model::Model& model, const Engine::Post& post) {
+  const StoreOptions& store = options.store;
+  if (store.none()) return nullptr;
+  std::unique_ptr<Shelf> shelf =
+      store.redis.host.empty() ? open_folder(store.folder, model) : open_redis(store.redis, model, options.scratch);
+  return std::make_unique<Store>(std::move(shelf), store, model, post);
+}
+
 }  // namespace
 
 Service::Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post)
     : options_(options),
       served_{model,
               options.name,
-              options.limits,
+              limits_of(options),
               Conversations(options.path, model, options.chat_template),
-              States(options.state_bytes,
-                     options.store.folder.empty() ? nullptr : std::make_unique<Store>(options.store, model, post)),
+              States(options.state_bytes, open_store(options, model, post)),
               RequestMetrics(),
               Engine(model, stream, options.engine, std::move(post))} {}
 
-/// A call that needs a state from the store waits for it and begins again: until it has its states it changes nothing.
-void Service::handle(const std::shared_ptr<Call>& call, int fetched) {
-  constexpr int kMostFetched = 1000;  // ancestors of a state that is rewound, say
+/// A call that needs the store waits for what it says and begins again: until then it changes nothing.
+void Service::handle(const std::shared_ptr<Call>& call, const std::shared_ptr<StoreAnswers>& answers, int asked) {
+  constexpr int kMostAsked = 1000;  // states that leave memory as fast as they come
+  served_.states.use(answers);
   try {
     route(call);
     answered_++;
     return;
-  } catch (const Elsewhere& state) {
-    if (fetched < kMostFetched) {
-      return served_.states.fetch(state.id, [this, call, fetched](const HttpError& error) {
+  } catch (const Elsewhere& wanted) {
+    if (asked < kMostAsked) {
+      return served_.states.ask(wanted, answers, [this, call, answers, asked](const HttpError& error) {
         if (call->ended()) return;
-        if (error.status == 0) return handle(call, fetched + 1);
+        if (error.status == 0) return handle(call, answers, asked + 1);
         call->fail(error);
         refused_++;
       });
@@ -197,8 +211,9 @@ void Service::props(const std::shared_ptr<Call>& call, const std::string&) {
                     {"parallel", options_.engine.parallel},
                     {"queue", options_.engine.queue},
                     {"tick_ms", options_.engine.tick_ms},
+                    {"cache", kReuseNames[static_cast<size_t>(options_.engine.reuse)]},
                     {"state_bytes", options_.state_bytes},
-                    {"store", !options_.store.folder.empty()}});
+                    {"store", !options_.store.none()}});
 }
 
 /// llama.cpp's: {"content", "add_special"} -> {"tokens": [...]}.

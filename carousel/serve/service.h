@@ -34,7 +34,7 @@ class Service {
   Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post);
 
   /// Answers a call, now or later. Throws nothing.
-  void handle(const std::shared_ptr<Call>& call) { handle(call, 0); }
+  void handle(const std::shared_ptr<Call>& call) { handle(call, std::make_shared<StoreAnswers>(), 0); }
   /// From now on /health says that the server goes, and new work is refused.
   void drain() { draining_ = true; }
 
@@ -42,7 +42,7 @@ class Service {
   struct Route;
   static const Route kRoutes[];
 
-  void handle(const std::shared_ptr<Call>& call, int fetched);
+  void handle(const std::shared_ptr<Call>& call, const std::shared_ptr<StoreAnswers>& answers, int asked);
   void route(const std::shared_ptr<Call>& call);
   void check_host(const Call& call) const;
   std::string owner_of(const Call& call) const;
@@ -70,8 +70,9 @@ class Service {
 
   void check_open() const;  // throws HttpError (503) once the server goes
   void generate(const std::shared_ptr<Call>& call, Form form);
+  void forget(const std::shared_ptr<Call>& call, const std::string& id, const char* object);
   void state_file(const std::shared_ptr<Call>& call, const std::string& id);
-  void rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens);
+  void rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens, bool wait);
   Json card() const;
 
   const ServiceOptions options_;

@@ -1,41 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // /v1/states: the states that clients keep, read, rewound, listed, deleted, and as files (docs/state.md).
 #include <fmt/format.h>
-#include <unistd.h>
-
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <utility>
 
 #include "carousel/core/error.h"
 #include "carousel/serve/generation.h"
+#include "carousel/serve/scratch_file.h"
 #include "carousel/serve/service.h"
 
 namespace carousel::serve {
 namespace {
 
 constexpr size_t kMaxFile = size_t{1} << 30;
-
-/// A name for a file under way, removed at the end of its scope.
-class ScratchFile {
- public:
-  explicit ScratchFile(const std::string& folder) : path_(folder + "/carousel-XXXXXX") {
-    const int descriptor = mkstemp(path_.data());
-    if (descriptor < 0) fail(ErrorKind::kIo, "{}: cannot create a file there", folder);
-    close(descriptor);
-  }
-  ~ScratchFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  ScratchFile(const ScratchFile&) = delete;
-  ScratchFile& operator=(const ScratchFile&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 }  // namespace
 
@@ -58,12 +34,13 @@ void Service::read_state(const std::shared_ptr<Call>& call, const std::string&) 
   const std::string id = fields.string("state");
   const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
   const int64_t tokens = fields.integer("to", 1, kept->saved.state.pos());
+  const bool wait = waits_for_store(fields, served_.states.has_store());
   fields.finish();
-  rewind(call, id, tokens);
+  rewind(call, id, tokens, wait);
 }
 
 /// Reads the tokens after the nearest ancestor again. The state that comes of it is another one of the same lineage.
-void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens) {
+void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens, bool wait) {
   check_open();
   const std::string owner = owner_of(*call);
   const std::shared_ptr<const KeptState> whole = served_.states.find(id, owner);
@@ -80,14 +57,20 @@ void Service::rewind(const std::shared_ptr<Call>& call, const std::string& id, i
     request.logits = from->saved.logits;
   }
   if (request.prompt.empty() && !request.logits.defined()) return call->answer(json_of(*from));
-  const auto hear = [this, call, from, owner, cached](Event& event) {
+  const auto hear = [this, call, from, owner, cached, wait](Event& event) {
     if (!event.end || call->ended()) return;
     try {
       if (event.end->reason != generate::StopReason::kLength) return call->fail(failure_of(event));
       model::SavedState saved{std::move(event.end->state), std::move(event.end->history), std::move(event.end->logits)};
-      Json card = json_of(*served_.states.add(std::move(saved), from ? from->id : "", owner));
-      card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};
-      call->answer(card);
+      const auto kept = served_.states.add(std::move(saved), from ? from->id : "", owner);
+      const auto answer = [call, kept, cached](const HttpError& error) {
+        if (error.status != 0) return call->fail(error);
+        Json card = json_of(*kept);
+        card["usage"] = {{"prompt_tokens_details", {{"cached_tokens", cached}}}};
+        call->answer(card);
+      };
+      if (wait) return served_.states.when_stored(kept->id, answer);
+      answer(kNoError);
     } catch (const HttpError& error) {
       call->fail(error);
     } catch (const Error& error) {
@@ -110,9 +93,13 @@ void Service::state(const std::shared_ptr<Call>& call, const std::string& rest) 
   call->answer(json_of(served_.states.card(rest, owner_of(*call))));
 }
 
-void Service::remove_state(const std::shared_ptr<Call>& call, const std::string& rest) {
-  served_.states.remove(rest, owner_of(*call));
-  call->answer(Json{{"id", rest}, {"object", "state"}, {"deleted", true}});
+void Service::remove_state(const std::shared_ptr<Call>& call, const std::string& rest) { forget(call, rest, "state"); }
+
+void Service::forget(const std::shared_ptr<Call>& call, const std::string& id, const char* object) {
+  served_.states.remove(id, owner_of(*call), [call, id, object](const HttpError& error) {
+    if (error.status != 0) return call->fail(error);
+    call->answer(Json{{"id", id}, {"object", object}, {"deleted", true}});
+  });
 }
 
 void Service::state_file(const std::shared_ptr<Call>& call, const std::string& id) {
@@ -127,12 +114,9 @@ void Service::upload_state(const std::shared_ptr<Call>& call, const std::string&
   write_text_file(file.path(), call->request().body);
   model::SavedState saved;
   try {
-    saved = model::load_state(file.path(), served_.model);
+    saved = load_file(file.path(), served_.model);
   } catch (const Error& error) {
-    std::string message = error.what();
-    const size_t at = message.find(file.path());
-    if (at != message.npos) message.replace(at, file.path().size(), "state");
-    throw HttpError{422, message, "", "state_refused", {}};
+    throw HttpError{422, error.what(), "", "state_refused", {}};
   }
   call->answer(json_of(*served_.states.add(std::move(saved), "", owner_of(*call))));
 }

@@ -3,13 +3,17 @@
 //
 // 1. bytes_ is the sum of the bytes in kept_. It exceeds most_bytes_ only by states that were fetched for requests.
 // 2. Only states that are stored leave memory to make room. One that is being stored stays until the store has said so.
-// 3. A state that is stored is there while its manifest is: another server of the folder may remove it.
+// 3. A state that is stored is there while the store has its manifest, and another server may remove it: every call
+// asks
+//    the store anew, and is told by answers_ what it said. Nothing here waits for the store.
 #include "carousel/serve/states.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <random>
+
+#include "carousel/core/assert.h"
 
 namespace carousel::serve {
 namespace {
@@ -118,6 +122,8 @@ void States::stored(const std::string& id, const HttpError& error) {
   at->second.kept->stored = error.status == 0;
   const auto waiters = std::move(at->second.waiters);
   at->second.waiters.clear();
+  // Who waited is told an error and no id, so nobody could ask for the state.
+  if (error.status != 0 && !waiters.empty()) forget(at);
   for (const auto& then : waiters) then(error);
 }
 
@@ -129,59 +135,88 @@ void States::when_stored(const std::string& id, Store::Told then) {
                                : HttpError{500, "keep_state: the state was not stored", "keep_state", "", {}});
 }
 
+/// A state of the owner in memory that is there for sure: the store does not have it yet, or has said that it does.
 States::Residents::iterator States::resident(const std::string& id, const std::string& owner) {
   const auto at = kept_.find(id);
   if (at == kept_.end() || at->second.kept->owner != owner) return kept_.end();
   const KeptState& kept = *at->second.kept;
-  if (kept.expired() || (kept.stored && !store_->has(id))) {
-    if (at->second.storing) return kept_.end();
-    forget(at);
-    return kept_.end();
-  }
+  const bool gone = kept.expired() || (kept.stored && !stored_card(id));
+  if (gone && !at->second.storing) forget(at);
+  if (gone) return kept_.end();
   at->second.used = ++clock_;
   return at;
 }
 
-std::optional<StateCard> States::stored_card(const std::string& id, const std::string& owner) const {
-  std::optional<StateCard> card = store_ ? store_->look(id) : std::nullopt;
-  if (card && card->owner != owner) card.reset();
-  return card;
+/// What the store has said of a state, if there is a store. Throws Elsewhere until it has.
+const std::optional<StateCard>& States::stored_card(const std::string& id, int64_t tokens) const {
+  static const std::optional<StateCard> none;
+  if (!store_) return none;
+  CAROUSEL_ASSERT(answers_ != nullptr);
+  const auto said = answers_->cards.find(id);
+  if (said == answers_->cards.end()) throw Elsewhere{Elsewhere::What::kCard, id, tokens};
+  return said->second;
 }
 
 std::shared_ptr<const KeptState> States::find(const std::string& id, const std::string& owner) {
   const auto at = resident(id, owner);
   if (at != kept_.end()) return at->second.kept;
-  if (stored_card(id, owner)) throw Elsewhere{id};
+  const std::optional<StateCard>& card = stored_card(id);
+  if (card && card->owner == owner) throw Elsewhere{Elsewhere::What::kState, id};
   throw not_kept(id);
 }
 
 StateCard States::card(const std::string& id, const std::string& owner) {
   const auto at = resident(id, owner);
   if (at != kept_.end()) return *at->second.kept;
-  const std::optional<StateCard> card = stored_card(id, owner);
-  if (!card) throw not_kept(id);
+  const std::optional<StateCard>& card = stored_card(id);
+  if (!card || card->owner != owner) throw not_kept(id);
   return *card;
 }
 
-void States::fetch(const std::string& id, std::function<void(const HttpError&)> then) {
-  store_->load(id, [this, then = std::move(then)](const std::shared_ptr<KeptState>& kept, const HttpError& error) {
-    if (kept == nullptr) return then(error);
-    if (!kept_.contains(kept->id)) {
+void States::ask(const Elsewhere& wanted, const std::shared_ptr<StoreAnswers>& answers, Store::Told then) {
+  if (wanted.what == Elsewhere::What::kState) return fetch(wanted.id, std::move(then));
+  const bool all = wanted.what == Elsewhere::What::kList;
+  auto told = [answers, all, then = std::move(then)](const std::vector<Store::Card>& cards, const HttpError& error) {
+    if (error.status != 0) return then(error);
+    if (all) answers->list.emplace();
+    for (const auto& [id, card] : cards) {
+      if (all && card) answers->list->push_back(*card);
+      if (!all) answers->cards[id] = card;
+    }
+    then(kNoError);
+  };
+  if (all) {
+    store_->list(std::move(told));
+  } else {
+    store_->look(wanted.id, wanted.tokens, std::move(told));
+  }
+}
+
+/// Brings a state to memory. Calls that want the same one wait for one reading.
+void States::fetch(const std::string& id, Store::Told then) {
+  std::vector<Store::Told>& waiting = fetching_[id];
+  waiting.push_back(std::move(then));
+  if (waiting.size() > 1) return;
+  store_->load(id, [this, id](const std::shared_ptr<KeptState>& kept, const HttpError& error) {
+    if (kept != nullptr && !kept_.contains(id)) {
       make_room(kept->bytes, kSpared);
       keep(kept);
     }
-    then(kNoError);
+    const std::vector<Store::Told> told = std::move(fetching_[id]);
+    fetching_.erase(id);
+    for (const Store::Told& one : told) one(error);
   });
 }
 
 std::shared_ptr<const KeptState> States::ancestor(const std::string& id, const std::string& owner, int64_t tokens) {
   const std::shared_ptr<const KeptState> whole = find(id, owner);
   for (std::string next = id; !next.empty();) {
+    if (store_) stored_card(next, tokens);  // where it is not known, the store is asked for its ancestors too
     const auto at = resident(next, owner);
     if (at == kept_.end()) {
-      const std::optional<StateCard> card = stored_card(next, owner);
-      if (!card) return nullptr;
-      if (card->tokens <= tokens) throw Elsewhere{next};
+      const std::optional<StateCard>& card = stored_card(next, tokens);
+      if (!card || card->owner != owner) return nullptr;
+      if (card->tokens <= tokens) throw Elsewhere{Elsewhere::What::kState, next};
       next = card->parent;
       continue;
     }
@@ -195,27 +230,31 @@ std::shared_ptr<const KeptState> States::ancestor(const std::string& id, const s
   return nullptr;
 }
 
-void States::remove(const std::string& id, const std::string& owner) {
+void States::remove(const std::string& id, const std::string& owner, const Store::Told& then) {
   card(id, owner);  // throws 404
-  if (store_) store_->remove(id);
-  const auto at = kept_.find(id);
-  if (at == kept_.end()) return;
-  const auto waiters = std::move(at->second.waiters);
-  forget(at);
-  for (const auto& then : waiters) then(removed_error(id));
+  if (const auto at = kept_.find(id); at != kept_.end()) {
+    const auto waiters = std::move(at->second.waiters);
+    forget(at);
+    for (const auto& waiter : waiters) waiter(removed_error(id));
+  }
+  if (!store_) return then(kNoError);
+  store_->remove(id, then);
 }
 
 std::vector<StateCard> States::list(const std::string& owner) {
+  if (store_ && (!answers_ || !answers_->list)) throw Elsewhere{Elsewhere::What::kList, ""};
   std::vector<StateCard> out;
   for (const auto& [id, resident] : kept_) {
     const KeptState& kept = *resident.kept;
     if (kept.owner == owner && !kept.stored && !kept.expired()) out.push_back(kept);
   }
+  const auto is_listed = [&](const StateCard& card) {
+    const auto at = kept_.find(card.id);
+    return at != kept_.end() && !at->second.kept->stored;
+  };
   if (store_) {
-    for (StateCard& card : store_->list()) {
-      const auto at = kept_.find(card.id);
-      const bool listed = at != kept_.end() && !at->second.kept->stored;
-      if (card.owner == owner && !listed) out.push_back(std::move(card));
+    for (const StateCard& card : *answers_->list) {
+      if (card.owner == owner && !is_listed(card)) out.push_back(card);
     }
   }
   std::sort(out.begin(), out.end(), [](const StateCard& a, const StateCard& b) {

@@ -19,9 +19,18 @@ namespace carousel::serve {
 /// "prefix-" and 128 bits of the system's randomness: who does not know the id cannot guess it.
 std::string draw_id(const std::string& prefix);
 
-/// Thrown for a state that is in the store and not in memory: fetch() brings it.
+/// What the store has said to one call: its cards by id, none for a state that it does not have; and its whole list.
+struct StoreAnswers {
+  std::map<std::string, std::optional<StateCard>> cards;
+  std::optional<std::vector<StateCard>> list;
+};
+
+/// Thrown where the store has to be asked first: States::ask() does.
 struct Elsewhere {
+  enum class What { kCard, kState, kList };  // asked for: cards, a state to be brought to memory, all cards
+  What what = What::kCard;
   std::string id;
+  int64_t tokens = INT64_MAX;  // kCard: also those of what it went on from, up to the first of so many tokens
 };
 
 class States {
@@ -40,17 +49,22 @@ class States {
   void when_stored(const std::string& id, Store::Told then);
   bool has_store() const { return store_ != nullptr; }
 
+  /// From now on the functions below know what the store has said to this call. They throw Elsewhere until it has said
+  /// enough, so they are for the call's beginning, which is repeated, and change nothing before. Null: to no call.
+  void use(std::shared_ptr<const StoreAnswers> answers) { answers_ = std::move(answers); }
+  /// Asks the store for what was thrown, and adds what it says to `answers`. `then` is told what went wrong.
+  void ask(const Elsewhere& wanted, const std::shared_ptr<StoreAnswers>& answers, Store::Told then);
+
   /// Throws HttpError (404), or Elsewhere.
   std::shared_ptr<const KeptState> find(const std::string& id, const std::string& owner);
-  /// Brings a state from the store to memory. `then` is told what went wrong; status 0: nothing did.
-  void fetch(const std::string& id, std::function<void(const HttpError& error)> then);
-  /// What is known of a state without its tensors. Throws HttpError (404).
+  /// What is known of a state without its tensors. Throws HttpError (404), or Elsewhere.
   StateCard card(const std::string& id, const std::string& owner);
   /// The nearest one among `id` and what it went on from whose tokens are the first ones of `id`'s, at most `tokens`;
   /// null: none is that short. Throws HttpError (404), or Elsewhere.
   std::shared_ptr<const KeptState> ancestor(const std::string& id, const std::string& owner, int64_t tokens);
-  void remove(const std::string& id, const std::string& owner);  // throws HttpError (404)
-  std::vector<StateCard> list(const std::string& owner);         // by the second of their making
+  /// `then` is told once it is gone. Throws HttpError (404), or Elsewhere.
+  void remove(const std::string& id, const std::string& owner, const Store::Told& then);
+  std::vector<StateCard> list(const std::string& owner);  // by the second of their making; throws Elsewhere
 
   size_t count() const { return kept_.size(); }  // in memory
   size_t bytes() const { return bytes_; }
@@ -67,7 +81,8 @@ class States {
   using Residents = std::map<std::string, Resident>;
 
   Residents::iterator resident(const std::string& id, const std::string& owner);
-  std::optional<StateCard> stored_card(const std::string& id, const std::string& owner) const;
+  const std::optional<StateCard>& stored_card(const std::string& id, int64_t tokens = INT64_MAX) const;
+  void fetch(const std::string& id, Store::Told then);
   void make_room(size_t bytes, uint64_t spared);
   [[noreturn]] void refuse(size_t bytes) const;
   void keep(std::shared_ptr<KeptState> kept);
@@ -81,6 +96,8 @@ class States {
   int64_t failures_ = 0;
   uint64_t clock_ = 0;
   Residents kept_;
+  std::map<std::string, std::vector<Store::Told>> fetching_;  // by id: who waits for the state
+  std::shared_ptr<const StoreAnswers> answers_;               // to the call under way
 };
 
 }  // namespace carousel::serve

@@ -136,6 +136,27 @@ std::string read_salt(Fields& fields) {
   return salt;
 }
 
+Reuse reuse_of(const std::string& name) {
+  const auto* const found = std::find(std::begin(kReuseNames), std::end(kReuseNames), name);
+  return static_cast<Reuse>(found - std::begin(kReuseNames));
+}
+
+bool waits_for_store(Fields& fields, bool has_store) {
+  const Json* const keep = fields.raw("keep_state");
+  const bool waits = keep != nullptr && *keep == "stored";
+  if (!waits) fields.boolean("keep_state", false);
+  if (waits && !has_store) {
+    fail(ErrorKind::kInput,
+         "request: \"keep_state\" is \"stored\", expected true or false: this server has no --store");
+  }
+  return waits;
+}
+
+std::optional<Reuse> read_reuse(Fields& fields) {
+  if (fields.raw("cache") == nullptr) return {};
+  return reuse_of(fields.choice("cache", {std::begin(kReuseNames), std::end(kReuseNames)}, {}));
+}
+
 std::string names_ignored(const Json& body, const Fields& fields) {
   std::string names;
   for (const auto& [name, value] : body.items()) {
@@ -157,8 +178,7 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
   wish.request.samples = fields.integer("n", 1, limits.samples, 1);
   wish.request.stop = read_stops(fields, limits.stops);
   read_logprobs(form, fields, limits.top_logprobs, wish.request);
-  const Json* const keep = fields.raw("keep_state");
-  wish.wait_stored = keep != nullptr && *keep == "stored";
+  wish.wait_stored = waits_for_store(fields, limits.has_store);
   wish.request.keep_state = wish.wait_stored || fields.boolean("keep_state", false);
   wish.stream = fields.boolean("stream", false);
   Fields stream_options(fields.object("stream_options"), "request: stream_options");
@@ -166,6 +186,7 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
   wish.echo = form == Form::kCompletion && fields.boolean("echo", false);
   wish.request.prompt_logprobs = wish.echo && wish.request.logprobs;
   wish.salt = read_salt(fields);
+  wish.reuse = read_reuse(fields);
   wish.ignored = names_ignored(body, fields);
   return wish;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,10 @@ struct Wish {
   Form form = Form::kCompletion;
   generate::Request request;  // all but prompt and state
   bool stream = false, include_usage = false, echo = false;
-  bool wait_stored = false;  // an end is told once its state is stored
-  std::string salt;          // requests with another one share no cache
-  std::string ignored;       // names of fields without effect, for x-carousel-ignored
+  bool wait_stored = false;    // an end is told once its state is stored
+  std::string salt;            // requests with another one share no cache
+  std::optional<Reuse> reuse;  // of the cache; none: as the server does
+  std::string ignored;         // names of fields without effect, for x-carousel-ignored
 };
 
 struct WishLimits {
@@ -35,6 +37,7 @@ struct WishLimits {
   int64_t samples = 128;
   int64_t stops = 16;
   int64_t top_logprobs = 20;
+  bool has_store = false;  // states may be waited for until they are stored
 };
 
 /// Reads all fields but those of the prompt, which the caller has read from `fields` before. `body` is the object of
@@ -43,6 +46,12 @@ Wish read_wish(Form form, const Json& body, Fields& fields, const WishLimits& li
 
 /// "cache_salt". Throws Error(kInput).
 std::string read_salt(Fields& fields);
+/// Whether "keep_state" is "stored". Throws Error(kInput) where it is, without a store, and where it is no such value.
+bool waits_for_store(Fields& fields, bool has_store);
+/// "cache"; none: absent. Throws Error(kInput).
+std::optional<Reuse> read_reuse(Fields& fields);
+/// By its name, one of kReuseNames.
+Reuse reuse_of(const std::string& name);
 /// The names of a body's fields that nobody has asked for, for x-carousel-ignored; empty: none.
 std::string names_ignored(const Json& body, const Fields& fields);
 

@@ -24,12 +24,16 @@ struct Said {
 };
 
 struct SmallModel {
-  SmallModel() : pool(1), stream{&Memory::host(), cpu::best_isa(), &pool} {
-    constexpr const char* kConfig =
-        R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32, "tie_word_embeddings": false,
-            "layer_types": ["mlstm", "conv", "full_attention"], "mlstm_config": {"num_heads": 2},
-            "attention_config": {"num_heads": 4, "num_kv_heads": 2}})";
-    model.config = model::parse_config(parse_json(kConfig, "small"), "small");
+  explicit SmallModel(const Json& layers = {"mlstm", "conv", "full_attention"})
+      : pool(1), stream{&Memory::host(), cpu::best_isa(), &pool} {
+    const Json config = {{"model_type", "carousel"},
+                         {"vocab_size", 256},
+                         {"hidden_size", 32},
+                         {"tie_word_embeddings", false},
+                         {"layer_types", layers},
+                         {"mlstm_config", {{"num_heads", 2}}},
+                         {"attention_config", {{"num_heads", 4}, {"num_kv_heads", 2}}}};
+    model.config = model::parse_config(config, "small");
     model::DrawnParams params(stream, 3, DType::kF32);
     model.lm = std::make_unique<model::Lm>(model.config, params, "small");
     model.tokenizer = text::Tokenizer::bytes();

@@ -10,6 +10,7 @@
 #include "carousel/core/thread.h"
 #include "tests/cli/process.h"
 #include "tests/serve/client.h"
+#include "tests/serve/redis_server.h"
 #include "tests/serve/spawned.h"
 
 namespace carousel::serve {
@@ -17,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kKills = 40;
+constexpr int kKills = 40, kRedisKills = 30;
 constexpr const char* kModel = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
 
 class Killed : public testing::Test {
@@ -58,7 +59,7 @@ class Killed : public testing::Test {
   }
 
   const Scratch scratch_;
-  const std::string store_ = scratch_ / "store";
+  std::string store_ = scratch_ / "store";
   std::mutex mutex_;
   std::set<std::string> told_;
 };
@@ -95,6 +96,75 @@ TEST_F(Killed, WhileSavingLeaveNothingHalfVisible) {
   EXPECT_EQ(files, 2 * states);
   server.send(SIGTERM);
   EXPECT_EQ(server.wait(), 0);
+}
+
+TEST_F(Killed, WhileSavingToRedisLeaveNothingHalfVisible) {
+  if (!no_redis().empty()) GTEST_SKIP() << no_redis();
+  RedisServer redis;
+  store_ = redis.url();
+  Rng rng(6, 0);
+  for (int kill = 0; kill < kRedisKills; ++kill) {
+    cli::Process server(arguments());
+    const int port = port_of(server);
+    ASSERT_GT(port, 0) << server.err();
+    std::vector<Thread> clients;
+    for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
+    std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % 120000));
+    server.send(SIGKILL);
+    server.wait();
+  }
+  cli::Process server(arguments());
+  const int port = port_of(server);
+  ASSERT_GT(port, 0) << server.err();
+  EXPECT_GT(told_.size(), 5u);
+  check(port);
+  server.send(SIGTERM);
+  EXPECT_EQ(server.wait(), 0);
+}
+
+TEST_F(Killed, ARedisThatIsKilledInMidSaveShowsWholeStatesAlone) {
+  if (!no_redis().empty()) GTEST_SKIP() << no_redis();
+  RedisServer redis({"--appendonly", "yes", "--appendfsync", "always"});
+  store_ = redis.url();
+  cli::Process server(arguments());
+  const int port = port_of(server);
+  ASSERT_GT(port, 0) << server.err();
+  Rng rng(7, 0);
+  for (int kill = 0; kill < 8; ++kill) {
+    std::vector<Thread> clients;
+    for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
+    std::this_thread::sleep_for(std::chrono::microseconds(20000 + rng.bits() % 60000));
+    redis.kill();
+    clients.clear();  // each ends with an error
+    redis.start();
+    EXPECT_TRUE(cli::comes_true([&] { return ask(port, "GET", "/v1/states").status == 200; }));
+  }
+  EXPECT_GT(told_.size(), 3u);
+  check(port);
+}
+
+TEST_F(Killed, ARedisThatCannotBeUsedIsOneLine) {
+  const auto said = [](const std::string& store, int status) {
+    cli::Process server({"serve", kModel, "--port", "0", "--threads", "1", "--store", store});
+    EXPECT_EQ(server.wait(), status) << store;
+    const std::string err = server.err();
+    EXPECT_EQ(err.find("secret"), err.npos) << err;
+    EXPECT_NE(err.find("redis://"), err.npos) << err;
+    return err;
+  };
+  said("redis://:secret@", 2);
+  said("redis://:secret@127.0.0.1:1/0", 1);
+  if (!no_redis().empty()) GTEST_SKIP() << no_redis();
+  const RedisServer redis({"--requirepass", "right"});
+  const std::string place = redis.url().substr(8);
+  EXPECT_NE(said("redis://" + place, 1).find("refuses"), std::string::npos);
+  said("redis://:secret@" + place, 1);
+  store_ = "redis://:right@" + place;
+  cli::Process server(arguments());
+  const int port = port_of(server);
+  ASSERT_GT(port, 0) << server.err();
+  EXPECT_EQ(ask(port, "POST", "/v1/states", {{"prompt", "Once"}, {"keep_state", "stored"}}).status, 200);
+  EXPECT_EQ(server.err().find("right"), std::string::npos);
 }
 
 TEST_F(Killed, ByATermSignalTheyFinishSaving) {

@@ -135,6 +135,24 @@ TEST_F(Stored, MemoryHoldsWhatWasUsedLast) {
   EXPECT_EQ(back["tokens"], 90);
   EXPECT_EQ(back["parent"], ids[0]);
   EXPECT_EQ(back["usage"]["prompt_tokens_details"]["cached_tokens"], 81);
+
+  // A rewind waits until it is stored too, and what is stored makes room at once.
+  const Json waited = post("/v1/states", {{"state", grown}, {"to", 100}, {"keep_state", "stored"}});
+  EXPECT_EQ(waited["stored"], true);
+  EXPECT_TRUE(fs::exists(file(waited["id"].get<std::string>() + ".json")));
+  EXPECT_EQ(post("/v1/states", {{"state", grown}, {"to", 90}, {"keep_state", "soon"}}, 400)["error"]["param"],
+            "keep_state");
+}
+
+TEST_F(Stored, AFolderThatCannotBeReadIsNoAbsence) {
+  begin();
+  const std::string id = keep("a");
+  fs::rename(folder_, folder_ + ".away");
+  fs::create_symlink(folder_, folder_);  // to itself: what is asked of it is an error
+  EXPECT_EQ(go_on(*this, id, 503)["code"], "store_unavailable");
+  fs::remove(folder_);
+  fs::rename(folder_ + ".away", folder_);
+  go_on(*this, id);
 }
 
 TEST_F(Stored, AFullStoreRefuses) {

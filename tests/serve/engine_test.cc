@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <thread>
 
 #include "carousel/core/rng.h"
 #include "tests/serve/small_model.h"
@@ -236,6 +237,26 @@ TEST_F(EngineTest, StatesOfRunningRequestsFitInTheirMemory) {
     EXPECT_NE(error.message.find(std::to_string(3 * layout.bytes_at(250) - 2 * shared)), std::string::npos)
         << error.message;
   }
+}
+
+TEST_F(EngineTest, ACancelledRequestLeavesItsPlaceAlsoBeforeItsSamplesForked) {
+  EngineOptions one = options(0);
+  one.parallel = 3;
+  Engine engine(small_.model, small_.stream, one, mailbox_.post());
+  Request several, next;
+  several.prompt.assign(100000, 5);
+  several.samples = 3;
+  next.prompt = {1, 2, 3};
+  next.max_tokens = 4;
+  next.logprobs = true;
+  Heard left, heard;
+  const uint64_t number = submit(engine, several, left);
+  while (engine.figures().prompt_tokens == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  engine.cancel(number);
+  submit(engine, next, heard);
+  ASSERT_TRUE(mailbox_.run_until([&] { return left.whole() && heard.whole(); }));
+  for (const Said& said : left.samples) EXPECT_EQ(said.reason, StopReason::kCancelled);
+  EXPECT_EQ(heard.samples, small_.alone(next));
 }
 
 TEST_F(EngineTest, ABadRequestEndsAlone) {

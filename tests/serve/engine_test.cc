@@ -166,6 +166,15 @@ TEST_F(EngineTest, APromptThatWasReadIsNotReadAgain) {
   submit(engine, request, other, "of someone else");
   ASSERT_TRUE(mailbox_.run_until([&] { return other.whole(); }));
   EXPECT_EQ(other.cached, 0);
+  // One whose end is that of a piece: its last token has to be read again, and the piece before it.
+  Request even = request;
+  even.prompt.assign(640, 9);
+  for (const int64_t cached : {0, 576}) {
+    Heard heard;
+    submit(engine, even, heard);
+    ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
+    EXPECT_EQ(heard.cached, cached);
+  }
   // Two that leave the known text at 700: the first one marks the place.
   Request branch = request;
   branch.prompt.resize(700);

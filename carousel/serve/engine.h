@@ -108,6 +108,7 @@ class Engine {
 
  private:
   struct Job;
+  struct Untold;
   using Told = std::pair<std::shared_ptr<Job>, Event>;
   void run();
   void take_commands();
@@ -142,7 +143,8 @@ class Engine {
   std::deque<std::shared_ptr<Job>> waiting_;
   std::map<uint64_t, std::shared_ptr<Job>> running_;
   std::vector<Told> outbox_;
-  double rows_per_ms_ = 0;  // of prompts, in the last ticks; 0: not known
+  const std::shared_ptr<Untold> untold_;  // shared with what was posted, which may outlive the engine
+  double rows_per_ms_ = 0;                // of prompts, in the last ticks; 0: not known
 
   std::unique_ptr<Thread> thread_;  // last: it uses all of the above
 };

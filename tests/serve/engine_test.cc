@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "carousel/core/rng.h"
 #include "tests/serve/small_model.h"
@@ -266,6 +267,23 @@ TEST_F(EngineTest, ACancelledRequestLeavesItsPlaceAlsoBeforeItsSamplesForked) {
   ASSERT_TRUE(mailbox_.run_until([&] { return left.whole() && heard.whole(); }));
   for (const Said& said : left.samples) EXPECT_EQ(said.reason, StopReason::kCancelled);
   EXPECT_EQ(heard.samples, small_.alone(next));
+}
+
+TEST_F(EngineTest, AModelThatIsFasterThanItsListenersWaits) {
+  Engine engine(small_.model, small_.stream, options(0), mailbox_.post());
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.max_tokens = 500;
+  request.logprobs = true;
+  Heard heard;
+  submit(engine, request, heard);
+  int64_t ticks = -1;  // until there are no more: nobody listens
+  while (std::exchange(ticks, engine.figures().ticks) != engine.figures().ticks || ticks == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_LT(ticks, 50);
+  ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
+  EXPECT_EQ(heard.samples, small_.alone(request));
 }
 
 TEST_F(EngineTest, ABadRequestEndsAlone) {

@@ -121,10 +121,11 @@ Json Caller::body() const {
   return parse_json(body == text_.npos ? "" : text_.substr(body + 4), "loopback");
 }
 
-void read_until(const Callers& callers, const std::function<bool()>& done, const std::function<bool()>& stop) {
+void read_until(const Callers& callers, const std::function<bool()>& done, const std::function<bool()>& stop,
+                int look_ms) {
   constexpr int kSilence = 120000;  // in milliseconds
   std::vector<pollfd> waits(callers.size());
-  for (int silent = 0; !done(); ++silent) {
+  for (int silent = 0; !done(); silent += look_ms) {
     if (stop && stop()) fail(ErrorKind::kCancelled, "loopback: stopped");
     if (silent > kSilence) fail(ErrorKind::kIo, "loopback: the server was silent for {} ms", kSilence);
     bool any_open = callers.empty();
@@ -134,8 +135,8 @@ void read_until(const Callers& callers, const std::function<bool()>& done, const
       any_open = any_open || open;
     }
     if (!any_open) fail(ErrorKind::kIo, "loopback: the server ended all answers too early");
-    if (poll(waits.data(), waits.size(), 1) <= 0) continue;
-    silent = 0;
+    if (poll(waits.data(), waits.size(), look_ms) <= 0) continue;
+    silent = -look_ms;
     for (size_t i = 0; i < callers.size(); ++i) {
       if (waits[i].revents != 0) callers[i]->read();
     }

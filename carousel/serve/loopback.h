@@ -75,8 +75,10 @@ class Caller {
 };
 using Callers = std::vector<std::unique_ptr<Caller>>;
 
-/// Reads from all callers until `done`, which is asked after whatever arrives and after each millisecond without it.
-/// Throws Error(kCancelled) where `stop` says so, Error(kIo) where nothing arrives for two minutes.
-void read_until(const Callers& callers, const std::function<bool()>& done, const std::function<bool()>& stop);
+/// Reads from all callers until `done`, which is asked after whatever arrives and after each `look_ms` without it: a
+/// look takes a core from the model. Throws Error(kCancelled) where `stop` says so, Error(kIo) where nothing arrives
+/// for two minutes.
+void read_until(const Callers& callers, const std::function<bool()>& done, const std::function<bool()>& stop,
+                int look_ms = 50);
 
 }  // namespace carousel::serve

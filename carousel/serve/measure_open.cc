@@ -32,7 +32,7 @@ class Open {
     }
     const EngineFigures& figures = server_->figures();
     read_until(
-        callers_, [&] { return figures.running + figures.waiting >= setting.options.open_streams; }, setting.stop);
+        callers_, [&] { return figures.running + figures.waiting >= setting.options.open_streams; }, setting.stop, 1);
     const auto more = static_cast<double>(std::max<int64_t>(setting.options.open_streams - running, 1));
     bytes_ = (resident_bytes() - before) / more;
   }
@@ -98,12 +98,12 @@ class Disconnect : public Line {
       leaver.note_times();
       leaver.ask("POST", "/v1/completions", setting_.body(8, kEndless, static_cast<uint64_t>(i)));
       read_until(
-          neighbours_, [&] { return leaver.events() >= kEvents && figures.running > kNeighbours; }, setting_.stop);
+          neighbours_, [&] { return leaver.events() >= kEvents && figures.running > kNeighbours; }, setting_.stop, 1);
       ticks.push_back(median(gaps(leaver.times(), 0)));
       const auto begin = std::chrono::steady_clock::now();
       neighbours_.pop_back();  // closes the connection
       read_until(
-          neighbours_, [&] { return figures.running <= kNeighbours; }, setting_.stop);
+          neighbours_, [&] { return figures.running <= kNeighbours; }, setting_.stop, 1);
       freed.push_back(ms_since(begin));
     }
     return {median(freed), median(ticks) + 50};

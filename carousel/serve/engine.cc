@@ -5,7 +5,8 @@
 //    cancelled_, offered_, stopping_ and numbers_ are read and written under mutex_ alone.
 // 2. A job is in exactly one of submitted_, waiting_ and running_ until its last sample has ended; then in none.
 // 3. Events of a tick are posted in one piece and in their order, so a listener hears of a token before the next one.
-//    The engine never waits for a listener.
+//    The engine waits for listeners only where kMostUntold pieces were posted and not run: a model that is faster than
+//    its listeners would fill the memory with what they have not heard.
 // 4. admit() alone starts jobs. It reserves the most bytes that a job's states can take, so what runs never takes more
 //    than memory_bytes; a job gives its bytes back as its samples end. A job that would not fit alone is never queued.
 // 5. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
@@ -25,9 +26,35 @@
 namespace carousel::serve {
 namespace {
 
-constexpr double kForget = 0.3;  // weight of the last tick in the rate of reading
+constexpr double kForget = 0.3;     // weight of the last tick in the rate of reading
+constexpr int64_t kMostUntold = 8;  // pieces of events
 
 }  // namespace
+
+/// Pieces of events that were posted and have not run.
+struct Engine::Untold {
+  std::mutex mutex;
+  std::condition_variable fewer;
+  int64_t pieces = 0;     // guarded by mutex
+  bool stopping = false;  // guarded by mutex: nobody runs them any more
+
+  /// Counts one more, once there is room.
+  void add() {
+    std::unique_lock lock(mutex);
+    fewer.wait(lock, [this] { return stopping || pieces < kMostUntold; });
+    pieces++;
+  }
+  void take() {
+    const std::lock_guard lock(mutex);
+    pieces--;
+    fewer.notify_one();
+  }
+  void stop() {
+    const std::lock_guard lock(mutex);
+    stopping = true;
+    fewer.notify_one();
+  }
+};
 
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
     : layout_(model.state_layout()),
@@ -35,7 +62,8 @@ Engine::Engine(const model::Model& model, const Stream& stream, const EngineOpti
       cuts_anywhere_(!stream.memory->is_apart() && cut_anywhere(layout_)),
       post_(std::move(post)),
       batcher_(model, stream),
-      cache_(layout_, options.cache_bytes) {
+      cache_(layout_, options.cache_bytes),
+      untold_(std::make_shared<Untold>()) {
   thread_ = std::make_unique<Thread>([this] { run(); });
 }
 
@@ -45,6 +73,7 @@ Engine::~Engine() {
     stopping_ = true;
   }
   news_.notify_one();
+  untold_->stop();
   thread_.reset();
 }
 
@@ -129,7 +158,9 @@ void Engine::flush() {
   for (auto& [job, event] : outbox_) event.at = now;
   auto told = std::make_shared<std::vector<Told>>(std::move(outbox_));
   outbox_.clear();
-  post_([told] {
+  untold_->add();
+  post_([told, untold = untold_] {
+    untold->take();
     for (auto& [job, event] : *told) job->listener(event);
   });
 }

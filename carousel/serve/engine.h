@@ -146,6 +146,7 @@ class Engine {
   };
   using Clock = std::chrono::steady_clock;
   static constexpr auto kQuiet = std::chrono::milliseconds(50);  // without a request, before texts are read again
+  struct Untold;
   using Told = std::pair<std::shared_ptr<Job>, Event>;
   /// A text to be read in idle time: whole pieces.
   struct Reread {
@@ -197,10 +198,11 @@ class Engine {
   std::deque<std::shared_ptr<Job>> waiting_;
   std::map<uint64_t, std::shared_ptr<Job>> running_;
   std::vector<Told> outbox_;
-  double rows_per_ms_ = 0;       // of prompts, in the last ticks; 0: not known
-  std::deque<Reread> rereads_;   // to be read in idle time
-  uint64_t rereading_ = 0;       // the number of the first one in the batcher; 0: it is not there
-  Clock::time_point busy_ = {};  // when a request last waited or ran
+  const std::shared_ptr<Untold> untold_;  // shared with what was posted, which may outlive the engine
+  double rows_per_ms_ = 0;                // of prompts, in the last ticks; 0: not known
+  std::deque<Reread> rereads_;            // to be read in idle time
+  uint64_t rereading_ = 0;                // the number of the first one in the batcher; 0: it is not there
+  Clock::time_point busy_ = {};           // when a request last waited or ran
 
   std::unique_ptr<Thread> thread_;  // last: it uses all of the above
 };

@@ -90,7 +90,8 @@ std::vector<int64_t> PrefixCache::marks(const std::string& domain, std::span<con
   const auto parts = std::max<int64_t>(static_cast<int64_t>(share / (whole + 1)), 1);
   const int64_t step = std::max(kStep, (count / parts + kPiece - 1) / kPiece * kPiece);
   for (int64_t at = step; at < end; at += step) out.push_back(at);
-  for (const int64_t at : {known, end}) out.push_back(at);
+  // The last token's logits are needed where the same prompt comes again: it starts before its end.
+  for (const int64_t at : {known, end, std::min(end, (count - 1) / kPiece * kPiece)}) out.push_back(at);
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());
   std::erase_if(out, [&](int64_t at) { return at <= from; });

@@ -35,6 +35,8 @@ class Service {
 
   /// Answers a call, now or later. Throws nothing.
   void handle(const std::shared_ptr<Call>& call) { handle(call, std::make_shared<StoreAnswers>(), 0); }
+  /// What the engine counts; any thread may read it.
+  const EngineFigures& figures() const { return served_.engine.figures(); }
   /// From now on /health says that the server goes, and new work is refused.
   void drain() { draining_ = true; }
 

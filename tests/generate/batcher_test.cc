@@ -267,6 +267,26 @@ TEST_F(Batching, StoppingWithinASlabTakesItBack) {
   EXPECT_TRUE(outcomes[0] == expected);
 }
 
+TEST_F(Batching, CancellingWithinAPromptEndsEverySample) {
+  Request request = ask(1500, 2);
+  request.samples = 3;
+  request.keep_state = true;
+  std::map<int64_t, Outcome> outcomes;
+  Batcher batcher(model_, stream_);
+  batcher.cancel(batcher.submit(recorded(request, outcomes)));  // before anything was read
+  ASSERT_EQ(outcomes.size(), 3u);
+  outcomes.clear();
+  const uint64_t number = batcher.submit(recorded(request, outcomes));
+  batcher.tick();
+  batcher.cancel(number);
+  EXPECT_EQ(batcher.live(), 0u);
+  ASSERT_EQ(outcomes.size(), 3u);
+  for (const auto& [sample, outcome] : outcomes) {
+    EXPECT_EQ(outcome.reason, StopReason::kCancelled);
+    EXPECT_EQ(outcome.state.pos(), model::kPrefillRows);
+  }
+}
+
 TEST_F(Batching, CancellingWhileDecodingBringsTheStateUpToTheText) {
   Request request = ask(10, 6);
   request.keep_state = true;

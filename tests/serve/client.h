@@ -21,7 +21,9 @@ struct Answer {
 
 class Client {
  public:
-  explicit Client(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  /// receive_buffer: bytes that the system may hold for it; 0: as many as it likes.
+  explicit Client(int port, int receive_buffer = 0) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer > 0) setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
     sockaddr_in address = {};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
@@ -50,10 +52,10 @@ class Client {
          "\r\n" + headers + "\r\n" + body);
   }
   /// What comes within the time; empty: nothing, or the end.
-  std::string receive(int ms = 30000) const {
+  std::string receive(int ms = 30000, size_t most = 65536) const {
     pollfd wanted = {socket_, POLLIN, 0};
     if (poll(&wanted, 1, ms) <= 0) return "";
-    std::string piece(65536, '\0');
+    std::string piece(most, '\0');
     const ssize_t count = recv(socket_, piece.data(), piece.size(), 0);
     piece.resize(count > 0 ? static_cast<size_t>(count) : 0);
     return piece;

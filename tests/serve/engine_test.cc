@@ -8,6 +8,8 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <thread>
+#include <utility>
 
 #include "carousel/core/rng.h"
 #include "tests/serve/small_model.h"
@@ -165,6 +167,15 @@ TEST_F(EngineTest, APromptThatWasReadIsNotReadAgain) {
   submit(engine, request, other, "of someone else");
   ASSERT_TRUE(mailbox_.run_until([&] { return other.whole(); }));
   EXPECT_EQ(other.cached, 0);
+  // One whose end is that of a piece: its last token has to be read again, and the piece before it.
+  Request even = request;
+  even.prompt.assign(640, 9);
+  for (const int64_t cached : {0, 576}) {
+    Heard heard;
+    submit(engine, even, heard);
+    ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
+    EXPECT_EQ(heard.cached, cached);
+  }
   // Two that leave the known text at 700: the first one marks the place.
   Request branch = request;
   branch.prompt.resize(700);
@@ -236,6 +247,43 @@ TEST_F(EngineTest, StatesOfRunningRequestsFitInTheirMemory) {
     EXPECT_NE(error.message.find(std::to_string(3 * layout.bytes_at(250) - 2 * shared)), std::string::npos)
         << error.message;
   }
+}
+
+TEST_F(EngineTest, ACancelledRequestLeavesItsPlaceAlsoBeforeItsSamplesForked) {
+  EngineOptions one = options(0);
+  one.parallel = 3;
+  Engine engine(small_.model, small_.stream, one, mailbox_.post());
+  Request several, next;
+  several.prompt.assign(100000, 5);
+  several.samples = 3;
+  next.prompt = {1, 2, 3};
+  next.max_tokens = 4;
+  next.logprobs = true;
+  Heard left, heard;
+  const uint64_t number = submit(engine, several, left);
+  while (engine.figures().prompt_tokens == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  engine.cancel(number);
+  submit(engine, next, heard);
+  ASSERT_TRUE(mailbox_.run_until([&] { return left.whole() && heard.whole(); }));
+  for (const Said& said : left.samples) EXPECT_EQ(said.reason, StopReason::kCancelled);
+  EXPECT_EQ(heard.samples, small_.alone(next));
+}
+
+TEST_F(EngineTest, AModelThatIsFasterThanItsListenersWaits) {
+  Engine engine(small_.model, small_.stream, options(0), mailbox_.post());
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.max_tokens = 500;
+  request.logprobs = true;
+  Heard heard;
+  submit(engine, request, heard);
+  int64_t ticks = -1;  // until there are no more: nobody listens
+  while (std::exchange(ticks, engine.figures().ticks) != engine.figures().ticks || ticks == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_LT(ticks, 50);
+  ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
+  EXPECT_EQ(heard.samples, small_.alone(request));
 }
 
 TEST_F(EngineTest, ABadRequestEndsAlone) {

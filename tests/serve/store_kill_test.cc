@@ -10,6 +10,7 @@
 #include "carousel/core/thread.h"
 #include "tests/cli/process.h"
 #include "tests/serve/client.h"
+#include "tests/serve/counts.h"
 #include "tests/serve/redis_server.h"
 #include "tests/serve/spawned.h"
 
@@ -18,7 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kKills = 40, kRedisKills = 30;
 constexpr const char* kModel = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
 
 class Killed : public testing::Test {
@@ -67,7 +67,7 @@ class Killed : public testing::Test {
 TEST_F(Killed, WhileSavingLeaveNothingHalfVisible) {
   Rng rng(5, 0);
   int halves = 0;  // drafts of killed writers
-  for (int kill = 0; kill < kKills; ++kill) {
+  for (int kill = 0; kill < std::max(40, times(40)); ++kill) {
     cli::Process server(arguments());
     const int port = port_of(server);
     ASSERT_GT(port, 0) << server.err();
@@ -103,7 +103,7 @@ TEST_F(Killed, WhileSavingToRedisLeaveNothingHalfVisible) {
   RedisServer redis;
   store_ = redis.url();
   Rng rng(6, 0);
-  for (int kill = 0; kill < kRedisKills; ++kill) {
+  for (int kill = 0; kill < times(30); ++kill) {
     cli::Process server(arguments());
     const int port = port_of(server);
     ASSERT_GT(port, 0) << server.err();

@@ -108,7 +108,9 @@ int run_serve(ServeOptions& options) {
   options.http.connections = static_cast<size_t>(options.connections);
 
   std::unique_ptr<serve::Service> service;
-  serve::HttpServer server(options.http, [&](const std::shared_ptr<serve::Call>& call) { service->handle(call); });
+  serve::HttpServer server(
+      options.http, [&](const std::shared_ptr<serve::Call>& call) { service->handle(call); },
+      [&](const serve::HttpRequest& head) { service->screen(head); });
   service = std::make_unique<serve::Service>(model, stream, service_options,
                                              [&](std::function<void()> then) { server.post(std::move(then)); });
   catch_interrupts();

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A task decodes some thousand values to floats and encodes them: whole blocks of both types.
 #include "carousel/model/recoding.h"
 
 #include <algorithm>

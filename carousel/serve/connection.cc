@@ -116,7 +116,7 @@ Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
     parser.body_limit(limit);
     if (parser.content_length().value_or(0) > limit) error = http::error::body_limit;
     wrong.message = doubtful_length(head);
-    if (!wrong.message.empty()) co_return false;
+    if (!wrong.message.empty() || (!error && !parser.is_done() && refused(parser.get(), wrong))) co_return false;
     if (!error && beast::iequals(head[http::field::expect], "100-continue") && !parser.is_done()) {
       co_await write("HTTP/1.1 100 Continue\r\n\r\n", error);
     }
@@ -128,6 +128,18 @@ Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
   if (late_) error = beast::error::timeout;
   wrong = read_error(error, options_, buffer_.size() > 0 || parser.got_some());
   co_return false;
+}
+
+/// Whether a request is refused before its body is read.
+bool Connection::refused(const http::request<http::string_body>& head, HttpError& wrong) const {
+  if (!server_.screen) return false;
+  try {
+    server_.screen(request_of(head));
+    return false;
+  } catch (const HttpError& error) {
+    wrong = error;
+    return true;
+  }
 }
 
 /// One request and its answer; true: another one may follow.

@@ -36,6 +36,7 @@ class Connection;
 struct Connections {
   HttpOptions options;
   HttpServer::Handler handler;
+  HttpServer::Screen screen;  // may be empty
   std::set<Connection*> open;
   bool stopping = false;  // no connection reads another request
 };
@@ -62,6 +63,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Parser = http::request_parser<http::string_body>;
   Awaitable<bool> serve_one();
   Awaitable<bool> read(Parser& parser, HttpError& wrong);
+  bool refused(const http::request<http::string_body>& head, HttpError& wrong) const;
   Awaitable<bool> write_answer(bool keep);
   Awaitable<bool> write_events(bool keep, bool chunked);
   Awaitable<void> write(std::string bytes, error_code& error);

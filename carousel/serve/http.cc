@@ -8,7 +8,8 @@
 namespace carousel::serve {
 
 struct HttpServer::Impl : std::enable_shared_from_this<HttpServer::Impl> {
-  Impl(const HttpOptions& o, Handler handler) : connections{o, std::move(handler), {}, false}, acceptor(io) {}
+  Impl(const HttpOptions& o, Handler handler, Screen screen)
+      : connections{o, std::move(handler), std::move(screen), {}, false}, acceptor(io) {}
 
   Connections connections;
   net::io_context io{1};
@@ -68,8 +69,8 @@ Awaitable<void> HttpServer::Impl::drain() {
   io.stop();
 }
 
-HttpServer::HttpServer(const HttpOptions& options, Handler handler)
-    : impl_(std::make_shared<Impl>(options, std::move(handler))) {
+HttpServer::HttpServer(const HttpOptions& options, Handler handler, Screen screen)
+    : impl_(std::make_shared<Impl>(options, std::move(handler), std::move(screen))) {
   const std::string where = fmt::format("{}:{}", options.host, options.port);
   error_code error;
   const auto address = net::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, error);

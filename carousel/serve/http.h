@@ -29,9 +29,11 @@ struct HttpOptions {
 
 class HttpServer {
  public:
-  using Handler = std::function<void(std::shared_ptr<Call>)>;  // must not throw
-  /// Listens. Throws Error(kIo) naming the address.
-  HttpServer(const HttpOptions& options, Handler handler);
+  using Handler = std::function<void(std::shared_ptr<Call>)>;   // must not throw
+  using Screen = std::function<void(const HttpRequest& head)>;  // throws HttpError alone
+  /// Listens. `screen` is asked before the body of a request is read, and may refuse it. Throws Error(kIo) naming the
+  /// address.
+  HttpServer(const HttpOptions& options, Handler handler, Screen screen = {});
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -37,8 +37,9 @@ HttpOptions loopback_options() {
 }  // namespace
 
 Loopback::Loopback(const model::Model& model, const Stream& stream, const ServiceOptions& options) {
-  server_ = std::make_unique<HttpServer>(loopback_options(),
-                                         [this](const std::shared_ptr<Call>& call) { service_->handle(call); });
+  server_ = std::make_unique<HttpServer>(
+      loopback_options(), [this](const std::shared_ptr<Call>& call) { service_->handle(call); },
+      [this](const HttpRequest& head) { service_->screen(head); });
   service_ = std::make_unique<Service>(model, stream, options,
                                        [this](std::function<void()> then) { server_->post(std::move(then)); });
   thread_ = std::make_unique<Thread>([this] { server_->run(); });

@@ -115,8 +115,24 @@ void Service::handle(const std::shared_ptr<Call>& call, const std::shared_ptr<St
 
 void Service::route(const std::shared_ptr<Call>& call) {
   const HttpRequest& request = call->request();
-  check_host(*call);
+  check_host(request);
   if (request.method == "OPTIONS") return call->answer(204, "");
+  const Route& route = route_of(request);
+  (this->*route.run)(call, request.path.substr(std::string_view(route.path).size()));
+}
+
+void Service::screen(const HttpRequest& head) {
+  try {
+    check_host(head);
+    if (head.method != "OPTIONS") route_of(head);
+  } catch (const HttpError&) {
+    refused_++;
+    throw;
+  }
+}
+
+/// The endpoint that a request is for, whose key was checked where that is needed.
+const Service::Route& Service::route_of(const HttpRequest& request) const {
   const std::string method = request.method == "HEAD" ? "GET" : request.method;
   std::set<std::string> methods;  // that the path has
   for (const Route& route : kRoutes) {
@@ -127,8 +143,8 @@ void Service::route(const std::shared_ptr<Call>& call) {
     if (!fits) continue;
     methods.insert(route.method);
     if (method != route.method) continue;
-    if (!route.open) owner_of(*call);  // throws 401
-    return (this->*route.run)(call, request.path.substr(path.size()));
+    if (!route.open) owner_of(request);  // throws 401
+    return route;
   }
   if (methods.empty()) throw HttpError{404, fmt::format("{}: no such path", request.path), "", "", {}};
   std::string allowed;
@@ -138,20 +154,20 @@ void Service::route(const std::shared_ptr<Call>& call) {
 }
 
 /// A page of another site may address this server by a name of its own; nothing is answered to it.
-void Service::check_host(const Call& call) const {
+void Service::check_host(const HttpRequest& request) const {
   if (options_.hosts.empty()) return;
-  const std::string name = host_name(call.request().header("host"));
+  const std::string name = host_name(request.header("host"));
   const auto& hosts = options_.hosts;
   if (std::find(hosts.begin(), hosts.end(), name) != hosts.end()) return;
   throw HttpError{403, fmt::format("Host: got \"{}\", expected {}", name, fmt::join(hosts, ", ")), "", "", {}};
 }
 
-/// A hash of the key that the call has, for a store outlives the order of keys; "" where none is needed.
-std::string Service::owner_of(const Call& call) const {
+/// A hash of the key that a request has, for a store outlives the order of keys; "" where none is needed.
+std::string Service::owner_of(const HttpRequest& request) const {
   if (options_.keys.empty()) return "";
-  const std::string bearer = "Bearer ", authorization = call.request().header("authorization");
+  const std::string bearer = "Bearer ", authorization = request.header("authorization");
   const std::string key =
-      authorization.starts_with(bearer) ? authorization.substr(bearer.size()) : call.request().header("x-api-key");
+      authorization.starts_with(bearer) ? authorization.substr(bearer.size()) : request.header("x-api-key");
   std::string owner;
   for (size_t i = 0; i < options_.keys.size(); ++i) {
     if (same(options_.keys[i], key)) {

@@ -35,6 +35,8 @@ class Service {
 
   /// Answers a call, now or later. Throws nothing.
   void handle(const std::shared_ptr<Call>& call) { handle(call, std::make_shared<StoreAnswers>(), 0); }
+  /// Throws HttpError for a request that is refused whatever its body: its host, path, method or key are wrong.
+  void screen(const HttpRequest& head);
   /// What the engine counts; any thread may read it.
   const EngineFigures& figures() const { return served_.engine.figures(); }
   /// From now on /health says that the server goes, and new work is refused.
@@ -46,8 +48,10 @@ class Service {
 
   void handle(const std::shared_ptr<Call>& call, const std::shared_ptr<StoreAnswers>& answers, int asked);
   void route(const std::shared_ptr<Call>& call);
-  void check_host(const Call& call) const;
-  std::string owner_of(const Call& call) const;
+  const Route& route_of(const HttpRequest& request) const;
+  void check_host(const HttpRequest& request) const;
+  std::string owner_of(const HttpRequest& request) const;
+  std::string owner_of(const Call& call) const { return owner_of(call.request()); }
 
   // `rest`: what the path has beyond the route's.
   void completions(const std::shared_ptr<Call>& call, const std::string& rest);

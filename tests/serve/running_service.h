@@ -34,7 +34,9 @@ class RunningService {
     http.port = 0;
     http.drain_seconds = 0.1;
     if (change_http) change_http(http);
-    server_.emplace(http, [this](const std::shared_ptr<Call>& call) { service_->handle(call); });
+    server_.emplace(
+        http, [this](const std::shared_ptr<Call>& call) { service_->handle(call); },
+        [this](const HttpRequest& head) { service_->screen(head); });
     service_.emplace(small_.model, small_.stream, options,
                      [this](std::function<void()> then) { server_->post(std::move(then)); });
     thread_ = std::make_unique<Thread>([this] { server_->run(); });

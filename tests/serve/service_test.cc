@@ -143,6 +143,27 @@ TEST_F(ServiceTest, KeysKeepStatesApart) {
   EXPECT_EQ(ask("GET", "/v1/states/" + id, "", two).status, 404);
 }
 
+// Who has no key cannot make the server hold what he sends.
+TEST_F(ServiceTest, ABodyWithoutAKeyIsNotRead) {
+  start([](ServiceOptions& options) {
+    options.keys = {"one"};
+    options.hosts = {"localhost"};
+  });
+  const auto status = [&](const std::string& line, const std::string& headers) {
+    Client client(server_->port());
+    client.send(line + " HTTP/1.1\r\nContent-Length: 1000000\r\n" + headers + "\r\nthe beginning");
+    return client.answer().status;
+  };
+  const std::string host = "Host: localhost\r\n", key = "x-api-key: one\r\n";
+  EXPECT_EQ(status("PUT /v1/states", host), 401);
+  EXPECT_EQ(status("PUT /v1/states", host + "x-api-key: on\r\n"), 401);
+  EXPECT_EQ(status("POST /v1/completions", host), 401);
+  EXPECT_EQ(status("POST /v1/completion", host + key), 404);
+  EXPECT_EQ(status("PUT /v1/completions", host + key), 405);
+  EXPECT_EQ(status("PUT /v1/states", "Host: elsewhere\r\n" + key), 403);
+  EXPECT_EQ(ask("POST", "/v1/states", R"({"prompt": "abc"})", key).status, 200);
+}
+
 TEST_F(ServiceTest, KeysAndSaltsKeepBeginningsApart) {
   start([](ServiceOptions& options) { options.keys = {"one", "two"}; });
   const auto cached = [&](const std::string& key, const std::string& salt) {

@@ -6,6 +6,7 @@
 
 #include "carousel/core/rng.h"
 #include "tests/serve/counts.h"
+#include "tests/serve/redis_server.h"
 #include "tests/serve/running_service.h"
 
 namespace carousel::serve {
@@ -198,6 +199,11 @@ class Schedules : public testing::Test, public RunningService {
     options.engine.cache_bytes = 6 * state;
     options.state_bytes = size_t{1} << 30;
   }
+  /// Memory holds some of the states that the store has.
+  void start_stored(ServiceOptions& options) const {
+    start_small(options);
+    options.state_bytes = 24 * small_.model.state_layout().bytes_at(256);
+  }
 };
 
 TEST_F(Schedules, InMemoryChangeNoAnswer) {
@@ -205,13 +211,21 @@ TEST_F(Schedules, InMemoryChangeNoAnswer) {
   run(times(250));
 }
 
-/// Memory holds some of the states that the store has.
-TEST_F(Schedules, WithAStoreChangeNoAnswer) {
+TEST_F(Schedules, WithAFolderChangeNoAnswer) {
   const Scratch folder;
   start([&](ServiceOptions& options) {
-    start_small(options);
+    start_stored(options);
     options.store.folder = folder / "store";
-    options.state_bytes = 24 * small_.model.state_layout().bytes_at(256);
+  });
+  run(times(250));
+}
+
+TEST_F(Schedules, WithARedisChangeNoAnswer) {
+  if (!no_redis().empty()) GTEST_SKIP() << no_redis();
+  const RedisServer redis;
+  start([&](ServiceOptions& options) {
+    start_stored(options);
+    options.store.redis = redis.address();
   });
   run(times(250));
 }

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <exception>
 #include <set>
 
 #include "carousel/core/error.h"
@@ -73,6 +74,19 @@ std::unique_ptr<Store> open_store(const ServiceOptions& options, const model::Mo
   return std::make_unique<Store>(std::move(shelf), store, model, post);
 }
 
+/// What a caller is told of whatever was thrown.
+HttpError answer_to(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const HttpError& error) {
+    return error;
+  } catch (const Error& error) {
+    return error_answer(error);
+  } catch (const std::exception& error) {
+    return {500, error.what(), "", "", {}};
+  }
+}
+
 }  // namespace
 
 Service::Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post)
@@ -83,7 +97,33 @@ Service::Service(const model::Model& model, const Stream& stream, const ServiceO
               Conversations(options.path, model, options.chat_template),
               States(options.state_bytes, open_store(options, model, post)),
               RequestMetrics(),
-              Engine(model, stream, options.engine, std::move(post))} {}
+              Engine(model, stream, options.engine, post)},
+      post_(std::move(post)) {}
+
+/// Runs `work` on the thread of files, and what it returns on this one. The io thread never waits for a file.
+void Service::beside(const std::shared_ptr<Call>& call, std::function<Then()> work) {
+  // What the caller holds is let go of on this thread: the task leaves nothing behind.
+  const auto task = std::make_shared<std::function<Then()>>(std::move(work));
+  files_.add([this, call = std::make_shared<std::shared_ptr<Call>>(call), task] {
+    Then then;
+    std::exception_ptr thrown;
+    try {
+      then = (*task)();
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+    post_([this, call = std::move(*call), work = std::move(*task), then = std::move(then), thrown] {
+      if (call->ended()) return;
+      try {
+        if (thrown) std::rethrow_exception(thrown);
+        then();
+      } catch (...) {
+        call->fail(answer_to(std::current_exception()));
+        refused_++;
+      }
+    });
+  });
+}
 
 /// A call that needs the store waits for what it says and begins again: until then it changes nothing.
 void Service::handle(const std::shared_ptr<Call>& call, const std::shared_ptr<StoreAnswers>& answers, int asked) {
@@ -103,12 +143,8 @@ void Service::handle(const std::shared_ptr<Call>& call, const std::shared_ptr<St
       });
     }
     call->fail({503, "state: it does not stay in memory, expected more of --state-bytes", "state", "", {}});
-  } catch (const HttpError& error) {
-    call->fail(error);
-  } catch (const Error& error) {
-    call->fail(error_answer(error));
-  } catch (const std::exception& error) {
-    call->fail({500, error.what(), "", "", {}});
+  } catch (...) {
+    call->fail(answer_to(std::current_exception()));
   }
   refused_++;
 }

@@ -78,6 +78,8 @@ class Service {
   void generate(const std::shared_ptr<Call>& call, Form form);
   void forget(const std::shared_ptr<Call>& call, const std::string& id, const char* object);
   void state_file(const std::shared_ptr<Call>& call, const std::string& id);
+  using Then = std::function<void()>;
+  void beside(const std::shared_ptr<Call>& call, std::function<Then()> work);
   void rewind(const std::shared_ptr<Call>& call, const std::string& id, int64_t tokens, bool wait);
   Json card() const;
 
@@ -86,6 +88,8 @@ class Service {
   const std::time_t started_ = std::time(nullptr);
   bool draining_ = false;
   int64_t answered_ = 0, refused_ = 0;  // calls
+  const Engine::Post post_;
+  Lane files_{Lane::Rest::kDrop};  // last: it uses all of the above
 };
 
 }  // namespace carousel::serve

@@ -103,22 +103,26 @@ void Service::forget(const std::shared_ptr<Call>& call, const std::string& id, c
 }
 
 void Service::state_file(const std::shared_ptr<Call>& call, const std::string& id) {
-  const std::shared_ptr<const KeptState> kept = served_.states.find(id, owner_of(*call));
-  const ScratchFile file(options_.scratch);
-  model::save_state(file.path(), kept->saved, served_.model);
-  call->answer(200, read_text_file(file.path(), kMaxFile), "application/octet-stream");
+  beside(call, [this, call, kept = served_.states.find(id, owner_of(*call))]() -> Then {
+    const ScratchFile file(options_.scratch);
+    model::save_state(file.path(), kept->saved, served_.model);
+    return
+        [call, bytes = read_text_file(file.path(), kMaxFile)] { call->answer(200, bytes, "application/octet-stream"); };
+  });
 }
 
 void Service::upload_state(const std::shared_ptr<Call>& call, const std::string&) {
-  const ScratchFile file(options_.scratch);
-  write_text_file(file.path(), call->request().body);
-  model::SavedState saved;
-  try {
-    saved = load_file(file.path(), served_.model);
-  } catch (const Error& error) {
-    throw HttpError{422, error.what(), "", "state_refused", {}};
-  }
-  call->answer(json_of(*served_.states.add(std::move(saved), "", owner_of(*call))));
+  beside(call, [this, call, owner = owner_of(*call)]() -> Then {
+    const ScratchFile file(options_.scratch);
+    write_text_file(file.path(), call->request().body);
+    model::SavedState saved;
+    try {
+      saved = load_file(file.path(), served_.model);
+    } catch (const Error& error) {
+      throw HttpError{422, error.what(), "", "state_refused", {}};
+    }
+    return [this, call, owner, saved] { call->answer(json_of(*served_.states.add(saved, "", owner))); };
+  });
 }
 
 }  // namespace carousel::serve

@@ -46,7 +46,7 @@ class CacheTest : public ServiceTest {
 
 TEST_F(CacheTest, TheNextTurnFindsTheAnswerReadAgain) {
   start();
-  Json messages = {message("user", std::string(90, 'q'))};
+  Json messages = Json::array({message("user", std::string(90, 'q'))});
   int64_t seen = 0;
   for (int turn = 0; turn < 3; ++turn) {
     const Json body = chat(messages), answer = post("/v1/chat/completions", body);
@@ -63,7 +63,7 @@ TEST_F(CacheTest, TheNextTurnFindsTheAnswerReadAgain) {
 
 TEST_F(CacheTest, AnyBeginsWhereAnAnswerEnded) {
   start([](ServiceOptions& options) { options.engine.reuse = Reuse::kAny; });
-  const Json first = {message("user", "what is it?")}, answer = post("/v1/chat/completions", chat(first));
+  const Json first = Json::array({message("user", "what is it?")}), answer = post("/v1/chat/completions", chat(first));
   const Json second = {first[0], message("assistant", text_of(answer)), message("user", "and?")};
   const Json any = post("/v1/chat/completions", chat(second));
   // The last token that was sampled has not been run.

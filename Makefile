@@ -9,7 +9,7 @@ AARCH64_TESTS ?= .
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-sanitize check-threads fuzz format clean
+.PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-sanitize check-serve-threads check-threads fuzz format clean
 
 help:  ## list the targets
 	@echo "carousel: recurrent and hybrid sequence models"
@@ -70,6 +70,11 @@ check-threads: deps  ## the thread pool's tests under ThreadSanitizer
 	@test -f build/tsan/build.ninja || cmake --preset tsan $(CMAKE_FLAGS)
 	@cmake --build --preset tsan -j $(JOBS) --target carousel_thread_tests
 	@ctest --preset tsan
+
+check-serve-threads: deps  ## the server's tests under ThreadSanitizer, which builds the whole library first
+	@test -f build/tsan/build.ninja || cmake --preset tsan $(CMAKE_FLAGS)
+	@cmake --build --preset tsan -j $(JOBS) --target carousel_serve_tests
+	@build/tsan/tests/carousel_serve_tests --gtest_brief=1
 
 fuzz: dev-deps  ## run every fuzz target for FUZZ_SECONDS (60)
 	@tools/fuzz.sh $(FUZZ_SECONDS)

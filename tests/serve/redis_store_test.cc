@@ -4,41 +4,18 @@
 #include <chrono>
 
 #include "tests/serve/redis_server.h"
-#include "tests/serve/running_service.h"
+#include "tests/serve/stored_service.h"
 
 namespace carousel::serve {
 namespace {
 
-class InRedis : public ServiceTest {
+class InRedis : public StoredService {
  protected:
   void SetUp() override {
     if (!no_redis().empty()) GTEST_SKIP() << no_redis();
     redis_.emplace();
   }
-  using Change = std::function<void(ServiceOptions&)>;
-  void begin(RunningService& server, const Change& change = {}) const {
-    server.start([&](ServiceOptions& options) {
-      options.store.redis = redis_->address();
-      if (change) change(options);
-    });
-  }
-  void begin(const Change& change = {}) { begin(*this, change); }
-  Answer try_keep(const std::string& prompt) {
-    const Json body = {{"prompt", std::string(80, 'x') + prompt}, {"keep_state", "stored"}};
-    return ask("POST", "/v1/states", body.dump());
-  }
-  std::string keep(const std::string& prompt) {
-    const Answer answer = try_keep(prompt);
-    EXPECT_EQ(answer.status, 200) << answer.body;
-    const Json card = Json::parse(answer.body);
-    EXPECT_EQ(card["stored"], true);
-    return card["id"];
-  }
-  static Json go_on(RunningService& server, const std::string& id, int status = 200) {
-    const Json body = {{"state", id}, {"prompt", "y"}, {"max_tokens", 9}, {"seed", 3}};
-    const Json answer = server.post("/v1/completions", body, status);
-    return status == 200 ? answer["choices"][0]["text"] : answer["error"];
-  }
+  void place(StoreOptions& store) const override { store.redis = redis_->address(); }
   size_t listed() { return Json::parse(ask("GET", "/v1/states").body)["data"].size(); }
 
   std::optional<RedisServer> redis_;
@@ -59,16 +36,7 @@ TEST_F(InRedis, AStateOutlivesTheServer) {
   go_on(*this, id, 404);
 }
 
-TEST_F(InRedis, ServersGoOnFromEachOthersIds) {
-  RunningService other;
-  begin();
-  begin(other);
-  const std::string id = keep("b");
-  const Json said = go_on(*this, id);
-  EXPECT_EQ(go_on(other, id), said);
-  EXPECT_EQ(other.ask("DELETE", "/v1/states/" + id).status, 200);
-  go_on(*this, id, 404);
-}
+TEST_F(InRedis, ServersGoOnFromEachOthersIds) { go_on_from_each_others_ids(); }
 
 TEST_F(InRedis, StatesExpireByThemselves) {
   begin([](ServiceOptions& options) { options.store.ttl = 1; });

@@ -58,6 +58,25 @@ class Killed : public testing::Test {
     }
   }
 
+  /// Kills so many servers while three clients save, each within `most_us` microseconds. On a slow machine few saves
+  /// end before their kill, so more are killed until `enough` says so after one.
+  void kill_while_saving(int kills, uint64_t most_us, const std::function<bool()>& enough) {
+    Rng rng(most_us, 0);
+    bool done = false;
+    for (int kill = 0; kill < kills || (!done && kill < 50 * kills); ++kill) {
+      cli::Process server(arguments());
+      const int port = port_of(server);
+      ASSERT_GT(port, 0) << server.err();
+      std::vector<Thread> clients;
+      for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
+      std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % most_us));
+      server.send(SIGKILL);
+      server.wait();
+      clients.clear();
+      done = enough();
+    }
+  }
+
   const Scratch scratch_;
   std::string store_ = scratch_ / "store";
   std::mutex mutex_;
@@ -65,24 +84,13 @@ class Killed : public testing::Test {
 };
 
 TEST_F(Killed, WhileSavingLeaveNothingHalfVisible) {
-  Rng rng(5, 0);
   int halves = 0;  // drafts of killed writers
-  const int kills = std::max(40, times(40));
-  // On a slow machine few saves end before their kill.
-  const auto enough = [&] { return halves > 0 && told_.size() > 10; };
-  for (int kill = 0; kill < kills || (!enough() && kill < 10 * kills); ++kill) {
-    cli::Process server(arguments());
-    const int port = port_of(server);
-    ASSERT_GT(port, 0) << server.err();
-    std::vector<Thread> clients;
-    for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
-    std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % 60000));
-    server.send(SIGKILL);
-    server.wait();
+  kill_while_saving(std::max(40, times(40)), 60000, [&] {
     for (const auto& entry : fs::directory_iterator(store_)) {
       halves += entry.path().filename().string().starts_with('.') ? 1 : 0;
     }
-  }
+    return halves > 0 && told_.size() > 10;
+  });
   EXPECT_GT(halves, 0) << "no kill fell into a save";
   cli::Process server(arguments());
   const int port = port_of(server);
@@ -105,18 +113,7 @@ TEST_F(Killed, WhileSavingToRedisLeaveNothingHalfVisible) {
   if (!no_redis().empty()) GTEST_SKIP() << no_redis();
   RedisServer redis;
   store_ = redis.url();
-  Rng rng(6, 0);
-  const int kills = times(30);
-  for (int kill = 0; kill < kills || (told_.size() <= 5 && kill < 50 * kills); ++kill) {
-    cli::Process server(arguments());
-    const int port = port_of(server);
-    ASSERT_GT(port, 0) << server.err();
-    std::vector<Thread> clients;
-    for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
-    std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % 120000));
-    server.send(SIGKILL);
-    server.wait();
-  }
+  kill_while_saving(times(30), 120000, [&] { return told_.size() > 5; });
   cli::Process server(arguments());
   const int port = port_of(server);
   ASSERT_GT(port, 0) << server.err();

@@ -5,34 +5,16 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tests/serve/running_service.h"
+#include "tests/serve/stored_service.h"
 
 namespace carousel::serve {
 namespace {
 
 namespace fs = std::filesystem;
 
-class Stored : public ServiceTest {
+class Stored : public StoredService {
  protected:
-  using Change = std::function<void(ServiceOptions&)>;
-  void begin(const Change& change = {}) { begin(*this, change); }
-  void begin(RunningService& server, const Change& change = {}) const {
-    server.start([&](ServiceOptions& options) {
-      options.store.folder = folder_;
-      if (change) change(options);
-    });
-  }
-  /// A state of 80 tokens and those of `prompt`, told once it is stored.
-  std::string keep(const std::string& prompt) {
-    const Json kept = post("/v1/states", {{"prompt", std::string(80, 'x') + prompt}, {"keep_state", "stored"}});
-    EXPECT_EQ(kept["stored"], true);
-    return kept["id"];
-  }
-  static Json go_on(RunningService& server, const std::string& id, int status = 200) {
-    const Json body = {{"state", id}, {"prompt", "y"}, {"max_tokens", 9}, {"seed", 3}};
-    const Json answer = server.post("/v1/completions", body, status);
-    return status == 200 ? answer["choices"][0]["text"] : answer["error"];
-  }
+  void place(StoreOptions& store) const override { store.folder = folder_; }
   std::vector<std::string> files() const {
     std::vector<std::string> out;
     for (const auto& entry : fs::directory_iterator(folder_)) out.push_back(entry.path().filename());
@@ -94,16 +76,7 @@ TEST_F(Stored, AStreamTellsItsEndOnceTheStateIsStored) {
   EXPECT_TRUE(answer.body.ends_with("data: [DONE]\n\n"));
 }
 
-TEST_F(Stored, ServersOfOneFolderGoOnFromEachOthersIds) {
-  RunningService other;
-  begin();
-  begin(other);
-  const std::string id = keep("b");
-  const Json said = go_on(*this, id);
-  EXPECT_EQ(go_on(other, id), said);
-  EXPECT_EQ(other.ask("DELETE", "/v1/states/" + id).status, 200);
-  go_on(*this, id, 404);
-}
+TEST_F(Stored, ServersOfOneFolderGoOnFromEachOthersIds) { go_on_from_each_others_ids(); }
 
 TEST_F(Stored, MemoryHoldsWhatWasUsedLast) {
   size_t bytes = 0;

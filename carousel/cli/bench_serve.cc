@@ -33,12 +33,6 @@ Json bench_serve(const BenchServeOptions&, model::Model&, const Stream&, int64_t
 namespace carousel::cli {
 namespace {
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[(values.size() - 1) / 2];
-}
-
 /// So many streams as this process may have connections for, at both their ends.
 int64_t allowed_streams(int64_t wanted) {
   constexpr int64_t kOthers = 256;  // descriptors for all else
@@ -67,8 +61,8 @@ void print_head() {
 }
 
 void print_line(const serve::Measured& line) {
-  fmt::print("{:<12} {:<58} {:>12.2f} {:>12.2f} {:<9} {:>7.3f} {:>9}{}\n", line.name, line.work, median(line.served),
-             median(line.beside), line.unit, line.value,
+  fmt::print("{:<12} {:<58} {:>12.2f} {:>12.2f} {:<9} {:>7.3f} {:>9}{}\n", line.name, line.work,
+             serve::median(line.served), serve::median(line.beside), line.unit, line.value,
              fmt::format("{} {:.2f}", line.at_least ? ">=" : "<=", line.bound), line.holds() ? "" : " missed");
   std::fflush(stdout);
 }

@@ -39,8 +39,8 @@ HttpRequest request_of(const http::request<http::string_body>& message) {
   return request;
 }
 
-/// What is wrong with how a message says where it ends; empty: nothing. A proxy before this server may understand a
-/// doubtful one otherwise, and pass on one client's body as another's request.
+/// Says what is wrong with the length that a message gives itself; empty: nothing. A proxy before this server may
+/// understand a doubtful one otherwise, and pass on one client's body as another's request.
 std::string doubtful_length(const http::request_header<>& head) {
   const auto codings = head.count(http::field::transfer_encoding), lengths = head.count(http::field::content_length);
   if (codings + lengths > 1) return "request: more than one length is given";

@@ -10,9 +10,9 @@
 // 4. admit() alone starts jobs. It reserves the most bytes that a job's states can take, so what runs never takes more
 //    than memory_bytes; a job gives its bytes back as its samples end. A job that would not fit alone is never queued.
 // 5. A job counts in figures_.waiting from submit() until it is started or ended; submit() refuses by that count.
-// 6. A text that is read again is in the batcher alone (rereading_), while nothing waits or runs. It is taken out
-// before
-//    a job is admitted, and its forward is stopped as soon as one is submitted. engine_cache.cc has what it does.
+// 6. A text that is read again is in the batcher alone (rereading_), while nothing waits or runs. It is taken
+//    out before a job is admitted, and its forward is stopped as soon as one is submitted. engine_cache.cc has what it
+//    does.
 #include "carousel/serve/engine.h"
 
 #include <fmt/format.h>

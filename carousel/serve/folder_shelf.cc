@@ -26,7 +26,6 @@ namespace {
 
 constexpr const char* kTensors = ".safetensors";
 constexpr const char* kManifest = ".json";
-constexpr size_t kMostManifest = size_t{64} << 20;
 
 /// Whether `name` is that of a draft of one of our files: ".ID.json" or ".ID.safetensors", and an ending.
 bool is_our_draft(const std::string& name) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the lines of measure.cc share: a setting, and the work of one line round by round.
+// The lines of measure.cc share a setting, and each does its work round by round.
 #pragma once
 
 #include <algorithm>
@@ -51,15 +51,6 @@ std::unique_ptr<Line> make_disconnect(const Setting& setting);
 
 constexpr int64_t kEndless = int64_t{1} << 24;  // tokens of a stream that goes on while others are measured
 constexpr double kTickMs = 100;                 // the default of --tick-ms
-
-/// The value that `share` of all values do not exceed; 0 without any.
-inline double quantile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const auto at = static_cast<size_t>(std::ceil(share * static_cast<double>(values.size())));
-  return values[std::clamp<size_t>(at, 1, values.size()) - 1];
-}
-inline double median(const std::vector<double>& values) { return quantile(values, 0.5); }
 
 inline double ms_between(Caller::Time begin, Caller::Time end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();

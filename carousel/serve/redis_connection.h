@@ -20,7 +20,7 @@ struct RedisLost {
   bool timed_out = false;
 };
 
-/// What a command was answered with.
+/// A command is answered with a value of one of these kinds.
 struct RedisReply {
   enum class Kind { kNone, kText, kNumber, kList, kError };
   Kind kind = Kind::kNone;

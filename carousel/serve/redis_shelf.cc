@@ -40,9 +40,10 @@ constexpr const char* kStates = "carousel:states";
 
 std::string manifest_key(const std::string& id) { return "carousel:state:" + id; }
 
+std::string part_key(const std::string& id, size_t part) { return fmt::format("carousel:part:{}:{}", id, part); }
 std::vector<std::string> part_keys(const std::string& id, size_t parts) {
   std::vector<std::string> out;
-  for (size_t k = 0; k < parts; ++k) out.push_back(fmt::format("carousel:part:{}:{}", id, k));
+  for (size_t k = 0; k < parts; ++k) out.push_back(part_key(id, k));
   return out;
 }
 
@@ -85,7 +86,7 @@ std::vector<std::string> write_parts(RedisConnection& redis, const std::string& 
   const std::string lease = std::to_string(kLease.count());
   while (file.read(part.data(), std::ssize(part)), file.gcount() > 0) {
     const std::string_view piece(part.data(), static_cast<size_t>(file.gcount()));
-    keys = part_keys(id, keys.size() + 1);
+    keys.push_back(part_key(id, keys.size()));
     redis.ask({"SET", keys.back(), piece, "EX", lease});
     bytes += piece.size();
   }

@@ -74,7 +74,7 @@ std::unique_ptr<Store> open_store(const ServiceOptions& options, const model::Mo
   return std::make_unique<Store>(std::move(shelf), store, model, post);
 }
 
-/// What a caller is told of whatever was thrown.
+/// The caller is told this of whatever was thrown.
 HttpError answer_to(const std::exception_ptr& thrown) {
   try {
     std::rethrow_exception(thrown);
@@ -102,7 +102,7 @@ Service::Service(const model::Model& model, const Stream& stream, const ServiceO
 
 /// Runs `work` on the thread of files, and what it returns on this one. The io thread never waits for a file.
 void Service::beside(const std::shared_ptr<Call>& call, std::function<Then()> work) {
-  // What the caller holds is let go of on this thread: the task leaves nothing behind.
+  // The work moves on with its result, so this thread lets go of the call and the state that it holds.
   const auto task = std::make_shared<std::function<Then()>>(std::move(work));
   files_.add([this, call = std::make_shared<std::shared_ptr<Call>>(call), task] {
     Then then;

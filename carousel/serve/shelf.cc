@@ -13,7 +13,6 @@ namespace carousel::serve {
 namespace {
 
 constexpr const char* kScheme = "redis://";
-constexpr size_t kMostManifest = size_t{64} << 20;
 
 /// The value of two hexadecimal digits; -1: they are none.
 int hex_byte(const std::string& digits) {

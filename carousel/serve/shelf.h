@@ -76,6 +76,7 @@ std::unique_ptr<Shelf> open_redis(const RedisAddress& address, const model::Mode
 
 /// Whether an id is one that draw_id() may have made, letters and 32 hexadecimal digits: it becomes a name of a file.
 bool is_id(const std::string& id);
+constexpr size_t kMostManifest = size_t{64} << 20;  // bytes of a manifest: its answer may be long
 /// What a manifest says, beside what a shelf adds to it for itself.
 Json manifest_of(const KeptState& kept, const std::string& fingerprint);
 /// Its text, and that of any JSON: bytes that are not UTF-8 are replaced.

@@ -2,9 +2,8 @@
 // Three lanes to one shelf: what is written, what is read, and short questions, so that none of them waits for another.
 //
 // 1. An id is in coming_ from put() until its state is written. remove() marks it there instead of removing it. The
-// lane
-//    of writes alone takes an id out; one that is marked it removes from the shelf first. A state that is marked is not
-//    found any more.
+//    lane of writes alone takes an id out; one that is marked it removes from the shelf first. A state that is marked
+//    is not found any more.
 // 2. No lane touches the shelf under mutex_, so the owner's thread never waits for a shelf.
 // 3. What is told is posted; nothing is told twice.
 #include "carousel/serve/store.h"
@@ -25,15 +24,16 @@ size_t room_of(const KeptState& kept) {
   return kept.bytes + kHeaderBytes + (kept.answer.is_null() ? 0 : text_of(kept.answer).size());
 }
 
-/// Runs `work`, which gives what is to be posted, or tells `fail` why it could not.
-template <class Work, class Fail>
-void attempt(const Work& work, const Fail& fail) {
+/// Runs `work`, and says what went wrong in it; kNoError: nothing.
+template <class Work>
+HttpError attempt(const Work& work) {
   try {
     work();
+    return kNoError;
   } catch (const HttpError& error) {
-    fail(error);
+    return error;
   } catch (const std::exception& error) {
-    fail(HttpError{500, fmt::format("the store failed: {}", error.what()), "", "", {}});
+    return {500, fmt::format("the store failed: {}", error.what()), "", "", {}};
   }
 }
 
@@ -75,9 +75,7 @@ bool Store::is_unwanted(const std::string& id) {
 
 void Store::write(const KeptState& kept, size_t bytes, const Told& done) {
   HttpError wrong = kNoError;
-  if (!is_unwanted(kept.id)) {
-    attempt([&] { used_bytes_ += shelf_->write(kept); }, [&](const HttpError& error) { wrong = error; });
-  }
+  if (!is_unwanted(kept.id)) wrong = attempt([&] { used_bytes_ += shelf_->write(kept); });
   coming_bytes_ -= bytes;
   bool unwanted = false;
   {
@@ -87,7 +85,7 @@ void Store::write(const KeptState& kept, size_t bytes, const Told& done) {
   }
   if (unwanted) {
     wrong = removed_error(kept.id);
-    attempt([&] { drop(kept.id); }, [](const HttpError&) {});
+    attempt([&] { drop(kept.id); });
     const std::lock_guard lock(mutex_);
     coming_.erase(kept.id);
   }
@@ -99,24 +97,23 @@ void Store::load(const std::string& id, Loaded then) {
 }
 
 void Store::read(const std::string& id, const Loaded& then) {
-  HttpError wrong{404, fmt::format("state: \"{}\" is not kept here", id), "state", "state_not_found", {}};
   std::shared_ptr<KeptState> kept;
-  attempt(
-      [&] {
-        const std::optional<StateCard> card = find(id);
-        if (!card) return;
-        try {
-          std::optional<model::SavedState> saved = shelf_->read(id);
-          if (!saved) return;
-          kept = std::make_shared<KeptState>();
-          static_cast<StateCard&>(*kept) = *card;
-          kept->saved = std::move(*saved);
-        } catch (const Error& error) {
-          wrong = {422, error.what(), "state", "state_refused", {}};
-        }
-      },
-      [&](const HttpError& error) { wrong = error; });
-  post_([then, kept, wrong] { then(kept, kept ? kNoError : wrong); });
+  const HttpError wrong = attempt([&] { kept = fetch(id); });
+  post_([then, kept, wrong] { then(kept, wrong); });
+}
+
+/// Throws HttpError: 404 where the state is not there, 422 where its file is damaged.
+std::shared_ptr<KeptState> Store::fetch(const std::string& id) {
+  if (const std::optional<StateCard> card = find(id)) {
+    try {
+      if (std::optional<model::SavedState> saved = shelf_->read(id)) {
+        return std::make_shared<KeptState>(KeptState{*card, std::move(*saved)});
+      }
+    } catch (const Error& error) {
+      throw HttpError{422, error.what(), "state", "state_refused", {}};
+    }
+  }
+  throw HttpError{404, fmt::format("state: \"{}\" is not kept here", id), "state", "state_not_found", {}};
 }
 
 std::optional<StateCard> Store::card_of(const std::string& id, const std::string& manifest) const {
@@ -136,19 +133,16 @@ std::optional<StateCard> Store::find(const std::string& id) {
 void Store::look(const std::string& id, int64_t tokens, Looked then) {
   asks_.add([this, id, tokens, then = std::move(then)] {
     std::vector<Card> cards;
-    HttpError wrong = kNoError;
     const auto is_known = [&](const std::string& next) {
       return std::any_of(cards.begin(), cards.end(), [&](const Card& card) { return card.first == next; });
     };
-    attempt(
-        [&] {
-          for (std::string next = id; !next.empty() && !is_known(next);) {
-            const std::optional<StateCard> card = find(next);
-            cards.emplace_back(next, card);
-            next = card && card->tokens > tokens ? card->parent : "";
-          }
-        },
-        [&](const HttpError& error) { wrong = error; });
+    const HttpError wrong = attempt([&] {
+      for (std::string next = id; !next.empty() && !is_known(next);) {
+        const std::optional<StateCard> card = find(next);
+        cards.emplace_back(next, card);
+        next = card && card->tokens > tokens ? card->parent : "";
+      }
+    });
     post_([then, cards = std::move(cards), wrong] { then(cards, wrong); });
   });
 }
@@ -156,15 +150,12 @@ void Store::look(const std::string& id, int64_t tokens, Looked then) {
 void Store::list(Looked then) {
   asks_.add([this, then = std::move(then)] {
     std::vector<Card> cards;
-    HttpError wrong = kNoError;
-    attempt(
-        [&] {
-          for (const auto& [id, manifest] : shelf_->manifests()) {
-            std::optional<StateCard> card = is_unwanted(id) ? std::nullopt : card_of(id, manifest);
-            if (card) cards.emplace_back(id, std::move(card));
-          }
-        },
-        [&](const HttpError& error) { wrong = error; });
+    const HttpError wrong = attempt([&] {
+      for (const auto& [id, manifest] : shelf_->manifests()) {
+        std::optional<StateCard> card = is_unwanted(id) ? std::nullopt : card_of(id, manifest);
+        if (card) cards.emplace_back(id, std::move(card));
+      }
+    });
     post_([then, cards = std::move(cards), wrong] { then(cards, wrong); });
   });
 }
@@ -179,8 +170,7 @@ void Store::remove(const std::string& id, Told done) {
     }
   }
   asks_.add([this, id, done = std::move(done)] {
-    HttpError wrong = kNoError;
-    attempt([&] { drop(id); }, [&](const HttpError& error) { wrong = error; });
+    const HttpError wrong = attempt([&] { drop(id); });
     post_([done, wrong] { done(wrong); });
   });
 }
@@ -194,7 +184,7 @@ void Store::drop(const std::string& id) {
 
 /// A shelf that cannot be read now is counted another time.
 void Store::sweep() {
-  attempt([&] { used_bytes_ = shelf_->sweep(); }, [](const HttpError&) {});
+  attempt([&] { used_bytes_ = shelf_->sweep(); });
 }
 
 }  // namespace carousel::serve

@@ -68,6 +68,7 @@ class Store {
  private:
   void write(const KeptState& kept, size_t bytes, const Told& done);
   void read(const std::string& id, const Loaded& then);
+  std::shared_ptr<KeptState> fetch(const std::string& id);
   std::optional<StateCard> card_of(const std::string& id, const std::string& manifest) const;
   std::optional<StateCard> find(const std::string& id);
   void drop(const std::string& id);

@@ -300,17 +300,19 @@ void Generation::send(size_t index, const std::string& text, bool ends) {
 /// answers back as text, whose tokens need not be those that were sampled.
 void Generation::offer_reread() const {
   const bool goes_on_by_id = wish_.form == Form::kResponse && wish_.request.keep_state;
-  if (from_ || choices_.size() != 1 || wish_.form == Form::kState || goes_on_by_id) return;
-  std::vector<int32_t> tokens = prompts_[0].tokens;
-  try {
-    const Choice& choice = choices_[0];
-    const std::vector<int32_t> more =
-        wish_.form == Form::kCompletion ? choice.ids : served_.conversations.answer(choice.text);
-    tokens.insert(tokens.end(), more.begin(), more.end());
-  } catch (const Error&) {  // a template that cannot hold this text
-    return;
+  if (from_ || wish_.form == Form::kState || goes_on_by_id) return;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    std::vector<int32_t> tokens = prompts_[i / static_cast<size_t>(wish_.request.samples)].tokens;
+    try {
+      const Choice& choice = choices_[i];
+      const std::vector<int32_t> more =
+          wish_.form == Form::kCompletion ? choice.ids : served_.conversations.answer(choice.text);
+      tokens.insert(tokens.end(), more.begin(), more.end());
+    } catch (const Error&) {  // a template that cannot hold this text
+      continue;
+    }
+    served_.engine.read_again(std::move(tokens), domain_of(owner_, wish_.salt), wish_.reuse);
   }
-  served_.engine.read_again(std::move(tokens), domain_of(owner_, wish_.salt), wish_.reuse);
 }
 
 void Generation::finish() {

@@ -61,6 +61,24 @@ TEST_F(CacheTest, TheNextTurnFindsTheAnswerReadAgain) {
   EXPECT_LE(metric("idle_prompt_tokens_total"), 3 * 192);
 }
 
+TEST_F(CacheTest, TheNextTurnMayGoOnFromAnyChoice) {
+  start();
+  const Json first = Json::array({message("user", std::string(90, 'q'))});
+  Json body = chat(first);
+  body["n"] = 3;
+  const Json answer = post("/v1/chat/completions", body);
+  const int64_t seen = answer["usage"]["prompt_tokens"].get<int64_t>() + 150 + std::ssize(std::string("<|im_end|>\n"));
+  idle_rows(3 * 128);
+  for (const Json& choice : answer["choices"]) {
+    Json messages = first;
+    messages.push_back(message("assistant", choice["message"]["content"]));
+    messages.push_back(message("user", "and?"));
+    const Json next = chat(messages), gone_on = post("/v1/chat/completions", next);
+    EXPECT_EQ(cached(gone_on), seen / kPiece * kPiece);
+    EXPECT_EQ(gone_on["choices"], post("/v1/chat/completions", with(next, "off"))["choices"]);
+  }
+}
+
 TEST_F(CacheTest, AnyBeginsWhereAnAnswerEnded) {
   start([](ServiceOptions& options) { options.engine.reuse = Reuse::kAny; });
   const Json first = Json::array({message("user", "what is it?")}), answer = post("/v1/chat/completions", chat(first));

@@ -100,8 +100,9 @@ class Attention : public Block {
   }
 
   std::vector<StateSpec> state() const override {
-    return {{"k", DType::kF32, Shape{dims_.kv_heads, dims_.head_dim, kPageRows}, true},
-            {"v", DType::kF32, Shape{dims_.kv_heads, kPageRows, dims_.head_dim}, true}};
+    const Shape keys{dims_.kv_heads, dims_.head_dim, kPageRows}, values{dims_.kv_heads, kPageRows, dims_.head_dim};
+    return {{.name = "k", .shape = keys, .per_token = true, .cut_anywhere = true},
+            {.name = "v", .shape = values, .per_token = true, .cut_anywhere = true}};
   }
 
   double cell_flops(int64_t rows, int64_t depth) const override { return ops::attention_flops(dims_, rows, depth); }

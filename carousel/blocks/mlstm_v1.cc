@@ -57,7 +57,7 @@ class MlstmV1 : public Block {
     std::vector<StateSpec> specs = {{"C", DType::kF32, Shape{dims_.heads, dims_.dk, dims_.dv}},
                                     {"n", DType::kF32, Shape{dims_.heads, dims_.dk}},
                                     {"m", DType::kF32, Shape{dims_.heads}}};
-    if (taps_count_ > 0) specs.push_back({"u", DType::kF32, Shape{taps_count_, inner_}});
+    if (taps_count_ > 0) specs.push_back({.name = "u", .shape = Shape{taps_count_, inner_}, .cut_anywhere = true});
     return specs;
   }
 

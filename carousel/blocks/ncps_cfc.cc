@@ -68,9 +68,9 @@ class NcpsCfc : public Block {
   }
 
   std::vector<StateSpec> state() const override {
-    const StateSpec h{"h", DType::kF32, Shape{cell_.units()}};
+    const StateSpec h{.name = "h", .shape = Shape{cell_.units()}, .cut_anywhere = true};
     if (!mixed_memory_) return {h};
-    return {h, {"c", DType::kF32, Shape{cell_.units()}}};
+    return {h, {.name = "c", .shape = h.shape, .cut_anywhere = true}};
   }
 
   int64_t output_size() const override { return output_size_; }

@@ -47,9 +47,9 @@ class NcpsLtc : public Block {
   }
 
   std::vector<StateSpec> state() const override {
-    const StateSpec v{"v", DType::kF32, Shape{cell_.units}};
+    const StateSpec v{.name = "v", .shape = Shape{cell_.units}, .cut_anywhere = true};
     if (!mixed_memory_) return {v};
-    return {v, {"c", DType::kF32, Shape{cell_.units}}};
+    return {v, {.name = "c", .shape = v.shape, .cut_anywhere = true}};
   }
 
   int64_t output_size() const override { return output_size_; }

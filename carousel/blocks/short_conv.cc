@@ -25,7 +25,7 @@ class ShortConv : public Block {
 
   std::vector<StateSpec> state() const override {
     if (taps_count_ == 1) return {};
-    return {{"u", DType::kF32, Shape{taps_count_ - 1, hidden_}}};
+    return {{.name = "u", .shape = Shape{taps_count_ - 1, hidden_}, .cut_anywhere = true}};
   }
 
   Tensor forward(Ctx& ctx, const Tensor& x, const Seqs& seqs, LayerStates states) const override {

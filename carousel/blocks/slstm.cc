@@ -63,8 +63,9 @@ class Slstm : public Block {
   std::vector<StateSpec> state() const override {
     const Shape row{dims_.heads * dims_.dh};
     std::vector<StateSpec> specs;
-    for (const char* name : {"y", "c", "n", "m"}) specs.push_back({name, DType::kF32, row});
-    if (taps_count_ > 0) specs.push_back({"u", DType::kF32, Shape{taps_count_, dims_.heads * dims_.dh}});
+    for (const char* name : {"y", "c", "n", "m"}) specs.push_back({.name = name, .shape = row, .cut_anywhere = true});
+    const Shape window{taps_count_, dims_.heads * dims_.dh};
+    if (taps_count_ > 0) specs.push_back({.name = "u", .shape = window, .cut_anywhere = true});
     return specs;
   }
 

@@ -9,7 +9,6 @@
 #include "carousel/serve/prefix_cache.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "carousel/core/assert.h"
@@ -25,9 +24,8 @@ constexpr size_t kMostTokens = 1 << 19;  // of a prompt; what comes after is not
 }  // namespace
 
 bool cut_anywhere(const StateLayout& layout) {
-  return std::all_of(layout.entries().begin(), layout.entries().end(), [](const StateLayout::Entry& entry) {
-    return entry.spec.per_token || std::string_view(entry.spec.name) == "u";
-  });
+  return std::all_of(layout.entries().begin(), layout.entries().end(),
+                     [](const StateLayout::Entry& entry) { return entry.spec.cut_anywhere; });
 }
 
 /// The node of a piece, made where there is none.

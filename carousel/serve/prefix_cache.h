@@ -16,8 +16,7 @@
 
 namespace carousel::serve {
 
-/// Whether states of a model are exact wherever they were cut: those of attention and convolutions alone
-/// (docs/state.md).
+/// Whether states of a model have the same bits wherever they were cut (docs/state.md).
 bool cut_anywhere(const StateLayout& layout);
 
 class PrefixCache {

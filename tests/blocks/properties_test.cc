@@ -154,6 +154,19 @@ TEST_P(BlockProperties, CutsAtMultiplesOfTheChunkChangeNoBit) {
   }
 }
 
+TEST_P(BlockProperties, WhereStatesMayBeCutAnywhereNoCutChangesABit) {
+  const std::vector<StateLayout::Entry>& entries = subject.layout().entries();
+  const auto exact = [](const StateLayout::Entry& entry) { return entry.spec.cut_anywhere; };
+  if (GetParam().target.memory->is_apart() || !std::all_of(entries.begin(), entries.end(), exact)) return;
+  const Tensor x = random_rows(150, 2);
+  const Sequence whole = subject.cut(x, {150});
+  for (const int64_t piece : {1, 2, 7, 63, 65, 149}) {
+    const Sequence cut = subject.cut(x, pieces_of(150, piece));
+    EXPECT_TRUE(same_bits(cut.y, whole.y)) << "pieces of " << piece;
+    EXPECT_TRUE(same_state(cut, whole, subject.layout())) << "pieces of " << piece;
+  }
+}
+
 // 2e-5: the bound the project states for any cut; chunk and step round differently. Before a q8 or q4 weight such a
 // difference can move a value across the border between two of its 8-bit codes, one step of 1 / 127 of a block's peak.
 TEST_P(BlockProperties, AnyOtherCutAgreesToRounding) {

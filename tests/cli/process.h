@@ -8,27 +8,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "tests/cli/run_command.h"
+#include "tests/comes_true.h"
 
 namespace carousel::cli {
 
-/// Waits long for what should take a moment: the machine may be busy.
-template <class Condition>
-bool comes_true(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(50);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
-
-/// `carousel arguments...`, standard input empty. It is killed with the object, and once it takes longer than a minute.
+/// `carousel arguments...`, standard input empty. It is killed with the object, and once it takes longer than kPatience.
 class Process {
  public:
   /// `out`: where standard output goes; -1: nowhere.

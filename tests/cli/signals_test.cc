@@ -7,6 +7,7 @@
 #include "carousel/core/json.h"
 #include "tests/cli/terminal.h"
 #include "tests/cli/tiny_model.h"
+#include "tests/comes_true.h"
 
 namespace carousel::cli {
 namespace {
@@ -15,16 +16,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kBinary = CAROUSEL_RUN_DIR "/carousel";
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP};
-
-template <class Condition>
-bool wait_until(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(50);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
 
 /// From what the kernel says of the process.
 bool catches(pid_t pid, int signal) {
@@ -37,7 +28,7 @@ TEST(Signals, BeforeThereIsAModelEndItWithALine) {
   if (kEmulated) GTEST_SKIP() << "an emulator catches signals itself";
   for (const int signal : kSignals) {
     Terminal terminal({kBinary, "generate", CAROUSEL_SOURCE_DIR "/models/stories-xlstm", "-f", "-"});
-    ASSERT_TRUE(wait_until([&] { return catches(terminal.pid(), signal); }));
+    ASSERT_TRUE(comes_true([&] { return catches(terminal.pid(), signal); }));
     kill(terminal.pid(), signal);
     EXPECT_EQ(terminal.wait_end(), 130);
     EXPECT_NE(terminal.shown().find("carousel: error: interrupted"), std::string::npos) << terminal.shown();
@@ -53,7 +44,7 @@ TEST(Signals, WhileAModelIsWrittenNothingOfItIsLeft) {
     const std::string out = scratch / "out";
     Terminal terminal({kBinary, "init", scratch / "config.json", "--out", out});
     std::error_code none;
-    ASSERT_TRUE(wait_until([&] { return fs::exists(out) && !fs::is_empty(out, none); }));
+    ASSERT_TRUE(comes_true([&] { return fs::exists(out) && !fs::is_empty(out, none); }));
     kill(terminal.pid(), signal);
     EXPECT_EQ(terminal.wait_end(), 130);
     EXPECT_NE(terminal.shown().find("interrupted"), std::string::npos) << terminal.shown();

@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/comes_true.h"
+
 namespace carousel::cli {
 
 /// A program at a terminal of its own. It is killed once it takes longer than kPatience in all.
@@ -76,7 +78,6 @@ class Terminal {
     return true;
   }
 
-  static constexpr std::chrono::seconds kPatience{60};
 
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::now() + kPatience;
   int master_ = -1;

@@ -65,6 +65,7 @@ void prepare_launcher() {
       {"OMPI_MCA_rmaps_base_oversubscribe", "1"},
       {"OMPI_MCA_hwloc_base_binding_policy", "none"},
       {"OMPI_MCA_plm_rsh_agent", ""},                        // no ssh
+      {"OMPI_MCA_odls_base_sigkill_timeout", "60"},          // from its SIGTERM to its SIGKILL: a slow machine saves
       {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers may forbid it
       {"ASAN_OPTIONS", "detect_leaks=0"},                    // Open MPI keeps what it allocates until the end
   };

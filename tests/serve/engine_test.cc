@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "carousel/core/rng.h"
+#include "tests/comes_true.h"
 #include "tests/serve/small_model.h"
 
 namespace carousel::serve {
@@ -32,7 +33,7 @@ class Mailbox {
   }
   template <class Done>
   bool run_until(const Done& done) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
     while (!done()) {
       std::vector<std::function<void()>> mail;
       {

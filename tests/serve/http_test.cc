@@ -3,24 +3,13 @@
 #include "carousel/serve/http.h"
 
 #include <atomic>
-#include <chrono>
-#include <thread>
 
 #include "carousel/core/thread.h"
+#include "tests/comes_true.h"
 #include "tests/serve/client.h"
 
 namespace carousel::serve {
 namespace {
-
-template <class Condition>
-bool comes_true(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
-}
 
 class Http : public testing::Test {
  protected:

@@ -12,7 +12,7 @@ namespace carousel::serve {
 /// The port that a server says it listens at; 0: it ended.
 inline int port_of(const cli::Process& server) {
   int port = 0;
-  cli::comes_true([&] {
+  comes_true([&] {
     const std::string said = server.err(), begin = "http://127.0.0.1:";
     const size_t at = said.find(begin);
     if (at != said.npos && said.find('\n', at) != said.npos) port = std::atoi(said.c_str() + at + begin.size());

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 
+#include "carousel/core/quantile.h"
 #include "carousel/core/run_queue.h"
 #include "carousel/cpu/bounds.h"
 
@@ -80,7 +81,7 @@ std::vector<Sample> Samples::quiet() const {
 double Samples::median(double Sample::*field) const {
   std::vector<double> values;
   for (const Sample& sample : quiet()) values.push_back(sample.*field);
-  return bench::median(values);
+  return carousel::median(values);
 }
 
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
@@ -99,13 +100,6 @@ std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream
     if (enough) break;
   }
   return samples;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 }  // namespace carousel::bench

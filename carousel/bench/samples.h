@@ -45,6 +45,4 @@ class Samples {
 std::vector<Samples> take_samples(const std::vector<Sampled>& what, const Stream& stream, int64_t rounds,
                                   int64_t most_attempts, const std::function<bool()>& stop);
 
-double median(std::vector<double> values);
-
 }  // namespace carousel::bench

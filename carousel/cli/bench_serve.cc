@@ -61,8 +61,8 @@ void print_head() {
 }
 
 void print_line(const serve::Measured& line) {
-  fmt::print("{:<12} {:<58} {:>12.2f} {:>12.2f} {:<9} {:>7.3f} {:>9}{}\n", line.name, line.work,
-             serve::median(line.served), serve::median(line.beside), line.unit, line.value,
+  fmt::print("{:<12} {:<58} {:>12.2f} {:>12.2f} {:<9} {:>7.3f} {:>9}{}\n", line.name, line.work, median(line.served),
+             median(line.beside), line.unit, line.value,
              fmt::format("{} {:.2f}", line.at_least ? ">=" : "<=", line.bound), line.holds() ? "" : " missed");
   std::fflush(stdout);
 }

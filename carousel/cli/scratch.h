@@ -6,10 +6,7 @@
 
 namespace carousel::cli {
 
-/// TMPDIR, or /tmp.
-std::string scratch_folder();
-
-/// A new folder there, which goes with the object.
+/// A new folder in TMPDIR, or in /tmp, which goes with the object. It is the user's alone.
 class ScratchFolder {
  public:
   /// Throws Error(kIo) naming the folder it cannot be made in.

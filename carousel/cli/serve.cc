@@ -96,7 +96,8 @@ int run_serve(ServeOptions& options) {
   serve::ServiceOptions& service_options = options.service;
   service_options.path = options.model;
   if (service_options.name.empty()) service_options.name = name_of(options.model);
-  service_options.scratch = scratch_folder();
+  const ScratchFolder scratch;  // nobody else may read the conversations in it
+  service_options.scratch = scratch.path();
   const size_t quarter = stream.memory->available_bytes() / 4;
   const auto or_quarter = [&](int64_t bytes) { return bytes >= 0 ? static_cast<size_t>(bytes) : quarter; };
   service_options.engine.memory_bytes = or_quarter(options.memory);

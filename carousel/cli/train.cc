@@ -224,8 +224,8 @@ void TrainRun::begin(const std::string& checkpoint) {
   first_tokens_ = trainer_.tokens_seen();
   start_ = Clock::now();
   if (!speaks()) return;
+  check_space();                                                        // before anything says that a run is there
   write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
-  check_space();
   log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
 }
 

@@ -107,7 +107,8 @@ bool is_held(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return false;
   struct flock whole = whole_file();
-  const bool held = fcntl(descriptor, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+  // Where the file system has no locks, nobody can say that its writer has gone.
+  const bool held = fcntl(descriptor, F_OFD_GETLK, &whole) != 0 || whole.l_type != F_UNLCK;
   ::close(descriptor);
   return held;
 }

@@ -18,8 +18,8 @@ namespace carousel {
 constexpr int64_t kPageRows = 64;
 
 /// One state tensor of a block, for one sequence. A fixed tensor has `shape`. A per_token one grows by pages of
-/// kPageRows rows, and `shape` is that of one page; unwritten rows of the last page are zero. With `cut_anywhere` it has
-/// the same bits wherever the forward on a host was cut, as have the results; without it, where it was cut between chunks.
+/// kPageRows rows, and `shape` is that of one page; unwritten rows of the last page are zero. With cut_anywhere it and
+/// the results have the same bits wherever a forward on the host is cut, not only between chunks.
 struct StateSpec {
   const char* name;
   DType dtype = DType::kF32;

@@ -58,7 +58,7 @@ std::unordered_map<std::string, std::string> parse_index(std::string_view text, 
 Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
   if (!is_folder(path)) {
-    if (path.ends_with(".gguf") || is_gguf(path)) {  // the name alone is enough: so the reader of a config decides too
+    if (is_gguf(path)) {
       checkpoint.open_gguf(path);
     } else {
       checkpoint.add(path);

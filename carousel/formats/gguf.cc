@@ -40,6 +40,7 @@ bool is_utf8(std::string_view text) {
 }  // namespace
 
 bool is_gguf(const std::string& path) {
+  if (path.ends_with(".gguf")) return true;
   std::error_code unknown;
   if (!std::filesystem::is_regular_file(path, unknown)) return false;  // opening a pipe would wait for its writer
   std::ifstream stream(path, std::ios::binary);

@@ -55,7 +55,7 @@ struct GgufMetadata {
   const GgufArray* array(const std::string& key) const;  // nullptr: absent
 };
 
-/// True when the file begins as a GGUF file does. False also when it cannot be read.
+/// True when the name says so, or the file begins as a GGUF file does. False also when it cannot be read.
 bool is_gguf(const std::string& path);
 
 class GgufFile {

@@ -176,6 +176,11 @@ Tensor Batcher::forward(bool prompts) {
   if (!prompts || !stop_) return runner_.forward(tokens_, states_, lengths_);
   std::vector<State> before;
   for (const State* state : states_) before.push_back(*state);
+  struct Stoppable {  // also where the forward throws
+    ~Stoppable() { runner.stop_when({}); }
+    model::Runner& runner;
+  };
+  const Stoppable stoppable{runner_};
   runner_.stop_when(stop_);
   Tensor hidden;
   try {
@@ -184,7 +189,6 @@ Tensor Batcher::forward(bool prompts) {
     if (error.kind() != ErrorKind::kCancelled) throw;
     for (size_t b = 0; b < before.size(); ++b) *states_[b] = std::move(before[b]);
   }
-  runner_.stop_when({});
   return hidden;
 }
 

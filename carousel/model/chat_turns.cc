@@ -88,13 +88,15 @@ ChatTurns find_turns(const std::string& path, const Model& model, bool with_syst
   return out;
 }
 
-std::vector<int32_t> ChatTurns::ask(std::span<const int32_t> seen, const std::string& system,
-                                    const std::string& text) const {
+std::vector<int32_t> ChatTurns::ask(std::span<const int32_t> seen, const std::string& system, const std::string& text,
+                                    size_t checked) const {
   if (seen.empty() && !refusal.empty()) fail(ErrorKind::kInput, "{}", refusal);
+  std::vector<text::ChatTurn> before;
+  if (!conditions.empty()) before = turns->turns_of(seen.subspan(checked));
   for (const text::ChatCondition& condition : conditions) {
     check(condition, {"user", text}, words.user, words);
     if (seen.empty()) check(condition, {"system", system}, words.system, words);
-    for (const text::ChatTurn& turn : turns->turns_of(seen)) {
+    for (const text::ChatTurn& turn : before) {
       check(condition, turn, turn.role == "assistant" ? "an answer" : "an earlier turn", words);
     }
   }

@@ -33,8 +33,10 @@ struct ChatTurns {
   std::string refusal;                          // why no conversation can begin; one from a file may go on
   ChatWords words;                              // the wording of messages
 
-  /// The tokens after `seen`, up to the answer. Throws Error(kInput) where the template would write other ones.
-  std::vector<int32_t> ask(std::span<const int32_t> seen, const std::string& system, const std::string& text) const;
+  /// The tokens after `seen`, up to the answer. Throws Error(kInput) where the template would write other ones. The
+  /// first `checked` tokens of `seen` are known to be its own.
+  std::vector<int32_t> ask(std::span<const int32_t> seen, const std::string& system, const std::string& text,
+                           size_t checked = 0) const;
   /// The tokens that answer what ask() asked: the text and the end of its turn.
   std::vector<int32_t> answer(const std::string& text) const { return turns->answer(text); }
 };

@@ -111,7 +111,6 @@ Json lightning_settings(const std::string& path) {
   return parse_json(found->second, path, {kMaxConfigBytes, 64});
 }
 
-bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
 bool is_yaml(const std::string& path) { return path.ends_with(".yaml") || path.ends_with(".yml"); }
 
 const char* describe(ModelKind kind) {
@@ -161,7 +160,7 @@ ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint*
 }
 
 Json read_config(const std::string& path) {
-  if (is_gguf(path)) return gguf_config(formats::Checkpoint::open(path), path);
+  if (formats::is_gguf(path)) return gguf_config(formats::Checkpoint::open(path), path);
   Json config = is_yaml(path)        ? formats::parse_yaml(read_text_file(path, kMaxConfigBytes), path)
                 : is_lightning(path) ? lightning_settings(path)
                                      : read_json_file(path, {kMaxConfigBytes, 64});
@@ -175,7 +174,7 @@ std::string gguf_in(const std::string& folder) {
   for (const std::string& name : names_in(folder)) {
     const std::string path = folder + "/" + name;
     const std::optional<formats::ShardName> part = formats::split_gguf_name(path);
-    if (is_gguf(path) && (!part || part->part == 1)) found.push_back(path);
+    if (path.ends_with(".gguf") && (!part || part->part == 1)) found.push_back(path);
   }
   if (found.size() > 1) {
     fail(ErrorKind::kInput, "{}: {} GGUF models, among them {} and {}, expected the path of one", folder, found.size(),
@@ -202,7 +201,7 @@ ModelPath resolve(const std::string& path) {
     if (given.extension() == ".safetensors") {
       formats::check_complete(place.folder);
       place.weights = path;
-    } else if (is_lightning(path) || is_gguf(path)) {
+    } else if (is_lightning(path) || formats::is_gguf(path)) {
       place.weights = place.config = path;
       return place;
     } else if (given.extension() == ".json" || is_yaml(path)) {
@@ -331,7 +330,8 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;
-  if (is_gguf(place.config)) fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
+  if (formats::is_gguf(place.config))
+    fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
   std::optional<formats::Checkpoint> checkpoint;
   if (!place.weights.empty()) checkpoint = formats::Checkpoint::open(place.weights);
   if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty()))

@@ -19,9 +19,9 @@ class Pass {
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
 
-  /// The next lengths[s] rows of every sequence s: binds the states, calls forward(Ctx&, const Seqs&, const
-  /// StateBatch*)
-  /// -> Tensor, and moves every state on by its length. What forward throws leaves the states where they were.
+  /// The next lengths[s] rows of every sequence s. It binds the states, calls forward(Ctx&, const Seqs&, StateBatch*),
+  /// which gives a Tensor, and moves every state on by its length. What forward throws leaves the states where they
+  /// were.
   ///   elapsed [N] f32: time before each row, or empty
   template <class F>
   Tensor run(const StateLayout& layout, std::span<State* const> states, std::span<const int64_t> lengths,

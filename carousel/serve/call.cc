@@ -78,9 +78,10 @@ void Call::break_off(const HttpError& error) {
 void Call::leave() {
   wake_ = {};
   ended_ = true;
-  const std::function<void()> then = std::move(when_gone_);
-  when_gone_ = {};
-  if (then) then();
+  for (std::function<void()>* const end : {&when_gone_, &when_left_}) {
+    const std::function<void()> then = std::exchange(*end, {});
+    if (then) then();
+  }
 }
 
 }  // namespace carousel::serve

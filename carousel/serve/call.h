@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One HTTP request and its answer, as endpoints see them. An endpoint answers at once, later, or piece by piece; the
-// connection (http.cc) takes what is there. All of it happens on the io thread.
+// connection (connection.cc) takes what is there. All of it happens on the io thread.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace carousel::serve {
 
-/// An answer that is an error. `type` and `code` are OpenAI's; `param` names the field.
+/// An answer that is an error. `code` is one of OpenAI's, as is the type that follows from the
+/// status; `param` names the field.
 struct HttpError {
   int status = 400;
   std::string message;
@@ -61,6 +62,8 @@ class Call {
 
   /// Sets what runs once when the client is gone before the answer ended.
   void when_gone(std::function<void()> then) { when_gone_ = std::move(then); }
+  /// Sets what runs once when the connection is done with the call.
+  void when_left(std::function<void()> then) { when_left_ = std::move(then); }
 
   // The connection's side.
   int status() const { return status_; }  // 0: not begun
@@ -84,7 +87,7 @@ class Call {
   std::string type_;
   std::vector<std::pair<std::string, std::string>> headers_;
   std::string unread_;  // what the connection has not taken
-  std::function<void()> when_gone_, wake_;
+  std::function<void()> when_gone_, when_left_, wake_;
 };
 
 }  // namespace carousel::serve

@@ -54,7 +54,7 @@ std::string doubtful_length(const http::request_header<>& head) {
 }
 
 /// What is wrong with a message that cannot be read; status 0: nobody is there to be told.
-HttpError read_error(const error_code& error, const HttpOptions& options, bool began) {
+HttpError read_error(const error_code& error, const HttpOptions& options, size_t body_bytes, bool began) {
   HttpError out;
   out.status = 400;
   if (error == http::error::end_of_stream || error == net::error::operation_aborted ||
@@ -68,7 +68,7 @@ HttpError read_error(const error_code& error, const HttpOptions& options, bool b
     out.message = fmt::format("request: the header is longer than {} bytes", options.header_bytes);
   } else if (error == http::error::body_limit) {
     out.status = 413;
-    out.message = fmt::format("request: the body is longer than {} bytes", options.body_bytes);
+    out.message = fmt::format("request: the body is longer than {} bytes", body_bytes);
   } else {
     out.message = "request: not HTTP/1.1: " + error.message();
   }
@@ -106,13 +106,14 @@ void Connection::close() {
 
 Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
   error_code error;
+  size_t limit = options_.body_bytes;
   parser.header_limit(options_.header_bytes);
-  parser.body_limit(options_.upload_bytes);
+  parser.body_limit(UINT64_MAX);  // until the method is known
   begin_deadline(options_.header_seconds);
   co_await http::async_read_header(socket_, buffer_, parser, net::redirect_error(use_awaitable, error));
   if (!error) {
     const auto& head = parser.get();
-    const size_t limit = head.method() == http::verb::put ? options_.upload_bytes : options_.body_bytes;
+    if (head.method() == http::verb::put) limit = options_.upload_bytes;
     parser.body_limit(limit);
     if (parser.content_length().value_or(0) > limit) error = http::error::body_limit;
     wrong.message = doubtful_length(head);
@@ -126,7 +127,7 @@ Awaitable<bool> Connection::read(Parser& parser, HttpError& wrong) {
   end_deadline();
   if (!error) co_return true;
   if (late_) error = beast::error::timeout;
-  wrong = read_error(error, options_, buffer_.size() > 0 || parser.got_some());
+  wrong = read_error(error, options_, limit, buffer_.size() > 0 || parser.got_some());
   co_return false;
 }
 
@@ -165,13 +166,15 @@ Awaitable<bool> Connection::serve_one() {
         socket_.get_executor(), [self = shared_from_this()] { return self->watch(); }, net::detached);
   }
   const bool written = co_await write_answer(keep);
+  const bool has_end = !call_->streams() || version_ >= 11;  // else the end of the connection is the answer's
   limit_.cancel();
+  end_patience();
   if (!whole) co_await linger();
   error_code ignored;
   if (watches && !gone_) socket_.cancel(ignored);  // the watch
   call_->leave();
   call_.reset();
-  co_return written&& keep;
+  co_return written&& keep&& has_end;
 }
 
 /// What the socket does ends with operation_aborted after `time` seconds, unless the deadline ends before.
@@ -205,13 +208,29 @@ void Connection::end_deadline() {
   deadline_.cancel();
 }
 
-/// There is more to write. A client that leaves too much of it unread is cut off.
+/// There is more to write.
 void Connection::changed() {
-  if (call_->streams() && call_->unread() > options_.unread_bytes) {
-    gone_ = true;
-    close();
-  }
+  watch_unread();
   wake_.cancel();
+}
+
+/// A client that leaves too much unread is cut off once it takes no piece of it for a while. One large event is no sign
+/// of that.
+void Connection::watch_unread() {
+  const bool too_much = call_->streams() && unwritten_ + call_->unread() > options_.unread_bytes;
+  if (!too_much || impatient_) return;
+  impatient_ = true;
+  patience_.expires_after(seconds(options_.unread_seconds));
+  patience_.async_wait([self = shared_from_this(), call = call_](const error_code& error) {
+    if (error || !self->impatient_ || call != self->call_) return;
+    self->gone_ = true;
+    self->close();
+    self->wake_.cancel();
+  });
+}
+void Connection::end_patience() {
+  impatient_ = false;
+  patience_.cancel();
 }
 
 /// Reads on for a moment after a message that was not read whole: closing at once would take the answer back.
@@ -267,9 +286,18 @@ http::response<http::string_body> Connection::head(bool keep) const {
 }
 
 Awaitable<void> Connection::write(std::string bytes, error_code& error) {
-  begin_deadline(options_.write_seconds);
-  co_await net::async_write(socket_, net::buffer(bytes), net::redirect_error(use_awaitable, error));
-  end_deadline();
+  constexpr size_t kPiece = 64 << 10;
+  for (size_t at = 0, count = 0; !error && at < bytes.size(); at += count) {
+    unwritten_ = bytes.size() - at;
+    count = std::min(unwritten_, kPiece);
+    if (call_ != nullptr) watch_unread();
+    begin_deadline(options_.write_seconds);
+    co_await net::async_write(socket_, net::buffer(bytes.data() + at, count),
+                              net::redirect_error(use_awaitable, error));
+    end_deadline();
+    end_patience();
+  }
+  unwritten_ = 0;
 }
 
 /// True: the whole answer was written.

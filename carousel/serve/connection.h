@@ -50,7 +50,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         socket_(std::move(socket)),
         wake_(socket_.get_executor()),
         deadline_(socket_.get_executor()),
-        limit_(socket_.get_executor()) {}
+        limit_(socket_.get_executor()),
+        patience_(socket_.get_executor()) {}
 
   Awaitable<void> run();
   void close();
@@ -71,6 +72,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Awaitable<void> linger();
   void changed();
   void begin_limit();
+  void watch_unread();
+  void end_patience();
   void begin_deadline(double time);
   void end_deadline();
   Awaitable<bool> wait_for_change(double limit);
@@ -83,6 +86,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   net::steady_timer wake_;
   net::steady_timer deadline_;  // of what the socket does
   net::steady_timer limit_;     // of an answer that is awaited
+  net::steady_timer patience_;  // with a client that leaves too much unread
+  bool impatient_ = false;      // patience_ runs
+  size_t unwritten_ = 0;        // bytes of an event that were taken from the call
   uint64_t deadlines_ = 0;      // begun and ended: one that is over does nothing
   bool late_ = false;           // it came
   std::shared_ptr<Call> call_;  // the request under way

@@ -110,8 +110,10 @@ std::vector<int32_t> Conversations::tokens(const Json& list, std::span<const int
   if (!turns.form) fail(ErrorKind::kInput, "request: \"messages\" cannot be used: {}", turns.refusal);
   const std::string system = has_system ? messages[0].text : "";
   std::vector<int32_t> all(seen.begin(), seen.end());
+  size_t checked = 0;
   for (size_t i = has_system ? 1 : 0; i < messages.size(); i += 2) {
-    const std::vector<int32_t> question = turns.form->ask(all, system, messages[i].text);
+    const std::vector<int32_t> question = turns.form->ask(all, system, messages[i].text, checked);
+    checked = all.size();
     all.insert(all.end(), question.begin(), question.end());
     if (i + 1 == messages.size()) break;
     const std::vector<int32_t> answer = turns.form->answer(messages[i + 1].text);

@@ -7,16 +7,16 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "carousel/core/error.h"
 #include "carousel/serve/served_model.h"
 #include "carousel/serve/service.h"
+#include "carousel/serve/submissions.h"
 
 namespace carousel::serve {
 namespace {
-
-constexpr size_t kInFlight = 32;  // texts that the engine has at a time, so that one request does not fill its queue
 
 /// The row scaled to length 1. Zeros stay as they are.
 std::vector<float> unit(std::vector<float> row) {
@@ -59,6 +59,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     reuse_ = read_reuse(fields);
     const std::string ignored = names_ignored(body, fields);
     if (!ignored.empty()) call_->header("x-carousel-ignored", ignored);
+    submissions_.emplace(inputs_.size());
     rows_.resize(inputs_.size());
     numbers_.resize(inputs_.size());
   }
@@ -66,7 +67,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
   void start() {
     call_->when_gone([self = shared_from_this()] { self->cancel(); });
     try {
-      submit_more();
+      send();
     } catch (const HttpError&) {
       cancel();
       call_->when_gone({});
@@ -102,13 +103,8 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     inputs_.push_back(std::move(tokens));
   }
 
-  /// Where others fill the queue, the next end of a text of ours tries again. Throws HttpError where none is left.
-  void submit_more() {
-    try {
-      for (; sent_ < inputs_.size() && sent_ - ended_ < kInFlight; ++sent_) submit(sent_);
-    } catch (const HttpError& error) {
-      if (sent_ == ended_ || error.status != 429) throw;
-    }
+  void send() {
+    submissions_->send([this](size_t index) { submit(index); });
   }
 
   void submit(size_t index) {
@@ -137,10 +133,10 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     }
     rows_[index] = unit(std::move(event.end->hidden));
     cached_ += event.cached;
-    ended_++;
-    if (ended_ == rows_.size()) return finish();
+    submissions_->end();
+    if (++ended_ == rows_.size()) return finish();
     try {
-      submit_more();
+      send();
     } catch (const HttpError& error) {
       cancel();
       call_->fail(error);
@@ -179,7 +175,8 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
   std::vector<std::vector<int32_t>> inputs_;  // their tokens
   std::vector<std::vector<float>> rows_;      // [inputs][D] the answers
   std::vector<uint64_t> numbers_;             // [inputs] in the engine; 0: not sent
-  size_t sent_ = 0, ended_ = 0;               // inputs
+  std::optional<Submissions> submissions_;    // of the inputs
+  size_t ended_ = 0;                          // inputs
   int64_t tokens_ = 0, cached_ = 0;           // of the inputs
   bool over_ = false;                         // answered, failed or cancelled
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "carousel/core/error.h"
 #include "carousel/serve/engine.h"
 
 namespace carousel::serve {
@@ -128,8 +129,13 @@ void Engine::start_reread() {
       cache_.keep(now.domain, std::span(now.tokens).first(static_cast<size_t>(read.pos())), read, true);
     };
     request.on_finish = [this, from](const generate::Finished& finished) { end_reread(from, finished); };
-    rereading_ = batcher_.submit(std::move(request));
-    return;
+    try {
+      rereading_ = batcher_.submit(std::move(request));
+      return;
+    } catch (const Error&) {  // a text of ids that the model lacks: the tokenizer may have more
+      rereads_.pop_front();
+      figures_.reread_dropped++;
+    }
   }
 }
 
@@ -155,11 +161,16 @@ bool Engine::is_wanted() {
 
 /// Reads one piece, unless a request comes meanwhile.
 void Engine::tick_reread() {
+  struct Stoppable {  // also where the tick throws
+    explicit Stoppable(Engine& engine) : batcher(engine.batcher_) {
+      batcher.stop_when([&engine] { return engine.is_wanted(); });
+    }
+    ~Stoppable() { batcher.stop_when({}); }
+    generate::Batcher& batcher;
+  };
   batcher_.limit_prompts(PrefixCache::kPiece);
-  batcher_.stop_when([this] { return is_wanted(); });
-  const generate::Batcher::Rows done = batcher_.tick();
-  batcher_.stop_when({});
-  figures_.reread_tokens += done.prompt;
+  const Stoppable stoppable(*this);
+  figures_.reread_tokens += batcher_.tick().prompt;
 }
 
 }  // namespace carousel::serve

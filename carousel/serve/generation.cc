@@ -55,7 +55,8 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   const std::string state = fields.string("state", "");
   if (!state.empty()) from_ = served_.states.find(state, owner_);
   read_prompts(fields);
-  fields.ignore({"user", "metadata", "store"});
+  fields.ignore({"user", "metadata"});
+  const bool stores = fields.boolean("store", true);
   wish_ = read_wish(form, body, fields, served_.limits);
   constexpr const char* kPrefixes[] = {"cmpl", "chatcmpl", "read", "resp"};  // by form
   id_ = draw_id(kPrefixes[static_cast<size_t>(form)]);
@@ -67,7 +68,7 @@ Generation::Generation(ServedModel& served, std::shared_ptr<Call> call, Form for
   }
   if (form == Form::kResponse) {
     wish_.request.samples = 1;
-    wish_.request.keep_state = body.value("store", true);
+    wish_.request.keep_state = stores;
     wish_.wait_stored = wish_.wait_stored && wish_.request.keep_state;
   }
   if (form != Form::kCompletion && !served_.conversations.stop().empty()) {
@@ -143,15 +144,21 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
   return request;
 }
 
+/// Hands the prompts that may go now to the engine. Throws HttpError.
+void Generation::send_prompts() {
+  submissions_->send([this](size_t p) {
+    const auto hear = [self = shared_from_this(), p](Event& event) { self->hear(p, event); };
+    prompts_[p].number =
+        served_.engine.submit(request_of(prompts_[p]), hear, domain_of(owner_, wish_.salt), wish_.reuse);
+    prompts_[p].running = wish_.request.samples;
+  });
+}
+
 void Generation::start() {
-  const std::string domain = domain_of(owner_, wish_.salt);
+  submissions_.emplace(prompts_.size());
   call_->when_gone([self = shared_from_this()] { self->cancel(RequestMetrics::kAbort); });
   try {
-    for (size_t p = 0; p < prompts_.size(); ++p) {
-      prompts_[p].number = served_.engine.submit(
-          request_of(prompts_[p]), [self = shared_from_this(), p](Event& event) { self->hear(p, event); }, domain,
-          wish_.reuse);
-    }
+    send_prompts();
   } catch (const HttpError&) {
     withdraw();
     call_->when_gone({});
@@ -197,6 +204,7 @@ void Generation::hear(size_t prompt, Event& event) {
     try {
       end_choice(choice, *event.end);
       count_choice(index, event.at);
+      end_sample(prompts_[prompt]);
     } catch (const HttpError& error) {
       cancel(RequestMetrics::kError);
       return call_->fail(error);
@@ -210,6 +218,13 @@ void Generation::hear(size_t prompt, Event& event) {
   // The state of a response is stored with its answer, by finish_response().
   if (event.end && wish_.wait_stored && wish_.form != Form::kResponse) return wait_stored(index, event.text);
   tell(index, event.text, event.end != nullptr);
+}
+
+/// The engine has ended a sample of a prompt. Throws HttpError.
+void Generation::end_sample(Prompt& prompt) {
+  if (--prompt.running > 0) return;
+  submissions_->end();
+  send_prompts();
 }
 
 void Generation::tell(size_t index, const std::string& text, bool ends) {

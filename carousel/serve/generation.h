@@ -4,12 +4,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "carousel/serve/call.h"
 #include "carousel/serve/served_model.h"
+#include "carousel/serve/submissions.h"
 
 namespace carousel::serve {
 
@@ -28,6 +30,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     int64_t cached = 0;               // tokens that the state has seen
     Misses missed = {};               // why the others were read
     int64_t hit = 0;                  // tokens of `tokens` that the cache had read
+    int64_t running = 0;              // samples that the engine has not ended
     std::vector<LoggedToken> logged;  // with echo and logprobs
   };
   struct Choice {
@@ -51,7 +54,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void add_prompt(const Json& prompt);
   void read_state();
   generate::Request request_of(const Prompt& prompt) const;
+  void send_prompts();
   void hear(size_t prompt, Event& event);
+  void end_sample(Prompt& prompt);
   void begin_choice(size_t index);
   void begin_chunks();
   void end_choice(Choice& choice, generate::Finished& finished);
@@ -88,7 +93,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Wish wish_;
   std::shared_ptr<const KeptState> from_;  // the state to go on from; null: the start
   std::vector<Prompt> prompts_;
-  std::vector<Choice> choices_;  // of prompt p: from p * n on
+  std::optional<Submissions> submissions_;  // of the prompts
+  std::vector<Choice> choices_;             // of prompt p: from p * n on
   size_t ended_ = 0;
   bool over_ = false;  // answered, failed or cancelled: what the engine still tells is dropped
   std::string id_;

@@ -25,6 +25,7 @@ struct HttpOptions {
   double call_seconds = 600;                      // from a request to the end of its answer
   double drain_seconds = 30;                      // for answers under way once stop() is called
   size_t unread_bytes = 256 << 10;                // of events that a client may leave unread
+  double unread_seconds = 1;                      // for each 64 KiB of them where there are more
 };
 
 class HttpServer {

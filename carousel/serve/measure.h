@@ -3,13 +3,12 @@
 // in the same run and in turns, so that a busy machine slows both.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "carousel/core/quantile.h"
 #include "carousel/core/stream.h"
 #include "carousel/model/load.h"
 
@@ -29,15 +28,6 @@ struct MeasureOptions {
   int64_t open_streams = 2000;    // at a time
   int64_t repeats = 50;           // of short requests, in a round
 };
-
-/// The value that `share` of all values do not exceed; 0 without any.
-inline double quantile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const auto at = static_cast<size_t>(std::ceil(share * static_cast<double>(values.size())));
-  return values[std::clamp<size_t>(at, 1, values.size()) - 1];
-}
-inline double median(const std::vector<double>& values) { return quantile(values, 0.5); }
 
 /// One line: what was measured, the counterpart of each round, and what comes of both.
 struct Measured {

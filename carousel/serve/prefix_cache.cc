@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tree of pieces of 64 tokens.
 //
-// 1. bytes_ is kNodeBytes for every node but roots, and Node::bytes of those with a state.
+// 1. bytes_ is kNodeBytes for every node, the domains of roots, and Node::bytes of those with a state.
 // 2. A node without a state has children, or was passed by a prompt since the last eviction: such leaves go first.
 // 3. A root without children lives until the next eviction.
 // 4. Only the node that was used is refreshed, not its parents: a parent that nobody branches from may go.
@@ -41,9 +41,15 @@ PrefixCache::Node* PrefixCache::child(Node& parent, std::span<const int32_t> pie
   return at->second.get();
 }
 
-/// The node of the last whole piece of `tokens`; with `add` it is made, else the last one that is there.
+/// The node of the last whole piece of `tokens`; with `add` it is made, else the last one that is there, or null.
 PrefixCache::Node* PrefixCache::walk(const std::string& domain, std::span<const int32_t> tokens, bool add) {
-  Node* at = &roots_[domain];
+  auto root = roots_.find(domain);
+  if (root == roots_.end()) {
+    if (!add) return nullptr;
+    root = roots_.try_emplace(domain).first;
+    bytes_ += root_bytes(domain);
+  }
+  Node* at = &root->second;
   for (size_t i = 0; i + kPiece <= std::min(tokens.size(), kMostTokens); i += kPiece) {
     const std::span<const int32_t> piece = tokens.subspan(i, kPiece);
     const auto found = at->next.find(std::vector<int32_t>(piece.begin(), piece.end()));
@@ -82,8 +88,7 @@ std::vector<int64_t> PrefixCache::marks(const std::string& domain, std::span<con
   const auto count = static_cast<int64_t>(tokens.size());
   std::vector<int64_t> out;
   if (most_bytes_ == 0) return out;
-  const int64_t end = std::min<int64_t>(count, kMostTokens) / kPiece * kPiece,
-                known = walk(domain, tokens, false)->tokens;
+  const int64_t end = std::min<int64_t>(count, kMostTokens) / kPiece * kPiece, known = this->known(domain, tokens);
   const size_t share = most_bytes_ / kSharePart + 1, whole = layout_.fixed_bytes();
   const auto parts = std::max<int64_t>(static_cast<int64_t>(share / (whole + 1)), 1);
   const int64_t step = std::max(kStep, (count / parts + kPiece - 1) / kPiece * kPiece);
@@ -93,7 +98,7 @@ std::vector<int64_t> PrefixCache::marks(const std::string& domain, std::span<con
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());
   std::erase_if(out, [&](int64_t at) { return at <= from; });
-  walk(domain, tokens, true)->used = ++clock_;
+  if (end > 0) walk(domain, tokens, true)->used = ++clock_;
   make_room(nullptr);
   return out;
 }
@@ -169,7 +174,11 @@ void PrefixCache::make_room(const Node* kept) {
     if (bytes_ <= goal) break;
     remove(node);
   }
-  std::erase_if(roots_, [](const auto& root) { return root.second.next.empty(); });
+  std::erase_if(roots_, [this](const auto& root) {
+    if (!root.second.next.empty()) return false;
+    bytes_ -= root_bytes(root.first);
+    return true;
+  });
 }
 
 }  // namespace carousel::serve

@@ -37,7 +37,8 @@ class PrefixCache {
   /// So many first tokens of `tokens` are those of prompts that are remembered, with a state or without; a multiple of
   /// kPiece.
   int64_t known(const std::string& domain, std::span<const int32_t> tokens) {
-    return walk(domain, tokens, false)->tokens;
+    const Node* const node = walk(domain, tokens, false);
+    return node == nullptr ? 0 : node->tokens;
   }
   /// Where states of a prompt should be kept that is read from token `from` on, ascending: where it leaves what is
   /// known, at its end, and in steps between. Remembers the prompt's tokens.
@@ -62,6 +63,7 @@ class PrefixCache {
     size_t bytes = 0;                                            // of the state, those shared with parents left out
   };
   static constexpr size_t kNodeBytes = sizeof(Node) + kPiece * sizeof(int32_t) + 96;  // and its place in a map
+  static size_t root_bytes(const std::string& domain) { return kNodeBytes + domain.size(); }
 
   Node* walk(const std::string& domain, std::span<const int32_t> tokens, bool add);
   Node* child(Node& parent, std::span<const int32_t> piece);

@@ -24,8 +24,10 @@ Json message_of(const Json& item) {
   }
   message["content"] = Json::array();
   for (Json part : *content) {
-    if (part.is_object() && (part.value("type", "") == "input_text" || part.value("type", "") == "output_text")) {
-      part = {{"type", "text"}, {"text", part.value("text", "")}};
+    if (part.is_object()) {
+      Fields words(part, "request: \"content\" part");
+      const std::string kind = words.string("type", "");
+      if (kind == "input_text" || kind == "output_text") part = {{"type", "text"}, {"text", words.string("text", "")}};
     }
     message["content"].push_back(std::move(part));
   }

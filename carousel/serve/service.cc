@@ -112,17 +112,21 @@ void Service::beside(const std::shared_ptr<Call>& call, std::function<Then()> wo
     } catch (...) {
       thrown = std::current_exception();
     }
-    post_([this, call = std::move(*call), work = std::move(*task), then = std::move(then), thrown] {
+    post_([call = std::move(*call), work = std::move(*task), then = std::move(then), thrown] {
       if (call->ended()) return;
       try {
         if (thrown) std::rethrow_exception(thrown);
         then();
       } catch (...) {
         call->fail(answer_to(std::current_exception()));
-        refused_++;
       }
     });
   });
+}
+
+void Service::handle(const std::shared_ptr<Call>& call) {
+  call->when_left([this, &call = *call] { (call.status() < 400 ? answered_ : refused_)++; });
+  handle(call, std::make_shared<StoreAnswers>(), 0);
 }
 
 /// A call that needs the store waits for what it says and begins again: until then it changes nothing.
@@ -130,23 +134,19 @@ void Service::handle(const std::shared_ptr<Call>& call, const std::shared_ptr<St
   constexpr int kMostAsked = 1000;  // states that leave memory as fast as they come
   served_.states.use(answers);
   try {
-    route(call);
-    answered_++;
-    return;
+    return route(call);
   } catch (const Elsewhere& wanted) {
     if (asked < kMostAsked) {
       return served_.states.ask(wanted, answers, [this, call, answers, asked](const HttpError& error) {
         if (call->ended()) return;
         if (error.status == 0) return handle(call, answers, asked + 1);
         call->fail(error);
-        refused_++;
       });
     }
     call->fail({503, "state: it does not stay in memory, expected more of --state-bytes", "state", "", {}});
   } catch (...) {
     call->fail(answer_to(std::current_exception()));
   }
-  refused_++;
 }
 
 void Service::route(const std::shared_ptr<Call>& call) {

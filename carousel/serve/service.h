@@ -34,7 +34,7 @@ class Service {
   Service(const model::Model& model, const Stream& stream, const ServiceOptions& options, Engine::Post post);
 
   /// Answers a call, now or later. Throws nothing.
-  void handle(const std::shared_ptr<Call>& call) { handle(call, std::make_shared<StoreAnswers>(), 0); }
+  void handle(const std::shared_ptr<Call>& call);
   /// Throws HttpError for a request that is refused whatever its body: its host, path, method or key are wrong.
   void screen(const HttpRequest& head);
   /// What the engine counts; any thread may read it.

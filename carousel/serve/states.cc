@@ -3,9 +3,8 @@
 //
 // 1. bytes_ is the sum of the bytes in kept_. It exceeds most_bytes_ only by states that were fetched for requests.
 // 2. Only states that are stored leave memory to make room. One that is being stored stays until the store has said so.
-// 3. A state that is stored is there while the store has its manifest, and another server may remove it: every call
-// asks
-//    the store anew, and is told by answers_ what it said. Nothing here waits for the store.
+// 3. A state that is stored is there while the store has its manifest, and another server may remove it. Every call
+//    asks the store anew, and answers_ tells it what was said. Nothing here waits for the store.
 #include "carousel/serve/states.h"
 
 #include <fmt/format.h>

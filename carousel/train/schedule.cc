@@ -24,7 +24,8 @@ Span Span::parse(const std::string& option, const std::string& text) {
   const char* end = text.data() + text.size() - (percent ? 1 : 0);
   const auto [stop, error] = std::from_chars(text.data(), end, span.value);
   const bool number = error == std::errc() && stop == end && std::isfinite(span.value) && span.value >= 0;
-  const bool fits = percent ? span.value <= 100 : span.value == std::floor(span.value);
+  constexpr double kMostSteps = 1LL << 53;  // beyond it not every number of steps is a double
+  const bool fits = percent ? span.value <= 100 : span.value == std::floor(span.value) && span.value <= kMostSteps;
   if (!number || !fits) {
     fail(ErrorKind::kUsage, "{}: got \"{}\", expected a number of steps, or a share of them from 0% to 100%", option,
          text);

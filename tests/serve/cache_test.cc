@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "carousel/core/rng.h"
+#include "tests/comes_true.h"
 #include "tests/serve/running_service.h"
 
 namespace carousel::serve {
@@ -192,6 +193,33 @@ TEST(Reread, IsBounded) {
   EXPECT_GT(figures.reread_dropped, 100);
   EXPECT_GT(figures.reread_tokens, 0);
   EXPECT_LE(figures.reread_tokens, 200 * 192);
+}
+
+TEST(Reread, LeavesATextOfIdsThatTheModelLacks) {
+  const SmallModel small;
+  BareEngine server(small);
+  server.engine.read_again(std::vector<int32_t>(2 * kPiece, 1 << 20), "");
+  const EngineFigures& figures = server.engine.figures();
+  EXPECT_TRUE(comes_true([&] { return figures.reread_dropped == 1; }));
+  EXPECT_EQ(figures.reread_tokens, 0);
+  EXPECT_FALSE(server.ask({1}, 1).first.empty());
+}
+
+TEST(PrefixCache, DomainsTakeNoMoreThanItsBytes) {
+  const SmallModel small;
+  constexpr size_t kMost = 100000;
+  PrefixCache cache(small.model.state_layout(), kMost);
+  size_t most = 0;
+  for (int i = 0; i < 5000; ++i) {
+    const std::string domain = std::to_string(i) + std::string(200, 'x');
+    const std::vector<int32_t> prompt = drawn(i % 2 == 0 ? kPiece : 5, 1);
+    EXPECT_EQ(cache.find(domain, prompt, std::ssize(prompt), true).state.pos(), 0);
+    EXPECT_EQ(cache.known(domain, prompt), 0);
+    cache.marks(domain, prompt, 0);
+    most = std::max(most, cache.bytes());
+  }
+  EXPECT_GT(most, kMost / 2) << "domains take none";
+  EXPECT_LE(most, kMost);
 }
 
 TEST(Reread, IsNotNeededWhereEveryCutIsExact) {

@@ -141,7 +141,8 @@ TEST_F(Hostile, FieldsOfEveryTypeAreAnsweredOrRefused) {
                                 "tokens",      "content",
                                 "to",          "previous_response_id",
                                 "model",       "instructions",
-                                "dimensions",  "encoding_format"};
+                                "dimensions",  "encoding_format",
+                                "store",       "background"};
   int skipped = 0;  // of the combinations, where each takes long
   beside_a_stream([&] {
     for (const char* const path : kPosts) {

@@ -23,6 +23,7 @@ class Http : public testing::Test {
     out.ping_seconds = 0.2;
     out.drain_seconds = 0.5;
     out.unread_bytes = 4 << 20;
+    out.write_seconds = 3600;  // what is cut off is not cut off by this
     return out;
   }
   Http()
@@ -48,6 +49,10 @@ class Http : public testing::Test {
       call->begin_events();
       const std::string piece(1 << 20, 'x');
       for (int i = 0; i < 64; ++i) call->event(std::string_view(piece));
+    } else if (path == "/large") {  // more at once than a client may leave unread
+      call->begin_events();
+      call->event(std::string_view(std::string(8 << 20, 'x')));
+      call->end();
     } else if (path == "/open") {
       call->begin_events();
     }  // "/wait": nothing yet
@@ -135,6 +140,31 @@ TEST_F(Http, AClientThatReadsTooLittleIsCutOff) {
   Client client(server_.port());
   client.ask("GET", "/flood");
   EXPECT_TRUE(comes_true([&] { return gone_ == 1; }));
+}
+
+TEST_F(Http, AClientThatReadsGetsALargeEventWhole) {
+  Client client(server_.port());
+  client.ask("GET", "/large");
+  EXPECT_EQ(client.answer().body, "data: " + std::string(8 << 20, 'x') + "\n\n");
+}
+
+TEST_F(Http, TheEndOfAConnectionIsThatOfEventsInHttp10) {
+  Client client(server_.port());
+  client.send("GET /events HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n");
+  std::string all;
+  for (std::string more = client.receive(); !more.empty(); more = client.receive()) all += more;
+  EXPECT_TRUE(all.ends_with("\r\n\r\ndata: one\n\ndata: two\n\n")) << all;
+}
+
+TEST_F(Http, ABodyThatIsTooLongIsToldItsLimit) {
+  const std::pair<const char*, const char*> cases[] = {{"POST", " 1000 bytes"}, {"PUT", " 2000 bytes"}};
+  for (const auto& [method, limit] : cases) {
+    Client client(server_.port());
+    client.send(std::string(method) + " /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n");
+    const Answer answer = client.answer();
+    EXPECT_EQ(answer.status, 413);
+    EXPECT_NE(answer.body.find(limit), answer.body.npos) << answer.body;
+  }
 }
 
 TEST_F(Http, SilenceIsFilledWithPings) {

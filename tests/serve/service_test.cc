@@ -126,6 +126,13 @@ TEST_F(ServiceTest, AResponseGoesOnFromTheOneBefore) {
   EXPECT_EQ(ask("DELETE", "/v1/responses/" + id).status, 200);
   EXPECT_EQ(ask("GET", "/v1/responses/" + id).status, 404);
   post("/v1/responses", {{"input", 5}}, 400);
+  post("/v1/responses", {{"input", "x"}, {"max_output_tokens", 1}, {"store", nullptr}});
+  const auto of_part = [](const Json& part) {
+    return Json{{"input", {{{"role", "user"}, {"content", Json::array({part})}}}}, {"max_output_tokens", 1}};
+  };
+  post("/v1/responses", of_part({{"type", "input_text"}, {"text", "x"}}));
+  post("/v1/responses", of_part({{"type", "input_text"}, {"text", 5}}), 400);
+  post("/v1/responses", of_part({{"type", nullptr}}), 400);
   const Json once = post("/v1/responses", {{"input", "x"}, {"max_output_tokens", 1}, {"store", false}});
   EXPECT_EQ(ask("GET", "/v1/responses/" + once["id"].get<std::string>()).status, 404);
 }
@@ -222,6 +229,28 @@ TEST_F(ServiceTest, BadRequestsSayWhatIsWrong) {
   }
   const Answer ignored = ask("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 1, "frobnicate": 2})");
   EXPECT_NE(ignored.head.find("x-carousel-ignored: frobnicate"), std::string::npos);
+}
+
+TEST_F(ServiceTest, MorePromptsThanTheQueueHoldsAreAnswered) {
+  start();  // a queue of 256
+  Json prompts = Json::array();
+  for (int i = 0; i < 300; ++i) prompts.push_back(std::to_string(i));
+  const Json answer = post("/v1/completions", {{"prompt", prompts}, {"max_tokens", 2}, {"n", 2}, {"seed", 3}});
+  ASSERT_EQ(answer["choices"].size(), 600u);
+  for (const int i : {0, 255, 299}) {
+    const Json alone = post("/v1/completions", {{"prompt", prompts[i]}, {"max_tokens", 2}, {"n", 2}, {"seed", 3}});
+    for (int k = 0; k < 2; ++k) EXPECT_EQ(answer["choices"][2 * i + k]["text"], alone["choices"][k]["text"]);
+  }
+}
+
+TEST_F(ServiceTest, EveryCallIsCountedOnce) {
+  start();
+  post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 1}});
+  EXPECT_EQ(ask("PUT", "/v1/states", "no state").status, 422);
+  post("/v1/completions", {{"prompt", 5}}, 400);
+  const std::string figures = ask("GET", "/metrics").body;
+  EXPECT_NE(figures.find("calls_answered_total{model_name=\"small\"} 1\n"), figures.npos) << figures;
+  EXPECT_NE(figures.find("calls_refused_total{model_name=\"small\"} 2\n"), figures.npos) << figures;
 }
 
 TEST_F(ServiceTest, APageOfAnotherSiteIsNotAnswered) {

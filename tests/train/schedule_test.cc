@@ -56,6 +56,7 @@ TEST(Schedule, WsdIsStableUntilItsCooldown) {
 TEST(Schedule, SpansAreStepsOrShares) {
   EXPECT_EQ(Span::parse("--warmup", "20").steps(300), 20);
   EXPECT_EQ(Span::parse("--warmup", "2%").steps(300), 6);
+  EXPECT_NE(error_of([] { Span::parse("--warmup", "1e300"); }).find("--warmup: got"), std::string::npos);
   EXPECT_EQ(Span::parse("--warmup", "0.5%").steps(300), 2);
   for (const char* wrong : {"", "%", "-1", "1.5", "101%", "2 %", "nan", "inf", "1e400", "0x10"}) {
     EXPECT_NE(error_of([&] { Span::parse("--warmup", wrong); }).find("--warmup: got"), std::string::npos) << wrong;

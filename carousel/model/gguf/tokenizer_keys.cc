@@ -213,11 +213,11 @@ formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t voca
                                  const std::string& where) {
   const Json tokenizer = parse_json(tokenizer_text, where);
   GgmlVocabulary vocabulary;
-  bool whole = true;  // the keys describe all of it; else the tokenizer.json is added
+  bool adds_file = true;  // the keys do not describe all of it
   try {
     vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
-    whole = vocabulary.model.empty() ||
-            canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer);
+    adds_file = vocabulary.model.empty() ||
+                canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer);
   } catch (const Json::exception&) {
     vocabulary = {};
   }
@@ -249,7 +249,7 @@ formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t voca
   put("ggml.add_bos_token", *vocabulary.add_bos);
   put("ggml.add_eos_token", *vocabulary.add_eos);
   if (vocabulary.add_space_prefix) put("ggml.add_space_prefix", *vocabulary.add_space_prefix);
-  if (whole) put("huggingface.json", tokenizer_text);
+  if (adds_file) put("huggingface.json", tokenizer_text);
   return keys;
 }
 

@@ -28,7 +28,7 @@ class Gemm {
  public:
   explicit Gemm(const GemmFunctions& functions);
   /// Throws Error(kDevice). Which algorithm is taken depends on the shape, and so may the last bits. Calls go to one
-  /// queue, since they share scratch memory.
+  /// queue, one at a time (Gpu::Impl::launching), since they share scratch memory.
   void run(const GemmCall& call, cudaStream_t stream);
 
  private:

@@ -51,7 +51,8 @@ struct Gpu::Impl {
   bool pooled = false;      // whether blocks come from the driver's pool
   bool is_hopper = false;   // compute capability 9.0, which the code for sm_90a runs on
   char name[256];
-  std::mutex copying;  // guards both stagings
+  std::mutex copying;    // guards both stagings
+  std::mutex launching;  // held while kernels that share cuBLASLt's scratch memory go to the queue
   Staging small, large;
   Memory* counted = nullptr;
   static constexpr int64_t kArrivals = int64_t{1} << 18;

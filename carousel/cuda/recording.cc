@@ -28,6 +28,7 @@ class Graph final : public Recording {
   ~Graph() override { cudaGraphExecDestroy(runnable_); }
   void run() override {
     check(cudaSetDevice(gpu_.index), "choosing the GPU");
+    const std::lock_guard lock(gpu_.launching);
     check(cudaGraphLaunch(runnable_, gpu_.stream), "running a graph");
   }
 

@@ -68,6 +68,33 @@ TEST_P(Replays, GivesTheBitsOfAForward) {
   }
 }
 
+/// So many rows and heads that a prompt of them takes tiles on tensor cores, which are laid out by positions.
+TEST_P(Replays, ManySequencesCrossPagesInBf16) {
+  if (!machine.memory().is_apart()) return;  // hosts record nothing
+  const char* const json = R"({"model_type": "llama", "vocab_size": 40, "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "tie_word_embeddings": false})";
+  Stream stream = machine.stream;
+  stream.compute = Compute::kBF16;
+  RandomParams params(stream, DType::kBF16);
+  const Lm many(parse_config(parse_json(json, "config.json"), "config.json"), params, "config.json");
+  Runner runner(many, stream), plain(many, stream);
+  constexpr size_t kCount = 33;
+  std::vector<State> ours(kCount), theirs(kCount);
+  for (size_t s = 0; s < kCount; ++s) {
+    const std::vector<int32_t> prompt(125 + s % 3, static_cast<int32_t>(s));
+    runner.prefill(prompt, ours[s]);
+    theirs[s] = ours[s];
+  }
+  const std::vector<int64_t> lengths(kCount, 1);
+  std::vector<State*> a = pointers(ours), b = pointers(theirs);
+  for (int32_t step = 0; step < 80; ++step) {  // two pages become four
+    const std::vector<int32_t> tokens(kCount, step % 40);
+    const Tensor got = runner.next_logits(tokens, a);
+    ASSERT_TRUE(same_bits(got, plain.logits(plain.forward(tokens, b, lengths)).to_host())) << "step " << step;
+  }
+}
+
 TEST_P(Replays, ATokenOutsideTheVocabularyChangesNoState) {
   Runner runner(*lm, machine.stream);
   State state;

@@ -199,10 +199,11 @@ __global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
   write_row(args, n, work.h, all);
 }
 
-/// Whether a call takes tiles on tensor cores, in bf16.
+/// Whether a call takes tiles on tensor cores, in bf16. A step of one row per sequence never does: tiles are laid out
+/// by the positions that the host knows, which a recorded step must not depend on (model/replay.cc).
 bool takes_tiles(const Stream& stream, const ops::AttentionArgs& args) {
   return stream.compute == Compute::kBF16 && args.seqs.rows() * args.heads > kFewRows &&
-         (args.head_dim == 64 || args.head_dim == 128);
+         args.seqs.rows() > args.seqs.batch && (args.head_dim == 64 || args.head_dim == 128);
 }
 
 AttentionCall lay_out(const Stream& stream, const ops::AttentionArgs& args, cpu::Workspace* workspace) {

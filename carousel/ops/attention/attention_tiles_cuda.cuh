@@ -74,21 +74,22 @@ __device__ inline int64_t first_page_of(const SeqsView& seqs, int64_t s) {
   return first;
 }
 
-/// A block per page of a key head.
+/// A block per page of a key head. Values beyond the last key become zeros: they are multiplied by weights of zero, and
+/// what memory held before may be no number.
 __global__ void __launch_bounds__(kPackThreads) round_pages(AttentionCall call) {
   const ops::AttentionArgs& args = call.args;
   const int64_t p = blockIdx.x, g = blockIdx.y, s = blockIdx.z, floats = args.head_dim * kPage;
   const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
   if (p >= pages_of(seq.rows, seq.pos)) return;
   const int64_t to = ((first_page_of(args.seqs, s) + p) * args.kv_heads + g) * floats;
-  const auto round = [&](const float* from, __nv_bfloat16* out) {
+  const auto round = [&](const float* from, __nv_bfloat16* out, int64_t there) {
     for (int64_t i = 4 * int64_t{threadIdx.x}; i < floats; i += 4 * kPackThreads) {
-      const float4 x = *reinterpret_cast<const float4*>(from + i);
+      const float4 x = i < there ? *reinterpret_cast<const float4*>(from + i) : make_float4(0, 0, 0, 0);
       *reinterpret_cast<uint2*>(out + i) = make_uint2(pair_of(x.x, x.y), pair_of(x.z, x.w));
     }
   };
-  round(call.k_page(s, p) + g * floats, call.k + to);
-  round(call.v_page(s, p) + g * floats, call.v + to);
+  round(call.k_page(s, p) + g * floats, call.k + to, floats);
+  round(call.v_page(s, p) + g * floats, call.v + to, (seq.pos + seq.rows - p * kPage) * args.head_dim);
 }
 
 template <int kDim>

@@ -128,10 +128,12 @@ __global__ void widen_rows(Parts::Part part, int64_t first, int64_t K, __nv_bflo
 }
 
 /// Small matrices, as those of gates and cells, are streamed for many rows too, eight at a time: a row then has the
-/// same bits alone and among others. In bf16 more than eight rows are faster by cuBLASLt.
+/// same bits alone and among others. In bf16 more than eight rows are faster by cuBLASLt. Of floats the streams of few
+/// rows give the same bits and are faster; those of blocks sum in another order.
 bool takes_streams(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
   constexpr int64_t kSmall = int64_t{1} << 16;
-  if (args.N <= kStreamRows || weight.rows() * args.K > kSmall) return false;
+  if (weight.rows() * args.K > kSmall) return false;
+  if (args.N <= kStreamRows && !is_block(weight.dtype())) return false;
   return stream.compute != Compute::kBF16 || args.N <= kGemvRows;
 }
 
@@ -140,9 +142,16 @@ void stream_all(cudaStream_t queue, const Parts& parts, const Product& product) 
   if constexpr (kRows > 1) {
     if (product.N < kRows) return stream_all<T, kRounds, kRows - 1>(queue, parts, product);
   }
-  const dim3 grid(static_cast<unsigned>(blocks_of(parts.rows, kThreads / kWarp)),
-                  static_cast<unsigned>(blocks_of(product.N, kRows)));
-  stream_weights<T, kRows, kRounds><<<grid, kThreads, 0, queue>>>(parts, product);
+  constexpr int64_t kMost = 65535 * kRows;  // rows of one launch
+  for (int64_t first = 0; first < product.N; first += kMost) {
+    Product some = product;
+    some.x += first * product.K;
+    some.y += first * product.y_stride;
+    some.N = std::min(kMost, product.N - first);
+    const dim3 grid(static_cast<unsigned>(blocks_of(parts.rows, kThreads / kWarp)),
+                    static_cast<unsigned>(blocks_of(some.N, kRows)));
+    stream_weights<T, kRows, kRounds><<<grid, kThreads, 0, queue>>>(parts, some);
+  }
 }
 
 /// The parts of one type, by the kernels here.
@@ -176,6 +185,7 @@ struct GemmScratch {
 /// Output columns of a part's rows first to first + count, whose weights are `w`.
 void multiply_rows(Gpu::Impl& gpu, const Product& product, const void* x, const void* w, int64_t column,
                    int64_t count) {
+  const std::lock_guard lock(gpu.launching);
   gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.queue());
 }
 

@@ -46,7 +46,7 @@ CAROUSEL_INLINE void multiply_add(Tile<R, V>& tile, const float* a, int64_t a_ro
                                   int64_t b_row, int64_t count, int64_t lanes, const float* ahead = nullptr) {
   for (int64_t k = 0; k < count; ++k) {
     if (kAhead) {
-      for (int64_t v = 0; v < V * kLanes; v += kLineFloats) prefetch_near(ahead + k * b_row + v);
+      for (int64_t v = 0; v < V * kLanes; v += kLineFloats) prefetch_far(ahead + k * b_row + v);
     }
     Vec b_k[V];
 #pragma GCC unroll 4

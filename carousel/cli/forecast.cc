@@ -122,8 +122,10 @@ std::vector<forecast::SeriesForecast> forecast_all(const ForecastCommand& comman
 }
 
 int run_forecast(ForecastCommand& command) {
-  if (command.out != "-") check_output_path(command.out, command.csv);
-  if (!command.plot.empty()) check_output_path(command.plot, command.csv);
+  const std::vector<std::string> inputs = {command.csv, command.model};
+  if (command.out != "-") check_output_path(command.out, inputs);
+  if (!command.plot.empty()) check_output_path(command.plot, inputs);
+  if (command.out != "-" && !command.plot.empty()) check_outputs_differ(command.plot, command.out);
   const Stream stream = command.machine.stream();
   const forecast::SeriesTable table = forecast::read_series(read_table(command), command.table);
   command.weights.check_parts(command.model);

@@ -25,7 +25,9 @@ std::string without_slashes(std::string path) {
 }
 
 int run_plot(const PlotOptions& options) {
-  if (options.out != "-") check_output_path(options.out);
+  std::vector<std::string> logs;
+  for (const std::string& run : options.runs) logs.push_back(without_slashes(run) + "/log.jsonl");
+  if (options.out != "-") check_output_path(options.out, logs);
   std::vector<train::RunCurve> runs;
   for (const std::string& run : options.runs) {
     const std::string folder = without_slashes(run);

@@ -319,7 +319,9 @@ void check_options(const PredictOptions& options) {
     fail(ErrorKind::kUsage, "--output: got \"{}\", expected a name that ends in .npy or .csv", options.output);
   }
   if (!options.save_state.empty()) check_save_path(options.save_state);
-  if (!options.output.empty()) check_output_path(options.output, options.input);
+  if (!options.output.empty())
+    check_output_path(options.output, {options.input, options.timespans, options.load_state});
+  if (!options.output.empty() && !options.save_state.empty()) check_outputs_differ(options.output, options.save_state);
 }
 
 int run_predict(PredictOptions& options) {

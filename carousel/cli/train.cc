@@ -18,11 +18,13 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/run_lock.h"
 #include "carousel/cli/signals.h"
+#include "carousel/cli/train_checks.h"
 #include "carousel/cli/train_options.h"
 #include "carousel/cli/train_sample.h"
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/core/parallel.h"
+#include "carousel/formats/new_file.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
@@ -132,8 +134,12 @@ class TrainRun {
         trainer_(model_, stream_, input_.batches(), recipe_, job()),
         resolved_(resolved) {
     for (const std::string& warning : model_.model.warnings) note("carousel: warning: " + warning);
-    if (options.sample_every > 0) model_.model.text();  // refused before the first step
-    if (!options.valid.empty() || options.valid_fraction > 0) valid_.emplace(options, from, model_, true);
+    if (options.sample_every > 0) sample_prompt(model_.model, options.sample_prompt);  // refused before the first step
+    check_targets(input_.batches(), input_.batches().rows(), "--data");
+    if (!options.valid.empty() || options.valid_fraction > 0) {
+      valid_.emplace(options, from, model_, true);
+      check_targets(valid_->batches(), std::min(options.eval_rows, valid_->batches().rows()), "--eval-rows");
+    }
     check_memory(from);
   }
 
@@ -147,7 +153,6 @@ class TrainRun {
   }
   void check_same();
   void begin(const std::string& checkpoint);
-  void check_space();
   void check_memory(const std::string& from);
   void save();
   void validate(int64_t step);
@@ -190,18 +195,7 @@ void TrainRun::check_same() {
   }
 }
 
-/// A run must not learn at its end that nothing can be kept.
-void TrainRun::check_space() {
-  const auto checkpoints = static_cast<size_t>(options_.keep) + 1 + (options_.save_best ? 1 : 0);
-  const size_t needed = checkpoints * train::checkpoint_bytes(trainer_);
-  const fs::space_info space = fs::space(options_.out);
-  if (space.available >= needed) return;
-  fail(ErrorKind::kIo, "{}: {} are free, expected {} for {} checkpoints", options_.out,
-       in_binary_units(static_cast<double>(space.available)), in_binary_units(static_cast<double>(needed)),
-       checkpoints);
-}
-
-/// The same for memory: the system would kill a run that takes more than there is.
+/// The system would kill a run that takes more memory than there is.
 void TrainRun::check_memory(const std::string& from) {
   if (!options_.lora.empty() || !options_.freeze.empty()) return;  // the prediction is that of a whole model
   const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
@@ -224,8 +218,11 @@ void TrainRun::begin(const std::string& checkpoint) {
   first_tokens_ = trainer_.tokens_seen();
   start_ = Clock::now();
   if (!speaks()) return;
-  check_space();                                                        // before anything says that a run is there
-  write_text_file(options_.out + kResolved, resolved_.dump(2) + "\n");  // with what flags changed in a resumed run
+  if (!trainer_.done()) check_space(options_, trainer_);  // before anything says that a run is there
+  const std::string resolved = resolved_.dump(2) + "\n";  // with what flags changed in a resumed run
+  formats::NewFile file(options_.out + kResolved);        // on the disk before checkpoints depend on it
+  file.put(resolved.data(), resolved.size(), 0);
+  file.finish();
   log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
 }
 
@@ -273,9 +270,13 @@ void TrainRun::show(const train::StepReport& report) {
 /// Continues --sample-prompt, to standard error and the log.
 void TrainRun::sample(int64_t step) {
   if (speaks()) {
-    const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
-    log_->add(step, "sample", text);
-    note(fmt::format("step {}: {}", step, options_.sample_prompt + text));
+    try {
+      const std::string text = continue_text(model_.model, stream_, options_.sample_prompt, options_.sample_tokens);
+      log_->add(step, "sample", text);
+      note(fmt::format("step {}: {}", step, options_.sample_prompt + text));
+    } catch (const Error& error) {  // no reason to lose the run
+      note(fmt::format("carousel: warning: step {}: no sample: {}", step, error.what()));
+    }
   }
   job().wait();
 }
@@ -315,8 +316,8 @@ int TrainRun::run(const std::string& checkpoint) {
     show(report);
     const bool ends = trainer_.done();
     const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
-    if (valid_ && is_due(options_.eval_every)) validate(report.step);
     if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
+    if (valid_ && is_due(options_.eval_every)) validate(report.step);  // which may save: the log comes first
     if (is_due(options_.save_every)) save();
     if (!job().any(interrupted()) || ends) continue;  // a signal to one process is one to all
     save();
@@ -359,6 +360,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.tokens = 0;
     options.epochs = 0;
     options.steps = train::RateSearch::kSteps;
+    options.warmup = options.cooldown = "0";  // the search has its own curve
   }
   options.check();
   if (!resumed && !options.find_lr && file_exists(options.out + kResolved)) {

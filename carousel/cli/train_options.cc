@@ -13,6 +13,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/text/unicode.h"
 #include "carousel/train/schedule.h"
 
 namespace carousel::cli {
@@ -190,6 +191,17 @@ model::Tuning TrainOptions::tuning() const {
   return tuned;
 }
 
+namespace {
+
+/// train.json names the paths of a run, and JSON is UTF-8.
+void check_utf8(const std::string& path) {
+  if (text::valid_prefix(path) == path.size()) return;
+  fail(ErrorKind::kUsage, "{}: the path is not UTF-8, expected one that train.json can hold",
+       text::replace_invalid(path));
+}
+
+}  // namespace
+
 void TrainOptions::check() const {
   if (model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");
   if (data.empty()) fail(ErrorKind::kUsage, "--data is missing: the files to train on");
@@ -201,7 +213,12 @@ void TrainOptions::check() const {
     fail(ErrorKind::kUsage, "{}: no validation data, expected --valid or --valid-fraction",
          save_best ? "--save-best" : "--eval-every");
   }
-  recipe(1);  // before long work
+  for (const auto* const paths : {&data, &target, &times, &valid, &valid_target, &valid_times}) {
+    for (const std::string& path : *paths) check_utf8(path);
+  }
+  check_utf8(model);
+  check_utf8(out);
+  recipe(epochs > 0 ? int64_t{1} << 40 : 1);  // before long work; how many rows an epoch has is not known yet
 }
 
 train::BatchRamp TrainOptions::ramp() const {
@@ -225,6 +242,9 @@ train::Recipe TrainOptions::recipe(int64_t rows) const {
   if (tokens > 0) curve.steps = recipe.batch.steps(static_cast<double>(tokens) / static_cast<double>(seq));
   if (epochs > 0) curve.steps = recipe.batch.steps(epochs * static_cast<double>(rows));
   curve.check();
+  if (static_cast<float>(eps) < std::numeric_limits<float>::min()) {
+    fail(ErrorKind::kUsage, "--eps: got {}, expected a number above {}", eps, std::numeric_limits<float>::min());
+  }
   const auto [beta1, beta2] = parse_betas(betas);
   recipe.optimiser = {beta1, beta2, static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(clip)};
   recipe.optimiser.method = method_of(optim);

@@ -8,11 +8,21 @@
 
 namespace carousel::cli {
 
+std::vector<int32_t> sample_prompt(const model::Model& model, const std::string& prompt) {
+  std::vector<int32_t> ids = model.text().encode(prompt, true, true);
+  if (ids.empty()) ids.push_back(start_token(model));
+  for (const int32_t id : ids) {
+    if (id < model.lm->vocab_size()) continue;
+    fail(ErrorKind::kInput, "--sample-prompt: token {} is outside the model's vocabulary of {}", id,
+         model.lm->vocab_size());
+  }
+  return ids;
+}
+
 std::string continue_text(const model::Model& model, const Stream& stream, const std::string& prompt, int64_t tokens) {
   std::string text, error;
   generate::Request request;
-  request.prompt = model.text().encode(prompt, true, true);
-  if (request.prompt.empty()) request.prompt.push_back(start_token(model));
+  request.prompt = sample_prompt(model, prompt);
   request.sampler.temp = 0;
   request.max_tokens = tokens;
   request.on_token = [&text](const generate::Emitted& token) {

@@ -46,9 +46,12 @@ blocks::Wiring of_model(const Json& config, const std::string& path, int64_t lay
   fail(ErrorKind::kInput, "{}: no layer{} has a wiring", path, layer >= 0 ? fmt::format(" {}", layer) : "");
 }
 
+std::string config_path(const WiringOptions& options) {
+  return is_folder(options.config) ? options.config + "/config.json" : options.config;
+}
+
 blocks::Wiring read_wiring(const WiringOptions& options) {
-  const bool folder = is_folder(options.config);
-  const std::string path = folder ? options.config + "/config.json" : options.config;
+  const std::string path = config_path(options);
   const Json config = read_json_file(path);
   if (config.is_object() && config.contains("model_type")) return of_model(config, path, options.layer);
   int64_t inputs = options.inputs;
@@ -61,7 +64,7 @@ blocks::Wiring read_wiring(const WiringOptions& options) {
 }
 
 int run_wiring(const WiringOptions& options) {
-  if (!options.svg.empty()) check_output_path(options.svg, options.config);
+  if (!options.svg.empty()) check_output_path(options.svg, {config_path(options)});
   const blocks::Wiring wiring = read_wiring(options);
   fmt::print("{}\n", wiring_summary(wiring));
   if (options.svg.empty()) return 0;

@@ -18,6 +18,7 @@ constexpr double kWidth = 960, kPanelHeight = 340, kLeft = 84, kRight = 24, kTop
 constexpr const char* kHistoryColor = "#334155";
 constexpr const char* kForecastColor = "#c2410c";
 constexpr int64_t kMinHistory = 48;
+constexpr int64_t kMostTicks = 50;  // an axis has about ten
 
 struct Panel {
   const SeriesTable& table;
@@ -59,7 +60,11 @@ void find_range(Panel& panel) {
 
 void draw_axes(const Panel& panel, std::string& out) {
   const double step = tick_step(panel.high - panel.low, 5);
-  for (double k = std::ceil(panel.low / step); k * step <= panel.high; k += 1) {
+  const double first = std::ceil(panel.low / step);
+  // An integer counts the ticks, since adding 1 to a double of 2^53 or more does not change it.
+  for (int64_t i = 0; i < kMostTicks; ++i) {
+    const double k = first + static_cast<double>(i);
+    if (!(k * step <= panel.high)) break;
     const double y = panel.y(k * step);
     out += fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#e2e8f0'/>\n", kLeft, y,
                        kWidth - kRight, y);

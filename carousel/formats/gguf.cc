@@ -28,15 +28,6 @@ constexpr uint64_t kMaxAlignment = 65536;
 constexpr int kMaxRank = 4;
 constexpr uint64_t kMaxInt = INT64_MAX;
 
-bool is_utf8(std::string_view text) {
-  try {
-    static_cast<void>(Json(text).dump());
-  } catch (const Json::exception&) {
-    return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 bool is_gguf(const std::string& path) {

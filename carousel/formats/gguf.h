@@ -92,8 +92,8 @@ struct GgufTensorSpec {
 /// file appears under its name, complete, when finish() returns; before that, or on an error, nothing is at `path`.
 class GgufWriter {
  public:
-  /// Throws Error(kInput): a key or tensor twice, a name longer than readers take, a shape its type cannot hold;
-  /// Error(kIo) as NewFile.
+  /// Throws Error(kInput): a key or tensor twice, a name longer than readers take, a text that is not UTF-8, a shape
+  /// its type cannot hold; Error(kIo) as NewFile.
   GgufWriter(const std::string& path, const GgufKeys& keys, const std::vector<GgufTensorSpec>& tensors);
   /// Writes the next encoded bytes of a tensor: all of them, or pieces in order.
   void write(const std::string& name, const void* bytes, size_t size_bytes);

@@ -46,6 +46,15 @@ double shortest(float value) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) {
+  try {
+    static_cast<void>(Json(text).dump());
+  } catch (const Json::exception&) {
+    return false;
+  }
+  return true;
+}
+
 Json gguf_scalar(uint32_t kind, const std::byte* bytes) {
   if (kind == kBool) return load<uint8_t>(bytes) != 0;
   if (kind == kF32) return shortest(load<float>(bytes));

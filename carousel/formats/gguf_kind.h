@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The types of GGUF metadata values and their bytes in the file. Private to gguf.cc and gguf_kind.cc.
+// The types of GGUF metadata values and their bytes in the file. Private to the gguf*.cc of this folder.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "carousel/core/json.h"
 
@@ -36,6 +37,9 @@ T load(const std::byte* bytes) {
   std::memcpy(&value, bytes, sizeof value);
   return value;
 }
+
+/// Whether a text may stand in a file: the format's strings are UTF-8.
+bool is_utf8(std::string_view text);
 
 /// A number or bool as JSON; u64 beyond int64 stays unsigned there.
 Json gguf_scalar(uint32_t kind, const std::byte* bytes);

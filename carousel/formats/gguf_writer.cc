@@ -5,6 +5,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/formats/gguf.h"
+#include "carousel/formats/gguf_kind.h"
 
 namespace carousel::formats {
 namespace {
@@ -33,7 +34,10 @@ class Header {
   void number(T value) {
     bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
+  // Names the key or tensor whose texts come next, for messages.
+  void begin(const std::string& what) { what_ = what; }
   void string(std::string_view text) {
+    if (!is_utf8(text)) fail(ErrorKind::kInput, "{} is not valid UTF-8", what_);
     number<uint64_t>(text.size());
     bytes_.append(text);
   }
@@ -53,7 +57,7 @@ class Header {
   const std::string& bytes() const { return bytes_; }
 
  private:
-  std::string bytes_;
+  std::string bytes_, what_;
 };
 
 size_t size_of(const GgufTensorSpec& spec, const std::string& path) {
@@ -82,6 +86,7 @@ GgufWriter::GgufWriter(const std::string& path, const GgufKeys& keys, const std:
   std::unordered_map<std::string, bool> seen;
   for (const auto& [key, value] : keys) {
     if (!seen.emplace(key, true).second) fail(ErrorKind::kInput, "{}: key \"{}\" is given twice", path, key);
+    header.begin(fmt::format("{}: key \"{}\"", path, key));
     header.string(key);
     std::visit(
         [&](const auto& held) {
@@ -93,6 +98,7 @@ GgufWriter::GgufWriter(const std::string& path, const GgufKeys& keys, const std:
   size_t end = 0;
   for (const GgufTensorSpec& spec : tensors) {
     const size_t size = size_of(spec, path);
+    header.begin(fmt::format("{}: tensor \"{}\"", path, spec.name));
     header.string(spec.name);
     header.number(static_cast<uint32_t>(spec.shape.rank()));
     for (int i = spec.shape.rank() - 1; i >= 0; --i) header.number(static_cast<uint64_t>(spec.shape[i]));

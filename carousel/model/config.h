@@ -65,6 +65,10 @@ struct ModelConfig {
   Json source;                        // config.json as read
 };
 
+/// The value of `key` in a config that parse_config has accepted, or `fallback` where the key is absent or null: to
+/// Fields, null means the default.
+Json stated(const Json& config, const char* key, Json fallback);
+
 /// The shape of a tensor in the config's checkpoint, if the tensor is there. An empty function: there is no checkpoint.
 using ShapeOf = std::function<std::optional<Shape>(const std::string& tensor)>;
 

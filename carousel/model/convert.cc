@@ -12,10 +12,12 @@
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/model/chat_template.h"
+#include "carousel/model/end_tokens.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
 #include "carousel/model/load.h"
 #include "carousel/model/recoding.h"
+#include "carousel/text/unicode.h"
 
 namespace carousel::model {
 namespace {
@@ -156,7 +158,7 @@ uint32_t file_type(const std::vector<Target>& targets) {
 std::string base_name(const Source& source) {
   const fs::path path = fs::absolute(source.place.folder).lexically_normal();
   const std::string name = path.filename().empty() ? path.parent_path().filename().string() : path.filename().string();
-  return name.empty() ? "model" : name;
+  return name.empty() ? "model" : text::replace_invalid(name);
 }
 
 // The model's tokenizer.json, if it can be used; empty: there is none.
@@ -169,19 +171,28 @@ std::string tokenizer_text(const Source& source) {
   return text;
 }
 
+// The config that the keys are made from. It has the ids of generation_config.json as well, since a GGUF file has one
+// list of the tokens that end a text.
+ModelConfig config_for_keys(const Source& source) {
+  ModelConfig config = source.config;
+  if (config.kind != ModelKind::kLanguage || source.checkpoint.gguf() != nullptr) return config;
+  config.eos_token_ids = stated_end_ids(config, source.place.folder);
+  if (config.eos_token_ids != source.config.eos_token_ids) config.source["eos_token_id"] = config.eos_token_ids;
+  return config;
+}
+
 formats::GgufKeys all_keys(const Source& source, const std::vector<Target>& targets) {
-  formats::GgufKeys keys = gguf_keys(source.config, source.records);
+  const ModelConfig config = config_for_keys(source);
+  formats::GgufKeys keys = gguf_keys(config, source.records);
   keys.emplace_back("general.name", base_name(source));
   keys.emplace_back("general.file_type", file_type(targets));
   const auto in_blocks = [](const Target& target) { return target.type->block > 1; };
   if (std::any_of(targets.begin(), targets.end(), in_blocks)) {
     keys.emplace_back("general.quantization_version", uint32_t{2});
   }
-  if (source.config.kind == ModelKind::kLanguage) {
-    const std::string text = tokenizer_text(source);
-    formats::GgufKeys more = text.empty() ? formats::GgufKeys{{"tokenizer.ggml.model", std::string("no_vocab")}}
-                                          : tokenizer_keys(text, source.config.vocab_size, source.config.source,
-                                                           source.place.folder + "/tokenizer.json");
+  if (config.kind == ModelKind::kLanguage) {
+    const formats::GgufKeys more = tokenizer_keys(tokenizer_text(source), config.vocab_size, config.source,
+                                                  source.place.folder + "/tokenizer.json");
     keys.insert(keys.end(), more.begin(), more.end());
     if (const std::string chat = read_chat_template(source.place); !chat.empty())
       keys.emplace_back("tokenizer.chat_template", chat);
@@ -247,6 +258,15 @@ void write_gguf(const std::string& model, const std::string& out, const Stream& 
 
 namespace {
 
+// Writes what stands beside a language model: a folder's own files, or what the keys of a GGUF file say.
+void write_beside(const Source& source, ModelWriter& writer) {
+  const std::string text = tokenizer_text(source);  // one that cannot be used is refused
+  if (source.checkpoint.gguf() == nullptr) return writer.write_beside(read_beside(source.place.folder));
+  if (!text.empty()) write_text_file(writer.file("tokenizer.json"), text);
+  if (const std::string chat = read_chat_template(source.place); !chat.empty())
+    write_text_file(writer.file("chat_template.jinja"), chat);
+}
+
 // Writes a folder of targets whose types are set.
 void write_targets(const Source& source, const std::vector<Target>& targets, const std::string& out,
                    std::optional<DType> plain, const WriteProgress& progress) {
@@ -266,12 +286,7 @@ void write_targets(const Source& source, const std::vector<Target>& targets, con
     set_dtype(config, *plain);
   }
   writer.write_config(config);
-  if (source.config.kind == ModelKind::kLanguage) {
-    if (const std::string text = tokenizer_text(source); !text.empty())
-      write_text_file(writer.file("tokenizer.json"), text);
-    if (const std::string chat = read_chat_template(source.place); !chat.empty())
-      write_text_file(writer.file("chat_template.jinja"), chat);
-  }
+  if (source.config.kind == ModelKind::kLanguage) write_beside(source, writer);
   writer.finish();
 }
 

@@ -22,7 +22,8 @@ using TypeOf = std::function<const formats::GgmlType*(const ParamRecord& record,
 void write_gguf(const std::string& model, const std::string& out, const Stream& stream, const TypeOf& type = {},
                 const WriteProgress& progress = {});
 
-/// Writes a folder, which must be new or empty, with the names and config of the model's family. Tensors in blocks are
+/// Writes a folder, which must be new or empty, with the names and config of the model's family, and what stands beside
+/// a language model (read_beside; of a GGUF file, what its keys say of tokenizer and chat). Tensors in blocks are
 /// written in `blocks_as` (F32, F16, BF16). Throws Error(kInput, kIo).
 void write_folder(const std::string& model, const std::string& out, const Stream& stream, DType blocks_as,
                   const WriteProgress& progress = {});

@@ -18,7 +18,7 @@ void write_initialised(const std::string& config_path, uint64_t seed, DType dtyp
   std::vector<ParamRecord> records = list.records();
   for (ParamRecord& record : records) record.init = drawn_by(numerics, record.name, record.init);
   const auto draw = [seed](const ParamRecord& record, float* values) { draw_param(record, seed, values); };
-  write_model({config, place.config, std::move(records), dtype, draw}, out, place.folder, progress);
+  write_model({config, place.config, std::move(records), dtype, draw}, out, read_beside(place.folder), progress);
 }
 
 }  // namespace carousel::model

@@ -14,6 +14,7 @@
 #include "carousel/formats/new_file.h"
 #include "carousel/formats/yaml.h"
 #include "carousel/model/cost.h"
+#include "carousel/model/end_tokens.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
@@ -30,46 +31,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr const char* kLightning = "model.ckpt";
-// The special tokens that end a text in the published vocabularies.
-constexpr const char* kEndTexts[] = {"<|endoftext|>", "</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"};
-
-std::vector<int64_t> generation_eos(const std::string& folder) {
-  const std::string path = folder + "/generation_config.json";
-  if (!file_exists(path)) return {};
-  Fields fields(read_config(path), path);
-  return read_eos(fields);
-}
-
-// The end ids of config.json and generation_config.json, if the tokenizer agrees that they are special: xLSTM-7B's
-// config names an ordinary word. Tokens that end texts by their spelling are added, as chat models stop at several.
-std::vector<int32_t> find_end_tokens(Model& model, const std::string& folder, bool from_folder) {
-  std::vector<int64_t> ids = model.config.eos_token_ids;
-  const std::vector<int64_t> more = from_folder ? generation_eos(folder) : std::vector<int64_t>();
-  ids.insert(ids.end(), more.begin(), more.end());
-  std::vector<int32_t> ends;
-  const auto add = [&](int64_t id) {
-    const auto token = static_cast<int32_t>(id);
-    if (id >= model.config.vocab_size || std::find(ends.begin(), ends.end(), token) != ends.end()) return;
-    ends.push_back(token);
-  };
-  for (const int64_t id : ids) {
-    if (id >= model.config.vocab_size) {
-      model.warnings.push_back(fmt::format("{}: eos_token_id {} is outside the vocabulary of {}; not taken as the end",
-                                           folder, id, model.config.vocab_size));
-    } else if (!model.tokenizer || model.tokenizer->is_special(static_cast<int32_t>(id))) {
-      add(id);
-    } else {
-      model.warnings.push_back(
-          fmt::format("{}: eos_token_id {} is an ordinary token of the tokenizer; not taken as the end", folder, id));
-    }
-  }
-  if (!model.tokenizer) return ends;
-  for (const char* text : kEndTexts) {
-    const std::optional<int32_t> id = model.tokenizer->id_of(text);
-    if (id && model.tokenizer->is_special(*id)) add(*id);
-  }
-  return ends;
-}
 
 // Bytes that a checkpoint's weights take once loaded.
 size_t held_bytes(const formats::Checkpoint& checkpoint) {
@@ -361,6 +322,7 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   const formats::GgufMetadata* const gguf = checkpoint ? checkpoint->gguf() : nullptr;
   take_tokenizer(model, open_tokenizer(place, gguf), place, gguf);
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.has_value());
+  out.beside = read_beside(place.folder);
   return out;
 }
 

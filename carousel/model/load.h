@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/formats/checkpoint.h"
+#include "carousel/model/beside.h"
 #include "carousel/model/config.h"
 #include "carousel/model/forecaster.h"
 #include "carousel/model/lm.h"
@@ -64,6 +65,7 @@ struct TrainedModel {
   std::vector<ParamRecord> records;  // all that the constructor asked for, masks among them
   ModelPath place;
   std::map<std::string, DType> stored;  // types of the tensors of the files it was loaded from, by name
+  BesideFiles beside;                   // of the folder it was loaded from, which may be gone once it is written
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
 /// Throws as load does, and kInput for a GGUF file.

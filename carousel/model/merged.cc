@@ -133,7 +133,7 @@ void write_merged(const std::string& base, const std::string& adapter, const std
   Json source = config.source;
   set_dtype(source, dtype.value_or(DType::kF32));
   writer.write_config(source);
-  writer.copy_beside(place.folder);
+  writer.write_beside(read_beside(place.folder));
   writer.finish();
 }
 

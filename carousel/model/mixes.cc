@@ -23,7 +23,7 @@ bool is_sensitive(int64_t i, int64_t n) {
 
 int64_t experts_of(const ModelConfig& config) {
   for (const Sublayer& sublayer : config.sublayers) {
-    if (sublayer.block == "moe") return sublayer.options.value("num_experts", kFewExperts);
+    if (sublayer.block == "moe") return stated(sublayer.options, "num_experts", kFewExperts).get<int64_t>();
   }
   return 1;
 }
@@ -31,8 +31,8 @@ int64_t experts_of(const ModelConfig& config) {
 bool shares_values(const ModelConfig& config) {
   return std::any_of(config.sublayers.begin(), config.sublayers.end(), [](const Sublayer& sublayer) {
     if (sublayer.block != "attention") return false;
-    const auto heads = sublayer.options.value("num_heads", int64_t{1});
-    return sublayer.options.value("num_kv_heads", heads) < heads;
+    const Json heads = stated(sublayer.options, "num_heads", 1);
+    return stated(sublayer.options, "num_kv_heads", heads) < heads;
   });
 }
 

@@ -98,17 +98,8 @@ ModelWriter::ModelWriter(const std::string& out, const std::vector<formats::Tens
 
 void ModelWriter::write_config(const Json& config) { write_text_file(file("config.json"), config.dump(2) + "\n"); }
 
-void ModelWriter::copy_beside(const std::string& folder) {
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                           "generation_config.json"}) {
-    const std::string from = folder + "/" + name;
-    if (!file_exists(from)) continue;
-    std::error_code error;
-    const std::string copy = file(name);
-    fs::copy_file(from, copy, error);
-    if (error) fail(ErrorKind::kIo, "{}: cannot copy to {}: {}", from, copy, error.message());
-    fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add, error);
-  }
+void ModelWriter::write_beside(const BesideFiles& files) {
+  for (const auto& [name, text] : files) write_text_file(file(name), text);
 }
 
 void ModelWriter::finish() {
@@ -116,7 +107,7 @@ void ModelWriter::finish() {
   folder_.keep();
 }
 
-void write_model(const ModelValues& model, const std::string& out, const std::string& beside,
+void write_model(const ModelValues& model, const std::string& out, const BesideFiles& beside,
                  const WriteProgress& progress, const std::function<void(ModelWriter&)>& more) {
   const TensorNames& names = find_family(model.config.model_type, model.where).names;
   const std::vector<FileTensor> tensors = file_tensors(model.config, names, model.records);
@@ -137,7 +128,7 @@ void write_model(const ModelValues& model, const std::string& out, const std::st
   Json config = model.config.source;
   set_dtype(config, model.dtype);
   writer.write_config(config);
-  writer.copy_beside(beside);
+  writer.write_beside(beside);
   if (more) more(writer);
   writer.finish();
 }

@@ -11,6 +11,7 @@
 #include "carousel/core/json.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/beside.h"
 #include "carousel/model/config.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/params.h"
@@ -53,9 +54,8 @@ class ModelWriter {
   /// The path of another file, which the caller is about to write.
   std::string file(const std::string& name) { return folder_.file(name); }
   void write_config(const Json& config);  // writes config.json
-  /// Copies what stands beside a model in `folder`, where it is there: tokenizer, chat template, generation config.
-  /// Throws Error(kIo).
-  void copy_beside(const std::string& folder);
+  /// Writes what stands beside a model, as read_beside() gives it. Throws Error(kIo).
+  void write_beside(const BesideFiles& files);
   /// Ends model.safetensors and completes the folder.
   void finish();
 
@@ -79,7 +79,7 @@ struct ModelValues {
 /// Writes `model` into the new folder `out`, tensor by tensor, with its config, which names its dtype (set_dtype), and
 /// what stands beside a model in the folder `beside`. `more` may write further files before the folder is complete.
 /// Throws Error(kInput): a tensor does not fit in memory; Error(kIo, kCancelled).
-void write_model(const ModelValues& model, const std::string& out, const std::string& beside,
+void write_model(const ModelValues& model, const std::string& out, const BesideFiles& beside,
                  const WriteProgress& progress = {}, const std::function<void(ModelWriter&)>& more = {});
 
 /// Says in a config.json that its model is in F32, F16 or BF16, under both names that transformers reads.

@@ -190,7 +190,7 @@ QuantiseResult write_quantised(const std::string& path, const WeightTypes& asked
   metadata.try_emplace("format", "pt");
   ModelWriter writer(out, specs, metadata);
   write_config(place, config, writer);
-  writer.copy_beside(place.folder);
+  writer.write_beside(read_beside(place.folder));
   size_t done_bytes = 0;
   for (const QuantisePlan::Item& item : plan.items) {
     const double share = static_cast<double>(done_bytes) / static_cast<double>(std::max<size_t>(1, plan.bytes_before));

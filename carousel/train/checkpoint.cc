@@ -162,11 +162,13 @@ void write_checkpoint(const std::string& folder, Trainer& trainer, const RunStat
   const auto values = [&](const model::ParamRecord& record, float* to) { model.params->values(record, to); };
   const auto kept = [&](const model::FileTensor& tensor) { return kept_type(model, tensor); };
   const model::ModelConfig& config = model.model.config;
-  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, model.place.folder,
-                     {}, write_run);
+  model::write_model({config, model.place.config, model.records, DType::kF32, values, kept}, folder, model.beside, {},
+                     write_run);
 }
 
 }  // namespace
+
+size_t count_checkpoints(const std::string& out) { return complete_steps(out).size(); }
 
 std::string checkpoint_folder(const std::string& out, int64_t step) {
   return fmt::format("{}/{}{}", out, kPrefix, step);

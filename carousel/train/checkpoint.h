@@ -28,6 +28,8 @@ void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& r
 RunState load_checkpoint(const std::string& folder, Trainer& trainer);
 /// Removes the oldest checkpoints but for `keep` and the best one.
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step);
+/// How many complete checkpoints a run has.
+size_t count_checkpoints(const std::string& out);
 /// Bytes that a checkpoint takes.
 size_t checkpoint_bytes(Trainer& trainer);
 

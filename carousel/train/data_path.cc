@@ -57,12 +57,17 @@ void add_file(const std::string& path, std::vector<DataFile>& out) {
   out.push_back({path, kind_of(ending).value_or(FileKind::kText)});
 }
 
+/// Whether a folder is that of a run, whose log and caches are no data.
+bool is_run(const std::string& folder) {
+  return file_exists(folder + "/train.json") && file_exists(folder + "/log.jsonl");
+}
+
 void add_folder(const std::string& folder, std::vector<DataFile>& out) {
   for (const std::string& name : names_in(folder)) {
     if (name.starts_with('.')) continue;
     const std::string path = folder + "/" + name, ending = ending_of(name);
     if (is_folder(path)) {
-      add_folder(path, out);
+      if (!is_run(path)) add_folder(path, out);
     } else if (kind_of(ending) || ending == ".parquet") {
       add_file(path, out);
     }

@@ -18,6 +18,7 @@ namespace {
 
 constexpr double kWidth = 960, kHeight = 520, kLeft = 76, kRight = 24, kTop = 24, kBottom = 50;
 constexpr int kColumns = 860;
+constexpr int64_t kMostTicks = 50;  // an axis has about ten
 constexpr const char* kColors[kMostCurves] = {"#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0e7490",
                                               "#be185d", "#4d7c0f", "#334155", "#a16207", "#6d28d9", "#0f766e"};
 
@@ -66,7 +67,8 @@ Frame frame_of(const std::vector<RunCurve>& runs) {
     take(points_of(run, kValidLoss), frame);
   }
   if (!(frame.first <= frame.last)) fail(ErrorKind::kInput, "plot: no \"{}\" in the logs, expected one to draw", kLoss);
-  if (frame.first == frame.last) frame.last += 1;
+  // Above 2^53 the next number is further away than 1.
+  if (frame.first == frame.last) frame.last = std::max(frame.first + 1, std::nextafter(frame.first, INFINITY));
   double margin = 0.05 * (frame.high - frame.low);
   if (!(margin > 0)) margin = std::max(0.05 * std::abs(frame.high), 1e-6);
   frame.low -= margin;
@@ -115,22 +117,34 @@ void draw_line(const std::vector<Point>& points, const Frame& frame, const std::
   out += fmt::format("<polyline points='{}' fill='none' {}/>\n", path, style);
 }
 
+// The multiples of `step` from low to high. An integer counts them, since adding 1 to a double of 2^53 or more does not
+// change it, and a loop over that would not end.
+std::vector<double> ticks(double low, double high, double step) {
+  const double first = std::ceil(low / step);
+  std::vector<double> out;
+  for (int64_t i = 0; i < kMostTicks; ++i) {
+    const double k = first + static_cast<double>(i);
+    if (!(k * step <= high)) break;
+    out.push_back(k == 0 ? 0.0 : k * step);
+  }
+  return out;
+}
+
 void draw_axes(const Frame& frame, std::string& out) {
   const double right = kWidth - kRight, bottom = kHeight - kBottom;
   const double loss_step = tick_step(frame.high - frame.low, 6);
-  for (double k = std::ceil(frame.low / loss_step); k * loss_step <= frame.high; k += 1) {
-    const double y = frame.y(k * loss_step);
+  for (const double value : ticks(frame.low, frame.high, loss_step)) {
+    const double y = frame.y(value);
     out +=
         fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#e2e8f0'/>\n", kLeft, y, right, y);
-    out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='end'>{:.6g}</text>\n", kLeft - 8, y + 4,
-                       k == 0 ? 0.0 : k * loss_step);
+    out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='end'>{:.6g}</text>\n", kLeft - 8, y + 4, value);
   }
   const double step = std::max(1.0, tick_step(frame.last - frame.first, 8));
-  for (double k = std::ceil(frame.first / step); k * step <= frame.last; k += 1) {
-    const double x = frame.x(k * step);
+  for (const double value : ticks(frame.first, frame.last, step)) {
+    const double x = frame.x(value);
     out += fmt::format("<line x1='{0:.1f}' y1='{1:.1f}' x2='{0:.1f}' y2='{2:.1f}' stroke='#94a3b8'/>\n", x, bottom,
                        bottom + 5);
-    out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='middle'>{:.0f}</text>\n", x, bottom + 20, k * step);
+    out += fmt::format("<text x='{:.1f}' y='{:.1f}' text-anchor='middle'>{:.0f}</text>\n", x, bottom + 20, value);
   }
   out += fmt::format("<line x1='{:.1f}' y1='{:.1f}' x2='{:.1f}' y2='{:.1f}' stroke='#94a3b8'/>\n", kLeft, bottom, right,
                      bottom);

@@ -50,7 +50,7 @@ Schedule::Kind Schedule::kind_of(const std::string& name) {
 }
 
 void Schedule::check() const {
-  const int64_t rise = warmup.steps(steps), fall = kind == Kind::kWsd ? cooldown.steps(steps) : 0;
+  const int64_t rise = warmup.steps(steps), fall = kind == Kind::kWsd ? cooldown_steps() : 0;
   if (steps < 1) fail(ErrorKind::kUsage, "--steps: got {}, expected 1 or more", steps);
   if (!(lr > 0) || !std::isfinite(lr)) fail(ErrorKind::kUsage, "--lr: got {}, expected a number above 0", lr);
   if (!(lr_min >= 0 && lr_min <= 1)) {
@@ -63,6 +63,13 @@ void Schedule::check() const {
     fail(ErrorKind::kUsage, "--warmup: got {} steps and {} of --cooldown, expected at most the {} of the run", rise,
          fall, steps);
   }
+}
+
+/// Shares that make a whole together are rounded apart: the cooldown then takes what the warmup leaves.
+int64_t Schedule::cooldown_steps() const {
+  const int64_t fall = cooldown.steps(steps), left = steps - warmup.steps(steps);
+  const bool fits = warmup.is_fraction && cooldown.is_fraction && warmup.value + cooldown.value <= 1;
+  return fits ? std::min(fall, left) : fall;
 }
 
 double Schedule::at(int64_t step) const {
@@ -78,7 +85,7 @@ double Schedule::at(int64_t step) const {
     case Kind::kExp:
       return lr * std::pow(lr_min, std::min(1.0, way));
     case Kind::kWsd: {
-      const int64_t fall = cooldown.steps(steps), done = step - (steps - fall);
+      const int64_t fall = cooldown_steps(), done = step - (steps - fall);
       if (done < 0) return lr;
       return lr +
              (least - lr) * std::min(1.0, static_cast<double>(done) / static_cast<double>(std::max<int64_t>(1, fall)));

@@ -41,6 +41,9 @@ struct Schedule {
   /// The rate of step 0 <= step < steps: lr (step + 1) / w in the w steps of the warmup, then the curve, whose end
   /// would be reached by step `steps`.
   double at(int64_t step) const;
+
+ private:
+  int64_t cooldown_steps() const;
 };
 
 }  // namespace carousel::train

@@ -51,6 +51,20 @@ void check_size(const formats::MappedFile& file, uint64_t expected) {
        file.bytes().size(), expected);
 }
 
+/// Refuses a table of documents that does not describe the ids. Every document has two ids or more, the first of which
+/// may be the last one of the document before; what comes after the last document closes the table.
+void check_table(const formats::MappedFile& file, const Header& header) {
+  const auto* const table = reinterpret_cast<const uint64_t*>(file.bytes().data());
+  const auto first_id = [&](uint64_t document) { return table[2 * document]; };
+  const auto first_pair = [&](uint64_t document) { return table[2 * document + 1]; };
+  bool fits = first_pair(0) == 0 && first_pair(header.documents) == header.pairs;
+  for (uint64_t i = 0; fits && i < header.documents; ++i) {
+    const uint64_t begin = first_pair(i), end = first_pair(i + 1);
+    fits = begin < end && first_id(i) < header.ids && end - begin < header.ids - first_id(i);
+  }
+  if (!fits) fail(ErrorKind::kInput, "{}: damaged: remove it, and it is written anew", file.path());
+}
+
 }  // namespace
 
 bool TokenCache::exists(const std::string& stem) {
@@ -70,9 +84,14 @@ TokenCache TokenCache::open(const std::string& stem, const CacheKey& key) {
   if (!(key == CacheKey{header.contents, header.tokenizer, header.options, ""})) {
     fail(ErrorKind::kInput, "{}: ids of another file, or read in another way: remove it", ids->path());
   }
+  constexpr uint64_t kMost = uint64_t{1} << 56;  // so that no size overflows
+  if (header.ids > kMost || header.documents > kMost) {
+    fail(ErrorKind::kInput, "{}: damaged: remove it, and it is written anew", ids->path());
+  }
   check_size(*ids, kHeaderBytes + header.ids * header.width);
   const auto table = formats::MappedFile::open(stem + ".documents");
   check_size(*table, (header.documents + 1) * 2 * sizeof(uint64_t));
+  check_table(*table, header);
   out.files_ = {ids, table};
   if (header.scored != 0) {
     out.files_.push_back(formats::MappedFile::open(stem + ".scored"));

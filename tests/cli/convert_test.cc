@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel convert: to GGUF and back bit for bit, and every command on a .gguf as on the folder it came from.
+#include "carousel/formats/gguf.h"
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::cli {
@@ -49,11 +50,23 @@ const std::string kOddXlstm = R"({"model_type": "xlstm", "vocab_size": 256, "hid
   "num_heads": 3, "qk_dim_factor": 0.67, "v_dim_factor": 1.17, "ffn_proj_factor": 1.9, "ffn_round_up_to_multiple_of": 5,
   "use_bias": true, "gate_soft_cap": null, "output_logit_soft_cap": null, "norm_eps": 1e-5})";
 
+// null is the default: of a key that names tensors, and of two whose layers are not there.
+const std::string kNullXlstm = R"({"model_type": "xlstm", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 1,
+  "num_heads": null, "weight_mode": null})";
+const std::string kNullConv = R"({"model_type": "lfm2", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 1,
+  "num_attention_heads": null, "block_ff_dim": 96, "layer_types": ["conv"]})";
+const std::string kNullMoe = R"({"model_type": "lfm2_moe", "vocab_size": 256, "hidden_size": 32,
+  "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": null,
+  "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "num_dense_layers": 0,
+  "layer_types": ["full_attention"]})";
+
 INSTANTIATE_TEST_SUITE_P(All, ConvertKind,
                          testing::Values(Kind{"xlstm", kTinyXlstm, "bf16"}, Kind{"odd_xlstm", kOddXlstm, "f32"},
                                          Kind{"lfm2", kTinyLfm2, "f16"}, Kind{"biased_conv", kBiasedConv, "bf16"},
                                          Kind{"llama", kTinyLlama, "f16"}, Kind{"biased_llama", kBiasedLlama, "f32"},
-                                         Kind{"moe", kTinyMoe, "bf16"}, Kind{"mixed", kTinyMixed, "bf16"}),
+                                         Kind{"moe", kTinyMoe, "bf16"}, Kind{"mixed", kTinyMixed, "bf16"},
+                                         Kind{"null_xlstm", kNullXlstm, "f32"}, Kind{"null_conv", kNullConv, "f32"},
+                                         Kind{"null_moe", kNullMoe, "f32"}),
                          [](const auto& param) { return std::string(param.param.name); });
 
 TEST(Convert, EveryCommandTakesTheFile) {
@@ -96,6 +109,53 @@ TEST(Convert, TheChatTemplateGoesAlong) {
   const Ran ran = run_carousel("chat " + gguf, "a\n");
   EXPECT_EQ(ran.status, 1);
   EXPECT_NE(ran.err.find("its chat template is not plain ChatML"), std::string::npos) << ran.err;
+}
+
+std::vector<int64_t> ends_of(const std::string& path) {
+  const model::ModelPath place = model::resolve(path);
+  const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
+  return model::read_model_config(place, &checkpoint).eos_token_ids;
+}
+
+TEST(Convert, EveryEndTokenGoesAlong) {
+  for (std::string config : {kTinyLlama, kTinyMixed}) {
+    const Scratch scratch;
+    const std::string folder = init_model(scratch, config.insert(1, R"("eos_token_id": [2, 7], )"));
+    const std::string gguf = scratch / "m.gguf", smaller = scratch / "q.gguf", back = scratch / "back";
+    write_file(folder + "/generation_config.json", R"({"eos_token_id": [7, 9, 11]})");
+    ASSERT_EQ(run_carousel("convert " + folder + " --out " + gguf).status, 0);
+    ASSERT_EQ(run_carousel("quantize " + gguf + " --type q8 --out " + smaller).status, 0);
+    ASSERT_EQ(run_carousel("convert " + gguf + " --out " + back).status, 0);
+    for (const std::string& model : {gguf, smaller, back}) {
+      EXPECT_EQ(ends_of(model), (std::vector<int64_t>{2, 7, 9, 11})) << model;
+    }
+  }
+}
+
+TEST(Convert, WhatStandsBesideAFolderGoesAlong) {
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyLlama), out = scratch / "out";
+  const auto names = {"chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json",
+                      "generation_config.json"};
+  for (const char* name : names) write_file(folder + "/" + name, "{}");
+  const Ran ran = run_carousel("convert " + folder + " --out " + out);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  for (const char* name : names) EXPECT_EQ(read_file(out + "/" + name), "{}") << name;
+}
+
+// What a file cannot hold is replaced in the name, and refused in a template, before a reader has to refuse the file.
+TEST(Convert, TextsThatAreNotUtf8) {
+  const Scratch scratch;
+  const std::string folder = scratch / "mod\xE9l", gguf = scratch / "m.gguf";
+  std::filesystem::rename(init_model(scratch, kTinyLlama), folder);
+  const Ran named = run_carousel("convert '" + folder + "' --out " + gguf);
+  ASSERT_EQ(named.status, 0) << named.err;
+  EXPECT_EQ(formats::GgufFile::open(gguf).metadata().values.at("general.name"), "mod\xEF\xBF\xBDl");
+  write_file(folder + "/chat_template.jinja", "caf\xE9 {{ messages }}");
+  const Ran ran = run_carousel("convert '" + folder + "' --out " + (scratch / "t.gguf"));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("key \"tokenizer.chat_template\" is not valid UTF-8"), std::string::npos) << ran.err;
+  EXPECT_TRUE(is_absent(scratch / "t.gguf"));
 }
 
 TEST(Convert, VerifyTakesAFolderWithOneGguf) {

@@ -82,6 +82,22 @@ TEST(Forecast, WritesOverNeitherItsInputNorADevice) {
   EXPECT_EQ(read_file(csv), text);
 }
 
+TEST(Forecast, WritesOverNeitherItsModelNorItsOtherOutput) {
+  const Scratch scratch;
+  write_file(scratch / "ramp.csv", "0\n1\n2\n3\n");
+  const std::string model = scratch / "m.ckpt";
+  std::filesystem::copy_file(kModel, model);
+  const std::string start = "forecast " + model + " --csv " + (scratch / "ramp.csv") + " --horizon 2";
+  const Ran over = run_carousel(start + " --out " + model);
+  EXPECT_EQ(over.status, 1);
+  EXPECT_NE(over.err.find("the input, expected another file"), std::string::npos) << over.err;
+  EXPECT_EQ(read_file(model), read_file(kModel));
+  const Ran twice = run_carousel(start + " --out " + (scratch / "f") + " --plot " + (scratch / "./f"));
+  EXPECT_EQ(twice.status, 1);
+  EXPECT_NE(twice.err.find("the file of another output, expected one for each"), std::string::npos) << twice.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "f"));
+}
+
 TEST(Forecast, WeightsInOtherTypes) {
   const Scratch scratch;
   write_file(scratch / "ramp.csv", "0\n1\n2\n3\n");

@@ -30,5 +30,15 @@ TEST(Plot, ErrorsAreOneLine) {
   EXPECT_EQ(run_carousel("plot " + (scratch / "none")).status, 1);
 }
 
+TEST(Plot, WritesOverNoLog) {
+  const Scratch scratch;
+  const std::string log = scratch / "log.jsonl", text = "{\"step\": 1, \"loss\": 3.5}\n";
+  write_file(log, text);
+  const Ran ran = run_carousel("plot " + scratch.path() + "/ -o " + log);
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("the input, expected another file"), std::string::npos) << ran.err;
+  EXPECT_EQ(read_file(log), text);
+}
+
 }  // namespace
 }  // namespace carousel::cli

@@ -107,6 +107,21 @@ TEST(Predict, MistakesAreNamed) {
   EXPECT_NE(error("--load-state " + (scratch / "state"), "1,2\n").find("state of another model"), std::string::npos);
 }
 
+TEST(Predict, WritesOverNoInput) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc), x = scratch / "x.csv", times = scratch / "t.csv";
+  write_file(x, "1,2\n3,4\n");
+  write_file(times, "1\n0.5\n");
+  for (const std::string& output : {x, times}) {
+    const Ran ran =
+        run_carousel("predict " + model + " --input " + x + " --timespans " + times + " --output " + output);
+    EXPECT_EQ(ran.status, 1);
+    EXPECT_NE(ran.err.find("the input, expected another file"), std::string::npos) << ran.err;
+  }
+  EXPECT_EQ(read_file(x), "1,2\n3,4\n");
+  EXPECT_EQ(read_file(times), "1\n0.5\n");
+}
+
 TEST(Predict, SpellingsOfRowsAreAlike) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kLtc);
@@ -239,6 +254,10 @@ TEST(WiringCommand, CountsAndDraws) {
   for (const char* name : {"sensory (2)", "inter (5)", "command (4)", "motor (3)", "excitatory", "inhibitory"}) {
     EXPECT_NE(svg.find(name), std::string::npos) << name;
   }
+  const Ran over = run_carousel("wiring " + scratch.path() + " --svg " + (scratch / "config.json"));
+  EXPECT_EQ(over.status, 1);
+  EXPECT_NE(over.err.find("the input, expected another file"), std::string::npos) << over.err;
+  EXPECT_EQ(read_file(scratch / "config.json"), kWiredCfc);
   write_file(scratch / "alone.json", R"({"type": "Random", "units": 4, "sparsity_level": 0.5})");
   EXPECT_EQ(run_carousel("wiring " + (scratch / "alone.json")).status, 2) << "--inputs is needed";
   EXPECT_EQ(run_carousel("wiring " + (scratch / "alone.json") + " --inputs 3").status, 0);

@@ -65,7 +65,6 @@ void prepare_launcher() {
       {"OMPI_MCA_rmaps_base_oversubscribe", "1"},
       {"OMPI_MCA_hwloc_base_binding_policy", "none"},
       {"OMPI_MCA_plm_rsh_agent", ""},                        // no ssh
-      {"OMPI_MCA_odls_base_sigkill_timeout", "60"},          // from its SIGTERM to its SIGKILL: a slow machine saves
       {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers may forbid it
       {"ASAN_OPTIONS", "detect_leaks=0"},                    // Open MPI keeps what it allocates until the end
   };
@@ -196,6 +195,7 @@ TEST_F(TrainMpi, AKilledProcessEndsTheJobAndItsLastCheckpointIsGood) {
 
 // mpirun answers Ctrl-C with a SIGTERM to each process, and ends with a status of its own.
 TEST_F(TrainMpi, AnInterruptOfTheLauncherSaves) {
+  setenv("OMPI_MCA_odls_base_sigkill_timeout", "10", 1);  // from its SIGTERM to its SIGKILL: a slow machine saves too
   const std::string out = scratch / "run";
   Started job(2, arguments(out, {"--steps", "100000", "--batch", "4"}));
   ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/log.jsonl") && fs::file_size(out + "/log.jsonl") > 200; }));

@@ -183,6 +183,7 @@ struct Refusal {
 TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
   write_file(scratch / "bad.json", R"({"stepz": 3})");
   write_file(scratch / "empty.txt", "");
+  write_file(scratch / "unlearnt.jsonl", R"({"prompt": "abc", "completion": ""})");
   write_file(scratch / "nan.json", R"({"lr": 1e30, "clip": 0, "warmup": "0"})");
   const std::string model = "--model " + (scratch / "config.json"), data = " --data " + (scratch / "data.txt");
   const std::string out = " --out " + (scratch / "out"), steps = " --steps 3";
@@ -193,6 +194,10 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
       {model + data + out, "got 0 of --steps, --tokens and --epochs", 2},
       {model + data + out + steps + " --epochs 1", "got 2 of --steps, --tokens and --epochs", 2},
       {model + data + out + steps + " --betas .9", "--betas: got \".9\"", 2},
+      {model + data + out + steps + " --eps 0", "--eps: got 0, expected a number above", 2},
+      {model + data + out + steps + " --sample-every 1", "prompt is empty", 1},
+      {model + " --data " + (scratch / "unlearnt.jsonl") + out + steps, "--data: no target counts", 1},
+      {model + data + out + steps + " --valid " + (scratch / "unlearnt.jsonl"), "--eval-rows: no target counts", 1},
       {model + data + out + steps + " --batch 0", "--batch: got \"0\"", 2},
       {model + data + out + steps + " --dropout 1", "--dropout: got 1, expected a number below 1", 2},
       {model + data + out + steps + " --decay some", "--decay: got \"some\"", 2},
@@ -215,6 +220,36 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
     EXPECT_EQ(ran.err.find('\n', line), ran.err.size() - 1) << ran.err;
     EXPECT_FALSE(fs::exists(scratch / "out/.running")) << refusal.arguments;
   }
+}
+
+TEST_F(Train, WhatStandsBesideTheModelOutlivesTheCheckpointItCameFrom) {
+  write_file(scratch / "generation_config.json", R"({"eos_token_id": 5})");
+  const std::string out = scratch / "run";
+  const Ran begun = run(arguments(out, {"--steps", "2", "--save-every", "1", "--keep", "1"}));
+  ASSERT_EQ(begun.status, 0) << begun.err;
+  const Ran resumed = run_carousel("train --resume " + out + " -t 1 --steps 5");
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_FALSE(fs::exists(out + "/step-2"));
+  EXPECT_EQ(read_file(out + "/step-5/generation_config.json"), R"({"eos_token_id": 5})");
+}
+
+TEST_F(Train, ARunWithinItsFolderOfDataGoesOn) {
+  fs::create_directory(scratch / "data");
+  fs::rename(scratch / "data.txt", scratch / "data/data.txt");
+  const std::string out = scratch / "data/run";
+  const std::string line = "train --model " + (scratch / "config.json") + " --data " + (scratch / "data") + " --out " +
+                           out + " -t 1 --seq 48 --batch 3 --steps 2";
+  ASSERT_EQ(run_carousel(line).status, 0);
+  const Ran resumed = run_carousel("train --resume " + out + " -t 1 --steps 3");
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_TRUE(fs::exists(out + "/step-3"));
+}
+
+TEST_F(Train, EpochsTakeAWarmupOfSteps) {
+  const Ran ran = run(arguments(scratch / "run", {"--epochs", "2", "--warmup", "5", "--dry-run"}));
+  EXPECT_EQ(ran.status, 0) << ran.err;
+  const Ran found = run(arguments(scratch / "rate", {"--steps", "10000", "--warmup", "500", "--find-lr", "--dry-run"}));
+  EXPECT_EQ(found.status, 0) << found.err;
 }
 
 TEST_F(Train, ALossThatIsNotFiniteEndsTheRunAndKeepsTheLastCheckpoint) {

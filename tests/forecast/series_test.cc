@@ -290,6 +290,12 @@ TEST(Plot, NamesAreTextOfXml) {
   EXPECT_NE(svg.find("Temp\xEF\xBF\xBD\xEF\xBF\xBD &#39;a&#39; &amp; &lt;b&gt; </text>"), std::string::npos) << svg;
 }
 
+// Neighbours among doubles: 1 more changes neither, and the ticks between them end all the same.
+TEST(Plot, ValuesTooLargeToCountByOne) {
+  const SeriesTable table = read("ds,y\n0,10000000000000000\n1,10000000000000002\n");
+  EXPECT_LT(plot_forecasts(table, {{{1e16}, {1e16, 1e16}}}, {0.1, 0.9}).size(), 50000u);
+}
+
 TEST(Plot, AnySeriesCanBeShown) {
   for (const char* text : {"ds,y\n0,\n1,\n", "ds,y\n0,5\n1,5\n", "5\n", "ds,y\n0,1e30\n1,-1e30\n"}) {
     const std::string svg = plot_forecasts(read(text), {{{5}, {5, 5}}}, {0.1, 0.9});

@@ -111,6 +111,10 @@ TEST(Gguf, TheWriterRefuses) {
             std::string::npos);
   EXPECT_NE(write({}, {{"w", &type("F32"), Shape{1, 1, 1, 1, 1}}}).find("expected 1 to 4 dimensions"),
             std::string::npos);
+  EXPECT_NE(write({{"k", std::string("caf\xE9")}}, {}).find("key \"k\" is not valid UTF-8"), std::string::npos);
+  EXPECT_NE(write({{"list", std::vector<std::string>{"a", "\xE9"}}}, {}).find("key \"list\" is not valid UTF-8"),
+            std::string::npos);
+  EXPECT_NE(write({}, {{"w\xE9", &type("F32"), Shape{2}}}).find("is not valid UTF-8"), std::string::npos);
 }
 
 class SplitGguf : public testing::Test {

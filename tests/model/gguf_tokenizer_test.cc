@@ -2,6 +2,7 @@
 // A tokenizer.json through the keys of a GGUF file and back: the ids of the reference library, from the keys alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "carousel/core/error.h"
@@ -108,6 +109,29 @@ TEST(GgufTokenizerFixtures, TheUnknownTokenMayBeAControlToken) {
                             {"tokenizer.ggml.add_bos_token", false}};
   const text::Tokenizer tokenizer = text::Tokenizer::from_json(through_file(keys, true), "keys");
   EXPECT_EQ(tokenizer.encode("aXa"), (std::vector<int32_t>{2, 1, 0, 1}));
+}
+
+// Whether the keys can say the tokenizer, cannot, or there is none.
+TEST(GgufTokenizerFixtures, TokensThatBeginEndAndPadHaveKeys) {
+  const Json config{{"bos_token_id", 4}, {"eos_token_id", {2, 7, 5000, 3, 9, 7}}, {"pad_token_id", 1}};
+  const std::string stories = read_text_file(kRoot + "models/stories-xlstm/tokenizer.json", size_t{1} << 28);
+  const std::string unsaid = R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
+  for (const std::string& text : {stories, unsaid, std::string()}) {
+    SCOPED_TRACE(text.substr(0, 40));
+    const formats::GgufKeys keys = tokenizer_keys(text, 4096, config, "tokenizer");
+    const auto value = [&](const std::string& name) {
+      const auto found = std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.first == name; });
+      return found == keys.end() ? formats::GgufValue() : found->second;
+    };
+    EXPECT_EQ(value("tokenizer.ggml.model") == formats::GgufValue(std::string("no_vocab")), text != stories);
+    EXPECT_EQ(value(kWhole) == formats::GgufValue(unsaid), text == unsaid);
+    EXPECT_TRUE(value("tokenizer.ggml.bos_token_id") == formats::GgufValue(uint32_t{4}));
+    EXPECT_TRUE(value("tokenizer.ggml.eos_token_id") == formats::GgufValue(uint32_t{2}));
+    EXPECT_TRUE(value("tokenizer.ggml.eot_token_id") == formats::GgufValue(uint32_t{7}));
+    EXPECT_TRUE(value("tokenizer.ggml.eom_token_id") == formats::GgufValue(uint32_t{3}));
+    EXPECT_TRUE(value("tokenizer.ggml.padding_token_id") == formats::GgufValue(uint32_t{1}));
+    EXPECT_TRUE(value(kGgufFurtherEnds) == formats::GgufValue(std::vector<int32_t>{9})) << "5000 is no id";
+  }
 }
 
 }  // namespace

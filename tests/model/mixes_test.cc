@@ -105,6 +105,17 @@ TEST_F(Mixes, LayersOfAnXlstm) {
   EXPECT_EQ(types.by_name.count("layers.0.mlstm.igate.weight"), 0u);
 }
 
+TEST_F(Mixes, NullIsTheDefaultNumberOfExperts) {
+  const auto types_with = [&](const std::string& experts) {
+    return types_for(R"({"model_type": "carousel", "vocab_size": 64, "hidden_size": 256,
+      "layer_types": ["full_attention", "conv"], "attention_config": {"num_heads": 4, "num_kv_heads": 2},
+      "ffn_config": {"type": "moe"}, "moe_config": {"intermediate_size": 256, "num_experts": )" +
+                         experts + "}}",
+                     DType::kQ4K);
+  };
+  EXPECT_EQ(types_with("null").by_name, types_with("8").by_name);
+}
+
 TEST(FittingDtype, RowsThatAreNoWholeBlocksOf256) {
   EXPECT_EQ(fitting_dtype(DType::kQ4K, 512), DType::kQ4K);
   EXPECT_EQ(fitting_dtype(DType::kQ4K, 288), DType::kQ50);

@@ -158,5 +158,17 @@ TEST(LossPlot, FewAndEqualValues) {
   EXPECT_NE(error_of([] { plot_losses(std::vector<RunCurve>(13)); }).find("at most 12"), std::string::npos);
 }
 
+// Neighbours among doubles: 1 more changes neither, and the ticks between them end all the same.
+TEST(LossPlot, NumbersTooLargeToCountByOne) {
+  constexpr int64_t kFar = 9000000000000000000;
+  const auto svg = [](int64_t last, double loss) {
+    return plot_losses({{"one", {{kFar, {{kLoss, 1e16}}}, {last, {{kLoss, loss}}}, {last, {{kLoss, loss}}}}}});
+  };
+  for (const std::string& picture : {svg(kFar + 2048, 1e16), svg(kFar + 2048, 1e16 + 2), svg(kFar, 1e16 + 2)}) {
+    EXPECT_LT(picture.size(), 50000u);
+    EXPECT_EQ(picture.find("nan"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace carousel::train

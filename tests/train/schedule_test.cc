@@ -49,6 +49,11 @@ TEST(Schedule, WsdIsStableUntilItsCooldown) {
   Schedule rates = schedule("wsd", 100, "2");
   EXPECT_DOUBLE_EQ(rates.at(80), 1e-3) << "the cooldown is 20%";
   EXPECT_DOUBLE_EQ(rates.at(90), 5.5e-4);
+  for (const int64_t steps : {1, 3, 100}) {  // halves are rounded up
+    Schedule halves = schedule("wsd", steps, "50%");
+    halves.cooldown = Span::parse("--cooldown", "50%");
+    halves.check();
+  }
   rates.cooldown = Span::parse("--cooldown", "0");
   EXPECT_DOUBLE_EQ(rates.at(99), 1e-3);
 }

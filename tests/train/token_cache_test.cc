@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "carousel/core/files.h"
+#include "carousel/core/json.h"
 #include "carousel/train/source.h"
 #include "tests/train/written.h"
 
@@ -73,6 +74,15 @@ TEST(TokenCache, DamageIsSeen) {
   TokenCacheWriter writer(scratch / "c", kKey, 256);
   writer.add({{1, 2, 3}, {0, 1, 0}, false});
   writer.finish();
+  const std::string table = read_text_file(scratch / "c.documents", 1000);
+  for (size_t i = 0; i < table.size(); i += 8) {
+    std::string other = table;
+    other[i + 6] = '\x7f';
+    write(scratch / "c.documents", other);
+    if (i == table.size() - 16) continue;  // where the ids after the last document begin is asked by nobody
+    EXPECT_NE(error_of([&] { TokenCache::open(scratch / "c", kKey); }).find("c.documents"), std::string::npos) << i;
+  }
+  write(scratch / "c.documents", table);
   for (const char* name : {"c.scored", "c.documents", "c.ids"}) {
     std::filesystem::resize_file(scratch / name, std::filesystem::file_size(scratch / name) - 1);
     EXPECT_NE(error_of([&] { TokenCache::open(scratch / "c", kKey); }).find(name), std::string::npos);

@@ -144,6 +144,12 @@ std::string implied_model_type(const Json& config) {
   return "";
 }
 
+Json stated(const Json& config, const char* key, Json fallback) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return fallback;
+  return *found;
+}
+
 ModelConfig parse_config(const Json& config, const std::string& where, const ShapeOf& shape_of) {
   if (!config.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", where, brief(config));
   if (!config.contains("model_type")) fail(ErrorKind::kInput, "{}: \"model_type\" is missing", where);

@@ -254,8 +254,8 @@ void to_gguf(KeyWriter& out, bool experts) {
   if (!experts) {
     return out.count("feed_forward_length", dense.value("intermediate_size", int64_t{1}));
   }
-  const auto of_dense = out.config().source.value("intermediate_size", int64_t{7168});
-  out.count("feed_forward_length", dense.value("intermediate_size", of_dense));
+  const Json of_dense = stated(out.config().source, "intermediate_size", 7168);
+  out.count("feed_forward_length", stated(dense, "intermediate_size", of_dense).get<int64_t>());
   const auto is_dense = [](const Sublayer& sublayer) { return sublayer.block == "swiglu"; };
   out.count("leading_dense_block_count",
             std::count_if(out.config().sublayers.begin(), out.config().sublayers.end(), is_dense));

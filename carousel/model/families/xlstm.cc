@@ -147,7 +147,7 @@ std::vector<TensorSource> sources(const ModelConfig& config, const std::string& 
     if (!strip_prefix(rest, spelling.name)) continue;
     std::vector<TensorSource> found{{block + spelling.single + rest}};
     if (spelling.fused != nullptr) found.push_back({block + spelling.fused + rest, true});
-    if (found.size() == 2 && config.source.value("weight_mode", "single") == "fused") std::swap(found[0], found[1]);
+    if (found.size() == 2 && stated(config.source, "weight_mode", "single") == "fused") std::swap(found[0], found[1]);
     return found;
   }
   return {{block + place.rest}};
@@ -200,7 +200,7 @@ Json from_gguf(KeyReader& keys) {
 void to_gguf(KeyWriter& out) {
   out.common();
   const Json mlstm = out.options("mlstm");
-  const int64_t heads = mlstm.value("num_heads", out.config().source.value("num_heads", int64_t{8}));
+  const int64_t heads = stated(mlstm, "num_heads", stated(out.config().source, "num_heads", 8)).get<int64_t>();
   out.count("mlstm.head_count", heads);
   out.count("mlstm.key_length", out.rows("layers.0.mlstm.q.weight") / heads);
   out.count("mlstm.value_length", out.rows("layers.0.mlstm.v.weight") / heads);

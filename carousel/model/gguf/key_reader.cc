@@ -8,10 +8,13 @@
 #include <cmath>
 
 #include "carousel/core/error.h"
+#include "carousel/model/gguf/gguf.h"
 #include "carousel/model/gguf/rope.h"
 
 namespace carousel::model {
 namespace {
+
+constexpr size_t kMaxEnds = 1024;  // ids that end texts
 
 // Keys after the architecture's name that steer nothing here.
 constexpr const char* kWithoutEffect[] = {"context_length", "tensor_data_layout", "vocab_size", "rope.dimension_count"};
@@ -130,11 +133,14 @@ void read_common_keys(KeyReader& keys, Json& out) {
   if (const auto bos = token("tokenizer.ggml.bos_token_id")) out["bos_token_id"] = *bos;
   if (const auto pad = token("tokenizer.ggml.padding_token_id")) out["pad_token_id"] = *pad;
   std::vector<int64_t> ends;
+  const auto take_end = [&](int64_t id) {
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  };
   for (const char* key :
        {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-    const auto id = token(key);
-    if (id && std::find(ends.begin(), ends.end(), *id) == ends.end()) ends.push_back(*id);
+    if (const auto id = token(key)) take_end(*id);
   }
+  for (const int64_t id : fields.integers(kGgufFurtherEnds, 0, INT32_MAX, kMaxEnds)) take_end(id);
   if (ends.size() == 1) out["eos_token_id"] = ends.front();
   if (ends.size() > 1) out["eos_token_id"] = ends;
 }

@@ -35,7 +35,7 @@ void KeyWriter::common() {
 void KeyWriter::attention() {
   const Json options = this->options("attention");
   if (options.empty()) {  // convolutions alone
-    count("attention.head_count", config_.source.value("num_attention_heads", 32));
+    count("attention.head_count", stated(config_.source, "num_attention_heads", 32).get<int64_t>());
     real("rope.freq_base", 1e6);
     return;
   }

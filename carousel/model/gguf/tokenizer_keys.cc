@@ -159,6 +159,20 @@ void read_scores(const std::vector<std::string>& merges, GgmlVocabulary& out) {
   }
 }
 
+// The ids below `count` that a key of a config names: one, or a list of them.
+std::vector<int64_t> ids_of(const Json& config, const char* key, size_t count) {
+  const Json value = config.value(key, Json());
+  std::vector<int64_t> out;
+  for (const Json& id : value.is_array() ? value : Json::array({value})) {
+    if (id.is_number_integer() && id >= 0 && id < static_cast<int64_t>(count)) out.push_back(id.get<int64_t>());
+  }
+  return out;
+}
+
+std::optional<int64_t> first_of(const std::vector<int64_t>& ids) {
+  return ids.empty() ? std::nullopt : std::optional(ids.front());
+}
+
 GgmlVocabulary vocabulary_of(const Json& tokenizer, int64_t vocab_size, const Json& config, const std::string& where) {
   GgmlVocabulary out;
   const Json& model = tokenizer.at("model");
@@ -179,20 +193,60 @@ GgmlVocabulary vocabulary_of(const Json& tokenizer, int64_t vocab_size, const Js
     const Json first = steps_of(tokenizer.value("normalizer", Json()), "normalizers");
     out.add_space_prefix = !first.empty() && first[0].value("type", "") == "Prepend";
   }
-  const auto id = [&](const char* key) -> std::optional<int64_t> {
-    const Json value = config.value(key, Json());
-    const Json& one = value.is_array() && !value.empty() ? value[0] : value;
-    const bool fits = one.is_number_integer() && one >= 0 && one < static_cast<int64_t>(out.tokens.size());
-    return fits ? std::optional(one.get<int64_t>()) : std::nullopt;
-  };
-  out.bos = id("bos_token_id");
-  out.eos = id("eos_token_id");
+  out.bos = first_of(ids_of(config, "bos_token_id", out.tokens.size()));
+  out.eos = first_of(ids_of(config, "eos_token_id", out.tokens.size()));
   const Surround around = surround_of(tokenizer.value("post_processor", Json()));
   if (around.before.size() == 1) out.bos = around.before.front();
   if (around.after.size() == 1) out.eos = around.after.front();
   out.add_bos = around.before.size() == 1;
   out.add_eos = around.after.size() == 1;
   return out;
+}
+
+// The keys of the tokens that begin, end and pad texts. A token that the post-processor adds is the first of its kind.
+formats::GgufKeys id_keys(const GgmlVocabulary& vocabulary, const Json& config, size_t count) {
+  std::vector<int64_t> begins = ids_of(config, "bos_token_id", count), ends;
+  if (vocabulary.bos) begins.insert(begins.begin(), *vocabulary.bos);
+  const auto take_end = [&](int64_t id) {
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  };
+  if (vocabulary.eos) take_end(*vocabulary.eos);
+  for (const int64_t id : ids_of(config, "eos_token_id", count)) take_end(id);
+  formats::GgufKeys keys;
+  const auto put = [&](const char* kind, const std::vector<int64_t>& ids, size_t i) {
+    if (i < ids.size())
+      keys.emplace_back(fmt::format("tokenizer.ggml.{}_token_id", kind), static_cast<uint32_t>(ids[i]));
+  };
+  put("bos", begins, 0);
+  put("eos", ends, 0);
+  put("eot", ends, 1);
+  put("eom", ends, 2);
+  put("padding", ids_of(config, "pad_token_id", count), 0);
+  if (ends.size() > 3) keys.emplace_back(kGgufFurtherEnds, std::vector<int32_t>(ends.begin() + 3, ends.end()));
+  return keys;
+}
+
+// The keys that describe the vocabulary, without those of id_keys.
+formats::GgufKeys vocabulary_keys(const GgmlVocabulary& vocabulary) {
+  formats::GgufKeys keys;
+  const auto put = [&](const char* key, formats::GgufValue value) {
+    keys.emplace_back(std::string("tokenizer.ggml.") + key, std::move(value));
+  };
+  if (vocabulary.model.empty()) {
+    put("model", std::string("no_vocab"));
+    return keys;
+  }
+  put("model", vocabulary.model);
+  put("pre", vocabulary.pre.empty() ? std::string("default") : vocabulary.pre);
+  put("tokens", vocabulary.tokens);
+  put("token_type", std::vector<int32_t>(vocabulary.types.begin(), vocabulary.types.end()));
+  if (!vocabulary.scores.empty()) put("scores", vocabulary.scores);
+  if (!vocabulary.merges.empty() || vocabulary.model == "gpt2") put("merges", vocabulary.merges);
+  if (vocabulary.unknown) put("unknown_token_id", static_cast<uint32_t>(*vocabulary.unknown));
+  put("add_bos_token", *vocabulary.add_bos);
+  put("add_eos_token", *vocabulary.add_eos);
+  if (vocabulary.add_space_prefix) put("add_space_prefix", *vocabulary.add_space_prefix);
+  return keys;
 }
 
 }  // namespace
@@ -211,45 +265,23 @@ Json canonical_tokenizer(const Json& tokenizer) {
 
 formats::GgufKeys tokenizer_keys(const std::string& tokenizer_text, int64_t vocab_size, const Json& config,
                                  const std::string& where) {
-  const Json tokenizer = parse_json(tokenizer_text, where);
   GgmlVocabulary vocabulary;
-  bool adds_file = true;  // the keys do not describe all of it
-  try {
-    vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
-    adds_file = vocabulary.model.empty() ||
-                canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer);
-  } catch (const Json::exception&) {
-    vocabulary = {};
+  bool adds_file = !tokenizer_text.empty();  // the keys do not describe all of it
+  if (adds_file) {
+    const Json tokenizer = parse_json(tokenizer_text, where);
+    try {
+      vocabulary = vocabulary_of(tokenizer, vocab_size, config, where);
+      adds_file = vocabulary.model.empty() ||
+                  canonical_tokenizer(tokenizer_json(vocabulary, where)) != canonical_tokenizer(tokenizer);
+    } catch (const Json::exception&) {
+      vocabulary = {};
+    }
   }
-  formats::GgufKeys keys;
-  const auto put = [&](const char* key, formats::GgufValue value) {
-    keys.emplace_back(std::string("tokenizer.") + key, std::move(value));
-  };
-  if (vocabulary.model.empty()) {
-    put("ggml.model", std::string("no_vocab"));
-    put("huggingface.json", tokenizer_text);
-    return keys;
-  }
-  put("ggml.model", vocabulary.model);
-  put("ggml.pre", vocabulary.pre.empty() ? std::string("default") : vocabulary.pre);
-  put("ggml.tokens", vocabulary.tokens);
-  put("ggml.token_type", std::vector<int32_t>(vocabulary.types.begin(), vocabulary.types.end()));
-  if (!vocabulary.scores.empty()) put("ggml.scores", vocabulary.scores);
-  if (!vocabulary.merges.empty() || vocabulary.model == "gpt2") put("ggml.merges", vocabulary.merges);
-  const auto put_id = [&](const char* key, const std::optional<int64_t>& id) {
-    if (id) put(key, static_cast<uint32_t>(*id));
-  };
-  put_id("ggml.bos_token_id", vocabulary.bos);
-  put_id("ggml.eos_token_id", vocabulary.eos);
-  put_id("ggml.unknown_token_id", vocabulary.unknown);
-  if (const Json pad = config.value("pad_token_id", Json());
-      pad.is_number_unsigned() && pad < vocabulary.tokens.size()) {
-    put("ggml.padding_token_id", pad.get<uint32_t>());
-  }
-  put("ggml.add_bos_token", *vocabulary.add_bos);
-  put("ggml.add_eos_token", *vocabulary.add_eos);
-  if (vocabulary.add_space_prefix) put("ggml.add_space_prefix", *vocabulary.add_space_prefix);
-  if (adds_file) put("huggingface.json", tokenizer_text);
+  formats::GgufKeys keys = vocabulary_keys(vocabulary);
+  const size_t count = vocabulary.model.empty() ? static_cast<size_t>(vocab_size) : vocabulary.tokens.size();
+  const formats::GgufKeys ids = id_keys(vocabulary, config, count);
+  keys.insert(keys.end(), ids.begin(), ids.end());
+  if (adds_file) keys.emplace_back("tokenizer.huggingface.json", tokenizer_text);
   return keys;
 }
 

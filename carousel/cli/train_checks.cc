@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of a run's data and of the disk it writes to.
+#include "carousel/cli/train_checks.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "carousel/cli/progress.h"
+#include "carousel/core/error.h"
+#include "carousel/train/checkpoint.h"
+
+namespace carousel::cli {
+
+void check_targets(train::Batches& data, int64_t rows, const char* option) {
+  for (int64_t row = 0; row < rows; ++row) {
+    if (data.take(row, 1).counted() > 0) return;
+  }
+  fail(ErrorKind::kInput, "{}: no target counts in the {} rows, expected some text that is learnt", option, rows);
+}
+
+void check_space(const TrainOptions& options, train::Trainer& trainer) {
+  const size_t kept = static_cast<size_t>(options.keep) + (options.save_best ? 1 : 0);
+  const size_t checkpoints = kept + 1 - std::min(kept, train::count_checkpoints(options.out));
+  const size_t needed = checkpoints * train::checkpoint_bytes(trainer);
+  const std::filesystem::space_info space = std::filesystem::space(options.out);
+  if (space.available >= needed) return;
+  fail(ErrorKind::kIo, "{}: {} are free, expected {} for {} checkpoints", options.out,
+       in_binary_units(static_cast<double>(space.available)), in_binary_units(static_cast<double>(needed)),
+       checkpoints);
+}
+
+}  // namespace carousel::cli

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is refused before the first step of a run rather than found at its end.
+#pragma once
+
+#include <cstdint>
+
+#include "carousel/cli/train_options.h"
+#include "carousel/train/trainer.h"
+
+namespace carousel::cli {
+
+/// A loss over no target would be 0, and the best. Throws Error(kInput) naming the option that says which rows are
+/// used.
+void check_targets(train::Batches& data, int64_t rows, const char* option);
+
+/// Throws Error(kIo) where the checkpoints that the run will keep find no room. What it has kept already needs no more.
+void check_space(const TrainOptions& options, train::Trainer& trainer);
+
+}  // namespace carousel::cli

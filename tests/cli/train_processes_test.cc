@@ -195,7 +195,6 @@ TEST_F(TrainMpi, AKilledProcessEndsTheJobAndItsLastCheckpointIsGood) {
 
 // mpirun answers Ctrl-C with a SIGTERM to each process, and ends with a status of its own.
 TEST_F(TrainMpi, AnInterruptOfTheLauncherSaves) {
-  setenv("OMPI_MCA_odls_base_sigkill_timeout", "10", 1);  // from its SIGTERM to its SIGKILL: a slow machine saves too
   const std::string out = scratch / "run";
   Started job(2, arguments(out, {"--steps", "100000", "--batch", "4"}));
   ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/log.jsonl") && fs::file_size(out + "/log.jsonl") > 200; }));

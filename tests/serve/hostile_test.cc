@@ -235,11 +235,13 @@ TEST_F(Hostile, ADeclaredBodyTakesNoMemory) {
 }
 
 TEST_F(Hostile, AReaderOfAByteASecondIsCutOffAlone) {
-  start({}, [](HttpOptions& http) { http.write_seconds = 2; });
+  constexpr int64_t kTokens = 1 << 20;  // far from done when it is cut off
+  start([](ServiceOptions& options) { options.limits.max_tokens = kTokens; },
+        [](HttpOptions& http) { http.write_seconds = 2; });
   beside_a_stream([&] {
     Client slow(server_->port(), 4096);
-    const Json body = {{"prompt", "a"},  {"max_tokens", 4096}, {"n", 4},
-                       {"logprobs", 20}, {"ignore_eos", true}, {"stream", true}};
+    const Json body = {{"prompt", "a"},  {"max_tokens", kTokens}, {"n", 4},
+                       {"logprobs", 20}, {"ignore_eos", true},    {"stream", true}};
     slow.ask("POST", "/v1/completions", body.dump());
     EXPECT_EQ(slow.receive(30000, 1).size(), 1u);
     const std::string cut_off = "finished_reason=\"abort\"} 4";

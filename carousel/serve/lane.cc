@@ -5,12 +5,15 @@
 // 2. Once stopping_ is set the thread ends: at once, or when tasks_ is empty (Rest::kRun).
 #include "carousel/serve/lane.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <utility>
 
 namespace carousel::serve {
 
-Lane::Lane(Rest rest, std::chrono::seconds period, std::function<void()> beat)
-    : rest_(rest), period_(period), beat_(std::move(beat)) {
+Lane::Lane(Rest rest, std::chrono::seconds period, std::function<void()> beat, int niceness)
+    : rest_(rest), period_(period), beat_(std::move(beat)), niceness_(niceness) {
   thread_ = std::make_unique<Thread>([this] { run(); });
 }
 
@@ -32,6 +35,7 @@ void Lane::add(std::function<void()> task) {
 }
 
 void Lane::run() {
+  if (niceness_ != 0) setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), niceness_);  // Linux: of this thread
   auto due = std::chrono::steady_clock::now() + period_;
   for (;;) {
     std::function<void()> task;

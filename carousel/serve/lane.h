@@ -16,8 +16,9 @@ namespace carousel::serve {
 class Lane {
  public:
   enum class Rest { kRun, kDrop };  // what becomes of tasks that wait when the lane ends
-  /// `beat` is run between tasks, once every `period`; empty: nothing. Neither it nor a task may throw.
-  explicit Lane(Rest rest, std::chrono::seconds period = {}, std::function<void()> beat = {});
+  /// `beat` is run between tasks, once every `period`; empty: nothing. Neither it nor a task may throw. `niceness`: how
+  /// far the thread stands back on busy cores.
+  explicit Lane(Rest rest, std::chrono::seconds period = {}, std::function<void()> beat = {}, int niceness = 0);
   ~Lane();  // joins
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
@@ -30,6 +31,7 @@ class Lane {
   const Rest rest_;
   const std::chrono::seconds period_;
   const std::function<void()> beat_;
+  const int niceness_;
   std::mutex mutex_;
   std::condition_variable news_;
   std::deque<std::function<void()>> tasks_;  // guarded by mutex_

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kHeaderBytes = 16 << 10;  // more than what a state takes beside its tensors and its answer
 constexpr auto kSweepEvery = std::chrono::seconds(30);
+constexpr int kNiceness = 10;  // of the lane of writes: streams come first
 
 size_t room_of(const KeptState& kept) {
   return kept.bytes + kHeaderBytes + (kept.answer.is_null() ? 0 : text_of(kept.answer).size());
@@ -46,7 +47,8 @@ Store::Store(std::unique_ptr<Shelf> shelf, const StoreOptions& options, const mo
       shelf_(std::move(shelf)),
       asks_(Lane::Rest::kDrop),
       reads_(Lane::Rest::kDrop),
-      writes_(Lane::Rest::kRun, kSweepEvery, [this] { sweep(); }) {
+      writes_(
+          Lane::Rest::kRun, kSweepEvery, [this] { sweep(); }, kNiceness) {
   sweep();
 }
 

@@ -16,7 +16,8 @@
 
 namespace carousel::cli {
 
-/// `carousel arguments...`, standard input empty. It is killed with the object, and once it takes longer than kPatience.
+/// `carousel arguments...`, standard input empty. It is killed with the object, and once it takes longer than
+/// kPatience.
 class Process {
  public:
   /// `out`: where standard output goes; -1: nowhere.

@@ -78,7 +78,6 @@ class Terminal {
     return true;
   }
 
-
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::now() + kPatience;
   int master_ = -1;
   pid_t pid_ = 0;

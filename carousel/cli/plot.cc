@@ -10,6 +10,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/train/loss_plot.h"
+#include "carousel/train/run_log.h"
 
 namespace carousel::cli {
 namespace {
@@ -26,7 +27,7 @@ std::string without_slashes(std::string path) {
 
 int run_plot(const PlotOptions& options) {
   std::vector<std::string> logs;
-  for (const std::string& run : options.runs) logs.push_back(without_slashes(run) + "/log.jsonl");
+  for (const std::string& run : options.runs) logs.push_back(without_slashes(run) + "/" + train::kRunLines);
   if (options.out != "-") check_output_path(options.out, logs);
   std::vector<train::RunCurve> runs;
   for (const std::string& run : options.runs) {

@@ -38,7 +38,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kResolved = "/train.json";
+/// Where a run keeps its options, as flags and files gave them.
+std::string options_path(const std::string& out) { return out + "/" + train::kRunOptions; }
 
 /// Opens the data that a run reads: tokens or features, of training or of validation.
 class Input {
@@ -220,7 +221,7 @@ void TrainRun::begin(const std::string& checkpoint) {
   if (!speaks()) return;
   if (!trainer_.done()) check_space(options_, trainer_);  // before anything says that a run is there
   const std::string resolved = resolved_.dump(2) + "\n";  // with what flags changed in a resumed run
-  formats::NewFile file(options_.out + kResolved);        // on the disk before checkpoints depend on it
+  formats::NewFile file(options_path(options_.out));      // on the disk before checkpoints depend on it
   file.put(resolved.data(), resolved.size(), 0);
   file.finish();
   log_ = std::make_unique<train::RunLog>(options_.out, first_step_);
@@ -347,10 +348,10 @@ int run_train(CLI::App& app, TrainOptions& options) {
   if (resumed) {
     if (!options.out.empty()) fail(ErrorKind::kUsage, "--out: not with --resume, which names the folder of the run");
     options.out = options.resume;
-    if (!file_exists(options.out + kResolved)) {
+    if (!file_exists(options_path(options.out))) {
       fail(ErrorKind::kInput, "{}: no run to go on with (train.json is missing)", options.out);
     }
-    TrainOptions::read_config(app, options.out + kResolved);
+    TrainOptions::read_config(app, options_path(options.out));
   } else if (!options.config.empty()) {
     TrainOptions::read_config(app, options.config);
   }
@@ -363,7 +364,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.warmup = options.cooldown = "0";  // the search has its own curve
   }
   options.check();
-  if (!resumed && !options.find_lr && file_exists(options.out + kResolved)) {
+  if (!resumed && !options.find_lr && file_exists(options_path(options.out))) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
   // Without a checkpoint a resumed run begins again.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is refused before the first step of a run rather than found at its end.
+// These checks refuse before the first step of a run what it would find at its end.
 #pragma once
 
 #include <cstdint>

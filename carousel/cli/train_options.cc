@@ -93,6 +93,13 @@ train::OptimiserOptions::Method method_of(const std::string& optim) {
   return optim == "muon" ? Method::kMuon : optim == "sgd" ? Method::kSgd : Method::kAdamW;
 }
 
+/// train.json names the paths of a run, and JSON is UTF-8.
+void check_utf8(const std::string& path) {
+  if (text::valid_prefix(path) == path.size()) return;
+  fail(ErrorKind::kUsage, "{}: the path is not UTF-8, expected one that train.json can hold",
+       text::replace_invalid(path));
+}
+
 /// "0.9,0.95"
 std::pair<float, float> parse_betas(const std::string& text) {
   const size_t comma = text.find(',');
@@ -190,17 +197,6 @@ model::Tuning TrainOptions::tuning() const {
   if (tuned.alpha == 0) fail(ErrorKind::kUsage, "--lora: got {}, expected an alpha above 0", lora);
   return tuned;
 }
-
-namespace {
-
-/// train.json names the paths of a run, and JSON is UTF-8.
-void check_utf8(const std::string& path) {
-  if (text::valid_prefix(path) == path.size()) return;
-  fail(ErrorKind::kUsage, "{}: the path is not UTF-8, expected one that train.json can hold",
-       text::replace_invalid(path));
-}
-
-}  // namespace
 
 void TrainOptions::check() const {
   if (model.empty()) fail(ErrorKind::kUsage, "--model is missing: a model folder, or a config.json");

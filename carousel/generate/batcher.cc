@@ -176,12 +176,7 @@ Tensor Batcher::forward(bool prompts) {
   if (!prompts || !stop_) return runner_.forward(tokens_, states_, lengths_);
   std::vector<State> before;
   for (const State* state : states_) before.push_back(*state);
-  struct Stoppable {  // also where the forward throws
-    ~Stoppable() { runner.stop_when({}); }
-    model::Runner& runner;
-  };
-  const Stoppable stoppable{runner_};
-  runner_.stop_when(stop_);
+  const model::StopScope scope(runner_, stop_);
   Tensor hidden;
   try {
     hidden = runner_.forward(tokens_, states_, lengths_);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands beside a model's config and weights in its folder.
+// A model's folder holds more than its config and weights; a model that is written anew takes these files along.
 #pragma once
 
 #include <string>

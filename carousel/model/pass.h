@@ -91,4 +91,18 @@ class Pass {
   StateBatch states_;
 };
 
+/// Lets `stop` end what `target` (a Pass, a Runner or a Batcher) runs in this scope, and nothing after it, also where
+/// the scope is left by an exception.
+template <class Target>
+class StopScope {
+ public:
+  StopScope(Target& target, std::function<bool()> stop) : target_(target) { target_.stop_when(std::move(stop)); }
+  ~StopScope() { target_.stop_when({}); }
+  StopScope(const StopScope&) = delete;
+  StopScope& operator=(const StopScope&) = delete;
+
+ private:
+  Target& target_;
+};
+
 }  // namespace carousel::model

@@ -59,7 +59,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     reuse_ = read_reuse(fields);
     const std::string ignored = names_ignored(body, fields);
     if (!ignored.empty()) call_->header("x-carousel-ignored", ignored);
-    submissions_.emplace(inputs_.size());
+    submissions_ = Submissions(inputs_.size());
     rows_.resize(inputs_.size());
     numbers_.resize(inputs_.size());
   }
@@ -104,7 +104,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
   }
 
   void send() {
-    submissions_->send([this](size_t index) { submit(index); });
+    submissions_.send([this](size_t index) { submit(index); });
   }
 
   void submit(size_t index) {
@@ -133,8 +133,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
     }
     rows_[index] = unit(std::move(event.end->hidden));
     cached_ += event.cached;
-    submissions_->end();
-    if (++ended_ == rows_.size()) return finish();
+    if (submissions_.end() == rows_.size()) return finish();
     try {
       send();
     } catch (const HttpError& error) {
@@ -175,8 +174,7 @@ class Embedding : public std::enable_shared_from_this<Embedding> {
   std::vector<std::vector<int32_t>> inputs_;  // their tokens
   std::vector<std::vector<float>> rows_;      // [inputs][D] the answers
   std::vector<uint64_t> numbers_;             // [inputs] in the engine; 0: not sent
-  std::optional<Submissions> submissions_;    // of the inputs
-  size_t ended_ = 0;                          // inputs
+  Submissions submissions_;                   // of the inputs
   int64_t tokens_ = 0, cached_ = 0;           // of the inputs
   bool over_ = false;                         // answered, failed or cancelled
 };

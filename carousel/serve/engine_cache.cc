@@ -161,15 +161,8 @@ bool Engine::is_wanted() {
 
 /// Reads one piece, unless a request comes meanwhile.
 void Engine::tick_reread() {
-  struct Stoppable {  // also where the tick throws
-    explicit Stoppable(Engine& engine) : batcher(engine.batcher_) {
-      batcher.stop_when([&engine] { return engine.is_wanted(); });
-    }
-    ~Stoppable() { batcher.stop_when({}); }
-    generate::Batcher& batcher;
-  };
   batcher_.limit_prompts(PrefixCache::kPiece);
-  const Stoppable stoppable(*this);
+  const model::StopScope scope(batcher_, [this] { return is_wanted(); });
   figures_.reread_tokens += batcher_.tick().prompt;
 }
 

@@ -146,7 +146,7 @@ generate::Request Generation::request_of(const Prompt& prompt) const {
 
 /// Hands the prompts that may go now to the engine. Throws HttpError.
 void Generation::send_prompts() {
-  submissions_->send([this](size_t p) {
+  submissions_.send([this](size_t p) {
     const auto hear = [self = shared_from_this(), p](Event& event) { self->hear(p, event); };
     prompts_[p].number =
         served_.engine.submit(request_of(prompts_[p]), hear, domain_of(owner_, wish_.salt), wish_.reuse);
@@ -155,7 +155,7 @@ void Generation::send_prompts() {
 }
 
 void Generation::start() {
-  submissions_.emplace(prompts_.size());
+  submissions_ = Submissions(prompts_.size());
   call_->when_gone([self = shared_from_this()] { self->cancel(RequestMetrics::kAbort); });
   try {
     send_prompts();
@@ -223,7 +223,7 @@ void Generation::hear(size_t prompt, Event& event) {
 /// The engine has ended a sample of a prompt. Throws HttpError.
 void Generation::end_sample(Prompt& prompt) {
   if (--prompt.running > 0) return;
-  submissions_->end();
+  submissions_.end();
   send_prompts();
 }
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -93,8 +92,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Wish wish_;
   std::shared_ptr<const KeptState> from_;  // the state to go on from; null: the start
   std::vector<Prompt> prompts_;
-  std::optional<Submissions> submissions_;  // of the prompts
-  std::vector<Choice> choices_;             // of prompt p: from p * n on
+  Submissions submissions_;      // of the prompts
+  std::vector<Choice> choices_;  // of prompt p: from p * n on
   size_t ended_ = 0;
   bool over_ = false;  // answered, failed or cancelled: what the engine still tells is dropped
   std::string id_;

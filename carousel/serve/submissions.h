@@ -10,7 +10,7 @@ namespace carousel::serve {
 
 class Submissions {
  public:
-  explicit Submissions(size_t count) : count_(count) {}
+  explicit Submissions(size_t count = 0) : count_(count) {}
 
   /// Calls submit(i) for the texts that may go now. Where others fill the queue, the next end of a text of ours tries
   /// again. Throws HttpError where none is left to end.
@@ -22,13 +22,13 @@ class Submissions {
       if (sent_ == ended_ || error.status != 429) throw;
     }
   }
-  /// A text has ended.
-  void end() { ended_++; }
+  /// A text has ended. Returns how many have.
+  size_t end() { return ++ended_; }
 
  private:
   static constexpr size_t kInFlight = 32;  // texts that the engine has at a time
 
-  size_t count_;
+  size_t count_;  // of all texts
   size_t sent_ = 0, ended_ = 0;
 };
 

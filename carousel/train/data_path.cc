@@ -12,6 +12,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/train/run_log.h"
 
 namespace carousel::train {
 namespace {
@@ -59,7 +60,7 @@ void add_file(const std::string& path, std::vector<DataFile>& out) {
 
 /// Whether a folder is that of a run, whose log and caches are no data.
 bool is_run(const std::string& folder) {
-  return file_exists(folder + "/train.json") && file_exists(folder + "/log.jsonl");
+  return file_exists(folder + "/" + kRunOptions) && file_exists(folder + "/" + kRunLines);
 }
 
 void add_folder(const std::string& folder, std::vector<DataFile>& out) {

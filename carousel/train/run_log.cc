@@ -19,7 +19,6 @@
 namespace carousel::train {
 namespace {
 
-constexpr const char* kLines = "log.jsonl";
 // One name for all of a run: viewers read every file of a folder whose name has the middle part.
 constexpr const char* kEvents = "events.out.tfevents.0.carousel";
 constexpr size_t kMaxLineBytes = size_t{16} << 20;
@@ -89,7 +88,7 @@ void RunLog::File::flush() {
 }
 
 RunLog::RunLog(const std::string& folder, int64_t last_step)
-    : lines_(folder + "/" + kLines), events_(folder + "/" + kEvents) {
+    : lines_(folder + "/" + kRunLines), events_(folder + "/" + kEvents) {
   size_t lines = 0, events = 0;  // bytes that are kept
   if (last_step > 0) {
     lines = lines_until(text_of(*formats::MappedFile::open(lines_.path())), lines_.path(), last_step);
@@ -124,7 +123,7 @@ void RunLog::flush() {
 }
 
 std::vector<LogLine> read_log(const std::string& folder) {
-  const std::string path = folder + "/" + kLines;
+  const std::string path = folder + "/" + kRunLines;
   const auto file = formats::MappedFile::open(path);
   std::vector<LogLine> out;
   each_line(text_of(*file), [&](std::string_view text, int64_t number) {

@@ -14,6 +14,10 @@
 
 namespace carousel::train {
 
+/// Files in the folder of a run: its lines, and the options it goes on with.
+constexpr const char* kRunLines = "log.jsonl";
+constexpr const char* kRunOptions = "train.json";
+
 class RunLog {
  public:
   /// The log of the run in `folder`, where lines of steps > `last_step` are dropped. 0: a new run, whose log is empty.

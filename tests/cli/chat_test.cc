@@ -277,12 +277,12 @@ TEST(Chat, AGgufFileBringsItsTemplate) {
 
 // Ctrl-C.
 
-/// A shell line, killed after a minute; $C is the binary and $M the model.
+/// A shell line, killed after five minutes; $C is the binary and $M the model.
 Ran shell(const Scratch& scratch, const std::string& line) {
   const std::string script = "C='" CAROUSEL_RUN_DIR "/carousel'; M='" + kModel + "'; { " + line + "\n} >'" +
                              (scratch / "out") + "' 2>'" + (scratch / "err") + "'";
   write_file(scratch / "script", script);
-  const int status = std::system(("timeout -k 5 60 sh '" + (scratch / "script") + "'").c_str());
+  const int status = std::system(("timeout -k 5 300 sh '" + (scratch / "script") + "'").c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};
 }
 

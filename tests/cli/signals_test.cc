@@ -85,13 +85,16 @@ TEST(Signals, AnEvaluationShowsWhatWasScoredUntilThen) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyMixed), out = scratch / "out";
   write_file(scratch / "text", std::string(4 << 20, 'a'));
-  const std::string command = "exec " + std::string(kBinary) + " eval " + folder + " -t 1 --json --text ";
-  Terminal terminal({"/bin/sh", "-c", command + (scratch / "text") + " >" + out});
-  ASSERT_TRUE(terminal.shows("left")) << "the bar of progress: " << terminal.shown();
-  kill(terminal.pid(), SIGINT);
-  EXPECT_EQ(terminal.wait_end(), 130);
-  const Json text = parse_json(read_file(out), "eval").at("text");
-  EXPECT_FALSE(text.at("complete").get<bool>());
+  const auto interrupted = [&](const std::string& flags) {
+    const std::string command = "exec " + std::string(kBinary) + " eval " + folder + flags + " -t 1 --text ";
+    Terminal terminal({"/bin/sh", "-c", command + (scratch / "text") + " >" + out});
+    EXPECT_TRUE(terminal.shows("left")) << "the bar of progress: " << terminal.shown();
+    kill(terminal.pid(), SIGINT);
+    EXPECT_EQ(terminal.wait_end(), 130);
+    return read_file(out);
+  };
+  EXPECT_TRUE(interrupted("").starts_with("partial result: stopped early\n")) << read_file(out);
+  EXPECT_FALSE(parse_json(interrupted(" --json"), "eval").at("text").at("complete").get<bool>());
 }
 
 }  // namespace

@@ -21,11 +21,10 @@ class CacheTest : public ServiceTest {
   /// Waits until no text is to be read again, and gives the rows that were.
   int64_t idle_rows(int64_t at_least) {
     int64_t rows = 0;
-    for (int i = 0; i < 20000; ++i) {
+    EXPECT_TRUE(comes_true([&] {
       rows = metric("idle_prompt_tokens_total");
-      if (rows >= at_least && metric("idle_texts_waiting") == 0) break;
-      usleep(1000);
-    }
+      return rows >= at_least && metric("idle_texts_waiting") == 0;
+    })) << rows;
     return rows;
   }
   static int64_t cached(const Json& answer) { return answer["usage"]["prompt_tokens_details"]["cached_tokens"]; }
@@ -169,12 +168,12 @@ TEST(Reread, YieldsToEveryRequestAndGoesOn) {
   int between = 0;
   for (int i = 0; i < 200 && figures.reread_tokens < 9984; ++i) {
     const int64_t before = figures.reread_tokens;
-    for (int wait = 0; wait < 2000 && figures.reread_tokens == before; ++wait) usleep(1000);
+    EXPECT_TRUE(comes_true([&] { return figures.reread_tokens != before; }));
     EXPECT_EQ(server.ask(other, 3).first, alone);
     between += figures.reread_waiting > 0 ? 1 : 0;
   }
   EXPECT_GT(between, 2) << "no request came between";
-  for (int wait = 0; wait < 20000 && figures.reread_waiting > 0; ++wait) usleep(1000);
+  EXPECT_TRUE(comes_true([&] { return figures.reread_waiting == 0; }));
   EXPECT_EQ(figures.reread_tokens, 10000 / kPiece * kPiece);  // each piece once
   EXPECT_EQ(figures.running, 0);
   const auto [said, cached] = server.ask(text, 1);
@@ -189,7 +188,7 @@ TEST(Reread, IsBounded) {
   for (uint64_t i = 0; i < 200; ++i) server.engine.read_again(drawn(64 + 64 * static_cast<int64_t>(i % 3), i), "");
   server.ask({1}, 1);
   const EngineFigures& figures = server.engine.figures();
-  for (int wait = 0; wait < 20000 && figures.reread_waiting > 0; ++wait) usleep(1000);
+  EXPECT_TRUE(comes_true([&] { return figures.reread_waiting == 0; }));
   EXPECT_GT(figures.reread_dropped, 100);
   EXPECT_GT(figures.reread_tokens, 0);
   EXPECT_LE(figures.reread_tokens, 200 * 192);

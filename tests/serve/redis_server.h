@@ -8,6 +8,7 @@
 
 #include "carousel/serve/shelf.h"
 #include "tests/cli/process.h"
+#include "tests/comes_true.h"
 #include "tests/scratch.h"
 #include "tests/serve/client.h"
 
@@ -31,11 +32,13 @@ class RedisServer {
                                             "--dir",  scratch_ / "",         "--save", ""};
       arguments.insert(arguments.end(), options_.begin(), options_.end());
       process_ = std::make_unique<cli::Process>("/usr/bin/redis-server", arguments, -1);
-      for (int i = 0; i < 2000 && !has_ended(); ++i) {
+      bool answers = false;
+      comes_true([&] {
         const std::string answer = ask("PING");
-        if (answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")) return;
-        usleep(2000);
-      }
+        answers = answer.starts_with("+PONG") || answer.starts_with("-NOAUTH");
+        return answers || has_ended();
+      });
+      if (answers) return;
     }
     ADD_FAILURE() << "redis-server does not start";
   }

@@ -3,6 +3,7 @@
 // of the requests that need it, for as long as it is.
 #include <chrono>
 
+#include "tests/comes_true.h"
 #include "tests/serve/redis_server.h"
 #include "tests/serve/stored_service.h"
 
@@ -41,10 +42,10 @@ TEST_F(InRedis, ServersGoOnFromEachOthersIds) { go_on_from_each_others_ids(); }
 TEST_F(InRedis, StatesExpireByThemselves) {
   begin([](ServiceOptions& options) { options.store.ttl = 1; });
   const std::string id = keep("a");
-  for (int i = 0; i < 500 && ask("GET", "/v1/states/" + id).status == 200; ++i) usleep(10000);
+  EXPECT_TRUE(comes_true([&] { return ask("GET", "/v1/states/" + id).status != 200; }));
   go_on(*this, id, 404);
   EXPECT_EQ(listed(), 0u);
-  for (int i = 0; i < 500 && redis_->ask("DBSIZE") != ":1\r\n"; ++i) usleep(10000);
+  EXPECT_TRUE(comes_true([&] { return redis_->ask("DBSIZE") == ":1\r\n"; }));
   EXPECT_EQ(redis_->ask("DBSIZE"), ":1\r\n");  // the hash
   stop();
   begin();  // a server that starts tidies it
@@ -86,7 +87,7 @@ TEST_F(InRedis, ALostOneIsAnErrorUntilItIsThereAgain) {
   EXPECT_EQ(try_keep("b").status, 503);
   post("/v1/completions", {{"prompt", "abc"}, {"max_tokens", 2}});  // needs no store
   redis_->start();
-  for (int i = 0; i < 300 && try_keep("c").status != 200; ++i) usleep(10000);
+  EXPECT_TRUE(comes_true([&] { return try_keep("c").status == 200; }));
   keep("d");
   go_on(*this, id, 404);  // that Redis kept nothing
 }
@@ -96,16 +97,21 @@ TEST_F(InRedis, OneThatHangsStopsNobodyElse) {
   begin();
   const std::string id = keep("a");
   redis_->send(SIGSTOP);
-  const auto begun = Clock::now();
-  std::vector<Thread> clients;
-  for (int i = 0; i < 8; ++i) clients.emplace_back([this, &id] { go_on(*this, id, 503); });
-  post("/v1/completions", {{"prompt", "abc"}, {"max_tokens", 2}});
-  EXPECT_EQ(ask("GET", "/health").status, 200);
-  EXPECT_LT(Clock::now() - begun, std::chrono::seconds(4));
-  clients.clear();
-  EXPECT_LT(Clock::now() - begun, std::chrono::seconds(30));  // not one limit after the other
+  // Once in a few times, for the machine may be busy: others wait less than the limit of 5 s, and eight of those limits
+  // are not one after the other.
+  const auto stops_nobody_else = [&] {
+    const auto begun = Clock::now();
+    std::vector<Thread> clients;
+    for (int i = 0; i < 8; ++i) clients.emplace_back([this, &id] { go_on(*this, id, 503); });
+    post("/v1/completions", {{"prompt", "abc"}, {"max_tokens", 2}});
+    EXPECT_EQ(ask("GET", "/health").status, 200);
+    const auto others = Clock::now() - begun;
+    clients.clear();
+    return others < std::chrono::seconds(4) && Clock::now() - begun < std::chrono::seconds(30);
+  };
+  EXPECT_TRUE(comes_true(stops_nobody_else));
   redis_->send(SIGCONT);
-  for (int i = 0; i < 300 && try_keep("c").status != 200; ++i) usleep(10000);
+  EXPECT_TRUE(comes_true([&] { return try_keep("c").status == 200; }));
   EXPECT_EQ(go_on(*this, id), go_on(*this, id));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // States in a folder: they outlive the server, servers share them, and no writer that was killed leaves half of one.
 #include "carousel/serve/store.h"
+#include "tests/comes_true.h"
 
 #include <filesystem>
 #include <fstream>
@@ -51,12 +52,7 @@ TEST_F(Stored, WhatIsKeptIsStoredSoonWithoutWaiting) {
   begin();
   const std::string id =
       post("/v1/completions", {{"prompt", "a"}, {"max_tokens", 2}, {"keep_state", true}})["choices"][0]["state"];
-  bool stored = false;
-  for (int i = 0; i < 3000 && !stored; ++i) {
-    stored = Json::parse(ask("GET", "/v1/states/" + id).body)["stored"];
-    if (!stored) usleep(2000);
-  }
-  EXPECT_TRUE(stored);
+  EXPECT_TRUE(comes_true([&] { return Json::parse(ask("GET", "/v1/states/" + id).body)["stored"].get<bool>(); }));
   EXPECT_TRUE(fs::exists(file(id + ".json")));
 }
 
@@ -158,7 +154,7 @@ TEST_F(Stored, StatesExpire) {
   const Json card = Json::parse(try_keep("a").body);  // asked for again, it may be gone on a slow machine
   const std::string id = card["id"];
   EXPECT_GT(card["expires_at"].get<int64_t>(), 0);
-  for (int i = 0; i < 500 && ask("GET", "/v1/states/" + id).status == 200; ++i) usleep(10000);
+  EXPECT_TRUE(comes_true([&] { return ask("GET", "/v1/states/" + id).status != 200; }));
   go_on(*this, id, 404);
   EXPECT_EQ(Json::parse(ask("GET", "/v1/states").body)["data"].size(), 0u);
   stop();

@@ -55,6 +55,8 @@ class Memory {
     (to.device() == Device::kCpu ? from : to).copy_between(from, here, to, there, size_bytes);
   }
 
+  /// Memory of the host that copies from here reach fastest: for results that are fetched again and again.
+  virtual Memory& landing() { return host(); }
   /// Bytes that are free for allocate().
   virtual size_t available_bytes() const { return SIZE_MAX; }
   /// Whether record() records.

@@ -43,6 +43,27 @@ class CountedGpu final : public MetaMemory {
   size_t granted(size_t size_bytes) const override { return granted_bytes_for(size_bytes); }
 };
 
+/// Memory of the host that the GPU writes to itself.
+class PinnedMemory final : public Memory {
+ public:
+  Device device() const override { return Device::kCpu; }
+  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
+  std::byte* allocate(size_t granted_bytes) override {
+    if (granted_bytes == 0) return nullptr;
+    void* bytes = nullptr;
+    check(cudaHostAlloc(&bytes, granted_bytes, cudaHostAllocPortable), "pinned memory");
+    zero(static_cast<std::byte*>(bytes), granted_bytes);
+    return static_cast<std::byte*>(bytes);
+  }
+  void release(std::byte* bytes, size_t) noexcept override { cudaFreeHost(bytes); }
+  void zero(std::byte* bytes, size_t size_bytes) override { std::memset(bytes, 0, size_bytes); }
+
+ private:
+  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
+    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
+  }
+};
+
 int attribute(cudaDeviceAttr which, int index) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, index), "device attribute");
@@ -115,6 +136,7 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   }
   counted = new CountedGpu;
+  landing = new PinnedMemory;
   check(cudaMalloc(&arrived, kArrivals * sizeof(int)), "memory for counters");
   check(cudaMemset(arrived, 0, kArrivals * sizeof(int)), "memory for counters");
   check(cudaDeviceSynchronize(), "memory for counters");
@@ -159,6 +181,7 @@ Gpu::Impl& gpu_of(const Stream& stream) {
 }
 
 Memory& Gpu::counted() { return *impl_->counted; }
+Memory& Gpu::landing() { return *impl_->landing; }
 
 size_t Gpu::granted(size_t size_bytes) const { return granted_bytes_for(size_bytes); }
 
@@ -208,6 +231,9 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
     for (size_t done = 0; done < size_bytes; done += staging.piece_bytes()) {
       staging.copy(here + done, there + done, std::min(staging.piece_bytes(), size_bytes - done), stream);
     }
+  } else if (&to == impl_->landing) {
+    check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToHost, stream), "copy from the GPU");
+    check(cudaStreamSynchronize(stream), "waiting for the GPU");
   } else {
     CAROUSEL_ASSERT(to.device() == Device::kCpu);
     const std::lock_guard lock(impl_->copying);

@@ -32,6 +32,7 @@ class Gpu final : public Memory {
   bool is_apart() const override { return true; }
   Device kernels() const override { return Device::kCuda; }
   Memory& counted() override;
+  Memory& landing() override;
   size_t granted(size_t size_bytes) const override;
   /// Throws Error(kDevice) with what is free where the GPU has no such block.
   std::byte* allocate(size_t granted_bytes) override;

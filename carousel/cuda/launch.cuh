@@ -54,7 +54,7 @@ struct Gpu::Impl {
   std::mutex copying;    // guards both stagings
   std::mutex launching;  // held while kernels that share cuBLASLt's scratch memory go to the queue
   Staging small, large;
-  Memory* counted = nullptr;
+  Memory *counted = nullptr, *landing = nullptr;
   static constexpr int64_t kArrivals = int64_t{1} << 18;
   int* arrived = nullptr;          // [kArrivals] zeros between kernels: counts blocks that have passed a point
   std::atomic<uint32_t> plain{0};  // what Gpu::run_plain() was told

@@ -65,7 +65,7 @@ Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* con
   }
   if (&memory == &Memory::host()) return there;
   Tensor here = on_host_.empty(there.shape());
-  Memory::copy(memory, static_cast<const std::byte*>(there.raw()), Memory::host(), static_cast<std::byte*>(here.raw()),
+  Memory::copy(memory, static_cast<const std::byte*>(there.raw()), here.memory(), static_cast<std::byte*>(here.raw()),
                here.size_bytes());
   return here;
 }

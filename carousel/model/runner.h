@@ -22,7 +22,7 @@ class Runner {
  public:
   /// All must outlive the runner. Not for use by two threads at once.
   Runner(const Lm& lm, const Stream& stream, const Numerics& numerics = Numerics::native())
-      : lm_(lm), numerics_(numerics), pass_(stream, numerics) {}
+      : lm_(lm), numerics_(numerics), pass_(stream, numerics), on_host_(stream.memory->landing()) {}
 
   /// The next lengths[s] tokens of every sequence s, laid end to end in `tokens`; every state moves on by its length.
   /// Returns hidden [N, D], valid until dropped. Throws kInput for an id outside the vocabulary; no state has changed

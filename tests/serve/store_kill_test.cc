@@ -59,17 +59,17 @@ class Killed : public testing::Test {
   }
 
   /// Kills so many servers while three clients save, each within `most_us` microseconds. On a slow machine few saves
-  /// end before their kill, so more are killed until `enough` says so after one.
+  /// end before their kill, so more are killed, within longer and longer times, until `enough` says so after one.
   void kill_while_saving(int kills, uint64_t most_us, const std::function<bool()>& enough) {
     Rng rng(most_us, 0);
     bool done = false;
-    for (int kill = 0; kill < kills || (!done && kill < 50 * kills); ++kill) {
+    for (int kill = 0; kill < kills || (!done && kill < 10 * kills); ++kill) {
       cli::Process server(arguments());
       const int port = port_of(server);
       ASSERT_GT(port, 0) << server.err();
       std::vector<Thread> clients;
       for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
-      std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % most_us));
+      std::this_thread::sleep_for(std::chrono::microseconds(rng.bits() % (most_us << (kill / kills))));
       server.send(SIGKILL);
       server.wait();
       clients.clear();
@@ -131,10 +131,10 @@ TEST_F(Killed, ARedisThatIsKilledInMidSaveShowsWholeStatesAlone) {
   const int port = port_of(server);
   ASSERT_GT(port, 0) << server.err();
   Rng rng(7, 0);
-  for (int kill = 0; kill < 8 || (told_.size() <= 3 && kill < 400); ++kill) {  // few saves end on a slow machine
+  for (int kill = 0; kill < 8 || (told_.size() <= 3 && kill < 80); ++kill) {  // few saves end on a slow machine
     std::vector<Thread> clients;
     for (int i = 0; i < 3; ++i) clients.emplace_back([this, port] { keep_on(port); });
-    std::this_thread::sleep_for(std::chrono::microseconds(20000 + rng.bits() % 60000));
+    std::this_thread::sleep_for(std::chrono::microseconds((20000 + rng.bits() % 60000) << (kill / 8)));
     redis.kill();
     clients.clear();  // each ends with an error
     redis.start();

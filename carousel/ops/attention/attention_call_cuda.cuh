@@ -18,6 +18,25 @@ __host__ __device__ constexpr int64_t pages_of(int64_t rows, int64_t pos) {
   return rows == 0 ? 0 : (pos + rows + kPage - 1) / kPage;
 }
 
+/// The rotation of a pair of elements. The angle is rounded to f32 as the reference does; its cosine and sine are exact
+/// to the last bit but one: whole turns are taken from it in f64, where little else is needed.
+struct Rotation {
+  float cosine, sine;
+
+  __device__ Rotation(int64_t pos, float inv_freq) {
+    constexpr double kTurn = 6.283185307179586;
+    const double angle = static_cast<double>(static_cast<float>(pos) * inv_freq);
+    const double rest = fma(-rint(angle * (1 / kTurn)), kTurn, angle);
+    const auto high = static_cast<float>(rest), low = static_cast<float>(rest - static_cast<double>(high));
+    float of_sine, of_cosine;
+    sincosf(high, &of_sine, &of_cosine);
+    cosine = fmaf(-of_sine, low, of_cosine);
+    sine = fmaf(of_cosine, low, of_sine);
+  }
+  __device__ float first(float a, float b) const { return a * cosine - b * sine; }
+  __device__ float second(float a, float b) const { return b * cosine + a * sine; }
+};
+
 struct AttentionCall {
   ops::AttentionArgs args;
   float *own_k, *own_v;  // pages of a batch that keeps no state: [rows / 64 + B, G, d, 64]

@@ -32,12 +32,10 @@ __device__ void prepare(const ops::AttentionArgs& args, const float* x, const fl
   const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
   for (int64_t j = args.rotary + threadIdx.x; j < d; j += blockDim.x) out[j * stride] = normed(j) * scale;
   for (int64_t j = threadIdx.x; j < half; j += blockDim.x) {
-    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
-    const double angle = static_cast<double>(static_cast<float>(pos) * args.inv_freq[j]);
-    const auto cosine = static_cast<float>(cos(angle)), sine = static_cast<float>(sin(angle));
+    const Rotation rotation(pos, args.inv_freq[j]);
     const float a = normed(j), b = normed(j + half);
-    out[j * stride] = (a * cosine - b * sine) * scale;
-    out[(j + half) * stride] = (b * cosine + a * sine) * scale;
+    out[j * stride] = rotation.first(a, b) * scale;
+    out[(j + half) * stride] = rotation.second(a, b) * scale;
   }
 }
 

@@ -54,13 +54,12 @@ __global__ void prepare_queries(AttentionCall call) {
   const auto normed = [&](int64_t j) { return args.q_norm == nullptr ? x[j] : x[j] * r * args.q_norm[j]; };
   __nv_bfloat16* const out = call.q + i * d;
   for (int64_t j = args.rotary + lane; j < d; j += kWarp) out[j] = __float2bfloat16_rn(normed(j) * scale);
-  const auto pos = static_cast<float>(seq.pos + n - seq.first_row);
+  const int64_t pos = seq.pos + n - seq.first_row;
   for (int64_t j = lane; j < half; j += kWarp) {
-    const double angle = static_cast<double>(pos * args.inv_freq[j]);
-    const auto cosine = static_cast<float>(cos(angle)), sine = static_cast<float>(sin(angle));
+    const Rotation rotation(pos, args.inv_freq[j]);
     const float a = normed(j), b = normed(j + half);
-    out[j] = __float2bfloat16_rn((a * cosine - b * sine) * scale);
-    out[j + half] = __float2bfloat16_rn((b * cosine + a * sine) * scale);
+    out[j] = __float2bfloat16_rn(rotation.first(a, b) * scale);
+    out[j + half] = __float2bfloat16_rn(rotation.second(a, b) * scale);
   }
 }
 

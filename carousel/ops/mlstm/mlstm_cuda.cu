@@ -33,63 +33,88 @@ struct StepWeights {
   }
 };
 
-/// kVec neighbouring elements.
+/// kVec neighbouring elements of C, which a step reads and writes once: they should not push others out of the caches.
 template <int kVec>
 struct alignas(4 * kVec) Neighbours {
   float of[kVec];
+
+  __device__ void read(const float* from) {
+    if constexpr (kVec == 4) {
+      *reinterpret_cast<float4*>(this) = __ldcs(reinterpret_cast<const float4*>(from));
+    } else {
+      of[0] = __ldcs(from);
+    }
+  }
+  __device__ void write(float* to) const {
+    if constexpr (kVec == 4) {
+      __stcs(reinterpret_cast<float4*>(to), *reinterpret_cast<const float4*>(this));
+    } else {
+      __stcs(to, of[0]);
+    }
+  }
 };
 
 /// A block per 32 value columns of a head. All blocks of a head read its n and m; the one that has done so last
-/// replaces them. The first rows of C are on their way while the denominator is formed.
+/// replaces them. What a block reads waits as little as may be for what it reads before: its life is a few latencies of
+/// memory, and the first rows of C are on their way while the denominator is formed.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kStepThreads) step(MlstmCall call, StepOf which) {
+__global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf which) {
   constexpr int kLanes = kColumns / kVec, kAtOnce = kStepThreads / kLanes, kHeld = 8, kWarps = kStepThreads / kWarp;
   extern __shared__ float keys_queries[];
   __shared__ float shared[kWarp], shares[kWarps][kColumns];
   __shared__ bool is_last;
   await_inputs();
-  const int64_t h = blockIdx.y, s = blockIdx.z, row = step_row(call.sequence(s), which);
-  if (row < 0) return;
-  const int64_t dk = call.args.dims.dk, dv = call.args.dims.dv;
+  const int64_t h = blockIdx.y, s = blockIdx.z;
+  const int dk = static_cast<int>(call.args.dims.dk), dv = static_cast<int>(call.args.dims.dv);
   const int thread = static_cast<int>(threadIdx.x), first = thread / kLanes;
-  const int64_t column = int64_t{blockIdx.x} * kColumns + thread % kLanes * kVec;
-  float* const c = call.c_of(s, h) + column;
+  const int column = static_cast<int>(blockIdx.x) * kColumns + thread % kLanes * kVec;
+  float *const c = call.c_of(s, h) + column, *const n = call.n_of(s, h);
   Neighbours<kVec> held[kHeld];
-  const auto load = [&](int64_t d0) {
+  const auto load = [&](int d0) {
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
-      const int64_t d = d0 + first + i * kAtOnce;
-      if (d < dk && column < dv) held[i] = *reinterpret_cast<const Neighbours<kVec>*>(c + d * dv);
+      const int d = d0 + first + i * kAtOnce;
+      if (d < dk && column < dv) held[i].read(c + d * dv);
     }
   };
   load(0);
-  const StepWeights weights(call, row, s, h);
+  const int64_t row = step_row(call.sequence(s), which);
+  if (row < 0) return;
   const T *const q_row = call.q_row<T>(row, h), *const k_row = call.k_row<T>(row, h);
-  float *const k = keys_queries, *const q = k + dk, *const n = call.n_of(s, h);
-  const auto next_n = [&](int64_t d) { return fmaf(weights.i_act, call.scale_k() * k[d], weights.f_act * n[d]); };
+  T first_k{}, first_q{}, v[kVec] = {};
+  float first_n = 0;
+  if (thread < dk) first_k = k_row[thread], first_q = q_row[thread], first_n = n[thread];
+#pragma unroll
+  for (int j = 0; j < kVec; ++j) {
+    if (column < dv) v[j] = call.v_row<T>(row, h)[column + j];
+  }
+  const StepWeights weights(call, row, s, h);
+  float *const k = keys_queries, *const q = k + dk;
+  const auto next_n = [&](int d, float before) {
+    return fmaf(weights.i_act, call.scale_k() * k[d], weights.f_act * before);
+  };
   float dot = 0;
-  for (int64_t d = thread; d < dk; d += kStepThreads) {
-    k[d] = static_cast<float>(k_row[d]);
-    q[d] = static_cast<float>(q_row[d]);
-    dot = fmaf(q[d], next_n(d), dot);
+  for (int d = thread; d < dk; d += kStepThreads) {
+    k[d] = static_cast<float>(d == thread ? first_k : k_row[d]);
+    q[d] = static_cast<float>(d == thread ? first_q : q_row[d]);
+    dot = fmaf(q[d], next_n(d, d == thread ? first_n : n[d]), dot);
   }
   const float denominator = call.denominator(call.scale_q() * block_sum(dot, shared), weights.m);
-  Neighbours<kVec> i_v = {}, share = {};
-  for (int j = 0; j < kVec && column < dv; ++j) {
-    i_v.of[j] = weights.i_act * call.scale_k() * static_cast<float>(call.v_row<T>(row, h)[column + j]);
-  }
-  for (int64_t d0 = 0; d0 < dk; d0 += kHeld * kAtOnce) {
+  Neighbours<kVec> i_v, share = {};
+#pragma unroll
+  for (int j = 0; j < kVec; ++j) i_v.of[j] = weights.i_act * call.scale_k() * static_cast<float>(v[j]);
+  for (int d0 = 0; d0 < dk; d0 += kHeld * kAtOnce) {
     if (d0 > 0) load(d0);
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
-      const int64_t d = d0 + first + i * kAtOnce;
+      const int d = d0 + first + i * kAtOnce;
       if (d >= dk || column >= dv) continue;
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
         held[i].of[j] = fmaf(k[d], i_v.of[j], weights.f_act * held[i].of[j]);
         share.of[j] = fmaf(q[d], held[i].of[j], share.of[j]);
       }
-      *reinterpret_cast<Neighbours<kVec>*>(c + d * dv) = held[i];
+      held[i].write(c + d * dv);
     }
   }
 #pragma unroll
@@ -103,14 +128,14 @@ __global__ void __launch_bounds__(kStepThreads) step(MlstmCall call, StepOf whic
   if (thread == 0)
     is_last = atomicAdd(call.arrived + s * call.args.dims.heads + h, 1) + 1 == static_cast<int>(gridDim.x);
   __syncthreads();
-  const int64_t out_column = int64_t{blockIdx.x} * kColumns + thread;
+  const int out_column = static_cast<int>(blockIdx.x) * kColumns + thread;
   if (thread < kColumns && out_column < dv) {
     float sum = 0;
     for (int w = 0; w < kWarps; ++w) sum += shares[w][thread];
     call.out_row<T>(row, h)[out_column] = static_cast<T>(call.scale_q() * sum / denominator);
   }
   if (!is_last) return;
-  for (int64_t d = thread; d < dk; d += kStepThreads) n[d] = next_n(d);
+  for (int d = thread; d < dk; d += kStepThreads) n[d] = next_n(d, d == thread ? first_n : n[d]);
   if (thread > 0) return;
   *call.m_of(s, h) = weights.m;
   call.arrived[s * call.args.dims.heads + h] = 0;  // for the next step

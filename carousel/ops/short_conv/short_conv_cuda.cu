@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The short convolution on the GPU: a thread per element of the result, then one per column of every state. A gated
-// input has the same bits whether it is computed or read back from the state, so cuts change no bit.
+// The short convolution on the GPU: a thread per element of the result, or per column of some rows where there are
+// many, then one per column of every state. A gated input has the same bits whether it is computed or read back from
+// the state, and both ways sum in the order of the taps, so neither cuts nor the number of rows change a bit.
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/gate/activations_cuda.cuh"
@@ -10,6 +11,7 @@ namespace carousel::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int64_t kRows = 16;  // that a thread walks
 
 __device__ float element(const View& view, int64_t n, int64_t j) {
   return static_cast<const float*>(view.data)[n * view.stride + j];
@@ -50,12 +52,63 @@ __global__ void convolve(ops::ShortConvArgs args) {
   if (seq.rows == 1 && args.state != nullptr) keep(args, seq, args.state[s], j);
 }
 
-/// For sequences of more than one row.
-__global__ void keep_last_inputs(ops::ShortConvArgs args) {
+/// A thread walks kRows rows of the batch with the last kTaps inputs of its column in registers, so each is read once.
+template <int kTaps>
+__global__ void convolve_rows(ops::ShortConvArgs args) {
+  await_inputs();
+  const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, batch = args.seqs.batch, first = blockIdx.x * kRows;
+  if (j >= args.width) return;
+  const int64_t last = min(first + kRows, args.seqs.there[batch]);
+  float taps[kTaps], u[kTaps];
+#pragma unroll
+  for (int k = 0; k < kTaps; ++k) taps[k] = args.taps[k * args.width + j];
+  const float bias = args.bias != nullptr ? args.bias[j] : 0.0f;
+  float* const out = static_cast<float*>(args.out.data) + j;
+  int64_t n = first;
+  for (int64_t s = sequence_of_row(args.seqs.there, batch, first); n < last; ++s) {
+    const BatchSequence seq = sequence_at(args.seqs.there, batch, s);
+    const int64_t end = min(last, seq.first_row + seq.rows);
+    if (n >= end) continue;  // an empty sequence
+    const float* const state = args.state != nullptr ? args.state[s] : nullptr;
+#pragma unroll
+    for (int k = 1; k < kTaps; ++k) u[k] = gated_input(args, seq, state, n - seq.first_row - kTaps + k, j);
+#pragma unroll 4
+    for (; n < end; ++n) {
+#pragma unroll
+      for (int k = 0; k + 1 < kTaps; ++k) u[k] = u[k + 1];
+      u[kTaps - 1] = gated_input(args, seq, state, n - seq.first_row, j);
+      float sum = bias;
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
+      if (args.silu) sum *= sigmoid(sum);
+      if (args.c.data != nullptr) sum *= element(args.c, n, j);
+      out[n * args.out.stride] = sum;
+    }
+  }
+}
+using Walk = void (*)(ops::ShortConvArgs);
+/// Null where rows are not walked: for so many taps, and where few rows are better spread over threads.
+Walk walk_of(const ops::ShortConvArgs& args) {
+  constexpr int64_t kFew = 512;
+  if (args.seqs.rows() < kFew || args.seqs.rows() <= args.seqs.batch) return nullptr;
+  switch (args.taps_count) {
+    case 2:
+      return convolve_rows<2>;
+    case 3:
+      return convolve_rows<3>;
+    case 4:
+      return convolve_rows<4>;
+    default:
+      return nullptr;
+  }
+}
+
+/// For sequences of more than one row, and after a walk for all.
+__global__ void keep_last_inputs(ops::ShortConvArgs args, int64_t least_rows) {
   await_inputs();
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, s = blockIdx.x;
   const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-  if (j < args.width && seq.rows > 1) keep(args, seq, args.state[s], j);
+  if (j < args.width && seq.rows >= least_rows) keep(args, seq, args.state[s], j);
 }
 
 }  // namespace
@@ -64,11 +117,14 @@ void short_conv(const Stream& stream, const ops::ShortConvArgs& args) {
   if (args.dtype != DType::kF32 || args.gates != DType::kF32) not_on_device("short_conv, rounded");
   const auto columns = static_cast<unsigned>(blocks_of(args.width, kThreads));
   const Gpu::Impl& gpu = gpu_of(stream);
-  launch_early(gpu, convolve, dim3(static_cast<unsigned>(args.seqs.rows()), columns), kThreads, 0, args);
+  const Walk walk = walk_of(args);
+  const int64_t blocks = walk != nullptr ? blocks_of(args.seqs.rows(), kRows) : args.seqs.rows();
+  launch_early(gpu, walk != nullptr ? walk : convolve, dim3(static_cast<unsigned>(blocks), columns), kThreads, 0, args);
   bool any_longer = false;
   for (int64_t s = 0; s < args.seqs.batch; ++s) any_longer = any_longer || args.seqs.length(s) > 1;
   if (args.state == nullptr || !any_longer) return;
-  launch_early(gpu, keep_last_inputs, dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, args);
+  launch_early(gpu, keep_last_inputs, dim3(static_cast<unsigned>(args.seqs.batch), columns), kThreads, 0, args,
+               walk != nullptr ? 1 : 2);
 }
 
 }  // namespace carousel::cuda

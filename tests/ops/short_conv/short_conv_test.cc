@@ -120,22 +120,25 @@ TEST(ShortConv, CutsNeighboursAndThreadsChangeNoBit) {
   }
 }
 
-// More columns than a strip, and results of 4 MiB and more, which are stored past the caches.
+// More columns than a strip, and results of 4 MiB and more, which are stored past the caches; more rows than a GPU
+// gives to a thread each.
 TEST(ShortConv, LargeResultsHaveTheBitsOfSmallOnes) {
   for (const Target& target : targets()) {
     Machine machine(target, 2);
-    for (const int64_t width : {2112, 2083}) {
-      const Conv conv = make_conv(3, width, true);
+    for (const auto& [width, count] : {std::pair<int64_t, int64_t>{2112, 3}, {2083, 2}, {2083, 4}, {2083, 5}}) {
+      const Conv conv = make_conv(count, width, true);
       const std::vector<int64_t> lengths = {1, 499, 40};
-      const Seqs seqs = sequences(lengths);
-      const Tensor bcx = random_tensor({seqs.rows(), 3 * width}, 3);
-      const Tensor all = run(machine.ctx, bcx, conv, seqs, {}).clone();
+      const Tensor bcx = random_tensor({540, 3 * width}, 3);
+      std::vector<State> states(3);
+      const Tensor all = advance(machine.ctx, bcx, conv, {&states[0], &states[1], &states[2]}, lengths);
       State state;
       for (int64_t begin = 1; begin < 500; begin += 83) {
         const int64_t end = std::min<int64_t>(500, begin + 83);
         const Tensor piece = advance(machine.ctx, bcx.rows(begin, end), conv, {&state}, {end - begin});
         EXPECT_TRUE(same_bits(piece, all.rows(begin, end))) << width << " from row " << begin;
       }
+      const StateLayout layout = layout_of(conv);
+      EXPECT_TRUE(same_bits(state.tensors(layout)[0].tensor, states[1].tensors(layout)[0].tensor));
     }
   }
 }

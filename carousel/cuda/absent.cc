@@ -13,6 +13,7 @@ Gpu::~Gpu() = default;
 void Gpu::run_plain(uint32_t) {}
 
 Memory& Gpu::counted() { return *this; }
+Memory& Gpu::landing() { return *this; }
 size_t Gpu::granted(size_t size_bytes) const { return size_bytes; }
 std::byte* Gpu::allocate(size_t) { return nullptr; }
 void Gpu::release(std::byte*, size_t) noexcept {}

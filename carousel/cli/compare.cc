@@ -165,8 +165,9 @@ int run_compare(CompareOptions& options) {
   } else {
     print_table(options, a, report);
   }
+  if (interrupted()) note(fmt::format("interrupted: {} of {} tokens were decoded", report.greedy, options.greedy));
   check_finite(a.model.config, report);
-  return 0;
+  return interrupted() ? kInterruptedStatus : 0;
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "carousel/cli/progress.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/weight_options.h"
+#include "carousel/core/error.h"
 #include "carousel/model/convert.h"
 
 namespace carousel::cli {
@@ -18,6 +19,7 @@ namespace {
 struct ConvertOptions {
   std::string model, out;
   std::string dtype = "f32";
+  bool dtype_given = false;
   Machine machine;
 };
 
@@ -33,6 +35,10 @@ void write_as_folder(const ConvertOptions& options, const Stream& stream, const 
 
 int run_convert(ConvertOptions& options) {
   const bool gguf = is_gguf_name(options.out);
+  if (gguf && options.dtype_given) {
+    fail(ErrorKind::kUsage, "--dtype: got {} for {}, expected a folder; `quantize` writes other types to a .gguf",
+         options.dtype, options.out);
+  }
   const Stream stream = options.machine.stream();
   catch_interrupts();
   Progress bar("%", 100);
@@ -55,11 +61,15 @@ std::function<int()> setup_convert(CLI::App& app) {
   const auto options = std::make_shared<ConvertOptions>();
   app.add_option("model", options->model, "Model folder, .safetensors or .gguf")->required();
   app.add_option("--out", options->out, "FILE.gguf, or a folder to write, which must be new or empty")->required();
-  add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16", "auto"},
-             "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); auto: they stay blocks, which "
-             "carousel alone reads there. All else keeps its type");
+  const CLI::Option* const dtype =
+      add_choice(app, "--dtype", options->dtype, {"f32", "bf16", "f16", "auto"},
+                 "In a folder, type of what the source has in blocks (Q8_0, Q4_K, ...); auto: they stay blocks, which "
+                 "carousel alone reads there. All else keeps its type");
   options->machine.add_cpu_options(app);
-  return [options] { return run_convert(*options); };
+  return [options, dtype] {
+    options->dtype_given = dtype->count() > 0;
+    return run_convert(*options);
+  };
 }
 
 }  // namespace carousel::cli

@@ -209,7 +209,7 @@ bool is_saved_state(const std::string& path) {
 
 Json describe_state(const std::string& path) {
   const formats::SafetensorsFile file = formats::SafetensorsFile::open(path);
-  Json out = {{"path", path}, {"saved_state", true}};
+  Json out = {{"path", path}, {"saved_state", true}, {"metadata", Json::object()}};
   for (const auto& [key, value] : file.metadata()) out["metadata"][key] = value;
   size_t bytes = 0;
   for (const formats::TensorEntry& entry : file.entries()) bytes += entry.size_bytes;

@@ -219,13 +219,14 @@ void Prediction::run_file() {
 bool parse_line(const std::string& text, std::vector<float>& out) {
   constexpr const char* kBetween = ",; \t\r";
   out.clear();
+  if (text.find_first_not_of(kBetween) == std::string::npos) return true;  // a blank line
   bool delimited = true;  // a comma or semicolon before the next number
   for (const char c : text) {
     if (c != ',' && c != ';') {
       delimited = delimited && std::strchr(kBetween, c) != nullptr;
       continue;
     }
-    if (delimited && text.find_first_not_of(kBetween) != std::string::npos) return false;
+    if (delimited) return false;
     delimited = true;
   }
   for (size_t begin = text.find_first_not_of(kBetween); begin != std::string::npos;) {
@@ -310,6 +311,10 @@ void check_options(const PredictOptions& options) {
   if (options.input.empty() && !options.output.empty()) {
     fail(ErrorKind::kUsage, "--output: got \"{}\" without --input, expected both; rows of stdin go to stdout",
          options.output);
+  }
+  if (options.input.empty() && options.decimal == "comma") {
+    fail(ErrorKind::kUsage,
+         "--decimal: got comma without --input, expected point: in rows of stdin commas part numbers");
   }
   if (options.input.empty() && !options.timespans.empty() && options.timespans != kLastColumn) {
     fail(ErrorKind::kUsage, "--timespans: got \"{}\" without --input, expected \"last\": the last number of each row",

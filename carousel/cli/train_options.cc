@@ -158,6 +158,7 @@ void TrainOptions::read_config(CLI::App& app, const std::string& path) {
     }
     if (option->count() > 0) continue;
     const std::string where = fmt::format("{}: \"{}\"", path, name);
+    if (value.is_array() && value.empty()) fail(ErrorKind::kInput, "{}: got [], expected one value or more", where);
     if (value.is_array()) {
       for (const Json& one : value) option->add_result(as_result(one, where));
     } else {

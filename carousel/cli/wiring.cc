@@ -71,6 +71,9 @@ int run_wiring(const WiringOptions& options) {
   if (const int64_t count = wiring.synapse_count() + wiring.sensory_synapse_count(); count > kMostDrawn) {
     fail(ErrorKind::kInput, "{}: {} synapses, expected at most {} to draw", options.config, count, kMostDrawn);
   }
+  if (const int64_t count = wiring.input_dim + wiring.units; count > kMostDrawn) {
+    fail(ErrorKind::kInput, "{}: {} neurons, expected at most {} to draw", options.config, count, kMostDrawn);
+  }
   write_text_file(options.svg, wiring_svg(wiring));
   return 0;
 }

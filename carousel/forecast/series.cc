@@ -18,6 +18,7 @@
 namespace carousel::forecast {
 namespace {
 
+constexpr int64_t kMostFilled = int64_t{1} << 25;  // steps of all series that the table leaves out
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 std::string series_name(const formats::CsvTable& table, const Columns& columns, const std::string& id, int64_t column) {
   const std::string header =
@@ -172,9 +173,14 @@ SeriesTable read_series(const formats::CsvTable& table, const TableOptions& opti
   };
   out.id_column = header(columns.id);
   out.time_column = columns.time_is_index ? "" : header(columns.time);
+  int64_t filled = 0;  // steps that the table leaves out
   for (const Group& group : groups) {
     for (const int64_t column : columns.values) {
       out.series.push_back(read_values(table, columns, group, column, out, options.max_values));
+      filled += static_cast<int64_t>(out.series.back().values.size()) - std::ssize(group.rows);
+      if (filled <= kMostFilled) continue;
+      fail(ErrorKind::kInput, "{}: a grid with steps of {} leaves more than {} values out, expected a longer frequency",
+           table.place(group.rows[0].second, columns.time), out.frequency.str(), kMostFilled);
     }
   }
   return out;

@@ -35,7 +35,7 @@ void check_request(const Request& request, int64_t vocab_size) {
   if (request.prompt.empty() && !request.logits.defined()) {
     fail(ErrorKind::kInput, "generate: the prompt is empty, expected at least one token");
   }
-  if (request.prompt.empty() && request.logits.count() != vocab_size) {
+  if (request.logits.defined() && request.logits.count() != vocab_size) {
     fail(ErrorKind::kInput, "generate: logits are {}, expected [{}]", request.logits.shape().str(), vocab_size);
   }
   if (static_cast<int64_t>(request.history.size()) != request.state.pos()) {
@@ -74,15 +74,13 @@ Batcher::Batcher(const model::Model& model, const Stream& stream)
 
 Batcher::~Batcher() = default;
 
-/// Runs the text so far through the decoder, which treats a first token and split characters specially.
+/// Runs the text so far through the decoder, which treats a first token and split characters specially. None of it is
+/// text of the answer.
 void Batcher::prime(Sequence& sequence) const {
   const Request& request = *sequence.request;
   if (model_.tokenizer) sequence.decoder.emplace(*model_.tokenizer, true);
-  for (const auto* tokens : {&request.history, &request.prompt}) {
-    for (const int32_t token : *tokens) {
-      if (sequence.decoder) sequence.decoder->push(token);
-    }
-  }
+  if (!sequence.decoder) return;
+  for (const auto* tokens : {&request.history, &request.prompt}) sequence.decoder->follow(*tokens);
 }
 
 uint64_t Batcher::submit(Request request) {

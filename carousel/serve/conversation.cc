@@ -108,6 +108,9 @@ std::vector<int32_t> Conversations::tokens(const Json& list, std::span<const int
   const bool has_system = messages[0].role == "system";
   const Turns& turns = this->turns(has_system);
   if (!turns.form) fail(ErrorKind::kInput, "request: \"messages\" cannot be used: {}", turns.refusal);
+  if (has_system && messages[0].text.empty()) {  // a template may write another turn for it, or none
+    fail(ErrorKind::kInput, "request: \"messages\"[0] is an empty system message, expected text, or no such message");
+  }
   const std::string system = has_system ? messages[0].text : "";
   std::vector<int32_t> all(seen.begin(), seen.end());
   size_t checked = 0;

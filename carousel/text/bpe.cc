@@ -66,7 +66,8 @@ Bpe::Bpe(Vocab vocab, BpeOptions options, const std::string& where)
     unk_ = vocab_.find(*options_.unk_token);
     if (unk_ == kNoToken) fail(ErrorKind::kInput, "{}: unk_token \"{}\" is not in vocab", where, *options_.unk_token);
   }
-  all_bytes_ = options_.byte_level || options_.byte_fallback;
+  const bool plain = options_.continuing_subword_prefix.empty() && options_.end_of_word_suffix.empty();
+  all_bytes_ = (options_.byte_level && plain) || options_.byte_fallback;
   for (int b = 0; b < 256 && all_bytes_; ++b) {
     const char byte = static_cast<char>(b);
     const std::string name =

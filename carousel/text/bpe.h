@@ -42,9 +42,10 @@ class PairMap {
     uint64_t pair = kAbsent;
     uint64_t value = kAbsent;
   };
-  size_t start(uint64_t pair) const { return static_cast<size_t>((pair * 0x9E3779B97F4A7C15u) >> shift_); }
+  size_t start(uint64_t pair) const { return static_cast<size_t>((pair * multiplier_) >> shift_); }
   void resize(size_t slots);
   std::vector<Slot> slots_;  // a power of two, at most half full
+  uint64_t multiplier_ = hash_salt() | 1;
   size_t count_ = 0;
   size_t mask_ = 0;
   int shift_ = 0;

@@ -52,6 +52,8 @@ bool holds(const JinjaValue& container, const JinjaValue& value) {
 }
 
 JinjaValue arithmetic(const std::string& op, int64_t a, int64_t b) {
+  constexpr int64_t kMost = int64_t{1} << 31;  // integers of Jinja have no end; those of templates count messages
+  if (std::max(std::abs(a), std::abs(b)) > kMost) unknown("so large a number");
   if (op == "+") return JinjaValue::integer(a + b);
   if (op == "-") return JinjaValue::integer(a - b);
   const bool divides = op == "//" || op == "%";
@@ -209,7 +211,7 @@ JinjaValue apply_filter(const std::string& name, const JinjaValues& values) {
     return keep ? value : arguments.empty() ? JinjaValue::of(JinjaText()) : arguments[0];
   }
   if (name == "length" || name == "count") return length_of(value);
-  if (name == "string" || name == "safe") return JinjaValue::of(written(value));
+  if (name == "string") return JinjaValue::of(written(value));
   if (name == "list" && value.kind == Kind::kList) return value;
   if ((name == "first" || name == "last") && value.kind == Kind::kList) {
     return item(value, JinjaValue::integer(name == "first" ? 0 : -1));

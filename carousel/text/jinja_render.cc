@@ -19,6 +19,7 @@ using Kind = JinjaNode::Kind;
 using Value = JinjaValue;
 
 constexpr int64_t kMaxSteps = 1 << 15;  // nodes evaluated: more than any published template takes
+constexpr size_t kCopied = 64;          // letters or pieces of a text that a step may copy
 constexpr int kMaxCalls = 16;           // depth of macros that call macros
 // The conversations tried have few messages: they prove nothing of a template that counts further.
 constexpr int64_t kMaxLiteral = 3;
@@ -39,6 +40,11 @@ class Renderer {
 
   void count(const Node& node) {
     if (++steps_ > kMaxSteps) unknown(node, "so long a computation");
+  }
+  // A copy of a value, which may be a long text, takes as many steps as it is long.
+  void count_copy(const Node& node, const Value& value) {
+    steps_ += static_cast<int64_t>((value.text.size() + letters(value.text)) / kCopied);
+    if (steps_ > kMaxSteps) unknown(node, "so long a computation");
   }
 
   // Adds the line to an error that `compute` throws.
@@ -141,6 +147,13 @@ class Renderer {
     return {};
   }
 
+  // What Jinja and transformers define, but no value here.
+  static bool is_global(const std::string& name) {
+    static const std::set<std::string> kGlobals = {"cycler",          "dict",  "joiner",      "lipsum", "namespace",
+                                                   "raise_exception", "range", "strftime_now"};
+    return kGlobals.contains(name);
+  }
+
   Value evaluate(const Node& node) {
     count(node);
     switch (node.kind) {
@@ -153,8 +166,12 @@ class Renderer {
         return Value::boolean(node.number != 0);
       case Kind::kNone:
         return Value::none();
-      case Kind::kName:
-        return find(node.text);
+      case Kind::kName: {
+        Value value = find(node.text);
+        if (value.kind == Value::Kind::kUndefined && is_global(node.text)) unknown(node, "\"" + node.text + "\"");
+        count_copy(node, value);
+        return value;
+      }
       case Kind::kNot:
         return Value::boolean(!is_true(node.parts[0]));
       case Kind::kAnd:
@@ -189,8 +206,14 @@ class Renderer {
     switch (node.kind) {
       case Kind::kList:
         return Value::of(parts);
-      case Kind::kAttribute:
-        return item(parts[0], Value::of(known_text(node.text)));
+      case Kind::kAttribute: {
+        Value value = item(parts[0], Value::of(known_text(node.text)));
+        const bool of_loop = node.parts[0].kind == Kind::kName && node.parts[0].text == "loop";
+        if (of_loop && value.kind == Value::Kind::kUndefined && node.text != "previtem" && node.text != "nextitem") {
+          unknown(node, "\"loop." + node.text + "\"");
+        }
+        return value;
+      }
       case Kind::kItem:
         return item(parts[0], parts[1]);
       case Kind::kSlice:
@@ -256,14 +279,15 @@ class Renderer {
     const JinjaValues given = values(arguments);
     const size_t parameters = macro.parts.size() - 1;
     if (given.size() > parameters) unknown(node, "a call with so many arguments");
-    Value::Map scope;
-    for (size_t i = 0; i < parameters; ++i) {
+    for (const auto& [name, value] : scopes_.front()) count_copy(node, value);
+    std::vector<Value::Map> inner{scopes_.front(), {}};
+    std::swap(scopes_, inner);
+    for (size_t i = 0; i < parameters; ++i) {  // a default may name the parameters before it
       const Node& parameter = macro.parts[i];
       const bool has_default = i >= given.size() && parameter.kind == Kind::kKeyword;
-      scope[parameter.text] = i < given.size() ? given[i] : has_default ? evaluate(parameter.parts[0]) : Value();
+      Value value = i < given.size() ? given[i] : has_default ? evaluate(parameter.parts[0]) : Value();
+      scopes_.back()[parameter.text] = std::move(value);
     }
-    std::vector<Value::Map> inner{scopes_.front(), std::move(scope)};
-    std::swap(scopes_, inner);
     JinjaText outside = std::exchange(out_, {});
     statement(macro.parts.back());
     std::swap(scopes_, inner);

@@ -9,7 +9,8 @@ namespace {
 
 // A macro may double a text with every call.
 constexpr size_t kMaxPieces = 1 << 12;
-constexpr size_t kMaxLetters = 1 << 15;
+constexpr size_t kMaxLetters = 1 << 15;      // of a piece
+constexpr size_t kMaxTextLetters = 1 << 18;  // of all
 
 }  // namespace
 
@@ -25,6 +26,13 @@ void append(JinjaText& text, const JinjaText& more) {
       fail(ErrorKind::kInput, "so long a text is not known here");
     }
   }
+  if (letters(text) > kMaxTextLetters) fail(ErrorKind::kInput, "so long a text is not known here");
+}
+
+size_t letters(const JinjaText& text) {
+  size_t count = 0;
+  for (const JinjaPiece& piece : text) count += piece.text.size();
+  return count;
 }
 
 JinjaText known_text(std::string_view letters) {

@@ -25,6 +25,8 @@ using JinjaText = std::vector<JinjaPiece>;
 
 /// Throws Error(kInput) where the text grows beyond all templates.
 void append(JinjaText& text, const JinjaText& more);
+/// Letters of the known pieces and of the names of the others: what the text takes of memory.
+size_t letters(const JinjaText& text);
 JinjaText known_text(std::string_view letters);
 JinjaText unknown_text(const std::string& name);
 bool is_known(const JinjaText& text);

@@ -25,7 +25,8 @@ constexpr unsigned long kSearchRetries = 100'000'000;  // backtracking steps per
 constexpr double kSlowBytes = 2e9;                     // bytes that slow steps, which may read all the text, may read
 constexpr unsigned int kMatchStack = 5'000'000;        // entries of about 48 bytes, on the heap
 constexpr auto kSearchTime = std::chrono::seconds(4);  // of the thread, in a search between two matches
-constexpr size_t kMaxOneSearch = 65536;                // bytes of text that are searched in one call
+constexpr auto kByteTime = std::chrono::microseconds(2);  // of all searches in a text, for each byte of it, beside that
+constexpr size_t kMaxOneSearch = 65536;                   // bytes of text that are searched in one call
 
 // The time that this thread has computed: what is refused should not depend on what else the machine does.
 std::chrono::nanoseconds computed() {
@@ -93,6 +94,9 @@ class Matcher {
 
   /// The first match starting at or after `pos`.
   bool find(size_t pos, size_t* begin, size_t* end) {
+    if (++searches_ % 16 == 0 && computed() - began_ > kSearchTime + text_.size() * kByteTime) {
+      give_up("takes too long");
+    }
     if (!(text_.size() - pos <= kMaxOneSearch || source_.one_search ? search(pos) : step(pos))) return false;
     *begin = static_cast<size_t>(region_->beg[0]);
     *end = static_cast<size_t>(region_->end[0]);
@@ -144,6 +148,8 @@ class Matcher {
   };
   Source source_;
   std::string_view text_;
+  std::chrono::nanoseconds began_ = computed();
+  size_t searches_ = 0;
   std::unique_ptr<OnigRegion, FreeRegion> region_{onig_region_new()};
   std::unique_ptr<OnigMatchParam, decltype(&onig_free_match_param)> limits_{onig_new_match_param(),
                                                                             onig_free_match_param};

@@ -214,11 +214,21 @@ struct StreamDecoder::Pending {
   Tokenizer tokenizer;
   bool skip_special;
   Decoder::Stream stream;
+  std::string known;  // what the stream held after follow(), as far as it has not come out
+
+  /// Takes off the start of `out` what is known. What begins otherwise is a character that only the next ids made.
+  void leave_out(std::string& out) {
+    const size_t count = std::min(out.size(), known.size());
+    if (count == 0) return;
+    const bool same = out.compare(0, count, known, 0, count) == 0;
+    if (same) out.erase(0, count);
+    known.erase(0, same ? count : known.size());
+  }
 };
 
 StreamDecoder::StreamDecoder(Tokenizer tokenizer, bool skip_special) {
   const Decoder& decoder = tokenizer.impl_->file.decoder;  // lives as long as any copy of the tokenizer
-  pending_.reset(new Pending{std::move(tokenizer), skip_special, Decoder::Stream(decoder)});
+  pending_.reset(new Pending{std::move(tokenizer), skip_special, Decoder::Stream(decoder), {}});
 }
 StreamDecoder::~StreamDecoder() = default;
 StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
@@ -228,13 +238,23 @@ std::string StreamDecoder::push(int32_t id) {
   const Tokenizer::Impl& impl = *pending_->tokenizer.impl_;
   std::string out;
   if (impl.has(id) && !(pending_->skip_special && impl.is_special(id))) pending_->stream.push(impl.token(id), out);
+  pending_->leave_out(out);
   return out;
 }
 
 std::string StreamDecoder::flush() {
   std::string out;
   pending_->stream.flush(out);
+  pending_->leave_out(out);
+  pending_->known.clear();
   return out;
+}
+
+void StreamDecoder::follow(std::span<const int32_t> ids) {
+  for (const int32_t id : ids) push(id);
+  pending_->known.clear();
+  Decoder::Stream ended = pending_->stream;
+  ended.flush(pending_->known);
 }
 
 }  // namespace carousel::text

@@ -72,6 +72,8 @@ class StreamDecoder {
 
   std::string push(int32_t id);
   std::string flush();  // ends the text; the next push begins a new one
+  /// Pushes ids whose text is known to whom the stream gives the rest: what it still holds of it is then left out.
+  void follow(std::span<const int32_t> ids);
 
  private:
   struct Pending;

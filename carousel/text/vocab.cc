@@ -4,6 +4,7 @@
 
 #include <xxhash.h>
 
+#include <random>
 #include <utility>
 
 #include "carousel/core/error.h"
@@ -11,9 +12,19 @@
 namespace carousel::text {
 namespace {
 
-uint32_t hash_of(std::string_view text) { return static_cast<uint32_t>(XXH3_64bits(text.data(), text.size())); }
+uint32_t hash_of(std::string_view text) {
+  return static_cast<uint32_t>(XXH3_64bits_withSeed(text.data(), text.size(), hash_salt()));
+}
 
 }  // namespace
+
+uint64_t hash_salt() {
+  static const uint64_t salt = [] {
+    std::random_device source;
+    return static_cast<uint64_t>(source()) << 32 | source();
+  }();
+  return salt;
+}
 
 Vocab::Vocab(size_t count) {
   size_t slots = 64;

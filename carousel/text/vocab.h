@@ -13,6 +13,9 @@ namespace carousel::text {
 constexpr int32_t kNoToken = -1;
 constexpr int64_t kMaxTokenId = (int64_t{1} << 24) - 1;
 
+/// Drawn once per process: a file cannot choose texts and ids that fall together in a table.
+uint64_t hash_salt();
+
 class Vocab {
  public:
   enum class Added : uint8_t { kNew, kTextTaken, kIdTaken };

@@ -92,7 +92,7 @@ void Drift::add(const float* a, const float* b, int64_t count) {
     const double d = static_cast<double>(b[i]) - static_cast<double>(a[i]);
     difference += d * d;
     size += static_cast<double>(a[i]) * static_cast<double>(a[i]);
-    if (!(std::abs(d) <= largest)) largest = std::abs(d);
+    if (!std::isnan(largest) && !(std::abs(d) <= largest)) largest = std::abs(d);  // NaN stays
   }
 }
 

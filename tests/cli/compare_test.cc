@@ -2,10 +2,13 @@
 // carousel compare, and --profile of the other commands, as a user runs them.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "carousel/core/json.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/verify/drift.h"
 #include "tests/cli/tiny_model.h"
 
 namespace carousel::cli {
@@ -59,6 +62,13 @@ TEST(Compare, ShowsWhereProfilesPart) {
                            "next token: the same at", "greedy: the first"}) {
     EXPECT_NE(table.out.find(text), std::string::npos) << text << "\n" << table.out;
   }
+}
+
+TEST(Drift, WhatIsNoNumberStaysTheLargest) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), a[] = {1, 1, 1}, b[] = {1, nan, 2};
+  verify::Drift drift;
+  drift.add(a, b, 3);
+  EXPECT_TRUE(std::isnan(drift.largest));
 }
 
 TEST(Compare, LongTextsAreRunInSlabs) {

@@ -207,6 +207,7 @@ TEST(Convert, Refusals) {
   };
   expect("convert " + gguf + " --out " + folder, 1, "exists and is not an empty folder");
   expect("convert " + gguf, 2, "--out is required");
+  expect("convert " + gguf + " --dtype bf16 --out " + (scratch / "n.gguf"), 2, "--dtype: got bf16 for ");
   expect("convert " + (scratch / "nothing.gguf") + " --out " + (scratch / "x"), 1, "no such file or folder");
   expect("convert " + (scratch / "config.json") + " --out " + (scratch / "x"), 1, "no weights to convert");
   write_file(scratch / "cut.gguf", read_file(gguf).substr(0, 5000));

@@ -169,6 +169,10 @@ TEST(Info, NamesWhatItCannotRead) {
   const Ran notes = run_carousel("info " + (scratch / "notes.txt"));
   EXPECT_EQ(notes.status, 1);
   EXPECT_NE(notes.err.find("notes.txt: expected a model folder"), std::string::npos) << notes.err;
+  // A state without metadata.
+  const std::string header = R"({"carousel.state":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+  write_file(scratch / "bare", std::string(1, static_cast<char>(header.size())) + std::string(7, '\0') + header + "x");
+  EXPECT_EQ(run_carousel("info " + (scratch / "bare")).err, "");
 }
 
 TEST(Info, PredictsTheTrainingOfCells) {

@@ -94,6 +94,8 @@ TEST(Predict, MistakesAreNamed) {
   EXPECT_NE(error("--timespans last", "1,2,-1\n").find("expected a finite number >= 0"), std::string::npos);
   EXPECT_NE(error("--output y.npy").find("without --input"), std::string::npos);
   EXPECT_NE(error("--timespans t.npy").find("expected \"last\""), std::string::npos);
+  EXPECT_NE(error("--decimal comma", "1;2\n").find("--decimal: got comma without --input"), std::string::npos);
+  EXPECT_EQ(run_carousel("predict " + model, std::string(1 << 20, ',') + "\n1,2\n").status, 0) << "a blank line";
   write_file(scratch / "x.csv", "1,2,3\n");
   EXPECT_NE(error("--input " + (scratch / "x.csv")).find("shape [1, 3], expected [T, 2]"), std::string::npos);
   EXPECT_NE(error("--input " + (scratch / "x.csv") + " --output y.txt").find("ends in .npy or .csv"),
@@ -261,6 +263,10 @@ TEST(WiringCommand, CountsAndDraws) {
   write_file(scratch / "alone.json", R"({"type": "Random", "units": 4, "sparsity_level": 0.5})");
   EXPECT_EQ(run_carousel("wiring " + (scratch / "alone.json")).status, 2) << "--inputs is needed";
   EXPECT_EQ(run_carousel("wiring " + (scratch / "alone.json") + " --inputs 3").status, 0);
+  write_file(scratch / "alone.json", R"({"type": "Random", "units": 1, "sparsity_level": 0.99999})");
+  const Ran many = run_carousel("wiring " + (scratch / "alone.json") + " --inputs 300000 --svg " + (scratch / "m.svg"));
+  EXPECT_EQ(many.status, 1);
+  EXPECT_NE(many.err.find("neurons, expected at most 200000 to draw"), std::string::npos) << many.err;
   write_file(scratch / "config.json", kTinyXlstm);
   EXPECT_NE(run_carousel("wiring " + (scratch / "config.json")).err.find("no layer has a wiring"), std::string::npos);
 }

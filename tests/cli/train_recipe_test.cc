@@ -187,5 +187,16 @@ TEST_F(TrainRecipe, FeaturesAreValidatedOnFilesOfTheirOwn) {
   EXPECT_NE(without.err.find("expected a --valid-target for every --valid"), std::string::npos) << without.err;
 }
 
+TEST_F(TrainRecipe, AnEmptyListInAFileOfOptionsIsNamed) {
+  for (const char* key : {"steps", "model", "optim", "threads"}) {
+    write_file(scratch / "options.json", std::string("{\"") + key + "\": []}");
+    const Ran ran = run_carousel("train --config " + (scratch / "options.json"));
+    EXPECT_EQ(ran.status, 1) << key;
+    EXPECT_NE(ran.err.find(std::string("options.json: \"") + key + "\": got [], expected one value or more"),
+              std::string::npos)
+        << ran.err;
+  }
+}
+
 }  // namespace
 }  // namespace carousel::cli

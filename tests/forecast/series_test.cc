@@ -2,6 +2,7 @@
 // Tables to series and back, and the picture of a forecast.
 #include "carousel/forecast/series.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -83,6 +84,11 @@ TEST(SeriesTable, WhatCannotBeReadIsNamed) {
       refusal("ds,y\n2020-01-01,1\n2020-01-02,1\n2020-01-03,1\n2020-01-03 07:00,1\n").find("no whole number of steps"),
       std::string::npos);
   EXPECT_NE(refusal("ds,y\n2020-01-01,1\n").find("one time alone has no step"), std::string::npos);
+  std::string gaps = "unique_id,ds,y\n";
+  for (int id = 0; id < 40; ++id) {
+    for (const int time : {0, 1, 2, 1000000}) gaps += fmt::format("s{},{},1\n", id, time);
+  }
+  EXPECT_NE(refusal(gaps).find("leaves more than 33554432 values out"), std::string::npos) << refusal(gaps);
   TableOptions options;
   options.columns = {"z"};
   EXPECT_NE(refusal("ds,y\n2020-01-01,1\n", options).find("--column: no column \"z\", expected one of: ds, y"),

@@ -117,11 +117,19 @@ TEST(ChatForm, WhatIsNotKnownIsADifference) {
                                    "{% set messages.x = 1 %}",
                                    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
                                    "{% break %}",
+                                   "{% if strftime_now is defined %}{% endif %}",
+                                   "{{ ''|safe }}",
+                                   "{% for m in messages %}{{ loop.depth }}{% endfor %}",
                                    "{{ messages }}"}) {
     EXPECT_NE(difference(source + kTurns + kAsk), "") << source;
     EXPECT_EQ(difference(source + kTurns + kAsk).find("where ChatML"), std::string::npos) << source;
   }
   EXPECT_EQ(difference(kTurns + kAsk), "");
+  EXPECT_EQ(
+      difference("{% macro f(a, b=a) %}{{ b }}{% endmacro %}{% for m in messages %}{{ f('<|im_start|>' + m.role) + "
+                 "'\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}" +
+                 kAsk),
+      "");
 }
 
 TEST(ChatForm, TextsTreatedApartAreConditions) {
@@ -149,6 +157,11 @@ TEST(ChatForm, HostileTemplatesAreRefused) {
         "{{ " + repeated("not ", 50000) + "x }}", repeated("{% if x %}", 20000),
         repeated(loop, 100) + "x" + repeated(end, 100),
         "{% macro m(x) %}{{ x }}{{ x }}{{ x }}{{ x }}{% endmacro %}" + repeated("{% set y = m(y ~ 'aaaa') %}", 60),
+        "{% set x = -1 %}" + repeated("{% set x = x + x %}", 63) + "{{ x % -1 }}" + kTurns + kAsk,
+        "{% set s = 'aaaaaaaaaaaaaaaa' %}" + repeated("{% set s = s + s %}", 11) +
+            "{% set t = s + messages[0].content %}" + repeated("{% set t = t + t %}", 11) + kTurns + kAsk,
+        "{% set s = 'aaaaaaaaaaaaaaaa' %}" + repeated("{% set s = s + s %}", 10) + repeated("{% set t = s %}", 5000) +
+            kTurns + kAsk,
         repeated("x", 300000)}) {
     EXPECT_NE(difference(source), "") << source.substr(0, 40);
   }

@@ -128,6 +128,7 @@ TEST(Regex, SlowStepsMeetALimit) {
   for (const char* pattern : {"(a*)\\1[bc]", "(?<x>a*)\\k<x>[bc]", "(?>a*)[bc]", "\\G(?:a*+)b|c"}) {
     EXPECT_NE(refusal(pattern, text), "") << pattern;
   }
+  EXPECT_NE(refusal("(?:(?:a|a){21}b)?.", text), "");  // each match is within its own limit
 }
 
 // Longer than what is searched in one call.

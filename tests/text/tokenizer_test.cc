@@ -231,6 +231,45 @@ TEST(StreamDecoder, HoldsTrailingTextThatStripMayTake) {
   EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{l, o, l, l, l, o, l}), "olllo");
 }
 
+// What the decoder holds of a text that is known does not come out with what follows it.
+TEST(StreamDecoder, FollowsATextWithoutGivingItsEnd) {
+  Json json = fixture("sentencepiece");
+  json["decoder"] = Json::parse(R"({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]})");
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "fallback");
+  const int32_t l = *tokenizer.id_of("l"), o = *tokenizer.id_of("o");
+  const int32_t line = *tokenizer.id_of("<0x0A>"), c3 = *tokenizer.id_of("<0xC3>"), a9 = *tokenizer.id_of("<0xA9>");
+  StreamDecoder stream(tokenizer);
+  stream.follow(std::vector<int32_t>{l, line});
+  EXPECT_EQ(stream.push(o), "o");
+  EXPECT_EQ(stream.flush(), "");
+  stream.follow(std::vector<int32_t>{l, line});
+  EXPECT_EQ(stream.push(line), "");
+  EXPECT_EQ(stream.push(o), "\no");
+  stream.follow(std::vector<int32_t>{line});
+  EXPECT_EQ(stream.flush(), "");
+  stream.follow(std::vector<int32_t>{l, c3});  // half a character belongs to whoever ends it
+  EXPECT_EQ(stream.push(a9), "");
+  EXPECT_EQ(stream.push(o), "\u00E9o");
+}
+
+// Every byte is a token, and the last one of a word is spelled with the suffix all the same.
+TEST(Tokenizer, BytesTakeTheAffixesOfWords) {
+  Json json = fixture("gpt2");
+  Json vocab = Json::object();
+  for (int b = 0; b < 256; ++b) {
+    const char byte = static_cast<char>(b);
+    const std::string symbol = to_byte_alphabet(std::string_view(&byte, 1));
+    vocab[symbol] = b;
+    vocab[symbol + "</w>"] = 256 + b;
+  }
+  json["model"]["vocab"] = vocab;
+  json["model"]["merges"] = Json::array();
+  json["model"]["end_of_word_suffix"] = "</w>";
+  json["added_tokens"] = Json::array();
+  const Tokenizer tokenizer = Tokenizer::from_json(json.dump(), "affixes");
+  EXPECT_EQ(tokenizer.encode("ba a"), (std::vector<int32_t>{'b', 256 + 'a', ' ', 256 + 'a'}));
+}
+
 // Added tokens that take the space around them, in nothing but space: each looks no further than the one before.
 TEST(Tokenizer, StrippingTokensInALongRunOfSpaceEndInTime) {
   Json json = fixture("gpt2");

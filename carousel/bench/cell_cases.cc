@@ -48,7 +48,8 @@ ops::LtcSynapseParams synapses(Work& work, int64_t sources, int64_t units) {
 
 OpCase cfc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 64), backbone = 2 * units;
-  ring_of(kF32 * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));  // refuses what does not fit
+  // ring_of() refuses what does not fit, before it is drawn.
+  ring_of(kF32 * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));
   const auto work = std::make_shared<Work>();
   ops::CfcLayer layer;
   layer.units = units;
@@ -80,7 +81,8 @@ OpCase cfc_case(const Shapes& shapes) {
 
 OpCase ltc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 32);
-  ring_of(5.0 * kF32 * static_cast<double>(units) * static_cast<double>(inputs + units));  // refuses what does not fit
+  // ring_of() refuses what does not fit, before it is drawn.
+  ring_of(5.0 * kF32 * static_cast<double>(units) * static_cast<double>(inputs + units));
   const auto work = std::make_shared<Work>();
   ops::LtcParams params;
   params.gleak = parameter(*work, {units}, 0.1f, 0.5f);

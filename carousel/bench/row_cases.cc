@@ -57,8 +57,8 @@ OpCase moe_case(const Shapes& shapes) {
   constexpr int64_t kExperts = 8, kChosen = 2;
   const int64_t width = chosen(shapes.options.in, 1024), hidden = chosen(shapes.options.out, 512);
   const int64_t rows = shapes.all_rows();
-  ring_of(3.0 * kExperts * kF32 * static_cast<double>(width) *
-          static_cast<double>(hidden));  // refuses what does not fit
+  // ring_of() refuses what does not fit, before it is drawn.
+  ring_of(3.0 * kExperts * kF32 * static_cast<double>(width) * static_cast<double>(hidden));
   const auto work = std::make_shared<Work>();
   std::vector<ops::MoeExpert> experts(kExperts);
   const auto weight = [&](int64_t out, int64_t in) {

@@ -219,7 +219,7 @@ void Prediction::run_file() {
 bool parse_line(const std::string& text, std::vector<float>& out) {
   constexpr const char* kBetween = ",; \t\r";
   out.clear();
-  if (text.find_first_not_of(kBetween) == std::string::npos) return true;  // a blank line
+  if (text.find_first_not_of(kBetween) == std::string::npos) return true;  // the line is blank
   bool delimited = true;  // a comma or semicolon before the next number
   for (const char c : text) {
     if (c != ',' && c != ';') {

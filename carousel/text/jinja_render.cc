@@ -147,7 +147,7 @@ class Renderer {
     return {};
   }
 
-  // What Jinja and transformers define, but no value here.
+  // Jinja and transformers define these names; a template that looks at them is not evaluated exactly here.
   static bool is_global(const std::string& name) {
     static const std::set<std::string> kGlobals = {"cycler",          "dict",  "joiner",      "lipsum", "namespace",
                                                    "raise_exception", "range", "strftime_now"};

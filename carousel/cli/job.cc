@@ -74,12 +74,10 @@ void join_job() {
 }
 
 void report_for_job(const std::string& message, int status) {
-  if (job().fails_with_all()) {
-    if (job().rank() == 0) note_error(message);
-    return;
-  }
-  note_error(message);
-  job().end_all(status);
+  const bool all_fail = job().fails_with_all();
+  if (!message.empty() && (!all_fail || job().rank() == 0)) note_error(message);
+  if (job().size() > 1) end_silently();  // a launcher answers the first process that has ended with signals to the rest
+  if (!all_fail) job().end_all(status);
 }
 
 FirstGoesFirst::FirstGoesFirst() {

@@ -14,7 +14,8 @@ namespace carousel::cli {
 void join_job();
 /// The processes of the job. Before join_job() this one is alone.
 train::Processes& job();
-/// Writes an error, once for all the processes that have it. If the others go on, it ends them, with this status.
+/// Writes an error, once for all the processes that have it; an empty one is not written. If the others go on, it ends
+/// them, with this status.
 void report_for_job(const std::string& message, int status);
 /// Lets rank 0 go first through a scope, and the others after it: what they would all write, they find. Meeting.
 struct FirstGoesFirst {

@@ -170,9 +170,14 @@ int run_reporting(int argc, char** argv) {
   } catch (const std::filesystem::filesystem_error& error) {
     message = fmt::format("{}: {}", error.path1().string(), error.code().message());
   } catch (const std::system_error& error) {
-    if (error.code() == std::errc::interrupted && interrupted()) return kInterruptedStatus;  // nobody reads it
-    if (error.code() == std::errc::broken_pipe) return kBrokenPipeStatus;
     message = error.what();
+    if (error.code() == std::errc::interrupted && interrupted()) {
+      message.clear();  // nobody reads it
+      status = kInterruptedStatus;
+    } else if (error.code() == std::errc::broken_pipe) {
+      message.clear();
+      status = kBrokenPipeStatus;
+    }
   } catch (const std::exception& error) {
     message = error.what();
   }

@@ -4,8 +4,11 @@
 // 1. One thread calls MPI: the one that joined.
 // 2. Sums are added here, one process after the other, and never by MPI, whose order may depend on sizes and timing.
 // 3. What is sent at a time is bounded, since MPI counts in ints; arrays go in units of kCutElements.
-// 4. Meetings of every step are requests that are looked after (finish): MPI's own waiting holds a core.
-// 5. A process that fails meets nobody but those that fail too, on a communicator of its own (fails_with_all).
+// 4. Meetings are requests that are looked after (finish, wait): MPI's own waiting holds a core.
+// 5. A process counts the meetings that it has come to. All count the same ones.
+// 6. A process that fails tells all others its count and meets nobody but those that fail too, on a communicator of its
+//    own (fails_with_all). A process that waits in a meeting beyond that count will wait for ever, and answers so
+//    (answer_failed). So how long each takes to fail does not matter.
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
@@ -32,27 +35,13 @@ using train::kCutElements;
 constexpr int64_t kBufferElements = int64_t{1} << 21;  // of all pieces that are received at a time
 constexpr size_t kMessageBytes = size_t{1} << 30;
 constexpr int kPieceTag = 1, kBytesTag = 2;
+constexpr int kFailedTag = 1, kWaitingTag = 2;  // on the communicator of processes that fail
+constexpr std::chrono::seconds kLongStep{30};   // a process that fails waits so long for one that comes to no meeting
 
-/// Waits for requests as threads of carousel wait for each other: it looks for 50 us, then gives way between looks.
-void finish(std::span<MPI_Request> requests) {
-  const Clock::time_point patient = Clock::now() + std::chrono::microseconds(50);
-  for (;;) {
-    int done = 0;
-    MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
-    if (done != 0) return;
-    if (Clock::now() > patient) sched_yield();
-  }
-}
-
-/// Waits for what may take minutes, asleep between looks; false at the deadline.
-bool sleep_until(MPI_Request& request, Clock::time_point deadline) {
-  for (int i = 0;; ++i) {
-    int done = 0;
-    MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-    if (done != 0) return true;
-    if (Clock::now() >= deadline) return false;
-    if (i > 100) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+bool is_done(MPI_Request& request) {
+  int done = 0;
+  MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+  return done != 0;
 }
 
 class Job : public train::Processes {
@@ -65,7 +54,10 @@ class Job : public train::Processes {
     MPI_Type_commit(&unit_);
     count_sharing();
   }
-  ~Job() override { MPI_Finalize(); }
+  ~Job() override {
+    if (!failing_) wait();  // one that fails now is answered
+    MPI_Finalize();
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -82,14 +74,26 @@ class Job : public train::Processes {
 
  private:
   void count_sharing();
+  /// Waits for requests as threads of carousel wait for each other: it looks for 50 us, then gives way between looks.
+  void finish(std::span<MPI_Request> requests);
+  void finish(MPI_Request request) { finish({&request, 1}); }
+  /// Takes the count that a process that fails has told; false: none has since the last call.
+  bool hear_failed();
+  /// Within a meeting: tells processes that failed before it that this one waits for them.
+  void answer_failed();
+  /// For a process that has failed: whether another one waits for it.
+  bool is_answered();
   float* slot(int rank, int64_t piece) { return pieces_.data() + rank * piece; }
   /// Lengths and places of the shards in units.
   void units_of(const Cuts& cuts);
 
   int rank_ = 0, size_ = 1, sharing_ = 1;
-  MPI_Comm failed_ = MPI_COMM_NULL;        // for processes that fail
-  MPI_Datatype unit_ = MPI_DATATYPE_NULL;  // kCutElements floats
-  std::vector<float> pieces_;              // a piece of this process's shard from each process
+  MPI_Comm failed_ = MPI_COMM_NULL;  // for processes that fail
+  int64_t meetings_ = 0;             // that this process has come to
+  bool failing_ = false;
+  std::vector<std::pair<int, int64_t>> heard_;  // ranks that have failed and had no answer, and their counts
+  MPI_Datatype unit_ = MPI_DATATYPE_NULL;       // kCutElements floats
+  std::vector<float> pieces_;                   // a piece of this process's shard from each process
   std::vector<MPI_Request> requests_;
   std::vector<int> counts_, places_;  // units_of
 };
@@ -114,6 +118,17 @@ void Job::count_sharing() {
   sharing_ = std::max(sharing_, 1);
 }
 
+void Job::finish(std::span<MPI_Request> requests) {
+  const Clock::time_point patient = Clock::now() + std::chrono::microseconds(50);
+  for (int done = 0;;) {
+    MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    if (done != 0) return;
+    if (Clock::now() <= patient) continue;
+    answer_failed();
+    sched_yield();
+  }
+}
+
 float* on_host(const Tensor& values, const Cuts& cuts) {
   CAROUSEL_ASSERT(values.count() >= cuts.back());
   return values.f32();
@@ -133,6 +148,7 @@ void add_in_order(float* to, const std::vector<const float*>& parts, int64_t cou
 }
 
 void Job::sum_shards(const Tensor& values, const Cuts& cuts) {
+  ++meetings_;
   float* const all = on_host(values, cuts);
   const int64_t piece = std::max(kCutElements, kBufferElements / size_ / kCutElements * kCutElements);
   pieces_.resize(static_cast<size_t>(piece * size_));
@@ -173,31 +189,34 @@ void Job::units_of(const Cuts& cuts) {
 }
 
 void Job::spread_shards(const Tensor& values, const Cuts& cuts) {
+  ++meetings_;
   units_of(cuts);
   MPI_Request request = MPI_REQUEST_NULL;
   MPI_Iallgatherv(MPI_IN_PLACE, 0, unit_, on_host(values, cuts), counts_.data(), places_.data(), unit_, MPI_COMM_WORLD,
                   &request);
-  finish({&request, 1});
+  finish(request);
 }
 
 Tensor Job::collect_shards(const Tensor& shard, const Cuts& cuts) {
+  ++meetings_;
   units_of(cuts);
   Tensor all;
   if (rank_ == 0) all = Tensor({cuts.back()}, DType::kF32);
   MPI_Request request = MPI_REQUEST_NULL;
   MPI_Igatherv(shard.f32(), counts_[static_cast<size_t>(rank_)], unit_, rank_ == 0 ? all.f32() : nullptr,
                counts_.data(), places_.data(), unit_, 0, MPI_COMM_WORLD, &request);
-  finish({&request, 1});
+  finish(request);
   return all;
 }
 
 void Job::sum(std::span<double> values) {
+  ++meetings_;
   const size_t count = values.size();
   std::vector<double> all(count * static_cast<size_t>(size_));
   MPI_Request request = MPI_REQUEST_NULL;
   MPI_Iallgather(values.data(), static_cast<int>(count), MPI_DOUBLE, all.data(), static_cast<int>(count), MPI_DOUBLE,
                  MPI_COMM_WORLD, &request);
-  finish({&request, 1});
+  finish(request);
   for (size_t i = 0; i < count; ++i) {
     values[i] = all[i];
     for (size_t r = 1; r < static_cast<size_t>(size_); ++r) values[i] += all[r * count + i];
@@ -205,13 +224,19 @@ void Job::sum(std::span<double> values) {
 }
 
 std::vector<std::string> Job::collect(const std::string& bytes) {
+  ++meetings_;
   const auto mine = static_cast<int64_t>(bytes.size());
   std::vector<int64_t> sizes(static_cast<size_t>(size_));
-  MPI_Allgather(&mine, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, MPI_COMM_WORLD);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Iallgather(&mine, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, MPI_COMM_WORLD, &request);
+  finish(request);
+  const auto length = [](const std::string& text, size_t at) {
+    return static_cast<int>(std::min(kMessageBytes, text.size() - at));
+  };
   if (rank_ != 0) {
     for (size_t at = 0; at < bytes.size(); at += kMessageBytes) {
-      MPI_Send(bytes.data() + at, static_cast<int>(std::min(kMessageBytes, bytes.size() - at)), MPI_BYTE, 0, kBytesTag,
-               MPI_COMM_WORLD);
+      MPI_Isend(bytes.data() + at, length(bytes, at), MPI_BYTE, 0, kBytesTag, MPI_COMM_WORLD, &request);
+      finish(request);
     }
     return {};
   }
@@ -219,34 +244,82 @@ std::vector<std::string> Job::collect(const std::string& bytes) {
   for (int r = 1; r < size_; ++r) {
     std::string& other = all.emplace_back(static_cast<size_t>(sizes[static_cast<size_t>(r)]), '\0');
     for (size_t at = 0; at < other.size(); at += kMessageBytes) {
-      MPI_Recv(other.data() + at, static_cast<int>(std::min(kMessageBytes, other.size() - at)), MPI_BYTE, r, kBytesTag,
-               MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+      MPI_Irecv(other.data() + at, length(other, at), MPI_BYTE, r, kBytesTag, MPI_COMM_WORLD, &request);
+      finish(request);
     }
   }
   return all;
 }
 
 std::string Job::from_first(const std::string& bytes) {
+  ++meetings_;
   auto size = static_cast<int64_t>(bytes.size());
-  MPI_Bcast(&size, 1, MPI_INT64_T, 0, MPI_COMM_WORLD);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_Ibcast(&size, 1, MPI_INT64_T, 0, MPI_COMM_WORLD, &request);
+  finish(request);
   std::string all = rank_ == 0 ? bytes : std::string(static_cast<size_t>(size), '\0');
   for (size_t at = 0; at < all.size(); at += kMessageBytes) {
-    MPI_Bcast(all.data() + at, static_cast<int>(std::min(kMessageBytes, all.size() - at)), MPI_BYTE, 0, MPI_COMM_WORLD);
+    const auto length = static_cast<int>(std::min(kMessageBytes, all.size() - at));
+    MPI_Ibcast(all.data() + at, length, MPI_BYTE, 0, MPI_COMM_WORLD, &request);
+    finish(request);
   }
   return all;
 }
 
 void Job::wait() {
+  ++meetings_;
   MPI_Request all = MPI_REQUEST_NULL;
   MPI_Ibarrier(MPI_COMM_WORLD, &all);
-  sleep_until(all, Clock::time_point::max());
+  for (int looks = 0; !is_done(all); ++looks) {
+    answer_failed();
+    if (looks > 100) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+bool Job::hear_failed() {
+  int any = 0;
+  MPI_Status status;
+  MPI_Iprobe(MPI_ANY_SOURCE, kFailedTag, failed_, &any, &status);
+  if (any == 0) return false;
+  auto& [rank, meetings] = heard_.emplace_back(status.MPI_SOURCE, 0);
+  MPI_Recv(&meetings, 1, MPI_INT64_T, rank, kFailedTag, failed_, MPI_STATUS_IGNORE);
+  return true;
+}
+
+void Job::answer_failed() {
+  if (!hear_failed() && heard_.empty()) return;
+  std::erase_if(heard_, [&](const auto& failed) {
+    const bool is_before = failed.second < meetings_;
+    if (is_before) MPI_Send(nullptr, 0, MPI_BYTE, failed.first, kWaitingTag, failed_);
+    return is_before;
+  });
+}
+
+bool Job::is_answered() {
+  int any = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, kWaitingTag, failed_, &any, MPI_STATUS_IGNORE);
+  return any != 0;
 }
 
 bool Job::fails_with_all() {
-  MPI_Request all = MPI_REQUEST_NULL;
-  MPI_Ibarrier(failed_, &all);
-  // The first of those that fail alone ends the others before they speak.
-  return sleep_until(all, Clock::now() + std::chrono::milliseconds(1000 + 250 * std::min(rank_, 8)));
+  failing_ = true;
+  const auto others = static_cast<size_t>(size_ - 1);
+  requests_.clear();
+  for (int r = 0; r < size_; ++r) {
+    if (r == rank_) continue;
+    requests_.emplace_back();
+    MPI_Isend(&meetings_, 1, MPI_INT64_T, r, kFailedTag, failed_, &requests_.back());
+  }
+  // Of several that fail, but not all do, the lowest speaks: it ends the others before their time is over.
+  const auto turn = std::chrono::milliseconds(250 * std::min(rank_, 8));
+  Clock::time_point deadline = Clock::now() + kLongStep + turn;
+  while (heard_.size() < others) {
+    const bool lower = std::any_of(heard_.begin(), heard_.end(), [&](const auto& one) { return one.first < rank_; });
+    if (is_answered()) deadline = std::min(deadline, Clock::now() + turn);
+    if (!lower && Clock::now() >= deadline) return false;
+    if (!hear_failed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
 }
 
 }  // namespace

@@ -51,8 +51,8 @@ class Processes {
   /// Meeting. Returns once all processes have come. Those that wait long leave the cores to the others.
   virtual void wait() {}
 
-  /// For a process that has failed: whether all have, within a second or two. If not, the others wait for this one in a
-  /// meeting, and end_all() is called.
+  /// For a process that has failed: waits until all have, or until another waits for this one in a meeting (or has come
+  /// to none for half a minute). Whether all have; if not, end_all() is to be called.
   virtual bool fails_with_all() { return true; }
   /// Ends all processes, from outside of meetings.
   virtual void end_all(int /*status*/) {}

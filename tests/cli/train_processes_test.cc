@@ -2,7 +2,9 @@
 // carousel train under mpirun: losses do not depend on the number of processes, a job that ended anywhere is resumed by
 // any number, and it ends with one line whichever process fails. A build without MPI refuses to be one of many.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 
 #include "carousel/core/json.h"
 #include "tests/cli/process.h"
@@ -241,6 +243,28 @@ TEST_F(TrainMpi, AnErrorIsOneLine) {
     EXPECT_NE(job.err().find(one.message), std::string::npos) << job.err();
     fs::remove_all(out);
   }
+}
+
+// The launcher answers the end of rank 1 with a signal to rank 0, which has spoken and takes longer to end.
+TEST_F(TrainMpi, AFirstProcessThatEndsLateSpeaksOnce) {
+  std::atomic<bool> ended{false};
+  std::vector<std::thread> busy;
+  for (unsigned i = 0; i <= std::thread::hardware_concurrency(); ++i) {
+    busy.emplace_back([&] {
+      while (!ended) continue;
+    });
+  }
+  const std::vector<std::string> words = arguments(scratch / "run", {"--steps", "3", "--betas", "x"});
+  std::vector<std::string> all{"-n", "1", "nice", "-n", "19", CAROUSEL_RUN_DIR "/carousel"};
+  all.insert(all.end(), words.begin(), words.end());
+  all.push_back(":");
+  const std::vector<std::string> second = launch(1, words);
+  all.insert(all.end(), second.begin(), second.end());
+  Process job(CAROUSEL_MPIEXEC, all, -1);
+  EXPECT_EQ(job.wait(), 2);
+  ended = true;
+  for (std::thread& one : busy) one.join();
+  EXPECT_EQ(errors_in(job.err()), 1) << job.err();
 }
 
 // Rank 0 alone opens the log: the others wait for it.

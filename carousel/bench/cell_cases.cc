@@ -19,17 +19,14 @@ Tensor parameter(Work& work, const Shape& shape, float scale, float offset = 0) 
   return values;
 }
 
-/// The cases of both cells: x, states, what is read and written.
-void finish(OpCase& result, Work& work, const Shapes& shapes, int64_t inputs, int64_t units, int64_t outputs) {
-  const auto rows = static_cast<double>(shapes.all_rows());
-  const double state = kF32 * static_cast<double>(shapes.batch * units);
+/// The case of either cell, and its x and states.
+OpCase case_with(const Cost& cost, Work& work, const Shapes& shapes, int64_t inputs, int64_t units) {
+  OpCase result = case_of(cost);
   result.shape = fmt::format("B={} T={} I={} H={}", shapes.batch, shapes.rows, inputs, units);
-  result.read_bytes = kF32 * rows * static_cast<double>(inputs) + state;
-  result.written_bytes = kF32 * rows * static_cast<double>(outputs) + state;
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
   work.layout.add("0", {{"h", DType::kF32, Shape{units}}});
   work.draw(result.ring, {shapes.all_rows(), inputs});
   work.add_states(result.ring, shapes);
+  return result;
 }
 
 ops::LtcSynapseParams synapses(Work& work, int64_t sources, int64_t units) {
@@ -49,7 +46,7 @@ ops::LtcSynapseParams synapses(Work& work, int64_t sources, int64_t units) {
 OpCase cfc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 64), backbone = 2 * units;
   // ring_of() refuses what does not fit, before it is drawn.
-  ring_of(kF32 * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));
+  ring_of(kF32Bytes * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));
   const auto work = std::make_shared<Work>();
   ops::CfcLayer layer;
   layer.units = units;
@@ -67,11 +64,7 @@ OpCase cfc_case(const Shapes& shapes) {
   ops::CfcCell cell;
   cell.inputs = inputs;
   cell.layers = {layer};
-  OpCase result;
-  const double products = 2.0 * static_cast<double>(backbone) * static_cast<double>(inputs + units + 4 * units);
-  const double gates = kSigmoid * static_cast<double>(backbone + 3 * units);
-  result.flops = static_cast<double>(shapes.all_rows()) * (products + gates);
-  finish(result, *work, shapes, inputs, units, units);
+  OpCase result = case_with(cfc_cost(cell, shapes.lengths()), *work, shapes, inputs, units);
   set_call(result, work, shapes, [&held = *work, cell](Ctx& ctx, size_t i) {
     const OpBatch& batch = *held.batches[i];
     return std::vector<Tensor>{ops::cfc(ctx, held.x[i], cell, batch.seqs, batch.bound.layer(0))};
@@ -82,7 +75,7 @@ OpCase cfc_case(const Shapes& shapes) {
 OpCase ltc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 32);
   // ring_of() refuses what does not fit, before it is drawn.
-  ring_of(5.0 * kF32 * static_cast<double>(units) * static_cast<double>(inputs + units));
+  ring_of(5.0 * kF32Bytes * static_cast<double>(units) * static_cast<double>(inputs + units));
   const auto work = std::make_shared<Work>();
   ops::LtcParams params;
   params.gleak = parameter(*work, {units}, 0.1f, 0.5f);
@@ -93,11 +86,8 @@ OpCase ltc_case(const Shapes& shapes) {
   ops::LtcCell cell(params, {});
   cell.outputs = units;
   cell.pack(shapes.stream);
-  OpCase result;
-  // A synapse: its sigmoid, and a multiply-add of each of two sums.
-  const auto opened = static_cast<double>(units * (inputs + cell.unfolds * units));
-  result.flops = static_cast<double>(shapes.all_rows()) * opened * (kSigmoid + 6);
-  finish(result, *work, shapes, inputs, units, units);
+  const Cost cost = ltc_cost({inputs, units, units, cell.unfolds}, shapes.lengths());
+  OpCase result = case_with(cost, *work, shapes, inputs, units);
   set_call(result, work, shapes, [&held = *work, cell](Ctx& ctx, size_t i) {
     const OpBatch& batch = *held.batches[i];
     return std::vector<Tensor>{ops::ltc(ctx, held.x[i], cell, batch.seqs, batch.bound.layer(0))};

@@ -27,20 +27,8 @@ namespace {
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
   const int64_t heads = dims.heads, dh = dims.dh, width = heads * dh, rows = shapes.all_rows();
-  const double elements = static_cast<double>(rows) * static_cast<double>(width);
-  const double matrix = 4 * kF32 * static_cast<double>(width) * static_cast<double>(dh);
-  const double state = 4 * kF32 * static_cast<double>(shapes.batch) * static_cast<double>(width);
-  OpCase result;
+  OpCase result = case_of(slstm_cost(dims, shapes.lengths(), shapes.stream.pool->threads()));
   result.shape = fmt::format("B={} T={} H={} d={}", shapes.batch, shapes.rows, heads, dh);
-  result.flops = static_cast<double>(shapes.batch) * ops::slstm_flops(dims, shapes.rows);
-  result.read_bytes = 4 * kF32 * elements + matrix + state;
-  result.written_bytes = kF32 * elements + state;
-  // R is read at least once per step, however many sequences there are, from the cache that holds it. Heads do not
-  // depend on each other, so a thread may read one of them at a time.
-  const auto parts = static_cast<size_t>(std::max<int64_t>(heads, shapes.stream.pool->threads()));
-  result.cache_bytes = matrix * static_cast<double>(shapes.rows);
-  result.cached_bytes = static_cast<size_t>(matrix) / parts;
-  result.ring = ring_of(5 * kF32 * elements + state + matrix);
 
   const auto work = std::make_shared<Work>();
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
@@ -66,15 +54,8 @@ OpCase mlstm_case(const Shapes& shapes) {
   dims.dk = chosen(shapes.options.head_dim, 256);
   dims.dv = chosen(shapes.options.value_dim, 2 * dims.dk);
   const int64_t heads = dims.heads, rows = shapes.all_rows(), width = heads * (2 * dims.dk + dims.dv + 2);
-  const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
-  const double head_rows = static_cast<double>(rows) * static_cast<double>(heads);
-  const double state = kF32 * static_cast<double>(shapes.batch) * static_cast<double>(heads) * (dk * dv + dk + 1);
-  OpCase result;
+  OpCase result = case_of(mlstm_cost(dims, shapes.lengths()));
   result.shape = fmt::format("B={} T={} H={} dk={} dv={}", shapes.batch, shapes.rows, heads, dims.dk, dims.dv);
-  result.flops = static_cast<double>(shapes.batch) * ops::mlstm_flops(dims, shapes.rows);
-  result.read_bytes = head_rows * kF32 * (2 * dk + dv + 2) + state;
-  result.written_bytes = head_rows * kF32 * dv + state;
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
   work->layout.add("0", {{"C", DType::kF32, Shape{heads, dims.dk, dims.dv}},
@@ -106,28 +87,18 @@ OpCase linear_case(const Shapes& shapes) {
   const int64_t in = chosen(shapes.options.in, 4096), out = chosen(shapes.options.out, 4096), rows = shapes.all_rows();
   const DType dtype = shapes.weights;
   const double weights = static_cast<double>(in) * static_cast<double>(out);
-  ring_of(weights * kF32);  // weights are drawn in f32
+  ring_of(weights * kF32Bytes);  // weights are drawn in f32
   Init init;
   init.mask = sparse_mask(out, in, shapes.sparsity);
   const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Memory::meta());
   const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
-  OpCase result;
+  OpCase result =
+      case_of(linear_cost(shapes.stream, weight, init.mask ? static_cast<double>(init.mask->live()) : weights, rows));
   result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));
   if (init.mask) {
     result.shape += fmt::format(" {}% masked", shapes.sparsity);
     impose_mask(*init.mask, values.f32());
   }
-  result.flops = 2 * static_cast<double>(rows) * (init.mask ? static_cast<double>(init.mask->live()) : weights);
-  result.read_bytes = static_cast<double>(weight.size_bytes()) + kF32 * static_cast<double>(rows * in);
-  result.written_bytes = kF32 * static_cast<double>(rows * out);
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
-
-  const bool listed = weight.as<SparsePanels>() != nullptr;
-  if (is_block(weight.dtype()) && !listed) result.peak = Peak::kInt8;
-  if (weight.dtype() == DType::kBF16 && !listed && shapes.stream.compute == Compute::kBF16) {
-    result.peak = Peak::kBF16;
-  }
-
   const auto work = std::make_shared<Work>();
   work->hold(result.ring);
   // In a model the op before has just written x: a cache still holds a row of it, and does not hold the weights.
@@ -149,14 +120,8 @@ OpCase linear_case(const Shapes& shapes) {
 
 OpCase conv_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), taps_count = chosen(shapes.options.taps, 3);
-  const double elements = static_cast<double>(shapes.all_rows()) * static_cast<double>(width);
-  const double state = kF32 * static_cast<double>(shapes.batch * (taps_count - 1)) * static_cast<double>(width);
-  OpCase result;
+  OpCase result = case_of(short_conv_cost(width, taps_count, true, shapes.lengths()));
   result.shape = fmt::format("B={} T={} D={} K={}", shapes.batch, shapes.rows, width, taps_count);
-  result.flops = elements * (2 * static_cast<double>(taps_count) + 2);
-  result.read_bytes = 3 * kF32 * elements + state;
-  result.written_bytes = kF32 * elements + state;
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
   const Tensor master = drawn({width, 1, taps_count});
@@ -182,15 +147,9 @@ OpCase attention_case(const Shapes& shapes) {
     fail(ErrorKind::kUsage, "--kv-heads: got {} for {} heads, expected a divisor of them", dims.kv_heads, dims.heads);
   }
   const int64_t head_dim = dims.head_dim, width = (dims.heads + 2 * dims.kv_heads) * head_dim;
-  const auto rows = static_cast<double>(shapes.all_rows()), first = static_cast<double>(shapes.depth);
-  const double row_bytes = 2 * kF32 * static_cast<double>(dims.kv_heads * head_dim);
-  OpCase result;
+  OpCase result = case_of(attention_cost(dims, shapes.lengths(), shapes.depths()));
   result.shape = fmt::format("B={} T={}@{} H={} G={} d={}", shapes.batch, shapes.rows, shapes.depth, dims.heads,
                              dims.kv_heads, head_dim);
-  result.flops = static_cast<double>(shapes.batch) * ops::attention_flops(dims, shapes.rows, shapes.depth);
-  result.read_bytes = rows * kF32 * static_cast<double>(width) + static_cast<double>(shapes.batch) * first * row_bytes;
-  result.written_bytes = rows * (kF32 * static_cast<double>(dims.heads * head_dim) + row_bytes);
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
 
   const auto work = std::make_shared<Work>();
   work->layout.add("0", {{"k", DType::kF32, Shape{dims.kv_heads, head_dim, kPageRows}, true},
@@ -206,12 +165,8 @@ OpCase attention_case(const Shapes& shapes) {
 
 OpCase norm_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
-  const double elements = static_cast<double>(rows) * static_cast<double>(width);
-  OpCase result;
+  OpCase result = case_of(norm_cost(rows, width, true));
   result.shape = fmt::format("N={} D={}", rows, width);
-  result.flops = 5 * elements;  // add, square, sum, and two factors
-  result.read_bytes = result.written_bytes = 2 * kF32 * elements;
-  result.ring = ring_of(4 * kF32 * elements);
 
   const auto work = std::make_shared<Work>();
   ops::Norm norm;

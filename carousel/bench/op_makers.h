@@ -6,11 +6,16 @@
 
 namespace carousel::bench {
 
-constexpr double kF32 = sizeof(float);
-constexpr double kSigmoid = 20;  // operations that a sigmoid or tanh counts as
-
 /// A size, or what stands for 0.
 inline int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
+
+/// A case of this cost whose operands exist so often that no cache holds them.
+inline OpCase case_of(const Cost& cost) {
+  OpCase result;
+  static_cast<Cost&>(result) = cost;
+  result.ring = ring_of(cost.read_bytes + cost.written_bytes);
+  return result;
+}
 
 OpCase cfc_case(const Shapes& shapes);           // cell_cases.cc
 OpCase ltc_case(const Shapes& shapes);           // cell_cases.cc

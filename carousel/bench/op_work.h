@@ -23,6 +23,8 @@ struct Shapes {
   int64_t sparsity = 0;
 
   int64_t all_rows() const { return batch * rows; }
+  std::vector<int64_t> lengths() const { return std::vector<int64_t>(static_cast<size_t>(batch), rows); }
+  std::vector<int64_t> depths() const { return std::vector<int64_t>(static_cast<size_t>(batch), depth); }
 };
 
 Tensor drawn(Shape shape, float scale = 1.0f);

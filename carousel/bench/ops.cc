@@ -40,40 +40,13 @@ double run_backward_for(const OpCase& test, double seconds, size_t& slot) {
   return sum / static_cast<double>(calls);
 }
 
-/// The peak of a type; an instruction set that lacks the type computes it in f32.
-struct PeakOf {
-  Bound bound;
-  double rate;  // GFLOP/s or GOP/s
-};
-PeakOf peak_of(const OpCase& test, const Samples& samples) {
-  const double int8 = samples.median(&Sample::int8), bf16 = samples.median(&Sample::bf16);
-  if (test.peak == Peak::kInt8 && int8 > 0) return {Bound::kInt8, int8};
-  if (test.peak == Peak::kBF16 && bf16 > 0) return {Bound::kBF16, bf16};
-  return {Bound::kF32, samples.median(&Sample::f32)};
-}
-
 OpResult summarise(const OpCase& test, const Samples& samples) {
   OpResult result;
   if (samples.empty()) return result;
   result.samples = samples.quiet().size();
   result.rejected = samples.rejected();
   result.seconds = samples.median(&Sample::seconds);
-  const auto consider = [&](double seconds, double rate, Bound bound) {
-    if (seconds <= result.bound_seconds) return;
-    result.bound_seconds = seconds;
-    result.bound = bound;
-    result.rate = rate;
-  };
-  const double read = samples.median(&Sample::read);
-  const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
-  const PeakOf peak = peak_of(test, samples);
-  consider(test.flops / peak.rate * 1e-9, peak.rate, peak.bound);
-  // Each byte written is paired with a byte read, as in scaling; the remaining bytes are only read or only written.
-  const double pairs = std::min(test.read_bytes, test.written_bytes);
-  const double memory =
-      ((test.written_bytes + pairs) / std::max(scale, 1e-9) + (test.read_bytes - pairs) / std::max(read, 1e-9)) * 1e-9;
-  consider(memory, memory > 0 ? (test.read_bytes + test.written_bytes) / memory * 1e-9 : 0, Bound::kMemory);
-  if (cache > 0) consider(test.cache_bytes / cache * 1e-9, cache, Bound::kCache);
+  result.least = least_time(test, samples);
   return result;
 }
 

@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "carousel/core/dtype.h"
-#include "carousel/core/stream.h"
+#include "carousel/bench/costs.h"
 
 namespace carousel::bench {
 
@@ -28,17 +27,9 @@ struct OpOptions {
   bool backward = false;             // time the gradient too
 };
 
-enum class Peak : uint8_t { kF32, kBF16, kInt8 };
-
-/// One call of an op, and the operations and bytes that it needs at least.
-struct OpCase {
+/// One call of an op, and what it needs at least.
+struct OpCase : Cost {
   std::string shape;                // "B=8 T=512 H=4 d=256"
-  double flops = 0;                 // operations of one call
-  Peak peak = Peak::kF32;           // the peak that bounds them
-  double read_bytes = 0;            // bytes read from memory
-  double written_bytes = 0;         // bytes written to memory
-  double cache_bytes = 0;           // bytes read again from a cache that holds `cached_bytes`
-  size_t cached_bytes = 0;          // bytes a thread reads again and again
   size_t ring = 1;                  // copies of its operands, so many that together they exceed every cache
   std::function<void(size_t)> run;  // runs the call on copy i
   /// Runs the call on copy i under a tape, then the tape backwards; returns the seconds of the latter. Empty: not asked
@@ -54,14 +45,9 @@ std::vector<std::string> op_names();
 std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, DType weights,
                              const Stream& stream);
 
-/// The part of a case that bounds its time: the one whose least time is the longest.
-enum class Bound : uint8_t { kF32, kBF16, kInt8, kMemory, kCache };
-
 struct OpResult {
   double seconds = 0;           // time of one call: the median of the undisturbed samples
-  double bound_seconds = 0;     // time of one call at the bound
-  Bound bound = Bound::kF32;    // which bound that is
-  double rate = 0;              // the rate of that bound: GFLOP/s (kF32, kBF16), GOP/s (kInt8), GB/s
+  LeastTime least;              // time of one call at its bound
   size_t samples = 0;           // undisturbed samples; 0: stopped before there was one
   size_t rejected = 0;          // samples a neighbour disturbed
   double backward_seconds = 0;  // time of one call's gradient; 0: not measured

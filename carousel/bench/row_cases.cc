@@ -13,13 +13,8 @@
 namespace carousel::bench {
 OpCase gated_unit_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
-  const double elements = static_cast<double>(rows) * static_cast<double>(width);
-  OpCase result;
+  OpCase result = case_of(gated_unit_cost(rows, width));
   result.shape = fmt::format("N={} F={}", rows, width);
-  result.flops = (kSigmoid + 2) * elements;
-  result.read_bytes = 2 * kF32 * elements;
-  result.written_bytes = kF32 * elements;
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
   const auto work = std::make_shared<Work>();
   work->draw(result.ring, {rows, 2 * width});
   set_call(result, work, shapes,
@@ -33,13 +28,8 @@ OpCase block_linear_case(const Shapes& shapes) {
   if (width % size != 0) {
     fail(ErrorKind::kUsage, "--head-dim: got {} for --in {}, expected a divisor of it", size, width);
   }
-  const double elements = static_cast<double>(rows) * static_cast<double>(width);
-  OpCase result;
+  OpCase result = case_of(block_linear_cost(rows, width, size));
   result.shape = fmt::format("N={} D={} block={}", rows, width, size);
-  result.flops = 2 * elements * static_cast<double>(size);
-  result.read_bytes = kF32 * (elements + static_cast<double>(width * size));
-  result.written_bytes = kF32 * elements;
-  result.ring = ring_of(result.read_bytes + result.written_bytes);
   const auto work = std::make_shared<Work>();
   const Tensor master = drawn({width / size, size, size});
   work->train(master);
@@ -58,7 +48,7 @@ OpCase moe_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 1024), hidden = chosen(shapes.options.out, 512);
   const int64_t rows = shapes.all_rows();
   // ring_of() refuses what does not fit, before it is drawn.
-  ring_of(3.0 * kExperts * kF32 * static_cast<double>(width) * static_cast<double>(hidden));
+  ring_of(3.0 * kExperts * kF32Bytes * static_cast<double>(width) * static_cast<double>(hidden));
   const auto work = std::make_shared<Work>();
   std::vector<ops::MoeExpert> experts(kExperts);
   const auto weight = [&](int64_t out, int64_t in) {
@@ -81,9 +71,9 @@ OpCase moe_case(const Shapes& shapes) {
   const auto weights = static_cast<double>(3 * width * hidden);
   result.flops = 2 * weights * static_cast<double>(rows * kChosen);
   const auto read = static_cast<double>(std::min(kExperts, rows * kChosen));
-  result.read_bytes = kF32 * (weights * read + static_cast<double>(rows * width));
-  result.written_bytes = kF32 * static_cast<double>(rows * width);
-  result.ring = ring_of(kF32 * static_cast<double>(2 * rows * width));
+  result.read_bytes = kF32Bytes * (weights * read + static_cast<double>(rows * width));
+  result.written_bytes = kF32Bytes * static_cast<double>(rows * width);
+  result.ring = ring_of(kF32Bytes * static_cast<double>(2 * rows * width));
   work->draw(result.ring, {rows, width});
   set_call(result, work, shapes, [&held = *work, experts, routes](Ctx& ctx, size_t i) {
     return std::vector<Tensor>{ops::moe_experts(ctx, held.x[i], routes, experts)};

@@ -8,13 +8,12 @@
 #include <cstring>
 #include <span>
 
-#include "carousel/bench/samples.h"
+#include "carousel/bench/costs.h"
 #include "carousel/core/error.h"
 #include "carousel/core/quant_blocks.h"
 #include "carousel/core/rng.h"
 #include "carousel/cpu/bounds.h"
 #include "carousel/model/params.h"
-#include "carousel/model/runner.h"
 
 namespace carousel::bench {
 namespace {
@@ -86,13 +85,6 @@ class RepeatedParams : public ParamSource {
   Rng blocks_rng_{kSeed, 1};
 };
 
-std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
-  Rng rng(kSeed, 1);
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(rng.bits() % static_cast<uint64_t>(vocab)));
-  return tokens;
-}
-
 /// Decodes `tokens`, a token of every sequence in each forward.
 void decode(model::Runner& runner, const std::vector<State*>& states, std::span<const int32_t> tokens,
             const std::function<bool()>& stop) {
@@ -101,36 +93,6 @@ void decode(model::Runner& runner, const std::vector<State*>& states, std::span<
   }
 }
 
-// Runs one test on copies of the state it starts from; returns seconds, or anything when stopped. The copies share
-// nothing, so that neither the copying nor the first touch of their pages is timed.
-double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
-                const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
-  std::vector<State> sequences;
-  std::vector<State*> states;
-  for (int64_t s = 0; s < test.batch; ++s) {
-    sequences.push_back(State::from(start.tensors(layout), start.pos(), layout).to(*runner.stream().memory));
-  }
-  for (State& state : sequences) states.push_back(&state);
-  runner.stop_when(stop);
-  const auto begin = std::chrono::steady_clock::now();
-  try {
-    if (test.decode) {
-      decode(runner, states, tokens, stop);
-    } else if (const Tensor last = runner.prefill(tokens, sequences[0], stop); last.defined()) {
-      runner.logits(last).to_host();
-    }
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kCancelled) throw;
-  }
-  return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-}
-
-/// Whether products with such weights have the bf16 bound. A device apart widens blocks to bf16.
-bool uses_bf16(const Stream& stream, DType dtype) {
-  if (stream.compute != Compute::kBF16) return false;
-  if (stream.memory->is_apart()) return dtype == DType::kBF16 || is_block(dtype);
-  return dtype == DType::kBF16 && stream.isa == Isa::kAvx512;
-}
 /// The bound of the cells: the devices apart have matrix units for the mLSTM.
 double Sample::*cell_peak(const Stream& stream) {
   return stream.memory->is_apart() && stream.compute == Compute::kBF16 ? &Sample::bf16 : &Sample::f32;
@@ -149,10 +111,9 @@ struct Floor {
 void add_products(Floor& floor, const std::map<DType, int64_t>& multiplies, double rows, const Stream& stream,
                   const Samples& samples) {
   for (const auto& [dtype, count] : multiplies) {
-    const auto peak = uses_bf16(stream, dtype)                        ? &Sample::bf16
-                      : is_block(dtype) && !stream.memory->is_apart() ? &Sample::int8
-                                                                      : &Sample::f32;
-    floor.add(2 * rows * static_cast<double>(count), samples.median(peak));
+    const Peak peak = product_peak(stream, dtype);
+    const auto rate = peak == Peak::kBF16 ? &Sample::bf16 : peak == Peak::kInt8 ? &Sample::int8 : &Sample::f32;
+    floor.add(2 * rows * static_cast<double>(count), samples.median(rate));
   }
 }
 
@@ -207,6 +168,37 @@ int64_t rows_of(const BenchTest& test, const Stream& stream) {
   return std::min(test.tokens, model::prefill_rows(*stream.memory));
 }
 
+}  // namespace
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
+  Rng rng(kSeed, 1);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(rng.bits() % static_cast<uint64_t>(vocab)));
+  return tokens;
+}
+
+double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
+                const std::vector<int32_t>& tokens, const std::function<bool()>& stop) {
+  std::vector<State> sequences;
+  std::vector<State*> states;
+  for (int64_t s = 0; s < test.batch; ++s) {
+    sequences.push_back(State::from(start.tensors(layout), start.pos(), layout).to(*runner.stream().memory));
+  }
+  for (State& state : sequences) states.push_back(&state);
+  runner.stop_when(stop);
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    if (test.decode) {
+      decode(runner, states, tokens, stop);
+    } else if (const Tensor last = runner.prefill(tokens, sequences[0], stop); last.defined()) {
+      runner.logits(last).to_host();
+    }
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kCancelled) throw;
+  }
+  return std::max(1e-9, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+}
+
 // The sequences that tests begin with are all held at once, beside the copies that run.
 void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests) {
   size_t starts = 0, running = 0, activations = 0;
@@ -223,8 +215,6 @@ void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<B
   }
   model::check_memory(starts + running + activations, "bench", "activations and sequences", *stream.memory);
 }
-
-}  // namespace
 
 std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
@@ -246,8 +236,8 @@ std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& 
     for (const auto* multiplies : {&cost.body_multiplies, &cost.head_multiplies}) {
       for (const auto& [dtype, count] : *multiplies) {
         const bool computes = !tests[i].decode || tests[i].batch > 1;
-        sampled.needs_int8 |= computes && is_block(dtype);
-        sampled.needs_bf16 |= computes && uses_bf16(stream, dtype);
+        sampled.needs_int8 |= computes && product_peak(stream, dtype) == Peak::kInt8;
+        sampled.needs_bf16 |= computes && product_peak(stream, dtype) == Peak::kBF16;
       }
     }
     what.push_back(sampled);

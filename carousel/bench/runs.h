@@ -9,6 +9,7 @@
 
 #include "carousel/model/cost.h"
 #include "carousel/model/lm.h"
+#include "carousel/model/runner.h"
 
 namespace carousel::bench {
 
@@ -31,11 +32,19 @@ struct BenchResult {
 };
 
 /// `rounds` undisturbed samples of each test, if they can be had. `stop`, asked within runs too, ends the measuring
-/// with the samples taken so far. Throws Error(kInput) where the system has no memory for the tests' sequences and
-/// activations.
+/// with the samples taken so far. Throws as check_memory().
 std::vector<BenchResult> run_bench(const model::Lm& lm, const model::ModelCost& cost, const Stream& stream,
                                    const std::vector<BenchTest>& tests, int64_t rounds,
                                    const std::function<bool()>& stop);
+
+/// Runs one test on copies of the state it starts from; returns seconds, or anything when stopped. The copies share
+/// nothing, so that neither the copying nor the first touch of their pages is timed.
+double run_once(model::Runner& runner, const StateLayout& layout, const BenchTest& test, const State& start,
+                const std::vector<int32_t>& tokens, const std::function<bool()>& stop);
+/// Ids for a test.
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab);
+/// Throws Error(kInput) where the system has no memory for the tests' sequences and activations.
+void check_memory(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests);
 
 /// A model with the shapes of `files` and cheaply drawn weights: measures shapes without a checkpoint.
 std::unique_ptr<model::Lm> random_model(const model::ModelFiles& files, const model::WeightTypes& types,

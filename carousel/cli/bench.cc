@@ -13,6 +13,7 @@
 #include "carousel/bench/ops.h"
 #include "carousel/bench/runs.h"
 #include "carousel/bench/training.h"
+#include "carousel/cli/bench_kernels.h"
 #include "carousel/cli/bench_op.h"
 #include "carousel/cli/bench_serve.h"
 #include "carousel/cli/command.h"
@@ -42,7 +43,7 @@ struct BenchOptions {
   WeightOptions weights;
   bool bounds = false;
   bench::OpOptions op;
-  bool train = false, recompute = false;
+  bool train = false, recompute = false, kernels = false;
   BenchServeOptions serve;
   bool json = false;
   Machine machine;
@@ -237,7 +238,8 @@ Json bench_server(const BenchOptions& options, const Stream& stream) {
   return bench_serve(options.serve, loaded, stream, options.rounds, options.json);
 }
 
-Json bench_model(const BenchOptions& options, const Stream& stream) {
+/// Adds "tests" to `out`, with --kernels "kernels".
+void bench_model(const BenchOptions& options, const Stream& stream, Json& out) {
   const std::vector<bench::BenchTest> tests = plan(options);
   const model::ModelFiles files = model::open_model_files(options.model);
   const model::WeightTypes types = options.weights.types().in(*stream.memory);
@@ -258,7 +260,10 @@ Json bench_model(const BenchOptions& options, const Stream& stream) {
   const std::vector<bench::BenchResult> results =
       bench::run_bench(*loaded.lm, cost, stream, tests, options.rounds, interrupted);
   if (!options.json) print_table(label, results);
-  return to_json(label, results);
+  out["tests"] = to_json(label, results);
+  if (!options.kernels || interrupted()) return;
+  out["kernels"] = kernel_lines(bench::time_kernels(*loaded.lm, stream, tests, options.rounds, interrupted));
+  if (!options.json) print_kernel_lines(out["kernels"]);
 }
 
 /// One object per batch and rows; printed as a table without --json.
@@ -329,6 +334,8 @@ int run_command(BenchOptions& options) {
     fail(ErrorKind::kUsage, "bench: got nothing to measure, expected a model, --op or --bounds");
   if (!options.op.op.empty() && !options.model.empty())
     fail(ErrorKind::kUsage, "bench: got --op {} and a model, {}, expected one of them", options.op.op, options.model);
+  if (options.kernels && (options.model.empty() || options.train || options.serve.asked))
+    fail(ErrorKind::kUsage, "--kernels: expected a model, without --train and --serve");
   if (options.train && options.model.empty()) fail(ErrorKind::kUsage, "--train: got no model, expected one");
   check_serve(options);
   check_weights(options);
@@ -357,7 +364,7 @@ int run_command(BenchOptions& options) {
   } else if (options.serve.asked) {
     json["serving"] = bench_server(options, stream);
   } else if (!options.model.empty()) {
-    json["tests"] = bench_model(options, stream);
+    bench_model(options, stream, json);
   }
   set_last_will({});
   if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -379,6 +386,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
   app.add_flag("--train", options->train, "Measure training steps of --batch sequences of --rows tokens");
   app.add_flag("--recompute", options->recompute, "--train: keep the inputs of sublayers alone");
+  app.add_flag("--kernels", options->kernels, "Also time the ops of one forward of each test, beside their bounds");
   add_serve_options(app, options->serve);
   options->weights.add_options(app);
   options->weights.add_mmap(app);

@@ -13,8 +13,10 @@ namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 26;
 
-std::string bound_name(const bench::OpCase& test, const bench::OpResult& result) {
-  switch (result.bound) {
+}  // namespace
+
+std::string bound_name(bench::Bound bound, size_t cached_bytes) {
+  switch (bound) {
     case bench::Bound::kF32:
       return "f32";
     case bench::Bound::kBF16:
@@ -26,8 +28,15 @@ std::string bound_name(const bench::OpCase& test, const bench::OpResult& result)
     case bench::Bound::kCache:
       break;
   }
-  return fmt::format("cache {}", bench::in_binary_units(static_cast<double>(test.cached_bytes)));
+  return fmt::format("cache {}", bench::in_binary_units(static_cast<double>(cached_bytes)));
 }
+
+const char* unit_of(bench::Bound bound) {
+  if (bound == bench::Bound::kInt8) return "GOP/s";
+  return bound == bench::Bound::kF32 || bound == bench::Bound::kBF16 ? "GFLOP/s" : "GB/s";
+}
+
+namespace {
 
 Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream) {
   Json line = {{"op", op},
@@ -37,9 +46,10 @@ Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpRe
                {"seconds", result.seconds},
                {"gflop_per_s", test.flops / result.seconds * 1e-9},
                {"gb_per_s", (test.read_bytes + test.written_bytes + test.cache_bytes) / result.seconds * 1e-9},
-               {"bound", bound_name(test, result)},
-               {"bound_rate", result.rate},
-               {"percent_of_bound", 100 * result.bound_seconds / result.seconds},
+               {"bound", bound_name(result.least.bound, test.cached_bytes)},
+               {"bound_rate", result.least.rate},
+               {"bound_unit", unit_of(result.least.bound)},
+               {"percent_of_bound", 100 * result.least.seconds / result.seconds},
                {"samples", result.samples},
                {"rejected", result.rejected}};
   if (result.backward_seconds > 0) {
@@ -47,11 +57,6 @@ Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpRe
     line["backward_ratio"] = result.backward_seconds / result.seconds;
   }
   return line;
-}
-
-const char* unit_of(const std::string& bound) {
-  if (bound == "int8") return "GOP/s";
-  return bound == "f32" || bound == "bf16" ? "GFLOP/s" : "GB/s";
 }
 
 }  // namespace
@@ -71,7 +76,7 @@ void print_op_lines(const Json& lines) {
     fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7} {:>9}{}\n",
                line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
                1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
-               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), unit_of(bound)),
+               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), line.at("bound_unit").get<std::string>()),
                fmt::format("{:.1f}{}", number("percent_of_bound"), number("percent_of_bound") > 100 ? " >" : ""),
                fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
                            line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()),

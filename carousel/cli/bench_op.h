@@ -19,6 +19,9 @@ Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
               const std::vector<bench::OpResult>& results, const Stream& stream);
 /// Says what the mark ">" beside a share of a bound means.
 void print_above_mark();
+/// "memory"; of a cache, with the bytes it holds.
+std::string bound_name(bench::Bound bound, size_t cached_bytes);
+const char* unit_of(bench::Bound bound);  // of LeastTime::rate
 /// Prints op_lines' result as a table on standard output.
 void print_op_lines(const Json& lines);
 

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -28,6 +29,17 @@ size_t host_granted(size_t size_bytes) {
   if (size_bytes > SIZE_MAX - kHugePage) fail_to_allocate(size_bytes);  // rounding up would wrap to a small size
   return size_bytes >= kHugeBytes ? round_up(size_bytes, kHugePage) : size_bytes;
 }
+
+/// The host has done what it was asked for when the call returns.
+class HostMoment final : public Moment {
+ public:
+  double seconds_since(const Moment& earlier) const override {
+    return std::chrono::duration<double>(at_ - static_cast<const HostMoment&>(earlier).at_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point at_ = std::chrono::steady_clock::now();
+};
 
 class HostMemory final : public Memory {
  public:
@@ -77,6 +89,8 @@ class HostMeta final : public MetaMemory {
 }  // namespace
 
 // The memories are never destroyed: storage with static lifetime may be released after them.
+std::unique_ptr<Moment> Memory::moment() { return std::make_unique<HostMoment>(); }
+
 Memory& Memory::host() {
   static Memory& memory = *new HostMemory;
   return memory;

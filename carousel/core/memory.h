@@ -24,6 +24,14 @@ class Recording {
   virtual void run() = 0;
 };
 
+/// A point in the queue of work of a device.
+class Moment {
+ public:
+  virtual ~Moment() = default;
+  /// `earlier` is of the same device. Waits until the device has come to both.
+  virtual double seconds_since(const Moment& earlier) const = 0;
+};
+
 /// The rates that a device reaches at best.
 struct DeviceRates {
   double copy_gb_per_s = 0;     // read and written, from its memory to its memory
@@ -64,6 +72,8 @@ class Memory {
   /// Records what `work` asks of the device, without running any of it; null where records() is false. `work` may
   /// allocate, and must copy nothing between memories, which throws Error(kDevice). Other threads go on meanwhile.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& /*work*/) { return nullptr; }
+  /// The point that the queue of work has now: what was asked for before lies before it.
+  virtual std::unique_ptr<Moment> moment();
   /// The rates, as they are now; nothing where the code of the host is what works here (cpu/bounds.h).
   virtual std::optional<DeviceRates> measure_rates() { return std::nullopt; }
 

@@ -12,11 +12,21 @@ enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kNeon, kNeonDotprod };
 /// How f32 activations are multiplied with bf16 weights: in f32, exactly, or in bf16 with f32 sums.
 enum class Compute : uint8_t { kF32, kBF16 };
 
+/// Is told of every op that runs on a stream, those that an op is made of included.
+class OpWatch {
+ public:
+  virtual ~OpWatch() = default;
+  /// `args` is the struct that the kernel `op` is called with.
+  virtual void begin(const char* op, const void* args) = 0;
+  virtual void end() = 0;
+};
+
 struct Stream {
   Memory* memory = &Memory::host();
   Isa isa = Isa::kPortable;
   ThreadPool* pool = nullptr;  // never null on kCpu; on kMeta its size alone counts, and null means one thread
   Compute compute = Compute::kF32;
+  OpWatch* watch = nullptr;  // null: nobody is told
 
   Device device() const { return memory->device(); }
   int threads() const { return pool != nullptr ? pool->threads() : 1; }

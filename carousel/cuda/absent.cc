@@ -20,6 +20,7 @@ void Gpu::release(std::byte*, size_t) noexcept {}
 void Gpu::zero(std::byte*, size_t) {}
 size_t Gpu::available_bytes() const { return 0; }
 std::unique_ptr<Recording> Gpu::record(const std::function<void()>&) { return nullptr; }
+std::unique_ptr<Moment> Gpu::moment() { return nullptr; }
 std::optional<DeviceRates> Gpu::measure_rates() { return std::nullopt; }
 void Gpu::copy_between(const Memory&, const std::byte*, const Memory&, std::byte*, size_t) {}
 

@@ -43,6 +43,26 @@ class CountedGpu final : public MetaMemory {
   size_t granted(size_t size_bytes) const override { return granted_bytes_for(size_bytes); }
 };
 
+class GpuMoment final : public Moment {
+ public:
+  explicit GpuMoment(cudaStream_t queue) {
+    check(cudaEventCreate(&event_), "a moment");
+    check(cudaEventRecord(event_, queue), "a moment");
+  }
+  ~GpuMoment() override { cudaEventDestroy(event_); }
+  GpuMoment(const GpuMoment&) = delete;
+  GpuMoment& operator=(const GpuMoment&) = delete;
+  double seconds_since(const Moment& earlier) const override {
+    float milliseconds = 0;
+    check(cudaEventSynchronize(event_), "waiting for the GPU");
+    check(cudaEventElapsedTime(&milliseconds, static_cast<const GpuMoment&>(earlier).event_, event_), "a moment");
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 /// Memory of the host that the GPU writes to itself.
 class PinnedMemory final : public Memory {
  public:
@@ -239,6 +259,11 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
     const std::lock_guard lock(impl_->copying);
     impl_->large.fetch(here, there, size_bytes, stream);
   }
+}
+
+std::unique_ptr<Moment> Gpu::moment() {
+  check(cudaSetDevice(impl_->index), "choosing the GPU");
+  return std::make_unique<GpuMoment>(impl_->queue());
 }
 
 std::string Gpu::name() const { return fmt::format("cuda:{} ({})", impl_->index, impl_->name); }

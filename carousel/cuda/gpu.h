@@ -43,6 +43,7 @@ class Gpu final : public Memory {
   bool records() const override { return true; }
   /// As a CUDA graph.
   std::unique_ptr<Recording> record(const std::function<void()>& work) override;
+  std::unique_ptr<Moment> moment() override;
   std::optional<DeviceRates> measure_rates() override;
 
   std::string name() const;  // "cuda:0 (NVIDIA H200)"

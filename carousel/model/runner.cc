@@ -56,7 +56,7 @@ Tensor Runner::logits(const Tensor& hidden) {
 Tensor Runner::next_logits(std::span<const int32_t> tokens, std::span<State* const> states) {
   Memory& memory = *stream().memory;
   Tensor there;
-  if (pass_.is_observed() || !memory.records()) {
+  if (pass_.is_observed() || stream().watch != nullptr || !memory.records()) {
     const std::vector<int64_t> lengths(tokens.size(), 1);
     there = logits(forward(tokens, states, lengths));
   } else {

@@ -19,6 +19,22 @@ namespace carousel {
 /// Throws Error(kDevice) "name: not on this device".
 [[noreturn]] void not_on_device(const char* kernel);
 
+/// Tells the stream's watch of an op, until the end of its scope.
+class WatchedOp {
+ public:
+  WatchedOp(const Stream& stream, const char* op, const void* args) : watch_(stream.watch) {
+    if (watch_ != nullptr) watch_->begin(op, args);
+  }
+  ~WatchedOp() {
+    if (watch_ != nullptr) watch_->end();
+  }
+  WatchedOp(const WatchedOp&) = delete;
+  WatchedOp& operator=(const WatchedOp&) = delete;
+
+ private:
+  OpWatch* watch_;
+};
+
 }  // namespace carousel
 
 #if defined(CAROUSEL_CUDA)
@@ -36,6 +52,7 @@ namespace carousel {
 #define CAROUSEL_DISPATCH(name, run_cpu, run_cuda, ...)             \
   namespace carousel::kernels {                                     \
   inline void name(const Stream& stream, const __VA_ARGS__& args) { \
+    const WatchedOp watched(stream, #name, &args);                  \
     switch (stream.device()) {                                      \
       case Device::kMeta:                                           \
         return;                                                     \

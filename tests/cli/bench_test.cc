@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "carousel/core/json.h"
 #include "carousel/cpu/bounds.h"
 #include "tests/cli/tiny_model.h"
@@ -124,6 +126,49 @@ TEST(Bench, RandomWeightsNeedNoCheckpoint) {
   EXPECT_EQ(ran.status, 0) << ran.err;
   EXPECT_NE(ran.out.find("lfm2 BF16"), std::string::npos) << ran.out;
   EXPECT_EQ(run_carousel(start).status, 1) << "no weights";
+}
+
+// Every op that forwards of these models call has a shape and a least time.
+TEST(Bench, OpsOfAForwardAreSetBesideTheirBounds) {
+  const Scratch scratch;
+  const char* const all = R"({"model_type": "carousel", "vocab_size": 256, "hidden_size": 32,
+    "layer_types": ["mlstm", "slstm", "conv", "full_attention", "mlstm_v1", "sliding_attention", "ncps_cfc", "ncps_ltc", "ffn_only"],
+    "ffn_config": {"type": "moe"}, "moe_config": {"num_experts": 4, "intermediate_size": 64}})";
+  for (const char* config : {all, kTinyLfm2, kTinyXlstm}) {
+    write_file(scratch / "config.json", config);
+    const Ran ran = run_carousel("bench " + (scratch / "config.json") +
+                                 " --random --kernels -p 8 -n 5 -d 3 --batch 1,4 -r 2 -t 1 --json");
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    const Json tests = parse_json(ran.out, "bench").at("kernels");
+    ASSERT_EQ(tests.size(), 3u);
+    EXPECT_EQ(tests.at(0).at("tokens"), 8);
+    EXPECT_EQ(tests.at(2).at("tokens"), 1) << "of each sequence, whatever -n is";
+    for (const Json& test : tests) {
+      double percent = 0;
+      for (const Json& kernel : test.at("kernels")) {
+        percent += kernel.at("percent_of_forward").get<double>();
+        EXPECT_TRUE(kernel.contains("bound")) << kernel.dump();
+        EXPECT_NE(kernel.at("shape"), "") << kernel.dump();
+      }
+      EXPECT_GT(percent, 50) << "medians, so not 100";
+      EXPECT_LT(percent, 150);
+    }
+  }
+}
+
+TEST(Bench, TheTenLongestOpsAreShown) {
+  const Scratch scratch;
+  write_file(scratch / "config.json", kTinyMixed);
+  const std::string start = "bench " + (scratch / "config.json") + " --random -p 8 -n 0 -r 1 -t 1 --kernels";
+  const Ran ran = run_carousel(start);
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const size_t table = ran.out.find("ops of a prompt of 8 after 0: ");
+  ASSERT_NE(table, std::string::npos) << ran.out;
+  const std::string lines = ran.out.substr(table);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1 + 1 + 10 + 1) << lines;
+  EXPECT_NE(lines.find("\n  others "), std::string::npos) << lines;
+  EXPECT_EQ(run_carousel("bench --kernels --bounds").status, 2);
+  EXPECT_EQ(run_carousel(start + " --train").status, 2);
 }
 
 TEST(Bench, TrainingSteps) {

@@ -38,7 +38,7 @@ bool is_kernel(const Source& source);
 // include_rules.cc
 /// Every folder has a row in the table of floors, and includes what the row lists.
 Breaches includes_stay_in_the_table(const Sources& sources);
-/// x_cpu.h is for kernels and for the files of its own family.
+/// x_cpu.h is for kernels, for the files of its own family, and for the reader of the arguments of every kernel.
 Breaches kernel_headers_stay_with_kernels(const Sources& sources);
 /// No circle among ops/<family>/. ops/weight includes no other family, and files on top of ops/ only ops/weight.
 Breaches families_of_ops_form_no_circle(const Sources& sources);

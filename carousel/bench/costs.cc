@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// The costs of ops, and their least times.
+#include "carousel/bench/costs.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "carousel/core/quant_blocks.h"
+
+namespace carousel::bench {
+namespace {
+
+double sum_of(std::span<const int64_t> values) {
+  return static_cast<double>(std::accumulate(values.begin(), values.end(), int64_t{0}));
+}
+
+/// The peak of a type; an instruction set that lacks the type computes it in f32.
+struct PeakRate {
+  Bound bound;
+  double rate;  // GFLOP/s or GOP/s
+};
+PeakRate peak_rate(Peak peak, const Samples& samples) {
+  const double int8 = samples.median(&Sample::int8), bf16 = samples.median(&Sample::bf16);
+  if (peak == Peak::kInt8 && int8 > 0) return {Bound::kInt8, int8};
+  if (peak == Peak::kBF16 && bf16 > 0) return {Bound::kBF16, bf16};
+  return {Bound::kF32, samples.median(&Sample::f32)};
+}
+
+/// A continuous-time cell: x and the state are read, y and the state written.
+Cost cell_cost(double row_flops, int64_t inputs, int64_t units, int64_t outputs, std::span<const int64_t> lengths) {
+  const double rows = sum_of(lengths);
+  const double state = kF32Bytes * static_cast<double>(lengths.size()) * static_cast<double>(units);
+  Cost cost;
+  cost.flops = rows * row_flops;
+  cost.read_bytes = kF32Bytes * rows * static_cast<double>(inputs) + state;
+  cost.written_bytes = kF32Bytes * rows * static_cast<double>(outputs) + state;
+  return cost;
+}
+
+}  // namespace
+
+Peak product_peak(const Stream& stream, DType dtype) {
+  const bool apart = stream.memory->is_apart();  // it widens blocks to bf16
+  if (stream.compute == Compute::kBF16) {
+    if (apart && (dtype == DType::kBF16 || is_block(dtype))) return Peak::kBF16;
+    if (dtype == DType::kBF16 && stream.isa == Isa::kAvx512) return Peak::kBF16;
+  }
+  return is_block(dtype) && !apart ? Peak::kInt8 : Peak::kF32;
+}
+
+Cost linear_cost(const Stream& stream, const Weight& weight, double multiplies, int64_t rows) {
+  Cost cost;
+  cost.flops = 2 * static_cast<double>(rows) * multiplies;
+  cost.read_bytes = static_cast<double>(weight.size_bytes()) + kF32Bytes * static_cast<double>(rows * weight.cols());
+  cost.written_bytes = kF32Bytes * static_cast<double>(rows * weight.rows());
+  if (weight.as<SparsePanels>() == nullptr) cost.peak = product_peak(stream, weight.dtype());
+  return cost;
+}
+
+Cost slstm_cost(const ops::SlstmDims& dims, std::span<const int64_t> lengths, int threads) {
+  const auto width = static_cast<double>(dims.heads * dims.dh);
+  const double elements = sum_of(lengths) * width, matrix = 4 * kF32Bytes * width * static_cast<double>(dims.dh);
+  const double state = 4 * kF32Bytes * static_cast<double>(lengths.size()) * width;
+  Cost cost;
+  for (const int64_t rows : lengths) cost.flops += ops::slstm_flops(dims, rows);
+  cost.read_bytes = 4 * kF32Bytes * elements + matrix + state;
+  cost.written_bytes = kF32Bytes * elements + state;
+  // R is read at least once per step, however many sequences there are, from the cache that holds it. Heads do not
+  // depend on each other, so a thread may read one of them at a time.
+  const int64_t steps = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  cost.cache_bytes = matrix * static_cast<double>(steps);
+  cost.cached_bytes = static_cast<size_t>(matrix) / static_cast<size_t>(std::max<int64_t>(dims.heads, threads));
+  return cost;
+}
+
+Cost mlstm_cost(const ops::MlstmDims& dims, std::span<const int64_t> lengths) {
+  const auto dk = static_cast<double>(dims.dk), dv = static_cast<double>(dims.dv);
+  const double head_rows = sum_of(lengths) * static_cast<double>(dims.heads);
+  const double state =
+      kF32Bytes * static_cast<double>(lengths.size()) * static_cast<double>(dims.heads) * (dk * dv + dk + 1);
+  Cost cost;
+  for (const int64_t rows : lengths) cost.flops += ops::mlstm_flops(dims, rows);
+  cost.read_bytes = head_rows * kF32Bytes * (2 * dk + dv + 2) + state;
+  cost.written_bytes = head_rows * kF32Bytes * dv + state;
+  return cost;
+}
+
+Cost attention_cost(const ops::AttentionDims& dims, std::span<const int64_t> lengths, std::span<const int64_t> depths) {
+  const double row_bytes = 2 * kF32Bytes * static_cast<double>(dims.kv_heads * dims.head_dim);
+  const auto width = static_cast<double>((dims.heads + 2 * dims.kv_heads) * dims.head_dim);
+  Cost cost;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    const int64_t read = dims.window > 0 ? std::min(depths[s], dims.window) : depths[s];
+    cost.flops += ops::attention_flops(dims, lengths[s], depths[s]);
+    cost.read_bytes += static_cast<double>(read) * row_bytes;
+  }
+  const double rows = sum_of(lengths);
+  cost.read_bytes += rows * kF32Bytes * width;
+  cost.written_bytes = rows * (kF32Bytes * static_cast<double>(dims.heads * dims.head_dim) + row_bytes);
+  return cost;
+}
+
+Cost short_conv_cost(int64_t width, int64_t taps, bool gated, std::span<const int64_t> lengths) {
+  const double elements = sum_of(lengths) * static_cast<double>(width);
+  const double state = kF32Bytes * static_cast<double>(lengths.size()) * static_cast<double>((taps - 1) * width);
+  Cost cost;
+  cost.flops = elements * (2 * static_cast<double>(taps) + (gated ? 2 : 0));
+  cost.read_bytes = (gated ? 3 : 1) * kF32Bytes * elements + state;
+  cost.written_bytes = kF32Bytes * elements + state;
+  return cost;
+}
+
+Cost cfc_cost(const ops::CfcCell& cell, std::span<const int64_t> lengths) {
+  double flops = 0;  // of a row: products, and a function of each of their results
+  const auto add = [&](const ops::CellMap& map) {
+    if (map.defined()) flops += (2 * static_cast<double>(map.inputs()) + kSigmoid) * static_cast<double>(map.outputs());
+  };
+  for (const ops::CfcLayer& layer : cell.layers) {
+    for (const ops::CellMap& map : layer.backbone) add(map);
+    add(layer.heads);
+  }
+  add(cell.memory);
+  const int64_t outputs = cell.layers.empty() ? 0 : cell.layers.back().units;
+  return cell_cost(flops, cell.inputs, cell.units(), outputs, lengths);
+}
+
+Cost ltc_cost(const LtcSizes& sizes, std::span<const int64_t> lengths) {
+  // A synapse: its sigmoid, and a multiply-add of each of two sums.
+  const auto opened = static_cast<double>(sizes.units * (sizes.inputs + sizes.unfolds * sizes.units));
+  return cell_cost(opened * (kSigmoid + 6), sizes.inputs, sizes.units, sizes.outputs, lengths);
+}
+
+Cost norm_cost(int64_t rows, int64_t width, bool adds) {
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  Cost cost;
+  cost.flops = (adds ? 5 : 4) * elements;  // add, square, sum, and two factors
+  cost.read_bytes = cost.written_bytes = (adds ? 2 : 1) * kF32Bytes * elements;
+  return cost;
+}
+
+Cost gated_unit_cost(int64_t rows, int64_t width) {
+  return elementwise_cost(static_cast<double>(rows) * static_cast<double>(width), 2, kSigmoid + 2);
+}
+
+Cost block_linear_cost(int64_t rows, int64_t width, int64_t size) {
+  const double elements = static_cast<double>(rows) * static_cast<double>(width);
+  Cost cost = elementwise_cost(elements, 1, 2 * static_cast<double>(size));
+  cost.read_bytes += kF32Bytes * static_cast<double>(width * size);
+  return cost;
+}
+
+Cost elementwise_cost(double count, double reads, double flops_each) {
+  Cost cost;
+  cost.flops = flops_each * count;
+  cost.read_bytes = reads * kF32Bytes * count;
+  cost.written_bytes = kF32Bytes * count;
+  return cost;
+}
+
+LeastTime least_time(const Cost& cost, const Samples& samples) {
+  LeastTime least;
+  const auto consider = [&](double seconds, double rate, Bound bound) {
+    if (seconds > least.seconds) least = {seconds, bound, rate};
+  };
+  const double read = samples.median(&Sample::read);
+  const double scale = samples.median(&Sample::scale), cache = samples.median(&Sample::cache);
+  const PeakRate peak = peak_rate(cost.peak, samples);
+  consider(cost.flops / std::max(peak.rate, 1e-9) * 1e-9, peak.rate, peak.bound);
+  // Each byte written is paired with a byte read, as in scaling; the remaining bytes are only read or only written.
+  const double pairs = std::min(cost.read_bytes, cost.written_bytes);
+  const double memory =
+      ((cost.written_bytes + pairs) / std::max(scale, 1e-9) + (cost.read_bytes - pairs) / std::max(read, 1e-9)) * 1e-9;
+  consider(memory, memory > 0 ? (cost.read_bytes + cost.written_bytes) / memory * 1e-9 : 0, Bound::kMemory);
+  if (cache > 0) consider(cost.cache_bytes / cache * 1e-9, cache, Bound::kCache);
+  return least;
+}
+
+}  // namespace carousel::bench

@@ -103,7 +103,7 @@ Breaches kernel_headers_stay_with_kernels(const Sources& sources) {
   return each_include(sources, [](const Source& source, const Include& include) -> std::string {
     const std::string family = family_of(source.path);
     const std::string stem = source.path.substr(0, source.path.rfind('.'));  // ops/tape.cc has ops/tape_cpu.h
-    if (source.path == "carousel/bench/kernel_costs.cc") return "";  // it reads what a stream's watch is told
+    if (source.path == "carousel/bench/kernel_costs.cc") return "";          // it reads what a stream's watch is told
     const bool own = (!family.empty() && family == family_of(include.path)) || include.path == stem + "_cpu.h";
     if ((!ends_with(include.path, "_cpu.h") && !ends_with(include.path, "_cast.h")) || own || is_kernel(source))
       return "";

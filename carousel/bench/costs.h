@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each op needs at least: the operations of its formula, and the bytes that it reads and writes. A kernel may
+// Every op needs so much at least: the operations of its formula, and the bytes that it reads and writes. A kernel may
 // spend more. Lengths are rows of each sequence, depths the rows that each has seen before.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,21 +23,29 @@ constexpr double kSigmoid = 20;  // operations that a sigmoid or tanh counts as
 enum class Peak : uint8_t { kF32, kBF16, kInt8 };
 /// The peak that bounds products with weights of this type.
 Peak product_peak(const Stream& stream, DType dtype);
+/// That of the mLSTM and of attention: devices apart have matrix units for them.
+Peak cell_peak(const Stream& stream);
 
 struct Cost {
-  double flops = 0;          // operations
-  Peak peak = Peak::kF32;    // the peak that bounds them
-  double read_bytes = 0;     // bytes read from memory
-  double written_bytes = 0;  // bytes written to memory
-  double cache_bytes = 0;    // bytes read again from a cache that holds `cached_bytes`
-  size_t cached_bytes = 0;   // bytes a thread reads again and again
+  std::array<double, 3> flops = {};  // operations, by the peak that bounds them
+  double read_bytes = 0;             // bytes read from memory
+  double written_bytes = 0;          // bytes written to memory
+  double cache_bytes = 0;            // bytes read again from a cache that holds `cached_bytes`
+  size_t cached_bytes = 0;           // bytes a thread reads again and again
+
+  double& operations(Peak peak) { return flops[static_cast<size_t>(peak)]; }
+  double operations(Peak peak) const { return flops[static_cast<size_t>(peak)]; }
+  double all_operations() const { return flops[0] + flops[1] + flops[2]; }
+  /// Both calls. The larger of what they read again counts as what a thread reads again.
+  Cost& operator+=(const Cost& other);
 };
 
 /// `multiplies` of each row: the weights that are not masked.
 Cost linear_cost(const Stream& stream, const Weight& weight, double multiplies, int64_t rows);
 Cost slstm_cost(const ops::SlstmDims& dims, std::span<const int64_t> lengths, int threads);
-Cost mlstm_cost(const ops::MlstmDims& dims, std::span<const int64_t> lengths);
-Cost attention_cost(const ops::AttentionDims& dims, std::span<const int64_t> lengths, std::span<const int64_t> depths);
+Cost mlstm_cost(const ops::MlstmDims& dims, std::span<const int64_t> lengths, Peak peak = Peak::kF32);
+Cost attention_cost(const ops::AttentionDims& dims, std::span<const int64_t> lengths, std::span<const int64_t> depths,
+                    Peak peak = Peak::kF32);
 /// `gated`: x and the result have gates.
 Cost short_conv_cost(int64_t width, int64_t taps, bool gated, std::span<const int64_t> lengths);
 Cost cfc_cost(const ops::CfcCell& cell, std::span<const int64_t> lengths);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "carousel/ops/attention/attention_cpu.h"
@@ -31,7 +32,9 @@ std::vector<int64_t> lengths_of(const SeqsView& seqs) {
 }
 std::string rows_of(const SeqsView& seqs) { return fmt::format("B={} N={}", seqs.batch, seqs.rows()); }
 
+/// Of a row. How many weights a mask leaves is not looked up: such a call is held against its bytes alone.
 double multiplies_of(const Weight& weight) {
+  if (weight.as<SparsePanels>() != nullptr || weight.as<SparseBlocks>() != nullptr) return 0;
   return static_cast<double>(weight.rows()) * static_cast<double>(weight.cols());
 }
 
@@ -40,13 +43,10 @@ KernelCall describe(const Stream& stream, const ops::LinearArgs& args) {
   int64_t outputs = 0;
   for (int64_t i = 0; i < args.count; ++i) {
     const Weight& weight = *args.weights[i];
-    const Cost part = linear_cost(stream, weight, multiplies_of(weight), args.N);
+    call.cost += linear_cost(stream, weight, multiplies_of(weight), args.N);
     outputs += weight.rows();
-    call.cost.flops += part.flops;
-    call.cost.read_bytes += part.read_bytes - (i > 0 ? kF32Bytes * static_cast<double>(args.N * args.K) : 0);
-    call.cost.written_bytes += part.written_bytes;
-    call.cost.peak = i == 0 || part.peak == call.cost.peak ? part.peak : Peak::kF32;
   }
+  call.cost.read_bytes -= kF32Bytes * static_cast<double>((args.count - 1) * args.N * args.K);  // x is read once
   call.shape = fmt::format("N={} K={} M={} {}", args.N, args.K, outputs, dtype_name(args.weights[0]->dtype()));
   return call;
 }
@@ -54,12 +54,10 @@ KernelCall describe(const Stream& stream, const ops::LinearArgs& args) {
 KernelCall describe(const Stream& stream, const ops::FeedForwardArgs& args) {
   KernelCall call;
   for (const Weight* weight : {args.gate, args.up, args.down}) {
-    const Cost part = linear_cost(stream, *weight, multiplies_of(*weight), args.N);
-    call.cost.flops += part.flops;
-    call.cost.read_bytes += static_cast<double>(weight->size_bytes());
-    call.cost.peak = part.peak;
+    call.cost += linear_cost(stream, *weight, multiplies_of(*weight), args.N);
   }
-  call.cost.read_bytes += kF32Bytes * static_cast<double>(args.N * args.D);
+  // x is read once, and the hidden units stay in caches.
+  call.cost.read_bytes -= kF32Bytes * static_cast<double>(args.N * (args.D + args.gate->rows()));
   call.cost.written_bytes = kF32Bytes * static_cast<double>(args.N * args.down->rows());
   call.shape = fmt::format("N={} D={} F={} {}", args.N, args.D, args.gate->rows(), dtype_name(args.gate->dtype()));
   return call;
@@ -67,13 +65,15 @@ KernelCall describe(const Stream& stream, const ops::FeedForwardArgs& args) {
 
 KernelCall describe(const Stream& stream, const ops::MoeExpertsArgs& args) {
   const ops::MoeExpert& one = args.experts[0];
-  const int64_t read = std::min(args.count, args.rows * args.top_k);
+  std::set<int32_t> experts;  // those chosen, which code of the host can read on the CPU alone
+  if (!stream.memory->is_apart()) experts.insert(args.chosen, args.chosen + args.rows * args.top_k);
+  const auto read = std::max(static_cast<int64_t>(experts.size()), args.rows > 0 ? args.top_k : 0);
   KernelCall call;
   for (const Weight* weight : {&one.gate, &one.up, &one.down}) {
-    call.cost.flops += 2 * static_cast<double>(args.rows * args.top_k) * multiplies_of(*weight);
+    call.cost.operations(product_peak(stream, weight->dtype())) +=
+        2 * static_cast<double>(args.rows * args.top_k) * multiplies_of(*weight);
     call.cost.read_bytes += static_cast<double>(read) * static_cast<double>(weight->size_bytes());
   }
-  call.cost.peak = product_peak(stream, one.gate.dtype());
   call.cost.read_bytes += kF32Bytes * static_cast<double>(args.rows * args.width);
   call.cost.written_bytes = kF32Bytes * static_cast<double>(args.rows * args.width);
   call.shape = fmt::format("N={} D={} F={} E={} k={} {}", args.rows, args.width, one.gate.rows(), args.count,
@@ -81,7 +81,7 @@ KernelCall describe(const Stream& stream, const ops::MoeExpertsArgs& args) {
   return call;
 }
 
-KernelCall describe(const Stream& /*stream*/, const ops::AttentionArgs& args) {
+KernelCall describe(const Stream& stream, const ops::AttentionArgs& args) {
   ops::AttentionDims dims;
   dims.heads = args.heads;
   dims.kv_heads = args.kv_heads;
@@ -89,11 +89,11 @@ KernelCall describe(const Stream& /*stream*/, const ops::AttentionArgs& args) {
   dims.window = args.window;
   const std::vector<int64_t> depths(args.seqs.pos, args.seqs.pos + args.seqs.batch);
   return {fmt::format("{} H={} G={} d={}", rows_of(args.seqs), args.heads, args.kv_heads, args.head_dim),
-          attention_cost(dims, lengths_of(args.seqs), depths)};
+          attention_cost(dims, lengths_of(args.seqs), depths, cell_peak(stream))};
 }
-KernelCall describe(const Stream& /*stream*/, const ops::MlstmArgs& args) {
+KernelCall describe(const Stream& stream, const ops::MlstmArgs& args) {
   return {fmt::format("{} H={} dk={} dv={}", rows_of(args.seqs), args.dims.heads, args.dims.dk, args.dims.dv),
-          mlstm_cost(args.dims, lengths_of(args.seqs))};
+          mlstm_cost(args.dims, lengths_of(args.seqs), cell_peak(stream))};
 }
 KernelCall describe(const Stream& stream, const ops::SlstmArgs& args) {
   return {fmt::format("{} H={} d={}", rows_of(args.seqs), args.dims.heads, args.dims.dh),
@@ -141,10 +141,8 @@ KernelCall describe(const Stream& /*stream*/, const ops::BlockProductsArgs& args
   const ops::BlockWeight& weight = *args.parts[0].weight;
   KernelCall call;
   call.shape = fmt::format("N={} D={} block={} x {}", args.rows, weight.width(), weight.size(), args.count);
-  call.cost = block_linear_cost(args.rows, weight.width(), weight.size());
-  call.cost.flops *= static_cast<double>(args.count);
-  call.cost.read_bytes *= static_cast<double>(args.count);
-  call.cost.written_bytes *= static_cast<double>(args.count);
+  const Cost one = block_linear_cost(args.rows, weight.width(), weight.size());
+  for (int64_t i = 0; i < args.count; ++i) call.cost += one;
   return call;
 }
 KernelCall describe(const Stream& /*stream*/, const ops::MoeRouteArgs& args) {
@@ -176,7 +174,7 @@ constexpr Description of(std::string_view op) {
   return {op, [](const Stream& stream, const void* args) { return describe(stream, *static_cast<const Args*>(args)); }};
 }
 
-/// What forwards are made of.
+/// The kernels that forwards call.
 constexpr Description kDescriptions[] = {
     of<ops::LinearArgs>("linear"),
     of<ops::FeedForwardArgs>("feed_forward"),

@@ -61,7 +61,7 @@ std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream
     // the one it replaces is freed.
     for (size_t slot = 0; slot <= cases[i].ring && !stop(); ++slot) cases[i].run(slot % cases[i].ring);
     what.push_back({[&, i] { return run_for(cases[i], kSampleSeconds, slots[i]); }, cases[i].cached_bytes,
-                    cases[i].peak == Peak::kBF16, cases[i].peak == Peak::kInt8});
+                    cases[i].operations(Peak::kBF16) > 0, cases[i].operations(Peak::kInt8) > 0});
   }
   std::vector<size_t> backward;  // the cases whose gradients are timed
   for (size_t i = 0; i < cases.size() && !stop(); ++i) {

@@ -69,7 +69,7 @@ OpCase moe_case(const Shapes& shapes) {
   OpCase result;
   result.shape = fmt::format("N={} D={} F={} E={} k={}", rows, width, hidden, kExperts, kChosen);
   const auto weights = static_cast<double>(3 * width * hidden);
-  result.flops = 2 * weights * static_cast<double>(rows * kChosen);
+  result.operations(Peak::kF32) = 2 * weights * static_cast<double>(rows * kChosen);
   const auto read = static_cast<double>(std::min(kExperts, rows * kChosen));
   result.read_bytes = kF32Bytes * (weights * read + static_cast<double>(rows * width));
   result.written_bytes = kF32Bytes * static_cast<double>(rows * width);

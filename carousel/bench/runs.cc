@@ -93,9 +93,8 @@ void decode(model::Runner& runner, const std::vector<State*>& states, std::span<
   }
 }
 
-/// The bound of the cells: the devices apart have matrix units for the mLSTM.
-double Sample::*cell_peak(const Stream& stream) {
-  return stream.memory->is_apart() && stream.compute == Compute::kBF16 ? &Sample::bf16 : &Sample::f32;
+double Sample::*rate_of(Peak peak) {
+  return peak == Peak::kBF16 ? &Sample::bf16 : peak == Peak::kInt8 ? &Sample::int8 : &Sample::f32;
 }
 
 // The least time of one part of a test: the bytes it moves or the operations it computes, over their best rate.
@@ -111,9 +110,7 @@ struct Floor {
 void add_products(Floor& floor, const std::map<DType, int64_t>& multiplies, double rows, const Stream& stream,
                   const Samples& samples) {
   for (const auto& [dtype, count] : multiplies) {
-    const Peak peak = product_peak(stream, dtype);
-    const auto rate = peak == Peak::kBF16 ? &Sample::bf16 : peak == Peak::kInt8 ? &Sample::int8 : &Sample::f32;
-    floor.add(2 * rows * static_cast<double>(count), samples.median(rate));
+    floor.add(2 * rows * static_cast<double>(count), samples.median(rate_of(product_peak(stream, dtype))));
   }
 }
 
@@ -135,7 +132,7 @@ Floor decode_floor(const BenchTest& test, const model::ModelCost& cost, const mo
     add_products(products, cost.body_multiplies, tokens * batch, stream, samples);
     add_products(products, cost.head_multiplies, tokens * batch, stream, samples);
     const int64_t middle = test.depth + test.tokens / 2;
-    cells.add(batch * tokens * lm.cell_flops(1, middle), samples.median(cell_peak(stream)));
+    cells.add(batch * tokens * lm.cell_flops(1, middle), samples.median(rate_of(cell_peak(stream))));
   }
   return {weights.work + memory.work,
           std::max(weights.seconds, products.seconds) + std::max(memory.seconds, cells.seconds)};
@@ -148,7 +145,7 @@ Floor prompt_floor(const BenchTest& test, const model::ModelCost& cost, const mo
   Floor floor;
   add_products(floor, cost.body_multiplies, static_cast<double>(test.tokens), stream, samples);
   add_products(floor, cost.head_multiplies, 1, stream, samples);
-  floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(cell_peak(stream)));
+  floor.add(lm.cell_flops(test.tokens, test.depth), samples.median(rate_of(cell_peak(stream))));
   return floor;
 }
 

@@ -386,7 +386,7 @@ std::function<int()> setup_bench(CLI::App& app) {
   app.add_flag("--random", options->random, "Weights of random numbers, in the shapes of the config");
   app.add_flag("--train", options->train, "Measure training steps of --batch sequences of --rows tokens");
   app.add_flag("--recompute", options->recompute, "--train: keep the inputs of sublayers alone");
-  app.add_flag("--kernels", options->kernels, "Also time the ops of one forward of each test, beside their bounds");
+  app.add_flag("--kernels", options->kernels, "Also time the ops of a token and of a prompt, beside their bounds");
   add_serve_options(app, options->serve);
   options->weights.add_options(app);
   options->weights.add_mmap(app);

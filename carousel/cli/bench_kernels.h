@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What bench --kernels says.
+// The output of bench --kernels.
 #pragma once
 
 #include <vector>

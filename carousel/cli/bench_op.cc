@@ -44,7 +44,7 @@ Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpRe
                {"isa", cpu::isa_name(stream.isa)},
                {"threads", stream.pool->threads()},
                {"seconds", result.seconds},
-               {"gflop_per_s", test.flops / result.seconds * 1e-9},
+               {"gflop_per_s", test.all_operations() / result.seconds * 1e-9},
                {"gb_per_s", (test.read_bytes + test.written_bytes + test.cache_bytes) / result.seconds * 1e-9},
                {"bound", bound_name(result.least.bound, test.cached_bytes)},
                {"bound_rate", result.least.rate},

@@ -88,9 +88,9 @@ class HostMeta final : public MetaMemory {
 
 }  // namespace
 
-// The memories are never destroyed: storage with static lifetime may be released after them.
 std::unique_ptr<Moment> Memory::moment() { return std::make_unique<HostMoment>(); }
 
+// The memories are never destroyed: storage with static lifetime may be released after them.
 Memory& Memory::host() {
   static Memory& memory = *new HostMemory;
   return memory;

@@ -12,7 +12,7 @@ enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kNeon, kNeonDotprod };
 /// How f32 activations are multiplied with bf16 weights: in f32, exactly, or in bf16 with f32 sums.
 enum class Compute : uint8_t { kF32, kBF16 };
 
-/// Is told of every op that runs on a stream, those that an op is made of included.
+/// Is told of every call through kernels:: on a stream, those that a kernel makes included.
 class OpWatch {
  public:
   virtual ~OpWatch() = default;

@@ -39,7 +39,7 @@ class Runner {
   Tensor logits(const Tensor& hidden);
 
   /// forward() of a token per sequence, and its logits [B, V] on the host, in memory that is used again once they are
-  /// dropped. A device that records runs recorded work (model/replay.h).
+  /// dropped. A device that records runs recorded work (model/replay.h), unless somebody watches.
   Tensor next_logits(std::span<const int32_t> tokens, std::span<State* const> states);
 
   Pass& pass() { return pass_; }

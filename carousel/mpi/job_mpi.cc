@@ -6,9 +6,11 @@
 // 3. What is sent at a time is bounded, since MPI counts in ints; arrays go in units of kCutElements.
 // 4. Meetings are requests that are looked after (finish, wait): MPI's own waiting holds a core.
 // 5. A process counts the meetings that it has come to. All count the same ones.
-// 6. A process that fails tells all others its count and meets nobody but those that fail too, on a communicator of its
-//    own (fails_with_all). A process that waits in a meeting beyond that count will wait for ever, and answers so
-//    (answer_failed). So how long each takes to fail does not matter.
+// 6. A process that fails tells all others its count, once, and meets nobody but those that fail too, on a communicator
+//    of its own (fails_with_all). A process in a meeting beyond that count waits for one that will not come, and
+//    answers so (answer_failed). So how long each takes to fail does not matter.
+// 7. No answer comes from a process that computes, or that waits in the very meeting which the failing one had begun.
+//    After kLongStep the failing one decides that it fails alone.
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
@@ -35,6 +37,7 @@ using train::kCutElements;
 constexpr int64_t kBufferElements = int64_t{1} << 21;  // of all pieces that are received at a time
 constexpr size_t kMessageBytes = size_t{1} << 30;
 constexpr int kPieceTag = 1, kBytesTag = 2;
+constexpr int64_t kAnswered = INT64_MAX;
 constexpr int kFailedTag = 1, kWaitingTag = 2;  // on the communicator of processes that fail
 constexpr std::chrono::seconds kLongStep{30};   // a process that fails waits so long for one that comes to no meeting
 
@@ -91,7 +94,7 @@ class Job : public train::Processes {
   MPI_Comm failed_ = MPI_COMM_NULL;  // for processes that fail
   int64_t meetings_ = 0;             // that this process has come to
   bool failing_ = false;
-  std::vector<std::pair<int, int64_t>> heard_;  // ranks that have failed and had no answer, and their counts
+  std::vector<std::pair<int, int64_t>> heard_;  // ranks that have failed, and their counts or kAnswered
   MPI_Datatype unit_ = MPI_DATATYPE_NULL;       // kCutElements floats
   std::vector<float> pieces_;                   // a piece of this process's shard from each process
   std::vector<MPI_Request> requests_;
@@ -288,11 +291,11 @@ bool Job::hear_failed() {
 
 void Job::answer_failed() {
   if (!hear_failed() && heard_.empty()) return;
-  std::erase_if(heard_, [&](const auto& failed) {
-    const bool is_before = failed.second < meetings_;
-    if (is_before) MPI_Send(nullptr, 0, MPI_BYTE, failed.first, kWaitingTag, failed_);
-    return is_before;
-  });
+  for (auto& [rank, meetings] : heard_) {
+    if (meetings >= meetings_) continue;
+    MPI_Send(nullptr, 0, MPI_BYTE, rank, kWaitingTag, failed_);
+    meetings = kAnswered;
+  }
 }
 
 bool Job::is_answered() {
@@ -302,8 +305,9 @@ bool Job::is_answered() {
 }
 
 bool Job::fails_with_all() {
-  failing_ = true;
   const auto others = static_cast<size_t>(size_ - 1);
+  if (failing_) return heard_.size() == others;  // the first answer stands
+  failing_ = true;
   requests_.clear();
   for (int r = 0; r < size_; ++r) {
     if (r == rank_) continue;
@@ -319,6 +323,7 @@ bool Job::fails_with_all() {
     if (!lower && Clock::now() >= deadline) return false;
     if (!hear_failed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+  finish(requests_);  // all receive what they are sent
   return true;
 }
 

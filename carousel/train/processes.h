@@ -52,7 +52,8 @@ class Processes {
   virtual void wait() {}
 
   /// For a process that has failed: waits until all have, or until another waits for this one in a meeting (or has come
-  /// to none for half a minute). Whether all have; if not, end_all() is to be called.
+  /// to none for half a minute). Whether all have; if not, end_all() is to be called. Of several that fail, but not all
+  /// do, one returns and the others wait to be ended.
   virtual bool fails_with_all() { return true; }
   /// Ends all processes, from outside of meetings.
   virtual void end_all(int /*status*/) {}

@@ -31,7 +31,9 @@ class CellMap {
 
   bool defined() const { return weight_.defined(); }
   int64_t inputs() const { return inputs_; }
-  int64_t outputs() const { return weight_.dim(1); }
+  int64_t outputs() const { return weight_.dim(1); }  // padded
+  int64_t units() const { return units_; }            // of a part
+  int64_t parts() const { return outputs() / cell_pad(units_); }
   const Tensor& weight() const { return weight_; }  // [inputs, outputs] f32
   const Tensor& bias() const { return bias_; }      // [outputs] f32
 

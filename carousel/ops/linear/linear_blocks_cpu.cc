@@ -159,11 +159,11 @@ TILE_INLINE void multiply(Vec (&acc)[R][kTileVecs], const char* x, const Columns
   }
 }
 
-/// Codes of five bits are prefetched into the second level of cache, twice as far ahead: one row of Q5_K takes 0.8 of
-/// the time, of Q4_K 1.1, of Q6_K the same (docs/notes/quantised_products.md).
+/// How far ahead of a tile its panel is prefetched. Types of one high bit are prefetched into the second level of
+/// cache, twice as far ahead: one row of Q5_K takes 0.8 of the time, where Q4_K would take 1.1 (docs/notes).
+constexpr int64_t kPanelAhead = 4096;
 template <class F>
 constexpr bool kPrefetchesFar = F::kHighBits == 1;
-constexpr int64_t kFartherBytes = 4096;  // beyond kPrefetchBytes
 
 /// One tile over packed codes.
 ///   x: blocks of R rows   unit: the panel, from the tile's first column of k on   col: its first output row there
@@ -181,10 +181,11 @@ void packed_tile(const char* x, const char* unit, int64_t col, int64_t blocks, i
     const char* planes = unit + forms::kFirstCode<F> + col * 4;
     const int64_t here = least(blocks, kUnitBlocks);
     for (int64_t b = 0; b < here; ++b, planes += forms::kPlaneBytes<F>, x += R * kRowBlockBytes) {
-      const char* const soon = unit + ahead + b * kShare + col * 4;
+      const int64_t farther = kPrefetchesFar<F> && ahead == kPanelAhead ? kPanelAhead : 0;  // not of another piece
+      const char* const soon = unit + ahead + farther + b * kShare + col * 4;
 #pragma GCC unroll 16
       for (int64_t line = 0; line < kShare; line += kLineBytes) {
-        if constexpr (kPrefetchesFar<F>) prefetch_far(soon + line + kFartherBytes);
+        if constexpr (kPrefetchesFar<F>) prefetch_far(soon + line);
         if constexpr (!kPrefetchesFar<F>) prefetch_near(soon + line);
       }
       const int64_t sub = b * T::kSubs * kWidth;
@@ -273,7 +274,7 @@ TilesFn wide_tiles(int64_t rows) {
 
 struct BlocksEngine {
   static constexpr int kMaxRows = CAROUSEL_ISA::kMaxRows;
-  static constexpr int64_t kSlabCols = 512, kPrefetchBytes = 4096;
+  static constexpr int64_t kSlabCols = 512, kPrefetchBytes = kPanelAhead;
   static constexpr int64_t kWidenedBytes = kSlabCols / kBlock * kMostWideBytes;
   static constexpr int tile_vecs(int) { return kTileVecs; }
   static int64_t column_bytes(DType dtype, int64_t k) {

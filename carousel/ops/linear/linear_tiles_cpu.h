@@ -279,7 +279,7 @@ inline void read_sums(const LinearFwd& a, const Plan& plan, const FoundPanel& pa
 
 /// Multiplies one piece with the slab's row blocks.
 ///   sums [rows of the slab, 32] of this panel
-///   soon: the next piece, which the last row block prefetches near; null: the panel is read on
+///   soon: the next piece, which the last row block prefetches; null: the panel is read on
 template <class Engine>
 void multiply_piece(const LinearFwd& a, const Plan& plan, const Piece& piece, const Slab& slab, float* sums,
                     const char* soon, LinesAhead& later) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The costs of ops, and their least times.
+// This file has the formulas of costs, and the least times that follow from them and the rates of a machine.
 #include "carousel/bench/costs.h"
 
 #include <algorithm>

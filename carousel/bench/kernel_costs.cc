@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A function for the arguments of every kernel that forwards call.
+// Every kernel that forwards call has a function here, which reads its arguments.
 #include "carousel/bench/kernel_costs.h"
 
 #include <fmt/format.h>

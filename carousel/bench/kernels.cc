@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Notes the ops of forwards by the watch of a stream, and sums them by op and shape.
+// The watch of a stream notes the ops of forwards here; they are summed by op and shape.
 #include "carousel/bench/kernels.h"
 
 #include <algorithm>

@@ -26,8 +26,8 @@ struct KernelTimes {
 };
 
 /// The ops of each test: of a whole prompt, or of a token for each sequence. Times are medians of all rounds, whether a
-/// neighbour disturbed them or not. On a device apart they run one by
-/// one, each after the one before it has ended, and a step is not recorded: their sum is more than a token's time.
+/// neighbour disturbed them or not. On a device apart they run one by one, each after the one before it has ended, and
+/// a step is not recorded: their sum is more than a token's time.
 /// `stop` ends the measuring with what was measured until then. Throws as check_memory().
 std::vector<KernelTimes> time_kernels(const model::Lm& lm, const Stream& stream, const std::vector<BenchTest>& tests,
                                       int64_t rounds, const std::function<bool()>& stop);

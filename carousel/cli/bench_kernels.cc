@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ops of forwards as JSON and as tables.
+// This file writes the ops of forwards as JSON and as tables.
 #include "carousel/cli/bench_kernels.h"
 
 #include <fmt/format.h>

@@ -323,7 +323,9 @@ bool Job::fails_with_all() {
     if (!lower && Clock::now() >= deadline) return false;
     if (!hear_failed()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  finish(requests_);  // all receive what they are sent
+  for (MPI_Request& request : requests_) {  // all receive what they are sent; nobody is answered any more
+    while (!is_done(request)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   return true;
 }
 

@@ -32,7 +32,8 @@ std::vector<int64_t> lengths_of(const SeqsView& seqs) {
 }
 std::string rows_of(const SeqsView& seqs) { return fmt::format("B={} N={}", seqs.batch, seqs.rows()); }
 
-/// Of a row. How many weights a mask leaves is not looked up: such a call is held against its bytes alone.
+/// The multiply-adds of a row. Nobody looks up how many weights a mask leaves: such a call is held against its bytes
+/// alone.
 double multiplies_of(const Weight& weight) {
   if (weight.as<SparsePanels>() != nullptr || weight.as<SparseBlocks>() != nullptr) return 0;
   return static_cast<double>(weight.rows()) * static_cast<double>(weight.cols());

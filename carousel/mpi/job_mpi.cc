@@ -314,7 +314,7 @@ bool Job::fails_with_all() {
     requests_.emplace_back();
     MPI_Isend(&meetings_, 1, MPI_INT64_T, r, kFailedTag, failed_, &requests_.back());
   }
-  // Of several that fail, but not all do, the lowest speaks: it ends the others before their time is over.
+  // Where several fail, but not all do, the lowest rank speaks: it ends the others before their time is over.
   const auto turn = std::chrono::milliseconds(250 * std::min(rank_, 8));
   Clock::time_point deadline = Clock::now() + kLongStep + turn;
   while (heard_.size() < others) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Hopper's asynchronous copies: barriers in shared memory, copies of tiles (TMA), and the fences between what threads
 // write and what copies and wgmma read. Addresses of shared memory are 32-bit. The instructions exist on sm_90 alone,
-// so kernels that use them have their bodies under CAROUSEL_SM90A.
+// so kernels that use them have their bodies under CAROUSEL_SM90A. What follows its #endif works on any GPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -62,6 +62,35 @@ __device__ inline void await(uint32_t barrier, int parity) {
       : "memory");
 }
 
+/// The same place of shared memory in block `rank` of the cluster.
+__device__ inline uint32_t in_block(uint32_t place, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(place), "r"(rank));
+  return there;
+}
+/// Stores to a place of a block of the cluster, a multiple of 16; the store reports its bytes to `barrier`, of the same
+/// block, for which whoever reads them waits.
+__device__ inline void store_in_cluster(uint32_t place, uint32_t barrier, const float (&values)[4]) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(place),
+      "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(barrier)
+      : "memory");
+}
+/// Reads what other threads and copies write: in the order of the barriers around it.
+__device__ inline float4 shared_four(uint32_t place) {
+  float4 four;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(four.x), "=f"(four.y), "=f"(four.z), "=f"(four.w)
+               : "r"(place)
+               : "memory");
+  return four;
+}
+/// A barrier of all threads of the cluster. What they wrote before is seen after it.
+__device__ inline void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 /// Starts the copy of the tile at (column, row) to `to`, which reports its bytes to `barrier`.
 __device__ inline void copy_tile(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier) {
   asm volatile(
@@ -87,6 +116,9 @@ __device__ inline void sync_threads_of() {
   asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(threads) : "memory");
 }
 
+__device__ inline void reset_counter(uint32_t counter) {
+  asm volatile("st.shared.s32 [%0], 0;" ::"r"(counter) : "memory");
+}
 /// The counter before one is added; what was done before by all who added is seen by who reads the last count.
 __device__ inline int count_up(uint32_t counter) {
   int before;
@@ -115,6 +147,25 @@ __device__ inline void store_transposed_tiles(uint32_t address, const uint32_t (
                : "memory");
 }
 #endif  // CAROUSEL_SM90A
+
+/// Copies that are started after this call, and a barrier, see what the thread wrote to global memory before.
+__device__ inline void fence_for_async_copies() {
+#if defined(CAROUSEL_SM90A)
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+}
+
+/// Lets the second level of cache fetch `bytes`, a multiple of 16 as `from` is. Nothing happens before sm_90.
+__device__ inline void prefetch_bytes(const void* from, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+/// Lets the second level of cache fetch the line that holds `address`, on any GPU.
+__device__ inline void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
 
 /// Four 8 by 8 tiles of bf16, read; addresses as for store_tiles(). Any GPU that carousel runs on has these.
 __device__ inline void load_tiles(uint32_t address, uint32_t (&tiles)[4]) {

@@ -14,10 +14,11 @@ namespace carousel::cuda {
 
 /// Kernels beside which an older, plainer way to the same result is kept, to compare the two on one machine.
 enum class Fast : uint32_t {
-  kMlstm = 1,   // chunks of the mLSTM on tensor cores; else in f32
-  kStream = 2,  // products of few rows, 16 bytes of weights at a time; else an element
-  kSlstm = 4,   // the sLSTM in clusters of blocks, R in registers; else a block per head, R from the cache
-  kEarly = 8,   // kernels that start while the one before them ends; else one after the other
+  kMlstm = 1,       // chunks of the mLSTM on tensor cores; else in f32
+  kStream = 2,      // products of few rows, 16 bytes of weights at a time; else an element
+  kSlstm = 4,       // the sLSTM in clusters of blocks, R in registers; else a block per head, R from the cache
+  kEarly = 8,       // kernels that start while the one before them ends; else one after the other
+  kAttention = 16,  // attention by warpgroups (many rows) and by groups of heads (few); else by warps and head by head
 };
 
 /// The memory of one GPU and its queue of work. Copies, and all kernels whose stream has this memory, run in the order

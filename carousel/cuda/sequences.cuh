@@ -29,4 +29,13 @@ __device__ inline int64_t sequence_of_row(const int64_t* there, int64_t batch, i
   return low;
 }
 
+/// Whether every sequence of a SeqsView has one row, as in decoding: row n then is that of sequence n.
+template <class Seqs>
+bool one_row_each(const Seqs& seqs) {
+  for (int64_t s = 0; s < seqs.batch; ++s) {
+    if (seqs.length(s) != 1) return false;
+  }
+  return true;
+}
+
 }  // namespace carousel::cuda

@@ -92,6 +92,14 @@ __device__ inline void multiply_72(float (&d)[36], uint64_t a, uint64_t b, int a
       : CAROUSEL_D32(d, 0), CAROUSEL_D4(d, 32)
       : "l"(a), "l"(b), "r"(adds));
 }
+/// d [64, 64] = a b (+ d where `adds`): a in registers, b [16 deep, 64 columns of D].
+__device__ inline void multiply_across(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int adds) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CAROUSEL_R32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"
+      : CAROUSEL_D32(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
+}
 /// d [64, 128] or [64, 256] += a b: a in registers, b [16 deep, columns of D].
 __device__ inline void multiply_wide(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(

@@ -15,6 +15,7 @@
 #include "carousel/ops/linear/linear.h"
 #include "carousel/ops/mlstm/mlstm.h"
 #include "carousel/ops/slstm/slstm.h"
+#include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/machine.h"
 
@@ -171,6 +172,66 @@ TEST(GpuTimes, ProductsOfFewRows) {
         }
       }
     }
+  }
+}
+
+/// The last `rows` rows of a sequence of `before` + `rows`; batches of sequences like it.
+void time_attention(Machine& machine, ops::AttentionDims dims, int64_t batch, int64_t before, int64_t rows,
+                    double rate) {
+  for (Tensor* const tensor : {&dims.q_norm, &dims.k_norm, &dims.inv_freq}) *tensor = tensor->to(machine.memory());
+  const StateLayout layout = attention_layout(dims);
+  const int64_t columns = (dims.heads + 2 * dims.kv_heads) * dims.head_dim;
+  const auto count = static_cast<size_t>(batch);
+  std::vector<State> states(count);
+  std::vector<State*> pointers;
+  for (State& state : states) pointers.push_back(&state);
+  const auto bound = [&](int64_t length, const std::function<void(LayerStates, Seqs&)>& use) {
+    const std::vector<int64_t> lengths(count, length);
+    Seqs seqs = sequences(lengths);
+    for (size_t s = 0; s < count; ++s) seqs.pos[s] = states[s].pos();
+    seqs.bring_to(machine.memory());
+    StateBatch bound_batch;
+    bound_batch.bind(layout, pointers, lengths, machine.memory());
+    use(bound_batch.layer(0), seqs);
+    bound_batch.advance(lengths);
+  };
+  if (before > 0) {
+    const Tensor qkv = repeated(machine, batch * before, columns, DType::kF32, 1);
+    bound(before, [&](LayerStates layer, Seqs& seqs) { ops::attention(machine.ctx, qkv, dims, seqs, layer); });
+  }
+  const Tensor qkv = repeated(machine, batch * rows, columns, DType::kF32, 1);
+  bound(rows, [&](LayerStates layer, Seqs& seqs) {
+    const Times times = both(machine, cuda::Fast::kAttention, rows == 1 ? 20 : 4,
+                             [&](int) { ops::attention(machine.ctx, qkv, dims, seqs, layer); });
+    const auto doubles = [](int64_t value) { return static_cast<double>(value); };
+    const double pairs = doubles(batch * rows) * (doubles(before) + doubles(rows + 1) / 2);
+    const double flops = 4 * pairs * doubles(dims.heads * dims.head_dim);
+    const double bytes = 8 * doubles(batch * (before + rows) * dims.kv_heads * dims.head_dim);
+    std::printf(
+        "  attention %lld x %lld rows after %lld, %lld heads of %lld, %lld of keys: %.1f us (%.0f TFLOP/s; "
+        "pages at %.0f %% of copy), plain %.1f us\n",
+        static_cast<long long>(batch), static_cast<long long>(rows), static_cast<long long>(before),
+        static_cast<long long>(dims.heads), static_cast<long long>(dims.head_dim),
+        static_cast<long long>(dims.kv_heads), times.fast * 1e6, flops / times.fast * 1e-12,
+        100 * bytes / times.fast / rate, times.plain * 1e6);
+    EXPECT_LT(times.fast, times.plain);
+  });
+}
+
+TEST(GpuTimes, Attention) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;
+    Machine machine(target);
+    machine.stream.compute = Compute::kBF16;
+    const double rate = copy_rate(machine);
+    const ops::AttentionDims narrow = attention_dims(32, 8, 64), wide = attention_dims(32, 8, 128);
+    time_attention(machine, narrow, 1, 0, 4096, rate);
+    time_attention(machine, narrow, 1, 0, 8192, rate);
+    time_attention(machine, wide, 1, 0, 8192, rate);
+    time_attention(machine, wide, 1, 32768, 1, rate);
+    time_attention(machine, narrow, 1, 32768, 1, rate);
+    time_attention(machine, narrow, 64, 2048, 1, rate);
+    time_attention(machine, narrow, 8, 1000, 1, rate);
   }
 }
 

@@ -21,7 +21,7 @@ struct AttentionDims {
 
 /// softmax(q k^T / sqrt(d)) v, causal, in f32. Keys are taken in spans of kAttentionSpan from position 0, each in one
 /// pass over its pages with a running maximum; the results of a row's spans are joined in their order by the logarithms
-/// of their sums. So threads may share the keys of one row without changing a bit.
+/// of their sums. So threads may share the keys of one row without changing a bit. A GPU has shorter spans.
 ///   qkv [N, (H + 2G) d] f32, columns q, k, v
 ///   states per sequence, pages of kPageRows rows: 0: k [G, d, kPageRows] normed and rotated, 1: v [G, kPageRows, d]
 ///   returns [N, H*d]

@@ -3,11 +3,14 @@
 // maximum (arXiv:1805.02867), span by span. A row's spans are cut into splits by its own position. Spans are joined in
 // their order to splits, and splits to the row: by one block per row and query head where there are many, else by a
 // block per split, so that a single row occupies the GPU too. A row meets the same pages with the same operations
-// either way and whatever is beside it.
+// either way and whatever is beside it. Heads of 64 and 128 go by groups (attention_groups_cuda.cuh); in bf16 many rows
+// of them go in tiles.
 #include <cmath>
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
+#include "carousel/ops/attention/attention_groups_cuda.cuh"
+#include "carousel/ops/attention/attention_hopper_cuda.cuh"
 #include "carousel/ops/attention/attention_tiles_cuda.cuh"
 
 namespace carousel::cuda {
@@ -15,7 +18,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kHalves = kThreads / kPage;  // threads that share the dot product of a key
-constexpr int64_t kFewRows = 1024;         // rows times heads up to which each split has a block
+constexpr int64_t kFewRows = 1024;         // rows times heads up to which splits may have blocks
 
 /// The block's out = rotate(norm(x)) * scale of one head at position `pos`; `stride` floats between the elements of
 /// out.
@@ -95,23 +98,6 @@ __device__ void join(const Sums& span, int64_t d, Sums* all) {
   all->max = best;
 }
 
-/// What a block reads of one row and query head.
-struct RowWork {
-  int64_t s, h, g, pos, first_key;
-
-  __device__ RowWork(const ops::AttentionArgs& args, int64_t n, int64_t head)
-      : s(sequence_of_row(args.seqs.there, args.seqs.batch, n)), h(head), g(head / (args.heads / args.kv_heads)) {
-    const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-    pos = seq.pos + n - seq.first_row;
-    first_key = args.window > 0 && pos + 1 > args.window ? pos + 1 - args.window : 0;
-  }
-  /// The first span of split i; that of split kSplits is the end of the last one.
-  __device__ int64_t first_span(int i) const {
-    const int64_t first = first_key / ops::kAttentionSpan, count = pos / ops::kAttentionSpan + 1 - first;
-    return first + i * count / kSplits;
-  }
-};
-
 /// The block's scratch memory.
 struct RowMemory {
   float *q, *p, *o, *split_o, *span_o;  // [d], [2, 64], [d], [d], [d]
@@ -126,15 +112,14 @@ __device__ void clear(float* o, int64_t d) {
 
 /// The sums over the spans of split i, in memory.split_o.
 __device__ Sums sum_split(const AttentionCall& call, const RowWork& work, const RowMemory& memory, int i) {
-  constexpr int64_t kPages = ops::kAttentionSpan / kPage;
   const int64_t d = call.args.head_dim;
   Sums split = {memory.split_o, -INFINITY, 0};
   clear(split.o, d);
   for (int64_t span = work.first_span(i), end = work.first_span(i + 1); span < end; ++span) {
     Sums sums = {memory.span_o, -INFINITY, 0};
     clear(sums.o, d);
-    const int64_t first_page = max(work.first_key / kPage, span * kPages);
-    const int64_t last_page = min(work.pos / kPage, (span + 1) * kPages - 1);
+    const int64_t first_page = max(work.first_key / kPage, span * kSpanPages);
+    const int64_t last_page = min(work.pos / kPage, (span + 1) * kSpanPages - 1);
     for (int64_t page = first_page; page <= last_page; ++page) {
       const int first = static_cast<int>(max(work.first_key - page * kPage, int64_t{0}));
       const int last = static_cast<int>(min(work.pos - page * kPage, int64_t{kPage - 1}));
@@ -158,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
   extern __shared__ float shared_memory[];
   const ops::AttentionArgs& args = call.args;
   const int64_t n = blockIdx.x, d = args.head_dim;
-  const RowWork work(args, n, blockIdx.y);
+  const RowWork work(args, n, blockIdx.y, false);
   const RowMemory memory(shared_memory, d);
   const auto one = static_cast<int>(blockIdx.z);
   if (call.splits != nullptr && work.first_span(one) == work.first_span(one + 1)) return;
@@ -182,19 +167,10 @@ __global__ void __launch_bounds__(kThreads) attend(AttentionCall call) {
 
 /// A block per row and query head joins what attend() left in call.splits.
 __global__ void __launch_bounds__(kThreads) join_splits(AttentionCall call) {
+  __shared__ SplitWeights<1> weights;
   await_inputs();
-  extern __shared__ float shared_memory[];
-  const ops::AttentionArgs& args = call.args;
-  const int64_t n = blockIdx.x, d = args.head_dim;
-  const RowWork work(args, n, blockIdx.y);
-  Sums all = {shared_memory, -INFINITY, 0};
-  clear(all.o, d);
-  float* const splits = call.splits + (n * args.heads + work.h) * kSplits * (d + 2);
-  for (int i = 0; i < kSplits; ++i) {
-    float* const split = splits + i * (d + 2);
-    if (work.first_span(i) < work.first_span(i + 1)) join({split, split[d], split[d + 1]}, d, &all);
-  }
-  write_row(args, n, work.h, all);
+  const RowWork work(call.args, blockIdx.x, blockIdx.y, false);
+  join_splits_of<1, kThreads>(call, work, blockIdx.x, blockIdx.y, weights);
 }
 
 /// Whether a call takes tiles on tensor cores, in bf16. A step of one row per sequence never does: tiles are laid out
@@ -210,17 +186,29 @@ AttentionCall lay_out(const Stream& stream, const ops::AttentionArgs& args, cpu:
   const int64_t row_heads = args.seqs.rows() * args.heads, page_floats = args.kv_heads * args.head_dim * kPage;
   if (row_heads <= kFewRows) call.splits = workspace->take<float>(row_heads * kSplits * (args.head_dim + 2));
   if (takes_tiles(stream, args)) {
-    call.pages = 0;
-    for (int64_t s = 0; s < args.seqs.batch; ++s) call.pages += pages_of(args.seqs.length(s), args.seqs.pos[s]);
+    int64_t seen = 0;
+    for (int64_t s = 0; s < args.seqs.batch; ++s) seen += pages_of(args.seqs.length(s), args.seqs.pos[s]);
+    call.rotations = workspace->take<float2>(args.seqs.rows() * (args.rotary / 2));
     call.q = workspace->take<__nv_bfloat16>(row_heads * args.head_dim);
-    call.k = workspace->take<__nv_bfloat16>(call.pages * page_floats);
-    call.v = workspace->take<__nv_bfloat16>(call.pages * page_floats);
+    call.k = workspace->take<__nv_bfloat16>(seen * page_floats);
+    call.v = workspace->take<__nv_bfloat16>(seen * page_floats);
   }
   if (args.k_pages != nullptr) return call;
   const int64_t pages = args.seqs.rows() / kPage + args.seqs.batch;
   call.own_k = workspace->take<float>(pages * page_floats);
   call.own_v = workspace->take<float>(pages * page_floats);
   return call;
+}
+
+/// Prepared, then a block per tile and query head.
+void attend_in_tiles(const Gpu::Impl& gpu, const AttentionCall& call) {
+  prepare_for_tiles(gpu, call);
+  const bool narrow = call.args.head_dim == 64;
+  if (gpu.is_hopper && gpu.runs(Fast::kAttention)) {
+    narrow ? run_hopper<64>(gpu, call) : run_hopper<128>(gpu, call);
+  } else {
+    narrow ? run_tiles<64>(gpu, call) : run_tiles<128>(gpu, call);
+  }
 }
 
 }  // namespace
@@ -234,19 +222,24 @@ int64_t attention_workspace(const Stream& stream, const ops::AttentionArgs& args
 void attention(const Stream& stream, const ops::AttentionArgs& args) {
   if (args.log_sums != nullptr) not_on_device("attention under a tape");
   cpu::Workspace workspace(args.workspace);
-  const AttentionCall call = lay_out(stream, args, &workspace);
+  AttentionCall call = lay_out(stream, args, &workspace);
   const Gpu::Impl& gpu = gpu_of(stream);
+  call.arrived = gpu.arrived;
   const auto rows = static_cast<unsigned>(args.seqs.rows()), heads = static_cast<unsigned>(args.heads);
   const size_t row_bytes = static_cast<size_t>(args.head_dim) * sizeof(float);
   const size_t bytes = 4 * row_bytes + size_t{kHalves} * kPage * sizeof(float);
   if (bytes > gpu.shared_bytes) not_on_device("attention with heads this wide");
-  launch_early(gpu, write_pages, dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, call);
-  if (takes_tiles(stream, args)) return run_tiles(gpu, call);
+  if (takes_tiles(stream, args)) return attend_in_tiles(gpu, call);
+  const int64_t together = heads_together(args);
+  const bool by_groups = together > 0 && gpu.runs(Fast::kAttention) && group_bytes(args, together) <= gpu.shared_bytes;
+  call.writes_keys = by_groups && together * args.kv_heads == args.heads && one_row_each(args.seqs);
+  if (!call.writes_keys) {
+    launch_early(gpu, write_pages, dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, call);
+  }
+  if (by_groups) return run_groups(gpu, call, together);
   allow_shared(attend, bytes);
-  allow_shared(join_splits, row_bytes);
-  const unsigned splits = call.splits != nullptr ? kSplits : 1;
-  launch_early(gpu, attend, dim3(rows, heads, splits), kThreads, bytes, call);
-  if (call.splits != nullptr) launch_early(gpu, join_splits, dim3(rows, heads), kThreads, row_bytes, call);
+  launch_early(gpu, attend, dim3(rows, heads, call.splits != nullptr ? kSplits : 1), kThreads, bytes, call);
+  if (call.splits != nullptr) launch_early(gpu, join_splits, dim3(rows, heads), kThreads, 0, call);
 }
 
 }  // namespace carousel::cuda

@@ -7,24 +7,15 @@
 
 #include <cmath>
 
-#include "carousel/cuda/async.cuh"
-#include "carousel/cuda/launch.cuh"
-#include "carousel/ops/attention/attention_call_cuda.cuh"
+#include "carousel/cuda/mma.cuh"
+#include "carousel/ops/attention/attention_prepare_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
-constexpr int kTileRows = 64, kTileThreads = 128, kPackThreads = 256;
+constexpr int kTileRows = 64, kTileThreads = 128;
 constexpr int kPad = 8;  // elements between rows in shared memory, so that eight rows lie in different banks
 
-/// sums [16, 8] += a [16, 16] b [16, 8].
-__device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 __device__ inline void copy_16_bytes(void* shared, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(from) : "memory");
 }
@@ -32,63 +23,6 @@ __device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: 
 template <int kLeft>
 __device__ inline void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-
-/// A warp per row and query head: rotate(norm(q)), times d^-1/2 and log2 e, since weights are powers of two.
-__global__ void prepare_queries(AttentionCall call) {
-  const ops::AttentionArgs& args = call.args;
-  const int64_t i = int64_t{blockIdx.x} * (kPackThreads / kWarp) + threadIdx.x / kWarp;
-  const int64_t n = i / args.heads, h = i % args.heads, d = args.head_dim, half = args.rotary / 2;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (n >= args.seqs.there[args.seqs.batch]) return;
-  const BatchSequence seq =
-      sequence_at(args.seqs.there, args.seqs.batch, sequence_of_row(args.seqs.there, args.seqs.batch, n));
-  const float* const x = call.row(n) + h * d;
-  float r = 1;
-  if (args.q_norm != nullptr) {
-    float squares = 0;
-    for (int64_t j = lane; j < d; j += kWarp) squares = fmaf(x[j], x[j], squares);
-    r = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(d) + args.norm_eps);
-  }
-  const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(d));
-  const auto normed = [&](int64_t j) { return args.q_norm == nullptr ? x[j] : x[j] * r * args.q_norm[j]; };
-  __nv_bfloat16* const out = call.q + i * d;
-  for (int64_t j = args.rotary + lane; j < d; j += kWarp) out[j] = __float2bfloat16_rn(normed(j) * scale);
-  const int64_t pos = seq.pos + n - seq.first_row;
-  for (int64_t j = lane; j < half; j += kWarp) {
-    const Rotation rotation(pos, args.inv_freq[j]);
-    const float a = normed(j), b = normed(j + half);
-    out[j] = __float2bfloat16_rn(rotation.first(a, b) * scale);
-    out[j + half] = __float2bfloat16_rn(rotation.second(a, b) * scale);
-  }
-}
-
-/// The first of sequence s's pages among those of the call.
-__device__ inline int64_t first_page_of(const SeqsView& seqs, int64_t s) {
-  int64_t first = 0;
-  for (int64_t i = 0; i < s; ++i) {
-    const BatchSequence seq = sequence_at(seqs.there, seqs.batch, i);
-    first += pages_of(seq.rows, seq.pos);
-  }
-  return first;
-}
-
-/// A block per page of a key head. Values beyond the last key become zeros: they are multiplied by weights of zero, and
-/// what memory held before may be no number.
-__global__ void __launch_bounds__(kPackThreads) round_pages(AttentionCall call) {
-  const ops::AttentionArgs& args = call.args;
-  const int64_t p = blockIdx.x, g = blockIdx.y, s = blockIdx.z, floats = args.head_dim * kPage;
-  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-  if (p >= pages_of(seq.rows, seq.pos)) return;
-  const int64_t to = ((first_page_of(args.seqs, s) + p) * args.kv_heads + g) * floats;
-  const auto round = [&](const float* from, __nv_bfloat16* out, int64_t there) {
-    for (int64_t i = 4 * int64_t{threadIdx.x}; i < floats; i += 4 * kPackThreads) {
-      const float4 x = i < there ? *reinterpret_cast<const float4*>(from + i) : make_float4(0, 0, 0, 0);
-      *reinterpret_cast<uint2*>(out + i) = make_uint2(pair_of(x.x, x.y), pair_of(x.z, x.w));
-    }
-  };
-  round(call.k_page(s, p) + g * floats, call.k + to, floats);
-  round(call.v_page(s, p) + g * floats, call.v + to, (seq.pos + seq.rows - p * kPage) * args.head_dim);
 }
 
 template <int kDim>
@@ -184,57 +118,49 @@ struct TileRows {
   }
 };
 
-/// Copies rows of kColumns elements, one after the other from `from` on, to rows `stride` apart, by all threads.
+/// Copies rows of kColumns elements, which are swizzled tiles at `from`, to rows `stride` apart, by all threads.
 template <int kColumns>
 __device__ void copy_rows(const __nv_bfloat16* from, int rows, int stride, __nv_bfloat16* to) {
   for (int i = static_cast<int>(threadIdx.x); i < rows * kColumns / 8; i += kTileThreads) {
-    const int row = i / (kColumns / 8), column = i % (kColumns / 8) * 8;
-    copy_16_bytes(to + row * stride + column, from + row * kColumns + column);
+    const int row = i / (kColumns / 8), piece = i % (kColumns / 8);
+    const uint32_t at = static_cast<uint32_t>(piece / 8 * rows) * 128 +
+                        swizzled(static_cast<uint32_t>(row), static_cast<uint32_t>(piece % 8));
+    copy_16_bytes(to + row * stride + 8 * piece, reinterpret_cast<const char*>(from) + at);
   }
 }
 
-/// A block per tile of rows and query head. Tiles are numbered without a table: tile t of sequence s is
-/// offsets[s] / 64 + s + t, since r rows have at most r / 64 + 1 tiles. Later tiles see more keys and go first.
+/// A block per tile of rows and query head.
 template <int kDim>
 __global__ void __launch_bounds__(kTileThreads) attend_tiles(AttentionCall call) {
+  await_inputs();
   extern __shared__ __align__(16) char tile_memory[];
   auto& memory = *reinterpret_cast<TileMemory<kDim>*>(tile_memory);
   const ops::AttentionArgs& args = call.args;
-  const int64_t number = gridDim.x - 1 - blockIdx.x, h = blockIdx.y, g = h / (args.heads / args.kv_heads);
-  int64_t s = args.seqs.batch - 1;
-  while (s > 0 && args.seqs.there[s] / kTileRows + s > number) --s;
-  const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
-  const int64_t row0 = (number - seq.first_row / kTileRows - s) * kTileRows;
-  if (row0 >= seq.rows) return;
-  const int rows = static_cast<int>(min(int64_t{kTileRows}, seq.rows - row0));
-  const int64_t pos0 = seq.pos + row0, window = args.window;
-  const int64_t first = window > 0 && pos0 + 1 > window ? (pos0 + 1 - window) / kPage : 0;
-  const int64_t last = (pos0 + rows - 1) / kPage, packed = first_page_of(args.seqs, s);
+  const int64_t h = blockIdx.y, g = h / (args.heads / args.kv_heads);
+  const TileWork work(call, kTileRows);
+  if (work.rows == 0) return;
   const auto copy_page = [&](int64_t p) {
-    const int64_t at = ((packed + p) * args.kv_heads + g) * kDim * kPage, stage = p & 1;
+    const int64_t at = ((work.packed + p) * args.kv_heads + g) * kDim * kPage, stage = p & 1;
     copy_rows<kPage>(call.k + at, kDim, memory.kKeyStride, memory.k[stage]);
     copy_rows<kDim>(call.v + at, kPage, memory.kRowStride, memory.v[stage]);
     end_copies();
   };
   for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kDim / 8; i += kTileThreads) {
     const int row = i / (kDim / 8), column = i % (kDim / 8) * 8;
-    const int64_t n = seq.first_row + row0 + min(row, rows - 1);  // beyond the last one: the last again, not written
+    const int64_t n = work.first_row + min(row, work.rows - 1);  // beyond the last one: the last again, not written
     copy_16_bytes(memory.q + row * memory.kRowStride + column, call.q + (n * args.heads + h) * kDim + column);
   }
-  copy_page(first);
+  copy_page(work.first);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t pos_of_lane = pos0 + 16 * warp + lane / 4;
+  const int64_t pos_of_lane = work.pos + 16 * warp + lane / 4;
   TileRows<kDim> tile;
-  for (int64_t p = first; p <= last; ++p) {
-    if (p < last) copy_page(p + 1);
-    p < last ? await_copies<1>() : await_copies<0>();
+  for (int64_t p = work.first; p <= work.last; ++p) {
+    if (p < work.last) copy_page(p + 1);
+    p < work.last ? await_copies<1>() : await_copies<0>();
     __syncthreads();
-    if (p == first) tile.load_q(memory, warp);
-    const bool masks = window > 0 || (p + 1) * kPage > pos0;
-    tile.take_page(memory, static_cast<int>(p & 1), masks, [&](int row, int key) {
-      const int64_t pos = pos_of_lane + 8 * row, at = p * kPage + key;
-      return at <= pos && (window == 0 || at > pos - window);
-    });
+    if (p == work.first) tile.load_q(memory, warp);
+    tile.take_page(memory, static_cast<int>(p & 1), work.masks(p, work.pos),
+                   [&](int row, int key) { return work.sees(pos_of_lane + 8 * row, p * kPage + key); });
     __syncthreads();
   }
 #pragma unroll
@@ -243,8 +169,8 @@ __global__ void __launch_bounds__(kTileThreads) attend_tiles(AttentionCall call)
     total += __shfl_xor_sync(kAllLanes, total, 1);
     total += __shfl_xor_sync(kAllLanes, total, 2);
     const int row = 16 * warp + lane / 4 + 8 * r;
-    if (row >= rows) continue;
-    float* const out = static_cast<float*>(args.out.data) + (seq.first_row + row0 + row) * args.out.stride + h * kDim;
+    if (row >= work.rows) continue;
+    float* const out = static_cast<float*>(args.out.data) + (work.first_row + row) * args.out.stride + h * kDim;
     const float scale = 1.0f / total;
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
@@ -255,31 +181,10 @@ __global__ void __launch_bounds__(kTileThreads) attend_tiles(AttentionCall call)
 }
 
 template <int kDim>
-void run_tiles_of(const Gpu::Impl& gpu, const AttentionCall& call) {
-  const ops::AttentionArgs& args = call.args;
+void run_tiles(const Gpu::Impl& gpu, const AttentionCall& call) {
   constexpr size_t kBytes = sizeof(TileMemory<kDim>);
   allow_shared(attend_tiles<kDim>, kBytes);
-  const int64_t tiles = args.seqs.rows() / kTileRows + args.seqs.batch;
-  attend_tiles<kDim>
-      <<<dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(args.heads)), kTileThreads, kBytes, gpu.queue()>>>(
-          call);
-}
-
-/// After the pages have their new rows.
-void run_tiles(const Gpu::Impl& gpu, const AttentionCall& call) {
-  const ops::AttentionArgs& args = call.args;
-  int64_t most_pages = 0;
-  for (int64_t s = 0; s < args.seqs.batch; ++s) {
-    most_pages = std::max(most_pages, pages_of(args.seqs.length(s), args.seqs.pos[s]));
-  }
-  const int64_t queries = args.seqs.rows() * args.heads;
-  prepare_queries<<<static_cast<unsigned>(blocks_of(queries, kPackThreads / kWarp)), kPackThreads, 0, gpu.queue()>>>(
-      call);
-  const dim3 pages(static_cast<unsigned>(most_pages), static_cast<unsigned>(args.kv_heads),
-                   static_cast<unsigned>(args.seqs.batch));
-  round_pages<<<pages, kPackThreads, 0, gpu.queue()>>>(call);
-  args.head_dim == 64 ? run_tiles_of<64>(gpu, call) : run_tiles_of<128>(gpu, call);
-  launched("attention");
+  launch_early(gpu, attend_tiles<kDim>, tiles_of(call, kTileRows), kTileThreads, kBytes, call);
 }
 
 }  // namespace

@@ -116,13 +116,13 @@ struct Walk {
   __device__ void done_with_q(int u) const {
     __syncwarp();
     if (threadIdx.x % kWarp != 0 || u + 2 >= pieces || count_up(q_done(u & 1)) != kWalkers / kWarp - 1) return;
-    asm volatile("st.shared.s32 [%0], 0;" ::"r"(q_done(u & 1)) : "memory");
+    reset_counter(q_done(u & 1));
     load_q(u + 2);
   }
   __device__ void done_with_k(int u) const {
     __syncwarp();
     if (threadIdx.x % kWarp != 0 || u + 2 >= pieces || count_up(k_done(u & 1)) != kWalkers / kWarp - 1) return;
-    asm volatile("st.shared.s32 [%0], 0;" ::"r"(k_done(u & 1)) : "memory");
+    reset_counter(k_done(u & 1));
     load_k_v(u + 2);
   }
 };

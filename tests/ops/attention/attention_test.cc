@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "carousel/cuda/gpu.h"
 #include "tests/ops/attention/attention_reference.h"
 #include "tests/ops/machine.h"
 #include "tests/targets.h"
@@ -87,7 +88,11 @@ std::vector<AttentionDims> shapes() {
           windowed(make_dims(6, 2, 24, false), 64),
           windowed(partly_rotated(make_dims(4, 4, 32), 4), 65),
           windowed(make_dims(2, 1, 16), 100),
-          windowed(make_dims(2, 1, 16), 1000)};
+          windowed(make_dims(2, 1, 16), 1000),
+          make_dims(4, 1, 64),
+          make_dims(6, 2, 128, false),
+          windowed(make_dims(4, 2, 128), 70),
+          windowed(partly_rotated(make_dims(2, 2, 64), 16), 9)};
 }
 
 /// Sequences of these lengths in one batch, each within `bound` of f64.
@@ -109,27 +114,37 @@ TEST(Attention, AgreesWithF64) {
     for (const AttentionDims& dims : shapes()) {
       // Scores reach 20: their rounding, 20 * 2^-24 times a few terms, is the error of the weights.
       expect_f64(machine, dims, {1, 2, 0, 17, 63, 64, 65, 130}, 5e-6);
+      expect_f64(machine, dims, {2, 0}, 5e-6);  // as many rows as sequences, but not one each
     }
   }
 }
 
 // With bf16 products a GPU takes many rows in tiles: queries, keys, values and weights are rounded to 2^-9, so an
 // output is off by some 2^-8 of its size. Cuts change no bit among tiles.
+void expect_tiles(const Target& target, uint32_t plain) {
+  Machine machine(target);
+  machine.stream.compute = Compute::kBF16;
+  static_cast<cuda::Gpu&>(machine.memory()).run_plain(plain);
+  for (const AttentionDims& dims :
+       {make_dims(8, 2, 64), make_dims(4, 4, 128, false), windowed(make_dims(8, 2, 64, true, false), 70),
+        partly_rotated(make_dims(8, 1, 128), 32), windowed(make_dims(8, 8, 64), 1),
+        windowed(make_dims(4, 2, 128), 130)}) {
+    SCOPED_TRACE(::testing::Message() << "d " << dims.head_dim << " window " << dims.window << " plain " << plain);
+    expect_f64(machine, dims, {1, 0, 130, 64, 300, 65, 2}, 8e-3);
+    const Tensor long_qkv = random_qkv(1000, dims, 22);
+    State whole, cut;
+    const Tensor at_once = in_pieces(machine.ctx, long_qkv, dims, &whole, {1000});
+    EXPECT_TRUE(same_bits(in_pieces(machine.ctx, long_qkv, dims, &cut, {300, 557, 1000}), at_once));
+    EXPECT_LT(relative_error(at_once.f32(), reference(long_qkv, dims, 0, 1000)), 8e-3);
+  }
+  static_cast<cuda::Gpu&>(machine.memory()).run_plain(0);
+}
+
 TEST(Attention, TilesAgreeWithF64AndAnyCut) {
   for (const Target& target : targets()) {
     if (target.on_host()) continue;  // computes in f32 whatever the products do
-    Machine machine(target);
-    machine.stream.compute = Compute::kBF16;
-    for (const AttentionDims& dims :
-         {make_dims(8, 2, 64), make_dims(4, 4, 128, false), windowed(make_dims(8, 2, 64, true, false), 70),
-          partly_rotated(make_dims(8, 1, 128), 32), windowed(make_dims(8, 8, 64), 1)}) {
-      expect_f64(machine, dims, {1, 0, 130, 64, 300, 65, 2}, 8e-3);
-      const Tensor long_qkv = random_qkv(1000, dims, 22);
-      State whole, cut;
-      const Tensor at_once = in_pieces(machine.ctx, long_qkv, dims, &whole, {1000});
-      EXPECT_TRUE(same_bits(in_pieces(machine.ctx, long_qkv, dims, &cut, {300, 557, 1000}), at_once));
-      EXPECT_LT(relative_error(at_once.f32(), reference(long_qkv, dims, 0, 1000)), 8e-3);
-    }
+    expect_tiles(target, 0);
+    expect_tiles(target, static_cast<uint32_t>(cuda::Fast::kAttention));
   }
 }
 
@@ -175,8 +190,13 @@ TEST(Attention, NeighboursAndThreadsChangeNoBit) {
 
 // Keys of several spans. On more threads than there are blocks of rows these share the spans of one.
 std::vector<AttentionDims> few_heads() {
-  return {make_dims(3, 1, 16), make_dims(2, 2, 10, false), windowed(make_dims(2, 1, 16), 1500),
-          windowed(make_dims(2, 1, 16, false), 30)};
+  return {make_dims(3, 1, 16),
+          make_dims(2, 2, 10, false),
+          windowed(make_dims(2, 1, 16), 1500),
+          windowed(make_dims(2, 1, 16, false), 30),
+          make_dims(4, 1, 64),
+          windowed(make_dims(3, 1, 128), 1500),
+          make_dims(8, 1, 64, false)};
 }
 
 TEST(AttentionSpans, AgreeWithF64) {

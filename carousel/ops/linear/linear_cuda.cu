@@ -1,64 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products on the GPU. A call's weights of one type are one launch, each warp or tile finding its own. With few rows of
 // x warps stream the weights (linear_stream_cuda.cuh); with many, tiles of 64 rows and 64 outputs go through shared
-// memory. Sums are f32, and so are factors, unless the stream computes in bf16: then x is rounded to it before weights
-// of bf16, and cuBLASLt multiplies where there are many rows; it is given weights of blocks widened to bf16.
+// memory. Sums are f32, and so are factors, unless the stream computes in bf16: then x is rounded to bf16 before
+// weights of bf16, and to 8 bits before blocks where it has up to 8 rows. cuBLASLt takes more rows, with blocks widened
+// to bf16.
 #include <algorithm>
+#include <utility>
 
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/gemm.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/ops/gate/gated_unit_cuda.cuh"
+#include "carousel/ops/linear/linear_plain_cuda.cuh"
 #include "carousel/ops/linear/linear_stream_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
 constexpr int64_t kGemvRows = 8;    // up to here weights are streamed
-constexpr int64_t kStreamRows = 4;  // up to here that is faster than cuBLASLt
+constexpr int64_t kStreamRows = 4;  // up to here that is faster than cuBLASLt, with weights of bf16
 constexpr int kThreads = 256;
 constexpr int kDepth = 16;  // columns of x and w in shared memory at a time
-
-/// A warp's sums of x_n w over its lanes' columns, for kRows rows of x. The chain of a lane does not depend on kRows.
-template <class T, int kRows, bool kRounds>
-__device__ void stream_row(const char* w, const Product& product, float (&sums)[kRows]) {
-  constexpr int kCount = Row<T>::kIsBlocks ? 1 : Row<T>::kCount;
-  const int64_t K = product.K, count = K % kCount == 0 ? kCount : 1;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int64_t k0 = lane * count; k0 < K; k0 += kWarp * count) {
-    for (int64_t k = k0; k < k0 + count; ++k) {
-      const float w_k = element<T>(w, K, k);
-#pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const int64_t row = n < product.N ? n : 0;  // beyond the last one: the first again, and not written
-        sums[n] = fmaf(rounded_input<kRounds>(product.x[row * K + k]), w_k, sums[n]);
-      }
-    }
-  }
-}
-
-/// A warp per output and kRows rows of x: for rows that are no whole pieces, for small matrices, and to compare with.
-template <class T, int kRows, bool kRounds>
-__global__ void stream_weights(Parts parts, Product product) {
-  const int64_t first_n = int64_t{blockIdx.y} * kRows;
-  product.x += first_n * product.K;
-  product.y += first_n * product.y_stride;
-  product.N -= first_n;
-  const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
-  if (row >= parts.rows) return;
-  const Parts::Part& part = parts.of_row(row);
-  const int64_t m = row - part.first_row;
-  float sums[kRows] = {};
-  stream_row<T, kRows, kRounds>(part.row(m), product, sums);
-#pragma unroll
-  for (int n = 0; n < kRows; ++n) sums[n] = warp_sum(sums[n]);
-  if (threadIdx.x % kWarp != 0) return;
-  const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
-#pragma unroll
-  for (int n = 0; n < kRows; ++n) {
-    if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[n] + bias;
-  }
-}
 
 /// A tile of x or w in shared memory: column k of the rows that follow `first`, zero beyond the matrix.
 template <class T, bool kRounds>
@@ -154,14 +116,14 @@ void stream_all(cudaStream_t queue, const Parts& parts, const Product& product) 
   }
 }
 
-/// The parts of one type, by the kernels here.
+/// The parts of one type, by the kernels here. `floats` goes beside parts that takes_beside() names, else it is empty.
 template <class T, bool kRounds>
-void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
+void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Parts& floats = {}) {
   if (product.N > kGemvRows) {
     const dim3 grid(static_cast<unsigned>(parts.tiles), static_cast<unsigned>(blocks_of(product.N, kTile)));
     multiply_tiles<T, kRounds><<<grid, kThreads, 0, gpu.queue()>>>(parts, product);
   } else if (gpu.runs(Fast::kStream) && product.K % Row<T>::kCount == 0) {
-    stream_in_pieces<T, kRounds>(gpu, parts, product);
+    stream_in_pieces<T, kRounds>(gpu, parts, product, floats);
   } else {
     stream_all<T, kRounds>(gpu.queue(), parts, product);
   }
@@ -171,7 +133,7 @@ void multiply(const Gpu::Impl& gpu, const Parts& parts, const Product& product) 
 /// Whether cuBLASLt may take a product: rows of bf16 then begin at multiples of 16 bytes.
 bool takes_gemm(const Stream& stream, DType dtype, int64_t N, int64_t K) {
   const bool narrow = dtype == DType::kBF16 || is_block(dtype);
-  return stream.compute == Compute::kBF16 && narrow && N > kStreamRows && K % 8 == 0;
+  return stream.compute == Compute::kBF16 && narrow && N > (is_block(dtype) ? kGemvRows : kStreamRows) && K % 8 == 0;
 }
 /// Rows of blocks that are widened at a time: some 64 MB.
 int64_t rows_widened(int64_t rows, int64_t K) { return std::min(rows, std::max<int64_t>(kTile, (32 << 20) / K)); }
@@ -238,13 +200,19 @@ GemmScratch lay_out(const Stream& stream, const ops::LinearArgs& args, cpu::Work
 }
 
 void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const Product& product,
-                   const GemmScratch& scratch) {
+                   const GemmScratch& scratch, const Parts& floats = {}) {
   Gpu::Impl& gpu = gpu_of(stream);
   if (takes_gemm(stream, dtype, product.N, product.K) && gpu.gemm() != nullptr) {
     return multiply_by_library(gpu, dtype, parts, product, scratch);
   }
   if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu, parts, product);
-  for_row(dtype, [&]<class T>(T) { multiply<T, false>(gpu, parts, product); });
+  const bool as_codes = stream.compute == Compute::kBF16 && is_block(dtype) && product.N <= kGemvRows;
+  for_row(dtype, [&]<class T>(T) {
+    if constexpr (Row<T>::kIsBlocks) {
+      if (as_codes) return multiply<T, true>(gpu, parts, product, floats);
+    }
+    multiply<T, false>(gpu, parts, product, floats);
+  });
 }
 
 /// Small matrices among many rows.
@@ -253,6 +221,38 @@ void multiply_small(const Stream& stream, DType dtype, const Parts& parts, const
   if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu_of(stream), parts, product);  // at most 8 rows
   for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
   launched("linear");
+}
+
+/// Whether rows of K elements are whole pieces of 16 bytes; those of types that for_row() does not know are not.
+bool is_whole_pieces(DType dtype, int64_t K) {
+  for (const DType known : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+    if (dtype != known) continue;
+    bool whole = false;
+    for_row(dtype, [&]<class T>(T) { whole = K % Row<T>::kCount == 0; });
+    return whole;
+  }
+  return false;
+}
+
+/// Whether a few rows of floats go along with blocks of the same call.
+bool takes_beside(const Stream& stream, const ops::LinearArgs& args, const Parts& floats) {
+  constexpr int64_t kFewFloats = 128;
+  if (args.N > kStreamRows || floats.rows > kFewFloats || !gpu_of(stream).runs(Fast::kStream)) return false;
+  for (int64_t i = 0; i < args.count; ++i) {
+    const Weight& weight = *args.weights[i];
+    const DType dtype = weight.dtype();
+    if (is_block(dtype) && is_whole_pieces(dtype, args.K) && !takes_streams(stream, weight, args)) return true;
+  }
+  return false;
+}
+
+/// Whether gate and up may be one launch that leaves units: streamed, and of one type.
+bool takes_units(const Stream& stream, const ops::LinearArgs& args) {
+  const Weight &gate = *args.weights[0], &up = *args.weights[1];
+  const Gpu::Impl& gpu = gpu_of(stream);
+  const DType dtype = gate.dtype();
+  return args.N <= kUnitRows && up.dtype() == dtype && gpu.runs(Fast::kStream) && is_whole_pieces(dtype, args.K) &&
+         !takes_streams(stream, gate, args);
 }
 
 struct Steps {
@@ -294,6 +294,7 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
   cpu::Workspace workspace(args.workspace);
   const GemmScratch scratch = lay_out(stream, args, &workspace);
   int64_t left = args.count;
+  Parts floats;  // that go beside the next blocks
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
     Parts parts, small;
     int64_t first_col = 0;
@@ -303,9 +304,13 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
       if (weight.dtype() == dtype) (apart ? small : parts).add(weight, first_col);
       first_col += weight.rows();
     }
-    if (parts.count > 0) multiply_type(stream, dtype, parts, product, scratch);
-    if (small.count > 0) multiply_small(stream, dtype, small, product);
     left -= parts.count + small.count;
+    if (dtype == DType::kF32 && takes_beside(stream, args, parts)) {
+      floats = parts;
+    } else if (parts.count > 0) {
+      multiply_type(stream, dtype, parts, product, scratch, is_block(dtype) ? std::exchange(floats, {}) : Parts{});
+    }
+    if (small.count > 0) multiply_small(stream, dtype, small, product);
   }
   if (left > 0) not_on_device("linear of such a weight");
 }
@@ -318,7 +323,16 @@ void feed_forward(const Stream& stream, const ops::FeedForwardArgs& args) {
   const Steps scratch = lay_out(stream, args, cpu::Workspace(args.workspace));
   const int64_t F = args.gate->rows();
   const Weight* const weights[] = {args.gate, args.up};
-  linear(stream, first_step(args, weights, scratch));
+  const ops::LinearArgs first = first_step(args, weights, scratch);
+  const bool units = takes_units(stream, first);
+  if (units) {
+    Parts parts;
+    for (const Weight* const weight : weights) parts.add(*weight, 0);
+    multiply_type(stream, args.gate->dtype(), parts,
+                  {args.x.f32(), args.N, args.D, scratch.hidden, F, F, args.activation}, {});
+  } else {
+    linear(stream, first);
+  }
   const ops::LinearArgs last = last_step(args, scratch);
   Gpu::Impl& gpu = gpu_of(stream);
   const DType dtype = args.down->dtype();
@@ -330,7 +344,9 @@ void feed_forward(const Stream& stream, const ops::FeedForwardArgs& args) {
     down.add(*args.down, 0);
     return multiply_by_library(gpu, dtype, down, {nullptr, args.N, F, args.y.f32(), args.y.stride}, rounded);
   }
-  kernels::gated_unit(stream, {{scratch.gate_up, 2 * F}, {scratch.hidden, F}, args.N, F, args.activation});
+  if (!units) {
+    kernels::gated_unit(stream, {{scratch.gate_up, 2 * F}, {scratch.hidden, F}, args.N, F, args.activation});
+  }
   linear(stream, last);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "carousel/cuda/launch.cuh"
+#include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/linear_cpu.h"
 #include "carousel/ops/weight/elements_cuda.cuh"
 
@@ -59,6 +60,10 @@ struct Product {
   int64_t N, K;
   float* y;  // [N, y_stride]
   int64_t y_stride;
+  // 0: y has the outputs. Else part 0 is the gate, part 1 what it lets through, of so many rows each, and y has the
+  // units.
+  int64_t units = 0;
+  ops::Activation activation = ops::Activation::kSilu;
 };
 
 template <bool kRounds>

@@ -11,154 +11,43 @@
 
 #include <algorithm>
 
-#include "carousel/cuda/async.cuh"
-#include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/linear/linear_parts_cuda.cuh"
+#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/linear/linear_stage_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
 
-constexpr int kStreamThreads = 512;  // that share one copy of x
+constexpr int64_t kUnitRows = 4;  // up to here a warp may have a gate and what it lets through
 
 /// Pieces of each output's row that a lane has on their way.
 __host__ __device__ constexpr int ahead_of(int rows, int outputs) { return rows <= 4 && outputs == 1 ? 4 : 2; }
+constexpr int kFarAhead = 8;  // of one row's warps where every multiprocessor has one block
 
-/// Columns of x in shared memory at a time: at most 64 KB for all rows. They are whole steps of a warp, which therefore
-/// never cross.
-__host__ __device__ constexpr int columns_at_once(int rows) {
-  return rows == 1 ? 16384 : rows == 2 ? 8192 : rows <= 4 ? 4096 : 2048;
-}
-static_assert(columns_at_once(4) % (ahead_of(4, 1) * kWarp * Row<Q4Row>::kCount) == 0);
-static_assert(columns_at_once(8) % (ahead_of(8, 1) * kWarp * Row<Q4Row>::kCount) == 0);
-
-/// 16 bytes of a row, and the scale of their block.
-template <class T>
-struct RowPiece {
-  uint4 bytes;
-  float scale;
-};
-
-/// Where lanes read an output's row. Rows begin at multiples of 16 bytes.
-template <class T>
-struct RowReader {
-  const uint4* pieces;
-  const __half* scales;
-
-  __device__ void open(const char* row, int64_t cols) {
-    pieces = reinterpret_cast<const uint4*>(row);
-    if constexpr (Row<T>::kIsBlocks) scales = reinterpret_cast<const __half*>(row + Row<T>::scales_at(cols));
-  }
-  /// Piece i; zeros beyond the row. The weights are read once, so they should not push x out of the caches.
-  __device__ RowPiece<T> read(int64_t i, int64_t count) const {
-    RowPiece<T> piece = {make_uint4(0, 0, 0, 0), 0.0f};
-    if (i >= count) return piece;
-    piece.bytes = __ldcs(pieces + i);
-    if constexpr (Row<T>::kIsBlocks) piece.scale = __half2float(scales[i * Row<T>::kCount / 32]);
-    return piece;
-  }
-};
-
-/// Byte `which` of a word as a float. 2^23 + byte is a float whose lowest bits are the byte.
-__device__ inline float byte_of(uint32_t word, int which) {
-  return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7650u | static_cast<uint32_t>(which)));
-}
-
-/// Adds a piece's products with its columns of x: x(p) is the p-th four of them.
-template <class X>
-__device__ inline float add_piece(const RowPiece<float>& piece, const X& x, float sum) {
-  const float4 x4 = x(0);
-  sum = fmaf(x4.x, __uint_as_float(piece.bytes.x), sum);
-  sum = fmaf(x4.y, __uint_as_float(piece.bytes.y), sum);
-  sum = fmaf(x4.z, __uint_as_float(piece.bytes.z), sum);
-  return fmaf(x4.w, __uint_as_float(piece.bytes.w), sum);
-}
-__device__ inline float2 widened_pair(uint32_t pair, __nv_bfloat16) { return make_float2(low_of(pair), high_of(pair)); }
-__device__ inline float2 widened_pair(uint32_t pair, __half) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
-}
-/// bf16 and f16.
-template <class T, class X>
-__device__ inline float add_piece(const RowPiece<T>& piece, const X& x, float sum) {
-  const uint32_t words[4] = {piece.bytes.x, piece.bytes.y, piece.bytes.z, piece.bytes.w};
-#pragma unroll
-  for (int p = 0; p < 2; ++p) {
-    const float4 x4 = x(p);
-    const float2 low = widened_pair(words[2 * p], T{}), high = widened_pair(words[2 * p + 1], T{});
-    sum = fmaf(x4.x, low.x, sum);
-    sum = fmaf(x4.y, low.y, sum);
-    sum = fmaf(x4.z, high.x, sum);
-    sum = fmaf(x4.w, high.y, sum);
-  }
-  return sum;
-}
-/// Numbers are summed exactly as floats, then scaled once.
-template <class X>
-__device__ inline float add_piece(const RowPiece<Q8Row>& piece, const X& x, float sum) {
-  constexpr float kZero = 8388608.0f + 128.0f;  // 2^23 + what makes a byte of an i8 positive
-  const uint32_t words[4] = {piece.bytes.x, piece.bytes.y, piece.bytes.z, piece.bytes.w};
-  float block = 0;
-#pragma unroll
-  for (int p = 0; p < 4; ++p) {
-    const float4 x4 = x(p);
-    const uint32_t word = words[p] ^ 0x80808080u;
-    block = fmaf(x4.x, byte_of(word, 0) - kZero, block);
-    block = fmaf(x4.y, byte_of(word, 1) - kZero, block);
-    block = fmaf(x4.z, byte_of(word, 2) - kZero, block);
-    block = fmaf(x4.w, byte_of(word, 3) - kZero, block);
-  }
-  return fmaf(piece.scale, block, sum);
-}
-template <class X>
-__device__ inline float add_piece(const RowPiece<Q4Row>& piece, const X& x, float sum) {
-  constexpr float kZero = 8388608.0f + 8.0f;
-  const uint32_t words[4] = {piece.bytes.x, piece.bytes.y, piece.bytes.z, piece.bytes.w};
-  float block = 0;
-#pragma unroll
-  for (int p = 0; p < 8; ++p) {  // low halves are columns 0 to 15, high ones 16 to 31
-    const float4 x4 = x(p);
-    const uint32_t word = (p < 4 ? words[p] : words[p - 4] >> 4) & 0x0f0f0f0fu;
-    block = fmaf(x4.x, byte_of(word, 0) - kZero, block);
-    block = fmaf(x4.y, byte_of(word, 1) - kZero, block);
-    block = fmaf(x4.z, byte_of(word, 2) - kZero, block);
-    block = fmaf(x4.w, byte_of(word, 3) - kZero, block);
-  }
-  return fmaf(piece.scale, block, sum);
-}
-
-/// Columns of x in shared memory, kRows rows of them. Fours of columns that one lane reads one after the other lie
-/// apart, so that the lanes of a warp read 16 bytes side by side.
-template <class T, int kRows, bool kRounds>
-struct StagedX {
-  static constexpr int kFours = Row<T>::kCount / 4;
-  float4* shared;  // [kRows][kFours][pieces]
-  int pieces;      // of a row that are there at a time, at most
-
-  __device__ float4& at(int n, int p, int piece) const { return shared[(n * kFours + p) * pieces + piece]; }
-  /// Columns k0 to k0 + count of x, by all threads; zeros for rows that x has not.
-  __device__ void load(const Product& product, int64_t k0, int count) const {
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * (count / 4); i += kStreamThreads) {
-      const int n = i / (count / 4), four = i % (count / 4);
-      float4 x4 = make_float4(0, 0, 0, 0);
-      if (n < product.N) x4 = *reinterpret_cast<const float4*>(product.x + n * product.K + k0 + 4 * four);
-      if constexpr (kRounds) x4 = make_float4(rounded(x4.x), rounded(x4.y), rounded(x4.z), rounded(x4.w));
-      at(n, four % kFours, four / kFours) = x4;
-    }
-  }
-};
+static_assert(columns_at_once(1, false) % (kFarAhead * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(1, true) % (kFarAhead * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(4, false) % (ahead_of(4, 1) * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(8, false) % (ahead_of(8, 1) * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(4, true) % (ahead_of(4, 1) * kWarp * Row<Q4Row>::kCount) == 0);
+static_assert(columns_at_once(8, true) % (ahead_of(8, 1) * kWarp * Row<Q4Row>::kCount) == 0);
 
 /// What a warp has read ahead: steps of kAhead pieces of kOutputs rows, and group after group of outputs.
 template <class T, int kOutputs, int kAhead>
 struct Ahead {
   const Parts& parts;
-  int64_t cols, pieces, groups, stride;
-  int64_t group, i0 = 0;  // of the step that is read next
+  int64_t cols, units;
+  int pieces, groups, stride;
+  int group, i0 = 0;  // of the step that is read next
   RowReader<T> rows[kOutputs];
   RowPiece<T> next[kOutputs][kAhead];
 
+  /// Output r of a group; those of a unit are its gate and what that lets through.
+  __device__ int64_t row_of(int which, int r) const {
+    return units > 0 ? r * units + which : int64_t{which} * kOutputs + r;
+  }
   __device__ void open() {
 #pragma unroll
     for (int r = 0; r < kOutputs; ++r) {
-      const int64_t row = min(group * kOutputs + r, parts.rows - 1);  // beyond the last one: the last, and not written
+      const int64_t row = min(row_of(group, r), parts.rows - 1);  // beyond the last one: the last, and not written
       const Parts::Part& part = parts.of_row(row);
       rows[r].open(part.row(row - part.first_row), cols);
     }
@@ -166,24 +55,28 @@ struct Ahead {
   /// Lets the second level of cache fetch what follows the steps that are on their way, a few KB for each warp: the
   /// memory would idle while the kernels before this one end.
   __device__ void fetch() const {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     constexpr int kRead = kAhead * kWarp * 16, kFetched = 4096 / kOutputs;
     if (pieces * 16 < kRead + kFetched) return;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
     for (int r = 0; r < kOutputs; ++r) {
       const char* const from = reinterpret_cast<const char*>(rows[r].pieces) + kRead;
-      if (lane == r) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(kFetched) : "memory");
+      if (lane == r) prefetch_bytes(from, kFetched);
     }
-#endif
   }
-  __device__ void read() {
+  /// The lane's piece s of the next step, of each output.
+  __device__ void read(int s) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
-    for (int r = 0; r < kOutputs; ++r) {
+    for (int r = 0; r < kOutputs; ++r) next[r][s] = rows[r].read(i0 + s * kWarp + lane, pieces);
+  }
+  __device__ void read() {
 #pragma unroll
-      for (int s = 0; s < kAhead; ++s) next[r][s] = rows[r].read(i0 + s * kWarp + lane, pieces);
-    }
+    for (int s = 0; s < kAhead; ++s) read(s);
+    advance();
+  }
+  /// Once all pieces of the next step are on their way.
+  __device__ void advance() {
     i0 += kAhead * kWarp;
     if (i0 < pieces || group + stride >= groups) return;
     i0 = 0;
@@ -192,21 +85,76 @@ struct Ahead {
   }
 };
 
+/// Rows of floats that a launch of blocks takes along: a kernel of their own would keep few warps busy for long. The
+/// chains are those of stream_pieces<float>.
+struct Beside {
+  Parts parts;
+  int blocks = 0;  // of the grid, the first ones: a warp takes a row
+};
+
+template <int kRows>
+__device__ void stream_beside(const Parts& parts, const Product& product, int row) {
+  constexpr int kAhead = 4;
+  if (row >= parts.rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, pieces = static_cast<int>(product.K / 4);
+  const Parts::Part& part = parts.of_row(row);
+  const int64_t m = row - part.first_row;
+  RowReader<float> reader;
+  reader.open(part.row(m), product.K);
+  float sums[kRows] = {};
+  for (int i0 = 0; i0 < pieces; i0 += kAhead * kWarp) {
+    RowPiece<float> w[kAhead];
+#pragma unroll
+    for (int s = 0; s < kAhead; ++s) w[s] = reader.read(i0 + s * kWarp + lane, pieces);
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      float4 x[kAhead];
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) {
+        const int i = i0 + s * kWarp + lane;
+        x[s] = i < pieces && n < product.N ? four_at(product.x, n * product.K + 4 * i) : make_float4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) {
+        if (i0 + s * kWarp + lane < pieces)
+          sums[n] = add_piece(
+              w[s], [&](int) { return x[s]; }, sums[n]);
+      }
+    }
+  }
+  const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
+#pragma unroll
+  for (int n = 0; n < kRows; ++n) {
+    const float sum = warp_sum(sums[n]);
+    if (lane == 0 && n < product.N) product.y[n * product.y_stride + part.first_col + m] = sum + bias;
+  }
+}
+
 /// A warp takes groups of kOutputs outputs, the grid's number of warps apart. K is whole pieces. Where x does not fit
 /// into shared memory whole, every warp has one group, and all take all steps, so that they meet at the barriers:
 /// before x is replaced, and before it is read.
-template <class T, int kRows, int kOutputs, bool kRounds>
-__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream_pieces(Parts parts, Product product) {
-  constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows), kAhead = ahead_of(kRows, kOutputs);
+template <class T, int kRows, int kOutputs, bool kRounds, int kAhead = ahead_of(kRows, kOutputs)>
+__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhead ? 2 : 1)
+    stream_pieces(Parts parts, Product product, Beside beside) {
+  constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows, kAsCodes<T, kRounds>);
   constexpr int kStep = kAhead * kWarp;
   extern __shared__ float4 shared_x[];
-  const StagedX<T, kRows, kRounds> x = {shared_x, static_cast<int>(min(int64_t{kColumns}, product.K) / kCount)};
+  const StagedX<T, kRows, kRounds> x(shared_x, static_cast<int>(min(int64_t{kColumns}, product.K)));
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t warp = int64_t{blockIdx.x} * (kStreamThreads / kWarp) + threadIdx.x / kWarp;
-  const int64_t pieces = product.K / kCount, groups = (parts.rows + kOutputs - 1) / kOutputs;
+  constexpr int kWarps = kStreamThreads / kWarp;
+  const auto block = static_cast<int>(blockIdx.x) - beside.blocks, blocks = static_cast<int>(gridDim.x) - beside.blocks;
+  const int warp = block * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  const int pieces = static_cast<int>(product.K / kCount);
+  const auto groups = static_cast<int>((parts.rows + kOutputs - 1) / kOutputs);
   const bool fits = product.K <= kColumns;
-  const int64_t stride = fits ? int64_t{gridDim.x} * (kStreamThreads / kWarp) : groups;
-  Ahead<T, kOutputs, kAhead> ahead = {parts, product.K, pieces, groups, stride, warp};
+  const int stride = fits ? blocks * kWarps : groups;
+  if constexpr (Row<T>::kIsBlocks) {
+    if (block < 0) {
+      await_inputs();
+      return stream_beside<kRows>(beside.parts, product, warp + beside.blocks * kWarps);
+    }
+  }
+  Ahead<T, kOutputs, kAhead> ahead = {parts, product.K, product.units, pieces, groups, stride, warp};
   ahead.open();
   ahead.read();  // weights, which no kernel writes: they are on their way while the kernel before this one ends
   ahead.fetch();
@@ -216,81 +164,111 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream_pie
     __syncthreads();
     if (warp >= groups) return;
   }
-  for (int64_t group = warp;; group += stride) {
+  for (int group = warp;; group += stride) {
     float sums[kOutputs][kRows] = {};
-    for (int64_t i0 = 0; i0 < pieces; i0 += kStep) {
-      const int64_t k0 = i0 * kCount;
-      if (!fits && k0 % kColumns == 0) {
+    for (int i0 = 0; i0 < pieces; i0 += kStep) {
+      constexpr int kStaged = kColumns / kCount;  // pieces of x that are there at a time
+      if (!fits && i0 % kStaged == 0) {
+        const int64_t k0 = int64_t{i0} * kCount;
         __syncthreads();
         x.load(product, k0, static_cast<int>(min(int64_t{kColumns}, product.K - k0)));
         __syncthreads();
       }
+      // Registers suffice for two steps of floats; codes of blocks are replaced one by one.
+      constexpr bool kWhole = !kAsCodes<T, kRounds>;
       RowPiece<T> now[kOutputs][kAhead];
+      const auto take = [&](int s) {
 #pragma unroll
-      for (int r = 0; r < kOutputs; ++r) {
+        for (int r = 0; r < kOutputs; ++r) now[r][s] = ahead.next[r][s];
+      };
+      if constexpr (kWhole) {
 #pragma unroll
-        for (int s = 0; s < kAhead; ++s) now[r][s] = ahead.next[r][s];
+        for (int s = 0; s < kAhead; ++s) take(s);
+        ahead.read();
       }
-      ahead.read();
-      const int staged = static_cast<int>(k0 % kColumns / kCount);
+      const int staged = i0 % kStaged;
 #pragma unroll
       for (int s = 0; s < kAhead; ++s) {
+        if constexpr (!kWhole) {
+          take(s);
+          ahead.read(s);
+        }
         const int piece = staged + s * kWarp + lane;
         if (i0 + s * kWarp + lane >= pieces) continue;
 #pragma unroll
         for (int n = 0; n < kRows; ++n) {
-          const auto x_n = [&](int p) { return x.at(n, p, piece); };
 #pragma unroll
-          for (int r = 0; r < kOutputs; ++r) sums[r][n] = add_piece(now[r][s], x_n, sums[r][n]);
+          for (int r = 0; r < kOutputs; ++r) sums[r][n] = x.add(now[r][s], n, piece, sums[r][n]);
         }
       }
+      if constexpr (!kWhole) ahead.advance();
     }
 #pragma unroll
     for (int r = 0; r < kOutputs; ++r) {
 #pragma unroll
       for (int n = 0; n < kRows; ++n) sums[r][n] = warp_sum(sums[r][n]);
-      const int64_t row = group * kOutputs + r;
+      const int64_t row = ahead.row_of(group, r);
       if (lane != 0 || row >= parts.rows) continue;
       const Parts::Part& part = parts.of_row(row);
       const int64_t m = row - part.first_row;
       const float bias = part.bias != nullptr ? part.bias[m] : 0.0f;
 #pragma unroll
       for (int n = 0; n < kRows; ++n) {
-        if (n < product.N) product.y[n * product.y_stride + part.first_col + m] = sums[r][n] + bias;
+        sums[r][n] += bias;
+        if (n < product.N && product.units == 0) product.y[n * product.y_stride + part.first_col + m] = sums[r][n];
+      }
+    }
+    if constexpr (kOutputs == 2) {
+#pragma unroll
+      for (int n = 0; n < kRows; ++n) {
+        if (group >= product.units || lane != 0 || n >= product.N) break;
+        product.y[n * product.y_stride + group] = activate(product.activation, sums[0][n]) * sums[1][n];
       }
     }
     if (group + stride >= groups) return;
   }
 }
 
-template <class T, int kRows, int kOutputs, bool kRounds>
-void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
-  const int64_t columns = std::min<int64_t>(columns_at_once(kRows), product.K);
-  const size_t bytes = static_cast<size_t>(columns * kRows) * sizeof(float);
-  const auto kernel = stream_pieces<T, kRows, kOutputs, kRounds>;
+template <class T, int kRows, int kOutputs, bool kRounds, int kAhead = ahead_of(kRows, kOutputs)>
+void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
+  const int64_t columns = std::min<int64_t>(columns_at_once(kRows, kAsCodes<T, kRounds>), product.K);
+  const size_t bytes = StagedX<T, kRows, kRounds>::bytes(columns);
+  const auto kernel = stream_pieces<T, kRows, kOutputs, kRounds, kAhead>;
   allow_shared(kernel, bytes);
   int64_t blocks = blocks_of(parts.rows, kStreamThreads / kWarp * kOutputs);
-  if (columns == product.K) blocks = std::min(blocks, resident_blocks(gpu, kernel, kStreamThreads, bytes));
-  launch_early(gpu, kernel, dim3(static_cast<unsigned>(blocks)), kStreamThreads, bytes, parts, product);
-}
-
-/// Two outputs of a warp share what is read of x; where that leaves warps without, each has one.
-template <class T, int kRows, bool kRounds>
-void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
-  const int64_t warps = int64_t{gpu.multiprocessors} * 2 * (kStreamThreads / kWarp);
-  if (parts.rows < 4 * warps || (kRows > 4 && Row<T>::kIsBlocks)) {
-    return stream_with<T, kRows, 1, kRounds>(gpu, parts, product);
+  if (columns == product.K) {
+    blocks =
+        std::min(blocks, std::max<int64_t>(1, resident_blocks(gpu, kernel, kStreamThreads, bytes) - beside.blocks));
   }
-  stream_with<T, kRows, 2, kRounds>(gpu, parts, product);
+  launch_early(gpu, kernel, dim3(static_cast<unsigned>(blocks + beside.blocks)), kStreamThreads, bytes, parts, product,
+               beside);
 }
 
-/// N is at most 8, K whole pieces.
+/// Two outputs of a warp share what is read of x; where that leaves warps without, each has one. Codes of x are small.
+template <class T, int kRows, bool kRounds>
+void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
+  if constexpr (kRows <= kUnitRows) {
+    if (product.units > 0) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, beside);
+  }
+  if constexpr (!kAsCodes<T, kRounds> && (kRows <= 4 || !Row<T>::kIsBlocks)) {
+    const int64_t warps = int64_t{gpu.multiprocessors} * 2 * (kStreamThreads / kWarp);
+    if (parts.rows >= 4 * warps) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, beside);
+  }
+  if constexpr (kRows == 1) {
+    const bool few = parts.rows <= int64_t{gpu.multiprocessors} * (kStreamThreads / kWarp);
+    if (few) return stream_with<T, kRows, 1, kRounds, kFarAhead>(gpu, parts, product, beside);
+  }
+  stream_with<T, kRows, 1, kRounds>(gpu, parts, product, beside);
+}
+
+/// N is at most 8, K whole pieces. `floats` are rows of f32 of the same call, beside blocks.
 template <class T, bool kRounds>
-void stream_in_pieces(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
-  if (product.N <= 1) return stream_rows<T, 1, kRounds>(gpu, parts, product);
-  if (product.N <= 2) return stream_rows<T, 2, kRounds>(gpu, parts, product);
-  if (product.N <= 4) return stream_rows<T, 4, kRounds>(gpu, parts, product);
-  stream_rows<T, 8, kRounds>(gpu, parts, product);
+void stream_in_pieces(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Parts& floats) {
+  const Beside beside = {floats, static_cast<int>(blocks_of(floats.rows, kStreamThreads / kWarp))};
+  if (product.N <= 1) return stream_rows<T, 1, kRounds>(gpu, parts, product, beside);
+  if (product.N <= 2) return stream_rows<T, 2, kRounds>(gpu, parts, product, beside);
+  if (product.N <= 4) return stream_rows<T, 4, kRounds>(gpu, parts, product, beside);
+  stream_rows<T, 8, kRounds>(gpu, parts, product, beside);
 }
 
 }  // namespace

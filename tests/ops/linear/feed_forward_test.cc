@@ -15,6 +15,8 @@
 #include "tests/isas.h"
 #include "tests/ops/drawn.h"
 #include "tests/ops/gradients.h"
+#include "tests/ops/machine.h"
+#include "tests/targets.h"
 
 namespace carousel {
 namespace {
@@ -27,9 +29,9 @@ struct Network {
 };
 
 Weight drawn(const Stream& stream, int64_t rows, int64_t cols, DType dtype, bool bias, uint64_t seed) {
-  Weight weight(rows, cols, dtype, Weight::Layout::kPanels);
+  Weight weight(rows, cols, dtype, Weight::Layout::kPanels, *stream.memory);
   weight.write_rows(stream, 0, rows, normals(rows * cols, seed).data(), DType::kF32);
-  if (bias) weight.bias = tensor_of(normals(rows, seed + 1), {rows});
+  if (bias) weight.bias = tensor_of(normals(rows, seed + 1), {rows}).to(*stream.memory);
   return weight;
 }
 
@@ -63,6 +65,30 @@ TEST(FeedForward, HasTheBitsOfItsSteps) {
             EXPECT_TRUE(
                 same_bits(one_call(ctx, x, net, Activation::kSilu), three_steps(ctx, x, net, Activation::kSilu)))
                 << cpu::isa_name(isa) << " " << dtype_name(dtype) << " D " << D << " F " << F << " N " << N;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A GPU forms the units of few rows where it streams the weights of both.
+TEST(FeedForward, HasTheBitsOfItsStepsOnAGpu) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;
+    Machine machine(target, 2);
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      machine.stream.compute = compute;
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+        for (const auto& [D, F] : {std::pair{96, 33}, {608, 352}, {45, 352}, {2048, 4500}, {4128, 100}}) {
+          const Network net = network(machine.stream, D, F, 70, dtype, dtype, F != 352);
+          for (const int64_t N : {1, 2, 3, 4, 5, 9}) {
+            const Tensor x = machine.on(tensor_of(normals(N * D, 7), {N, D}));
+            for (const Activation activation : {Activation::kSilu, Activation::kGelu}) {
+              const Tensor whole = one_call(machine.ctx, x, net, activation).to_host();
+              EXPECT_TRUE(same_bits(whole, three_steps(machine.ctx, x, net, activation).to_host()))
+                  << dtype_name(dtype) << " D " << D << " F " << F << " N " << N;
+            }
           }
         }
       }

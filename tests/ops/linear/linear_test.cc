@@ -238,24 +238,27 @@ TEST(Linear, WeightsOfOneCallStandSideBySide) {
   }
 }
 
+// With 2048 columns a GPU gives the few rows of floats to the launch of blocks.
 TEST(Linear, BlockWeightsStandBesideFloats) {
   for (const Target& target : targets()) {
     Machine machine(target, 2);
     Ctx& ctx = machine.ctx;
-    const int64_t K = 67;
-    std::vector<Case> cases;
-    uint64_t seed = 1;
-    for (const DType dtype : {DType::kQ4, DType::kF32, DType::kQ8, DType::kBF16})
-      cases.push_back(make_case(ctx.stream, 40, K, dtype, seed % 2 == 1, seed)), ++seed;
-    for (const int64_t N : {1, 2, 30, 200}) {
-      const Tensor x = tensor_of(normals(N * K, 4), {N, K});
-      const Tensor y =
-          ops::linear(ctx, machine.on(x), {&cases[0].weight, &cases[1].weight, &cases[2].weight, &cases[3].weight})
-              .to_host();
-      for (size_t i = 0; i < cases.size(); ++i) {
-        const Tensor one = ops::linear(ctx, machine.on(x), {&cases[i].weight}).to_host();
-        for (int64_t n = 0; n < N; ++n) {
-          ASSERT_TRUE(same_bits(y.f32() + n * 160 + static_cast<int64_t>(i) * 40, one.f32() + n * 40, 40)) << i;
+    for (const int64_t K : {67, 2048}) {
+      std::vector<Case> cases;
+      uint64_t seed = 1;
+      for (const DType dtype : {DType::kQ4, DType::kF32, DType::kQ8, DType::kBF16})
+        cases.push_back(make_case(ctx.stream, 40, K, dtype, seed % 2 == 1, seed)), ++seed;
+      for (const int64_t N : {1, 2, 3, 30, 200}) {
+        const Tensor x = tensor_of(normals(N * K, 4), {N, K});
+        const Tensor y =
+            ops::linear(ctx, machine.on(x), {&cases[0].weight, &cases[1].weight, &cases[2].weight, &cases[3].weight})
+                .to_host();
+        for (size_t i = 0; i < cases.size(); ++i) {
+          const Tensor one = ops::linear(ctx, machine.on(x), {&cases[i].weight}).to_host();
+          for (int64_t n = 0; n < N; ++n) {
+            ASSERT_TRUE(same_bits(y.f32() + n * 160 + static_cast<int64_t>(i) * 40, one.f32() + n * 40, 40))
+                << "weight " << i << " K " << K << " N " << N;
+          }
         }
       }
     }
@@ -308,6 +311,40 @@ TEST(Linear, StreamsOnAGpuGiveTheBitsOfThePlainOnes) {
           } else {
             EXPECT_TRUE(same_bits(fast, plain));
           }
+        }
+      }
+    }
+  }
+}
+
+// Where a stream computes in bf16, a GPU rounds few rows to 8 bits as the host does before q8, and multiplies integers.
+TEST(Linear, FewRowsBeforeBlocksInBf16AreRoundedTo8Bits) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;
+    Machine machine(target, 2);
+    machine.stream.compute = Compute::kBF16;
+    for (const DType dtype : kBlocks) {
+      for (const auto& [M, K] :
+           {std::pair<int64_t, int64_t>{130, 2048}, {9000, 256}, {40, 17440}, {700, 608}, {130, 2056}}) {
+        const Case c = make_case(machine.stream, M, K, dtype, true, 53);
+        for (const int64_t N : {1, 2, 3, 4, 5, 8}) {
+          SCOPED_TRACE(::testing::Message() << dtype_name(dtype) << " M " << M << " K " << K << " N " << N);
+          const Tensor x = tensor_of(normals(N * K, 54), {N, K});
+          std::fill(x.f32(), x.f32() + 32, 0.0f);  // a block without a scale
+          Tensor rounded = x.clone();
+          for (int64_t n = 0; n < N; ++n) {
+            const std::vector<float> row = rounded_row(x.f32() + n * K, K, DType::kQ8);
+            std::copy(row.begin(), row.end(), rounded.f32() + n * K);
+          }
+          const Tensor y = ops::linear(machine.ctx, machine.on(x), {&c.weight}).to_host();
+          ASSERT_NO_FATAL_FAILURE(expect_product(y, 0, rounded, c));
+          const Tensor last = ops::linear(machine.ctx, machine.on(x.rows(N - 1, N)), {&c.weight}).to_host();
+          EXPECT_TRUE(same_bits(last.f32(), y.f32() + (N - 1) * M, M));
+          auto& gpu = static_cast<cuda::Gpu&>(machine.memory());
+          gpu.run_plain(static_cast<uint32_t>(cuda::Fast::kStream));
+          const Tensor plain = ops::linear(machine.ctx, machine.on(x), {&c.weight}).to_host();
+          gpu.run_plain(0);
+          EXPECT_TRUE(alike(target, y.f32(), plain.f32(), N * M));
         }
       }
     }

@@ -68,6 +68,7 @@ struct MlstmCall {
   float* total;                      // [N, H] sum of a row's weights in `weights`
   float* denominators;               // [N, H]
   float* weights;                    // [N, H, 64] decayed scores of row n with the rows of its chunk, zero after itself
+  bool one_row_each;                 // whether row n is that of sequence n, a step
   int* arrived;                      // [B, H] blocks of the step that runs that have read n and m; zeros between steps
 
   __device__ SequenceRows sequence(int64_t s) const {
@@ -119,10 +120,8 @@ struct MlstmCall {
     return cap > 0 ? cap * tanhf(gate / cap) : gate;
   }
   __device__ float input_gate(int64_t n, int64_t h) const { return capped(*row(args.i_pre, n, h)); }
-  __device__ float log_forget_gate(int64_t n, int64_t h) const {
-    const float f = capped(*row(args.f_pre, n, h));
-    return fminf(f, 0.0f) - log1pf(expf(-fabsf(f)));
-  }
+  __device__ float log_forget_gate(int64_t n, int64_t h) const { return log_sigmoid(capped(*row(args.f_pre, n, h))); }
+  __device__ static float log_sigmoid(float f) { return fminf(f, 0.0f) - log1pf(expf(-fabsf(f))); }
   __device__ float denominator(float q_dot_n, float m_t) const {
     return fmaxf(fabsf(q_dot_n) + args.eps_in_max, expf(-m_t)) + args.eps_outside;
   }

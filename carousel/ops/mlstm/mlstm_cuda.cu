@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "carousel/cpu/workspace.h"
+#include "carousel/cuda/async.cuh"
 #include "carousel/ops/mlstm/mlstm_chunk_cuda.cuh"
 #include "carousel/ops/mlstm/mlstm_tensor_cuda.cuh"
 
@@ -25,8 +26,12 @@ __device__ int64_t step_row(const SequenceRows& seq, StepOf which) {
 struct StepWeights {
   float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
 
+  /// By whole warps, whose even lanes cap one gate and whose odd lanes the other.
   __device__ StepWeights(const MlstmCall& call, int64_t row, int64_t s, int64_t h) {
-    const float i = call.input_gate(row, h), decayed = call.log_forget_gate(row, h) + *call.m_of(s, h);
+    const float before = *call.m_of(s, h);
+    const float own = call.capped(*call.row(threadIdx.x % 2 == 0 ? call.args.i_pre : call.args.f_pre, row, h));
+    const float i = __shfl_sync(kAllLanes, own, 0);
+    const float decayed = call.log_sigmoid(__shfl_sync(kAllLanes, own, 1)) + before;
     m = fmaxf(decayed, i);
     f_act = expf(decayed - m);
     i_act = expf(i - m);
@@ -63,12 +68,16 @@ __global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf w
   extern __shared__ float keys_queries[];
   __shared__ float shared[kWarp], shares[kWarps][kColumns];
   __shared__ bool is_last;
-  await_inputs();
   const int64_t h = blockIdx.y, s = blockIdx.z;
   const int dk = static_cast<int>(call.args.dims.dk), dv = static_cast<int>(call.args.dims.dv);
   const int thread = static_cast<int>(threadIdx.x), first = thread / kLanes;
   const int column = static_cast<int>(blockIdx.x) * kColumns + thread % kLanes * kVec;
   float *const c = call.c_of(s, h) + column, *const n = call.n_of(s, h);
+  // C is on its way to the cache while the kernel before this one ends: a later store would renew the line.
+  for (int d = thread; d < dk; d += kStepThreads) {
+    prefetch_line(call.c_of(s, h) + d * dv + static_cast<int>(blockIdx.x) * kColumns);
+  }
+  await_inputs();
   Neighbours<kVec> held[kHeld];
   const auto load = [&](int d0) {
 #pragma unroll
@@ -78,7 +87,7 @@ __global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf w
     }
   };
   load(0);
-  const int64_t row = step_row(call.sequence(s), which);
+  const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
   if (row < 0) return;
   const T *const q_row = call.q_row<T>(row, h), *const k_row = call.k_row<T>(row, h);
   T first_k{}, first_q{}, v[kVec] = {};
@@ -100,6 +109,9 @@ __global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf w
     dot = fmaf(q[d], next_n(d, d == thread ? first_n : n[d]), dot);
   }
   const float denominator = call.denominator(call.scale_q() * block_sum(dot, shared), weights.m);
+  // Every thread has read n and m: block_sum waited. The fence lets no read pass the count.
+  int arrived = 0;
+  if (thread == 0) __threadfence(), arrived = atomicAdd(call.arrived + s * call.args.dims.heads + h, 1);
   Neighbours<kVec> i_v, share = {};
 #pragma unroll
   for (int j = 0; j < kVec; ++j) i_v.of[j] = weights.i_act * call.scale_k() * static_cast<float>(v[j]);
@@ -124,9 +136,7 @@ __global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf w
     }
     if (thread % kWarp < kLanes) shares[thread / kWarp][thread % kLanes * kVec + j] = share.of[j];
   }
-  // Every thread has read n and m: block_sum waited. The barrier also completes the shares.
-  if (thread == 0)
-    is_last = atomicAdd(call.arrived + s * call.args.dims.heads + h, 1) + 1 == static_cast<int>(gridDim.x);
+  if (thread == 0) is_last = arrived + 1 == static_cast<int>(gridDim.x);
   __syncthreads();
   const int out_column = static_cast<int>(blockIdx.x) * kColumns + thread;
   if (thread < kColumns && out_column < dv) {
@@ -268,6 +278,7 @@ void run_in_order(const Stream& stream, const Layout& layout, const Work& work, 
   }
   MlstmCall steps = layout.call;
   steps.arrived = gpu.arrived;
+  steps.one_row_each = one_row_each(steps.args.seqs);
   if (work.first_steps) run_steps(gpu, steps, StepOf::kFirst);
   if (work.pieces > 0) run_pieces(gpu);
   if (work.last_steps) run_steps(gpu, steps, StepOf::kLast);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The short convolution on the GPU: a thread per element of the result, or per column of some rows where there are
-// many, then one per column of every state. A gated input has the same bits whether it is computed or read back from
-// the state, and both ways sum in the order of the taps, so neither cuts nor the number of rows change a bit.
+// many, and one per column of every state, the same where each sequence has one row, else one that follows. A gated
+// input has the same bits whether it is computed or read back from the state, and both ways sum in the order of the
+// taps, so neither cuts nor the number of rows change a bit.
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/gate/activations_cuda.cuh"
@@ -33,6 +34,34 @@ __device__ void keep(const ops::ShortConvArgs& args, const BatchSequence& seq, f
   }
 }
 
+/// For sequences of one row each: what an element is made of is on its way together.
+template <int kTaps>
+__global__ void convolve_one(ops::ShortConvArgs args) {
+  const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, n = blockIdx.x;
+  if (j >= args.width) return await_inputs();
+  float* const state = args.state != nullptr ? args.state[n] : nullptr;
+  float taps[kTaps], u[kTaps];
+#pragma unroll
+  for (int k = 0; k < kTaps; ++k) taps[k] = args.taps[k * args.width + j];  // weights, which no kernel writes
+  const float bias = args.bias != nullptr ? args.bias[j] : 0.0f;
+  await_inputs();
+  float* const kept = state == nullptr ? nullptr : state + (args.kept - kTaps + 1) * args.width + j;
+#pragma unroll
+  for (int k = 0; k + 1 < kTaps; ++k) u[k] = kept != nullptr ? kept[k * args.width] : 0.0f;
+  const float x = element(args.x, n, j), b = args.b.data != nullptr ? element(args.b, n, j) : 1.0f;
+  const float c = args.c.data != nullptr ? element(args.c, n, j) : 1.0f;
+  u[kTaps - 1] = args.b.data == nullptr ? x : b * x;
+  float sum = bias;
+#pragma unroll
+  for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
+  if (args.silu) sum *= sigmoid(sum);
+  if (args.c.data != nullptr) sum *= c;
+  static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
+#pragma unroll
+  for (int k = 0; k + 1 < kTaps && kept != nullptr; ++k) kept[k * args.width] = u[k + 1];
+  if (kept != nullptr && args.kept == kTaps) state[j] = u[0];
+}
+
 /// Where a sequence has one row, the thread of a column also keeps it.
 __global__ void convolve(ops::ShortConvArgs args) {
   await_inputs();
@@ -50,6 +79,14 @@ __global__ void convolve(ops::ShortConvArgs args) {
   if (args.c.data != nullptr) sum *= element(args.c, n, j);
   static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
   if (seq.rows == 1 && args.state != nullptr) keep(args, seq, args.state[s], j);
+}
+
+constexpr int kAhead = 8;  // rows whose elements are on their way together
+
+/// Column j of the rows from n on, those before `end`.
+__device__ void read_rows(const View& view, int64_t n, int64_t end, int64_t j, float (&out)[kAhead]) {
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) out[i] = n + i < end ? element(view, n + i, j) : 0.0f;
 }
 
 /// A thread walks kRows rows of the batch with the last kTaps inputs of its column in registers, so each is read once.
@@ -72,35 +109,45 @@ __global__ void convolve_rows(ops::ShortConvArgs args) {
     const float* const state = args.state != nullptr ? args.state[s] : nullptr;
 #pragma unroll
     for (int k = 1; k < kTaps; ++k) u[k] = gated_input(args, seq, state, n - seq.first_row - kTaps + k, j);
-#pragma unroll 4
-    for (; n < end; ++n) {
+    for (; n < end; n += kAhead) {
+      float x[kAhead], b[kAhead], c[kAhead];
+      read_rows(args.x, n, end, j, x);
+      if (args.b.data != nullptr) read_rows(args.b, n, end, j, b);
+      if (args.c.data != nullptr) read_rows(args.c, n, end, j, c);
 #pragma unroll
-      for (int k = 0; k + 1 < kTaps; ++k) u[k] = u[k + 1];
-      u[kTaps - 1] = gated_input(args, seq, state, n - seq.first_row, j);
-      float sum = bias;
+      for (int i = 0; i < kAhead; ++i) {
+        if (n + i >= end) break;
 #pragma unroll
-      for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
-      if (args.silu) sum *= sigmoid(sum);
-      if (args.c.data != nullptr) sum *= element(args.c, n, j);
-      out[n * args.out.stride] = sum;
+        for (int k = 0; k + 1 < kTaps; ++k) u[k] = u[k + 1];
+        u[kTaps - 1] = args.b.data == nullptr ? x[i] : b[i] * x[i];
+        float sum = bias;
+#pragma unroll
+        for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
+        if (args.silu) sum *= sigmoid(sum);
+        if (args.c.data != nullptr) sum *= c[i];
+        out[(n + i) * args.out.stride] = sum;
+      }
     }
+    n = end;
   }
 }
-using Walk = void (*)(ops::ShortConvArgs);
+using Kernel = void (*)(ops::ShortConvArgs);
 /// Null where rows are not walked: for so many taps, and where few rows are better spread over threads.
-Walk walk_of(const ops::ShortConvArgs& args) {
+Kernel walk_of(const ops::ShortConvArgs& args) {
   constexpr int64_t kFew = 512;
   if (args.seqs.rows() < kFew || args.seqs.rows() <= args.seqs.batch) return nullptr;
-  switch (args.taps_count) {
-    case 2:
-      return convolve_rows<2>;
-    case 3:
-      return convolve_rows<3>;
-    case 4:
-      return convolve_rows<4>;
-    default:
-      return nullptr;
-  }
+  if (args.taps_count == 2) return convolve_rows<2>;
+  if (args.taps_count == 3) return convolve_rows<3>;
+  if (args.taps_count == 4) return convolve_rows<4>;
+  return nullptr;
+}
+/// For a thread per element.
+Kernel convolve_of(const ops::ShortConvArgs& args) {
+  if (!one_row_each(args.seqs)) return convolve;
+  if (args.taps_count == 2) return convolve_one<2>;
+  if (args.taps_count == 3) return convolve_one<3>;
+  if (args.taps_count == 4) return convolve_one<4>;
+  return convolve;
 }
 
 /// For sequences of more than one row, and after a walk for all.
@@ -117,9 +164,10 @@ void short_conv(const Stream& stream, const ops::ShortConvArgs& args) {
   if (args.dtype != DType::kF32 || args.gates != DType::kF32) not_on_device("short_conv, rounded");
   const auto columns = static_cast<unsigned>(blocks_of(args.width, kThreads));
   const Gpu::Impl& gpu = gpu_of(stream);
-  const Walk walk = walk_of(args);
+  const Kernel walk = walk_of(args);
   const int64_t blocks = walk != nullptr ? blocks_of(args.seqs.rows(), kRows) : args.seqs.rows();
-  launch_early(gpu, walk != nullptr ? walk : convolve, dim3(static_cast<unsigned>(blocks), columns), kThreads, 0, args);
+  launch_early(gpu, walk != nullptr ? walk : convolve_of(args), dim3(static_cast<unsigned>(blocks), columns), kThreads,
+               0, args);
   bool any_longer = false;
   for (int64_t s = 0; s < args.seqs.batch; ++s) any_longer = any_longer || args.seqs.length(s) > 1;
   if (args.state == nullptr || !any_longer) return;

@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A mixture of experts on the GPU. Which expert a row chose is read there alone: nothing waits for it, and nothing that
-// is launched or allocated depends on it. A warp has one unit, or one output, of a row, and streams its rows of
-// weights; an expert that several rows chose comes from the second level of cache.
+// is launched or allocated depends on it.
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
-#include "carousel/ops/moe/moe_cpu.h"
-#include "carousel/ops/weight/elements_cuda.cuh"
+#include "carousel/ops/moe/moe_tensor_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 
 /// The top_k indices of the largest s + bias, the lower one where two are equal, in ascending order. NaN still gives
 /// distinct indices.
@@ -53,66 +47,42 @@ __global__ void route(ops::MoeRouteArgs args) {
   }
 }
 
-constexpr int64_t kMostExperts = 512;
+/// Whether slots are put in the order of their experts: several are then likely to share one.
+bool takes_tiles(const ops::MoeExpertsArgs& args) { return args.rows * args.top_k > args.count; }
 
-/// Where the matrices of an expert lie.
-struct ExpertPlace {
-  const void *gate, *up, *down;  // [F, D], [F, D], [D, F]
-};
+/// Whether tensor cores take the tiles: rows of weights and of slots are then read in steps of 32 columns.
+bool takes_tensor_cores(const Stream& stream, const ops::MoeExpertsArgs& args) {
+  const DType dtype = args.experts[0].gate.dtype();
+  const bool narrow = dtype == DType::kBF16 || is_block(dtype);
+  return stream.compute == Compute::kBF16 && narrow && takes_tiles(args) && args.width % kMmaColumns == 0 &&
+         args.experts[0].gate.rows() % kMmaColumns == 0;
+}
 
-/// The table of experts goes to the GPU with the launch, so a call copies nothing and can be recorded.
-struct MoeCall {
-  ops::MoeExpertsArgs args;
-  float* hidden;  // [N * k, F]
-  int64_t F;
-  bool rounds;  // x and units to bf16, before bf16 weights
-  ExpertPlace experts[kMostExperts];
-};
-
-/// The warp's sum of w x over `count` columns, in one order.
-template <class T>
-__device__ float dot(const T* w, const float* x, int64_t count, bool rounds) {
-  float sum = 0;
-  for (int64_t k = threadIdx.x % kWarp; k < count; k += kWarp) {
-    const float x_k = rounds ? rounded(x[k]) : x[k];
-    sum = fmaf(widened(w[k]), x_k, sum);
+MoeCall lay_out(const Stream& stream, const ops::MoeExpertsArgs& args, cpu::Workspace* workspace) {
+  MoeCall call = {};
+  call.args = args;
+  call.F = args.experts[0].gate.rows();
+  const int64_t slots = args.rows * args.top_k;
+  call.tile_slots = kTileSlots;
+  if (takes_tensor_cores(stream, args)) {
+    call.tile_slots = kMmaSlots;
+    call.narrow_x = workspace->take<__nv_bfloat16>(args.rows * args.width);
+    call.narrow_hidden = workspace->take<__nv_bfloat16>(slots * call.F);
+  } else {
+    call.hidden = workspace->take<float>(slots * call.F);
   }
-  return warp_sum(sum);
+  if (!takes_tiles(args)) return call;
+  call.outputs = workspace->take<float>(slots * args.width);
+  call.order = workspace->take<int32_t>(slots);
+  call.first_slots = workspace->take<int32_t>(args.count + 1);
+  call.first_tiles = workspace->take<int32_t>(args.count + 1);
+  return call;
 }
-
-/// A warp per unit of a slot n * k + i: silu(gate x) * up x.
-template <class T>
-__global__ void expert_units(const __grid_constant__ MoeCall call) {
-  const int64_t f = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, slot = blockIdx.x, D = call.args.width;
-  if (f >= call.F) return;
-  const ExpertPlace& expert = call.experts[call.args.chosen[slot]];
-  const float* const x = static_cast<const float*>(call.args.x.data) + slot / call.args.top_k * call.args.x.stride;
-  const float gate = dot(static_cast<const T*>(expert.gate) + f * D, x, D, call.rounds);
-  const float up = dot(static_cast<const T*>(expert.up) + f * D, x, D, call.rounds);
-  if (threadIdx.x % kWarp == 0) call.hidden[slot * call.F + f] = gate * sigmoid(gate) * up;
-}
-
-/// A warp per output of a row, which adds its experts in their order.
-template <class T>
-__global__ void expert_outputs(const __grid_constant__ MoeCall call) {
-  const int64_t j = int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp, n = blockIdx.x, k = call.args.top_k;
-  if (j >= call.args.width) return;
-  const float* const weights = static_cast<const float*>(call.args.weights.data) + n * k;
-  float sum = 0;
-  for (int64_t i = 0; i < k; ++i) {
-    const ExpertPlace& expert = call.experts[call.args.chosen[n * k + i]];
-    const T* const down = static_cast<const T*>(expert.down) + j * call.F;
-    sum = fmaf(weights[i], dot(down, call.hidden + (n * k + i) * call.F, call.F, call.rounds), sum);
-  }
-  if (threadIdx.x % kWarp == 0) static_cast<float*>(call.args.y.data)[n * call.args.y.stride + j] = sum;
-}
-
-int64_t hidden_floats(const ops::MoeExpertsArgs& args) { return args.rows * args.top_k * args.experts[0].gate.rows(); }
 
 const void* rows_of(const Weight& weight, DType dtype) {
   if (weight.dtype() != dtype) not_on_device("moe_experts of several types");
   if (weight.bias.defined()) not_on_device("moe_experts with biases");
-  return float_rows(weight, "moe_experts of such weights");
+  return cuda::rows_of(weight, "moe_experts of such weights");
 }
 
 void fill_places(const ops::MoeExpertsArgs& args, DType dtype, ExpertPlace* places) {
@@ -130,27 +100,48 @@ void moe_route(const Stream& stream, const ops::MoeRouteArgs& args) {
   launched("moe_route");
 }
 
-int64_t moe_experts_workspace(const Stream&, const ops::MoeExpertsArgs& args) {
+int64_t moe_experts_workspace(const Stream& stream, const ops::MoeExpertsArgs& args) {
   cpu::Workspace workspace;
-  workspace.take<float>(hidden_floats(args));
+  lay_out(stream, args, &workspace);
   return workspace.bytes();
 }
 
 void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   if (args.gate_up.data != nullptr) not_on_device("moe_experts under a tape");
   if (args.activations != DType::kF32 || args.gates != DType::kF32) not_on_device("moe_experts, rounded");
+  const Gpu::Impl& gpu = gpu_of(stream);
   const DType dtype = args.experts[0].gate.dtype();
   cpu::Workspace workspace(args.workspace);
-  MoeCall call = {
-      args, workspace.take<float>(hidden_floats(args)), args.experts[0].gate.rows(), rounds(stream, dtype), {}};
+  MoeCall call = lay_out(stream, args, &workspace);
+  call.rounds = rounds(stream, dtype);
   fill_places(args, dtype, call.experts);
-  const dim3 units(static_cast<unsigned>(args.rows * args.top_k), static_cast<unsigned>(blocks_of(call.F, kWarps)));
-  const dim3 outputs(static_cast<unsigned>(args.rows), static_cast<unsigned>(blocks_of(args.width, kWarps)));
-  for_element(dtype, [&]<class T>(T) {
-    expert_units<T><<<units, kThreads, 0, queue_of(stream)>>>(call);
-    expert_outputs<T><<<outputs, kThreads, 0, queue_of(stream)>>>(call);
-  });
-  launched("moe_experts");
+  const int64_t slots = args.rows * args.top_k;
+  const auto grid = [](int64_t across, int64_t down, int64_t each) {
+    return dim3(static_cast<unsigned>(across), static_cast<unsigned>(blocks_of(down, each)));
+  };
+  if (!takes_tiles(args)) {
+    for_row(dtype, [&]<class T>(T) {
+      launch_early(gpu, expert_units<T, 1>, grid(slots, call.F, kWarps), kThreads, 0, call);
+      launch_early(gpu, expert_outputs<T>, grid(args.rows, args.width, kWarps), kThreads, 0, call);
+    });
+    return;
+  }
+  const int64_t tiles = slots / call.tile_slots + args.count;  // an expert of s slots has at most s / tile_slots + 1
+  launch_early(gpu, order_slots, dim3(1), kOrderThreads, 0, call);
+  if (call.narrow_x != nullptr) {
+    constexpr int kUnits = kWarps * kMmaUnits;
+    launch_early(gpu, narrow_rows, grid(args.rows, args.width, 8 * kThreads), kThreads, 0, call);
+    for_narrow(dtype, [&]<class T>(T) {
+      launch_early(gpu, mma_units<T>, grid(tiles, call.F, kUnits), kThreads, 0, call);
+      launch_early(gpu, mma_outputs<T>, grid(tiles, args.width, kUnits), kThreads, 0, call);
+    });
+  } else {
+    for_row(dtype, [&]<class T>(T) {
+      launch_early(gpu, expert_units<T, kTileSlots>, grid(tiles, call.F, kWarps), kThreads, 0, call);
+      launch_early(gpu, slot_outputs<T>, grid(tiles, args.width, kWarps), kThreads, 0, call);
+    });
+  }
+  launch_early(gpu, add_outputs, grid(args.rows, args.width, kThreads), kThreads, 0, call);
 }
 
 }  // namespace carousel::cuda

@@ -49,20 +49,21 @@ Choice reference_route(const float* logits, int64_t count, const MoeRouting& rou
   return choice;
 }
 
-Weight random_weight(const Stream& stream, int64_t rows, int64_t cols, uint64_t seed) {
-  Weight weight(rows, cols, DType::kF32, Weight::Layout::kPanels, *stream.memory);
+Weight random_weight(const Stream& stream, int64_t rows, int64_t cols, uint64_t seed, DType dtype) {
+  Weight weight(rows, cols, dtype, Weight::Layout::kPanels, *stream.memory);
   const Tensor values = random_tensor({rows, cols}, seed, 1 / std::sqrt(static_cast<float>(cols)));
-  weight.write_rows(stream, 0, rows, values.raw());
+  weight.write_rows(stream, 0, rows, values.raw(), DType::kF32);
   return weight;
 }
 
-std::vector<MoeExpert> random_experts(const Stream& stream, size_t count, int64_t width, int64_t hidden) {
+std::vector<MoeExpert> random_experts(const Stream& stream, size_t count, int64_t width, int64_t hidden,
+                                      DType dtype = DType::kF32) {
   std::vector<MoeExpert> experts(count);
   uint64_t seed = 900;
   for (MoeExpert& expert : experts) {
-    expert.gate = random_weight(stream, hidden, width, ++seed);
-    expert.up = random_weight(stream, hidden, width, ++seed);
-    expert.down = random_weight(stream, width, hidden, ++seed);
+    expert.gate = random_weight(stream, hidden, width, ++seed, dtype);
+    expert.up = random_weight(stream, hidden, width, ++seed, dtype);
+    expert.down = random_weight(stream, width, hidden, ++seed, dtype);
   }
   return experts;
 }
@@ -169,26 +170,49 @@ TEST(MoeRoute, ScoresThatAreNotNumbersStillChooseDistinctExperts) {
   }
 }
 
+void expect_experts(Machine& machine, int64_t width, int64_t hidden, int64_t rows, DType dtype, double bound) {
+  const std::vector<MoeExpert> experts = random_experts(machine.stream, 6, width, hidden, dtype);
+  const Tensor x = random_tensor({rows, width}, 1);
+  const Tensor logits = random_tensor({rows, 6}, 2, 2.0f);
+  MoeRouting routing;
+  routing.top_k = 2;
+  const MoeRoutes routes = ops::moe_route(machine.ctx, machine.on(logits), routing);
+  const Tensor y = ops::moe_experts(machine.ctx, machine.on(x), routes, experts).to_host();
+  for (int64_t n = 0; n < rows; ++n) {
+    const Choice choice = reference_route(logits.f32() + n * 6, 6, routing);
+    const std::vector<double> x_n(x.f32() + n * width, x.f32() + (n + 1) * width);
+    std::vector<double> expected(static_cast<size_t>(width), 0.0);
+    for (size_t i = 0; i < 2; ++i) {
+      const std::vector<double> out = reference_expert(experts[static_cast<size_t>(choice.experts[i])], x_n);
+      for (size_t j = 0; j < out.size(); ++j) expected[j] += choice.weights[i] * out[j];
+    }
+    ASSERT_LT(relative_error(y.f32() + n * width, expected), bound) << dtype_name(dtype);
+  }
+}
+
 TEST(MoeExperts, AgreeWithF64) {
   for (const Target& target : targets()) {
     Machine machine(target);
-    const int64_t width = 21, hidden = 37, rows = 40;
-    const std::vector<MoeExpert> experts = random_experts(machine.stream, 6, width, hidden);
-    const Tensor x = random_tensor({rows, width}, 1);
-    const Tensor logits = random_tensor({rows, 6}, 2, 2.0f);
-    MoeRouting routing;
-    routing.top_k = 2;
-    const MoeRoutes routes = ops::moe_route(machine.ctx, machine.on(logits), routing);
-    const Tensor y = ops::moe_experts(machine.ctx, machine.on(x), routes, experts).to_host();
-    for (int64_t n = 0; n < rows; ++n) {
-      const Choice choice = reference_route(logits.f32() + n * 6, 6, routing);
-      const std::vector<double> x_n(x.f32() + n * width, x.f32() + (n + 1) * width);
-      std::vector<double> expected(static_cast<size_t>(width), 0.0);
-      for (size_t i = 0; i < 2; ++i) {
-        const std::vector<double> out = reference_expert(experts[static_cast<size_t>(choice.experts[i])], x_n);
-        for (size_t j = 0; j < out.size(); ++j) expected[j] += choice.weights[i] * out[j];
+    expect_experts(machine, 21, 37, 40, DType::kF32, 2e-6);  // chains of 21 and 37 terms
+  }
+}
+
+// In f32 a GPU multiplies blocks of weights with x as it is. In bf16 both factors of many rows are rounded to 2^-9, and
+// so are the units. 2 rows have fewer choices than there are experts.
+TEST(MoeExperts, AgreeWithF64InEveryTypeOfAGpu) {
+  for (const Target& target : targets()) {
+    if (target.on_host()) continue;
+    Machine machine(target);
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      machine.stream.compute = compute;
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+        const bool floats = compute == Compute::kF32 || dtype == DType::kF32 || dtype == DType::kF16;
+        for (const int64_t rows : {2, 40, 500}) {
+          const bool exact = floats || (is_block(dtype) && rows == 2);
+          expect_experts(machine, 64, 96, rows, dtype, exact ? 2e-6 : 8e-3);
+          expect_experts(machine, 36, 50, rows, dtype, floats || is_block(dtype) ? 2e-6 : 8e-3);
+        }
       }
-      ASSERT_LT(relative_error(y.f32() + n * width, expected), 2e-6);  // chains of 21 and 37 terms
     }
   }
 }

@@ -11,17 +11,23 @@
 namespace carousel::bench {
 namespace {
 
-/// A parameter of the op: its gradient is computed too.
-Tensor parameter(Work& work, const Shape& shape, float scale, float offset = 0) {
-  const Tensor values = drawn(shape, scale);
-  for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] += offset;
-  work.train(values);
-  return values;
-}
+/// Makes parameters of the op: their gradients are computed too, on the host.
+struct Parameters {
+  Work& work;
+  Memory& memory;
+
+  Tensor operator()(const Shape& shape, float scale, float offset = 0) const {
+    Tensor values = drawn(shape, scale);
+    for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] += offset;
+    values = values.to(memory);
+    work.train(values);
+    return values;
+  }
+};
 
 /// The case of either cell, and its x and states.
 OpCase case_with(const Cost& cost, Work& work, const Shapes& shapes, int64_t inputs, int64_t units) {
-  OpCase result = case_of(cost);
+  OpCase result = case_of(shapes, cost);
   result.shape = fmt::format("B={} T={} I={} H={}", shapes.batch, shapes.rows, inputs, units);
   work.layout.add("0", {{"h", DType::kF32, Shape{units}}});
   work.draw(result.ring, {shapes.all_rows(), inputs});
@@ -29,15 +35,15 @@ OpCase case_with(const Cost& cost, Work& work, const Shapes& shapes, int64_t inp
   return result;
 }
 
-ops::LtcSynapseParams synapses(Work& work, int64_t sources, int64_t units) {
+ops::LtcSynapseParams synapses(const Parameters& parameter, int64_t sources, int64_t units) {
   const Tensor mask({sources, units}, DType::kF32);
   for (int64_t i = 0; i < mask.count(); ++i) mask.f32()[i] = 1;
   ops::LtcSynapseParams params;
-  params.w = parameter(work, mask.shape(), 0.2f, 0.5f);
-  params.mask = mask;
-  params.mu = parameter(work, mask.shape(), 0.1f, 0.5f);
-  params.sigma = parameter(work, mask.shape(), 1.0f, 5.0f);
-  params.erev = parameter(work, mask.shape(), 1.0f);
+  params.w = parameter(mask.shape(), 0.2f, 0.5f);
+  params.mask = mask.to(parameter.memory);
+  params.mu = parameter(mask.shape(), 0.1f, 0.5f);
+  params.sigma = parameter(mask.shape(), 1.0f, 5.0f);
+  params.erev = parameter(mask.shape(), 1.0f);
   return params;
 }
 
@@ -47,15 +53,16 @@ OpCase cfc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 64), backbone = 2 * units;
   // ring_of() refuses what does not fit, before it is drawn.
   ring_of(kF32Bytes * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
+  const Parameters parameter = {*work, shapes.memory()};
   ops::CfcLayer layer;
   layer.units = units;
-  ops::CellMap hidden(inputs + units, backbone, 1), heads(backbone, units, 4);
-  hidden.add(0, 0, parameter(*work, {backbone, inputs + units}, 0.1f));
-  hidden.add_bias(0, parameter(*work, {backbone}, 0.1f));
+  ops::CellMap hidden(inputs + units, backbone, 1, shapes.memory()), heads(backbone, units, 4, shapes.memory());
+  hidden.add(0, 0, parameter({backbone, inputs + units}, 0.1f));
+  hidden.add_bias(0, parameter({backbone}, 0.1f));
   for (int64_t part = 0; part < 4; ++part) {
-    heads.add(part, 0, parameter(*work, {units, backbone}, 0.1f));
-    heads.add_bias(part, parameter(*work, {units}, 0.1f));
+    heads.add(part, 0, parameter({units, backbone}, 0.1f));
+    heads.add_bias(part, parameter({units}, 0.1f));
   }
   hidden.pack(shapes.stream);
   heads.pack(shapes.stream);
@@ -76,13 +83,14 @@ OpCase ltc_case(const Shapes& shapes) {
   const int64_t inputs = chosen(shapes.options.in, 16), units = chosen(shapes.options.out, 32);
   // ring_of() refuses what does not fit, before it is drawn.
   ring_of(5.0 * kF32Bytes * static_cast<double>(units) * static_cast<double>(inputs + units));
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
+  const Parameters parameter = {*work, shapes.memory()};
   ops::LtcParams params;
-  params.gleak = parameter(*work, {units}, 0.1f, 0.5f);
-  params.vleak = parameter(*work, {units}, 0.1f);
-  params.cm = parameter(*work, {units}, 0.02f, 0.5f);
-  params.sensory = synapses(*work, inputs, units);
-  params.recurrent = synapses(*work, units, units);
+  params.gleak = parameter({units}, 0.1f, 0.5f);
+  params.vleak = parameter({units}, 0.1f);
+  params.cm = parameter({units}, 0.02f, 0.5f);
+  params.sensory = synapses(parameter, inputs, units);
+  params.recurrent = synapses(parameter, units, units);
   ops::LtcCell cell(params, {});
   cell.outputs = units;
   cell.pack(shapes.stream);

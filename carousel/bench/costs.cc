@@ -28,7 +28,7 @@ Cost cell_cost(double row_flops, int64_t inputs, int64_t units, int64_t outputs,
 }  // namespace
 
 Peak product_peak(const Stream& stream, DType dtype) {
-  const bool apart = stream.memory->is_apart();  // it widens blocks to bf16
+  const bool apart = stream.memory->is_apart();  // it widens blocks to bf16 before many rows
   if (stream.compute == Compute::kBF16) {
     if (apart && (dtype == DType::kBF16 || is_block(dtype))) return Peak::kBF16;
     if (dtype == DType::kBF16 && stream.isa == Isa::kAvx512) return Peak::kBF16;

@@ -27,12 +27,12 @@ namespace {
 OpCase slstm_case(const Shapes& shapes) {
   const ops::SlstmDims dims{chosen(shapes.options.heads, 4), chosen(shapes.options.head_dim, 256)};
   const int64_t heads = dims.heads, dh = dims.dh, width = heads * dh, rows = shapes.all_rows();
-  OpCase result = case_of(slstm_cost(dims, shapes.lengths(), shapes.stream.pool->threads()));
+  OpCase result = case_of(shapes, slstm_cost(dims, shapes.lengths(), shapes.stream.pool->threads()));
   result.shape = fmt::format("B={} T={} H={} d={}", shapes.batch, shapes.rows, heads, dh);
 
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dh)));
-  const Tensor matrices = drawn({heads, dh, 4 * dh}, scale);
+  const Tensor matrices = drawn({heads, dh, 4 * dh}, scale, shapes.memory());
   work->train(matrices);
   const ops::SlstmRecurrent recurrent(matrices, dims);
   recurrent.pack(shapes.stream);
@@ -54,10 +54,10 @@ OpCase mlstm_case(const Shapes& shapes) {
   dims.dk = chosen(shapes.options.head_dim, 256);
   dims.dv = chosen(shapes.options.value_dim, 2 * dims.dk);
   const int64_t heads = dims.heads, rows = shapes.all_rows(), width = heads * (2 * dims.dk + dims.dv + 2);
-  OpCase result = case_of(mlstm_cost(dims, shapes.lengths()));
+  OpCase result = case_of(shapes, mlstm_cost(dims, shapes.lengths(), cell_peak(shapes.stream)));
   result.shape = fmt::format("B={} T={} H={} dk={} dv={}", shapes.batch, shapes.rows, heads, dims.dk, dims.dv);
 
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   work->layout.add("0", {{"C", DType::kF32, Shape{heads, dims.dk, dims.dv}},
                          {"n", DType::kF32, Shape{heads, dims.dk}},
                          {"m", DType::kF32, Shape{heads}}});
@@ -92,23 +92,23 @@ OpCase linear_case(const Shapes& shapes) {
   init.mask = sparse_mask(out, in, shapes.sparsity);
   const Weight weight = weight_for(init, out, in, dtype, Weight::Layout::kPanels, Memory::meta());
   const Tensor values = drawn({out, in}, static_cast<float>(1 / std::sqrt(static_cast<double>(in))));
-  OpCase result =
-      case_of(linear_cost(shapes.stream, weight, init.mask ? static_cast<double>(init.mask->live()) : weights, rows));
+  OpCase result = case_of(
+      shapes, linear_cost(shapes.stream, weight, init.mask ? static_cast<double>(init.mask->live()) : weights, rows));
   result.shape = fmt::format("N={} K={} M={} {}", rows, in, out, dtype_name(dtype));
   if (init.mask) {
     result.shape += fmt::format(" {}% masked", shapes.sparsity);
     impose_mask(*init.mask, values.f32());
   }
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   work->hold(result.ring);
   // In a model the op before has just written x: a cache still holds a row of it, and does not hold the weights.
-  for (size_t i = 0; i < work->out.size(); ++i) work->x.push_back(drawn({rows, in}));
+  for (size_t i = 0; i < work->out.size(); ++i) work->x.push_back(drawn({rows, in}, 1.0f, shapes.memory()));
   for (size_t i = 0; i < result.ring; ++i) {
     if (shapes.options.backward) {
       work->weights.push_back(Weight::of_master(shapes.stream, values, Weight::Layout::kPanels));
       continue;
     }
-    work->weights.push_back(weight_for(init, out, in, dtype, Weight::Layout::kPanels));
+    work->weights.push_back(weight_for(init, out, in, dtype, Weight::Layout::kPanels, shapes.memory()));
     work->weights.back().write_rows(shapes.stream, 0, out, values.raw(), DType::kF32);
   }
   if (shapes.options.backward) work->train(values);
@@ -120,11 +120,11 @@ OpCase linear_case(const Shapes& shapes) {
 
 OpCase conv_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), taps_count = chosen(shapes.options.taps, 3);
-  OpCase result = case_of(short_conv_cost(width, taps_count, true, shapes.lengths()));
+  OpCase result = case_of(shapes, short_conv_cost(width, taps_count, true, shapes.lengths()));
   result.shape = fmt::format("B={} T={} D={} K={}", shapes.batch, shapes.rows, width, taps_count);
 
-  const auto work = std::make_shared<Work>();
-  const Tensor master = drawn({width, 1, taps_count});
+  const auto work = std::make_shared<Work>(shapes.memory());
+  const Tensor master = drawn({width, 1, taps_count}, 1.0f, shapes.memory());
   work->train(master);
   const ops::ConvTaps taps(master, {});
   taps.pack(shapes.stream);
@@ -147,11 +147,11 @@ OpCase attention_case(const Shapes& shapes) {
     fail(ErrorKind::kUsage, "--kv-heads: got {} for {} heads, expected a divisor of them", dims.kv_heads, dims.heads);
   }
   const int64_t head_dim = dims.head_dim, width = (dims.heads + 2 * dims.kv_heads) * head_dim;
-  OpCase result = case_of(attention_cost(dims, shapes.lengths(), shapes.depths()));
+  OpCase result = case_of(shapes, attention_cost(dims, shapes.lengths(), shapes.depths(), cell_peak(shapes.stream)));
   result.shape = fmt::format("B={} T={}@{} H={} G={} d={}", shapes.batch, shapes.rows, shapes.depth, dims.heads,
                              dims.kv_heads, head_dim);
 
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   work->layout.add("0", {{"k", DType::kF32, Shape{dims.kv_heads, head_dim, kPageRows}, true},
                          {"v", DType::kF32, Shape{dims.kv_heads, kPageRows, head_dim}, true}});
   work->draw(result.ring, {shapes.all_rows(), width});
@@ -165,15 +165,15 @@ OpCase attention_case(const Shapes& shapes) {
 
 OpCase norm_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
-  OpCase result = case_of(norm_cost(rows, width, true));
+  OpCase result = case_of(shapes, norm_cost(rows, width, true));
   result.shape = fmt::format("N={} D={}", rows, width);
 
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   ops::Norm norm;
-  norm.weight = drawn({width});
+  norm.weight = drawn({width}, 1.0f, shapes.memory());
   work->train(norm.weight);
   work->draw(result.ring, {rows, width});
-  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}));
+  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}, 1.0f, shapes.memory()));
   set_call(result, work, shapes, [&held = *work, norm](Ctx& ctx, size_t i) {
     const ops::AddNorm both = ops::add_norm(ctx, held.x[i], held.y[i], norm);
     return std::vector<Tensor>{both.sum, both.normed};
@@ -253,6 +253,8 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
       for (const int64_t rows : options.rows.empty() ? kind->rows : options.rows) {
         for (const int64_t sparsity : options.sparsity) {
           cases.push_back(kind->make({options, batch, rows, depth, weights, stream, sparsity}));
+          // What is read again and again is bounded by the host's caches, which a device apart has not.
+          if (stream.memory->is_apart()) cases.back().cached_bytes = 0, cases.back().cache_bytes = 0;
         }
       }
     }

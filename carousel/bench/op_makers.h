@@ -10,10 +10,10 @@ namespace carousel::bench {
 inline int64_t chosen(int64_t value, int64_t otherwise) { return value > 0 ? value : otherwise; }
 
 /// A case of this cost whose operands exist so often that no cache holds them.
-inline OpCase case_of(const Cost& cost) {
+inline OpCase case_of(const Shapes& shapes, const Cost& cost) {
   OpCase result;
   static_cast<Cost&>(result) = cost;
-  result.ring = ring_of(cost.read_bytes + cost.written_bytes);
+  result.ring = ring_of(cost.read_bytes + cost.written_bytes, shapes.memory());
   return result;
 }
 

@@ -66,50 +66,65 @@ double time_backward(Work& work, const Stream& stream, const Call& call, size_t 
 
 }  // namespace
 
-Tensor drawn(Shape shape, float scale) {
+Tensor drawn(Shape shape, float scale, Memory& memory) {
   Tensor tensor(shape, DType::kF32);
   fill(tensor.f32(), tensor.count(), scale);
-  return tensor;
+  return tensor.to(memory);
 }
 
-size_t ring_of(double bytes) {
+Weight held_weight(const Shapes& shapes, const Tensor& values) {
+  if (shapes.options.backward) return Weight::of_master(shapes.stream, values, Weight::Layout::kPanels);
+  Weight weight(values.dim(0), values.dim(1), DType::kF32, Weight::Layout::kPanels, shapes.memory());
+  weight.write_rows(shapes.stream, 0, values.dim(0), values.raw(), DType::kF32);
+  return weight;
+}
+
+size_t ring_of(double bytes, const Memory& memory) {
   const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
-  if (count * bytes > 0.8 * static_cast<double>(available_memory_bytes())) {
+  const auto available = static_cast<double>(std::min(available_memory_bytes(), memory.available_bytes()));
+  if (count * bytes > 0.8 * available) {
     fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
-         in_binary_units(count * bytes), in_binary_units(static_cast<double>(available_memory_bytes())));
+         in_binary_units(count * bytes), in_binary_units(available));
   }
   return static_cast<size_t>(count);
 }
 
+namespace {
+
+/// A sequence that has seen `depth` rows of random keys and values, and nothing else.
+State seen(const StateLayout& layout, int64_t depth) {
+  NamedTensors tensors = State().tensors(layout);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const StateLayout::Entry& entry = layout.entries()[i];
+    if (!entry.spec.per_token) continue;
+    std::vector<int64_t> sizes = {(depth + kPageRows - 1) / kPageRows};
+    for (int64_t d = 0; d < entry.spec.shape.rank(); ++d) sizes.push_back(entry.spec.shape[d]);
+    tensors[i].tensor = drawn(Shape(sizes));
+  }
+  return State::from(tensors, depth, layout);
+}
+
+}  // namespace
+
 OpBatch::OpBatch(const StateLayout& layout, const Shapes& shapes) : states(static_cast<size_t>(shapes.batch)) {
   std::vector<State*> pointers;
   for (State& state : states) pointers.push_back(&state);
-  if (layout.paged_count() > 0 && shapes.depth > 0) see(layout, pointers, shapes.depth);
-  bound.bind(layout, pointers, std::vector<int64_t>(states.size(), shapes.rows));
+  if (layout.paged_count() > 0 && shapes.depth > 0) {
+    for (State& state : states) state = seen(layout, shapes.depth);
+  }
+  bound.bind(layout, pointers, shapes.lengths(), shapes.memory());
   for (int64_t s = 0; s <= shapes.batch; ++s) seqs.offsets.push_back(s * shapes.rows);
   seqs.pos.assign(states.size(), shapes.depth);
-}
-
-void OpBatch::see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth) {
-  const std::vector<int64_t> lengths(states.size(), depth);
-  bound.bind(layout, pointers, lengths);
-  for (size_t s = 0; s < states.size(); ++s) {
-    for (size_t spec = 0; spec < layout.entries().size(); ++spec) {
-      const int64_t count = layout.entries()[spec].spec.shape.count();
-      float* const* const pages = bound.layer(0).pages(spec)[s];
-      for (int64_t p = 0; p * kPageRows < depth; ++p) fill(pages[p], count, 1.0f);
-    }
-  }
-  bound.advance(lengths);
-  bound.unbind();
+  seqs.bring_to(shapes.memory());
 }
 
 void Work::draw(size_t ring, const Shape& shape) {
-  for (size_t i = 0; i < ring; ++i) x.push_back(drawn(shape));
+  for (size_t i = 0; i < ring; ++i) x.push_back(drawn(shape, 1.0f, memory));
   hold(ring);
 }
 
 void Work::train(const Tensor& master) {
+  if (master.memory().is_apart()) return;
   gradients.emplace_back(master.shape(), DType::kF32);
   trained.add(master, gradients.back().f32());
 }

@@ -23,15 +23,18 @@ struct Shapes {
   int64_t sparsity = 0;
 
   int64_t all_rows() const { return batch * rows; }
+  Memory& memory() const { return *stream.memory; }
   std::vector<int64_t> lengths() const { return std::vector<int64_t>(static_cast<size_t>(batch), rows); }
   std::vector<int64_t> depths() const { return std::vector<int64_t>(static_cast<size_t>(batch), depth); }
 };
 
-Tensor drawn(Shape shape, float scale = 1.0f);
+Tensor drawn(Shape shape, float scale = 1.0f, Memory& memory = Memory::host());
+/// A product's weights, [rows, columns] on the host, in f32: with a master where gradients are asked for.
+Weight held_weight(const Shapes& shapes, const Tensor& values);
 
 /// How many copies of `bytes` exceed the caches together; at most kMostCopies. Throws Error(kUsage) if they do not fit
 /// in memory.
-size_t ring_of(double bytes);
+size_t ring_of(double bytes, const Memory& memory = Memory::host());
 
 /// One copy of a call's sequences: their states, bound for `rows` rows from position `depth`.
 struct OpBatch {
@@ -40,14 +43,13 @@ struct OpBatch {
   std::vector<State> states;
   StateBatch bound;
   Seqs seqs;
-
- private:
-  /// Lets the sequences see `depth` rows of random keys and values.
-  void see(const StateLayout& layout, const std::vector<State*>& pointers, int64_t depth);
 };
 
 /// The copies of an op's operands.
 struct Work {
+  explicit Work(Memory& where) : memory(where), arena(where) {}
+
+  Memory& memory;
   Arena arena;
   Trained trained;
   std::vector<Tensor> gradients;  // of masters
@@ -58,6 +60,7 @@ struct Work {
   std::vector<std::unique_ptr<OpBatch>> batches;
 
   void draw(size_t ring, const Shape& shape);
+  /// Has the gradient of a master computed; one that is not on the host has none.
   void train(const Tensor& master);
   void hold(size_t ring);
   Tensor& result(size_t i) { return out[i % out.size()]; }

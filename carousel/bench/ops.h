@@ -41,7 +41,8 @@ struct OpCase : Cost {
 std::vector<std::string> op_names();
 
 /// The cases of `options`, whose op is one of op_names(): one per batch, rows and depth. `weights` is the type of the
-/// op's weights, if it has any. Throws Error(kUsage) for shapes the op refuses.
+/// op's weights, if it has any. Operands are in the stream's memory. Throws Error(kUsage) for shapes the op refuses,
+/// Error(kDevice) for weights that the device does not take.
 std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t>& depths, DType weights,
                              const Stream& stream);
 
@@ -54,7 +55,8 @@ struct OpResult {
 };
 
 /// Takes `rounds` undisturbed samples of each case, or as many as a limited number of attempts gives. `stop` ends the
-/// measuring with the samples taken so far. Returns one result for each case.
+/// measuring with the samples taken so far. A device that records runs recorded calls, and its moments time them.
+/// Returns one result for each case.
 std::vector<OpResult> measure_ops(const std::vector<OpCase>& cases, const Stream& stream, int64_t rounds,
                                   const std::function<bool()>& stop);
 

@@ -13,9 +13,9 @@
 namespace carousel::bench {
 OpCase gated_unit_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
-  OpCase result = case_of(gated_unit_cost(rows, width));
+  OpCase result = case_of(shapes, gated_unit_cost(rows, width));
   result.shape = fmt::format("N={} F={}", rows, width);
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   work->draw(result.ring, {rows, 2 * width});
   set_call(result, work, shapes,
            [&held = *work](Ctx& ctx, size_t i) { return std::vector<Tensor>{ops::swiglu(ctx, held.x[i])}; });
@@ -28,10 +28,10 @@ OpCase block_linear_case(const Shapes& shapes) {
   if (width % size != 0) {
     fail(ErrorKind::kUsage, "--head-dim: got {} for --in {}, expected a divisor of it", size, width);
   }
-  OpCase result = case_of(block_linear_cost(rows, width, size));
+  OpCase result = case_of(shapes, block_linear_cost(rows, width, size));
   result.shape = fmt::format("N={} D={} block={}", rows, width, size);
-  const auto work = std::make_shared<Work>();
-  const Tensor master = drawn({width / size, size, size});
+  const auto work = std::make_shared<Work>(shapes.memory());
+  const Tensor master = drawn({width / size, size, size}, 1.0f, shapes.memory());
   work->train(master);
   const ops::BlockWeight weight(master, Tensor());
   weight.pack(shapes.stream);
@@ -49,12 +49,12 @@ OpCase moe_case(const Shapes& shapes) {
   const int64_t rows = shapes.all_rows();
   // ring_of() refuses what does not fit, before it is drawn.
   ring_of(3.0 * kExperts * kF32Bytes * static_cast<double>(width) * static_cast<double>(hidden));
-  const auto work = std::make_shared<Work>();
+  const auto work = std::make_shared<Work>(shapes.memory());
   std::vector<ops::MoeExpert> experts(kExperts);
   const auto weight = [&](int64_t out, int64_t in) {
     const Tensor master = drawn({out, in}, 0.03f);
-    work->train(master);
-    return Weight::of_master(shapes.stream, master, Weight::Layout::kPanels);
+    if (shapes.options.backward) work->train(master);
+    return held_weight(shapes, master);
   };
   for (ops::MoeExpert& expert : experts) {
     expert = {weight(hidden, width), weight(hidden, width), weight(width, hidden)};
@@ -66,6 +66,7 @@ OpCase moe_case(const Shapes& shapes) {
     routes.experts.i32()[n * kChosen + 1] = static_cast<int32_t>(second);
     for (int64_t k = 0; k < kChosen; ++k) routes.weights.f32()[n * kChosen + k] = 0.5f;
   }
+  routes = {routes.experts.to(shapes.memory()), routes.weights.to(shapes.memory())};
   OpCase result;
   result.shape = fmt::format("N={} D={} F={} E={} k={}", rows, width, hidden, kExperts, kChosen);
   const auto weights = static_cast<double>(3 * width * hidden);

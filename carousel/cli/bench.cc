@@ -342,8 +342,8 @@ int run_command(BenchOptions& options) {
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
   const Stream stream = options.machine.stream();
-  if (stream.memory->is_apart() && (options.train || !options.op.op.empty())) {
-    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --op and --train", options.machine.device);
+  if (stream.memory->is_apart() && (options.train || options.op.backward)) {
+    fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --train and --backward", options.machine.device);
   }
   Json json = Json::object();
   if (options.bounds) {
@@ -354,8 +354,8 @@ int run_command(BenchOptions& options) {
     if (!options.bounds) print_load();
     const DType weights = options.weights.types().body.value_or(DType::kF32);
     const std::vector<bench::OpCase> cases = bench::op_cases(options.op, options.depths, weights, stream);
-    json["ops"] =
-        op_lines(options.op.op, cases, bench::measure_ops(cases, stream, options.rounds, interrupted), stream);
+    const std::vector<bench::OpResult> results = bench::measure_ops(cases, stream, options.rounds, interrupted);
+    json["ops"] = op_lines(options.op.op, cases, results, stream, options.machine.device);
     if (!options.json) print_op_lines(json["ops"]);
   }
   if (options.train) {

@@ -38,9 +38,11 @@ const char* unit_of(bench::Bound bound) {
 
 namespace {
 
-Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream) {
+Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream,
+             const std::string& device) {
   Json line = {{"op", op},
                {"shape", test.shape},
+               {"device", device},
                {"isa", cpu::isa_name(stream.isa)},
                {"threads", stream.pool->threads()},
                {"seconds", result.seconds},
@@ -73,26 +75,27 @@ void print_op_lines(const Json& lines) {
   for (const Json& line : lines) {
     const auto number = [&](const char* key) { return line.at(key).get<double>(); };
     const auto bound = line.at("bound").get<std::string>();
-    fmt::print("{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7} {:>9}{}\n",
-               line.at("op").get<std::string>(), line.at("shape").get<std::string>(), line.at("threads").get<int>(),
-               1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
-               fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), line.at("bound_unit").get<std::string>()),
-               fmt::format("{:.1f}{}", number("percent_of_bound"), number("percent_of_bound") > 100 ? " >" : ""),
-               fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
-                           line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()),
-               backward
-                   ? fmt::format("  {:>11.1f} {:>6.2f}", 1e6 * number("backward_seconds"), number("backward_ratio"))
-                   : "");
+    const auto device = line.at("device").get<std::string>();
+    const std::string where = device == "cpu" ? fmt::format("{}", line.at("threads").get<int>()) : device;
+    fmt::print(
+        "{:<10} {:<34} {:>7} {:>12.1f} {:>9.1f} {:>8.1f}  {:<26} {:>7} {:>9}{}\n", line.at("op").get<std::string>(),
+        line.at("shape").get<std::string>(), where, 1e6 * number("seconds"), number("gflop_per_s"), number("gb_per_s"),
+        fmt::format("{}: {:.1f} {}", bound, number("bound_rate"), line.at("bound_unit").get<std::string>()),
+        fmt::format("{:.1f}{}", number("percent_of_bound"), number("percent_of_bound") > 100 ? " >" : ""),
+        fmt::format("{}/{}", line.at("rejected").get<int64_t>(),
+                    line.at("rejected").get<int64_t>() + line.at("samples").get<int64_t>()),
+        backward ? fmt::format("  {:>11.1f} {:>6.2f}", 1e6 * number("backward_seconds"), number("backward_ratio"))
+                 : "");
     above = above || number("percent_of_bound") > 100;
   }
   if (above) print_above_mark();
 }
 
 Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
-              const std::vector<bench::OpResult>& results, const Stream& stream) {
+              const std::vector<bench::OpResult>& results, const Stream& stream, const std::string& device) {
   Json lines = Json::array();
   for (size_t i = 0; i < cases.size(); ++i) {
-    if (results[i].samples > 0) lines.push_back(to_json(op, cases[i], results[i], stream));
+    if (results[i].samples > 0) lines.push_back(to_json(op, cases[i], results[i], stream, device));
   }
   return lines;
 }
@@ -117,7 +120,7 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
       "--op linear: width of the result (4096); moe: hidden units of an expert (512); cfc, ltc: units (64, 32)");
   add_integers(app, "--sparsity", options.sparsity, 0, 100,
                "--op linear: percent of the weights that a random wiring masks");
-  app.add_flag("--backward", options.backward, "--op: time the gradient beside the call");
+  app.add_flag("--backward", options.backward, "--op: time the gradient beside the call, on the CPU");
   add("--taps", options.taps, "--op short_conv: taps (3)");
 }
 

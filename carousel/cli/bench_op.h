@@ -16,7 +16,7 @@ void add_op_options(CLI::App& app, bench::OpOptions& options);
 
 /// The lines that --json prints: an object for each measured case. `results` are those of `cases`.
 Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
-              const std::vector<bench::OpResult>& results, const Stream& stream);
+              const std::vector<bench::OpResult>& results, const Stream& stream, const std::string& device);
 /// Says what the mark ">" beside a share of a bound means.
 void print_above_mark();
 /// "memory"; of a cache, with the bytes it holds.

@@ -30,7 +30,8 @@ Memory& memory_of(const std::string& device) {
 }  // namespace
 
 void Machine::add_options(CLI::App& app) {
-  app.add_option("--device", device, "Where the model is and runs: cpu, cuda, or cuda:N for another GPU than the first")
+  app.add_option("--device", device,
+                 "Where a model or op is and runs: cpu, cuda, or cuda:N for another GPU than the first")
       ->type_name("NAME")
       ->capture_default_str();
   add_cpu_options(app);

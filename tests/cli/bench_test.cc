@@ -224,6 +224,7 @@ TEST(Bench, AnOpBesideItsBound) {
     ASSERT_EQ(lines.size(), op.shapes.size());
     for (size_t i = 0; i < lines.size(); ++i) {
       const Json& line = lines.at(i);
+      EXPECT_EQ(line.at("device"), "cpu");
       EXPECT_EQ(line.at("shape"), op.shapes[i]);
       EXPECT_GT(line.at("gflop_per_s").get<double>(), 0);
       EXPECT_GT(line.at("gb_per_s").get<double>(), 0);

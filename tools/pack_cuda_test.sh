@@ -34,6 +34,9 @@ device=$CAROUSEL_TEST_DEVICE failed=0
 for case in cases/*; do
   ./carousel verify "$case" --device "$device" || failed=1
 done
+for op in slstm mlstm linear short_conv attention norm gated_unit block_linear moe cfc ltc; do
+  ./carousel bench --op $op -r 1 --device "$device" >/dev/null || failed=1
+done
 cpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 2>/dev/null)
 gpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 --device "$device" 2>/dev/null)
 [ "$cpu" = "$gpu" ] || { echo "generate: the GPU wrote another story"; failed=1; }
@@ -42,7 +45,7 @@ exit $failed
 RUN
 chmod +x "$pack/run.sh"
 cat > "$pack/filter" <<'FILTER'
-Swiglu.*:SoftCap.Agrees*:GateHeads.*:Elementwise.*:GatedUnit.*:AddNorm.*:HeadNorm.*:Norm.*:GatherRows.Gives*:CopyColumns.*:Embedding.Rows*:CrossEntropy.Agrees*:Linear.AgreesWithF64:Linear.WeightsOfOne*:Linear.RowAlone*:Linear.Special*:Linear.ComputingIn*:Linear.BlockWeightsAgree*:Linear.BlockWeightsStand*:Linear.Streams*:Linear.ManyRows*:BlockLinear.*:Mlstm.*:MlstmBf16.*:Cfc.AgreesWithF64:Cfc.Cuts*:Ltc.AgreesWithF64:Ltc.Cuts*:LtcNumerics.*:Slstm.*:ShortConv.*:SiluConv.*:Attention.*:AttentionSpans.*:MoeRoute.*:MoeExperts.*:Targets/Replays.*:Registry/BlockProperties.*
+Swiglu.*:SoftCap.Agrees*:GateHeads.*:Elementwise.*:GatedUnit.*:AddNorm.*:HeadNorm.*:Norm.*:GatherRows.Gives*:CopyColumns.*:Embedding.Rows*:CrossEntropy.Agrees*:Linear.AgreesWithF64:Linear.WeightsOfOne*:Linear.RowAlone*:Linear.Special*:Linear.ComputingIn*:Linear.BlockWeightsAgree*:Linear.BlockWeightsStand*:Linear.Streams*:Linear.FewRows*:FeedForward.HasTheBitsOfItsStepsOnAGpu:Linear.ManyRows*:BlockLinear.*:Mlstm.*:MlstmBf16.*:Cfc.AgreesWithF64:Cfc.Cuts*:Ltc.AgreesWithF64:Ltc.Cuts*:LtcNumerics.*:Slstm.*:ShortConv.*:SiluConv.*:Attention.*:AttentionSpans.*:MoeRoute.*:MoeExperts.*:Targets/Replays.*:Registry/BlockProperties.*
 FILTER
 tar -C "$folder" -czf "$archive" carousel-cuda-test
 size=$(stat -c %s "$archive")

@@ -9,11 +9,6 @@
 #include "carousel/cpu/isa.h"
 
 namespace carousel::cli {
-namespace {
-
-constexpr int64_t kMaxSize = int64_t{1} << 26;
-
-}  // namespace
 
 std::string bound_name(bench::Bound bound, size_t cached_bytes) {
   switch (bound) {
@@ -37,6 +32,8 @@ const char* unit_of(bench::Bound bound) {
 }
 
 namespace {
+
+constexpr int64_t kMaxSize = int64_t{1} << 26;
 
 Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpResult& result, const Stream& stream,
              const std::string& device) {

@@ -279,10 +279,10 @@ TEST_F(Hostile, ManyThatLeaveLeaveNothingBehind) {
     }
     open.clear();
   });
-  std::atomic<size_t> connections = 1;
+  const auto connections = std::make_shared<std::atomic<size_t>>(1);  // what is posted last may run after this test
   EXPECT_TRUE(comes_true([&] {
-    server_->post([&] { connections = server_->connections(); });
-    return connections == 0;
+    server_->post([this, connections] { *connections = server_->connections(); });
+    return *connections == 0;
   }));
 }
 

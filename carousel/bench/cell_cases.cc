@@ -14,12 +14,11 @@ namespace {
 /// Makes parameters of the op: their gradients are computed too, on the host.
 struct Parameters {
   Work& work;
-  Memory& memory;
 
   Tensor operator()(const Shape& shape, float scale, float offset = 0) const {
     Tensor values = drawn(shape, scale);
     for (int64_t i = 0; i < values.count(); ++i) values.f32()[i] += offset;
-    values = values.to(memory);
+    values = values.to(work.memory);
     work.train(values);
     return values;
   }
@@ -40,7 +39,7 @@ ops::LtcSynapseParams synapses(const Parameters& parameter, int64_t sources, int
   for (int64_t i = 0; i < mask.count(); ++i) mask.f32()[i] = 1;
   ops::LtcSynapseParams params;
   params.w = parameter(mask.shape(), 0.2f, 0.5f);
-  params.mask = mask.to(parameter.memory);
+  params.mask = mask.to(parameter.work.memory);
   params.mu = parameter(mask.shape(), 0.1f, 0.5f);
   params.sigma = parameter(mask.shape(), 1.0f, 5.0f);
   params.erev = parameter(mask.shape(), 1.0f);
@@ -54,7 +53,7 @@ OpCase cfc_case(const Shapes& shapes) {
   // ring_of() refuses what does not fit, before it is drawn.
   ring_of(kF32Bytes * static_cast<double>(backbone) * static_cast<double>(inputs + 5 * units));
   const auto work = std::make_shared<Work>(shapes.memory());
-  const Parameters parameter = {*work, shapes.memory()};
+  const Parameters parameter = {*work};
   ops::CfcLayer layer;
   layer.units = units;
   ops::CellMap hidden(inputs + units, backbone, 1, shapes.memory()), heads(backbone, units, 4, shapes.memory());
@@ -84,7 +83,7 @@ OpCase ltc_case(const Shapes& shapes) {
   // ring_of() refuses what does not fit, before it is drawn.
   ring_of(5.0 * kF32Bytes * static_cast<double>(units) * static_cast<double>(inputs + units));
   const auto work = std::make_shared<Work>(shapes.memory());
-  const Parameters parameter = {*work, shapes.memory()};
+  const Parameters parameter = {*work};
   ops::LtcParams params;
   params.gleak = parameter({units}, 0.1f, 0.5f);
   params.vleak = parameter({units}, 0.1f);

@@ -253,7 +253,7 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
       for (const int64_t rows : options.rows.empty() ? kind->rows : options.rows) {
         for (const int64_t sparsity : options.sparsity) {
           cases.push_back(kind->make({options, batch, rows, depth, weights, stream, sparsity}));
-          // What is read again and again is bounded by the host's caches, which a device apart has not.
+          // The host's caches bound what an op reads again and again; a device apart does not have them.
           if (stream.memory->is_apart()) cases.back().cached_bytes = 0, cases.back().cache_bytes = 0;
         }
       }

@@ -64,33 +64,6 @@ double time_backward(Work& work, const Stream& stream, const Call& call, size_t 
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-}  // namespace
-
-Tensor drawn(Shape shape, float scale, Memory& memory) {
-  Tensor tensor(shape, DType::kF32);
-  fill(tensor.f32(), tensor.count(), scale);
-  return tensor.to(memory);
-}
-
-Weight held_weight(const Shapes& shapes, const Tensor& values) {
-  if (shapes.options.backward) return Weight::of_master(shapes.stream, values, Weight::Layout::kPanels);
-  Weight weight(values.dim(0), values.dim(1), DType::kF32, Weight::Layout::kPanels, shapes.memory());
-  weight.write_rows(shapes.stream, 0, values.dim(0), values.raw(), DType::kF32);
-  return weight;
-}
-
-size_t ring_of(double bytes, const Memory& memory) {
-  const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
-  const auto available = static_cast<double>(std::min(available_memory_bytes(), memory.available_bytes()));
-  if (count * bytes > 0.8 * available) {
-    fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
-         in_binary_units(count * bytes), in_binary_units(available));
-  }
-  return static_cast<size_t>(count);
-}
-
-namespace {
-
 /// A sequence that has seen `depth` rows of random keys and values, and nothing else.
 State seen(const StateLayout& layout, int64_t depth) {
   NamedTensors tensors = State().tensors(layout);
@@ -105,6 +78,22 @@ State seen(const StateLayout& layout, int64_t depth) {
 }
 
 }  // namespace
+
+Tensor drawn(Shape shape, float scale, Memory& memory) {
+  Tensor tensor(shape, DType::kF32);
+  fill(tensor.f32(), tensor.count(), scale);
+  return tensor.to(memory);
+}
+
+size_t ring_of(double bytes, const Memory& memory) {
+  const double count = std::min(std::floor(kRingBytes / std::max(bytes, 1.0)) + 1, kMostCopies);
+  const auto available = static_cast<double>(std::min(available_memory_bytes(), memory.available_bytes()));
+  if (count * bytes > 0.8 * available) {
+    fail(ErrorKind::kUsage, "bench --op: the shape needs {}, there are {}, expected a smaller one",
+         in_binary_units(count * bytes), in_binary_units(available));
+  }
+  return static_cast<size_t>(count);
+}
 
 OpBatch::OpBatch(const StateLayout& layout, const Shapes& shapes) : states(static_cast<size_t>(shapes.batch)) {
   std::vector<State*> pointers;

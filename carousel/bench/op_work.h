@@ -29,8 +29,6 @@ struct Shapes {
 };
 
 Tensor drawn(Shape shape, float scale = 1.0f, Memory& memory = Memory::host());
-/// A product's weights, [rows, columns] on the host, in f32: with a master where gradients are asked for.
-Weight held_weight(const Shapes& shapes, const Tensor& values);
 
 /// How many copies of `bytes` exceed the caches together; at most kMostCopies. Throws Error(kUsage) if they do not fit
 /// in memory.

@@ -53,8 +53,13 @@ OpCase moe_case(const Shapes& shapes) {
   std::vector<ops::MoeExpert> experts(kExperts);
   const auto weight = [&](int64_t out, int64_t in) {
     const Tensor master = drawn({out, in}, 0.03f);
-    if (shapes.options.backward) work->train(master);
-    return held_weight(shapes, master);
+    if (shapes.options.backward) {
+      work->train(master);
+      return Weight::of_master(shapes.stream, master, Weight::Layout::kPanels);
+    }
+    Weight held(out, in, DType::kF32, Weight::Layout::kPanels, shapes.memory());
+    held.write_rows(shapes.stream, 0, out, master.raw(), DType::kF32);
+    return held;
   };
   for (ops::MoeExpert& expert : experts) {
     expert = {weight(hidden, width), weight(hidden, width), weight(width, hidden)};

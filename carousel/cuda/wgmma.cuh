@@ -69,13 +69,15 @@ __device__ inline void pin(float (&values)[kCount]) {
 #define CAROUSEL_D32(d, i) CAROUSEL_D16(d, i), CAROUSEL_D16(d, i + 16)
 #define CAROUSEL_D64(d, i) CAROUSEL_D32(d, i), CAROUSEL_D32(d, i + 32)
 
-/// d [64, 64] = a b^T (+ d where `adds`): a in registers, b [64 columns of D, 16 deep] with depth along its rows.
+/// d [64, 64] = a b^T (+ d where `adds`): a in registers, b [64 columns of D, 16 deep] with depth along its rows. With
+/// kAcross of 1, d = a b, of b [16 deep, 64 columns of D].
+template <int kAcross = 0>
 __device__ inline void multiply_64(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int adds) {
   asm volatile(
       "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CAROUSEL_R32
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;}"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
       : CAROUSEL_D32(d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds), "n"(kAcross));
 }
 /// d [64, 64] += a^T b^T: a [16 deep, 64 rows of D], b [64, 16 deep], both in shared memory.
 __device__ inline void multiply_64_transposed(float (&d)[32], uint64_t a, uint64_t b) {
@@ -91,14 +93,6 @@ __device__ inline void multiply_72(float (&d)[36], uint64_t a, uint64_t b, int a
       ",%32,%33,%34,%35}, %36, %37, p, 1, 1, 0, 0;}"
       : CAROUSEL_D32(d, 0), CAROUSEL_D4(d, 32)
       : "l"(a), "l"(b), "r"(adds));
-}
-/// d [64, 64] = a b (+ d where `adds`): a in registers, b [16 deep, 64 columns of D].
-__device__ inline void multiply_across(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int adds) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CAROUSEL_R32
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"
-      : CAROUSEL_D32(d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
 }
 /// d [64, 128] or [64, 256] += a b: a in registers, b [16 deep, columns of D].
 __device__ inline void multiply_wide(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {

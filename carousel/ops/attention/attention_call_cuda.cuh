@@ -64,7 +64,7 @@ struct AttentionCall {
   }
 };
 
-/// What a block reads of one row and query head.
+/// A block reads this of one row and query head.
 struct RowWork {
   int64_t s, h, g, pos, first_key;
 
@@ -94,7 +94,7 @@ struct RowWork {
   }
 };
 
-/// What a row's splits that have spans weigh beside each other, for kHeads query heads.
+/// The splits of a row that have spans weigh so much beside each other, for kHeads query heads.
 template <int kHeads>
 struct SplitWeights {
   int at[kSplits];  // where each begins in call.splits, from the head's first split on

@@ -110,7 +110,7 @@ struct GroupPass {
       max[i] = best;
     }
   }
-  /// What lies beyond the keys is not read: it may be no number.
+  /// The block reads nothing beyond the keys: memory may hold no numbers there.
   __device__ void add_values(Items<kDim>& items, int page, int first, int last) {
     constexpr int kEach = kPage / Memory::kKeyParts, kPartsOfItem = Memory::kKeyParts / Items<kDim>::kOfKeys;
     const int four = static_cast<int>(threadIdx.x) % Memory::kDimFours;

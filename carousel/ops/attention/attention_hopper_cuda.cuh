@@ -88,7 +88,7 @@ struct GroupRows {
     pin(scores);
     fence_registers();
 #pragma unroll
-    for (int i = 0; i < kDim / 16; ++i) multiply_across(scores, q[i], tile + descriptor_step(i * 2048), i > 0);
+    for (int i = 0; i < kDim / 16; ++i) multiply_64<1>(scores, q[i], tile + descriptor_step(i * 2048), i > 0);
     commit();
   }
   /// o += weights v, begun.
@@ -98,7 +98,7 @@ struct GroupRows {
     fence_registers();
 #pragma unroll
     for (int i = 0; i < kPage / 16; ++i) {
-      if constexpr (kDim == 64) multiply_across(o, weights[i], tile + descriptor_step(i * 2048), 1);
+      if constexpr (kDim == 64) multiply_64<1>(o, weights[i], tile + descriptor_step(i * 2048), 1);
       if constexpr (kDim == 128) multiply_wide(o, weights[i], tile + descriptor_step(i * 2048));
     }
     commit();

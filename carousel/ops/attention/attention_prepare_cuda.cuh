@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What attention of many rows does before its tiles (prepare_row() serves few rows too): angles are computed once per
+// Attention of many rows prepares its tiles so (prepare_row() serves few rows too): angles are computed once per
 // row and pair, new keys and values go to their pages, queries are rotated and rounded, and pages are rounded into
 // swizzled tiles (cuda/async.cuh), which one copy brings into shared memory as tensor cores read them.
 #pragma once

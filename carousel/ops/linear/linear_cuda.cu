@@ -13,6 +13,7 @@
 #include "carousel/ops/gate/gated_unit_cuda.cuh"
 #include "carousel/ops/linear/linear_plain_cuda.cuh"
 #include "carousel/ops/linear/linear_stream_cuda.cuh"
+#include "carousel/ops/rows/round_floats_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -67,13 +68,6 @@ __global__ void __launch_bounds__(kThreads) multiply_tiles(Parts parts, Product 
       product.y[(first_n + n + i) * product.y_stride + part.first_col + first_m + m + j] = sums[i][j] + bias;
     }
   }
-}
-
-/// A thread per four elements, of which there are whole ones.
-__global__ void round_inputs(const float* x, __nv_bfloat16* out, int64_t count) {
-  await_inputs();
-  const int64_t i = 4 * (int64_t{blockIdx.x} * blockDim.x + threadIdx.x);
-  if (i < count) put_four(out, i, four_at(x, i));
 }
 
 __global__ void add_bias(Parts::Part part, Product product) {
@@ -166,9 +160,7 @@ void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& pr
 void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const Product& product,
                          const GemmScratch& scratch) {
   if (product.x != nullptr) {
-    const int64_t count = product.N * product.K;
-    launch_early(gpu, round_inputs, dim3(static_cast<unsigned>(blocks_of(count, 4 * kThreads))), kThreads, 0, product.x,
-                 scratch.x, count);
+    round_floats(gpu, product.x, scratch.x, product.N * product.K);
   }
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];

@@ -154,7 +154,7 @@ struct CodeScale {
     step = scalable ? most / 127.0f : 0.0f;
     inverse = scalable ? 127.0f / most : 0.0f;
   }
-  /// What is no number counts as infinite, so that the block's products are no numbers either.
+  /// NaN counts as infinite, so that the block's products are NaN too.
   __device__ static float size(float x) { return x == x ? fabsf(x) : INFINITY; }
   __device__ int code(float x) const { return __float2int_rn(x * inverse); }
 };

@@ -26,7 +26,7 @@ __device__ int64_t step_row(const SequenceRows& seq, StepOf which) {
 struct StepWeights {
   float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
 
-  /// By whole warps, whose even lanes cap one gate and whose odd lanes the other.
+  /// Whole warps call this: their even lanes cap one gate, their odd lanes the other.
   __device__ StepWeights(const MlstmCall& call, int64_t row, int64_t s, int64_t h) {
     const float before = *call.m_of(s, h);
     const float own = call.capped(*call.row(threadIdx.x % 2 == 0 ? call.args.i_pre : call.args.f_pre, row, h));

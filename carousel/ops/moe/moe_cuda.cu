@@ -5,6 +5,7 @@
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/ops/moe/moe_tensor_cuda.cuh"
+#include "carousel/ops/rows/round_floats_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -130,7 +131,7 @@ void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   launch_early(gpu, order_slots, dim3(1), kOrderThreads, 0, call);
   if (call.narrow_x != nullptr) {
     constexpr int kUnits = kWarps * kMmaUnits;
-    launch_early(gpu, narrow_rows, grid(args.rows, args.width, 8 * kThreads), kThreads, 0, call);
+    round_floats(gpu, args.x.f32(), call.narrow_x, args.rows * args.width);
     for_narrow(dtype, [&]<class T>(T) {
       launch_early(gpu, mma_units<T>, grid(tiles, call.F, kUnits), kThreads, 0, call);
       launch_early(gpu, mma_outputs<T>, grid(tiles, args.width, kUnits), kThreads, 0, call);

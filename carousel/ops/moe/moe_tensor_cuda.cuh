@@ -92,16 +92,6 @@ struct MmaRows {
   }
 };
 
-/// x, rounded: a thread per 8 elements of a row.
-__global__ void __launch_bounds__(kThreads) narrow_rows(const __grid_constant__ MoeCall call) {
-  await_inputs();
-  const int64_t j = 8 * (int64_t{blockIdx.y} * kThreads + threadIdx.x), n = blockIdx.x, D = call.args.width;
-  if (j >= D) return;
-  const float* const x = static_cast<const float*>(call.args.x.data) + n * call.args.x.stride;
-  put_four(call.narrow_x, n * D + j, four_at(x, j));
-  put_four(call.narrow_x, n * D + j + 4, four_at(x, j + 4));
-}
-
 template <class F>
 void for_narrow(DType dtype, const F& f) {
   if (dtype == DType::kQ8) return f(Q8Row{});

@@ -34,7 +34,7 @@ __device__ void keep(const ops::ShortConvArgs& args, const BatchSequence& seq, f
   }
 }
 
-/// For sequences of one row each: what an element is made of is on its way together.
+/// Sequences have one row each, and a thread asks at once for all that its element is made of.
 template <int kTaps>
 __global__ void convolve_one(ops::ShortConvArgs args) {
   const int64_t j = int64_t{blockIdx.y} * blockDim.x + threadIdx.x, n = blockIdx.x;
@@ -141,7 +141,7 @@ Kernel walk_of(const ops::ShortConvArgs& args) {
   if (args.taps_count == 4) return convolve_rows<4>;
   return nullptr;
 }
-/// For a thread per element.
+/// The kernel that has a thread per element.
 Kernel convolve_of(const ops::ShortConvArgs& args) {
   if (!one_row_each(args.seqs)) return convolve;
   if (args.taps_count == 2) return convolve_one<2>;

@@ -22,13 +22,7 @@ inline bool rounds(const Stream& stream, DType dtype) {
   return stream.compute == Compute::kBF16 && dtype == DType::kBF16;
 }
 
-/// The rows of a weight that has them as floats; throws Error(kDevice) for another form, in the name of `op`.
-inline const void* float_rows(const Weight& weight, const char* op) {
-  const auto* const rows = weight.as<DenseRows>();
-  if (rows == nullptr || !weight.memory().is_apart() || is_block(weight.dtype())) not_on_device(op);
-  return rows->bytes().raw();
-}
-/// The same where Q8 and Q4 are taken too.
+/// The rows of a weight that has them as floats, q8 or q4; throws Error(kDevice) for another form, in the name of `op`.
 inline const void* rows_of(const Weight& weight, const char* op) {
   const auto* const rows = weight.as<DenseRows>();
   const bool takes = !is_block(weight.dtype()) || is_simple_block(weight.dtype());

@@ -45,7 +45,7 @@ exit $failed
 RUN
 chmod +x "$pack/run.sh"
 cat > "$pack/filter" <<'FILTER'
-Swiglu.*:SoftCap.Agrees*:GateHeads.*:Elementwise.*:GatedUnit.*:AddNorm.*:HeadNorm.*:Norm.*:GatherRows.Gives*:CopyColumns.*:Embedding.Rows*:CrossEntropy.Agrees*:Linear.AgreesWithF64:Linear.WeightsOfOne*:Linear.RowAlone*:Linear.Special*:Linear.ComputingIn*:Linear.BlockWeightsAgree*:Linear.BlockWeightsStand*:Linear.Streams*:Linear.FewRows*:FeedForward.HasTheBitsOfItsStepsOnAGpu:Linear.ManyRows*:BlockLinear.*:Mlstm.*:MlstmBf16.*:Cfc.AgreesWithF64:Cfc.Cuts*:Ltc.AgreesWithF64:Ltc.Cuts*:LtcNumerics.*:Slstm.*:ShortConv.*:SiluConv.*:Attention.*:AttentionSpans.*:MoeRoute.*:MoeExperts.*:Targets/Replays.*:Registry/BlockProperties.*
+Swiglu.*:SoftCap.Agrees*:GateHeads.*:Elementwise.*:GatedUnit.*:AddNorm.*:HeldNorm.*:HeadNorm.*:Norm.*:GatherRows.Gives*:CopyColumns.*:Embedding.Rows*:CrossEntropy.Agrees*:Linear.AgreesWithF64:Linear.WeightsOfOne*:Linear.RowAlone*:Linear.Special*:Linear.ComputingIn*:Linear.BlockWeightsAgree*:Linear.BlockWeightsStand*:Linear.Streams*:Linear.FewRows*:FeedForward.HasTheBitsOfItsStepsOnAGpu:Linear.ManyRows*:BlockLinear.*:Mlstm.*:MlstmBf16.*:Cfc.AgreesWithF64:Cfc.Cuts*:Ltc.AgreesWithF64:Ltc.Cuts*:LtcNumerics.*:Slstm.*:ShortConv.*:SiluConv.*:Attention.*:AttentionSpans.*:MoeRoute.*:MoeExperts.*:Targets/Replays.*:Registry/BlockProperties.*
 FILTER
 tar -C "$folder" -czf "$archive" carousel-cuda-test
 size=$(stat -c %s "$archive")

@@ -106,6 +106,18 @@ __device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint
                : "memory");
 }
 
+/// Starts the copy of a tile of shared memory to (column, row) of the map, in a group that commit_stores() ends. Parts
+/// beyond the matrix are left out. One thread does all that concerns such groups.
+__device__ inline void store_tile(const CUtensorMap* map, int column, int row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+               "r"(column), "r"(row), "r"(from)
+               : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Waits until all groups have read their shared memory; until all have written.
+__device__ inline void await_stored_reads() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ inline void await_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 /// Copies and wgmma that are ordered after this call see what the thread wrote to shared memory before.
 __device__ inline void fence_for_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

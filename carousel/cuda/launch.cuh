@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
+#include <memory>
 #include <mutex>
 
 #include "carousel/core/stream.h"
@@ -38,14 +40,40 @@ class Staging {
   size_t next_ = 0;
 };
 
+/// A kernel whose launch waits, since the kernel that reads its result may do its work on the way. Nothing is launched
+/// between the two, so both find the same memory.
+struct HeldBack {
+  explicit HeldBack(const void* computed) : result(computed) {}
+  virtual ~HeldBack() = default;
+  virtual void launch() const = 0;
+
+  const void* const result;
+};
+
+/// Bytes of the GPU's memory.
+struct Span {
+  const void* at;
+  size_t size_bytes;
+};
+
 struct Gpu::Impl {
   explicit Impl(int which);
 
   int index;
   cudaStream_t stream = nullptr;  // the one queue of work
-  /// The queue that this thread's calls go to: `stream`, or the one that it records from.
+  /// The queue that this thread's calls go to: `stream`, or the one that it records from. Launches what is held back.
   cudaStream_t queue() const;
-  bool is_recording() const { return queue() != stream; }  // this thread
+  /// Holds a kernel back where this thread records; elsewhere launches it. Only a thread that records has all of its
+  /// kernels pass here before anybody sees their results.
+  void hold_back(std::unique_ptr<const HeldBack> kernel) const;
+  /// The kernel that is held back and computes `result`, which the caller then does or launches; null: none.
+  std::unique_ptr<const HeldBack> take_held(const void* result) const;
+  /// Says that the last kernel wrote to these spans alone, of those that a later kernel may ask about.
+  void wrote(std::initializer_list<Span> spans) const;
+  /// Whether the last kernel is known to have left a span alone. The kernel after it may then read the span before it
+  /// calls await_inputs(), past the first cache: what wrote it has ended before the last one's await_inputs().
+  bool has_left(const void* at, size_t size_bytes) const;
+  bool is_recording() const;  // this thread
   int multiprocessors = 0;
   size_t shared_bytes = 0;  // that one block may have
   bool pooled = false;      // whether blocks come from the driver's pool
@@ -108,12 +136,12 @@ void launch_early(const Gpu::Impl& gpu, void (*kernel)(Params...), dim3 grid, un
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), "a launch");
 }
 #if defined(__CUDACC__)
-/// Waits until the kernels before this one have ended, and what they wrote is seen. The kernel after this one may
-/// start.
+/// Waits until the kernels before this one have ended, and what they wrote is seen. The kernel after this one may then
+/// start, so what it finds before its own call is what this one found after it, but for what this one writes.
 __device__ inline void await_inputs() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 #endif

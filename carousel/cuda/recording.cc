@@ -3,7 +3,12 @@
 //
 // 1. While a thread records, its kernels go to a queue of its own that never runs. Other threads keep the GPU's queue.
 // 2. A graph runs in the GPU's queue, after all that was asked for before.
+// 3. A kernel that is held back is launched before the next one of its thread goes to the queue, unless that one took
+//    it, and before the recording ends.
+// 4. What the last kernel wrote is known from the call that says so until the queue is asked for again.
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "carousel/core/error.h"
 #include "carousel/cuda/launch.cuh"
@@ -15,8 +20,15 @@ namespace {
 struct Recorder {
   const Gpu::Impl* gpu = nullptr;  // null: it does not record
   cudaStream_t queue = nullptr;
+  std::unique_ptr<const HeldBack> held;
+  bool knows_writes = false;
+  std::vector<Span> writes;  // of the last kernel, where they are known
 };
 thread_local Recorder recorder;
+
+void launch_held() {
+  if (const auto held = std::move(recorder.held)) held->launch();
+}
 
 class Graph final : public Recording {
  public:
@@ -46,7 +58,7 @@ class Capture {
     const cudaError_t status = cudaStreamBeginCapture(queue_, cudaStreamCaptureModeRelaxed);
     if (status != cudaSuccess) cudaStreamDestroy(queue_);
     check(status, "recording");
-    recorder = {&gpu, queue_};
+    recorder = {&gpu, queue_, nullptr, false, {}};
   }
   ~Capture() {
     if (cudaGraph_t const graph = ended()) cudaGraphDestroy(graph);
@@ -54,6 +66,7 @@ class Capture {
     cudaStreamDestroy(queue_);
   }
   cudaGraph_t end() {
+    recorder.gpu->queue();  // launches what is held back
     cudaGraph_t const graph = ended();
     check(status_, "recording");
     return graph;
@@ -74,7 +87,40 @@ class Capture {
 
 }  // namespace
 
-cudaStream_t Gpu::Impl::queue() const { return recorder.gpu == this ? recorder.queue : stream; }
+bool Gpu::Impl::is_recording() const { return recorder.gpu == this; }
+
+cudaStream_t Gpu::Impl::queue() const {
+  if (!is_recording()) return stream;
+  launch_held();
+  recorder.knows_writes = false;
+  return recorder.queue;
+}
+
+void Gpu::Impl::hold_back(std::unique_ptr<const HeldBack> kernel) const {
+  if (!is_recording()) return kernel->launch();
+  launch_held();
+  recorder.held = std::move(kernel);
+}
+
+void Gpu::Impl::wrote(std::initializer_list<Span> spans) const {
+  if (!is_recording()) return;
+  recorder.writes = spans;
+  recorder.knows_writes = true;
+}
+
+bool Gpu::Impl::has_left(const void* at, size_t size_bytes) const {
+  if (!is_recording() || !recorder.knows_writes) return false;
+  const auto* const first = static_cast<const char*>(at);
+  return std::none_of(recorder.writes.begin(), recorder.writes.end(), [&](const Span& span) {
+    const auto* const written = static_cast<const char*>(span.at);
+    return first < written + span.size_bytes && written < first + size_bytes;
+  });
+}
+
+std::unique_ptr<const HeldBack> Gpu::Impl::take_held(const void* result) const {
+  if (!is_recording() || recorder.held == nullptr || recorder.held->result != result) return nullptr;
+  return std::move(recorder.held);
+}
 
 std::unique_ptr<Recording> Gpu::record(const std::function<void()>& work) {
   check(cudaSetDevice(impl_->index), "choosing the GPU");

@@ -22,15 +22,20 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-/// Every thread gets the sum over its block of whole warps. `shared` [32] may be used again after the next barrier.
+/// Every thread gets the sum over `count` warps of its block, from warp `first` on, which it belongs to. All threads of
+/// the block call this. `shared` [32] may be written again after a later barrier.
 template <class T>
-__device__ inline T block_sum(T value, T* shared) {
+__device__ inline T sum_of_warps(T value, T* shared, int first, int count) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   value = warp_sum(value);
   if (lane == 0) shared[warp] = value;
   __syncthreads();
-  value = lane < static_cast<int>(blockDim.x) / kWarp ? shared[lane] : T{};
-  value = warp_sum(value);
+  return warp_sum(lane < count ? shared[first + lane] : T{});
+}
+/// Every thread gets the sum over its block of whole warps. `shared` may be written again after this.
+template <class T>
+__device__ inline T block_sum(T value, T* shared) {
+  value = sum_of_warps(value, shared, 0, static_cast<int>(blockDim.x) / kWarp);
   __syncthreads();
   return value;
 }

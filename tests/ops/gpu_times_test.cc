@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -30,16 +29,15 @@ void wait_for(const Machine& machine) {
   one.to(machine.memory()).to_host();
 }
 
-/// Median seconds of one call, `calls` of them at a time.
+/// Median seconds of one call, `calls` of them at a time, by the clock of the GPU.
 double seconds_of(const Machine& machine, int calls, const std::function<void(int)>& run) {
   std::vector<double> times;
   run(0);
   for (int i = 0; i < kSamples; ++i) {
     wait_for(machine);
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = machine.memory().moment();
     for (int c = 0; c < calls; ++c) run(c);
-    wait_for(machine);
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls);
+    times.push_back(machine.memory().moment()->seconds_since(*start) / calls);
   }
   std::nth_element(times.begin(), times.begin() + kSamples / 2, times.end());
   return times[kSamples / 2];

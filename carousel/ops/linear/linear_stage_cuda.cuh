@@ -133,14 +133,40 @@ struct StagedFloats {
         weights, [&](int p) { return at(n, p, piece); }, sum);
   }
   __device__ float4& at(int n, int p, int piece) const { return shared[(n * kFours + p) * pieces + piece]; }
-  /// Columns k0 to k0 + count of x, by all threads; zeros for rows that x has not.
+  /// Columns k0 to k0 + count of x, by all threads; zeros for rows that x has not. With kAhead a thread asks for several
+  /// fours at once.
+  template <bool kAhead>
   __device__ void load(const Product& product, int64_t k0, int count) const {
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * (count / 4); i += kStreamThreads) {
-      const int n = i / (count / 4), four = i % (count / 4);
-      float4 x4 = make_float4(0, 0, 0, 0);
-      if (n < product.N) x4 = *reinterpret_cast<const float4*>(product.x + n * product.K + k0 + 4 * four);
-      if constexpr (kRounds) x4 = make_float4(rounded(x4.x), rounded(x4.y), rounded(x4.z), rounded(x4.w));
-      at(n, four % kFours, four / kFours) = x4;
+    constexpr int kAtOnce = kAhead ? 4 : 1;
+    const int across = count / 4, fours = kRows * across;
+    const auto row_of = [&](int i) { return kRows == 1 ? 0 : i / across; };
+    for (int i0 = static_cast<int>(threadIdx.x); i0 < fours; i0 += kAtOnce * kStreamThreads) {
+      float4 x4[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = i0 + j * kStreamThreads, n = row_of(i);
+        x4[j] = make_float4(0, 0, 0, 0);
+        if (i >= fours || n >= product.N) continue;
+        x4[j] = *reinterpret_cast<const float4*>(product.x + n * product.K + k0 + 4 * (i - n * across));
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = i0 + j * kStreamThreads, n = row_of(i), four = i - n * across;
+        if (i >= fours) continue;
+        const float4 v = x4[j];
+        at(n, four % kFours, four / kFours) = make_float4(rounded_input<kRounds>(v.x), rounded_input<kRounds>(v.y),
+                                                          rounded_input<kRounds>(v.z), rounded_input<kRounds>(v.w));
+      }
+    }
+  }
+  /// Columns 8 e to 8 e + 8 of the only row.
+  __device__ void put(int e, const float (&x)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int four = 2 * e + i;
+      at(0, four % kFours, four / kFours) =
+          make_float4(rounded_input<kRounds>(x[4 * i]), rounded_input<kRounds>(x[4 * i + 1]),
+                      rounded_input<kRounds>(x[4 * i + 2]), rounded_input<kRounds>(x[4 * i + 3]));
     }
   }
 };
@@ -177,44 +203,54 @@ struct StagedCodes {
   __device__ int blocks() const { return kSixteens == 2 ? pieces : (pieces + 1) / 2; }
   /// [kRows][blocks] the scale, and what the zeros of weights add.
   __device__ float2* scales() const { return reinterpret_cast<float2*>(codes + kRows * 2 * blocks()); }
-  /// Four lanes take a block.
+  /// With kAhead a thread asks for its next columns before it rounds those that it has.
+  template <bool kAhead>
   __device__ void load(const Product& product, int64_t k0, int count) const {
     const int units = (count + 31) / 32 * 4;
+    float4 next[2];
+    const auto ask = [&](int i) {
+      const int n = i / units, column = 8 * (i % units);
+      next[0] = next[1] = make_float4(0, 0, 0, 0);
+      if (i >= kRows * units || n >= product.N || column >= count) return;
+      const auto* const from = reinterpret_cast<const float4*>(product.x + n * product.K + k0 + column);
+      next[0] = from[0], next[1] = from[1];
+    };
+    if (kAhead) ask(static_cast<int>(threadIdx.x));
     for (int i = static_cast<int>(threadIdx.x); i < kRows * units; i += kStreamThreads) {
-      const int n = i / units, unit = i % units, column = 8 * unit;
-      float x[8] = {};
-      if (n < product.N && column < count) {
-        const auto* const from = reinterpret_cast<const float4*>(product.x + n * product.K + k0 + column);
-        const float4 low = from[0], high = from[1];
-        const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      if (!kAhead) ask(i);
+      const float x[8] = {next[0].x, next[0].y, next[0].z, next[0].w, next[1].x, next[1].y, next[1].z, next[1].w};
+      if (kAhead) ask(i + kStreamThreads);
+      put(i / units, i % units, x, 8 * (i % units) < count);
+    }
+  }
+  /// Columns 8 e to 8 e + 8 of the only row, which is whole blocks.
+  __device__ void put(int e, const float (&x)[8]) const { put(0, e, x, true); }
+  /// Eight columns of row n. Four lanes take a block.
+  __device__ void put(int n, int unit, const float (&x)[8], bool inside) const {
+    float most = 0;
 #pragma unroll
-        for (int j = 0; j < 8; ++j) x[j] = all[j];
-      }
-      float most = 0;
+    for (int j = 0; j < 8; ++j) most = fmaxf(most, CodeScale::size(x[j]));
+    const unsigned four_lanes = 0xfu << (threadIdx.x % kWarp & ~3u);
+    most = fmaxf(most, __shfl_xor_sync(four_lanes, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(four_lanes, most, 2));
+    const CodeScale scale(most);
+    uint32_t words[2] = {};
+    int sum = 0;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) most = fmaxf(most, CodeScale::size(x[j]));
-      const unsigned four_lanes = 0xfu << (threadIdx.x % kWarp & ~3u);
-      most = fmaxf(most, __shfl_xor_sync(four_lanes, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(four_lanes, most, 2));
-      const CodeScale scale(most);
-      uint32_t words[2] = {};
-      int sum = 0;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int code = scale.code(x[j]);
-        words[j / 4] |= (static_cast<uint32_t>(code) & 255u) << (8 * (j % 4));
-        sum += code;
-      }
-      sum += __shfl_xor_sync(four_lanes, sum, 1);
-      sum += __shfl_xor_sync(four_lanes, sum, 2);
-      if (column < count) {
-        const int piece = column / Row<T>::kCount, sixteen = column % Row<T>::kCount / 16;
-        auto* const to = reinterpret_cast<uint2*>(codes + (n * kSixteens + sixteen) * pieces + piece);
-        to[unit % 2] = make_uint2(words[0], words[1]);
-      }
-      if (unit % 4 == 0) {
-        scales()[n * blocks() + unit / 4] = make_float2(scale.step, scale.step * static_cast<float>(-8 * sum));
-      }
+    for (int j = 0; j < 8; ++j) {
+      const int code = scale.code(x[j]);
+      words[j / 4] |= (static_cast<uint32_t>(code) & 255u) << (8 * (j % 4));
+      sum += code;
+    }
+    sum += __shfl_xor_sync(four_lanes, sum, 1);
+    sum += __shfl_xor_sync(four_lanes, sum, 2);
+    if (inside) {
+      const int piece = 8 * unit / Row<T>::kCount, sixteen = 8 * unit % Row<T>::kCount / 16;
+      auto* const to = reinterpret_cast<uint2*>(codes + (n * kSixteens + sixteen) * pieces + piece);
+      to[unit % 2] = make_uint2(words[0], words[1]);
+    }
+    if (unit % 4 == 0) {
+      scales()[n * blocks() + unit / 4] = make_float2(scale.step, scale.step * static_cast<float>(-8 * sum));
     }
   }
   __device__ float add(const RowPiece<T>& weights, int n, int piece, float sum) const {

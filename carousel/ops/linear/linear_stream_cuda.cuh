@@ -13,6 +13,7 @@
 
 #include "carousel/ops/gate/activations_cuda.cuh"
 #include "carousel/ops/linear/linear_stage_cuda.cuh"
+#include "carousel/ops/norm/norm_rows_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -52,17 +53,17 @@ struct Ahead {
       rows[r].open(part.row(row - part.first_row), cols);
     }
   }
-  /// Lets the second level of cache fetch what follows the steps that are on their way, a few KB for each warp: the
-  /// memory would idle while the kernels before this one end.
-  __device__ void fetch() const {
-    constexpr int kRead = kAhead * kWarp * 16, kFetched = 4096 / kOutputs;
-    if (pieces * 16 < kRead + kFetched) return;
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-    for (int r = 0; r < kOutputs; ++r) {
-      const char* const from = reinterpret_cast<const char*>(rows[r].pieces) + kRead;
-      if (lane == r) prefetch_bytes(from, kFetched);
-    }
+  /// Lets the second level of cache fetch what the warp reads after the first `read` bytes, a few KB: the memory would
+  /// idle while the kernels before this one end. Where rows are short they are those of its next outputs too.
+  __device__ void fetch(int read) const {
+    constexpr int kFetched = kAhead * kWarp * 16 + 4096 / kOutputs;  // of an output's row and of those after it
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, later = lane / kOutputs;
+    const int64_t row = row_of(group + later * stride, lane % kOutputs);
+    if (group + later * stride >= groups || row >= parts.rows) return;
+    const Parts::Part& part = parts.of_row(row);
+    const int64_t before = later * part.row_bytes;
+    const int64_t from = max(read - before, int64_t{0}), to = min(kFetched - before, part.row_bytes);
+    if (from < to) prefetch_bytes(part.row(row - part.first_row) + from, static_cast<int>(to - from) & ~15);
   }
   /// The lane's piece s of the next step, of each output.
   __device__ void read(int s) {
@@ -130,12 +131,15 @@ __device__ void stream_beside(const Parts& parts, const Product& product, int ro
   }
 }
 
+static_assert(kNormingThreads == kStreamThreads && kMostNormed <= columns_at_once(1, false) &&
+              kMostNormed <= columns_at_once(1, true));
+
 /// A warp takes groups of kOutputs outputs, the grid's number of warps apart. K is whole pieces. Where x does not fit
 /// into shared memory whole, every warp has one group, and all take all steps, so that they meet at the barriers:
-/// before x is replaced, and before it is read.
-template <class T, int kRows, int kOutputs, bool kRounds, int kAhead = ahead_of(kRows, kOutputs)>
+/// before x is replaced, and before it is read. With kNorms every block forms x, one row, by `norm`.
+template <class T, int kRows, int kOutputs, bool kRounds, int kAhead, bool kNorms>
 __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhead ? 2 : 1)
-    stream_pieces(Parts parts, Product product, Beside beside) {
+    stream_pieces(Parts parts, Product product, Beside beside, RowNorm norm) {
   constexpr int kCount = Row<T>::kCount, kColumns = columns_at_once(kRows, kAsCodes<T, kRounds>);
   constexpr int kStep = kAhead * kWarp;
   extern __shared__ float4 shared_x[];
@@ -143,24 +147,48 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhe
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   constexpr int kWarps = kStreamThreads / kWarp;
   const auto block = static_cast<int>(blockIdx.x) - beside.blocks, blocks = static_cast<int>(gridDim.x) - beside.blocks;
-  const int warp = block * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  // Blocks have neighbouring groups, so that all have as many warps with a group more.
+  const int warp = static_cast<int>(threadIdx.x) / kWarp * blocks + block;
   const int pieces = static_cast<int>(product.K / kCount);
   const auto groups = static_cast<int>((parts.rows + kOutputs - 1) / kOutputs);
-  const bool fits = product.K <= kColumns;
+  const bool fits = kNorms || product.K <= kColumns;
   const int stride = fits ? blocks * kWarps : groups;
   if constexpr (Row<T>::kIsBlocks) {
     if (block < 0) {
-      await_inputs();
-      return stream_beside<kRows>(beside.parts, product, warp + beside.blocks * kWarps);
+      if constexpr (kNorms) {
+        NormedEight normed(norm);
+        await_inputs();
+        auto* const floats = reinterpret_cast<float*>(shared_x);
+        const Eight eight = normed.run(blockIdx.x == 0);
+        if (8 * threadIdx.x < product.K) eight.put(floats, 8 * threadIdx.x);
+        product.x = floats;
+        __syncthreads();
+      } else {
+        await_inputs();
+      }
+      const int row = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+      return stream_beside<kRows>(beside.parts, product, row);
     }
   }
   Ahead<T, kOutputs, kAhead> ahead = {parts, product.K, product.units, pieces, groups, stride, warp};
   ahead.open();
-  ahead.read();  // weights, which no kernel writes: they are on their way while the kernel before this one ends
-  ahead.fetch();
-  await_inputs();
+  // Weights, which no kernel writes, are on their way while the kernel before this one ends. A norm needs the registers
+  // for which they would come.
+  if constexpr (kNorms) {
+    ahead.fetch(0);
+    NormedEight normed(norm);
+    await_inputs();
+    const Eight eight = normed.run(blockIdx.x == 0);
+    if constexpr (!kAsCodes<T, kRounds>) ahead.read();
+    if (8 * threadIdx.x < product.K) x.put(static_cast<int>(threadIdx.x), eight.of);
+    if constexpr (kAsCodes<T, kRounds>) ahead.read();  // codes need registers too
+  } else {
+    ahead.read();
+    ahead.fetch(kAhead * kWarp * 16);
+    await_inputs();
+    if (fits) x.template load<(kAhead >= kFarAhead)>(product, 0, static_cast<int>(product.K));
+  }
   if (fits) {
-    x.load(product, 0, static_cast<int>(product.K));
     __syncthreads();
     if (warp >= groups) return;
   }
@@ -171,7 +199,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhe
       if (!fits && i0 % kStaged == 0) {
         const int64_t k0 = int64_t{i0} * kCount;
         __syncthreads();
-        x.load(product, k0, static_cast<int>(min(int64_t{kColumns}, product.K - k0)));
+        x.template load<false>(product, k0, static_cast<int>(min(int64_t{kColumns}, product.K - k0)));
         __syncthreads();
       }
       // Registers suffice for two steps of floats; codes of blocks are replaced one by one.
@@ -229,46 +257,78 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhe
   }
 }
 
-template <class T, int kRows, int kOutputs, bool kRounds, int kAhead = ahead_of(kRows, kOutputs)>
-void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
+/// What a launch takes along: rows of floats of the same call, and the norm that forms x.
+struct Along {
+  Beside beside;
+  const RowNorm* norm;  // null: x is there
+};
+
+template <class T, int kRows, int kOutputs, bool kRounds, int kAhead = ahead_of(kRows, kOutputs), bool kNorms = false>
+void stream_with(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Along& along) {
+  if constexpr (kRows == 1 && !kNorms) {
+    if (along.norm != nullptr) {
+      return stream_with<T, kRows, kOutputs, kRounds, kAhead, true>(gpu, parts, product, along);
+    }
+  }
+  const Beside& beside = along.beside;
   const int64_t columns = std::min<int64_t>(columns_at_once(kRows, kAsCodes<T, kRounds>), product.K);
-  const size_t bytes = StagedX<T, kRows, kRounds>::bytes(columns);
-  const auto kernel = stream_pieces<T, kRows, kOutputs, kRounds, kAhead>;
+  size_t bytes = StagedX<T, kRows, kRounds>::bytes(columns);
+  if (kNorms && beside.blocks > 0) bytes = std::max(bytes, static_cast<size_t>(product.K) * sizeof(float));
+  const auto kernel = stream_pieces<T, kRows, kOutputs, kRounds, kAhead, kNorms>;
   allow_shared(kernel, bytes);
   int64_t blocks = blocks_of(parts.rows, kStreamThreads / kWarp * kOutputs);
   if (columns == product.K) {
     blocks =
         std::min(blocks, std::max<int64_t>(1, resident_blocks(gpu, kernel, kStreamThreads, bytes) - beside.blocks));
   }
+  RowNorm norm = kNorms ? *along.norm : RowNorm{};
+  const auto floats = [](int64_t count) { return static_cast<size_t>(count) * sizeof(float); };
+  if constexpr (kNorms) {
+    norm.early_x = gpu.has_left(norm.x, floats(product.K));
+    norm.early_pre = norm.pre != nullptr && gpu.has_left(norm.pre, floats(product.K));
+  }
   launch_early(gpu, kernel, dim3(static_cast<unsigned>(blocks + beside.blocks)), kStreamThreads, bytes, parts, product,
-               beside);
+               beside, norm);
+  gpu.wrote({{product.y, floats(product.N * product.y_stride)},
+             {norm.sum, norm.sum != nullptr ? floats(product.K) : 0},
+             {norm.normed, kNorms ? floats(product.K) : 0}});
 }
 
 /// Two outputs of a warp share what is read of x; where that leaves warps without, each has one. Codes of x are small.
 template <class T, int kRows, bool kRounds>
-void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
+void stream_rows(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Along& along) {
   if constexpr (kRows <= kUnitRows) {
-    if (product.units > 0) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, beside);
+    if (product.units > 0) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, along);
   }
   if constexpr (!kAsCodes<T, kRounds> && (kRows <= 4 || !Row<T>::kIsBlocks)) {
     const int64_t warps = int64_t{gpu.multiprocessors} * 2 * (kStreamThreads / kWarp);
-    if (parts.rows >= 4 * warps) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, beside);
+    if (parts.rows >= 4 * warps) return stream_with<T, kRows, 2, kRounds>(gpu, parts, product, along);
   }
   if constexpr (kRows == 1) {
     const bool few = parts.rows <= int64_t{gpu.multiprocessors} * (kStreamThreads / kWarp);
-    if (few) return stream_with<T, kRows, 1, kRounds, kFarAhead>(gpu, parts, product, beside);
+    if (few) return stream_with<T, kRows, 1, kRounds, kFarAhead>(gpu, parts, product, along);
   }
-  stream_with<T, kRows, 1, kRounds>(gpu, parts, product, beside);
+  stream_with<T, kRows, 1, kRounds>(gpu, parts, product, along);
+}
+
+/// One row, whose norm may have waited for it.
+template <class T, bool kRounds>
+void stream_row(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
+  const std::unique_ptr<const HeldBack> held = gpu.take_held(product.x);
+  const auto* const norm = dynamic_cast<const HeldNorm*>(held.get());
+  const bool takes = norm != nullptr && norm->row.width == product.K && !norm->reads(product.y, product.y_stride);
+  if (held != nullptr && !takes) held->launch();
+  stream_rows<T, 1, kRounds>(gpu, parts, product, {beside, takes ? &norm->row : nullptr});
 }
 
 /// N is at most 8, K whole pieces. `floats` are rows of f32 of the same call, beside blocks.
 template <class T, bool kRounds>
 void stream_in_pieces(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Parts& floats) {
   const Beside beside = {floats, static_cast<int>(blocks_of(floats.rows, kStreamThreads / kWarp))};
-  if (product.N <= 1) return stream_rows<T, 1, kRounds>(gpu, parts, product, beside);
-  if (product.N <= 2) return stream_rows<T, 2, kRounds>(gpu, parts, product, beside);
-  if (product.N <= 4) return stream_rows<T, 4, kRounds>(gpu, parts, product, beside);
-  stream_rows<T, 8, kRounds>(gpu, parts, product, beside);
+  if (product.N <= 1) return stream_row<T, kRounds>(gpu, parts, product, beside);
+  if (product.N <= 2) return stream_rows<T, 2, kRounds>(gpu, parts, product, {beside, nullptr});
+  if (product.N <= 4) return stream_rows<T, 4, kRounds>(gpu, parts, product, {beside, nullptr});
+  stream_rows<T, 8, kRounds>(gpu, parts, product, {beside, nullptr});
 }
 
 }  // namespace

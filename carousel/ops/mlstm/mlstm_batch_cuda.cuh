@@ -68,8 +68,9 @@ struct MlstmCall {
   float* total;                      // [N, H] sum of a row's weights in `weights`
   float* denominators;               // [N, H]
   float* weights;                    // [N, H, 64] decayed scores of row n with the rows of its chunk, zero after itself
-  bool one_row_each;                 // whether row n is that of sequence n, a step
-  int* arrived;                      // [B, H] blocks of the step that runs that have read n and m; zeros between steps
+  float4* of_heads;   // [B, H] m, the weights of the old state and of the row, and the denominator, of a step
+  bool one_row_each;  // whether row n is that of sequence n, a step
+  int* arrived;       // [B, H] blocks of the step that runs that have read n and m; zeros between steps
 
   __device__ SequenceRows sequence(int64_t s) const {
     const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);

@@ -11,7 +11,13 @@
 namespace carousel::cuda {
 namespace {
 
-constexpr int kStepThreads = 256;
+constexpr int kStepThreads = 256, kStepBlocks = 3;  // of `step` that run on a multiprocessor
+
+/// A barrier of the block's first threads.
+template <int kCount>
+__device__ void sync_first() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kCount) : "memory");
+}
 
 /// Which of a sequence's pieces of one row.
 enum class StepOf : uint8_t { kFirst, kLast };
@@ -21,22 +27,6 @@ __device__ int64_t step_row(const SequenceRows& seq, StepOf which) {
   if (which == StepOf::kFirst) return seq.first_is_step() ? seq.first : -1;
   return seq.last_is_step() ? seq.first + seq.rows - 1 : -1;
 }
-
-/// What a step does to the states of one head.
-struct StepWeights {
-  float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
-
-  /// Whole warps call this: their even lanes cap one gate, their odd lanes the other.
-  __device__ StepWeights(const MlstmCall& call, int64_t row, int64_t s, int64_t h) {
-    const float before = *call.m_of(s, h);
-    const float own = call.capped(*call.row(threadIdx.x % 2 == 0 ? call.args.i_pre : call.args.f_pre, row, h));
-    const float i = __shfl_sync(kAllLanes, own, 0);
-    const float decayed = call.log_sigmoid(__shfl_sync(kAllLanes, own, 1)) + before;
-    m = fmaxf(decayed, i);
-    f_act = expf(decayed - m);
-    i_act = expf(i - m);
-  }
-};
 
 /// kVec neighbouring elements of C, which a step reads and writes once: they should not push others out of the caches.
 template <int kVec>
@@ -59,96 +49,209 @@ struct alignas(4 * kVec) Neighbours {
   }
 };
 
-/// A block per 32 value columns of a head. All blocks of a head read its n and m; the one that has done so last
-/// replaces them. What a block reads waits as little as may be for what it reads before: its life is a few latencies of
-/// memory, and the first rows of C are on their way while the denominator is formed.
-template <class T, int kVec>
-__global__ void __launch_bounds__(kStepThreads, 4) step(MlstmCall call, StepOf which) {
-  constexpr int kLanes = kColumns / kVec, kAtOnce = kStepThreads / kLanes, kHeld = 8, kWarps = kStepThreads / kWarp;
-  extern __shared__ float keys_queries[];
-  __shared__ float shared[kWarp], shares[kWarps][kColumns];
-  __shared__ bool is_last;
-  const int64_t h = blockIdx.y, s = blockIdx.z;
-  const int dk = static_cast<int>(call.args.dims.dk), dv = static_cast<int>(call.args.dims.dv);
-  const int thread = static_cast<int>(threadIdx.x), first = thread / kLanes;
-  const int column = static_cast<int>(blockIdx.x) * kColumns + thread % kLanes * kVec;
-  float *const c = call.c_of(s, h) + column, *const n = call.n_of(s, h);
-  // C is on its way to the cache while the kernel before this one ends: a later store would renew the line.
-  for (int d = thread; d < dk; d += kStepThreads) {
-    prefetch_line(call.c_of(s, h) + d * dv + static_cast<int>(blockIdx.x) * kColumns);
+/// What a step does to the states of one head.
+struct StepWeights {
+  float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
+
+  /// Whole warps call this: their even lanes cap one gate, their odd lanes the other.
+  __device__ static StepWeights of(const MlstmCall& call, int64_t row, int64_t s, int64_t h) {
+    const float before = *call.m_of(s, h);
+    const float own = call.capped(*call.row(threadIdx.x % 2 == 0 ? call.args.i_pre : call.args.f_pre, row, h));
+    const float i = __shfl_sync(kAllLanes, own, 0);
+    const float decayed = call.log_sigmoid(__shfl_sync(kAllLanes, own, 1)) + before;
+    const float m = fmaxf(decayed, i);
+    return {m, expf(decayed - m), expf(i - m)};
   }
-  await_inputs();
+  __device__ float next_n(const MlstmCall& call, float k, float n) const {
+    return fmaf(i_act, call.scale_k() * k, f_act * n);
+  }
+  /// Values to what they add to C for a key of 1.
+  template <int kVec>
+  __device__ void weigh(const MlstmCall& call, Neighbours<kVec>* v) const {
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) v->of[j] = i_act * call.scale_k() * v->of[j];
+  }
+};
+
+/// A block's pass over 32 value columns of a head's C. Its threads hold their first rows while the weights are formed.
+template <int kVec>
+struct StatePass {
+  static constexpr int kLanes = kColumns / kVec, kAtOnce = kStepThreads / kLanes, kHeld = 8;
+  static constexpr int kWarps = kStepThreads / kWarp;
+
+  float* c;  // of the thread's first column
+  int dk, dv, column, first;
   Neighbours<kVec> held[kHeld];
-  const auto load = [&](int d0) {
+
+  __device__ StatePass(const MlstmCall& call, int64_t s, int64_t h)
+      : dk(static_cast<int>(call.args.dims.dk)), dv(static_cast<int>(call.args.dims.dv)) {
+    const int thread = static_cast<int>(threadIdx.x);
+    first = thread / kLanes;
+    column = static_cast<int>(blockIdx.x) * kColumns + thread % kLanes * kVec;
+    c = call.c_of(s, h) + column;
+    // Of the blocks that wait for the kernel before this one C is on its way to the cache meanwhile: a later store
+    // would renew the line.
+    constexpr unsigned kFirstBlocks = 512;
+    if ((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x >= kFirstBlocks) return;
+    const float* const block = c - thread % kLanes * kVec;
+    for (int d = thread; d < dk; d += kStepThreads) prefetch_line(block + int64_t{d} * dv);
+  }
+  __device__ void load(int d0) {
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       const int d = d0 + first + i * kAtOnce;
       if (d < dk && column < dv) held[i].read(c + d * dv);
     }
-  };
-  load(0);
-  const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
-  if (row < 0) return;
-  const T *const q_row = call.q_row<T>(row, h), *const k_row = call.k_row<T>(row, h);
-  T first_k{}, first_q{}, v[kVec] = {};
-  float first_n = 0;
-  if (thread < dk) first_k = k_row[thread], first_q = q_row[thread], first_n = n[thread];
-#pragma unroll
-  for (int j = 0; j < kVec; ++j) {
-    if (column < dv) v[j] = call.v_row<T>(row, h)[column + j];
   }
-  const StepWeights weights(call, row, s, h);
-  float *const k = keys_queries, *const q = k + dk;
-  const auto next_n = [&](int d, float before) {
-    return fmaf(weights.i_act, call.scale_k() * k[d], weights.f_act * before);
-  };
-  float dot = 0;
-  for (int d = thread; d < dk; d += kStepThreads) {
-    k[d] = static_cast<float>(d == thread ? first_k : k_row[d]);
-    q[d] = static_cast<float>(d == thread ? first_q : q_row[d]);
-    dot = fmaf(q[d], next_n(d, d == thread ? first_n : n[d]), dot);
+  template <class T>
+  __device__ Neighbours<kVec> values(const MlstmCall& call, int64_t row, int64_t h) const {
+    Neighbours<kVec> v = {};
+#pragma unroll
+    for (int j = 0; j < kVec; ++j) {
+      if (column < dv) v.of[j] = static_cast<float>(call.v_row<T>(row, h)[column + j]);
+    }
+    return v;
   }
-  const float denominator = call.denominator(call.scale_q() * block_sum(dot, shared), weights.m);
-  // Every thread has read n and m: block_sum waited. The fence lets no read pass the count.
-  int arrived = 0;
-  if (thread == 0) __threadfence(), arrived = atomicAdd(call.arrived + s * call.args.dims.heads + h, 1);
-  Neighbours<kVec> i_v, share = {};
+  /// Advances C, of which load(0) has been called, and leaves the block's q C in `shares`; a barrier has to follow.
+  __device__ void run(const float* k, const float* q, const Neighbours<kVec>& i_v, float f_act,
+                      float (*shares)[kColumns]) {
+    const int thread = static_cast<int>(threadIdx.x);
+    Neighbours<kVec> share = {};
+    for (int d0 = 0; d0 < dk; d0 += kHeld * kAtOnce) {
+      if (d0 > 0) load(d0);
 #pragma unroll
-  for (int j = 0; j < kVec; ++j) i_v.of[j] = weights.i_act * call.scale_k() * static_cast<float>(v[j]);
-  for (int d0 = 0; d0 < dk; d0 += kHeld * kAtOnce) {
-    if (d0 > 0) load(d0);
+      for (int i = 0; i < kHeld; ++i) {
+        const int d = d0 + first + i * kAtOnce;
+        if (d >= dk || column >= dv) continue;
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      const int d = d0 + first + i * kAtOnce;
-      if (d >= dk || column >= dv) continue;
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        held[i].of[j] = fmaf(k[d], i_v.of[j], weights.f_act * held[i].of[j]);
-        share.of[j] = fmaf(q[d], held[i].of[j], share.of[j]);
+        for (int j = 0; j < kVec; ++j) {
+          held[i].of[j] = fmaf(k[d], i_v.of[j], f_act * held[i].of[j]);
+          share.of[j] = fmaf(q[d], held[i].of[j], share.of[j]);
+        }
+        held[i].write(c + d * dv);
       }
-      held[i].write(c + d * dv);
     }
-  }
 #pragma unroll
-  for (int j = 0; j < kVec; ++j) {
-    for (int distance = kLanes; distance < kWarp; distance *= 2) {
-      share.of[j] += __shfl_xor_sync(kAllLanes, share.of[j], distance);
+    for (int j = 0; j < kVec; ++j) {
+      for (int distance = kLanes; distance < kWarp; distance *= 2) {
+        share.of[j] += __shfl_xor_sync(kAllLanes, share.of[j], distance);
+      }
+      if (thread % kWarp < kLanes) shares[thread / kWarp][thread % kLanes * kVec + j] = share.of[j];
     }
-    if (thread % kWarp < kLanes) shares[thread / kWarp][thread % kLanes * kVec + j] = share.of[j];
   }
-  if (thread == 0) is_last = arrived + 1 == static_cast<int>(gridDim.x);
-  __syncthreads();
-  const int out_column = static_cast<int>(blockIdx.x) * kColumns + thread;
-  if (thread < kColumns && out_column < dv) {
+  /// h of the block's columns, after that barrier.
+  template <class T>
+  __device__ void write_out(const MlstmCall& call, int64_t row, int64_t h, float (*shares)[kColumns],
+                            float denominator) const {
+    const int thread = static_cast<int>(threadIdx.x), out_column = static_cast<int>(blockIdx.x) * kColumns + thread;
+    if (thread >= kColumns || out_column >= dv) return;
     float sum = 0;
     for (int w = 0; w < kWarps; ++w) sum += shares[w][thread];
     call.out_row<T>(row, h)[out_column] = static_cast<T>(call.scale_q() * sum / denominator);
   }
-  if (!is_last) return;
-  for (int d = thread; d < dk; d += kStepThreads) n[d] = next_n(d, d == thread ? first_n : n[d]);
-  if (thread > 0) return;
+};
+
+/// A block per 32 value columns of a head, and a warp more. All blocks of a head read its n and m; the block that has
+/// done so last replaces them, by that warp, which alone waits for the count. What a block reads waits as little as may
+/// be for what it reads before: its life is a few latencies of memory, and the first rows of C are on their way while
+/// the denominator is formed.
+template <class T, int kVec>
+__global__ void __launch_bounds__(kStepThreads + kWarp, kStepBlocks) step(MlstmCall call, StepOf which) {
+  using Pass = StatePass<kVec>;
+  extern __shared__ float keys_queries[];
+  __shared__ float shared[kWarp], shares[Pass::kWarps][kColumns];
+  const int64_t h = blockIdx.y, s = blockIdx.z;
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool counts = thread >= kStepThreads;
+  Pass pass(call, s, h);
+  const int dk = pass.dk;
+  float* const n = call.n_of(s, h);
+  await_inputs();
+  if (!counts) pass.load(0);
+  const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
+  if (row < 0) return;
+  const T *const q_row = call.q_row<T>(row, h), *const k_row = call.k_row<T>(row, h);
+  T first_k{}, first_q{};
+  float first_n = 0;
+  if (thread < dk && !counts) first_k = k_row[thread], first_q = q_row[thread], first_n = n[thread];
+  Neighbours<kVec> i_v = pass.template values<T>(call, row, h);
+  const StepWeights weights = StepWeights::of(call, row, s, h);
+  float *const k = keys_queries, *const q = k + dk;
+  float dot = 0;
+  for (int d = counts ? dk : thread; d < dk; d += kStepThreads) {
+    k[d] = static_cast<float>(d == thread ? first_k : k_row[d]);
+    q[d] = static_cast<float>(d == thread ? first_q : q_row[d]);
+    dot = fmaf(q[d], weights.next_n(call, k[d], d == thread ? first_n : n[d]), dot);
+  }
+  const float q_n = sum_of_warps(dot, shared, 0, Pass::kWarps + 1);  // every thread has read n and m
+  if (counts) {
+    int arrived = 0;
+    if (thread == kStepThreads) {
+      __threadfence();  // no read passes the count
+      arrived = atomicAdd(call.arrived + s * call.args.dims.heads + h, 1);
+    }
+    if (__shfl_sync(kAllLanes, arrived, 0) + 1 < static_cast<int>(gridDim.x)) return;
+    for (int d = thread - kStepThreads; d < dk; d += kWarp) n[d] = weights.next_n(call, k[d], n[d]);
+    if (thread > kStepThreads) return;
+    *call.m_of(s, h) = weights.m;
+    call.arrived[s * call.args.dims.heads + h] = 0;  // for the next step
+    return;
+  }
+  const float denominator = call.denominator(call.scale_q() * q_n, weights.m);
+  weights.weigh(call, &i_v);
+  pass.run(k, q, i_v, weights.f_act, shares);
+  sync_first<kStepThreads>();
+  pass.template write_out<T>(call, row, h, shares, denominator);
+}
+
+/// The same step in two kernels, for more blocks than the GPU runs at a time: what all blocks of a head would do first
+/// is done once. This one takes a block per head, and advances n and m.
+template <class T>
+__global__ void __launch_bounds__(kStepThreads) step_of_n(MlstmCall call, StepOf which) {
+  __shared__ float shared[kWarp];
+  const int64_t h = blockIdx.x, s = blockIdx.y, head = s * call.args.dims.heads + h;
+  await_inputs();
+  const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
+  if (row < 0) return;
+  float* const n = call.n_of(s, h);
+  const T *const q = call.q_row<T>(row, h), *const k = call.k_row<T>(row, h);
+  const StepWeights weights = StepWeights::of(call, row, s, h);
+  float dot = 0;
+  for (int64_t d = threadIdx.x; d < call.args.dims.dk; d += kStepThreads) {
+    n[d] = weights.next_n(call, static_cast<float>(k[d]), n[d]);
+    dot = fmaf(static_cast<float>(q[d]), n[d], dot);
+  }
+  const float denominator = call.denominator(call.scale_q() * block_sum(dot, shared), weights.m);
+  if (threadIdx.x > 0) return;  // every thread has read m: block_sum waited
   *call.m_of(s, h) = weights.m;
-  call.arrived[s * call.args.dims.heads + h] = 0;  // for the next step
+  call.of_heads[head] = make_float4(weights.m, weights.f_act, weights.i_act, denominator);
+}
+
+/// And this one a block per 32 value columns of a head.
+template <class T, int kVec>
+__global__ void __launch_bounds__(kStepThreads, 4) step_of_c(MlstmCall call, StepOf which) {
+  using Pass = StatePass<kVec>;
+  extern __shared__ float keys_queries[];
+  __shared__ float shares[Pass::kWarps][kColumns];
+  const int64_t h = blockIdx.y, s = blockIdx.z;
+  Pass pass(call, s, h);
+  await_inputs();
+  pass.load(0);
+  const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
+  if (row < 0) return;
+  float *const k = keys_queries, *const q = k + pass.dk;
+  for (int d = static_cast<int>(threadIdx.x); d < pass.dk; d += kStepThreads) {
+    k[d] = static_cast<float>(call.k_row<T>(row, h)[d]);
+    q[d] = static_cast<float>(call.q_row<T>(row, h)[d]);
+  }
+  Neighbours<kVec> i_v = pass.template values<T>(call, row, h);
+  const float4 head = call.of_heads[s * call.args.dims.heads + h];
+  const StepWeights weights = {head.x, head.y, head.z};
+  __syncthreads();
+  weights.weigh(call, &i_v);
+  pass.run(k, q, i_v, weights.f_act, shares);
+  __syncthreads();
+  pass.template write_out<T>(call, row, h, shares, head.w);
 }
 
 /// A block per row: columns of one type to columns of another.
@@ -200,6 +303,7 @@ Layout lay_out(const ops::MlstmArgs& args, int64_t rows, bool zeros, cpu::Worksp
     *array = workspace->take<float>(rows * heads);
   }
   call.weights = workspace->take<float>(rows * heads * kChunk);
+  call.of_heads = workspace->take<float4>(batch * heads);
   return layout;
 }
 Layout lay_out_f32(const ops::MlstmArgs& args, const Work& work, cpu::Workspace* workspace) {
@@ -238,7 +342,15 @@ void run_step(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
   allow_shared(step<T, kVec>, bytes);
   const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), static_cast<unsigned>(dims.heads),
                   static_cast<unsigned>(call.args.seqs.batch));
-  launch_early(gpu, step<T, kVec>, grid, kStepThreads, bytes, call, which);
+  if (int64_t{grid.x} * grid.y * grid.z <= int64_t{gpu.multiprocessors} * kStepBlocks) {
+    launch_early(gpu, step<T, kVec>, grid, kStepThreads + kWarp, bytes, call, which);
+  } else {
+    allow_shared(step_of_c<T, kVec>, bytes);
+    launch_early(gpu, step_of_n<T>, dim3(grid.y, grid.z), kStepThreads, 0, call, which);
+    launch_early(gpu, step_of_c<T, kVec>, grid, kStepThreads, bytes, call, which);
+  }
+  const int64_t out_bytes = call.args.seqs.rows() * call.args.out.stride * static_cast<int64_t>(sizeof(T));
+  gpu.wrote({{call.args.out.data, static_cast<size_t>(out_bytes)}});  // and states
   launched("mlstm");
 }
 /// Fours of value columns, where rows of C are made of them.

@@ -14,7 +14,7 @@ namespace carousel::cuda {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int kGateThreads = 1024, kPackThreads = 256;
+constexpr int kGateThreads = 256, kGateWarps = kGateThreads / kWarp, kPackThreads = 256;
 constexpr int kPackRows = 8;  // rows of a block of pack_pieces
 
 /// Whether the pieces of sequences lie where TensorCall says: none has more than its share of numbers, all its rows are
@@ -50,11 +50,18 @@ struct PairOfRows {
 
 __device__ PairOfRows scan_piece(const MlstmCall& cell, const Piece& piece, int64_t h, int lane) {
   PairOfRows rows;
+  float i_pre[2], f_pre[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {  // all loads are on their way before one is waited for
+    const int64_t row = piece.begin + min(2 * lane + r, piece.count - 1);
+    i_pre[r] = *cell.row(cell.args.i_pre, row, h);
+    f_pre[r] = *cell.row(cell.args.f_pre, row, h);
+  }
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int t = 2 * lane + r;
-    const bool inside = t < piece.count;
-    rows.b[r] = inside ? double{cell.log_forget_gate(piece.begin + t, h)} : 0.0;
-    rows.u[r] = inside ? double{cell.input_gate(piece.begin + t, h)} : -INFINITY;
+    const bool inside = 2 * lane + r < piece.count;
+    rows.b[r] = inside ? double{cell.log_sigmoid(cell.capped(f_pre[r]))} : 0.0;
+    rows.u[r] = inside ? double{cell.capped(i_pre[r])} : -INFINITY;
   }
   double sum = rows.b[0] + rows.b[1];
   for (int distance = 1; distance < kWarp; distance *= 2) {
@@ -78,14 +85,15 @@ __device__ PairOfRows scan_piece(const MlstmCall& cell, const Piece& piece, int6
 
 /// Writes the arrays of a piece that begins with m. The m after it is the running maximum at its last row, in float, so
 /// a cut between two pieces changes no bit.
-__device__ void write_gates(const TensorCall& call, const Piece& piece, int64_t h, float m_start, float* gates) {
+__device__ void write_gates(const TensorCall& call, const Piece& piece, const PairOfRows& rows, float m_start,
+                            float* gates) {
   const MlstmCall& cell = call.cell;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, last = piece.count - 1;
-  const PairOfRows rows = scan_piece(cell, piece, h, lane);
   float m[2];
   for (int r = 0; r < 2; ++r) m[r] = static_cast<float>(rows.b[r] + fmax(double{m_start}, rows.best[r]));
   const float m_next = __shfl_sync(kAllLanes, last % 2 == 0 ? m[0] : m[1], last / 2);
   const double b_end = __shfl_sync(kAllLanes, last % 2 == 0 ? rows.b[0] : rows.b[1], last / 2);
+  float out[kPieceArrays][2];
   for (int r = 0; r < 2; ++r) {
     const int t = 2 * lane + r;
     const bool inside = t < piece.count;
@@ -95,62 +103,95 @@ __device__ void write_gates(const TensorCall& call, const Piece& piece, int64_t 
       split(rows.u[r] * kLog2E, &col_hi, &col_lo);
       carry = expf(static_cast<float>(rows.b[r] + double{m_start} - double{m[r]}));
     }
-    gates[kRowHi * kChunk + t] = row_hi;
-    gates[kRowLo * kChunk + t] = row_lo;
-    gates[kColHi * kChunk + t] = col_hi;
-    gates[kColLo * kChunk + t] = col_lo;
-    gates[kFloor * kChunk + t] = inside ? expf(-m[r]) : 1.0f;
-    gates[kCarry * kChunk + t] = cell.scale_q() * carry;
+    out[kRowHi][r] = row_hi;
+    out[kRowLo][r] = row_lo;
+    out[kColHi][r] = col_hi;
+    out[kColLo][r] = col_lo;
+    out[kFloor][r] = inside ? expf(-m[r]) : 1.0f;
+    out[kCarry][r] = cell.scale_q() * carry;
     const float keep = inside ? expf(static_cast<float>(b_end + rows.u[r] - double{m_next})) : 0.0f;
-    gates[kKeep * kChunk + t] = cell.scale_k() * keep;
+    out[kKeep][r] = cell.scale_k() * keep;
     if (t == last) gates[kDecayAt] = carry;
+  }
+#pragma unroll
+  for (int i = 0; i < kPieceArrays; ++i) {
+    *reinterpret_cast<float2*>(gates + i * kChunk + 2 * lane) = make_float2(out[i][0], out[i][1]);
   }
 }
 
-/// A block per head of a sequence. It scans all pieces at once, then m from piece to piece, then writes the arrays of
-/// all pieces; the barriers between make the block's own stores seen. It also copies n, which walk_pieces replaces
-/// while other blocks may not have read it.
-__global__ void __launch_bounds__(kGateThreads) piece_gates(TensorCall call) {
+/// A warp per piece of a head: what it does to m. The first block also copies m and n, which later kernels replace
+/// while others may not have read them.
+__global__ void __launch_bounds__(kGateThreads) scan_gates(TensorCall call) {
+  await_inputs();
   const MlstmCall& cell = call.cell;
-  const int64_t h = blockIdx.x, s = blockIdx.y, heads = cell.args.dims.heads;
+  const int64_t h = blockIdx.y, s = blockIdx.z, heads = cell.args.dims.heads;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const SequenceRows seq = cell.sequence(s);
+  const int64_t pieces = seq.pieces(), p = int64_t{blockIdx.x} * kGateWarps + warp;
+  if (blockIdx.x == 0 && pieces > 0) {
+    for (int d = static_cast<int>(threadIdx.x); d < call.dk; d += kGateThreads) {
+      const bool inside = d < cell.args.dims.dk && cell.keeps();
+      call.n_start[(s * heads + h) * call.dk + d] = inside ? cell.n_of(s, h)[d] : 0.0f;
+    }
+    if (threadIdx.x == 0) call.m_start[s * heads + h] = cell.keeps() ? *cell.m_of(s, h) : 0.0f;
+  }
+  if (p >= pieces) return;
+  const PairOfRows rows = scan_piece(cell, piece_of(seq, p), h, lane);
+  const int last = piece_of(seq, p).count - 1;
+  if (lane != last / 2) return;
+  const int64_t at = (first_piece(seq.first, s) + p) * heads + h;
+  call.b_end[at] = rows.b[last % 2];
+  call.best[at] = rows.best[last % 2];
+}
+
+/// m from piece to piece: `before` gets that before pieces begin to end, the result is that after the last of them. All
+/// threads of the block call this, and pass a barrier before they read. A float is rounded from the larger of two
+/// doubles, or is the larger of two floats that are rounded from them.
+__device__ float walk_m(const TensorCall& call, int64_t first, int64_t h, int begin, int end, float m, float* before) {
+  __shared__ double ends[kGateThreads];
+  __shared__ float own[kGateThreads], ms[kGateThreads];
+  const int64_t heads = call.cell.args.dims.heads;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int p0 = 0; p0 < end; p0 += kGateThreads) {
+    const int count = min(kGateThreads, end - p0);
+    if (thread < count) {
+      const int64_t at = (first + p0 + thread) * heads + h;
+      ends[thread] = call.b_end[at];
+      own[thread] = static_cast<float>(ends[thread] + call.best[at]);
+    }
+    __syncthreads();
+    if (thread == 0) {
+#pragma unroll 8
+      for (int i = 0; i < count; ++i) {
+        ms[i] = m;
+        m = fmaxf(static_cast<float>(ends[i] + double{m}), own[i]);
+      }
+    }
+    __syncthreads();
+    const int which = p0 + thread - begin;
+    if (thread < count && which >= 0) before[which] = ms[thread];
+  }
+  return m;
+}
+
+/// A warp per piece of a head writes its arrays. The first warp of a block finds m before them.
+__global__ void __launch_bounds__(kGateThreads) write_all_gates(TensorCall call) {
+  __shared__ float m_before[kGateWarps];
+  await_inputs();
+  const MlstmCall& cell = call.cell;
+  const int64_t h = blockIdx.y, s = blockIdx.z, heads = cell.args.dims.heads;
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const SequenceRows seq = cell.sequence(s);
   const int64_t pieces = seq.pieces(), first = first_piece(seq.first, s);
-  if (pieces == 0) return;
-  for (int d = static_cast<int>(threadIdx.x); d < call.dk; d += kGateThreads) {
-    const bool inside = d < cell.args.dims.dk && cell.keeps();
-    call.n_start[(s * heads + h) * call.dk + d] = inside ? cell.n_of(s, h)[d] : 0.0f;
-  }
-  for (int64_t p = warp; p < pieces; p += kGateThreads / kWarp) {
-    const PairOfRows rows = scan_piece(cell, piece_of(seq, p), h, lane);
-    const int last = piece_of(seq, p).count - 1;
-    if (lane != last / 2) continue;
-    call.b_end[(first + p) * heads + h] = rows.b[last % 2];
-    call.best[(first + p) * heads + h] = rows.best[last % 2];
-  }
+  const int begin = static_cast<int>(blockIdx.x) * kGateWarps, end = static_cast<int>(min(int64_t{begin} + kGateWarps, pieces));
+  if (begin >= pieces) return;
+  const int p = begin + warp;
+  const Piece piece = piece_of(seq, p < end ? p : begin);
+  const PairOfRows rows = scan_piece(cell, piece, h, lane);
+  const float m = walk_m(call, first, h, begin, end, call.m_start[s * heads + h], m_before);
+  if (threadIdx.x == 0 && end == pieces && cell.keeps()) *cell.m_of(s, h) = m;
   __syncthreads();
-  if (warp == 0) {
-    float m = cell.keeps() ? *cell.m_of(s, h) : 0.0f;
-    for (int64_t p0 = 0; p0 < pieces; p0 += kWarp) {
-      const int64_t at = (first + p0 + lane) * heads + h;
-      const bool inside = p0 + lane < pieces;
-      const double b_end = inside ? call.b_end[at] : 0.0, best = inside ? call.best[at] : 0.0;
-      float start = m;
-      for (int i = 0; i < kWarp && p0 + i < pieces; ++i) {
-        if (lane == i) start = m;
-        const double end = __shfl_sync(kAllLanes, b_end, i), best_i = __shfl_sync(kAllLanes, best, i);
-        m = static_cast<float>(end + fmax(double{m}, best_i));
-      }
-      if (inside) call.m_start[at] = start;
-    }
-    __syncwarp();
-    if (lane == 0 && cell.keeps()) *cell.m_of(s, h) = m;
-  }
-  __syncthreads();
-  for (int64_t p = warp; p < pieces; p += kGateThreads / kWarp) {
-    const int64_t at = (first + p) * heads + h;
-    write_gates(call, piece_of(seq, p), h, call.m_start[at], call.gates + at * kPieceFloats);
-  }
+  if (p < end) write_gates(call, piece, rows, m_before[warp], call.gates + ((first + p) * heads + h) * kPieceFloats);
 }
 
 // ---- packing
@@ -182,6 +223,7 @@ __device__ void pack_eight(const Packed& packed, int64_t row, int64_t piece_row,
 /// A block per 8 rows of a piece of a sequence; where whole pieces are not packed, of its first and its last piece.
 template <class T>
 __global__ void __launch_bounds__(kPackThreads) pack_pieces(TensorCall call) {
+  await_inputs();
   const ops::MlstmArgs& args = call.cell.args;
   const int64_t s = blockIdx.z, heads = args.dims.heads;
   const SequenceRows seq = call.cell.sequence(s);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chunks of the mLSTM cell on tensor cores (the chunkwise form of arXiv:2503.14376), in three kernels. piece_gates has
-// the weights of all rows, which depend on the gates alone. pack_pieces rounds the inputs. walk_pieces takes a block
-// per 128 value columns of a head and walks from piece to piece; C stays in its registers from the first to the last.
+// Chunks of the mLSTM cell on tensor cores (the chunkwise form of arXiv:2503.14376), in four kernels. scan_gates and
+// write_all_gates have the weights of all rows, which depend on the gates alone. pack_pieces rounds the inputs.
+// walk_pieces takes a block per 128 value columns of a head and walks from piece to piece; C stays in its registers
+// from the first to the last.
 //
 // C is held transposed, [64 value columns, dk] per warpgroup, because accumulators rounded to bf16 are the A operand of
 // the next product (cuda/wgmma.cuh): h^T = C^T q^T and then h^T += v^T P^T, C^T += (v keep)^T k, and C passes through
@@ -226,9 +227,11 @@ __device__ __forceinline__ void weighted_values(uint32_t v, const float* keep, u
   }
 }
 
-/// Where a consumer's h goes: its 64 columns of the batch's first row of a piece, and how much of them there is.
+/// Where a consumer's h goes: its 64 columns of a piece's rows, and how much of them there is.
 struct OutTile {
-  int64_t stride;  // elements to the next row
+  const TileMaps* maps;
+  int64_t stride;   // elements to the next row
+  int row, column;  // of the matrix h
   int rows, columns;
 };
 
@@ -237,7 +240,7 @@ __device__ __forceinline__ void write_out(float* out, const OutTile& tile, const
                                           char*) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp % 4;
   const int column = warp * 16 + (lane >> 2), t = 2 * (lane & 3);
-  float* to = out + t * tile.stride + column;
+  float* to = out + (tile.row + t) * tile.stride + tile.column + column;
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     const float2 scale = *reinterpret_cast<const float2*>(inverse + 8 * n + t);
@@ -261,12 +264,15 @@ __device__ __forceinline__ void sync_consumer() {
   }
 }
 
-/// bf16: through a swizzled tile of shared memory, so that a row leaves in pieces of 16 bytes.
+/// bf16: through a swizzled tile of shared memory, which is copied whole where all of it is there, and else in pieces
+/// of 16 bytes.
 __device__ __forceinline__ void write_out(__nv_bfloat16* out, const OutTile& tile, const float* inverse,
                                           const float (&h)[32], char* shared) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp % 4,
             t4 = lane & 3;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
   const uint32_t address = shared_address(shared);
+  if (thread == 0) await_stored_reads();
   sync_consumer();  // the tile has been read for the piece before
 #pragma unroll
   for (int n = 0; n < 8; n += 2) {
@@ -278,14 +284,19 @@ __device__ __forceinline__ void write_out(__nv_bfloat16* out, const OutTile& til
     const uint32_t row = (n + (lane >> 4)) * 8 + (lane & 7), piece = warp * 2 + ((lane >> 3) & 1);
     store_transposed_tiles(address + swizzled(row, piece), pairs);
   }
+  const bool whole = tile.maps->stores && tile.rows == kChunk && tile.columns >= 64;
+  if (whole) fence_for_async();
   sync_consumer();
-  const int thread = static_cast<int>(threadIdx.x) % 128, piece = thread % 8;
+  if (whole) {
+    if (thread > 0) return;
+    store_tile(&tile.maps->out, tile.column, tile.row, address);
+    return commit_stores();
+  }
+  const int piece = thread % 8;
   if (piece * 8 >= tile.columns) return;  // a multiple of 8: run_tensor_chunks() sees to it
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = i * 16 + thread / 8;
-    const uint4 values = *reinterpret_cast<const uint4*>(shared + swizzled(row, piece));
-    if (row < tile.rows) *reinterpret_cast<uint4*>(out + row * tile.stride + piece * 8) = values;
+  __nv_bfloat16* const to = out + tile.row * tile.stride + tile.column + piece * 8;
+  for (int row = thread / 8; row < tile.rows; row += 16) {
+    *reinterpret_cast<uint4*>(to + row * tile.stride) = *reinterpret_cast<const uint4*>(shared + swizzled(row, piece));
   }
 }
 
@@ -305,14 +316,13 @@ __device__ __forceinline__ void each_of_state(const ops::MlstmDims& dims, int64_
 
 template <int kDk, class Out>
 __device__ __forceinline__ void consume(const Walk<kDk>& walk, const TensorCall& call, char* shared, int64_t h,
-                                        int64_t s) {
+                                        int64_t s, int group) {
   using T = Tiles<kDk>;
   const ops::MlstmArgs& args = call.cell.args;
-  const int group = static_cast<int>(threadIdx.x) / 128, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp % 4, t4 = lane & 3;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, t4 = lane & 3;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp % 4;
   const int first_column = walk.plan->v_column - static_cast<int>(h) * call.dv + group * 64;  // of the head
   const int64_t column = first_column + warp * 16 + (lane >> 2);
-  const OutTile whole = {args.out.stride, kChunk, static_cast<int>(args.dims.dv) - first_column};
   float* const state = call.cell.keeps() ? call.cell.c_of(s, h) : nullptr;
   float c[kDk / 2], out[32];
 #pragma unroll
@@ -368,14 +378,17 @@ __device__ __forceinline__ void consume(const Walk<kDk>& walk, const TensorCall&
     commit();
     await_groups<1>();
     pin(out);
-    const int64_t row = walk.plan->first_row + walk.plan->begin_of(u);
-    Out* const to = static_cast<Out*>(args.out.data) + row * args.out.stride + h * args.dims.dv + first_column;
-    write_out(to, {whole.stride, walk.plan->count_of(u), whole.columns}, inverse, out,
-              shared + T::kOut + group * kTileBytes);
+    const int begin = walk.plan->begin_of(u);
+    write_out(static_cast<Out*>(args.out.data),
+              {walk.maps, args.out.stride, static_cast<int>(walk.plan->first_row) + begin,
+               static_cast<int>(h * args.dims.dv) + first_column, walk.plan->count_of(u),
+               static_cast<int>(args.dims.dv) - first_column},
+              inverse, out, shared + T::kOut + group * kTileBytes);
     await_groups<0>();
     pin(c);
     walk.done_with_k(u);
   }
+  if (threadIdx.x % 128 == 0) await_stores();
   if (state == nullptr) return;
   each_of_state<kDk>(args.dims, column, [&](int i, int64_t at) { state[at] = c[i]; });
   if (walk.plan->v_column != static_cast<int>(h) * call.dv || n.part != 0) return;
@@ -415,6 +428,7 @@ __global__ void __launch_bounds__(kWalkers, 1)
   const int64_t h = blockIdx.y, s = blockIdx.z;
   const int thread = static_cast<int>(threadIdx.x);
   Plan* const plan = reinterpret_cast<Plan*>(shared + T::kPlan);
+  await_inputs();
   if (thread == 0) *plan = plan_of(call, h, s);
   __syncthreads();
   const Walk<kDk> walk = {base, plan->pieces, plan, &maps};
@@ -467,7 +481,7 @@ __global__ void __launch_bounds__(kWalkers, 1)
     }
   } else {
     take_registers<kDk == 256 ? 216 : 192>();
-    consume<kDk, Out>(walk, call, shared, h, s);
+    consume<kDk, Out>(walk, call, shared, h, s, group);
   }
 #endif
 }
@@ -483,6 +497,8 @@ TileMaps maps_of(const TensorCall& call) {
   maps.whole_q = maps.packed_q;
   maps.whole_k = maps.packed_k;
   maps.whole_v = maps.packed_v;
+  maps.stores = args.out.dtype == DType::kBF16 && fits_tile_map(args.out.data, args.out.stride);
+  maps.out = maps.stores ? tile_map(args.out.data, rows, heads * args.dims.dv, args.out.stride) : maps.packed_v;
   if (call.packs_all) return maps;
   maps.whole_q = tile_map(static_cast<const __nv_bfloat16*>(args.q.data), rows, heads * call.dk, args.q.stride);
   maps.whole_k = tile_map(static_cast<const __nv_bfloat16*>(args.k.data), rows, heads * call.dk, args.k.stride);
@@ -496,7 +512,7 @@ void run_walk(const Gpu::Impl& gpu, const TensorCall& call) {
   const dim3 grid(static_cast<unsigned>(call.dv / kValueColumns), static_cast<unsigned>(args.dims.heads),
                   static_cast<unsigned>(args.seqs.batch));
   allow_shared(walk_pieces<kDk, Out>, Tiles<kDk>::kBytes);
-  walk_pieces<kDk, Out><<<grid, kWalkers, Tiles<kDk>::kBytes, gpu.queue()>>>(maps_of(call), call);
+  launch_early(gpu, walk_pieces<kDk, Out>, grid, kWalkers, Tiles<kDk>::kBytes, maps_of(call), call);
 }
 
 int padded_dk(int64_t dk) { return dk <= 128 ? 128 : 256; }
@@ -535,7 +551,7 @@ TensorCall lay_out_tensor(const ops::MlstmArgs& args, cpu::Workspace* workspace)
   call.gates = workspace->take<float>(pieces * heads * kPieceFloats);
   call.b_end = workspace->take<double>(pieces * heads);
   call.best = workspace->take<double>(pieces * heads);
-  call.m_start = workspace->take<float>(pieces * heads);
+  call.m_start = workspace->take<float>(batch * heads);
   call.n_start = workspace->take<float>(batch * heads * call.dk);
   return call;
 }
@@ -543,14 +559,12 @@ TensorCall lay_out_tensor(const ops::MlstmArgs& args, cpu::Workspace* workspace)
 void run_tensor_chunks(const Gpu::Impl& gpu, const TensorCall& call, int64_t pieces) {
   const ops::MlstmArgs& args = call.cell.args;
   const auto heads = static_cast<unsigned>(args.dims.heads), batch = static_cast<unsigned>(args.seqs.batch);
-  piece_gates<<<dim3(heads, batch), kGateThreads, 0, gpu.queue()>>>(call);
-  const dim3 grid(static_cast<unsigned>(call.packs_all ? pieces : 2), kChunk / kPackRows, batch);
+  const dim3 of_gates(static_cast<unsigned>(blocks_of(pieces, kGateWarps)), heads, batch);
+  const dim3 of_packing(static_cast<unsigned>(call.packs_all ? pieces : 2), kChunk / kPackRows, batch);
   const bool narrow = args.out.dtype == DType::kBF16;
-  if (narrow) {
-    pack_pieces<__nv_bfloat16><<<grid, kPackThreads, 0, gpu.queue()>>>(call);
-  } else {
-    pack_pieces<float><<<grid, kPackThreads, 0, gpu.queue()>>>(call);
-  }
+  launch_early(gpu, scan_gates, of_gates, kGateThreads, 0, call);
+  launch_early(gpu, write_all_gates, of_gates, kGateThreads, 0, call);
+  launch_early(gpu, narrow ? pack_pieces<__nv_bfloat16> : pack_pieces<float>, of_packing, kPackThreads, 0, call);
   if (call.dk == 256) {
     narrow ? run_walk<256, __nv_bfloat16>(gpu, call) : run_walk<256, float>(gpu, call);
   } else {

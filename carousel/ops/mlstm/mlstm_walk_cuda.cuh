@@ -11,10 +11,12 @@ namespace {
 
 constexpr int kWalkers = 384;  // threads of walk_pieces
 
-/// Where tiles are copied from: pieces that are packed, and whole ones.
+/// Where tiles are copied from: pieces that are packed, and whole ones; and where those of h go, in bf16.
 struct TileMaps {
   CUtensorMap packed_q, packed_k, packed_v;
   CUtensorMap whole_q, whole_k, whole_v;
+  CUtensorMap out;
+  bool stores;  // else there is no map of h
 };
 
 /// Shared memory of walk_pieces, in bytes from a multiple of 1024.
@@ -89,9 +91,11 @@ struct Walk {
     bool packed;
     const int stage = u & 1, row = plan->tile_row(u, &packed);
     const CUtensorMap* const map = packed ? &maps->packed_q : &maps->whole_q;
+    const int column = plan->q_column;
     arrive_expecting(q_full(stage), T::kQBytes);
+#pragma unroll
     for (int i = 0; i < T::kAcross; ++i) {
-      copy_tile(q(stage) + i * kTileBytes, map, plan->q_column + i * 64, row, q_full(stage));
+      copy_tile(q(stage) + i * kTileBytes, map, column + i * 64, row, q_full(stage));
     }
   }
   __device__ void load_k_v(int u) const {
@@ -99,15 +103,18 @@ struct Walk {
     const int stage = u & 1, row = plan->tile_row(u, &packed);
     const CUtensorMap* const k_map = packed ? &maps->packed_k : &maps->whole_k;
     const CUtensorMap* const v_map = packed ? &maps->packed_v : &maps->whole_v;
+    const float* const gates = plan->gates + u * plan->gates_step;
+    const int column = plan->q_column, v_column = plan->v_column;
     arrive_expecting(k_full(stage), T::kAcross * kTileBytes + T::kGateBytes);
-    copy_bytes(base + T::kGates + stage * T::kGateBytes, plan->gates + u * plan->gates_step, T::kGateBytes,
-               k_full(stage));
+    copy_bytes(base + T::kGates + stage * T::kGateBytes, gates, T::kGateBytes, k_full(stage));
+#pragma unroll
     for (int i = 0; i < T::kAcross; ++i) {
-      copy_tile(k(stage) + i * T::kKTileBytes, k_map, plan->q_column + i * 64, row, k_full(stage));
+      copy_tile(k(stage) + i * T::kKTileBytes, k_map, column + i * 64, row, k_full(stage));
     }
     arrive_expecting(v_full(stage), T::kVBytes);
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
-      copy_tile(v(stage) + i * kTileBytes, v_map, plan->v_column + i * 64, row, v_full(stage));
+      copy_tile(v(stage) + i * kTileBytes, v_map, v_column + i * 64, row, v_full(stage));
     }
   }
 

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The norms on the GPU, a block per row or head: moments are summed in one fixed order, so a row never depends on the
 // others.
-#include "carousel/cuda/launch.cuh"
-#include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
-#include "carousel/ops/norm/norm_cpu.h"
-#include "carousel/ops/rows/fours_cuda.cuh"
+#include "carousel/ops/norm/norm_rows_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
@@ -17,12 +13,8 @@ unsigned threads_for(int64_t width) {
   return static_cast<unsigned>(threads < kMost ? threads : kMost);
 }
 
-struct Affine {
-  float shift, scale;  // normed = (x - shift) * scale
-};
-
-/// The block's statistics of x [width]. The variance is computed from the deviations: E[x^2] - E[x]^2 cancels where the
-/// mean is large against the spread.
+/// The block's statistics of x [width], an element at a time. The variance is computed from the deviations: E[x^2] -
+/// E[x]^2 cancels where the mean is large against the spread.
 __device__ Affine statistics(const float* x, int64_t width, const ops::NormArgs& norm) {
   __shared__ float shared[kWarp];
   if (norm.kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
@@ -38,98 +30,76 @@ __device__ Affine statistics(const float* x, int64_t width, const ops::NormArgs&
   return {mean, 1.0f / sqrtf(variance + norm.eps)};
 }
 
-__device__ float apply(float x, Affine row, const ops::NormArgs& norm, int64_t j) {
-  float v = (x - row.shift) * row.scale;
-  if (norm.weight != nullptr) v *= norm.weight_offset != 0 ? norm.weight[j] + norm.weight_offset : norm.weight[j];
-  return norm.bias != nullptr ? v + norm.bias[j] : v;
-}
-
 __device__ const float* row_of(const View& view, int64_t n) {
   return static_cast<const float*>(view.data) + n * view.stride;
 }
 __device__ float* written_row(const View& view, int64_t n) { return static_cast<float*>(view.data) + n * view.stride; }
 
-/// Fours of elements that a thread of the kernels below holds in registers: all of a row are read at once, and a single
-/// row takes one trip to memory.
-template <int kFours>
-struct HeldRow {
-  float4 fours[kFours];
-
-  /// f(four, first element of it) for each four of the thread.
-  template <class F>
-  __device__ void each(int64_t width, const F& f) {
-#pragma unroll
-    for (int i = 0; i < kFours; ++i) {
-      const int64_t j = 4 * (int64_t{threadIdx.x} + int64_t{i} * blockDim.x);
-      if (j < width) f(fours[i], j);
-    }
-  }
-  __device__ Affine statistics(int64_t width, const ops::NormArgs& norm) {
-    __shared__ float shared[kWarp];
-    if (norm.kind == ops::Norm::Kind::kNone) return {0.0f, 1.0f};
-    float mean = 0;
-    if (norm.kind == ops::Norm::Kind::kLayer) {
-      float sum = 0;
-      each(width, [&](const float4& v, int64_t) { sum += (v.x + v.y) + (v.z + v.w); });
-      mean = block_sum(sum, shared) / static_cast<float>(width);
-    }
-    float squares = 0;
-    each(width, [&](const float4& v, int64_t) {
-      for (const float x : {v.x, v.y, v.z, v.w}) squares = fmaf(x - mean, x - mean, squares);
-    });
-    return {mean, 1.0f / sqrtf(block_sum(squares, shared) / static_cast<float>(width) + norm.eps)};
-  }
-};
-__device__ float4 apply(const float4& x, Affine row, const ops::NormArgs& norm, int64_t j) {
-  return make_float4(apply(x.x, row, norm, j), apply(x.y, row, norm, j + 1), apply(x.z, row, norm, j + 2),
-                     apply(x.w, row, norm, j + 3));
-}
-
-template <int kFours>
-__global__ void add_and_norm_held(ops::AddNormArgs args) {
+/// A row for each block, of at most kMostNormed columns.
+__global__ void __launch_bounds__(kNormingThreads) add_and_norm_eights(ops::AddNormArgs args) {
   const int64_t n = blockIdx.x;
-  HeldRow<kFours> held;
-  const float* const x = row_of(args.x, n);
+  const int width = static_cast<int>(args.width);
+  const float* const y = args.y.data != nullptr ? row_of(args.y, n) : nullptr;
+  const RowNorm row = {row_of(args.x, n),           y,     nullptr, written_row(args.sum, n),
+                       written_row(args.normed, n), width, width,   args.norm,
+                       ops::NormGate::Kind::kNone};
+  NormedEight normed(row);
   await_inputs();
-  held.each(args.width, [&](float4& v, int64_t j) { v = four_at(x, j); });
-  if (args.y.data != nullptr) {
-    const float* const y = row_of(args.y, n);
-    float* const sum = written_row(args.sum, n);
-    held.each(args.width, [&](float4& v, int64_t j) {
-      const float4 y4 = four_at(y, j);
-      v = make_float4(v.x + y4.x, v.y + y4.y, v.z + y4.z, v.w + y4.w);
-      put_four(sum, j, v);
-    });
+  normed.run(true);
+}
+
+/// Longer rows, kEights for each thread.
+template <int kEights>
+__global__ void __launch_bounds__(kNormingThreads) add_and_norm_wide(ops::AddNormArgs args) {
+  __shared__ float shared[2][kWarp];
+  const int64_t n = blockIdx.x;
+  const auto first_of = [&](int i) { return 8 * (int64_t{threadIdx.x} + int64_t{i} * kNormingThreads); };
+  const auto inside = [&](int i) { return first_of(i) < args.width; };
+  Eight held[kEights];
+  await_inputs();
+#pragma unroll
+  for (int i = 0; i < kEights; ++i) {
+    if (inside(i)) held[i] = Eight::at(row_of(args.x, n), first_of(i));
   }
-  if (args.norm.kind == ops::Norm::Kind::kNone) return;
-  const Affine row = held.statistics(args.width, args.norm);
-  float* const out = written_row(args.normed, n);
-  held.each(args.width, [&](float4& v, int64_t j) { put_four(out, j, apply(v, row, args.norm, j)); });
-}
-
-__device__ float gated(float v, float pre, ops::NormGate::Kind kind) {
-  return v * (kind == ops::NormGate::Kind::kSigmoid ? sigmoid(pre) : pre * sigmoid(pre));
-}
-
-/// Without a skip; one four per thread.
-__global__ void norm_of_heads_held(ops::HeadNormArgs args) {
-  const int64_t n = blockIdx.x, first = int64_t{blockIdx.y} * args.dv;
-  HeldRow<1> held;
-  await_inputs();
-  float4 pre = make_float4(0, 0, 0, 0);
-  held.each(args.dv, [&](float4& v, int64_t i) {
-    v = four_at(row_of(args.h, n), first + i);
-    if (args.gate != ops::NormGate::Kind::kNone) pre = four_at(row_of(args.pre, n), first + i);
-  });
-  const Affine row = held.statistics(args.dv, args.norm);
-  held.each(args.dv, [&](float4& v, int64_t i) {
-    v = apply(v, row, args.norm, first + i);
-    if (args.gate != ops::NormGate::Kind::kNone) {
-      v = make_float4(gated(v.x, pre.x, args.gate), gated(v.y, pre.y, args.gate), gated(v.z, pre.z, args.gate),
-                      gated(v.w, pre.w, args.gate));
+  if (args.y.data != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kEights; ++i) {
+      if (!inside(i)) continue;
+      const Eight y = Eight::at(row_of(args.y, n), first_of(i));
+      for (int k = 0; k < 8; ++k) held[i].of[k] += y.of[k];
+      held[i].put(written_row(args.sum, n), first_of(i));
     }
-    put_four(written_row(args.out, n), first + i, v);
-  });
+  }
+  const Affine row = statistics(held, inside, args.width, args.norm, {0, kNormingThreads / kWarp, shared});
+#pragma unroll
+  for (int i = 0; i < kEights; ++i) {
+    if (!inside(i)) continue;
+    const Eight weight = args.norm.weight != nullptr ? Eight::at(args.norm.weight, first_of(i)) : Eight{};
+    for (int k = 0; k < 8; ++k) held[i].of[k] = apply(held[i].of[k], row, args.norm, weight.of[k], first_of(i) + k);
+    held[i].put(written_row(args.normed, n), first_of(i));
+  }
+}
+
+/// A head of a row for each block, without a skip.
+__global__ void __launch_bounds__(kNormingThreads) norm_of_heads_eights(ops::HeadNormArgs args) {
+  const int64_t n = blockIdx.x, first = int64_t{blockIdx.y} * args.dv;
+  const int dv = static_cast<int>(args.dv);
+  ops::NormArgs norm = args.norm;
+  if (norm.weight != nullptr) norm.weight += first;
+  if (norm.bias != nullptr) norm.bias += first;
+  const float* const pre = args.gate != ops::NormGate::Kind::kNone ? row_of(args.pre, n) + first : nullptr;
+  const RowNorm row = {
+      row_of(args.h, n) + first, nullptr, pre, nullptr, written_row(args.out, n) + first, dv, dv, norm, args.gate};
+  NormedEight normed(row);
+  await_inputs();
+  normed.run(true);
+}
+
+/// A row that a product may take along.
+__global__ void __launch_bounds__(kNormingThreads) norm_row(RowNorm row) {
+  NormedEight normed(row);
+  await_inputs();
+  normed.run(true);
 }
 
 __global__ void add_and_norm(ops::AddNormArgs args) {
@@ -143,7 +113,9 @@ __global__ void add_and_norm(ops::AddNormArgs args) {
   // A thread reads only the elements of the sum that it wrote.
   const Affine row = statistics(sum, args.width, args.norm);
   float* const out = written_row(args.normed, n);
-  for (int64_t j = threadIdx.x; j < args.width; j += blockDim.x) out[j] = apply(sum[j], row, args.norm, j);
+  for (int64_t j = threadIdx.x; j < args.width; j += blockDim.x) {
+    out[j] = apply(sum[j], row, args.norm, args.norm.weight != nullptr ? args.norm.weight[j] : 0.0f, j);
+  }
 }
 
 __global__ void norm_of_heads(ops::HeadNormArgs args) {
@@ -152,47 +124,76 @@ __global__ void norm_of_heads(ops::HeadNormArgs args) {
   const Affine row = statistics(x, args.dv, args.norm);
   for (int64_t i = threadIdx.x; i < args.dv; i += blockDim.x) {
     const int64_t j = first + i;
-    float v = apply(x[i], row, args.norm, j);
+    float v = apply(x[i], row, args.norm, args.norm.weight != nullptr ? args.norm.weight[j] : 0.0f, j);
     if (args.skip.data != nullptr) v = fmaf(args.skip_weight[j], row_of(args.skip, n)[j], v);
     if (args.gate != ops::NormGate::Kind::kNone) v = gated(v, row_of(args.pre, n)[j], args.gate);
     written_row(args.out, n)[j] = v;
   }
 }
 
-constexpr int64_t kMostThreads = 1024;
-
-template <int kFours>
-void add_norm_held(const Stream& stream, const ops::AddNormArgs& args) {
-  const int64_t threads = blocks_of(blocks_of(args.width, 4 * kFours), kWarp) * kWarp;
-  launch_early(gpu_of(stream), add_and_norm_held<kFours>, dim3(static_cast<unsigned>(args.rows)),
-               static_cast<unsigned>(threads), 0, args);
+/// Threads for rows of `width` columns, an eight each.
+unsigned threads_of_eights(int64_t width) {
+  return static_cast<unsigned>(blocks_of(blocks_of(width, 8), kWarp) * kWarp);
 }
+
+template <int kEights>
+void add_norm_wide(const Stream& stream, const ops::AddNormArgs& args) {
+  launch_early(gpu_of(stream), add_and_norm_wide<kEights>, dim3(static_cast<unsigned>(args.rows)), kNormingThreads, 0,
+               args);
+}
+
+/// Whether a parameter can be read in fours; one that is not there agrees.
+bool starts_fours(const float* parameter) { return reinterpret_cast<uintptr_t>(parameter) % 16 == 0; }
+
+const float* read_row(const View& view) { return static_cast<const float*>(view.data); }
 
 }  // namespace
 
-/// Which kernel runs depends on the width and on where the matrices lie, never on the number of rows.
+void HeldNorm::launch() const {
+  launch_early(gpu, norm_row, dim3(1), threads_of_eights(row.width), 0, row);
+  launched("a norm");
+}
+
+/// Which kernel runs depends on the width and on where the matrices lie, never on the number of rows, but for a single
+/// row that may wait for its product, which has the bits of the others.
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
-  const bool fours =
-      args.width % 4 == 0 && has_fours(args.x) && has_fours(args.y) && has_fours(args.sum) && has_fours(args.normed);
-  if (fours && args.width <= 2 * 4 * kMostThreads) {
-    add_norm_held<2>(stream, args);
-  } else if (fours && args.width <= 8 * 4 * kMostThreads) {
-    add_norm_held<8>(stream, args);
+  const Gpu::Impl& gpu = gpu_of(stream);
+  const bool eights = args.norm.kind != ops::Norm::Kind::kNone && args.width % 8 == 0 && has_fours(args.x) &&
+                      has_fours(args.y) && has_fours(args.sum) && has_fours(args.normed) &&
+                      starts_fours(args.norm.weight);
+  if (eights && args.rows == 1 && args.width <= kMostNormed) {
+    const int width = static_cast<int>(args.width);
+    gpu.hold_back(std::make_unique<HeldNorm>(
+        gpu, RowNorm{read_row(args.x), read_row(args.y), nullptr, static_cast<float*>(args.sum.data),
+                     static_cast<float*>(args.normed.data), width, width, args.norm, ops::NormGate::Kind::kNone}));
+  } else if (eights && args.width <= kMostNormed) {
+    launch_early(gpu, add_and_norm_eights, dim3(static_cast<unsigned>(args.rows)), threads_of_eights(args.width), 0,
+                 args);
+  } else if (eights && args.width <= 2 * kMostNormed) {
+    add_norm_wide<2>(stream, args);
+  } else if (eights && args.width <= 8 * kMostNormed) {
+    add_norm_wide<8>(stream, args);
   } else {
-    add_and_norm<<<static_cast<unsigned>(args.rows), threads_for(args.width), 0, queue_of(stream)>>>(args);
+    add_and_norm<<<static_cast<unsigned>(args.rows), threads_for(args.width), 0, gpu.queue()>>>(args);
   }
   launched("add_norm");
 }
 
 void head_norm(const Stream& stream, const ops::HeadNormArgs& args) {
+  const Gpu::Impl& gpu = gpu_of(stream);
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(args.heads));
-  const bool fours = args.dv % 4 == 0 && args.dv <= 4 * kMostThreads && args.skip.data == nullptr &&
-                     has_fours(args.h) && has_fours(args.pre) && has_fours(args.out);
-  if (fours) {
-    const int64_t threads = blocks_of(args.dv / 4, kWarp) * kWarp;
-    launch_early(gpu_of(stream), norm_of_heads_held, grid, static_cast<unsigned>(threads), 0, args);
+  const bool eights = args.dv % 8 == 0 && args.dv <= kMostNormed && args.skip.data == nullptr && has_fours(args.h) &&
+                      has_fours(args.pre) && has_fours(args.out) && starts_fours(args.norm.weight);
+  const bool whole_warps = args.dv % (8 * kWarp) == 0 || args.heads == 1;
+  if (eights && whole_warps && args.rows == 1 && args.heads * args.dv <= kMostNormed) {
+    gpu.hold_back(std::make_unique<HeldNorm>(
+        gpu, RowNorm{read_row(args.h), nullptr, args.gate != ops::NormGate::Kind::kNone ? read_row(args.pre) : nullptr,
+                     nullptr, static_cast<float*>(args.out.data), static_cast<int>(args.heads * args.dv),
+                     static_cast<int>(args.dv), args.norm, args.gate}));
+  } else if (eights) {
+    launch_early(gpu, norm_of_heads_eights, grid, threads_of_eights(args.dv), 0, args);
   } else {
-    norm_of_heads<<<grid, threads_for(args.dv), 0, queue_of(stream)>>>(args);
+    norm_of_heads<<<grid, threads_for(args.dv), 0, gpu.queue()>>>(args);
   }
   launched("head_norm");
 }

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 
 #include <string>
+#include <utility>
 
 #include "carousel/core/error.h"
 #include "carousel/cuda/launch.cuh"
@@ -17,6 +18,7 @@ struct GemmFunctions {
   decltype(&cublasLtMatmulDescCreate) product_create;
   decltype(&cublasLtMatmulDescSetAttribute) product_set;
   decltype(&cublasLtMatrixLayoutCreate) layout_create;
+  decltype(&cublasLtMatrixLayoutSetAttribute) layout_set;
   decltype(&cublasLtMatmulPreferenceCreate) preference_create;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
@@ -50,6 +52,7 @@ bool find_all(void* library, GemmFunctions* f) {
          find(library, "cublasLtMatmulDescCreate", &f->product_create) &&
          find(library, "cublasLtMatmulDescSetAttribute", &f->product_set) &&
          find(library, "cublasLtMatrixLayoutCreate", &f->layout_create) &&
+         find(library, "cublasLtMatrixLayoutSetAttribute", &f->layout_set) &&
          find(library, "cublasLtMatmulPreferenceCreate", &f->preference_create) &&
          find(library, "cublasLtMatmulPreferenceSetAttribute", &f->preference_set) &&
          find(library, "cublasLtMatmulPreferenceDestroy", &f->preference_destroy) &&
@@ -74,8 +77,9 @@ Gemm::Gemm(const GemmFunctions& functions) : functions_(functions) {
 /// cuBLASLt counts by columns: y^T [M, N] = w [M, K] x^T [K, N], where w is the transpose of what it reads.
 const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
   const std::lock_guard lock(planning_);
-  const bool wide_rows = reinterpret_cast<uintptr_t>(call.y) % 16 == 0 && call.y_stride % 4 == 0;
-  const Shape shape = {call.N, call.M, call.K, call.y_stride, wide_rows};
+  const bool wide_rows =
+      reinterpret_cast<uintptr_t>(call.y) % 16 == 0 && call.y_stride % 4 == 0 && (call.weights == 1 || call.M % 4 == 0);
+  const Shape shape = {call.N, call.M, call.K, call.y_stride, wide_rows, call.weights};
   if (const auto found = plans_.find(shape); found != plans_.end()) return found->second;
   Plan plan;
   const auto M = static_cast<uint64_t>(call.M), N = static_cast<uint64_t>(call.N), K = static_cast<uint64_t>(call.K);
@@ -86,6 +90,13 @@ const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
   check_blas(functions_.layout_create(&plan.w, CUDA_R_16BF, K, M, call.K), "a product");
   check_blas(functions_.layout_create(&plan.x, CUDA_R_16BF, K, N, call.K), "a product");
   check_blas(functions_.layout_create(&plan.y, CUDA_R_32F, M, N, call.y_stride), "a product");
+  const std::pair<cublasLtMatrixLayout_t, int64_t> steps[] = {{plan.w, call.between}, {plan.x, 0}, {plan.y, call.M}};
+  for (const auto& [layout, step] : steps) {
+    check_blas(functions_.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &call.weights, sizeof call.weights),
+               "a product");
+    check_blas(functions_.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step),
+               "a product");
+  }
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(functions_.preference_create(&preference), "a product");
   const size_t bytes = kScratchBytes;
@@ -115,6 +126,11 @@ const Gemm::Plan& Gemm::plan_of(const GemmCall& call) {
 
 void Gemm::run(const GemmCall& call, cudaStream_t stream) {
   const Plan& plan = plan_of(call);
+  if (call.weights > 1) {  // other matrices of the same shape lie elsewhere
+    check_blas(
+        functions_.layout_set(plan.w, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &call.between, sizeof call.between),
+        "a product");
+  }
   const float one = 1, zero = 0;
   check_blas(functions_.matmul(handle_, plan.product, &one, call.w, plan.w, call.x, plan.x, &zero, call.y, plan.y,
                                call.y, plan.y, &plan.algorithm, scratch_, kScratchBytes, stream),

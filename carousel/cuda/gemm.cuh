@@ -20,6 +20,8 @@ struct GemmCall {
   float* y;
   int64_t N, M, K;
   int64_t y_stride;
+  int weights = 1;      // matrices like w, whose columns of y lie side by side
+  int64_t between = 0;  // elements from one to the next, a multiple of 8
 };
 
 struct GemmFunctions;
@@ -37,7 +39,8 @@ class Gemm {
     cublasLtMatrixLayout_t x, w, y;
     cublasLtMatmulAlgo_t algorithm;
   };
-  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;  // N, M, K, y_stride, rows of y at 16 bytes
+  // N, M, K, y_stride, rows of y at 16 bytes, matrices
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, int>;
   const Plan& plan_of(const GemmCall& call);
 
   static constexpr size_t kScratchBytes = size_t{32} << 20;  // what NVIDIA asks for on Hopper

@@ -5,6 +5,7 @@
 // weights of bf16, and to 8 bits before blocks where it has up to 8 rows. cuBLASLt takes more rows, with blocks widened
 // to bf16.
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "carousel/cpu/workspace.h"
@@ -93,6 +94,25 @@ bool takes_streams(const Stream& stream, const Weight& weight, const ops::Linear
   return stream.compute != Compute::kBF16 || args.N <= kGemvRows;
 }
 
+/// Whether rows of K elements are whole pieces of 16 bytes; those of types that for_row() does not know are not.
+bool is_whole_pieces(DType dtype, int64_t K) {
+  for (const DType known : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+    if (dtype != known) continue;
+    bool whole = false;
+    for_row(dtype, [&]<class T>(T) { whole = K % Row<T>::kCount == 0; });
+    return whole;
+  }
+  return false;
+}
+
+/// Whether a weight of few outputs goes by few_outputs: where the stream computes in bf16, since cuBLASLt needs a
+/// launch and more for each.
+bool takes_few(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
+  return stream.compute == Compute::kBF16 && args.N > kGemvRows && args.N <= kRowsOfFew &&
+         weight.rows() <= kFewOutputs && !is_block(weight.dtype()) && args.K <= columns_at_once(1, false) &&
+         is_whole_pieces(weight.dtype(), args.K);
+}
+
 template <class T, bool kRounds, int kRows = kGemvRows>
 void stream_all(cudaStream_t queue, const Parts& parts, const Product& product) {
   if constexpr (kRows > 1) {
@@ -145,6 +165,22 @@ void multiply_rows(Gpu::Impl& gpu, const Product& product, const void* x, const 
   gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.queue());
 }
 
+/// Whether a part and the next one of bf16 go as one call: few rows leave much of the GPU to a single one.
+bool are_twins(const Parts& parts, int i, const Product& product) {
+  constexpr int64_t kMostRows = 256;
+  if (product.N > kMostRows || i + 1 >= parts.count) return false;
+  const Parts::Part &one = parts.list[i], &other = parts.list[i + 1];
+  return one.rows == other.rows && other.first_col == one.first_col + one.rows && one.w < other.w;
+}
+
+void multiply_twins(Gpu::Impl& gpu, const Product& product, const void* x, const Parts::Part& one,
+                    const Parts::Part& other) {
+  const std::lock_guard lock(gpu.launching);
+  const int64_t between = (static_cast<const char*>(other.w) - static_cast<const char*>(one.w)) / 2;  // of bf16
+  gpu.gemm()->run({x, one.w, product.y + one.first_col, product.N, one.rows, product.K, product.y_stride, 2, between},
+                  gpu.queue());
+}
+
 template <class T>
 void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& product, const GemmScratch& scratch) {
   const int64_t most = rows_widened(part.rows, product.K);
@@ -160,14 +196,26 @@ void multiply_widened(Gpu::Impl& gpu, const Parts::Part& part, const Product& pr
 void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const Product& product,
                          const GemmScratch& scratch) {
   if (product.x != nullptr) {
-    round_floats(gpu, product.x, scratch.x, product.N * product.K);
+    const std::unique_ptr<const HeldBack> held = gpu.take_held(product.x);
+    const auto* const norm = dynamic_cast<const HeldNorm*>(held.get());
+    if (norm != nullptr && norm->rows == product.N && norm->row.width == product.K) {
+      norm->launch(scratch.x);
+    } else {
+      if (held != nullptr) held->launch();
+      round_floats(gpu, product.x, scratch.x, product.N * product.K);
+    }
   }
+  bool twin = false;
   for (int i = 0; i < parts.count; ++i) {
     const Parts::Part& part = parts.list[i];
     if (dtype == DType::kQ8) {
       multiply_widened<Q8Row>(gpu, part, product, scratch);
     } else if (dtype == DType::kQ4) {
       multiply_widened<Q4Row>(gpu, part, product, scratch);
+    } else if (i > 0 && twin) {
+      twin = false;  // done with the one before
+    } else if (twin = are_twins(parts, i, product); twin) {
+      multiply_twins(gpu, product, scratch.x, part, parts.list[i + 1]);
     } else {
       multiply_rows(gpu, product, scratch.x, part.w, part.first_col, part.rows);
     }
@@ -184,7 +232,7 @@ GemmScratch lay_out(const Stream& stream, const ops::LinearArgs& args, cpu::Work
   for (int64_t i = 0; i < args.count; ++i) {
     const Weight& weight = *args.weights[i];
     if (!takes_gemm(stream, weight.dtype(), args.N, args.K)) continue;
-    if (takes_streams(stream, weight, args)) continue;
+    if (takes_streams(stream, weight, args) || takes_few(stream, weight, args)) continue;
     any = true;
     if (is_block(weight.dtype())) widened = std::max(widened, rows_widened(weight.rows(), args.K));
   }
@@ -207,23 +255,23 @@ void multiply_type(const Stream& stream, DType dtype, const Parts& parts, const 
   });
 }
 
-/// Small matrices among many rows.
+/// Small matrices among many rows: those of takes_streams(), or of takes_few().
 void multiply_small(const Stream& stream, DType dtype, const Parts& parts, const Product& product) {
-  const cudaStream_t queue = queue_of(stream);
-  if (rounds(stream, dtype)) return multiply<__nv_bfloat16, true>(gpu_of(stream), parts, product);  // at most 8 rows
-  for_row(dtype, [&]<class T>(T) { stream_all<T, false>(queue, parts, product); });
-  launched("linear");
-}
-
-/// Whether rows of K elements are whole pieces of 16 bytes; those of types that for_row() does not know are not.
-bool is_whole_pieces(DType dtype, int64_t K) {
-  for (const DType known : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
-    if (dtype != known) continue;
-    bool whole = false;
-    for_row(dtype, [&]<class T>(T) { whole = K % Row<T>::kCount == 0; });
-    return whole;
+  const Gpu::Impl& gpu = gpu_of(stream);
+  const bool few = stream.compute == Compute::kBF16 && product.N > kGemvRows && gpu.runs(Fast::kStream);
+  if (rounds(stream, dtype)) {
+    if (product.N <= kGemvRows) return multiply<__nv_bfloat16, true>(gpu, parts, product);
+    few ? multiply_few<__nv_bfloat16, true>(gpu, parts, product)
+        : stream_all<__nv_bfloat16, true>(gpu.queue(), parts, product);
+    return launched("linear");
   }
-  return false;
+  for_row(dtype, [&]<class T>(T) {
+    if constexpr (!Row<T>::kIsBlocks) {
+      if (few) return multiply_few<T, false>(gpu, parts, product);
+    }
+    stream_all<T, false>(gpu.queue(), parts, product);
+  });
+  launched("linear");
 }
 
 /// Whether a few rows of floats go along with blocks of the same call.
@@ -292,7 +340,7 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
     int64_t first_col = 0;
     for (int64_t i = 0; i < args.count; ++i) {
       const Weight& weight = *args.weights[i];
-      const bool apart = takes_streams(stream, weight, args);
+      const bool apart = takes_streams(stream, weight, args) || takes_few(stream, weight, args);
       if (weight.dtype() == dtype) (apart ? small : parts).add(weight, first_col);
       first_col += weight.rows();
     }

@@ -133,8 +133,8 @@ struct StagedFloats {
         weights, [&](int p) { return at(n, p, piece); }, sum);
   }
   __device__ float4& at(int n, int p, int piece) const { return shared[(n * kFours + p) * pieces + piece]; }
-  /// Columns k0 to k0 + count of x, by all threads; zeros for rows that x has not. With kAhead a thread asks for several
-  /// fours at once.
+  /// Columns k0 to k0 + count of x, by all threads; zeros for rows that x has not. With kAhead a thread asks for
+  /// several fours at once.
   template <bool kAhead>
   __device__ void load(const Product& product, int64_t k0, int count) const {
     constexpr int kAtOnce = kAhead ? 4 : 1;

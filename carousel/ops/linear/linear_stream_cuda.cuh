@@ -316,7 +316,8 @@ template <class T, bool kRounds>
 void stream_row(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
   const std::unique_ptr<const HeldBack> held = gpu.take_held(product.x);
   const auto* const norm = dynamic_cast<const HeldNorm*>(held.get());
-  const bool takes = norm != nullptr && norm->row.width == product.K && !norm->reads(product.y, product.y_stride);
+  const bool takes =
+      norm != nullptr && norm->rows == 1 && norm->row.width == product.K && !norm->reads(product.y, product.y_stride);
   if (held != nullptr && !takes) held->launch();
   stream_rows<T, 1, kRounds>(gpu, parts, product, {beside, takes ? &norm->row : nullptr});
 }
@@ -329,6 +330,50 @@ void stream_in_pieces(const Gpu::Impl& gpu, const Parts& parts, const Product& p
   if (product.N <= 2) return stream_rows<T, 2, kRounds>(gpu, parts, product, {beside, nullptr});
   if (product.N <= 4) return stream_rows<T, 4, kRounds>(gpu, parts, product, {beside, nullptr});
   stream_rows<T, 8, kRounds>(gpu, parts, product, {beside, nullptr});
+}
+
+constexpr int64_t kFewOutputs = 64, kRowsOfFew = 256;  // of few_outputs
+
+/// A few outputs of some rows, as gates have: a block per row of x, a warp per output at a time. A lane's chain is that
+/// of stream_pieces, so a row has the same bits alone.
+template <class T, bool kRounds>
+__global__ void __launch_bounds__(kStreamThreads) few_outputs(Parts parts, Product product) {
+  constexpr int kAhead = 4, kWarps = kStreamThreads / kWarp;
+  extern __shared__ float4 shared_x[];
+  const StagedFloats<T, 1, kRounds> x(shared_x, static_cast<int>(product.K));
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, pieces = static_cast<int>(product.K / Row<T>::kCount);
+  product.x += blockIdx.x * product.K;
+  product.y += blockIdx.x * product.y_stride;
+  product.N = 1;
+  await_inputs();
+  x.template load<true>(product, 0, static_cast<int>(product.K));
+  __syncthreads();
+  for (int row = static_cast<int>(threadIdx.x) / kWarp; row < parts.rows; row += kWarps) {
+    const Parts::Part& part = parts.of_row(row);
+    const int64_t m = row - part.first_row;
+    RowReader<T> reader;
+    reader.open(part.row(m), product.K);
+    float sum = 0;
+    for (int i0 = 0; i0 < pieces; i0 += kAhead * kWarp) {
+      RowPiece<T> w[kAhead];
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) w[s] = reader.read(i0 + s * kWarp + lane, pieces);
+#pragma unroll
+      for (int s = 0; s < kAhead; ++s) {
+        if (i0 + s * kWarp + lane < pieces) sum = x.add(w[s], 0, i0 + s * kWarp + lane, sum);
+      }
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) product.y[part.first_col + m] = sum + (part.bias != nullptr ? part.bias[m] : 0.0f);
+  }
+}
+
+template <class T, bool kRounds>
+void multiply_few(const Gpu::Impl& gpu, const Parts& parts, const Product& product) {
+  const size_t bytes = StagedFloats<T, 1, kRounds>::bytes(product.K);
+  allow_shared(few_outputs<T, kRounds>, bytes);
+  launch_early(gpu, few_outputs<T, kRounds>, dim3(static_cast<unsigned>(product.N)), kStreamThreads, bytes, parts,
+               product);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 namespace carousel::cuda {
 namespace {
 
-constexpr int kStepThreads = 256, kStepBlocks = 3;  // of `step` that run on a multiprocessor
+constexpr int kStepThreads = 256, kStepBlocks = 2;  // of `step` that run on a multiprocessor
 
 /// A barrier of the block's first threads.
 template <int kCount>

@@ -95,11 +95,23 @@ __global__ void __launch_bounds__(kNormingThreads) norm_of_heads_eights(ops::Hea
   normed.run(true);
 }
 
-/// A row that a product may take along.
-__global__ void __launch_bounds__(kNormingThreads) norm_row(RowNorm row) {
+/// Rows that waited for a product.
+__global__ void __launch_bounds__(kNormingThreads)
+    norm_rows(RowNorm row, HeldNorm::Strides strides, __nv_bfloat16* rounded) {
+  const int64_t n = blockIdx.x;
+  row.x += n * strides.x;
+  if (row.y != nullptr) row.y += n * strides.y;
+  if (row.pre != nullptr) row.pre += n * strides.pre;
+  if (row.sum != nullptr) row.sum += n * row.width;
+  row.normed += n * row.width;
   NormedEight normed(row);
   await_inputs();
-  normed.run(true);
+  const Eight eight = normed.run(true);
+  const int j = 8 * static_cast<int>(threadIdx.x);
+  if (rounded == nullptr || j >= row.width) return;
+  const float* const v = eight.of;
+  *reinterpret_cast<uint4*>(rounded + n * row.width + j) =
+      make_uint4(pair_of(v[0], v[1]), pair_of(v[2], v[3]), pair_of(v[4], v[5]), pair_of(v[6], v[7]));
 }
 
 __global__ void add_and_norm(ops::AddNormArgs args) {
@@ -145,27 +157,39 @@ void add_norm_wide(const Stream& stream, const ops::AddNormArgs& args) {
 /// Whether a parameter can be read in fours; one that is not there agrees.
 bool starts_fours(const float* parameter) { return reinterpret_cast<uintptr_t>(parameter) % 16 == 0; }
 
+constexpr int64_t kMostHeld = 256;  // rows
+
 const float* read_row(const View& view) { return static_cast<const float*>(view.data); }
 
 }  // namespace
 
-void HeldNorm::launch() const {
-  launch_early(gpu, norm_row, dim3(1), threads_of_eights(row.width), 0, row);
+void HeldNorm::launch(__nv_bfloat16* rounded) const {
+  launch_early(gpu, norm_rows, dim3(static_cast<unsigned>(rows)), threads_of_eights(row.width), 0, row, strides,
+               rounded);
   launched("a norm");
 }
 
-/// Which kernel runs depends on the width and on where the matrices lie, never on the number of rows, but for a single
-/// row that may wait for its product, which has the bits of the others.
+/// Which kernel runs depends on the width and on where the matrices lie, never on the number of rows, but for a few
+/// rows that may wait for their product, which have the bits of the others.
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
   const Gpu::Impl& gpu = gpu_of(stream);
   const bool eights = args.norm.kind != ops::Norm::Kind::kNone && args.width % 8 == 0 && has_fours(args.x) &&
                       has_fours(args.y) && has_fours(args.sum) && has_fours(args.normed) &&
                       starts_fours(args.norm.weight);
-  if (eights && args.rows == 1 && args.width <= kMostNormed) {
+  const bool packed = args.normed.stride == args.width && (args.y.data == nullptr || args.sum.stride == args.width);
+  if (eights && packed && args.rows <= kMostHeld && args.width <= kMostNormed) {
     const int width = static_cast<int>(args.width);
-    gpu.hold_back(std::make_unique<HeldNorm>(
-        gpu, RowNorm{read_row(args.x), read_row(args.y), nullptr, static_cast<float*>(args.sum.data),
-                     static_cast<float*>(args.normed.data), width, width, args.norm, ops::NormGate::Kind::kNone}));
+    const RowNorm first = {read_row(args.x),
+                           read_row(args.y),
+                           nullptr,
+                           static_cast<float*>(args.sum.data),
+                           static_cast<float*>(args.normed.data),
+                           width,
+                           width,
+                           args.norm,
+                           ops::NormGate::Kind::kNone};
+    const HeldNorm::Strides strides = {args.x.stride, args.y.stride, 0};
+    gpu.hold_back(std::make_unique<HeldNorm>(gpu, first, args.rows, strides));
   } else if (eights && args.width <= kMostNormed) {
     launch_early(gpu, add_and_norm_eights, dim3(static_cast<unsigned>(args.rows)), threads_of_eights(args.width), 0,
                  args);
@@ -185,11 +209,20 @@ void head_norm(const Stream& stream, const ops::HeadNormArgs& args) {
   const bool eights = args.dv % 8 == 0 && args.dv <= kMostNormed && args.skip.data == nullptr && has_fours(args.h) &&
                       has_fours(args.pre) && has_fours(args.out) && starts_fours(args.norm.weight);
   const bool whole_warps = args.dv % (8 * kWarp) == 0 || args.heads == 1;
-  if (eights && whole_warps && args.rows == 1 && args.heads * args.dv <= kMostNormed) {
-    gpu.hold_back(std::make_unique<HeldNorm>(
-        gpu, RowNorm{read_row(args.h), nullptr, args.gate != ops::NormGate::Kind::kNone ? read_row(args.pre) : nullptr,
-                     nullptr, static_cast<float*>(args.out.data), static_cast<int>(args.heads * args.dv),
-                     static_cast<int>(args.dv), args.norm, args.gate}));
+  const int64_t width = args.heads * args.dv;
+  if (eights && whole_warps && args.out.stride == width && args.rows <= kMostHeld && width <= kMostNormed) {
+    const bool gates = args.gate != ops::NormGate::Kind::kNone;
+    const RowNorm first = {read_row(args.h),
+                           nullptr,
+                           gates ? read_row(args.pre) : nullptr,
+                           nullptr,
+                           static_cast<float*>(args.out.data),
+                           static_cast<int>(width),
+                           static_cast<int>(args.dv),
+                           args.norm,
+                           args.gate};
+    const HeldNorm::Strides strides = {args.h.stride, 0, args.pre.stride};
+    gpu.hold_back(std::make_unique<HeldNorm>(gpu, first, args.rows, strides));
   } else if (eights) {
     launch_early(gpu, norm_of_heads_eights, grid, threads_of_eights(args.dv), 0, args);
   } else {

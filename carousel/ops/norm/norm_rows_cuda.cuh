@@ -141,10 +141,18 @@ class NormedEight {
   Eight x_ = {}, pre_ = {}, weight_ = {};
 };
 
-/// A norm of one row whose launch waits for the product that reads it, which may form it itself.
+/// Norms of some rows whose launch waits for the product that reads them: it may form a single row itself, and has the
+/// rows rounded by the same kernel where it multiplies bf16.
 struct HeldNorm final : HeldBack {
-  HeldNorm(const Gpu::Impl& on, const RowNorm& norm) : HeldBack(norm.normed), gpu(on), row(norm) {}
-  void launch() const override;
+  /// Elements from a row to the next; sums and norms lie row by row.
+  struct Strides {
+    int64_t x, y, pre;
+  };
+  HeldNorm(const Gpu::Impl& on, const RowNorm& norm, int64_t count, const Strides& between)
+      : HeldBack(norm.normed), gpu(on), row(norm), rows(count), strides(between) {}
+  void launch() const override { launch(nullptr); }
+  /// With the norms in bf16 too, [rows, width], or null.
+  void launch(__nv_bfloat16* rounded) const;
   /// Whether `bytes` from `from` on, which a kernel writes, are read by the norm.
   bool reads(const float* from, int64_t floats) const {
     for (const float* const in : {row.x, row.y, row.pre}) {
@@ -154,7 +162,9 @@ struct HeldNorm final : HeldBack {
   }
 
   const Gpu::Impl& gpu;
-  RowNorm row;
+  RowNorm row;  // the first one
+  int64_t rows;
+  Strides strides;
 };
 
 }  // namespace carousel::cuda

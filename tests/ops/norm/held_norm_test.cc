@@ -68,15 +68,17 @@ TEST(HeldNorm, OfAProductHasTheBitsOfTwoKernels) {
         if (is_block(dtype) && K % 32 != 0) continue;
         const Weight few = weight_of(machine, 96, K, dtype, 5), gates = weight_of(machine, 16, K, DType::kF32, 6);
         const Weight many = weight_of(machine, K == 2560 ? 2200 : 40, K, dtype, 7);  // other kernels from some rows on
-        const Tensor x = machine.on(random_tensor({1, K}, 1)), y = machine.on(random_tensor({1, K}, 2));
-        for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
-          const Norm norm = norm_of(machine, kind, K);
-          for (const Tensor& added : {y, Tensor()}) {
-            expect_same(machine, name_of(dtype, K), [&] {
-              const ops::AddNorm in = ops::add_norm(machine.ctx, x, added, norm);
-              return std::vector<Tensor>{in.sum, in.normed, ops::linear(machine.ctx, in.normed, {&few, &gates}),
-                                         ops::linear(machine.ctx, in.normed, {&many})};
-            });
+        for (const int64_t rows : {1, 3, 40}) {
+          const Tensor x = machine.on(random_tensor({rows, K}, 1)), y = machine.on(random_tensor({rows, K}, 2));
+          for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer}) {
+            const Norm norm = norm_of(machine, kind, K);
+            for (const Tensor& added : {y, Tensor()}) {
+              expect_same(machine, name_of(dtype, K), [&] {
+                const ops::AddNorm in = ops::add_norm(machine.ctx, x, added, norm);
+                return std::vector<Tensor>{in.sum, in.normed, ops::linear(machine.ctx, in.normed, {&few, &gates}),
+                                           ops::linear(machine.ctx, in.normed, {&many})};
+              });
+            }
           }
         }
       }
@@ -109,17 +111,20 @@ TEST(HeldNorm, OfHeadsHasTheBitsOfTwoKernels) {
       for (const auto& [heads, dv] : {std::pair<int64_t, int64_t>{8, 512}, {4, 256}, {2, 768}, {1, 96}, {4, 64}}) {
         const int64_t width = heads * dv;
         const Weight weight = weight_of(machine, 300, width, dtype, 5);
-        const Tensor h = machine.on(random_tensor({1, width}, 1)), pre = machine.on(random_tensor({1, width + 64}, 2));
-        for (const ops::NormGate::Kind gated :
-             {ops::NormGate::Kind::kNone, ops::NormGate::Kind::kSigmoid, ops::NormGate::Kind::kSilu}) {
-          for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer, Norm::Kind::kNone}) {
-            Norm norm = norm_of(machine, kind, width);
-            if (kind == Norm::Kind::kNone) norm = Norm{kind, 0, {}, 0, {}};
-            const ops::NormGate gate = {gated, columns(pre, 64, width), {}, {}};
-            expect_same(machine, name_of(dtype, width), [&] {
-              const Tensor out = ops::head_norm(machine.ctx, h, heads, norm, gate);
-              return std::vector<Tensor>{out, ops::linear(machine.ctx, out, {&weight})};
-            });
+        for (const int64_t rows : {1, 40}) {
+          const Tensor h = machine.on(random_tensor({rows, width}, 1));
+          const Tensor pre = machine.on(random_tensor({rows, width + 64}, 2));
+          for (const ops::NormGate::Kind gated :
+               {ops::NormGate::Kind::kNone, ops::NormGate::Kind::kSigmoid, ops::NormGate::Kind::kSilu}) {
+            for (const Norm::Kind kind : {Norm::Kind::kRms, Norm::Kind::kLayer, Norm::Kind::kNone}) {
+              Norm norm = norm_of(machine, kind, width);
+              if (kind == Norm::Kind::kNone) norm = Norm{kind, 0, {}, 0, {}};
+              const ops::NormGate gate = {gated, columns(pre, 64, width), {}, {}};
+              expect_same(machine, name_of(dtype, width), [&] {
+                const Tensor out = ops::head_norm(machine.ctx, h, heads, norm, gate);
+                return std::vector<Tensor>{out, ops::linear(machine.ctx, out, {&weight})};
+              });
+            }
           }
         }
       }

@@ -73,11 +73,14 @@ struct StepWeights {
   }
 };
 
-/// A block's pass over 32 value columns of a head's C. Its threads hold their first rows while the weights are formed.
-template <int kVec>
+/// A block's pass over kAcross value columns of a head's C. Its threads hold their first rows while the weights are
+/// formed. The sums have one order, however many columns a block has.
+template <int kVec, int kAcross = kColumns>
 struct StatePass {
-  static constexpr int kLanes = kColumns / kVec, kAtOnce = kStepThreads / kLanes, kHeld = 8;
-  static constexpr int kWarps = kStepThreads / kWarp;
+  static constexpr int kTogether = kAcross / kColumns;  // warps whose rows are those of one warp with kColumns columns
+  static constexpr int kThreads = kStepThreads * kTogether, kWarps = kThreads / kWarp;
+  static constexpr int kLanes = kAcross / kVec, kAtOnce = kThreads / kLanes, kHeld = 8;
+  static_assert(kTogether == 1 || (kTogether == 2 && kLanes <= kWarp));
 
   float* c;  // of the thread's first column
   int dk, dv, column, first;
@@ -87,14 +90,16 @@ struct StatePass {
       : dk(static_cast<int>(call.args.dims.dk)), dv(static_cast<int>(call.args.dims.dv)) {
     const int thread = static_cast<int>(threadIdx.x);
     first = thread / kLanes;
-    column = static_cast<int>(blockIdx.x) * kColumns + thread % kLanes * kVec;
+    column = static_cast<int>(blockIdx.x) * kAcross + thread % kLanes * kVec;
     c = call.c_of(s, h) + column;
     // Of the blocks that wait for the kernel before this one C is on its way to the cache meanwhile: a later store
     // would renew the line.
     constexpr unsigned kFirstBlocks = 512;
     if ((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x >= kFirstBlocks) return;
     const float* const block = c - thread % kLanes * kVec;
-    for (int d = thread; d < dk; d += kStepThreads) prefetch_line(block + int64_t{d} * dv);
+    for (int i = thread; i < dk * kTogether; i += kThreads) {
+      prefetch_line(block + int64_t{i / kTogether} * dv + i % kTogether * kColumns);
+    }
   }
   __device__ void load(int d0) {
 #pragma unroll
@@ -114,7 +119,7 @@ struct StatePass {
   }
   /// Advances C, of which load(0) has been called, and leaves the block's q C in `shares`; a barrier has to follow.
   __device__ void run(const float* k, const float* q, const Neighbours<kVec>& i_v, float f_act,
-                      float (*shares)[kColumns]) {
+                      float (*shares)[kAcross]) {
     const int thread = static_cast<int>(threadIdx.x);
     Neighbours<kVec> share = {};
     for (int d0 = 0; d0 < dk; d0 += kHeld * kAtOnce) {
@@ -141,12 +146,14 @@ struct StatePass {
   }
   /// h of the block's columns, after that barrier.
   template <class T>
-  __device__ void write_out(const MlstmCall& call, int64_t row, int64_t h, float (*shares)[kColumns],
+  __device__ void write_out(const MlstmCall& call, int64_t row, int64_t h, float (*shares)[kAcross],
                             float denominator) const {
-    const int thread = static_cast<int>(threadIdx.x), out_column = static_cast<int>(blockIdx.x) * kColumns + thread;
-    if (thread >= kColumns || out_column >= dv) return;
+    const int thread = static_cast<int>(threadIdx.x), out_column = static_cast<int>(blockIdx.x) * kAcross + thread;
+    if (thread >= kAcross || out_column >= dv) return;
     float sum = 0;
-    for (int w = 0; w < kWarps; ++w) sum += shares[w][thread];
+    for (int w = 0; w < kWarps; w += kTogether) {
+      sum += kTogether == 1 ? shares[w][thread] : shares[w][thread] + shares[w + kTogether - 1][thread];
+    }
     call.out_row<T>(row, h)[out_column] = static_cast<T>(call.scale_q() * sum / denominator);
   }
 };
@@ -227,12 +234,13 @@ __global__ void __launch_bounds__(kStepThreads) step_of_n(MlstmCall call, StepOf
   call.of_heads[head] = make_float4(weights.m, weights.f_act, weights.i_act, denominator);
 }
 
-/// And this one a block per 32 value columns of a head.
-template <class T, int kVec>
-__global__ void __launch_bounds__(kStepThreads, 4) step_of_c(MlstmCall call, StepOf which) {
-  using Pass = StatePass<kVec>;
+/// And this one a block per kAcross value columns of a head.
+template <class T, int kVec, int kAcross>
+__global__ void __launch_bounds__(StatePass<kVec, kAcross>::kThreads, 4 * kColumns / kAcross)
+    step_of_c(MlstmCall call, StepOf which) {
+  using Pass = StatePass<kVec, kAcross>;
   extern __shared__ float keys_queries[];
-  __shared__ float shares[Pass::kWarps][kColumns];
+  __shared__ float shares[Pass::kWarps][kAcross];
   const int64_t h = blockIdx.y, s = blockIdx.z;
   Pass pass(call, s, h);
   await_inputs();
@@ -240,7 +248,7 @@ __global__ void __launch_bounds__(kStepThreads, 4) step_of_c(MlstmCall call, Ste
   const int64_t row = call.one_row_each ? s : step_row(call.sequence(s), which);
   if (row < 0) return;
   float *const k = keys_queries, *const q = k + pass.dk;
-  for (int d = static_cast<int>(threadIdx.x); d < pass.dk; d += kStepThreads) {
+  for (int d = static_cast<int>(threadIdx.x); d < pass.dk; d += Pass::kThreads) {
     k[d] = static_cast<float>(call.k_row<T>(row, h)[d]);
     q[d] = static_cast<float>(call.q_row<T>(row, h)[d]);
   }
@@ -345,9 +353,11 @@ void run_step(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
   if (int64_t{grid.x} * grid.y * grid.z <= int64_t{gpu.multiprocessors} * kStepBlocks) {
     launch_early(gpu, step<T, kVec>, grid, kStepThreads + kWarp, bytes, call, which);
   } else {
-    allow_shared(step_of_c<T, kVec>, bytes);
+    constexpr int kAcross = kVec == 4 ? 2 * kColumns : kColumns;  // longer rows of C at a time are faster
+    const dim3 of_c(static_cast<unsigned>(blocks_of(dims.dv, kAcross)), grid.y, grid.z);
+    allow_shared(step_of_c<T, kVec, kAcross>, bytes);
     launch_early(gpu, step_of_n<T>, dim3(grid.y, grid.z), kStepThreads, 0, call, which);
-    launch_early(gpu, step_of_c<T, kVec>, grid, kStepThreads, bytes, call, which);
+    launch_early(gpu, step_of_c<T, kVec, kAcross>, of_c, StatePass<kVec, kAcross>::kThreads, bytes, call, which);
   }
   const int64_t out_bytes = call.args.seqs.rows() * call.args.out.stride * static_cast<int64_t>(sizeof(T));
   gpu.wrote({{call.args.out.data, static_cast<size_t>(out_bytes)}});  // and states

@@ -47,7 +47,7 @@ class Gemm {
   const GemmFunctions& functions_;
   void* scratch_ = nullptr;
   cublasLtHandle_t handle_ = nullptr;
-  std::mutex planning_;  // guards plans_, whose entries never change and stay where they are
+  std::mutex planning_;  // guards plans_, whose entries stay where they are and keep all but steps between w
   std::map<Shape, Plan> plans_;
 };
 

@@ -41,7 +41,7 @@ class Staging {
 };
 
 /// A kernel whose launch waits, since the kernel that reads its result may do its work on the way. Nothing is launched
-/// between the two, so both find the same memory.
+/// between the two, but memory may have been released and handed out again, to the second kernel's results.
 struct HeldBack {
   explicit HeldBack(const void* computed) : result(computed) {}
   virtual ~HeldBack() = default;
@@ -63,8 +63,8 @@ struct Gpu::Impl {
   cudaStream_t stream = nullptr;  // the one queue of work
   /// The queue that this thread's calls go to: `stream`, or the one that it records from. Launches what is held back.
   cudaStream_t queue() const;
-  /// Holds a kernel back where this thread records; elsewhere launches it. Only a thread that records has all of its
-  /// kernels pass here before anybody sees their results.
+  /// Holds a kernel back where this thread records. Elsewhere it launches it: its result could be read before this
+  /// thread launches another.
   void hold_back(std::unique_ptr<const HeldBack> kernel) const;
   /// The kernel that is held back and computes `result`, which the caller then does or launches; null: none.
   std::unique_ptr<const HeldBack> take_held(const void* result) const;
@@ -119,7 +119,7 @@ void allow_shared(Kernel* kernel, size_t bytes) {
 
 /// Launches a kernel that may start while the one before it in the queue still runs (programmatic dependent launch), so
 /// that its beginning is hidden. Such a kernel calls await_inputs() before it reads or writes what another kernel
-/// touches, and every thread of it does so.
+/// touches (but see has_left()), and every thread of it does so.
 template <class... Params, class... Args>
 void launch_early(const Gpu::Impl& gpu, void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared_bytes,
                   const Args&... args) {

@@ -75,6 +75,12 @@ __global__ void add_bias(Parts::Part part, Product product) {
   const int64_t m = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (m < part.rows) product.y[int64_t{blockIdx.x} * product.y_stride + part.first_col + m] += part.bias[m];
 }
+void add_bias_of(const Gpu::Impl& gpu, const Parts::Part& part, const Product& product) {
+  if (part.bias == nullptr) return;
+  const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
+  add_bias<<<grid, kThreads, 0, gpu.queue()>>>(part, product);
+  launched("linear");
+}
 
 /// Rows first to first + count of blocks, widened to bf16 [count, K], a block each.
 template <class T>
@@ -85,8 +91,8 @@ __global__ void widen_rows(Parts::Part part, int64_t first, int64_t K, __nv_bflo
 }
 
 /// Small matrices, as those of gates and cells, are streamed for many rows too, eight at a time: a row then has the
-/// same bits alone and among others. In bf16 more than eight rows are faster by cuBLASLt. Of floats the streams of few
-/// rows give the same bits and are faster; those of blocks sum in another order.
+/// same bits alone and among others. In bf16 more than eight rows are faster by few_outputs and cuBLASLt. Of floats the
+/// streams of few rows give the same bits and are faster; those of blocks sum in another order.
 bool takes_streams(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
   constexpr int64_t kSmall = int64_t{1} << 16;
   if (weight.rows() * args.K > kSmall) return false;
@@ -105,12 +111,17 @@ bool is_whole_pieces(DType dtype, int64_t K) {
   return false;
 }
 
-/// Whether a weight of few outputs goes by few_outputs: where the stream computes in bf16, since cuBLASLt needs a
-/// launch and more for each.
+/// Whether a weight of few outputs goes by few_outputs (up to 8 rows: by the streams), where the stream computes in
+/// bf16: cuBLASLt needs a launch and more for each. Its rows have the same bits alone and among others.
 bool takes_few(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
-  return stream.compute == Compute::kBF16 && args.N > kGemvRows && args.N <= kRowsOfFew &&
+  const int64_t streamed = weight.dtype() == DType::kBF16 ? kStreamRows : kGemvRows;  // in any case
+  return stream.compute == Compute::kBF16 && args.N > streamed && args.N <= kRowsOfFew &&
          weight.rows() <= kFewOutputs && !is_block(weight.dtype()) && args.K <= columns_at_once(1, false) &&
          is_whole_pieces(weight.dtype(), args.K);
+}
+
+bool goes_apart(const Stream& stream, const Weight& weight, const ops::LinearArgs& args) {
+  return takes_streams(stream, weight, args) || takes_few(stream, weight, args);
 }
 
 template <class T, bool kRounds, int kRows = kGemvRows>
@@ -198,31 +209,27 @@ void multiply_by_library(Gpu::Impl& gpu, DType dtype, const Parts& parts, const 
   if (product.x != nullptr) {
     const std::unique_ptr<const HeldBack> held = gpu.take_held(product.x);
     const auto* const norm = dynamic_cast<const HeldNorm*>(held.get());
-    if (norm != nullptr && norm->rows == product.N && norm->row.width == product.K) {
+    const bool suits = norm != nullptr && norm->rows == product.N && norm->row.width == product.K;
+    if (suits && !norm->touches(scratch.x, static_cast<size_t>(product.N * product.K) * sizeof(__nv_bfloat16))) {
       norm->launch(scratch.x);
     } else {
       if (held != nullptr) held->launch();
       round_floats(gpu, product.x, scratch.x, product.N * product.K);
     }
   }
-  bool twin = false;
-  for (int i = 0; i < parts.count; ++i) {
+  for (int i = 0; i < parts.count;) {
     const Parts::Part& part = parts.list[i];
+    const int together = dtype == DType::kBF16 && are_twins(parts, i, product) ? 2 : 1;
     if (dtype == DType::kQ8) {
       multiply_widened<Q8Row>(gpu, part, product, scratch);
     } else if (dtype == DType::kQ4) {
       multiply_widened<Q4Row>(gpu, part, product, scratch);
-    } else if (i > 0 && twin) {
-      twin = false;  // done with the one before
-    } else if (twin = are_twins(parts, i, product); twin) {
+    } else if (together == 2) {
       multiply_twins(gpu, product, scratch.x, part, parts.list[i + 1]);
     } else {
       multiply_rows(gpu, product, scratch.x, part.w, part.first_col, part.rows);
     }
-    if (part.bias == nullptr) continue;
-    const dim3 grid(static_cast<unsigned>(product.N), static_cast<unsigned>(blocks_of(part.rows, kThreads)));
-    add_bias<<<grid, kThreads, 0, gpu.queue()>>>(part, product);
-    launched("linear");
+    for (const int end = i + together; i < end; ++i) add_bias_of(gpu, parts.list[i], product);
   }
 }
 
@@ -232,7 +239,7 @@ GemmScratch lay_out(const Stream& stream, const ops::LinearArgs& args, cpu::Work
   for (int64_t i = 0; i < args.count; ++i) {
     const Weight& weight = *args.weights[i];
     if (!takes_gemm(stream, weight.dtype(), args.N, args.K)) continue;
-    if (takes_streams(stream, weight, args) || takes_few(stream, weight, args)) continue;
+    if (goes_apart(stream, weight, args)) continue;
     any = true;
     if (is_block(weight.dtype())) widened = std::max(widened, rows_widened(weight.rows(), args.K));
   }
@@ -334,23 +341,36 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
   cpu::Workspace workspace(args.workspace);
   const GemmScratch scratch = lay_out(stream, args, &workspace);
   int64_t left = args.count;
-  Parts floats;  // that go beside the next blocks
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+  struct OfType {
     Parts parts, small;
+  };
+  const auto weights_of = [&](DType dtype) {
+    OfType some;
     int64_t first_col = 0;
     for (int64_t i = 0; i < args.count; ++i) {
       const Weight& weight = *args.weights[i];
-      const bool apart = takes_streams(stream, weight, args) || takes_few(stream, weight, args);
-      if (weight.dtype() == dtype) (apart ? small : parts).add(weight, first_col);
+      if (weight.dtype() == dtype) {
+        (goes_apart(stream, weight, args) ? some.small : some.parts).add(weight, first_col);
+      }
       first_col += weight.rows();
     }
-    left -= parts.count + small.count;
-    if (dtype == DType::kF32 && takes_beside(stream, args, parts)) {
-      floats = parts;
-    } else if (parts.count > 0) {
-      multiply_type(stream, dtype, parts, product, scratch, is_block(dtype) ? std::exchange(floats, {}) : Parts{});
-    }
-    if (small.count > 0) multiply_small(stream, dtype, small, product);
+    left -= some.parts.count + some.small.count;
+    return some;
+  };
+  // Floats, which are few in a model of other types, come late, and small matrices last: a norm that waits for this
+  // product is for the large ones.
+  constexpr DType kTypes[] = {DType::kBF16, DType::kF16, DType::kQ8, DType::kQ4, DType::kF32};
+  OfType all[5];
+  for (int i = 0; i < 5; ++i) all[i] = weights_of(kTypes[i]);
+  Parts& floats = all[4].parts;
+  Parts beside = takes_beside(stream, args, floats) ? std::exchange(floats, {}) : Parts{};
+  for (int i = 0; i < 5; ++i) {
+    if (all[i].parts.count == 0) continue;
+    multiply_type(stream, kTypes[i], all[i].parts, product, scratch,
+                  is_block(kTypes[i]) ? std::exchange(beside, {}) : Parts{});
+  }
+  for (int i = 0; i < 5; ++i) {
+    if (all[i].small.count > 0) multiply_small(stream, kTypes[i], all[i].small, product);
   }
   if (left > 0) not_on_device("linear of such a weight");
 }
@@ -376,7 +396,7 @@ void feed_forward(const Stream& stream, const ops::FeedForwardArgs& args) {
   const ops::LinearArgs last = last_step(args, scratch);
   Gpu::Impl& gpu = gpu_of(stream);
   const DType dtype = args.down->dtype();
-  if (takes_gemm(stream, dtype, args.N, F) && gpu.gemm() != nullptr && !takes_streams(stream, *args.down, last)) {
+  if (takes_gemm(stream, dtype, args.N, F) && gpu.gemm() != nullptr && !goes_apart(stream, *args.down, last)) {
     cpu::Workspace workspace(scratch.product);
     const GemmScratch rounded = lay_out(stream, last, &workspace);
     run_unit_fours(stream, {scratch.gate_up, 2 * F}, args.N, F, args.activation, rounded.x, F);

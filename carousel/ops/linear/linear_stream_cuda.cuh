@@ -5,8 +5,8 @@
 // which hides the memory's latency at its full rate. x lies in shared memory: through the first cache it would take
 // more of it than the weights.
 //
-// A lane's chain over k is that of stream_weights (linear_cuda.cu), whatever the number of rows of x or of outputs of a
-// warp: with floats both give the same bits.
+// A lane's chain over k is that of stream_weights (linear_plain_cuda.cuh), whatever the number of rows of x or of
+// outputs of a warp: with floats both give the same bits.
 #pragma once
 
 #include <algorithm>
@@ -53,8 +53,9 @@ struct Ahead {
       rows[r].open(part.row(row - part.first_row), cols);
     }
   }
-  /// Lets the second level of cache fetch what the warp reads after the first `read` bytes, a few KB: the memory would
-  /// idle while the kernels before this one end. Where rows are short they are those of its next outputs too.
+  /// Lets the second level of cache fetch what the warp reads after the first `read` bytes of its outputs, a few KB:
+  /// the memory would idle while the kernels before this one end. Where rows are short it is those of its next outputs
+  /// too.
   __device__ void fetch(int read) const {
     constexpr int kFetched = kAhead * kWarp * 16 + 4096 / kOutputs;  // of an output's row and of those after it
     const int lane = static_cast<int>(threadIdx.x) % kWarp, later = lane / kOutputs;
@@ -62,7 +63,7 @@ struct Ahead {
     if (group + later * stride >= groups || row >= parts.rows) return;
     const Parts::Part& part = parts.of_row(row);
     const int64_t before = later * part.row_bytes;
-    const int64_t from = max(read - before, int64_t{0}), to = min(kFetched - before, part.row_bytes);
+    const int64_t from = later == 0 ? read : 0, to = min(kFetched - before, part.row_bytes);
     if (from < to) prefetch_bytes(part.row(row - part.first_row) + from, static_cast<int>(to - from) & ~15);
   }
   /// The lane's piece s of the next step, of each output.
@@ -316,8 +317,9 @@ template <class T, bool kRounds>
 void stream_row(const Gpu::Impl& gpu, const Parts& parts, const Product& product, const Beside& beside) {
   const std::unique_ptr<const HeldBack> held = gpu.take_held(product.x);
   const auto* const norm = dynamic_cast<const HeldNorm*>(held.get());
-  const bool takes =
-      norm != nullptr && norm->rows == 1 && norm->row.width == product.K && !norm->reads(product.y, product.y_stride);
+  const bool takes = norm != nullptr && norm->rows == 1 && norm->row.width == product.K &&
+                     !norm->touches(product.y, static_cast<size_t>(product.y_stride) * sizeof(float)) &&
+                     (!kAsCodes<T, kRounds> || product.K % 32 == 0);  // lanes of a block of codes work together
   if (held != nullptr && !takes) held->launch();
   stream_rows<T, 1, kRounds>(gpu, parts, product, {beside, takes ? &norm->row : nullptr});
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mLSTM cell on the GPU: its steps (arXiv:2405.04517, sec. 2.3), which pass once over C in one kernel, and the
+// The mLSTM cell on the GPU: its steps (arXiv:2405.04517, sec. 2.3), which pass once over C, and the
 // launches of a call.
 #include <algorithm>
 
@@ -98,7 +98,9 @@ struct StatePass {
     if ((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x >= kFirstBlocks) return;
     const float* const block = c - thread % kLanes * kVec;
     for (int i = thread; i < dk * kTogether; i += kThreads) {
-      prefetch_line(block + int64_t{i / kTogether} * dv + i % kTogether * kColumns);
+      const int across = i % kTogether * kColumns;
+      if (static_cast<int>(blockIdx.x) * kAcross + across < dv)
+        prefetch_line(block + int64_t{i / kTogether} * dv + across);
     }
   }
   __device__ void load(int d0) {

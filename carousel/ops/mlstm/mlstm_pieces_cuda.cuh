@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kGateThreads) scan_gates(TensorCall call) {
   call.best[at] = rows.best[last % 2];
 }
 
-/// m from piece to piece: `before` gets that before pieces begin to end, the result is that after the last of them. All
+/// m from piece to piece: `before` gets that before pieces begin to end, and thread 0 that after the last of them. All
 /// threads of the block call this, and pass a barrier before they read. A float is rounded from the larger of two
 /// doubles, or is the larger of two floats that are rounded from them.
 __device__ float walk_m(const TensorCall& call, int64_t first, int64_t h, int begin, int end, float m, float* before) {
@@ -174,7 +174,7 @@ __device__ float walk_m(const TensorCall& call, int64_t first, int64_t h, int be
   return m;
 }
 
-/// A warp per piece of a head writes its arrays. The first warp of a block finds m before them.
+/// A warp per piece of a head writes its arrays. The block finds m before them first.
 __global__ void __launch_bounds__(kGateThreads) write_all_gates(TensorCall call) {
   __shared__ float m_before[kGateWarps];
   await_inputs();
@@ -183,7 +183,8 @@ __global__ void __launch_bounds__(kGateThreads) write_all_gates(TensorCall call)
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const SequenceRows seq = cell.sequence(s);
   const int64_t pieces = seq.pieces(), first = first_piece(seq.first, s);
-  const int begin = static_cast<int>(blockIdx.x) * kGateWarps, end = static_cast<int>(min(int64_t{begin} + kGateWarps, pieces));
+  const int begin = static_cast<int>(blockIdx.x) * kGateWarps,
+            end = static_cast<int>(min(int64_t{begin} + kGateWarps, pieces));
   if (begin >= pieces) return;
   const int p = begin + warp;
   const Piece piece = piece_of(seq, p < end ? p : begin);

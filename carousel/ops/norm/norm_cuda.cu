@@ -169,13 +169,12 @@ void HeldNorm::launch(__nv_bfloat16* rounded) const {
   launched("a norm");
 }
 
-/// Which kernel runs depends on the width and on where the matrices lie, never on the number of rows, but for a few
+/// Which kernel runs depends on the norm and on where the matrices lie, never on the number of rows, but for a few
 /// rows that may wait for their product, which have the bits of the others.
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
   const Gpu::Impl& gpu = gpu_of(stream);
-  const bool eights = args.norm.kind != ops::Norm::Kind::kNone && args.width % 8 == 0 && has_fours(args.x) &&
-                      has_fours(args.y) && has_fours(args.sum) && has_fours(args.normed) &&
-                      starts_fours(args.norm.weight);
+  const bool eights = args.width % 8 == 0 && has_fours(args.x) && has_fours(args.y) && has_fours(args.sum) &&
+                      has_fours(args.normed) && starts_fours(args.norm.weight);
   const bool packed = args.normed.stride == args.width && (args.y.data == nullptr || args.sum.stride == args.width);
   if (eights && packed && args.rows <= kMostHeld && args.width <= kMostNormed) {
     const int width = static_cast<int>(args.width);

@@ -153,12 +153,17 @@ struct HeldNorm final : HeldBack {
   void launch() const override { launch(nullptr); }
   /// With the norms in bf16 too, [rows, width], or null.
   void launch(__nv_bfloat16* rounded) const;
-  /// Whether `bytes` from `from` on, which a kernel writes, are read by the norm.
-  bool reads(const float* from, int64_t floats) const {
-    for (const float* const in : {row.x, row.y, row.pre}) {
-      if (in != nullptr && in < from + floats && from < in + row.width) return true;
-    }
-    return false;
+  /// Whether the norms read `bytes` of the memory at `at`, or write a sum there. The arena may have handed out for the
+  /// product what was released after the norm was held.
+  bool touches(const void* at, size_t bytes) const {
+    const auto overlaps = [&](const float* matrix, int64_t stride) {
+      const auto* const first = reinterpret_cast<const char*>(matrix);
+      const auto* const other = static_cast<const char*>(at);
+      const auto size = static_cast<size_t>((rows - 1) * stride + row.width) * sizeof(float);
+      return matrix != nullptr && first < other + bytes && other < first + size;
+    };
+    return overlaps(row.x, strides.x) || overlaps(row.y, strides.y) || overlaps(row.pre, strides.pre) ||
+           overlaps(row.sum, row.width);
   }
 
   const Gpu::Impl& gpu;

@@ -64,8 +64,8 @@ void on_recorders(const F& f) {
 TEST(HeldNorm, OfAProductHasTheBitsOfTwoKernels) {
   on_recorders([](Machine& machine) {
     for (const DType dtype : kTypes) {
-      for (const int64_t K : {256, 2560, 4096, 4104, 8192}) {
-        if (is_block(dtype) && K % 32 != 0) continue;
+      for (const int64_t K : {256, 2560, 4080, 4096, 4104, 8192}) {
+        if (is_block(dtype) && K % (dtype == DType::kQ8 ? 16 : 32) != 0) continue;
         const Weight few = weight_of(machine, 96, K, dtype, 5), gates = weight_of(machine, 16, K, DType::kF32, 6);
         const Weight many = weight_of(machine, K == 2560 ? 2200 : 40, K, dtype, 7);  // other kernels from some rows on
         for (const int64_t rows : {1, 3, 40}) {
@@ -108,8 +108,11 @@ TEST(HeldNorm, OfUnitsHasTheBitsOfTwoKernels) {
 TEST(HeldNorm, OfHeadsHasTheBitsOfTwoKernels) {
   on_recorders([](Machine& machine) {
     for (const DType dtype : kTypes) {
-      for (const auto& [heads, dv] : {std::pair<int64_t, int64_t>{8, 512}, {4, 256}, {2, 768}, {1, 96}, {4, 64}}) {
-        const int64_t width = heads * dv;
+      struct Shape {
+        int64_t heads, dv;
+      };
+      for (const Shape shape : {Shape{8, 512}, Shape{4, 256}, Shape{2, 768}, Shape{1, 96}, Shape{4, 64}}) {
+        const int64_t heads = shape.heads, width = heads * shape.dv;
         const Weight weight = weight_of(machine, 300, width, dtype, 5);
         for (const int64_t rows : {1, 40}) {
           const Tensor h = machine.on(random_tensor({rows, width}, 1));
@@ -132,19 +135,25 @@ TEST(HeldNorm, OfHeadsHasTheBitsOfTwoKernels) {
   });
 }
 
-/// The arena may hand what the norm reads to the product's result: the norm then keeps its own kernel.
-TEST(HeldNorm, KeepsItsKernelWhereTheProductWritesWhatItReads) {
+/// The arena may hand what the norm reads or writes to the product's result, or to what x is rounded to: the norm then
+/// keeps its own kernel.
+TEST(HeldNorm, KeepsItsKernelWhereTheProductWritesWhatItTouches) {
   on_recorders([](Machine& machine) {
     constexpr int64_t kWidth = 2048;
     const Weight weight = weight_of(machine, kWidth, kWidth, DType::kBF16, 5);
-    const Tensor x = machine.on(random_tensor({1, kWidth}, 1)), y = machine.on(random_tensor({1, kWidth}, 2));
+    const Weight half = weight_of(machine, kWidth / 2, kWidth, DType::kBF16, 6);
     const Norm norm = norm_of(machine, Norm::Kind::kRms, kWidth), none = {Norm::Kind::kNone, 0, {}, 0, {}};
-    expect_same(machine, "a freed input", [&] {
-      Tensor freed = ops::add_norm(machine.ctx, x, y, none).sum;
-      const ops::AddNorm in = ops::add_norm(machine.ctx, freed, y, norm);
-      freed = Tensor();
-      return std::vector<Tensor>{in.sum, in.normed, ops::linear(machine.ctx, in.normed, {&weight})};
-    });
+    for (const int64_t rows : {1, 16}) {
+      const Tensor x = machine.on(random_tensor({rows, kWidth}, 1)), y = machine.on(random_tensor({rows, kWidth}, 2));
+      for (const Weight* const of : {&weight, &half}) {
+        expect_same(machine, "freed inputs", [&] {
+          Tensor freed = ops::add_norm(machine.ctx, x, y, none).sum;
+          ops::AddNorm in = ops::add_norm(machine.ctx, freed, y, norm);
+          freed = in.sum = Tensor();
+          return std::vector<Tensor>{in.normed, ops::linear(machine.ctx, in.normed, {of})};
+        });
+      }
+    }
   });
 }
 

@@ -209,7 +209,7 @@ Json bench_bounds(const BenchOptions& options, const Stream& stream) {
             {"bf16_gflop_per_s", rates->bf16_gflop_per_s},
             {"device", options.machine.device}};
   }
-  const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds));
+  const cpu::Bounds bounds = cpu::measure_bounds(stream, static_cast<int>(options.rounds), interrupted);
   if (!options.json) print_bounds(bounds, stream);
   return to_json(bounds, stream);
 }

@@ -112,13 +112,13 @@ double BoundsProbe::cache_read_gb_per_s(size_t bytes_per_thread) {
   });
 }
 
-Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes) {
+Bounds measure_bounds(const Stream& stream, int rounds, const std::function<bool()>& stopped, size_t memory_bytes) {
   CAROUSEL_ASSERT(rounds >= 1);
   BoundsProbe probe(stream, memory_bytes, kProbeSeconds);
   Bounds best;
   for (const size_t bytes : kCacheSizes) best.caches.push_back({bytes, 0});
   const auto raise = [](double& rate, double seen) { rate = std::max(rate, seen); };
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; round < rounds && (round == 0 || !stopped()); ++round) {
     raise(best.read_gb_per_s, probe.read_gb_per_s());
     raise(best.scale_gb_per_s, probe.scale_gb_per_s());
     raise(best.f32_gflop_per_s, probe.f32_gflop_per_s());

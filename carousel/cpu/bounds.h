@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "carousel/core/stream.h"
@@ -48,8 +49,10 @@ class BoundsProbe {
 };
 
 /// The best of `rounds` rounds (at least 1), each of which measures every bound once, on the stream's instruction set
-/// and threads. Throws Error(kIo) where the system refuses the memory.
-Bounds measure_bounds(const Stream& stream, int rounds, size_t memory_bytes = size_t{1} << 30);
+/// and threads. No round begins once `stopped` says so, but the first. Throws Error(kIo) where the system refuses the
+/// memory.
+Bounds measure_bounds(const Stream& stream, int rounds, const std::function<bool()>& stopped,
+                      size_t memory_bytes = size_t{1} << 30);
 
 /// Bytes of the last level of cache, which cores share; 0 where the system does not tell.
 size_t last_level_cache_bytes();

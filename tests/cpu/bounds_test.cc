@@ -14,7 +14,8 @@ TEST(Bounds, AreMeasuredOnEverySet) {
   ThreadPool pool(2);
   for (const Isa isa : tested_isas()) {
     const Stream stream{&Memory::host(), isa, &pool};
-    const cpu::Bounds bounds = cpu::measure_bounds(stream, 1, size_t{8} << 20);
+    const cpu::Bounds bounds = cpu::measure_bounds(
+        stream, 1, [] { return true; }, size_t{8} << 20);
     EXPECT_GT(bounds.read_gb_per_s, 0.01);
     EXPECT_LT(bounds.read_gb_per_s, 1e5);
     EXPECT_GT(bounds.scale_gb_per_s, 0.01);

@@ -7,6 +7,7 @@
 //    it, and before the recording ends.
 // 4. What the last kernel wrote is known from the call that says so until the queue is asked for again.
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -21,8 +22,7 @@ struct Recorder {
   const Gpu::Impl* gpu = nullptr;  // null: it does not record
   cudaStream_t queue = nullptr;
   std::unique_ptr<const HeldBack> held;
-  bool knows_writes = false;
-  std::vector<Span> writes;  // of the last kernel, where they are known
+  std::optional<std::vector<Span>> writes;  // of the last kernel, where they are known
 };
 thread_local Recorder recorder;
 
@@ -58,7 +58,7 @@ class Capture {
     const cudaError_t status = cudaStreamBeginCapture(queue_, cudaStreamCaptureModeRelaxed);
     if (status != cudaSuccess) cudaStreamDestroy(queue_);
     check(status, "recording");
-    recorder = {&gpu, queue_, nullptr, false, {}};
+    recorder = {&gpu, queue_, nullptr, std::nullopt};
   }
   ~Capture() {
     if (cudaGraph_t const graph = ended()) cudaGraphDestroy(graph);
@@ -92,7 +92,7 @@ bool Gpu::Impl::is_recording() const { return recorder.gpu == this; }
 cudaStream_t Gpu::Impl::queue() const {
   if (!is_recording()) return stream;
   launch_held();
-  recorder.knows_writes = false;
+  recorder.writes.reset();
   return recorder.queue;
 }
 
@@ -103,15 +103,13 @@ void Gpu::Impl::hold_back(std::unique_ptr<const HeldBack> kernel) const {
 }
 
 void Gpu::Impl::wrote(std::initializer_list<Span> spans) const {
-  if (!is_recording()) return;
-  recorder.writes = spans;
-  recorder.knows_writes = true;
+  if (is_recording()) recorder.writes = spans;
 }
 
 bool Gpu::Impl::has_left(const void* at, size_t size_bytes) const {
-  if (!is_recording() || !recorder.knows_writes) return false;
+  if (!is_recording() || !recorder.writes) return false;
   const auto* const first = static_cast<const char*>(at);
-  return std::none_of(recorder.writes.begin(), recorder.writes.end(), [&](const Span& span) {
+  return std::none_of(recorder.writes->begin(), recorder.writes->end(), [&](const Span& span) {
     const auto* const written = static_cast<const char*>(span.at);
     return first < written + span.size_bytes && written < first + size_bytes;
   });

@@ -5,6 +5,7 @@
 // weights of bf16, and to 8 bits before blocks where it has up to 8 rows. cuBLASLt takes more rows, with blocks widened
 // to bf16.
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -100,9 +101,14 @@ bool takes_streams(const Stream& stream, const Weight& weight, const ops::Linear
   return stream.compute != Compute::kBF16 || args.N <= kGemvRows;
 }
 
-/// Whether rows of K elements are whole pieces of 16 bytes; those of types that for_row() does not know are not.
+/// The types that for_row() knows, in the order in which a call multiplies them. Floats, which are few in a model of
+/// other types, come last: a norm that waits for the call is for the large weights.
+constexpr DType kTypes[] = {DType::kBF16, DType::kF16, DType::kQ8, DType::kQ4, DType::kF32};
+constexpr size_t kTypeCount = std::size(kTypes);
+
+/// Whether rows of K elements are whole pieces of 16 bytes; those of other types are not.
 bool is_whole_pieces(DType dtype, int64_t K) {
-  for (const DType known : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8, DType::kQ4}) {
+  for (const DType known : kTypes) {
     if (dtype != known) continue;
     bool whole = false;
     for_row(dtype, [&]<class T>(T) { whole = K % Row<T>::kCount == 0; });
@@ -169,11 +175,15 @@ struct GemmScratch {
   __nv_bfloat16* w;  // [rows_widened, K]
 };
 
+void run_gemm(Gpu::Impl& gpu, const GemmCall& call) {
+  const std::lock_guard lock(gpu.launching);
+  gpu.gemm()->run(call, gpu.queue());
+}
+
 /// Output columns of a part's rows first to first + count, whose weights are `w`.
 void multiply_rows(Gpu::Impl& gpu, const Product& product, const void* x, const void* w, int64_t column,
                    int64_t count) {
-  const std::lock_guard lock(gpu.launching);
-  gpu.gemm()->run({x, w, product.y + column, product.N, count, product.K, product.y_stride}, gpu.queue());
+  run_gemm(gpu, {x, w, product.y + column, product.N, count, product.K, product.y_stride});
 }
 
 /// Whether a part and the next one of bf16 go as one call: few rows leave much of the GPU to a single one.
@@ -186,10 +196,8 @@ bool are_twins(const Parts& parts, int i, const Product& product) {
 
 void multiply_twins(Gpu::Impl& gpu, const Product& product, const void* x, const Parts::Part& one,
                     const Parts::Part& other) {
-  const std::lock_guard lock(gpu.launching);
   const int64_t between = (static_cast<const char*>(other.w) - static_cast<const char*>(one.w)) / 2;  // of bf16
-  gpu.gemm()->run({x, one.w, product.y + one.first_col, product.N, one.rows, product.K, product.y_stride, 2, between},
-                  gpu.queue());
+  run_gemm(gpu, {x, one.w, product.y + one.first_col, product.N, one.rows, product.K, product.y_stride, 2, between});
 }
 
 template <class T>
@@ -357,19 +365,16 @@ void linear(const Stream& stream, const ops::LinearArgs& args) {
     left -= some.parts.count + some.small.count;
     return some;
   };
-  // Floats, which are few in a model of other types, come late, and small matrices last: a norm that waits for this
-  // product is for the large ones.
-  constexpr DType kTypes[] = {DType::kBF16, DType::kF16, DType::kQ8, DType::kQ4, DType::kF32};
-  OfType all[5];
-  for (int i = 0; i < 5; ++i) all[i] = weights_of(kTypes[i]);
-  Parts& floats = all[4].parts;
+  OfType all[kTypeCount];
+  for (size_t i = 0; i < kTypeCount; ++i) all[i] = weights_of(kTypes[i]);
+  Parts& floats = all[kTypeCount - 1].parts;
   Parts beside = takes_beside(stream, args, floats) ? std::exchange(floats, {}) : Parts{};
-  for (int i = 0; i < 5; ++i) {
+  for (size_t i = 0; i < kTypeCount; ++i) {
     if (all[i].parts.count == 0) continue;
     multiply_type(stream, kTypes[i], all[i].parts, product, scratch,
                   is_block(kTypes[i]) ? std::exchange(beside, {}) : Parts{});
   }
-  for (int i = 0; i < 5; ++i) {
+  for (size_t i = 0; i < kTypeCount; ++i) {  // after all large ones, for the same reason
     if (all[i].small.count > 0) multiply_small(stream, kTypes[i], all[i].small, product);
   }
   if (left > 0) not_on_device("linear of such a weight");

@@ -47,6 +47,13 @@ struct RowReader {
     if constexpr (Row<T>::kIsBlocks) piece.held_scale = scales[i * Row<T>::kCount / 32];
     return piece;
   }
+  /// The lane's pieces of the warp's step that begins with piece i0.
+  template <int kAhead>
+  __device__ void read_step(int i0, int count, RowPiece<T> (&step)[kAhead]) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int s = 0; s < kAhead; ++s) step[s] = read(i0 + s * kWarp + lane, count);
+  }
 };
 
 /// Byte `which` of a word as a float. 2^23 + byte is a float whose lowest bits are the byte.

@@ -106,8 +106,7 @@ __device__ void stream_beside(const Parts& parts, const Product& product, int ro
   float sums[kRows] = {};
   for (int i0 = 0; i0 < pieces; i0 += kAhead * kWarp) {
     RowPiece<float> w[kAhead];
-#pragma unroll
-    for (int s = 0; s < kAhead; ++s) w[s] = reader.read(i0 + s * kWarp + lane, pieces);
+    reader.read_step(i0, pieces, w);
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       float4 x[kAhead];
@@ -258,7 +257,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhe
   }
 }
 
-/// What a launch takes along: rows of floats of the same call, and the norm that forms x.
+/// A launch takes these along: rows of floats of the same call, and the norm that forms x.
 struct Along {
   Beside beside;
   const RowNorm* norm;  // null: x is there
@@ -358,8 +357,7 @@ __global__ void __launch_bounds__(kStreamThreads) few_outputs(Parts parts, Produ
     float sum = 0;
     for (int i0 = 0; i0 < pieces; i0 += kAhead * kWarp) {
       RowPiece<T> w[kAhead];
-#pragma unroll
-      for (int s = 0; s < kAhead; ++s) w[s] = reader.read(i0 + s * kWarp + lane, pieces);
+      reader.read_step(i0, pieces, w);
 #pragma unroll
       for (int s = 0; s < kAhead; ++s) {
         if (i0 + s * kWarp + lane < pieces) sum = x.add(w[s], 0, i0 + s * kWarp + lane, sum);

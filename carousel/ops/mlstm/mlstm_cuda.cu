@@ -49,7 +49,7 @@ struct alignas(4 * kVec) Neighbours {
   }
 };
 
-/// What a step does to the states of one head.
+/// A step changes the states of one head by these.
 struct StepWeights {
   float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
 
@@ -92,8 +92,8 @@ struct StatePass {
     first = thread / kLanes;
     column = static_cast<int>(blockIdx.x) * kAcross + thread % kLanes * kVec;
     c = call.c_of(s, h) + column;
-    // Of the blocks that wait for the kernel before this one C is on its way to the cache meanwhile: a later store
-    // would renew the line.
+    // The first blocks wait for the kernel before this one, and ask for C meanwhile. Only the second level of cache
+    // gets it, since another kernel may still write it.
     constexpr unsigned kFirstBlocks = 512;
     if ((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x >= kFirstBlocks) return;
     const float* const block = c - thread % kLanes * kVec;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The norms on the GPU, a block per row or head: moments are summed in one fixed order, so a row never depends on the
 // others.
+#include "carousel/core/assert.h"
 #include "carousel/ops/norm/norm_rows_cuda.cuh"
 
 namespace carousel::cuda {
@@ -35,20 +36,7 @@ __device__ const float* row_of(const View& view, int64_t n) {
 }
 __device__ float* written_row(const View& view, int64_t n) { return static_cast<float*>(view.data) + n * view.stride; }
 
-/// A row for each block, of at most kMostNormed columns.
-__global__ void __launch_bounds__(kNormingThreads) add_and_norm_eights(ops::AddNormArgs args) {
-  const int64_t n = blockIdx.x;
-  const int width = static_cast<int>(args.width);
-  const float* const y = args.y.data != nullptr ? row_of(args.y, n) : nullptr;
-  const RowNorm row = {row_of(args.x, n),           y,     nullptr, written_row(args.sum, n),
-                       written_row(args.normed, n), width, width,   args.norm,
-                       ops::NormGate::Kind::kNone};
-  NormedEight normed(row);
-  await_inputs();
-  normed.run(true);
-}
-
-/// Longer rows, kEights for each thread.
+/// Rows of more columns than kMostNormed, kEights for each thread.
 template <int kEights>
 __global__ void __launch_bounds__(kNormingThreads) add_and_norm_wide(ops::AddNormArgs args) {
   __shared__ float shared[2][kWarp];
@@ -95,7 +83,7 @@ __global__ void __launch_bounds__(kNormingThreads) norm_of_heads_eights(ops::Hea
   normed.run(true);
 }
 
-/// Rows that waited for a product.
+/// A row for each block, of at most kMostNormed columns.
 __global__ void __launch_bounds__(kNormingThreads)
     norm_rows(RowNorm row, HeldNorm::Strides strides, __nv_bfloat16* rounded) {
   const int64_t n = blockIdx.x;
@@ -157,8 +145,6 @@ void add_norm_wide(const Stream& stream, const ops::AddNormArgs& args) {
 /// Whether a parameter can be read in fours; one that is not there agrees.
 bool starts_fours(const float* parameter) { return reinterpret_cast<uintptr_t>(parameter) % 16 == 0; }
 
-constexpr int64_t kMostHeld = 256;  // rows
-
 const float* read_row(const View& view) { return static_cast<const float*>(view.data); }
 
 }  // namespace
@@ -169,14 +155,13 @@ void HeldNorm::launch(__nv_bfloat16* rounded) const {
   launched("a norm");
 }
 
-/// Which kernel runs depends on the norm and on where the matrices lie, never on the number of rows, but for a few
-/// rows that may wait for their product, which have the bits of the others.
+/// Which kernel runs depends on the norm and on where the matrices lie, never on the number of rows.
 void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
   const Gpu::Impl& gpu = gpu_of(stream);
   const bool eights = args.width % 8 == 0 && has_fours(args.x) && has_fours(args.y) && has_fours(args.sum) &&
                       has_fours(args.normed) && starts_fours(args.norm.weight);
-  const bool packed = args.normed.stride == args.width && (args.y.data == nullptr || args.sum.stride == args.width);
-  if (eights && packed && args.rows <= kMostHeld && args.width <= kMostNormed) {
+  if (eights && args.width <= kMostNormed) {
+    CAROUSEL_ASSERT(args.normed.stride == args.width && (args.y.data == nullptr || args.sum.stride == args.width));
     const int width = static_cast<int>(args.width);
     const RowNorm first = {read_row(args.x),
                            read_row(args.y),
@@ -189,9 +174,6 @@ void add_norm(const Stream& stream, const ops::AddNormArgs& args) {
                            ops::NormGate::Kind::kNone};
     const HeldNorm::Strides strides = {args.x.stride, args.y.stride, 0};
     gpu.hold_back(std::make_unique<HeldNorm>(gpu, first, args.rows, strides));
-  } else if (eights && args.width <= kMostNormed) {
-    launch_early(gpu, add_and_norm_eights, dim3(static_cast<unsigned>(args.rows)), threads_of_eights(args.width), 0,
-                 args);
   } else if (eights && args.width <= 2 * kMostNormed) {
     add_norm_wide<2>(stream, args);
   } else if (eights && args.width <= 8 * kMostNormed) {
@@ -207,6 +189,7 @@ void head_norm(const Stream& stream, const ops::HeadNormArgs& args) {
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>(args.heads));
   const bool eights = args.dv % 8 == 0 && args.dv <= kMostNormed && args.skip.data == nullptr && has_fours(args.h) &&
                       has_fours(args.pre) && has_fours(args.out) && starts_fours(args.norm.weight);
+  constexpr int64_t kMostHeld = 256;  // rows: more of them have a block for each head
   const bool whole_warps = args.dv % (8 * kWarp) == 0 || args.heads == 1;
   const int64_t width = args.heads * args.dv;
   if (eights && whole_warps && args.out.stride == width && args.rows <= kMostHeld && width <= kMostNormed) {

@@ -32,8 +32,8 @@ struct Eight {
   float of[8];
 
   __device__ static Eight at(const float* row, int64_t j) { return of_fours(four_at(row, j), four_at(row, j + 4)); }
-  /// Past the first cache, which may hold what the row was before.
-  __device__ static Eight at_once(const float* row, int64_t j) {
+  /// The same past the first cache, which may hold what the row was before.
+  __device__ static Eight past_cache(const float* row, int64_t j) {
     const auto* const fours = reinterpret_cast<const float4*>(row + j);
     return of_fours(__ldcg(fours), __ldcg(fours + 1));
   }
@@ -102,8 +102,8 @@ class NormedEight {
   __device__ explicit NormedEight(const RowNorm& row) : row_(row), j_(8 * static_cast<int>(threadIdx.x)) {
     if (!inside()) return;
     if (row.norm.weight != nullptr) weight_ = Eight::at(row.norm.weight, j_);
-    if (row.early_x) x_ = Eight::at_once(row.x, j_);
-    if (row.early_pre) pre_ = Eight::at_once(row.pre, j_);
+    if (row.early_x) x_ = Eight::past_cache(row.x, j_);
+    if (row.early_pre) pre_ = Eight::past_cache(row.pre, j_);
   }
   /// The eight of the norm, zeros beyond the row. Of the block that `writes`, the sum and the norm go to memory too.
   __device__ Eight run(bool writes) {
@@ -141,8 +141,8 @@ class NormedEight {
   Eight x_ = {}, pre_ = {}, weight_ = {};
 };
 
-/// Norms of some rows whose launch waits for the product that reads them: it may form a single row itself, and has the
-/// rows rounded by the same kernel where it multiplies bf16.
+/// Norms of rows whose launch waits for the product that reads them: it may form a single row itself, and has the rows
+/// rounded by the same kernel where it multiplies bf16.
 struct HeldNorm final : HeldBack {
   /// Elements from a row to the next; sums and norms lie row by row.
   struct Strides {

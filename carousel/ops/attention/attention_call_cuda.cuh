@@ -163,13 +163,13 @@ __device__ inline void join_splits_of(const AttentionCall& call, const RowWork& 
     for (int k0 = 0; k0 < count; k0 += kAtOnce) {
       float loaded[kAtOnce];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k)
-        loaded[k] = column[weights.at[k0 + k]];  // of splits that are not there: the first
+      for (int k = 0; k < kAtOnce; ++k) loaded[k] = column[weights.at[k0 + k]];
+        // What is not there weighs nothing. A branch would have the compiler put the loads behind it, where each waits
+        // for memory by itself.
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        if (k0 + k >= count) break;
         const float2 powers = weights.powers[h][k0 + k];
-        o = fmaf(loaded[k], powers.y, o * powers.x);
+        o = fmaf(k0 + k < count ? loaded[k] : 0.0f, powers.y, o * powers.x);
         total = fmaf(weights.total[h][k0 + k], powers.y, total * powers.x);
       }
     }

@@ -83,14 +83,19 @@ __device__ PairOfRows scan_piece(const MlstmCall& cell, const Piece& piece, int6
   return rows;
 }
 
-/// Writes the arrays of a piece that begins with m. The m after it is the running maximum at its last row, in float, so
-/// a cut between two pieces changes no bit.
+/// m after rows with a sum of log f, whose largest i_j - b_j + sum is `own`, where it was `before`. Any m serves, since
+/// all weights are formed from the same one: float sums are fast to walk, and a cut between two pieces changes no bit.
+__device__ float next_m(float sum, float before, float own) { return fmaxf(sum + before, own); }
+
+/// Writes the arrays of a piece that begins with m. The m after it is that of its last row.
 __device__ void write_gates(const TensorCall& call, const Piece& piece, const PairOfRows& rows, float m_start,
                             float* gates) {
   const MlstmCall& cell = call.cell;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, last = piece.count - 1;
   float m[2];
-  for (int r = 0; r < 2; ++r) m[r] = static_cast<float>(rows.b[r] + fmax(double{m_start}, rows.best[r]));
+  for (int r = 0; r < 2; ++r) {
+    m[r] = next_m(static_cast<float>(rows.b[r]), m_start, static_cast<float>(rows.b[r] + rows.best[r]));
+  }
   const float m_next = __shfl_sync(kAllLanes, last % 2 == 0 ? m[0] : m[1], last / 2);
   const double b_end = __shfl_sync(kAllLanes, last % 2 == 0 ? rows.b[0] : rows.b[1], last / 2);
   float out[kPieceArrays][2];
@@ -140,31 +145,26 @@ __global__ void __launch_bounds__(kGateThreads) scan_gates(TensorCall call) {
   const int last = piece_of(seq, p).count - 1;
   if (lane != last / 2) return;
   const int64_t at = (first_piece(seq.first, s) + p) * heads + h;
-  call.b_end[at] = rows.b[last % 2];
-  call.best[at] = rows.best[last % 2];
+  const double b_end = rows.b[last % 2];
+  call.effect[at] = make_float2(static_cast<float>(b_end), static_cast<float>(b_end + rows.best[last % 2]));
 }
 
 /// m from piece to piece: `before` gets that before pieces begin to end, and thread 0 that after the last of them. All
-/// threads of the block call this, and pass a barrier before they read. A float is rounded from the larger of two
-/// doubles, or is the larger of two floats that are rounded from them.
+/// threads of the block call this, and pass a barrier before they read.
 __device__ float walk_m(const TensorCall& call, int64_t first, int64_t h, int begin, int end, float m, float* before) {
-  __shared__ double ends[kGateThreads];
-  __shared__ float own[kGateThreads], ms[kGateThreads];
+  __shared__ float2 effects[kGateThreads];
+  __shared__ float ms[kGateThreads];
   const int64_t heads = call.cell.args.dims.heads;
   const int thread = static_cast<int>(threadIdx.x);
   for (int p0 = 0; p0 < end; p0 += kGateThreads) {
     const int count = min(kGateThreads, end - p0);
-    if (thread < count) {
-      const int64_t at = (first + p0 + thread) * heads + h;
-      ends[thread] = call.b_end[at];
-      own[thread] = static_cast<float>(ends[thread] + call.best[at]);
-    }
+    if (thread < count) effects[thread] = call.effect[(first + p0 + thread) * heads + h];
     __syncthreads();
     if (thread == 0) {
 #pragma unroll 8
       for (int i = 0; i < count; ++i) {
         ms[i] = m;
-        m = fmaxf(static_cast<float>(ends[i] + double{m}), own[i]);
+        m = next_m(effects[i].x, m, effects[i].y);
       }
     }
     __syncthreads();

@@ -549,8 +549,7 @@ TensorCall lay_out_tensor(const ops::MlstmArgs& args, cpu::Workspace* workspace)
   call.k = workspace->take<__nv_bfloat16>(packed_rows * heads * call.dk);
   call.v = workspace->take<__nv_bfloat16>(packed_rows * heads * call.dv);
   call.gates = workspace->take<float>(pieces * heads * kPieceFloats);
-  call.b_end = workspace->take<double>(pieces * heads);
-  call.best = workspace->take<double>(pieces * heads);
+  call.effect = workspace->take<float2>(pieces * heads);
   call.m_start = workspace->take<float>(batch * heads);
   call.n_start = workspace->take<float>(batch * heads * call.dk);
   return call;

@@ -22,7 +22,7 @@ struct TensorCall {
   bool packs_all;            // else pieces of fewer than 64 rows alone
   __nv_bfloat16 *q, *k, *v;  // [64 packed pieces, H * dk] x 2, [.., H * dv]
   float* gates;              // [pieces, H, kPieceFloats]
-  double *b_end, *best;      // [pieces, H] a piece's sum of log f, and its largest i_j - b_j
+  float2* effect;            // [pieces, H] a piece's sum of log f, and its m where nothing is before it
   float* m_start;            // [B, H] m before the first piece
   float* n_start;            // [B, H, dk] n before the first piece
 };

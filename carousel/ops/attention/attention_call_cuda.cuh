@@ -161,11 +161,11 @@ __device__ inline void join_splits_of(const AttentionCall& call, const RowWork& 
     float o = 0, total = 0;
 #pragma unroll 1
     for (int k0 = 0; k0 < count; k0 += kAtOnce) {
+      // What is not there weighs nothing. A branch would have the compiler put the loads behind it, where each waits
+      // for memory by itself.
       float loaded[kAtOnce];
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) loaded[k] = column[weights.at[k0 + k]];
-        // What is not there weighs nothing. A branch would have the compiler put the loads behind it, where each waits
-        // for memory by itself.
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         const float2 powers = weights.powers[h][k0 + k];

@@ -6,10 +6,11 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 AARCH64_TESTS ?= .
+AARCH64_ROOMS ?=
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-sanitize check-serve-threads check-threads fuzz format clean
+.PHONY: help deps dev-deps build install demo test cuda-test bench check check-aarch64 check-format check-loaders check-sanitize check-serve-threads check-threads fuzz format clean
 
 help:  ## list the targets
 	@echo "carousel: recurrent and hybrid sequence models"
@@ -57,10 +58,16 @@ check-sanitize: dev-deps  ## the test suite under AddressSanitizer and Undefined
 	@cmake --build --preset sanitize -j $(JOBS)
 	@ctest --preset sanitize -j $(JOBS) --progress
 
-check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; AARCH64_TESTS=REGEX for some of them
+check-loaders: dev-deps  ## what reads files and requests under the sanitizers, then FUZZ_SECONDS of every fuzz target
+	@test -f build/loaders/build.ninja || cmake --preset loaders $(CMAKE_FLAGS)
+	@cmake --build --preset loaders -j $(JOBS) --target carousel_tests
+	@ctest --preset loaders -j $(JOBS) --progress
+	@FUZZ_PRESET=loaders tools/fuzz.sh $(FUZZ_SECONDS)
+
+check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; AARCH64_TESTS=REGEX or AARCH64_ROOMS="FOLDER;..." for some
 	@tools/install_deps.sh --aarch64
-	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS)
-	@cmake --build --preset aarch64 -j $(JOBS)
+	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS) -DCAROUSEL_TEST_ROOMS="$(AARCH64_ROOMS)"
+	@cmake --build --preset aarch64 -j $(JOBS) --target $(if $(AARCH64_ROOMS),carousel_tests,all)
 	@ctest --preset aarch64 -j $(JOBS) --progress -R '$(AARCH64_TESTS)'
 	@echo "== and on a processor without dot products"
 	@qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/tests/carousel_tests --gtest_brief=1 \

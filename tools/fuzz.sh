@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds the fuzz targets (clang, ASan, UBSan) and runs each for SECONDS, four at a time.
 #   tools/fuzz.sh [SECONDS=60] [TARGET...]
-# What a run learns stays in build/sanitize/corpus; the seeds are in tests/fuzz/corpus. Exit status 1 on a finding, whose
-# input is left in build/sanitize/findings.
+# What a run learns stays in build/PRESET/corpus, where FUZZ_PRESET is "sanitize" or "loaders"; the seeds are in
+# tests/fuzz/corpus. Exit status 1 on a finding, whose input is left in build/PRESET/findings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds="${1:-60}"
 shift || true
-build=build/sanitize
+preset="${FUZZ_PRESET:-sanitize}"
+build="build/$preset"
 jobs="${FUZZ_JOBS:-4}"
 
-test -f "$build/build.ninja" || cmake --preset sanitize
-cmake --build --preset sanitize -j "$(nproc)" --target carousel_fuzz
+test -f "$build/build.ninja" || cmake --preset "$preset"
+cmake --build --preset "$preset" -j "$(nproc)" --target carousel_fuzz
 
 targets=("$@")
 if ((${#targets[@]} == 0)); then

@@ -37,10 +37,10 @@ bool has_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 
 std::vector<Isa> runnable_isas() {
   std::vector<Isa> isas{Isa::kPortable};
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CAROUSEL_PORTABLE)
   if (has_avx2()) isas.push_back(Isa::kAvx2);
   if (has_avx512()) isas.push_back(Isa::kAvx512);
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(CAROUSEL_PORTABLE)
   isas.push_back(Isa::kNeon);  // every aarch64 Linux has it
   if (has_dotprod()) isas.push_back(Isa::kNeonDotprod);
 #endif
@@ -48,9 +48,9 @@ std::vector<Isa> runnable_isas() {
 }
 
 std::vector<Isa> built_isas() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CAROUSEL_PORTABLE)
   return {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(CAROUSEL_PORTABLE)
   return {Isa::kPortable, Isa::kNeon, Isa::kNeonDotprod};
 #else
   return {Isa::kPortable};

@@ -8,10 +8,10 @@
 #include "carousel/core/stream.h"
 
 // The sets of one architecture: CAROUSEL_FOR_EACH_ISA(do, ...) is do(set, value of Isa, ...) for each of them.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CAROUSEL_PORTABLE)
 #define CAROUSEL_FOR_EACH_ISA(do, ...) \
   do (portable, kPortable, __VA_ARGS__) do(avx2, kAvx2, __VA_ARGS__) do(avx512, kAvx512, __VA_ARGS__)
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(CAROUSEL_PORTABLE)
 #define CAROUSEL_FOR_EACH_ISA(do, ...) \
   do (portable, kPortable, __VA_ARGS__) do(neon, kNeon, __VA_ARGS__) do(neon_dotprod, kNeonDotprod, __VA_ARGS__)
 #else

@@ -7,6 +7,7 @@ FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 AARCH64_TESTS ?= .
 AARCH64_ROOMS ?=
+CASES ?= $(wildcard $(addprefix ../shared/golden/,hf-lfm2* hf-llama hf-xlstm* ncps-* xlstm-lm-* tirex-tiny))
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
@@ -42,7 +43,7 @@ test: deps  ## build everything and run all tests
 
 cuda-test: build  ## pack what a machine with a GPU needs to test the kernels there: dist/carousel-cuda-test.tar.gz
 	@cmake --build --preset release -j $(JOBS) --target carousel_op_tests
-	@tools/pack_cuda_test.sh build/release dist/carousel-cuda-test.tar.gz
+	@tools/pack_cuda_test.sh build/release dist/carousel-cuda-test.tar.gz $(CASES)
 
 bench: build  ## measure the machine's bounds, then the bundled model
 	@build/release/carousel bench --bounds

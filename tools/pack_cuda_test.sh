@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Packs the binary, the tests of ops, the story model, the cases of tests/fixtures/models and the libraries that both
-# need into one archive for a machine with a GPU. cuBLASLt is not packed: it is loaded by name there.
+# Packs the binary, the tests of ops, the story model, the cases of tests/fixtures and the libraries that both need into
+# one archive for a machine with a GPU. cuBLASLt is not packed: it is loaded by name there.
 #   tools/pack_cuda_test.sh BUILD_FOLDER ARCHIVE [CASE_FOLDER...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ for binary in carousel tests/carousel_op_tests; do
   ldd "$build/$binary" | awk '$3 ~ /^\// && $3 !~ /\/(libc|libm|libdl|librt|libpthread|ld-linux[^\/]*)\.so/ {print $3}'
 done | sort -u | xargs -I{} cp -L {} "$pack/lib/"
 cp -r models/stories-xlstm "$pack/"
-for case in tests/fixtures/models/* "$@"; do
+for case in tests/fixtures/models/* tests/fixtures/regressors/* "$@"; do
   if [ -f "$case/expected.safetensors" ]; then cp -r "$case" "$pack/cases/"; fi
 done
 cat > "$pack/run.sh" <<'RUN'
@@ -40,6 +40,24 @@ done
 cpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 2>/dev/null)
 gpu=$(./carousel generate stories-xlstm -p "Once upon a time" -n 60 --temp 0 --device "$device" 2>/dev/null)
 [ "$cpu" = "$gpu" ] || { echo "generate: the GPU wrote another story"; failed=1; }
+# The state of one device goes on on the other.
+for pair in "$device cpu" "cpu $device"; do
+  set -- $pair
+  ./carousel generate stories-xlstm -p "Once upon a time" -n 30 --temp 0 --device "$1" --save-state state >first 2>/dev/null
+  ./carousel generate stories-xlstm -n 30 --temp 0 --device "$2" --load-state state --no-display-prompt >second 2>/dev/null
+  [ "$(tr -d '\n' <first)$(tr -d '\n' <second)" = "$(tr -d '\n' <<<"$cpu")" ] || {
+    echo "a state saved on $1 goes on otherwise on $2"
+    failed=1
+  }
+done
+for model in cases/ncps-cfc-wired cases/ncps-ltc-autoncp; do
+  row=$(printf '0.5,%.0s' $(seq "$(sed -n 's/.*"input_size": *\([0-9]*\).*/\1/p' "$model/config.json")"))
+  printf '%s\n' "${row%,}" "${row%,}" >rows.csv
+  ./carousel predict "$model" --input rows.csv --device "$device" >/dev/null || failed=1
+done
+printf 'Once upon a time\n' | ./carousel chat stories-xlstm --temp 0 -n 20 --device "$device" >/dev/null 2>&1 || failed=1
+./carousel eval stories-xlstm --text first --device "$device" >/dev/null || failed=1
+./carousel compare stories-xlstm -p "Once upon a time" --device "$device,cpu" >/dev/null || failed=1
 [ $failed = 0 ] && echo "all passed on $device"
 exit $failed
 RUN

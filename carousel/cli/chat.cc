@@ -21,6 +21,7 @@
 #include "carousel/core/error.h"
 #include "carousel/generate/conversation.h"
 #include "carousel/model/chat_turns.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/unicode.h"
 
@@ -185,13 +186,14 @@ bool Chat::next_line(std::string& line) {
   }
 }
 
-/// Handles a line. An error in it is reported and changes nothing; only a failed output ends the chat.
+/// Handles a line. An error in it is reported and changes nothing; only a failed output or device ends the chat.
 void Chat::handle(const std::string& line) {
   std::string wrong;
   try {
     if (line.starts_with('/') && !line.starts_with("//")) return obey(line);
     return say(line.starts_with("//") ? line.substr(1) : line);
   } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kLost) throw;
     wrong = error.what();
   } catch (const std::bad_alloc&) {
     wrong = "out of memory";
@@ -236,6 +238,8 @@ void Chat::say(const std::string& text) {
   if (request.prompt.empty() && !now.logits.defined()) {
     fail(ErrorKind::kInput, "the state ends in the middle of its prompt, expected the rest of it");
   }
+  const auto tokens = static_cast<int64_t>(request.prompt.size());
+  model::check_sequences(*model_.lm, stream_, "what you said", now.state, tokens);
   request.state = now.state;
   request.history = now.tokens;
   request.logits = now.logits;

@@ -17,6 +17,7 @@
 #include "carousel/cli/signals.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/unicode.h"
 
@@ -263,6 +264,8 @@ int run_generate(GenerateOptions& options) {
   set_last_will([&options, &model, saved] { save_prefix(options, model, saved, "nothing of it read"); });
   catch_interrupts();
   generate::Request request = make_request(options, model, prompt, std::move(saved));
+  const auto tokens = static_cast<int64_t>(request.prompt.size());
+  model::check_sequences(*model.lm, stream, prompt.where, request.state, tokens, options.samples);
   return Run(options, model, stream).run(std::move(request), prompt);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// carousel serve: a model behind OpenAI's HTTP interface, until a signal. The endpoints are serve/service.
+// carousel serve: a model behind OpenAI's HTTP interface, until a signal or the loss of its device. The endpoints are
+// serve/service.
 #include <fmt/format.h>
 
 #include <atomic>
@@ -108,6 +109,12 @@ int run_serve(ServeOptions& options) {
   options.http.port = static_cast<int>(options.port);
   options.http.connections = static_cast<size_t>(options.connections);
 
+  std::atomic<bool> over = false, lost = false;
+  std::string why;  // it was lost; written before
+  service_options.engine.on_lost = [&](const std::string& words) {
+    why = words;
+    lost = true;
+  };
   std::unique_ptr<serve::Service> service;
   serve::HttpServer server(
       options.http, [&](const std::shared_ptr<serve::Call>& call) { service->handle(call); },
@@ -116,9 +123,8 @@ int run_serve(ServeOptions& options) {
                                              [&](std::function<void()> then) { server.post(std::move(then)); });
   catch_interrupts();
   end_by_itself();
-  std::atomic<bool> over = false;
   Thread watcher([&] {
-    while (!over && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    while (!over && !lost && !interrupted()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
     if (over) return;
     server.post([&] { service->drain(); });
     server.stop();
@@ -128,6 +134,7 @@ int run_serve(ServeOptions& options) {
   over = true;
   watcher.join();
   service.reset();
+  if (lost) fail(ErrorKind::kLost, "{}", why);
   note("stopped");
   return 0;
 }

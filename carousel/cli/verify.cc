@@ -98,6 +98,7 @@ int run_verify(VerifyOptions& options) {
       else
         print_lines(folder, comparisons);
     } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kLost) throw;
       note(fmt::format("carousel: error: {}: not a case that can be compared: {}", folder, error.what()));
       if (options.json) results.push_back({{"case", folder}, {"status", status}, {"error", error.what()}});
     }

@@ -19,7 +19,8 @@ enum class ErrorKind {
   kState,      // a saved state that does not fit this model, or is damaged
   kUsage,      // a command line that does not parse (exit status 2)
   kIo,         // the operating system refused a read or write
-  kDevice,     // a device that is missing or failed
+  kDevice,     // a device that is missing, or that cannot do what is asked
+  kLost,       // a device that failed: nothing that is on it can be had or used again
   kCancelled,  // the caller asked to stop
 };
 

@@ -90,12 +90,35 @@ int attribute(cudaDeviceAttr which, int index) {
   return value;
 }
 
+/// Whether every later call fails too.
+bool ends_device(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorAssert:
+    case cudaErrorContained:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next launch would report it again
-  fail(ErrorKind::kDevice, "cuda: {}: {}", what, cudaGetErrorString(status));
+  fail(ends_device(status) ? ErrorKind::kLost : ErrorKind::kDevice, "cuda: {}: {}", what, cudaGetErrorString(status));
 }
 
 Staging::Staging(size_t pieces, size_t piece_bytes) : pieces_(pieces), piece_bytes_(piece_bytes) {

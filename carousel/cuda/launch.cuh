@@ -16,7 +16,8 @@
 
 namespace carousel::cuda {
 
-/// Throws Error(kDevice) "what: CUDA's words" unless `status` is success.
+/// Throws Error(kDevice) "what: CUDA's words" unless `status` is success; Error(kLost) where the GPU can do nothing
+/// more for this process.
 void check(cudaError_t status, const char* what);
 
 class Gemm;

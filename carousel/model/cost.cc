@@ -2,6 +2,7 @@
 // Counts bytes and multiply-adds from the shapes that a model's constructor asks for.
 #include "carousel/model/cost.h"
 
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 #include <utility>
@@ -208,6 +209,17 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
   const Stream meta = on_meta(stream);
   State state = seen.to(*meta.memory);
   return run_prompt(lm, meta, numerics, rows, state);
+}
+
+void check_sequences(const Lm& lm, const Stream& stream, const std::string& where, const State& seen, int64_t tokens,
+                     int64_t samples) {
+  const StateLayout& layout = lm.state_layout();
+  const size_t whole = layout.bytes_at(seen.pos() + tokens);
+  const size_t states = whole - std::min(whole, seen.bytes()) + static_cast<size_t>(samples - 1) * layout.fixed_bytes();
+  const int64_t rows = std::min(tokens, prefill_rows(*stream.memory));
+  const size_t reading = rows > 0 ? prompt_activations(lm, stream, Numerics::native(), rows) : 0;
+  const size_t activations = std::max(reading, decode_activations(lm, stream, Numerics::native(), {}, samples));
+  check_memory(states + activations, where, "states and activations", *stream.memory);
 }
 
 Activations measure_activations(const Model& model, const Stream& stream) {

@@ -72,6 +72,11 @@ size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& nu
 size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, int64_t rows,
                           const State& seen = {});
 
+/// Throws Error(kInput) "where: ..." unless `samples` sequences that go on from `seen` by `tokens` tokens fit into the
+/// memory of the stream beside what is there, with the activations of reading them. They share whole pages.
+void check_sequences(const Lm& lm, const Stream& stream, const std::string& where, const State& seen, int64_t tokens,
+                     int64_t samples = 1);
+
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);
 

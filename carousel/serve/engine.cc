@@ -318,6 +318,9 @@ void Engine::run() {
         figures_.ticks++;
       } catch (const std::exception& error) {
         fail_all(error.what());
+        const auto* const known = dynamic_cast<const Error*>(&error);
+        const bool lost = known != nullptr && known->kind() == ErrorKind::kLost;
+        if (lost && !std::exchange(lost_, true) && options_.on_lost) options_.on_lost(error.what());
       }
     }
     show_figures();

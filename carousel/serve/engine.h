@@ -76,6 +76,8 @@ struct EngineOptions {
   size_t cache_bytes = 0;          // of the prefix cache
   Reuse reuse = Reuse::kExact;     // of requests that do not say
   double tick_ms = 100;            // the time of a tick that reads prompts
+  /// Called once, by the engine's thread, when the device has failed and what ran on it has ended.
+  std::function<void(const std::string& why)> on_lost;
 };
 
 /// Figures since the start, which any thread may read.
@@ -190,6 +192,7 @@ class Engine {
   std::vector<uint64_t> cancelled_;              // guarded by mutex_
   std::vector<Reread> offered_;                  // guarded by mutex_
   bool stopping_ = false;                        // guarded by mutex_
+  bool lost_ = false;                            // whether the device has failed
   uint64_t numbers_ = 0;                         // guarded by mutex_
 
   // The engine thread's own.

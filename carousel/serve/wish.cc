@@ -200,7 +200,9 @@ HttpError error_answer(const Error& error) {
     out.param = out.message.substr(name, out.message.find('"', name) - name);
   }
   if (error.kind() == ErrorKind::kState) out.status = 422;
-  if (error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kDevice) out.status = 500;
+  if (error.kind() == ErrorKind::kIo || error.kind() == ErrorKind::kDevice || error.kind() == ErrorKind::kLost) {
+    out.status = 500;
+  }
   return out;
 }
 

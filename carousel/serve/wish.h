@@ -55,7 +55,7 @@ Reuse reuse_of(const std::string& name);
 /// The names of a body's fields that nobody has asked for, for x-carousel-ignored; empty: none.
 std::string names_ignored(const Json& body, const Fields& fields);
 
-/// The answer to an Error: 422 (kState), 500 (kIo, kDevice), else 400, with the field that it names as param.
+/// The answer to an Error: 422 (kState), 500 (kIo, kDevice, kLost), else 400, with the field that it names as param.
 HttpError error_answer(const Error& error);
 /// The answer to a request whose sample ended with kFailed.
 HttpError failure_of(const Event& event);

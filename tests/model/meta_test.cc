@@ -6,9 +6,11 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "carousel/core/error.h"
+#include "carousel/core/meta_memory.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/forecast/tirex.h"
 #include "carousel/model/cost.h"
@@ -149,6 +151,37 @@ TEST(Activations, AreWhatARunOfALanguageModelReserves) {
       later.logits(later.forward(std::span(tokens).first(1), copies, lengths));
       return later.arena().size_bytes();
     }()) << folder;
+  }
+}
+
+/// A meta with so many bytes left.
+struct Tight final : MetaMemory {
+  size_t left = 0;
+  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
+  size_t available_bytes() const override { return left; }
+};
+
+TEST(Activations, SequencesThatDoNotFitAreRefused) {
+  const Model model = model_on_meta(open_model_files(kFixtures + "models/lfm2-v4"));
+  const StateLayout& layout = model.lm->state_layout();
+  ThreadPool pool(1);
+  Tight memory;
+  const Stream stream{&memory, cpu::best_isa(), &pool};
+  const size_t reading = prompt_activations(*model.lm, stream, Numerics::native(), prefill_rows(memory));
+  const State fresh;
+  memory.left = layout.bytes_at(5000) + reading;
+  EXPECT_NO_THROW(check_sequences(*model.lm, stream, "prompt", fresh, 5000));
+  EXPECT_NO_THROW(check_sequences(*model.lm, stream, "prompt", fresh, 64, 3));
+  memory.left--;
+  for (const auto& [tokens, samples] : {std::pair<int64_t, int64_t>{5000, 1}, {64, 100}}) {
+    if (samples > 1) memory.left = layout.bytes_at(64) + 98 * layout.fixed_bytes();
+    try {
+      check_sequences(*model.lm, stream, "prompt", fresh, tokens, samples);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInput);
+      EXPECT_EQ(std::string(error.what()).find("prompt: states and activations of "), 0U) << error.what();
+    }
   }
 }
 

@@ -5,12 +5,15 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "tests/comes_true.h"
 #include "tests/serve/small_model.h"
@@ -285,6 +288,48 @@ TEST_F(EngineTest, AModelThatIsFasterThanItsListenersWaits) {
   EXPECT_LT(ticks, 50);
   ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
   EXPECT_EQ(heard.samples, small_.alone(request));
+}
+
+/// The host's memory until it is lost, as that of a GPU may be.
+class Losable final : public Memory {
+ public:
+  std::atomic<bool> lost = false;
+
+  Device device() const override { return Device::kCpu; }
+  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
+  std::byte* allocate(size_t size_bytes) override {
+    if (lost) fail(ErrorKind::kLost, "gone");
+    return Memory::host().allocate(size_bytes);
+  }
+  void release(std::byte* bytes, size_t size_bytes) noexcept override { Memory::host().release(bytes, size_bytes); }
+  void zero(std::byte* bytes, size_t size_bytes) override { Memory::host().zero(bytes, size_bytes); }
+
+ private:
+  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
+    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
+  }
+};
+
+TEST_F(EngineTest, ALostDeviceEndsWhatRunsOnItAndIsToldOnce) {
+  Losable memory;
+  Stream stream = small_.stream;
+  stream.memory = &memory;
+  std::atomic<int> told = 0;
+  EngineOptions some = options(0);
+  some.on_lost = [&](const std::string& why) { told += why == "gone" ? 1 : 100; };
+  Engine engine(small_.model, stream, some, mailbox_.post());
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.max_tokens = 4;
+  for (const bool lost : {false, true, true}) {
+    memory.lost = lost;
+    Heard heard;
+    submit(engine, request, heard);
+    ASSERT_TRUE(mailbox_.run_until([&] { return heard.whole(); }));
+    EXPECT_EQ(heard.samples[0].reason, lost ? StopReason::kFailed : StopReason::kLength);
+    EXPECT_EQ(heard.error, lost ? "gone" : "");
+  }
+  EXPECT_EQ(told, 1);
 }
 
 TEST_F(EngineTest, ABadRequestEndsAlone) {

@@ -59,7 +59,20 @@ bool takes_tensor_cores(const Stream& stream, const ops::MoeExpertsArgs& args) {
          args.experts[0].gate.rows() % kMmaColumns == 0;
 }
 
+/// Loading asks for the workspace, so it ends with what is said here.
+void check_experts(const ops::MoeExpertsArgs& args) {
+  if (args.count > kMostExperts) not_on_device("moe_experts with more than 512 experts");
+  for (int64_t e = 0; e < args.count; ++e) {
+    const ops::MoeExpert& expert = args.experts[e];
+    for (const Weight* const weight : {&expert.gate, &expert.up, &expert.down}) {
+      if (weight->dtype() != args.experts[0].gate.dtype()) not_on_device("moe_experts of several types");
+      if (weight->bias.defined()) not_on_device("moe_experts with biases");
+    }
+  }
+}
+
 MoeCall lay_out(const Stream& stream, const ops::MoeExpertsArgs& args, cpu::Workspace* workspace) {
+  check_experts(args);
   MoeCall call = {};
   call.args = args;
   call.F = args.experts[0].gate.rows();
@@ -80,17 +93,11 @@ MoeCall lay_out(const Stream& stream, const ops::MoeExpertsArgs& args, cpu::Work
   return call;
 }
 
-const void* rows_of(const Weight& weight, DType dtype) {
-  if (weight.dtype() != dtype) not_on_device("moe_experts of several types");
-  if (weight.bias.defined()) not_on_device("moe_experts with biases");
-  return cuda::rows_of(weight, "moe_experts of such weights");
-}
-
-void fill_places(const ops::MoeExpertsArgs& args, DType dtype, ExpertPlace* places) {
-  if (args.count > kMostExperts) not_on_device("moe_experts with more than 512 experts");
+void fill_places(const ops::MoeExpertsArgs& args, ExpertPlace* places) {
+  const auto rows = [](const Weight& weight) { return rows_of(weight, "moe_experts of such weights"); };
   for (int64_t e = 0; e < args.count; ++e) {
     const ops::MoeExpert& expert = args.experts[e];
-    places[e] = {rows_of(expert.gate, dtype), rows_of(expert.up, dtype), rows_of(expert.down, dtype)};
+    places[e] = {rows(expert.gate), rows(expert.up), rows(expert.down)};
   }
 }
 
@@ -115,7 +122,7 @@ void moe_experts(const Stream& stream, const ops::MoeExpertsArgs& args) {
   cpu::Workspace workspace(args.workspace);
   MoeCall call = lay_out(stream, args, &workspace);
   call.rounds = rounds(stream, dtype);
-  fill_places(args, dtype, call.experts);
+  fill_places(args, call.experts);
   const int64_t slots = args.rows * args.top_k;
   const auto grid = [](int64_t across, int64_t down, int64_t each) {
     return dim3(static_cast<unsigned>(across), static_cast<unsigned>(blocks_of(down, each)));

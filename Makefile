@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 AARCH64_TESTS ?= .
 AARCH64_ROOMS ?=
-CASES ?= $(wildcard $(addprefix ../shared/golden/,hf-lfm2* hf-llama hf-xlstm* ncps-* xlstm-lm-* tirex-tiny))
+CASES ?= $(wildcard $(addprefix ../shared/golden/,ncps-* tirex-tiny))
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help

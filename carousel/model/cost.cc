@@ -7,12 +7,23 @@
 #include <tuple>
 #include <utility>
 
+#include "carousel/core/error.h"
 #include "carousel/model/params.h"
 #include "carousel/model/runner.h"
 #include "carousel/model/stored_params.h"
 
 namespace carousel::model {
 namespace {
+
+/// The matrix as `memory` would hold it. What its device cannot hold is refused by the parameter's name.
+Weight counted_weight(const ParamRecord& record, DType dtype, Memory& memory) {
+  try {
+    return weight_for(record.init, record.shape[0], record.shape[1], dtype, record.layout, memory.counted());
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDevice) throw;
+    fail(ErrorKind::kDevice, "{}: {}", record.name, error.what());
+  }
+}
 
 // Counts parameters one after the other. Of the experts' parameters a token reads the chosen share.
 class Counter {
@@ -36,7 +47,7 @@ class Counter {
     const int64_t rows = record.shape[0], cols = record.shape[1];
     const Init& init = record.init;
     const DType dtype = types_.held(record.name, cols, record.layout, init, files_.dtype_of(record.name));
-    const Weight weight = weight_for(init, rows, cols, dtype, record.layout, memory_.counted());
+    const Weight weight = counted_weight(record, dtype, memory_);
     const int64_t live = init.mask ? note_wired(record.name, init) : rows * cols;
     const auto bytes = static_cast<int64_t>(weight.size_bytes());
     cost.held_bytes += bytes;
@@ -167,11 +178,11 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
       return;
     }
     const StoredParams::Found found = stored.find_weight(record.name);
-    const int64_t rows = record.shape[0], cols = record.shape[1];
+    const int64_t cols = record.shape[1];
     const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
     const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
     if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
-    bytes += weight_for(record.init, rows, cols, dtype, record.layout, memory.counted()).size_bytes();
+    bytes += counted_weight(record, dtype, memory).size_bytes();
   });
   declare_params(config, source, where);
   return bytes;

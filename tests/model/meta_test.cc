@@ -185,6 +185,34 @@ TEST(Activations, SequencesThatDoNotFitAreRefused) {
   }
 }
 
+/// A meta that stands for a memory which the host cannot read.
+struct Apart final : MetaMemory {
+  bool is_apart() const override { return true; }
+  Memory& counted() override { return *this; }
+  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
+};
+
+TEST(Meta, AMatrixThatADeviceCannotHoldIsRefusedByItsName) {
+  ModelFiles files = open_model_files(CAROUSEL_SOURCE_DIR "/tests/fixtures/configs/mixed.json");
+  Apart memory;
+  EXPECT_NO_THROW(measure_cost(files, {}, memory));
+  const Json q = {{"type", "random"}, {"sparsity", 0.5}, {"seed", 1}};
+  const Json wired = {{"model_type", "carousel"},
+                      {"vocab_size", 64},
+                      {"hidden_size", 32},
+                      {"layer_types", {"mlstm"}},
+                      {"mlstm_config", {{"num_heads", 2}, {"wiring", {{"q", q}}}}}};
+  files.config = parse_config(wired, "wired");
+  try {
+    measure_cost(files, {}, memory);
+    ADD_FAILURE() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kDevice);
+    EXPECT_NE(std::string(error.what()).find("q.weight: weight: a matrix with a mask"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST(Activations, AreWhatARunOfARegressorReserves) {
   for (const std::string& folder : regressors()) {
     const Twins twins(folder, ModelKind::kRegressor);

@@ -6,7 +6,6 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMAKE_FLAGS ?=
 AARCH64_TESTS ?= .
-AARCH64_ROOMS ?=
 CASES ?= $(wildcard $(addprefix ../shared/golden/,ncps-* tirex-tiny))
 SOURCES = $(shell find carousel tests -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
@@ -65,10 +64,10 @@ check-loaders: dev-deps  ## what reads files and requests under the sanitizers, 
 	@ctest --preset loaders -j $(JOBS) --progress
 	@FUZZ_PRESET=loaders tools/fuzz.sh $(FUZZ_SECONDS)
 
-check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; AARCH64_TESTS=REGEX or AARCH64_ROOMS="FOLDER;..." for some
+check-aarch64:  ## cross-compile for aarch64 and run the tests under qemu-user; AARCH64_TESTS=REGEX for some of them
 	@tools/install_deps.sh --aarch64
-	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS) -DCAROUSEL_TEST_ROOMS="$(AARCH64_ROOMS)"
-	@cmake --build --preset aarch64 -j $(JOBS) --target $(if $(AARCH64_ROOMS),carousel_tests,all)
+	@test -f build/aarch64/build.ninja || cmake --preset aarch64 $(CMAKE_FLAGS)
+	@cmake --build --preset aarch64 -j $(JOBS)
 	@ctest --preset aarch64 -j $(JOBS) --progress -R '$(AARCH64_TESTS)'
 	@echo "== and on a processor without dot products"
 	@qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/tests/carousel_tests --gtest_brief=1 \

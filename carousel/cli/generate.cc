@@ -265,7 +265,9 @@ int run_generate(GenerateOptions& options) {
   catch_interrupts();
   generate::Request request = make_request(options, model, prompt, std::move(saved));
   const auto tokens = static_cast<int64_t>(request.prompt.size());
-  model::check_sequences(*model.lm, stream, prompt.where, request.state, tokens, options.samples);
+  const bool apart = request.max_tokens < 0 || request.max_tokens > 1;  // else samples share a state
+  const std::string& where = prompt.where.empty() ? options.load_state : prompt.where;
+  model::check_sequences(*model.lm, stream, where, request.state, tokens, apart ? options.samples : 1);
   return Run(options, model, stream).run(std::move(request), prompt);
 }
 

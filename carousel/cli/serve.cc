@@ -110,7 +110,7 @@ int run_serve(ServeOptions& options) {
   options.http.connections = static_cast<size_t>(options.connections);
 
   std::atomic<bool> over = false, lost = false;
-  std::string why;  // it was lost; written before
+  std::string why;  // the device was lost; written before `lost` is set
   service_options.engine.on_lost = [&](const std::string& words) {
     why = words;
     lost = true;

@@ -29,7 +29,7 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 bool has_vbmi2() { return has_avx512() && __builtin_cpu_supports("avx512vbmi2"); }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(CAROUSEL_PORTABLE)
 bool has_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 

@@ -102,7 +102,6 @@ bool ends_device(cudaError_t status) {
     case cudaErrorLaunchTimeout:
     case cudaErrorHardwareStackError:
     case cudaErrorAssert:
-    case cudaErrorContained:
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorDevicesUnavailable:

@@ -226,7 +226,7 @@ void check_sequences(const Lm& lm, const Stream& stream, const std::string& wher
                      int64_t samples) {
   const StateLayout& layout = lm.state_layout();
   const size_t whole = layout.bytes_at(seen.pos() + tokens);
-  const size_t states = whole - std::min(whole, seen.bytes()) + static_cast<size_t>(samples - 1) * layout.fixed_bytes();
+  const size_t states = whole - std::min(whole, seen.bytes()) + static_cast<size_t>(samples - 1) * layout.bytes_at(1);
   const int64_t rows = std::min(tokens, prefill_rows(*stream.memory));
   const size_t reading = rows > 0 ? prompt_activations(lm, stream, Numerics::native(), rows) : 0;
   const size_t activations = std::max(reading, decode_activations(lm, stream, Numerics::native(), {}, samples));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loop of the engine: take what others ask, admit what fits, run a tick, tell its events.
 //
-// 1. Only the engine thread touches the batcher, the cache, waiting_, running_, rereads_ and outbox_. submitted_,
-//    cancelled_, offered_, stopping_ and numbers_ are read and written under mutex_ alone.
+// 1. Only the engine thread touches the batcher, the cache, waiting_, running_, rereads_, outbox_ and lost_.
+//    submitted_, cancelled_, offered_, stopping_ and numbers_ are read and written under mutex_ alone.
 // 2. A job is in exactly one of submitted_, waiting_ and running_ until its last sample has ended; then in none.
 // 3. Events of a tick are posted in one piece and in their order, so a listener hears of a token before the next one.
 //    The engine waits for listeners only where kMostUntold pieces were posted and not run: a model that is faster than

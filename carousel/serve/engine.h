@@ -192,7 +192,6 @@ class Engine {
   std::vector<uint64_t> cancelled_;              // guarded by mutex_
   std::vector<Reread> offered_;                  // guarded by mutex_
   bool stopping_ = false;                        // guarded by mutex_
-  bool lost_ = false;                            // whether the device has failed
   uint64_t numbers_ = 0;                         // guarded by mutex_
 
   // The engine thread's own.
@@ -206,6 +205,7 @@ class Engine {
   std::deque<Reread> rereads_;            // to be read in idle time
   uint64_t rereading_ = 0;                // the number of the first one in the batcher; 0: it is not there
   Clock::time_point busy_ = {};           // when a request last waited or ran
+  bool lost_ = false;                     // whether the device has failed
 
   std::unique_ptr<Thread> thread_;  // last: it uses all of the above
 };

@@ -174,7 +174,7 @@ TEST(Activations, SequencesThatDoNotFitAreRefused) {
   EXPECT_NO_THROW(check_sequences(*model.lm, stream, "prompt", fresh, 64, 3));
   memory.left--;
   for (const auto& [tokens, samples] : {std::pair<int64_t, int64_t>{5000, 1}, {64, 100}}) {
-    if (samples > 1) memory.left = layout.bytes_at(64) + 98 * layout.fixed_bytes();
+    if (samples > 1) memory.left = layout.bytes_at(64) + 98 * layout.bytes_at(1);
     try {
       check_sequences(*model.lm, stream, "prompt", fresh, tokens, samples);
       ADD_FAILURE() << "expected an error";

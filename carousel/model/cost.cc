@@ -224,6 +224,7 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
 
 void check_sequences(const Lm& lm, const Stream& stream, const std::string& where, const State& seen, int64_t tokens,
                      int64_t samples) {
+  if (samples == 1 && seen.pos() + tokens <= prefill_rows(*stream.memory)) return;
   const StateLayout& layout = lm.state_layout();
   const size_t whole = layout.bytes_at(seen.pos() + tokens);
   const size_t states = whole - std::min(whole, seen.bytes()) + static_cast<size_t>(samples - 1) * layout.bytes_at(1);

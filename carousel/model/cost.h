@@ -73,7 +73,8 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
                           const State& seen = {});
 
 /// Throws Error(kInput) "where: ..." unless `samples` sequences that go on from `seen` by `tokens` tokens fit into the
-/// memory of the stream beside what is there, with the activations of reading them. Each has a page of its own.
+/// memory of the stream beside what is there, with the activations of reading them. Every sample has a page of its own.
+/// One sequence of up to prefill_rows() tokens is not looked at: loading has checked it.
 void check_sequences(const Lm& lm, const Stream& stream, const std::string& where, const State& seen, int64_t tokens,
                      int64_t samples = 1);
 

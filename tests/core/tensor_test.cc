@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "carousel/core/error.h"
+#include "tests/like_host.h"
 
 namespace carousel {
 namespace {
@@ -111,18 +112,9 @@ TEST(TensorDeathTest, TheWrongAccessorAborts) {
 }
 
 // A memory whose bytes the host has no business with.
-class Elsewhere final : public Memory {
+class Elsewhere final : public LikeHost {
  public:
   Device device() const override { return Device::kMeta; }
-  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
-  std::byte* allocate(size_t size_bytes) override { return Memory::host().allocate(size_bytes); }
-  void release(std::byte* bytes, size_t size_bytes) noexcept override { Memory::host().release(bytes, size_bytes); }
-  void zero(std::byte* bytes, size_t size_bytes) override { Memory::host().zero(bytes, size_bytes); }
-
- private:
-  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
-    std::memcpy(there, here, size_bytes);
-  }
 };
 
 TEST(TensorDeathTest, AccessorsAreOfTheHost) {

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -16,6 +15,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "tests/comes_true.h"
+#include "tests/like_host.h"
 #include "tests/serve/small_model.h"
 
 namespace carousel::serve {
@@ -291,22 +291,13 @@ TEST_F(EngineTest, AModelThatIsFasterThanItsListenersWaits) {
 }
 
 /// The host's memory until it is lost, as that of a GPU may be.
-class Losable final : public Memory {
+class Losable final : public LikeHost {
  public:
   std::atomic<bool> lost = false;
 
-  Device device() const override { return Device::kCpu; }
-  size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
   std::byte* allocate(size_t size_bytes) override {
     if (lost) fail(ErrorKind::kLost, "gone");
-    return Memory::host().allocate(size_bytes);
-  }
-  void release(std::byte* bytes, size_t size_bytes) noexcept override { Memory::host().release(bytes, size_bytes); }
-  void zero(std::byte* bytes, size_t size_bytes) override { Memory::host().zero(bytes, size_bytes); }
-
- private:
-  void copy_between(const Memory&, const std::byte* here, const Memory&, std::byte* there, size_t size_bytes) override {
-    if (size_bytes > 0) std::memcpy(there, here, size_bytes);
+    return LikeHost::allocate(size_bytes);
   }
 };
 

@@ -161,8 +161,8 @@ __device__ inline void join_splits_of(const AttentionCall& call, const RowWork& 
     float o = 0, total = 0;
 #pragma unroll 1
     for (int k0 = 0; k0 < count; k0 += kAtOnce) {
-      // What is not there weighs nothing. A branch would have the compiler put the loads behind it, where each waits
-      // for memory by itself.
+      // Splits beyond the last one weigh nothing. A branch would have the compiler put the loads behind it, where each
+      // load waits for memory by itself.
       float loaded[kAtOnce];
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) loaded[k] = column[weights.at[k0 + k]];

@@ -59,7 +59,7 @@ bool takes_tensor_cores(const Stream& stream, const ops::MoeExpertsArgs& args) {
          args.experts[0].gate.rows() % kMmaColumns == 0;
 }
 
-/// Loading asks for the workspace, so it ends with what is said here.
+/// The workspace is asked for before every call, and by loading, which then ends with what this function says.
 void check_experts(const ops::MoeExpertsArgs& args) {
   if (args.count > kMostExperts) not_on_device("moe_experts with more than 512 experts");
   for (int64_t e = 0; e < args.count; ++e) {
@@ -72,7 +72,6 @@ void check_experts(const ops::MoeExpertsArgs& args) {
 }
 
 MoeCall lay_out(const Stream& stream, const ops::MoeExpertsArgs& args, cpu::Workspace* workspace) {
-  check_experts(args);
   MoeCall call = {};
   call.args = args;
   call.F = args.experts[0].gate.rows();
@@ -109,6 +108,7 @@ void moe_route(const Stream& stream, const ops::MoeRouteArgs& args) {
 }
 
 int64_t moe_experts_workspace(const Stream& stream, const ops::MoeExpertsArgs& args) {
+  check_experts(args);
   cpu::Workspace workspace;
   lay_out(stream, args, &workspace);
   return workspace.bytes();

@@ -34,6 +34,7 @@ device=$CAROUSEL_TEST_DEVICE failed=0
 ./carousel_op_tests --gtest_brief=1 --gtest_filter="${1:-$(cat filter)}" || failed=1
 for case in cases/*; do
   ./carousel verify "$case" --device "$device" || failed=1
+  ./carousel verify "$case" --device "$device" --weights bf16 --compute bf16 || failed=1
 done
 for op in slstm mlstm linear short_conv attention norm gated_unit block_linear moe cfc ltc; do
   ./carousel bench --op $op -r 1 --device "$device" >/dev/null || failed=1

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "carousel/core/quant_blocks.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::bench {
 namespace {
@@ -28,16 +29,16 @@ Cost cell_cost(double row_flops, int64_t inputs, int64_t units, int64_t outputs,
 }  // namespace
 
 Peak product_peak(const Stream& stream, DType dtype) {
-  const bool apart = stream.memory->is_apart();  // it widens blocks to bf16 before many rows
+  const bool widens = kernel_traits(*stream.memory).widens_blocks;
   if (stream.compute == Compute::kBF16) {
-    if (apart && (dtype == DType::kBF16 || is_block(dtype))) return Peak::kBF16;
+    if (widens && (dtype == DType::kBF16 || is_block(dtype))) return Peak::kBF16;
     if (dtype == DType::kBF16 && stream.isa == Isa::kAvx512) return Peak::kBF16;
   }
-  return is_block(dtype) && !apart ? Peak::kInt8 : Peak::kF32;
+  return is_block(dtype) && !widens ? Peak::kInt8 : Peak::kF32;
 }
 
 Peak cell_peak(const Stream& stream) {
-  return stream.memory->is_apart() && stream.compute == Compute::kBF16 ? Peak::kBF16 : Peak::kF32;
+  return kernel_traits(*stream.memory).narrow_cells && stream.compute == Compute::kBF16 ? Peak::kBF16 : Peak::kF32;
 }
 
 Cost& Cost::operator+=(const Cost& other) {

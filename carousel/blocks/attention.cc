@@ -13,7 +13,7 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxWindow = int64_t{1} << 40;
 

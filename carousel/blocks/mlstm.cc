@@ -11,7 +11,7 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxChunk = 65536;
 
 class Mlstm : public Block {

@@ -16,6 +16,7 @@
 namespace carousel::blocks {
 namespace {
 
+constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxWidth = int64_t{1} << 26;
 
 class MlstmV1 : public Block {
@@ -84,7 +85,7 @@ class MlstmV1 : public Block {
   static constexpr size_t kConvState = 3;
 
   void read_sizes(Fields& options, int64_t hidden) {
-    dims_.heads = options.integer("num_heads", 1, kMaxWidth, 4);
+    dims_.heads = options.integer("num_heads", 1, kMaxHeads, 4);
     const double factor = options.number("proj_factor", 0, 1024, 2.0);
     const int64_t multiple = options.integer("round_up_to_multiple_of", 1, 1 << 20, 64);
     const double units = std::ceil(static_cast<double>(hidden) * factor / static_cast<double>(multiple));

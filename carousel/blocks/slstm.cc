@@ -14,7 +14,7 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 
 // Forget biases of one head. The power law goes from 5 down to -7, more slowly in later blocks.
 std::vector<double> forget_biases(const std::string& kind, double position, int64_t dh) {

@@ -26,6 +26,7 @@
 #include "carousel/core/json.h"
 #include "carousel/cpu/bounds.h"
 #include "carousel/cpu/isa.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::cli {
 namespace {
@@ -342,7 +343,7 @@ int run_command(BenchOptions& options) {
   catch_interrupts();
   end_by_itself();  // the results so far are shown, even if a probe of the bounds takes long
   const Stream stream = options.machine.stream();
-  if (stream.memory->is_apart() && (options.train || options.op.backward)) {
+  if (!kernel_traits(*stream.memory).trains && (options.train || options.op.backward)) {
     fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --train and --backward", options.machine.device);
   }
   Json json = Json::object();

@@ -33,24 +33,39 @@ struct CompareOptions {
   std::vector<int64_t> ids;
   int64_t greedy = 16;
   bool json = false;
-  Machine machine, machine_b;  // machine_b: its device alone is given, the rest is as in `machine`
+  Machine machine, machine_b;  // of side a and side b
 
   bool two_devices() const { return machine.device != machine_b.device; }
-  std::string side_a() const { return two_devices() ? a + " on " + machine.device : a; }
-  std::string side_b() const { return two_devices() ? b + " on " + machine_b.device : b; }
+  bool two_computes() const { return machine.compute != machine_b.compute; }
+  std::string side_a() const { return side(a, machine); }
+  std::string side_b() const { return side(b, machine_b); }
+
+ private:
+  std::string side(const std::string& profile, const Machine& where) const {
+    return profile + (two_devices() ? " on " + where.device : "") + (two_computes() ? " in " + where.compute : "");
+  }
 };
 
-/// "--device A,B" is A for side a and B for side b.
-void split_devices(CompareOptions& options) {
-  std::string& device = options.machine.device;
-  const size_t comma = device.find(',');
-  options.machine_b.device = comma == std::string::npos ? device : device.substr(comma + 1);
-  device = device.substr(0, comma);
-  options.machine_b.threads = options.machine.threads;
-  options.machine_b.isa = options.machine.isa;
+/// "A,B" is A for side a and B for side b.
+void split(std::string& of_a, std::string& of_b) {
+  const size_t comma = of_a.find(',');
+  of_b = comma == std::string::npos ? of_a : of_a.substr(comma + 1);
+  of_a.resize(std::min(comma, of_a.size()));
+}
+
+void split_sides(CompareOptions& options) {
+  Machine &a = options.machine, &b = options.machine_b;
+  split(a.device, b.device);
+  split(a.compute, b.compute);
+  b.threads = a.threads;
+  b.isa = a.isa;
+  for (const std::string& compute : {a.compute, b.compute}) {
+    if (compute == "f32" || compute == "bf16") continue;
+    fail(ErrorKind::kUsage, "--compute: got \"{}\", expected f32, bf16, or two of them (A,B)", compute);
+  }
   if (!options.b.empty()) return;
-  if (!options.two_devices())
-    fail(ErrorKind::kUsage, "compare: got one side, expected --b or two devices (--device A,B)");
+  if (!options.two_devices() && !options.two_computes())
+    fail(ErrorKind::kUsage, "compare: got one side, expected --b, or two of --device or --compute (A,B)");
   options.b = options.a;
 }
 
@@ -86,6 +101,7 @@ Json to_json(const CompareOptions& options, const verify::Side& a, const verify:
   }
   return {{"model", options.model},
           {"devices", {options.machine.device, options.machine_b.device}},
+          {"compute", {options.machine.compute, options.machine_b.compute}},
           {"a", model::profile_json(*a.model.numerics)},
           {"b", model::profile_json(*b.model.numerics)},
           {"tokens", report.tokens},
@@ -151,7 +167,7 @@ int run_compare(CompareOptions& options) {
   if ((options.has_prompt ? 1 : 0) + (options.file.empty() ? 0 : 1) + (options.ids.empty() ? 0 : 1) > 1) {
     fail(ErrorKind::kUsage, "compare: got more than one of -p, -f and --ids, expected at most one");
   }
-  split_devices(options);
+  split_sides(options);
   const Stream stream_a = options.machine.stream(), stream_b = options.machine_b.stream();
   verify::Side a(options.model, model::find_profile(options.a), stream_a);
   verify::Side b(options.model, model::find_profile(options.b), stream_b);
@@ -177,7 +193,8 @@ std::function<int()> setup_compare(CLI::App& app) {
   app.add_option("model", options->model, "Model folder, a .gguf, or a .safetensors with its config.json beside it")
       ->required();
   add_profile(app, "--a", options->a, "Numeric profile to compare with");
-  add_profile(app, "--b", options->b, "Numeric profile that is compared; with two devices that of --a is the default");
+  add_profile(app, "--b", options->b,
+              "Numeric profile that is compared; with two devices or types that of --a is the default");
   CLI::Option* prompt =
       app.add_option("-p,--prompt", options->prompt, std::string("Text to run (default: stdin)") + kTakesEscapes);
   options->escapes.add_option(app, "-p");
@@ -188,6 +205,10 @@ std::function<int()> setup_compare(CLI::App& app) {
   app.add_flag("--json", options->json, "Results as JSON");
   options->machine.add_options(app);
   app.get_option("--device")->description("Where the model is and runs: cpu, cuda, cuda:N; A,B: side a on A, b on B");
+  app.add_option("--compute", options->machine.compute,
+                 "Products with bf16 weights: f32, or bf16, which rounds their input; A,B: side a in A, b in B")
+      ->type_name("NAME")
+      ->capture_default_str();
   return [options, prompt] {
     options->has_prompt = prompt->count() > 0;
     return run_compare(*options);

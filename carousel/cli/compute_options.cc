@@ -10,6 +10,7 @@
 #include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/cuda/gpu.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::cli {
 namespace {
@@ -57,8 +58,9 @@ void Machine::add_compute(CLI::App& app) {
 Stream Machine::stream() {
   Stream stream;
   stream.memory = &memory_of(device);
-  const bool rounds = compute == "bf16" || (compute == "auto" && stream.memory->is_apart());
-  stream.compute = rounds ? Compute::kBF16 : Compute::kF32;
+  stream.compute = compute == "auto"   ? kernel_traits(*stream.memory).compute
+                   : compute == "bf16" ? Compute::kBF16
+                                       : Compute::kF32;
   stream.isa = isa == "auto" ? cpu::best_isa() : cpu::parse_isa(isa);
   pool_ = std::make_unique<ThreadPool>(threads > 0 ? threads : physical_cores());
   stream.pool = pool_.get();

@@ -20,6 +20,7 @@
 #include "carousel/forecast/plot.h"
 #include "carousel/forecast/series.h"
 #include "carousel/forecast/tirex.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 
 namespace carousel::cli {
@@ -132,6 +133,8 @@ int run_forecast(ForecastCommand& command) {
   const model::Model loaded =
       model::load(command.model, stream, model::ModelKind::kForecaster, Numerics::native(), command.weights.types());
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
+  const auto together = static_cast<int64_t>(std::min(kBatch, table.series.size()));
+  model::check_contexts(*loaded.forecaster, stream, command.csv, together);
   forecast::Tirex model(*loaded.forecaster, stream);
   warn(command, table, model);
   catch_interrupts();

@@ -13,12 +13,14 @@
 #include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/saved_state.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/text/tokenizer.h"
 #include "carousel/train/footprint.h"
 
@@ -33,6 +35,7 @@ struct InfoOptions {
   bool train = false;
   train::StepShape step;
   std::string dtype = "f32";  // of the products that training takes
+  WeightOptions weights;
   Machine machine;
 };
 
@@ -128,9 +131,7 @@ void print_wirings(const Json& wirings) {
 }
 
 /// What a forward reserves on `stream`'s threads.
-Json describe_activations(const model::ModelFiles& files, const Stream& stream) {
-  const model::WeightTypes types = model::WeightTypes().in(*stream.memory);
-  const model::Activations activations = model::measure_activations(model::model_on_meta(files, types), stream);
+Json describe_activations(const model::Activations& activations, const Stream& stream) {
   Json out = {{"prompt_bytes", activations.prompt_bytes},
               {"prompt_rows", activations.prompt_rows},
               {"threads", stream.threads()},
@@ -157,15 +158,18 @@ Json describe_training(const model::ModelFiles& files, const Stream& stream, con
           {"bytes", footprint.total()}};
 }
 
-Json describe_model(const model::ModelFiles& files, const std::string& path, const Stream& stream) {
+Json describe_model(const model::ModelFiles& files, const InfoOptions& options, const Stream& stream) {
   const model::ModelConfig& config = files.config;
+  const model::WeightTypes types = options.weights.types().in(*stream.memory);
   const model::ModelSize size = model::measure(config, files.place.config);
   Json parts = Json::array();
   for (const model::ModelSize::Part& part : size.parts)
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
-  const model::ModelCost cost = model::measure_cost(files, model::WeightTypes().in(*stream.memory), *stream.memory);
+  const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
+  const model::Activations activations = model::measure_activations(model::model_on_meta(files, types), stream);
+  const size_t needed = std::max(activations.prompt_bytes, activations.decode_bytes) + activations.state_bytes;
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
-  Json out = {{"path", path},
+  Json out = {{"path", options.path},
               {"model_type", config.model_type},
               {"layers", config.num_layers},
               {"blocks", block_runs(config)},
@@ -178,9 +182,11 @@ Json describe_model(const model::ModelFiles& files, const std::string& path, con
               {"wirings", describe_wirings(cost.wired)},
               {"bytes_in_memory", cost.held_bytes},
               {"dtype", dtype_name(files.dtype_of("embeddings.weight"))},
+              {"held_dtype", dtype_name(cost.dtype)},
               {"state_bytes", model::fixed_state_bytes(size.state_layout)},
               {"state_bytes_per_token", row_bytes},
-              {"activations", describe_activations(files, stream)},
+              {"activations", describe_activations(activations, stream)},
+              {"bytes_needed", cost.held_bytes + static_cast<int64_t>(needed)},
               {"tokenizer", describe_tokenizer(files)},
               {"warnings", config.warnings}};
   if (config.kind == model::ModelKind::kRegressor) {
@@ -229,7 +235,7 @@ void print_weights(const Json& model) {
   const auto held = model.at("bytes_in_memory").get<int64_t>();
   if (!model.contains("bytes_on_disk")) {
     fmt::print("  weights      none here; {} ({} bytes) in memory as {}\n", in_binary_units(static_cast<double>(held)),
-               with_commas(held), model.at("dtype").get<std::string>());
+               with_commas(held), model.at("held_dtype").get<std::string>());
     return;
   }
   std::string dtypes;
@@ -319,8 +325,10 @@ void print_model(const Json& model) {
   print_activations(model.at("activations"), model.contains("vocab_size"));
   if (model.contains("device")) {
     const auto free = model.at("bytes_available").get<int64_t>();
-    fmt::print("  device       {}: {} ({} bytes) free\n", model.at("device").get<std::string>(),
-               in_binary_units(static_cast<double>(free)), with_commas(free));
+    const auto needed = model.at("bytes_needed").get<int64_t>();
+    fmt::print("  device       {}: {} ({} bytes) free, of which the model and one sequence take {} ({} bytes)\n",
+               model.at("device").get<std::string>(), in_binary_units(static_cast<double>(free)), with_commas(free),
+               in_binary_units(static_cast<double>(needed)), with_commas(needed));
   }
   if (model.contains("training")) print_training(model.at("training"));
   print_tokenizer(model.at("tokenizer"));
@@ -330,10 +338,10 @@ void print_model(const Json& model) {
 Json describe_files(InfoOptions& options) {
   const model::ModelFiles files = model::open_model_files(options.path);
   const Stream stream = options.machine.stream();
-  if (options.train && stream.memory->is_apart()) {
+  if (options.train && !kernel_traits(*stream.memory).trains) {
     fail(ErrorKind::kDevice, "--device: got {}, expected cpu for --train", options.machine.device);
   }
-  Json out = describe_model(files, options.path, stream);
+  Json out = describe_model(files, options, stream);
   if (stream.memory->is_apart()) {
     out["device"] = options.machine.device;
     out["bytes_available"] = stream.memory->available_bytes();
@@ -371,8 +379,14 @@ std::function<int()> setup_info(CLI::App& app) {
   add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
   app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
   add_choice(app, "--dtype", options->dtype, {"f32", "bf16"}, "--train: the type of products");
+  options->weights.add_options(app);
+  options->machine.add_compute(app);
   options->machine.add_options(app);
-  return [options] { return run_info(*options); };
+  return [options] {
+    const bool state = is_saved_state(options->path);
+    if (!state) options->weights.check_parts(options->path);
+    return run_info(*options);
+  };
 }
 
 }  // namespace carousel::cli

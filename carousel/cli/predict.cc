@@ -28,6 +28,7 @@
 #include "carousel/formats/csv.h"
 #include "carousel/formats/npy.h"
 #include "carousel/formats/number_table.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/profile.h"
 #include "carousel/model/saved_state.h"
@@ -118,7 +119,7 @@ std::string csv_line(const float* values, int64_t count) {
 class Prediction {
  public:
   Prediction(const PredictOptions& options, const model::Model& model, const Stream& stream)
-      : options_(options), model_(model), predictor_(*model.regressor, stream, *model.numerics) {
+      : options_(options), model_(model), stream_(stream), predictor_(*model.regressor, stream, *model.numerics) {
     if (!options.load_state.empty()) state_ = model::load_state(options.load_state, model).state;
   }
 
@@ -145,6 +146,7 @@ class Prediction {
 
   const PredictOptions& options_;
   const model::Model& model_;
+  const Stream& stream_;
   model::Predictor predictor_;
   State state_;
   Output output_;
@@ -160,6 +162,9 @@ Tensor Prediction::compute(const Rows& rows) {
   for (State& state : others) states.push_back(&state);
   Tensor y(Shape{batch, length, outputs}, DType::kF32);
   const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
+  if (batch > 0) {
+    model::check_rows(*model_.regressor, stream_, options_.input, batch, std::min(slab, length));
+  }
   Progress bar("rows", length);
   const auto read = [this, length](int64_t count) {
     note(fmt::format("interrupted, {} of {} rows read{}", with_commas(count), with_commas(length),

@@ -154,7 +154,7 @@ std::function<int()> setup_serve(CLI::App& app) {
   app.add_option("--chat-template", options->service.chat_template, "chatml: whatever template the model has")
       ->check(CLI::IsMember({"chatml"}));
   serve::EngineOptions& engine = options->service.engine;
-  add_integer(app, "--parallel", engine.parallel, 1, 1 << 16, "Sequences at a time");
+  add_integer(app, "--parallel", engine.parallel, 1, (1 << 16) - 1, "Sequences at a time");
   add_integer(app, "--queue", engine.queue, 1, 1 << 20, "Requests that wait for them");
   add_number(app, "--tick-ms", engine.tick_ms, 1, 60000, "Time between tokens of a stream while prompts are read");
   add_integer(app, "--max-tokens", options->service.limits.max_tokens, 1, int64_t{1} << 30,

@@ -13,6 +13,7 @@
 #include "carousel/cli/compute_options.h"
 #include "carousel/cli/options.h"
 #include "carousel/cli/progress.h"
+#include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
 #include "carousel/model/profile.h"
@@ -33,6 +34,7 @@ struct VerifyOptions {
   std::string profile = "native";
   bool json = false;
   bool strict = false;
+  WeightOptions weights;
   Machine machine;
 };
 
@@ -85,13 +87,13 @@ int judge(const std::vector<verify::Comparison>& comparisons, bool strict) {
 int run_verify(VerifyOptions& options) {
   const Numerics numerics = model::find_profile(options.profile);
   const Stream stream = options.machine.stream();
+  const verify::Setup setup = {stream, numerics, options.weights.types()};
   int worst = kAgrees;
   Json results = Json::array();
   for (const std::string& folder : options.cases) {
     int status = kMalformed;
     try {
-      const std::vector<verify::Comparison> comparisons =
-          verify::compare_case(folder, stream, numerics, progress_bar("tokens"));
+      const std::vector<verify::Comparison> comparisons = verify::compare_case(folder, setup, progress_bar("tokens"));
       status = judge(comparisons, options.strict);
       if (options.json)
         results.push_back(to_json(folder, comparisons, status));
@@ -120,7 +122,11 @@ std::function<int()> setup_verify(CLI::App& app) {
   app.add_flag("--json", options->json, "Results as JSON");
   app.add_flag("--strict", options->strict, "Also fail where a tensor had to be skipped");
   add_profile(app, "--profile", options->profile, "How numbers are handled");
+  add_choice(app, "--weights", options->weights.weights, {"auto", "f32", "f16", "bf16"},
+             "Type of the weights; auto: the file's. Rounded ones, and bf16 products, are held to a wider bound");
   options->machine.add_options(app);
+  add_choice(app, "--compute", options->machine.compute, {"f32", "bf16"},
+             "Products with bf16 weights; bf16 rounds their input, and on a GPU what attention and chunks multiply");
   return [options] { return run_verify(*options); };
 }
 

@@ -49,6 +49,8 @@ class Memory {
   virtual bool is_apart() const { return false; }
   /// The device whose kernels work on the bytes. Meta names the one that it stands for: workspaces are sized for it.
   virtual Device kernels() const { return Device::kCpu; }
+  /// Bytes of on-chip memory that threads which work together can share, where kernels have such.
+  virtual size_t shared_bytes() const { return SIZE_MAX; }
   /// A meta that grants what this memory would, for counting what a run takes here.
   virtual Memory& counted() { return meta(); }
   /// Bytes that a request for `size_bytes` takes, at least as many. Throws Error(kIo) beyond the address space.

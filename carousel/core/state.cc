@@ -74,6 +74,15 @@ size_t State::bytes() const {
   return total;
 }
 
+// A state lies in one memory.
+size_t State::bytes_in(const Memory& memory) const {
+  const Storage* any = fixed_.get();
+  for (const auto& list : pages_) {
+    if (any == nullptr && !list.empty()) any = list.front().get();
+  }
+  return any != nullptr && &any->memory() == &memory ? bytes() : 0;
+}
+
 NamedTensors State::tensors(const StateLayout& layout) const {
   NamedTensors out;
   for (const StateLayout::Entry& entry : layout.entries()) {

@@ -57,6 +57,7 @@ class State {
  public:
   int64_t pos() const { return pos_; }  // tokens seen
   size_t bytes() const;                 // of all storage it owns, alone or with others: for admission and budgets
+  size_t bytes_in(const Memory& memory) const;  // of the storage that lies there
   bool empty() const { return pos_ == 0 && fixed_ == nullptr && pages_.empty(); }
 
   /// The tensors that a file holds, on the host: one per layout entry, a per-token entry as [pages, ...page shape]. A

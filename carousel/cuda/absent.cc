@@ -12,6 +12,7 @@ Gpu& Gpu::open(int index) { fail(ErrorKind::kDevice, "cuda:{}: this carousel was
 Gpu::~Gpu() = default;
 void Gpu::run_plain(uint32_t) {}
 
+size_t Gpu::shared_bytes() const { return 0; }
 Memory& Gpu::counted() { return *this; }
 Memory& Gpu::landing() { return *this; }
 size_t Gpu::granted(size_t size_bytes) const { return size_bytes; }

@@ -29,6 +29,7 @@ namespace {
 
 void check_blas(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) {
+    check(cudaFree(nullptr), what);  // a GPU that failed answers every call with what happened to it
     fail(ErrorKind::kDevice, "cuda: {}: cuBLASLt status {}", what, static_cast<int>(status));
   }
 }

@@ -37,10 +37,15 @@ size_t granted_bytes_for(size_t size_bytes) {
 /// Grants what a GPU would.
 class CountedGpu final : public MetaMemory {
  public:
+  explicit CountedGpu(size_t shared_bytes) : shared_bytes_(shared_bytes) {}
   bool is_apart() const override { return true; }
   Device kernels() const override { return Device::kCuda; }
   Memory& counted() override { return *this; }
+  size_t shared_bytes() const override { return shared_bytes_; }
   size_t granted(size_t size_bytes) const override { return granted_bytes_for(size_bytes); }
+
+ private:
+  size_t shared_bytes_;
 };
 
 class GpuMoment final : public Moment {
@@ -120,6 +125,10 @@ void check(cudaError_t status, const char* what) {
   fail(ends_device(status) ? ErrorKind::kLost : ErrorKind::kDevice, "cuda: {}: {}", what, cudaGetErrorString(status));
 }
 
+void check_shared(const Stream& stream, size_t bytes, const char* what) {
+  if (bytes > stream.memory->shared_bytes()) fail(ErrorKind::kDevice, "{}: not on this device", what);
+}
+
 Staging::Staging(size_t pieces, size_t piece_bytes) : pieces_(pieces), piece_bytes_(piece_bytes) {
   CAROUSEL_ASSERT(pieces <= kMost);
   void* pinned = nullptr;
@@ -177,7 +186,7 @@ Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLar
     check(cudaDeviceGetDefaultMemPool(&pool, index), "memory pool");
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   }
-  counted = new CountedGpu;
+  counted = new CountedGpu(shared_bytes);
   landing = new PinnedMemory;
   check(cudaMalloc(&arrived, kArrivals * sizeof(int)), "memory for counters");
   check(cudaMemset(arrived, 0, kArrivals * sizeof(int)), "memory for counters");
@@ -222,6 +231,7 @@ Gpu::Impl& gpu_of(const Stream& stream) {
   return impl;
 }
 
+size_t Gpu::shared_bytes() const { return impl_->shared_bytes; }
 Memory& Gpu::counted() { return *impl_->counted; }
 Memory& Gpu::landing() { return *impl_->landing; }
 

@@ -32,6 +32,7 @@ class Gpu final : public Memory {
   Device device() const override { return Device::kCuda; }
   bool is_apart() const override { return true; }
   Device kernels() const override { return Device::kCuda; }
+  size_t shared_bytes() const override;
   Memory& counted() override;
   Memory& landing() override;
   size_t granted(size_t size_bytes) const override;

@@ -103,6 +103,10 @@ inline cudaStream_t queue_of(const Stream& stream) { return gpu_of(stream).queue
 /// Checks launches: called after those of an op, since the first error is kept until it is asked for.
 inline void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
 
+/// Throws Error(kDevice) "what: not on this device" where a block needs more shared memory than the stream's GPU has
+/// for it, or the one that its meta stands for. For *_workspace functions: loading a model calls them too.
+void check_shared(const Stream& stream, size_t bytes, const char* what);
+
 /// Lets `kernel` have `bytes` of shared memory, where that is more than every kernel has. What another call was allowed
 /// is never taken back.
 template <class Kernel>
@@ -161,6 +165,7 @@ int64_t resident_blocks(const Gpu::Impl& gpu, Kernel* kernel, int threads, size_
   return int64_t{gpu.multiprocessors} * std::max(blocks, 1);
 }
 
+constexpr int64_t kMostBlocks = 65535;  // along the second or third axis of a grid
 constexpr int64_t blocks_of(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
 }  // namespace carousel::cuda

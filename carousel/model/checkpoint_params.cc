@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/finite.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/weight/checked_rows.h"
 
 namespace carousel::model {
@@ -247,7 +248,7 @@ Weight CheckpointParams::matrix(const std::string& name, int64_t rows, int64_t c
   const std::optional<DType> wanted = types_.of(name, layout, init);
   if (wanted && fitting_dtype(*wanted, cols) != wanted) warn_of_kept(name, cols, *wanted, dtype);
   const bool mapped = types_.maps(entry, place.permuted.has_value(), init, dtype);
-  if (mapped && stream_.memory->is_apart()) {
+  if (mapped && !kernel_traits(*stream_.memory).maps) {
     fail(ErrorKind::kDevice, "{}: matrices read from the mapped file: not on this device", where_);
   }
   Weight weight = mapped ? Weight::over(entry.file, values, rows, cols, dtype)

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 #include <utility>
 
 #include "carousel/core/error.h"
@@ -106,28 +105,48 @@ Stream on_meta(const Stream& stream) {
   return meta;
 }
 
-/// A regressor's `rows` first rows: the bytes its arena and the sequence then hold.
-std::pair<size_t, size_t> run_rows(const Regressor& regressor, const Stream& meta, const Numerics& numerics,
-                                   int64_t rows) {
+/// What an arena and the sequences of a batch hold.
+struct Held {
+  size_t arena = 0, states = 0;
+};
+
+/// New sequences, each with as many rows.
+struct FreshBatch {
+  FreshBatch(int64_t sequences, int64_t rows)
+      : own(static_cast<size_t>(sequences)), lengths(static_cast<size_t>(sequences), rows) {
+    for (State& state : own) states.push_back(&state);
+  }
+  Held held(const Arena& arena) const {
+    Held out{arena.size_bytes()};
+    for (const State& state : own) out.states += state.bytes();
+    return out;
+  }
+  std::vector<State> own;
+  std::vector<State*> states;
+  std::vector<int64_t> lengths;
+};
+
+/// After the first `rows` rows of a regressor's sequences.
+Held run_rows(const Regressor& regressor, const Stream& meta, const Numerics& numerics, int64_t rows,
+              int64_t sequences = 1) {
   Predictor predictor(regressor, meta, numerics);
-  State state;
-  State* const states[] = {&state};
-  const int64_t lengths[] = {rows};
-  predictor.forward(Tensor(Shape{rows, regressor.input_size()}, DType::kF32), {}, states, lengths);
-  return {predictor.arena().size_bytes(), state.bytes()};
+  FreshBatch batch(sequences, rows);
+  predictor.forward(Tensor(Shape{sequences * rows, regressor.input_size()}, DType::kF32), {}, batch.states,
+                    batch.lengths);
+  return batch.held(predictor.arena());
 }
 
-/// The same of a forecaster's context, as Tirex runs it.
-std::pair<size_t, size_t> run_context(const Forecaster& forecaster, const Stream& meta) {
+/// After contexts of a forecaster, as Tirex runs them.
+Held run_contexts(const Forecaster& forecaster, const Stream& meta, int64_t sequences = 1) {
   Pass pass(meta, Numerics::native());
-  State state;
-  State* const states[] = {&state};
-  const int64_t lengths[] = {forecaster.patches().tokens()};
-  const Tensor tokens(Shape{lengths[0], 2 * forecaster.patches().patch}, DType::kF32, *meta.memory);
-  pass.run(forecaster.state_layout(), states, lengths, {}, [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
-    return forecaster.forward(ctx, tokens, seqs, bound);
-  });
-  return {pass.arena().size_bytes(), state.bytes()};
+  const int64_t rows = forecaster.patches().tokens();
+  FreshBatch batch(sequences, rows);
+  const Tensor tokens(Shape{sequences * rows, 2 * forecaster.patches().patch}, DType::kF32, *meta.memory);
+  pass.run(forecaster.state_layout(), batch.states, batch.lengths, {},
+           [&](Ctx& ctx, const Seqs& seqs, const StateBatch* bound) {
+             return forecaster.forward(ctx, tokens, seqs, bound);
+           });
+  return batch.held(pass.arena());
 }
 
 /// A language model's next `rows` rows of a sequence on meta, and the logits of the last.
@@ -227,11 +246,25 @@ void check_sequences(const Lm& lm, const Stream& stream, const std::string& wher
   if (samples == 1 && seen.pos() + tokens <= prefill_rows(*stream.memory)) return;
   const StateLayout& layout = lm.state_layout();
   const size_t whole = layout.bytes_at(seen.pos() + tokens);
-  const size_t states = whole - std::min(whole, seen.bytes()) + static_cast<size_t>(samples - 1) * layout.bytes_at(1);
+  const size_t states =
+      whole - std::min(whole, seen.bytes_in(*stream.memory)) + static_cast<size_t>(samples - 1) * layout.bytes_at(1);
   const int64_t rows = std::min(tokens, prefill_rows(*stream.memory));
   const size_t reading = rows > 0 ? prompt_activations(lm, stream, Numerics::native(), rows) : 0;
-  const size_t activations = std::max(reading, decode_activations(lm, stream, Numerics::native(), {}, samples));
+  const size_t decoding = decode_activations(lm, stream, Numerics::native(), {}, samples);
+  // Recorded work has an arena of its own (model/replay.h).
+  const size_t activations = stream.memory->records() ? reading + decoding : std::max(reading, decoding);
   check_memory(states + activations, where, "states and activations", *stream.memory);
+}
+
+void check_rows(const Regressor& regressor, const Stream& stream, const std::string& where, int64_t sequences,
+                int64_t rows) {
+  const Held held = run_rows(regressor, on_meta(stream), Numerics::native(), rows, sequences);
+  check_memory(held.arena + held.states, where, "states and activations", *stream.memory);
+}
+
+void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences) {
+  const Held held = run_contexts(forecaster, on_meta(stream), sequences);
+  check_memory(held.arena + held.states, where, "states and activations", *stream.memory);
 }
 
 Activations measure_activations(const Model& model, const Stream& stream) {
@@ -245,11 +278,15 @@ Activations measure_activations(const Model& model, const Stream& stream) {
     out.prompt_bytes = run_prompt(*model.lm, meta, *model.numerics, rows, state);
     out.state_bytes = state.bytes();
   } else if (model.regressor) {
-    out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).first;
-    std::tie(out.prompt_bytes, out.state_bytes) = run_rows(*model.regressor, meta, *model.numerics, rows);
+    out.decode_bytes = run_rows(*model.regressor, meta, *model.numerics, 1).arena;
+    const Held held = run_rows(*model.regressor, meta, *model.numerics, rows);
+    out.prompt_bytes = held.arena;
+    out.state_bytes = held.states;
   } else {
     out.prompt_rows = model.forecaster->patches().tokens();
-    std::tie(out.prompt_bytes, out.state_bytes) = run_context(*model.forecaster, meta);
+    const Held held = run_contexts(*model.forecaster, meta);
+    out.prompt_bytes = held.arena;
+    out.state_bytes = held.states;
   }
   return out;
 }

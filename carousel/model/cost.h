@@ -77,6 +77,10 @@ size_t prompt_activations(const Lm& lm, const Stream& stream, const Numerics& nu
 /// One sequence of up to prefill_rows() tokens is not looked at: loading has checked it.
 void check_sequences(const Lm& lm, const Stream& stream, const std::string& where, const State& seen, int64_t tokens,
                      int64_t samples = 1);
+/// The same for one forward of `sequences` of a regressor, `rows` new rows each, or of contexts of a forecaster.
+void check_rows(const Regressor& regressor, const Stream& stream, const std::string& where, int64_t sequences,
+                int64_t rows);
+void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences);
 
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);

@@ -23,6 +23,7 @@
 #include "carousel/model/profile.h"
 #include "carousel/model/rounded_params.h"
 #include "carousel/model/tokenizer_reader.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::model {
 namespace {
@@ -31,16 +32,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr const char* kLightning = "model.ckpt";
-
-// Bytes that a checkpoint's weights take once loaded.
-size_t held_bytes(const formats::Checkpoint& checkpoint) {
-  size_t bytes = 0;
-  for (const formats::TensorEntry* entry : checkpoint.entries()) {
-    bytes += entry->ggml == nullptr ? entry->size_bytes
-                                    : dtype_bytes(held_dtype(*entry), static_cast<size_t>(entry->shape.count()));
-  }
-  return bytes;
-}
 
 void take_tokenizer(Model& model, std::optional<text::Tokenizer> tokenizer, const ModelPath& place,
                     const formats::GgufMetadata* metadata) {
@@ -229,9 +220,22 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
   plain.gelu_tanh = numerics.gelu_tanh;
   plain.ltc = numerics.ltc;
   plain.init = numerics.init;
-  if (memory.is_apart() && !(numerics == plain)) {
+  if (!kernel_traits(memory).profiles && !(numerics == plain)) {
     fail(ErrorKind::kDevice, "profile \"{}\" rounds, or computes in another order: not on this device", numerics.name);
   }
+}
+
+/// Throws Error(kInput) unless the weights fit into the stream's memory, and with them a first forward, which runs on
+/// meta.
+void check_fit(const ModelFiles& files, const WeightTypes& types, const Stream& stream, const Model& model) {
+  const std::string& where = files.place.weights;
+  const size_t weights = held_bytes(files.config, *files.checkpoint, types, files.place.config, *stream.memory);
+  check_memory(weights, where, "weights", *stream.memory);
+  Model shapes = model_on_meta(files, types);
+  shapes.numerics = model.numerics;
+  const Activations needed = measure_activations(shapes, stream);
+  check_memory(weights + needed.prompt_bytes + needed.state_bytes, where,
+               "weights, activations and state of one sequence", *stream.memory);
 }
 
 }  // namespace
@@ -240,46 +244,43 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
            const WeightTypes& asked, const std::string& adapter) {
   Memory& memory = *stream.memory;
   check_profile(numerics, memory);
-  const ModelPath place = resolve(path);
+  ModelFiles files;
+  files.place = resolve(path);
+  const ModelPath& place = files.place;
   if (place.weights.empty()) {
     const bool config_alone = !is_folder(path);
     fail(ErrorKind::kInput, "{}: {}", path,
          config_alone ? "a config alone, expected a model folder or a .safetensors"
                       : "no weights (model.safetensors or model.safetensors.index.json)");
   }
-  const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-  const bool as_stored = asked.own() && !asked.mapped && !memory.is_apart();
-  if (as_stored) check_memory(held_bytes(checkpoint), place.weights);
+  files.checkpoint = formats::Checkpoint::open(place.weights);
+  const formats::Checkpoint& checkpoint = *files.checkpoint;
+  files.config = read_model_config(place, &checkpoint);
   Model model;
   model.numerics = std::make_shared<const Numerics>(numerics);
-  model.config = read_model_config(place, &checkpoint);
+  model.config = files.config;
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
   const WeightTypes types = with_mix(asked, model.config, place.config).in(memory);
-  if (!as_stored) {
-    check_memory(held_bytes(model.config, checkpoint, types, place.config, memory), place.weights, "weights", memory);
-  }
+  check_fit(files, types, stream, model);
   model.warnings = model.config.warnings;
   std::optional<TokenizerReader> tokenizer;
   if (kind == ModelKind::kLanguage) tokenizer.emplace(place, checkpoint.gguf());
   CheckpointParams params(stream, checkpoint, spelling_of(model.config, &checkpoint, place.config), model.config,
                           place.weights, types);
-  std::optional<AdapterFiles> files;
+  std::optional<AdapterFiles> adapted;
   std::optional<MergedParams> merged;
   if (!adapter.empty()) {
     ParamList list;
     declare_params(model.config, list, place.config);
-    files.emplace(adapter);
-    merged.emplace(params, stream, *files, model.config, list.records());
+    adapted.emplace(adapter);
+    merged.emplace(params, stream, *adapted, model.config, list.records());
   }
   ParamSource& stored = merged ? static_cast<ParamSource&>(*merged) : params;
   RoundedParams rounded(stored, stream, numerics.parameters);
   ParamSource& source = numerics.parameters == DType::kF32 ? stored : rounded;
   make_body(model, source, place.config);
   finish_parameters(model, params, checkpoint, place.weights);
-  if (files) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ files->hash());
-  const Activations needed = measure_activations(model, stream);
-  check_memory(needed.prompt_bytes + needed.state_bytes, place.weights, "activations and state of one sequence",
-               memory);
+  if (adapted) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ adapted->hash());
   if (kind != ModelKind::kLanguage) return model;
   take_tokenizer(model, tokenizer->take(), place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
@@ -287,7 +288,9 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
 }
 
 TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {
-  if (stream.memory->is_apart()) fail(ErrorKind::kDevice, "{}: got a GPU, expected the CPU to train on", path);
+  if (!kernel_traits(*stream.memory).trains) {
+    fail(ErrorKind::kDevice, "{}: got a GPU, expected the CPU to train on", path);
+  }
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;

@@ -10,13 +10,14 @@
 #include "carousel/model/lm.h"
 #include "carousel/model/pass.h"
 #include "carousel/model/replay.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::model {
 
 /// Rows a long prompt is cut into, at multiples of this from position 0: bounds activations. The cut changes no bit,
-/// but where a GPU computes products in bf16 (docs/numerics.md). A device apart needs more rows at a time to be busy.
-constexpr int64_t kPrefillRows = 512;
-inline int64_t prefill_rows(const Memory& memory) { return memory.is_apart() ? 8 * kPrefillRows : kPrefillRows; }
+/// but where a GPU computes products in bf16 (docs/numerics.md). A GPU needs more rows at a time to be busy.
+inline int64_t prefill_rows(const Memory& memory) { return kernel_traits(memory).slab_rows; }
+constexpr int64_t kPrefillRows = KernelTraits().slab_rows;  // of the CPU
 
 class Runner {
  public:

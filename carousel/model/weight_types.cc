@@ -4,6 +4,7 @@
 
 #include "carousel/formats/ggml_blocks.h"
 #include "carousel/model/params.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel::model {
 
@@ -40,7 +41,7 @@ DType WeightTypes::held(const std::string& name, int64_t cols, Weight::Layout la
 
 WeightTypes WeightTypes::in(const Memory& memory) const {
   WeightTypes types = *this;
-  types.simple_blocks = memory.is_apart();
+  types.simple_blocks = !kernel_traits(memory).all_blocks;
   return types;
 }
 

@@ -19,6 +19,35 @@ namespace carousel {
 /// Throws Error(kDevice) "name: not on this device".
 [[noreturn]] void not_on_device(const char* kernel);
 
+/// What the kernels of a device have, where not all have the same. Code outside of the kernels asks here, and not which
+/// device it is.
+struct KernelTraits {
+  bool trains = true;               // gradients
+  bool masks = true;                // matrices with a mask
+  bool profiles = true;             // profiles that round, or compute in another order
+  bool maps = true;                 // weights used in the mapped file
+  bool all_blocks = true;           // products with every block type in its own bits; else with Q8 and Q4 alone
+  bool widens_blocks = false;       // to bf16 before many rows
+  bool narrow_cells = false;        // cells that take bf16 where products do
+  bool rows_keep_bits = true;       // a row's results do not depend on how many rows are beside it
+  int64_t slab_rows = 512;          // rows of a prompt that a forward takes at most
+  Compute compute = Compute::kF32;  // of products with bf16 weights, where nobody chose
+};
+/// The traits of the kernels that work on `memory`; of a meta, those that it stands for.
+inline KernelTraits kernel_traits(const Memory& memory) {
+  if (memory.kernels() == Device::kCpu) return {};
+  return {.trains = false,
+          .masks = false,
+          .profiles = false,
+          .maps = false,
+          .all_blocks = false,
+          .widens_blocks = true,
+          .narrow_cells = true,
+          .rows_keep_bits = false,
+          .slab_rows = 4096,
+          .compute = Compute::kBF16};
+}
+
 /// Tells the stream's watch of an op, until the end of its scope.
 class WatchedOp {
  public:

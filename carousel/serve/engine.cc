@@ -21,6 +21,7 @@
 #include <chrono>
 
 #include "carousel/core/error.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/mlstm/mlstm.h"
 
 namespace carousel::serve {
@@ -59,7 +60,7 @@ struct Engine::Untold {
 Engine::Engine(const model::Model& model, const Stream& stream, const EngineOptions& options, Post post)
     : layout_(model.state_layout()),
       options_(options),
-      cuts_anywhere_(!stream.memory->is_apart() && cut_anywhere(layout_)),
+      cuts_anywhere_(kernel_traits(*stream.memory).rows_keep_bits && cut_anywhere(layout_)),
       post_(std::move(post)),
       batcher_(model, stream),
       cache_(layout_, options.cache_bytes),

@@ -26,10 +26,11 @@ std::string base_of(const std::string& folder) {
   return base;
 }
 
-model::Model load_case(const std::string& folder, const Stream& stream, const Numerics& numerics) {
+model::Model load_case(const std::string& folder, const Setup& setup) {
   const std::string base = base_of(folder);
   const bool adapts = !base.empty();
-  return model::load(adapts ? base : folder, stream, model::ModelKind::kLanguage, numerics, {}, adapts ? folder : "");
+  return model::load(adapts ? base : folder, setup.stream, model::ModelKind::kLanguage, setup.numerics, setup.weights,
+                     adapts ? folder : "");
 }
 
 std::vector<Comparison> compare_merged(const std::string& folder, const formats::SafetensorsFile& expected,
@@ -51,7 +52,7 @@ std::vector<Comparison> compare_merged(const std::string& folder, const formats:
     const Tensor got = model::merged_values(*weight, files, adapter, stream), want = tensor.load();
     Comparison comparison;
     comparison.name = tensor.name;
-    fold(comparison, got.f32(), want.f32(), static_cast<size_t>(got.count()), "merged");
+    fold(comparison, got.f32(), want.f32(), static_cast<size_t>(got.count()), {"merged"});
     out.push_back(comparison);
   }
   return out;

@@ -10,6 +10,10 @@ namespace carousel::verify {
 /// All is computed in float32: independent implementations of one formula agree to 1e-7 .. 8e-6; another formula does
 /// not.
 constexpr double kTolerance = 2e-5;
+/// Where matrices and what they multiply are rounded to bf16 or f16: what the layers of the cases add up to, each
+/// product being within 1e-2 of its size (docs/numerics.md); 6e-2 is seen. A router whose scores nearly tie then
+/// chooses another expert for a row: 1.2e-1 is seen.
+constexpr double kRoundedTolerance = 1e-1, kRoutedTolerance = 2e-1;
 
 /// The outcome for one expected tensor.
 struct Comparison {
@@ -21,8 +25,12 @@ struct Comparison {
   std::string note;     // why it was skipped, or what failed
 };
 
-/// Adds one more way of computing a tensor to its comparison, which keeps the worst; a NaN stays. `way` becomes the
-/// note of a failure.
-void fold(Comparison& out, const float* got, const float* want, size_t count, const std::string& way);
+/// One way of computing a tensor.
+struct Attempt {
+  std::string way;  // the note of a failure
+  double tolerance = kTolerance;
+};
+/// Adds one more way of computing a tensor to its comparison, which keeps the worst; a NaN stays.
+void fold(Comparison& out, const float* got, const float* want, size_t count, const Attempt& attempt);
 
 }  // namespace carousel::verify

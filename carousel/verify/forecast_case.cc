@@ -14,6 +14,7 @@
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/load.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/verify/drift.h"
 #include "carousel/verify/training_case.h"
 
@@ -33,28 +34,29 @@ constexpr const char* kTrain = "train.";
 using Series = std::vector<std::vector<float>>;
 
 // Adds a comparison of `got` with `want`; the status follows from the worst one.
-void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const std::string& way) {
+void compare(Comparison& out, const std::vector<float>& got, const Tensor& want, const Attempt& attempt) {
   Drift drift;
   drift.add(want.f32(), got.data(), static_cast<int64_t>(got.size()));
   if (!(drift.largest <= out.largest)) out.largest = drift.largest;
   // Not drift.relative(), which rounds once more: reports would change in their last digit.
   const double relative = drift.difference == 0 ? 0 : std::sqrt(drift.difference / drift.size);
   if (!(relative <= out.relative)) out.relative = relative;
-  const bool agrees = relative <= kForecastTolerance;
+  const bool agrees = relative <= attempt.tolerance;
   if (out.status != Comparison::Status::kFail)
     out.status = agrees ? Comparison::Status::kOk : Comparison::Status::kFail;
-  if (!agrees && out.note.empty()) out.note = way;
+  if (!agrees && out.note.empty()) out.note = attempt.way;
 }
 
 class ForecastCase {
  public:
-  ForecastCase(const std::string& folder, const Stream& stream)
+  ForecastCase(const std::string& folder, const Setup& setup)
       : folder_(folder),
-        stream_(stream),
+        setup_(setup),
+        tolerance_(setup.rounds() ? kRoundedTolerance : kForecastTolerance),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
-        loaded_(model::load(folder, stream, model::ModelKind::kForecaster)),
-        model_(*loaded_.forecaster, stream) {}
+        loaded_(model::load(folder, setup.stream, model::ModelKind::kForecaster, setup.numerics, setup.weights)),
+        model_(*loaded_.forecaster, setup.stream) {}
 
   std::vector<Comparison> compare_all() {
     std::vector<Comparison> out;
@@ -73,7 +75,7 @@ class ForecastCase {
       out.push_back(comparison);
     }
     if (expected_.find(kLoss) != nullptr) {
-      for (const Comparison& comparison : compare_training(folder_, expected_, stream_)) out.push_back(comparison);
+      for (const Comparison& comparison : compare_training(folder_, expected_, setup_)) out.push_back(comparison);
     }
     return out;
   }
@@ -135,23 +137,25 @@ class ForecastCase {
     options.horizon = entry.shape[1];
     const Tensor want = entry.load();
     const std::vector<float> together = forecast_of(series, options, median);
-    compare(out, together, want, "together");
+    compare(out, together, want, {"together", tolerance_});
     options.reuse_padding = false;
     std::vector<float> alone;
     for (const std::vector<float>& one : series) {
       const std::vector<float> values = forecast_of({one}, options, median);
       alone.insert(alone.end(), values.begin(), values.end());
     }
-    compare(out, alone, want, "alone");
+    compare(out, alone, want, {"alone", tolerance_});
     // On a GPU the number of rows chooses the kernel of a product.
-    if (!stream_.memory->is_apart() && std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) != 0) {
+    const bool same = std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)) == 0;
+    if (kernel_traits(*setup_.stream.memory).rows_keep_bits && !same) {
       out.status = Comparison::Status::kFail;
       out.note = "remembered padding in a batch and all tokens alone differ in bits";
     }
   }
 
   std::string folder_;
-  const Stream& stream_;
+  const Setup& setup_;
+  double tolerance_;
   std::string where_;
   formats::SafetensorsFile expected_;
   model::Model loaded_;
@@ -167,8 +171,8 @@ bool is_forecast_case(const std::string& folder) {
   return family != nullptr && family->kind == model::ModelKind::kForecaster;
 }
 
-std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream) {
-  return ForecastCase(folder, stream).compare_all();
+std::vector<Comparison> compare_forecast_case(const std::string& folder, const Setup& setup) {
+  return ForecastCase(folder, setup).compare_all();
 }
 
 }  // namespace carousel::verify

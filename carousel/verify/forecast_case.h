@@ -12,6 +12,6 @@ namespace carousel::verify {
 /// Whether the folder's config describes a forecaster.
 bool is_forecast_case(const std::string& folder);
 /// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_forecast_case(const std::string& folder, const Stream& stream);
+std::vector<Comparison> compare_forecast_case(const std::string& folder, const Setup& setup);
 
 }  // namespace carousel::verify

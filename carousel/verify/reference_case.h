@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "carousel/core/stream.h"
+#include "carousel/model/params.h"
 #include "carousel/ops/numerics.h"
 #include "carousel/verify/comparison.h"
 
@@ -16,8 +17,22 @@ namespace carousel::verify {
 /// Is called with the tokens of a long text that are done, from 0 on; with done == total once, at the text's end.
 using TokensDone = std::function<void(int64_t done, int64_t total)>;
 
-/// Compares everything in the folder, run as `numerics` says. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_case(const std::string& folder, const Stream& stream, const Numerics& numerics,
-                                     const TokensDone& progress = {});
+/// How a case is run.
+struct Setup {
+  const Stream& stream;
+  const Numerics& numerics;
+  model::WeightTypes weights = {};  // the types of matrices that do not keep the file's own
+
+  /// Whether matrices, or what is multiplied with them, are rounded to 16 bits.
+  bool rounds() const { return weights.body.value_or(DType::kF32) != DType::kF32 || stream.compute == Compute::kBF16; }
+  /// How far what this model computes may be off, in relative L2.
+  double tolerance(const model::ModelConfig& config) const;
+};
+
+/// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
+std::vector<Comparison> compare_case(const std::string& folder, const Setup& setup, const TokensDone& progress = {});
+
+/// Whether a case's tensor is an input, from which others are computed.
+bool is_input(const std::string& name);
 
 }  // namespace carousel::verify

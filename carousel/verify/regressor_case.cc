@@ -26,13 +26,14 @@ struct Computed {
 
 class RegressorCase {
  public:
-  RegressorCase(const std::string& folder, const Stream& stream, const Numerics& numerics)
+  RegressorCase(const std::string& folder, const Setup& setup)
       : folder_(folder),
-        stream_(stream),
+        setup_(setup),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
-        model_(model::load(folder, stream, model::ModelKind::kRegressor, numerics)),
-        predictor_(*model_.regressor, stream, *model_.numerics),
+        model_(model::load(folder, setup.stream, model::ModelKind::kRegressor, setup.numerics, setup.weights)),
+        tolerance_(setup.tolerance(model_.config)),
+        predictor_(*model_.regressor, setup.stream, *model_.numerics),
         x_(floats("x", Shape{-1, -1, model_.regressor->input_size()})) {
     if (expected_.find("timespans") != nullptr) elapsed_ = floats("timespans", Shape{x_.dim(0), x_.dim(1)});
   }
@@ -50,10 +51,11 @@ class RegressorCase {
   Comparison& result(const std::string& name);
 
   std::string folder_;
-  const Stream& stream_;
+  const Setup& setup_;
   std::string where_;
   formats::SafetensorsFile expected_;
   model::Model model_;
+  double tolerance_;
   model::Predictor predictor_;
   Tensor x_;        // [B, T, I]
   Tensor elapsed_;  // [B, T], or empty
@@ -136,7 +138,7 @@ bool RegressorCase::same_bits(const Computed& a, const Computed& b) const {
 // Compares y, and h.0, h.1, ...: the states in the order of the layout.
 void RegressorCase::compare_computed(const Computed& computed, const std::string& way) {
   const Tensor y = floats("y", Shape{x_.dim(0), x_.dim(1), model_.regressor->output_size()});
-  fold(result("y"), computed.y.data(), y.f32(), computed.y.size(), way);
+  fold(result("y"), computed.y.data(), y.f32(), computed.y.size(), {way, tolerance_});
   const std::vector<StateLayout::Entry>& entries = model_.state_layout().entries();
   for (size_t i = 0; i < entries.size(); ++i) {
     const std::string name = fmt::format("h.{}", i);
@@ -147,7 +149,7 @@ void RegressorCase::compare_computed(const Computed& computed, const std::string
       const Tensor values = state.tensors(model_.state_layout())[i].tensor;
       got.insert(got.end(), values.f32(), values.f32() + values.count());
     }
-    fold(result(name), got.data(), want.f32(), got.size(), way);
+    fold(result(name), got.data(), want.f32(), got.size(), {way, tolerance_});
   }
 }
 
@@ -161,7 +163,7 @@ void RegressorCase::compare_loss(const Computed& computed) {
     sum += d * d;
   }
   const auto got = static_cast<float>(sum / static_cast<double>(computed.y.size()));
-  fold(result("loss"), &got, floats("loss", Shape{1}).f32(), 1, "forward only");
+  fold(result("loss"), &got, floats("loss", Shape{1}).f32(), 1, {"forward only", tolerance_});
 }
 
 void RegressorCase::compare_wiring() {
@@ -178,7 +180,7 @@ void RegressorCase::compare_wiring() {
     const Tensor values = entry->load();
     const std::vector<float> want(values.i32(), values.i32() + values.count());
     const std::vector<float> got(matrix.begin(), matrix.end());
-    fold(result(name), got.data(), want.data(), want.size(), "another circuit");
+    fold(result(name), got.data(), want.data(), want.size(), {"another circuit"});
   };
   compare_matrix("adjacency", wiring.adjacency);
   compare_matrix("sensory_adjacency", wiring.sensory);
@@ -198,7 +200,7 @@ std::vector<Comparison> RegressorCase::compare() {
   }
   compare_wiring();
   if (expected_.find("target") != nullptr && model_.numerics->name == "native") {
-    for (const Comparison& one : compare_training(folder_, expected_, stream_)) results_[one.name] = one;
+    for (const Comparison& one : compare_training(folder_, expected_, setup_)) results_[one.name] = one;
   }
   std::vector<Comparison> out;
   for (const formats::TensorEntry& tensor : expected_.entries()) {
@@ -218,9 +220,8 @@ bool is_regressor_case(const std::string& folder) {
   return model::parse_config(model::read_config(path), path).kind == model::ModelKind::kRegressor;
 }
 
-std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream,
-                                               const Numerics& numerics) {
-  return RegressorCase(folder, stream, numerics).compare();
+std::vector<Comparison> compare_regressor_case(const std::string& folder, const Setup& setup) {
+  return RegressorCase(folder, setup).compare();
 }
 
 }  // namespace carousel::verify

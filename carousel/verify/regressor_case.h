@@ -12,7 +12,6 @@ namespace carousel::verify {
 /// Whether the folder's config describes such a model.
 bool is_regressor_case(const std::string& folder);
 /// Compares everything in the folder. Throws Error(kInput, kIo) for a malformed case.
-std::vector<Comparison> compare_regressor_case(const std::string& folder, const Stream& stream,
-                                               const Numerics& numerics);
+std::vector<Comparison> compare_regressor_case(const std::string& folder, const Setup& setup);
 
 }  // namespace carousel::verify

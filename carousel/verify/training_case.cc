@@ -14,6 +14,7 @@
 #include "carousel/forecast/tirex.h"
 #include "carousel/model/families/family.h"
 #include "carousel/model/model_writer.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/train/objective.h"
 #include "carousel/train/optimiser.h"
 #include "carousel/verify/drift.h"
@@ -365,16 +366,17 @@ bool is_training(const std::string& name) {
 }
 
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream, const std::string& base) {
-  if (stream.memory->is_apart()) {
+                                         const Setup& setup, const std::string& base) {
+  const bool trains = kernel_traits(*setup.stream.memory).trains;
+  if (!trains || setup.rounds()) {
+    const std::string reason = trains ? "gradients are compared in f32 alone" : "gradients are not on this device";
     std::vector<Comparison> skipped;
     for (const formats::TensorEntry& entry : expected.entries()) {
-      if (is_training(entry.name))
-        skipped.push_back({entry.name, Status::kSkip, 0, 0, "gradients are not on this device"});
+      if (is_training(entry.name)) skipped.push_back({entry.name, Status::kSkip, 0, 0, reason});
     }
     return skipped;
   }
-  return TrainingCase(folder, expected, stream, base).compare();
+  return TrainingCase(folder, expected, setup.stream, base).compare();
 }
 
 }  // namespace carousel::verify

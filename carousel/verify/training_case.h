@@ -17,6 +17,6 @@ bool is_training(const std::string& name);
 /// Throws Error(kInput, kIo) for a malformed case.
 /// `base`: where the folder holds an adapter, which alone is trained then, the folder of its model; else empty.
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
-                                         const Stream& stream, const std::string& base = {});
+                                         const Setup& setup, const std::string& base = {});
 
 }  // namespace carousel::verify

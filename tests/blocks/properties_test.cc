@@ -23,6 +23,15 @@ struct Param {
   std::string block;
   Target target;
   DType weights = DType::kF32;
+  Compute compute = Compute::kF32;
+
+  /// Whether the results of a row do not depend on how its sequence is cut at multiples of 64. On a GPU that computes
+  /// in bf16 the number of rows says which kernels round (docs/numerics.md).
+  bool keeps_bits() const { return compute == Compute::kF32; }
+  /// How far other cuts may be off. Chunk and step round differently. Before a q8 or q4 weight such a difference can
+  /// move a value across the border between two of its 8-bit codes, one step of 1 / 127 of a block's peak. In bf16 the
+  /// bounds of docs/numerics.md add up over a stack.
+  double rounding() const { return compute == Compute::kBF16 ? 2e-2 : is_block(weights) ? 2e-3 : 2e-5; }
 };
 
 struct Sequence {
@@ -34,7 +43,9 @@ struct Sequence {
 class Subject {
  public:
   Subject(const Param& param, int threads)
-      : pool_(threads), stream_{param.target.memory, param.target.isa, &pool_}, arena_(*param.target.memory) {
+      : pool_(threads),
+        stream_{param.target.memory, param.target.isa, &pool_, param.compute},
+        arena_(*param.target.memory) {
     const model::ModelConfig config = stack_of(param.block);
     RandomParams source(stream_, param.weights);
     stack_ = std::make_unique<model::Stack>(config, Params(source, ""), "test");
@@ -149,6 +160,10 @@ TEST_P(BlockProperties, CutsAtMultiplesOfTheChunkChangeNoBit) {
   for (const std::vector<int64_t>& pieces :
        {std::vector<int64_t>{64, 161}, {128, 97}, {64, 64, 64, 33}, {192, 33}, {0, 64, 0, 128, 33, 0}}) {
     const Sequence cut = subject.cut(x, pieces);
+    if (!GetParam().keeps_bits()) {
+      EXPECT_LE(relative(cut.y, whole.y), GetParam().rounding());
+      continue;
+    }
     EXPECT_TRUE(same_bits(cut.y, whole.y));
     EXPECT_TRUE(same_state(cut, whole, subject.layout()));
   }
@@ -167,14 +182,12 @@ TEST_P(BlockProperties, WhereStatesMayBeCutAnywhereNoCutChangesABit) {
   }
 }
 
-// 2e-5: the bound the project states for any cut; chunk and step round differently. Before a q8 or q4 weight such a
-// difference can move a value across the border between two of its 8-bit codes, one step of 1 / 127 of a block's peak.
 TEST_P(BlockProperties, AnyOtherCutAgreesToRounding) {
   const Tensor x = random_rows(150, 2);
   const Sequence whole = subject.cut(x, {150});
   for (const int64_t piece : {1, 2, 7, 63, 65}) {
     const Sequence cut = subject.cut(x, pieces_of(150, piece));
-    EXPECT_LE(relative(cut.y, whole.y), is_block(GetParam().weights) ? 2e-3 : 2e-5) << "pieces of " << piece;
+    EXPECT_LE(relative(cut.y, whole.y), GetParam().rounding()) << "pieces of " << piece;
   }
 }
 
@@ -249,7 +262,7 @@ TEST_P(BlockProperties, ASequenceAloneEqualsBatchedInAnyOrder) {
     std::rotate(order.begin(), order.begin() + 1 + round, order.end());
     for (size_t s = 0; s < first.size(); ++s) {
       if (!to_the_bit) {
-        EXPECT_LE(relative(batched[s].y, alone[s].y), 2e-5) << "sequence " << s << ", round " << round;
+        EXPECT_LE(relative(batched[s].y, alone[s].y), GetParam().rounding()) << "sequence " << s << ", round " << round;
         continue;
       }
       EXPECT_TRUE(same_bits(batched[s].y, alone[s].y)) << "sequence " << s << ", round " << round;
@@ -303,11 +316,12 @@ TEST_P(BlockProperties, ALongStreamStaysFiniteAndInTheMemoryItsLayoutStates) {
 std::vector<Param> subjects() {
   std::vector<Param> out;
   for (const Target& target : targets()) {
-    for (const DType weights : {DType::kF32, DType::kQ8, DType::kQ4}) {
-      if (!target.on_host() && weights != DType::kF32) continue;  // experts and small cells in blocks are not there
-      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, target, weights});
-      out.push_back({"all", target, weights});
-      if (!target.on_host()) continue;  // nor are masks
+    for (const DType weights : {DType::kF32, DType::kBF16, DType::kQ8, DType::kQ4}) {
+      if (target.on_host() && weights == DType::kBF16) continue;  // widened, it is f32
+      const Compute compute = weights == DType::kBF16 ? Compute::kBF16 : Compute::kF32;
+      for (const blocks::Entry& entry : blocks::registry()) out.push_back({entry.name, target, weights, compute});
+      out.push_back({"all", target, weights, compute});
+      if (!target.on_host()) continue;  // masks are not there
       for (const char* stack : {"all_wired", "mlstm_wired"}) out.push_back({stack, target, weights});
     }
   }
@@ -315,7 +329,8 @@ std::vector<Param> subjects() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Registry, BlockProperties, testing::ValuesIn(subjects()), [](const auto& named) {
-  const std::string weights = is_block(named.param.weights) ? "_" + std::string(dtype_name(named.param.weights)) : "";
+  const DType dtype = named.param.weights;
+  const std::string weights = dtype == DType::kF32 ? "" : "_" + std::string(dtype_name(dtype));
   return named.param.block + "_" + named.param.target.name() + weights;
 });
 

@@ -64,6 +64,19 @@ TEST(Compare, ShowsWhereProfilesPart) {
   }
 }
 
+TEST(Compare, TypesOfProductsAreTwoSides) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kTinyXlstm, "--dtype bf16");
+  const Json result = compared(model + " --compute f32,bf16 --ids 1,2,3 -n 0");
+  EXPECT_EQ(result["compute"], Json({"f32", "bf16"}));
+  EXPECT_GT(result["logits"]["relative_l2"].get<double>(), 1e-5);
+  EXPECT_LT(result["logits"]["relative_l2"].get<double>(), 5e-2);
+  const Ran table = run_carousel("compare " + model + " --compute bf16,f32 --ids 1,2 -n 0");
+  EXPECT_NE(table.out.find("a native in bf16, b native in f32"), std::string::npos) << table.out;
+  EXPECT_EQ(run_carousel("compare " + model + " --compute f16,f32 --ids 1").status, 2);
+  EXPECT_EQ(run_carousel("compare " + model + " --compute bf16 --ids 1").status, 2);
+}
+
 TEST(Drift, WhatIsNoNumberStaysTheLargest) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), a[] = {1, 1, 1}, b[] = {1, nan, 2};
   verify::Drift drift;

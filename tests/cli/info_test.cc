@@ -121,6 +121,24 @@ TEST(Info, FolderSaysWhatIsOnDiskAndInMemory) {
   EXPECT_NE(file.out.find("2 x (mlstm, swiglu)"), std::string::npos) << file.out;
 }
 
+TEST(Info, CountsTheWeightsThatAreAskedFor) {
+  const std::string folder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
+  const auto info = [&](const std::string& flags) {
+    const Ran ran = run_carousel("info --json -t 1 " + folder + flags);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return parse_json(ran.out, "info");
+  };
+  const Json own = info(""), blocks = info(" --weights q4");
+  EXPECT_LT(blocks.at("bytes_in_memory").get<int64_t>(), own.at("bytes_in_memory").get<int64_t>() * 2 / 3);
+  EXPECT_EQ(blocks.at("held_dtype"), "Q4");
+  for (const Json& one : {own, blocks}) {
+    EXPECT_GE(one.at("bytes_needed").get<int64_t>(), one.at("bytes_in_memory").get<int64_t>() +
+                                                         one.at("activations").at("prompt_bytes").get<int64_t>() +
+                                                         one.at("state_bytes").get<int64_t>());
+  }
+  EXPECT_EQ(run_carousel("info " + folder + " --weights q7").status, 2);
+}
+
 TEST(Info, ActivationsAreWhatARunReserves) {
   const std::string folder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
   const Ran ran = run_carousel("info --json -t 2 " + folder);

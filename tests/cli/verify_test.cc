@@ -51,6 +51,27 @@ TEST(Verify, LibraryAgreesWithItself) {
   EXPECT_NE(ran.out.find("1 ok, 0 FAIL, 0 skip"), std::string::npos) << ran.out;
 }
 
+TEST(Verify, RoundedWeightsAreHeldToAWiderBound) {
+  const std::string fixture = CAROUSEL_SOURCE_DIR "/tests/fixtures/models/xlstm-lm-mixed";
+  const Json exact = parse_json(run_carousel("verify --json " + fixture).out, "verify");
+  for (const char* flags : {" --weights bf16", " --weights f16", " --weights bf16 --compute bf16"}) {
+    const Ran ran = run_carousel("verify --json " + fixture + flags);
+    EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+    const Json rounded = parse_json(ran.out, "verify");
+    for (size_t i = 0; i < exact[0]["tensors"].size(); ++i) {
+      const Json &was = exact[0]["tensors"][i], &is = rounded[0]["tensors"][i];
+      if (was["name"] != "logits") continue;
+      EXPECT_LT(was["relative_l2"].get<double>(), 2e-5);
+      EXPECT_GT(is["relative_l2"].get<double>(), 2e-5) << flags;
+    }
+  }
+  // The wider bound is one too.
+  const Scratch scratch;
+  const std::string folder = init_model(scratch, kTinyXlstm);
+  write_expected(folder, 10, 20.0f);
+  EXPECT_EQ(run_carousel("verify " + folder + " --weights bf16").status, 1);
+}
+
 TEST(Verify, CorruptedExpectationFails) {
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyXlstm);

@@ -16,6 +16,7 @@
 #include "carousel/model/cost.h"
 #include "carousel/model/load.h"
 #include "carousel/model/runner.h"
+#include "tests/like_host.h"
 
 namespace carousel::model {
 namespace {
@@ -185,9 +186,59 @@ TEST(Activations, SequencesThatDoNotFitAreRefused) {
   }
 }
 
+TEST(Activations, RowsAndContextsThatDoNotFitAreRefused) {
+  ThreadPool pool(1);
+  Tight memory;
+  const Stream stream{&memory, cpu::best_isa(), &pool};
+  const auto refuses = [&](const auto& check) {
+    memory.left = SIZE_MAX;
+    EXPECT_NO_THROW(check());
+    memory.left = 1000;
+    EXPECT_THROW(check(), Error);
+  };
+  const Model regressor = model_on_meta(open_model_files(regressors().front()));
+  refuses([&] { check_rows(*regressor.regressor, stream, "rows", 3, 1); });
+  const Model model = model_on_meta(open_model_files(forecaster()));
+  refuses([&] { check_contexts(*model.forecaster, stream, "series", 2); });
+}
+
+/// The host's memory with so many bytes left.
+struct Scarce final : LikeHost {
+  size_t left = SIZE_MAX;
+  int64_t blocks = 0;  // that were asked for
+  size_t available_bytes() const override { return left; }
+  std::byte* allocate(size_t size_bytes) override { return ++blocks, LikeHost::allocate(size_bytes); }
+};
+
+TEST(Activations, AModelThatDoesNotFitWithThemIsRefusedBeforeAnythingIsAllocated) {
+  const std::string folder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
+  ThreadPool pool(1);
+  Scarce memory;
+  const Stream stream{&memory, cpu::best_isa(), &pool};
+  const auto weights = static_cast<size_t>(measure_cost(open_model_files(folder)).held_bytes);
+  for (const auto& [left, what] : {std::pair<size_t, const char*>{weights - 1, "weights of "},
+                                   {weights, "weights, activations and state of one sequence of "}}) {
+    memory.left = left;
+    try {
+      load(folder, stream);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInput);
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(memory.blocks, 0);
+  }
+  memory.left = SIZE_MAX;
+  EXPECT_NO_THROW(load(folder, stream));
+  EXPECT_GT(memory.blocks, 0);
+}
+
 /// A meta that stands for a memory which the host cannot read.
 struct Apart final : MetaMemory {
+  size_t shared = SIZE_MAX;
+  size_t shared_bytes() const override { return shared; }
   bool is_apart() const override { return true; }
+  Device kernels() const override { return Device::kCuda; }
   Memory& counted() override { return *this; }
   size_t granted(size_t size_bytes) const override { return Memory::host().granted(size_bytes); }
 };
@@ -210,6 +261,34 @@ TEST(Meta, AMatrixThatADeviceCannotHoldIsRefusedByItsName) {
     EXPECT_EQ(error.kind(), ErrorKind::kDevice);
     EXPECT_NE(std::string(error.what()).find("q.weight: weight: a matrix with a mask"), std::string::npos)
         << error.what();
+  }
+}
+
+TEST(Meta, HeadsThatAGpuCannotHoldAreRefused) {
+  Apart memory;
+  ThreadPool pool(1);
+  const Stream stream{&memory, cpu::best_isa(), &pool};
+  for (const Json& options : {Json{{"layer_types", {"mlstm"}}, {"mlstm_config", {{"num_heads", 1}}}},
+                              Json{{"layer_types", {"slstm"}}, {"slstm_config", {{"num_heads", 1}}}}}) {
+    Json config = {{"model_type", "carousel"}, {"vocab_size", 64}, {"hidden_size", 4096}};
+    config.update(options);
+    ModelFiles files;
+    files.config = parse_config(config, "wide");
+    const Model model = model_on_meta(files, WeightTypes().in(memory));
+    memory.shared = SIZE_MAX;
+    try {
+      measure_activations(model, stream);
+    } catch (const Error&) {
+      GTEST_SKIP() << "this build has no kernels for GPUs";
+    }
+    memory.shared = 99 << 10;
+    try {
+      measure_activations(model, stream);
+      ADD_FAILURE() << "expected an error: " << options.dump();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kDevice);
+      EXPECT_NE(std::string(error.what()).find("with heads this wide"), std::string::npos) << error.what();
+    }
   }
 }
 

@@ -54,7 +54,7 @@ void read_blocks(const Json& section, const std::string& where, ModelConfig& out
   Fields fields(section, where + ": \"block_kwargs\"");
   out.hidden_size = fields.integer("embedding_dim", 1, kMaxDim);
   out.num_layers = fields.integer("num_blocks", 0, kMaxLayers);
-  const int64_t heads = fields.integer("num_heads", 1, 65536);
+  const int64_t heads = fields.integer("num_heads", 1, 65535);
   const double factor = fields.number("ffn_proj_factor", 0, 1024, 2.6667);
   fields.integer("num_states", 4, 4, 4);
   fields.integer("num_gates", 4, 4, 4);

@@ -10,7 +10,7 @@ namespace carousel::ops {
 struct KeptPages {
   int64_t window;  // 0: none
 
-  int64_t first(int64_t pos) const { return window > 0 && pos + 1 > window ? (pos + 1 - window) / kPageRows : 0; }
+  int64_t first(int64_t pos) const { return first_seen(pos, window) / kPageRows; }
   int64_t count(int64_t pos, int64_t rows) const {
     return rows > 0 ? (pos + kPageRows - 1) / kPageRows - first(pos) : 0;
   }

@@ -74,8 +74,8 @@ inline Sequence divide_sequence(Call* call, int64_t s) {
                   0,
                   call->parts.count};
   if (seq.rows == 0) return seq;
-  const int64_t keys = seq.pos + seq.rows, hidden = call->window > 0 ? seq.pos + 1 - call->window : 0;
-  seq.first_span = larger(0, hidden) / ops::kAttentionSpan;
+  const int64_t keys = seq.pos + seq.rows;
+  seq.first_span = ops::first_seen(seq.pos, call->window) / ops::kAttentionSpan;
   seq.spans = (keys - 1) / ops::kAttentionSpan + 1 - seq.first_span;
   if (call->k_pages != nullptr) {
     seq.k_pages = call->k_pages[s];

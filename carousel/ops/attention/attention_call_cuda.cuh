@@ -75,7 +75,7 @@ struct RowWork {
         g(static_cast<int>(head) / static_cast<int>(args.heads / args.kv_heads)) {
     const BatchSequence seq = sequence_at(args.seqs.there, args.seqs.batch, s);
     pos = seq.pos + n - seq.first_row;
-    first_key = args.window > 0 && pos + 1 > args.window ? pos + 1 - args.window : 0;
+    first_key = ops::first_seen(pos, args.window);
   }
   __device__ int64_t before_spans() const { return first_key / (kSpanPages * kPage); }
   __device__ int64_t spans() const { return pos / (kSpanPages * kPage) + 1 - before_spans(); }

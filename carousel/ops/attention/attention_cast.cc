@@ -70,7 +70,7 @@ void attend(const CastCall& cast, const Sequence& seq, int64_t t, int64_t head, 
   const Call& args = cast.attention;
   const Rounding round(cast.activations), score_round(cast.scores);
   const int64_t d = args.head_dim, row = seq.first_row + t, last = seq.pos + t;
-  const int64_t first = args.window > 0 && last + 1 > args.window ? last + 1 - args.window : 0;
+  const int64_t first = ops::first_seen(last, args.window);
   const int64_t g = head / (args.heads / args.kv_heads);
   float* q = scratch;           // [d]
   float* values = scratch + d;  // [d]

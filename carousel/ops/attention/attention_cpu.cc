@@ -253,7 +253,7 @@ void attend_span(Block* block, int64_t span) {
   constexpr int64_t kPages = ops::kAttentionSpan / kPage;
   start_span(block);
   const int64_t last_key = block->seq->pos + block->time(block->rows - 1);
-  const int64_t before = args.window > 0 ? block->seq->pos + block->time(0) + 1 - args.window : 0;  // keys no row sees
+  const int64_t before = ops::first_seen(block->seq->pos + block->time(0), args.window);  // keys no row sees
   const int64_t first = before > span * ops::kAttentionSpan ? before / kPage : span * kPages;
   const bool shared = args.parts.memory != nullptr;  // then another thread takes the next span
   const int64_t last = last_key / kPage < (span + 1) * kPages ? last_key / kPage : (span + 1) * kPages - 1;

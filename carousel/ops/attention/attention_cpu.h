@@ -2,6 +2,7 @@
 // The arguments of the kernels of attention.
 #pragma once
 
+#include "carousel/core/host_device.h"
 #include "carousel/ops/attention/attention.h"
 #include "carousel/ops/kernel.h"
 
@@ -23,6 +24,11 @@ struct AttentionArgs {
   void* workspace;               // scratch memory of attention_workspace bytes
   float* log_sums;  // [N, H] logarithm of a row's sum of exponentials, written for the backward; null: not kept
 };
+
+/// The first key that the row at `pos` sees; window 0: none.
+HOST_DEVICE int64_t first_seen(int64_t pos, int64_t window) {
+  return window > 0 && pos + 1 > window ? pos + 1 - window : 0;
+}
 
 /// Attention as a profile of a narrower implementation computes it.
 struct CastAttentionArgs {

@@ -211,9 +211,15 @@ void attend_in_tiles(const Gpu::Impl& gpu, const AttentionCall& call) {
   }
 }
 
+/// Shared memory of a block of `attend`.
+size_t attend_bytes(const ops::AttentionArgs& args) {
+  return static_cast<size_t>(4 * args.head_dim + kHalves * kPage) * sizeof(float);
+}
+
 }  // namespace
 
 int64_t attention_workspace(const Stream& stream, const ops::AttentionArgs& args) {
+  check_shared(stream, attend_bytes(args), "attention with heads this wide");
   cpu::Workspace workspace;
   lay_out(stream, args, &workspace);
   return workspace.bytes();
@@ -226,9 +232,6 @@ void attention(const Stream& stream, const ops::AttentionArgs& args) {
   const Gpu::Impl& gpu = gpu_of(stream);
   call.arrived = gpu.arrived;
   const auto rows = static_cast<unsigned>(args.seqs.rows()), heads = static_cast<unsigned>(args.heads);
-  const size_t row_bytes = static_cast<size_t>(args.head_dim) * sizeof(float);
-  const size_t bytes = 4 * row_bytes + size_t{kHalves} * kPage * sizeof(float);
-  if (bytes > gpu.shared_bytes) not_on_device("attention with heads this wide");
   if (takes_tiles(stream, args)) return attend_in_tiles(gpu, call);
   const int64_t together = heads_together(args);
   const bool by_groups = together > 0 && gpu.runs(Fast::kAttention) && group_bytes(args, together) <= gpu.shared_bytes;
@@ -237,6 +240,7 @@ void attention(const Stream& stream, const ops::AttentionArgs& args) {
     launch_early(gpu, write_pages, dim3(rows, static_cast<unsigned>(args.kv_heads)), kThreads, 0, call);
   }
   if (by_groups) return run_groups(gpu, call, together);
+  const size_t bytes = attend_bytes(args);
   allow_shared(attend, bytes);
   launch_early(gpu, attend, dim3(rows, heads, call.splits != nullptr ? kSplits : 1), kThreads, bytes, call);
   if (call.splits != nullptr) launch_early(gpu, join_splits, dim3(rows, heads), kThreads, 0, call);

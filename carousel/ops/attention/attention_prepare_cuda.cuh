@@ -171,7 +171,7 @@ struct TileWork {
     rows = static_cast<int>(min(int64_t{tile_rows}, seq.rows - row0));
     first_row = seq.first_row + row0;
     pos = seq.pos + row0;
-    first = window > 0 && pos + 1 > window ? (pos + 1 - window) / kPage : 0;
+    first = ops::first_seen(pos, window) / kPage;
     last = (pos + rows - 1) / kPage;
     packed = first_page_of(seqs, s);
   }

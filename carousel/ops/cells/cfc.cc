@@ -28,6 +28,15 @@ CellMapArgs cfc_backbone(const CfcCell& cell, int64_t l, int64_t map) {
 }
 
 CellMapArgs cfc_memory(const CfcCell& cell) { return map_args(cell.memory); }
+int64_t cfc_widest(const CfcCell& cell) {
+  int64_t widest = 0;
+  for (int64_t l = 0; l < cfc_layers(cell); ++l) {
+    const CfcLayerArgs layer = cfc_layer(cell, l);
+    widest = std::max(widest, layer.heads.outputs);
+    for (int64_t i = 0; i < layer.depth; ++i) widest = std::max(widest, cfc_backbone(cell, l, i).outputs);
+  }
+  return widest;
+}
 
 int64_t CfcCell::units() const {
   int64_t units = 0;

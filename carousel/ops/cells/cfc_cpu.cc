@@ -135,12 +135,9 @@ Call lay_out(const Stream& stream, const ops::CfcArgs& args, Workspace& workspac
     const ops::CfcLayerArgs layer = ops::cfc_layer(cell, l);
     if (l == 0) first_outputs = layer.depth > 0 ? ops::cfc_backbone(cell, 0, 0).outputs : layer.heads.outputs;
     call.units += layer.units;
-    call.widest = layer.heads.outputs > call.widest ? layer.heads.outputs : call.widest;
-    for (int64_t i = 0; i < layer.depth; ++i, ++depth) {
-      const int64_t outputs = ops::cfc_backbone(cell, l, i).outputs;
-      call.widest = outputs > call.widest ? outputs : call.widest;
-    }
+    depth += layer.depth;
   }
+  call.widest = ops::cfc_widest(cell);
   call.memory = ops::cfc_memory(cell);
   call.layers = workspace.take<Layer>(call.layer_count);
   auto* const maps = workspace.take<ops::CellMapArgs>(depth);

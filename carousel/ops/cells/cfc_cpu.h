@@ -44,6 +44,7 @@ int64_t cfc_layers(const CfcCell& cell);
 CfcLayerArgs cfc_layer(const CfcCell& cell, int64_t l);
 CellMapArgs cfc_backbone(const CfcCell& cell, int64_t l, int64_t map);
 CellMapArgs cfc_memory(const CfcCell& cell);
+int64_t cfc_widest(const CfcCell& cell);  // outputs of the widest map of a backbone or of heads
 
 }  // namespace carousel::ops
 

@@ -140,12 +140,9 @@ Call lay_out(const ops::CfcArgs& args, cpu::Workspace* workspace) {
     call.layers[l] = {layer.inputs, layer.units, static_cast<int>(layer.depth), maps, layer.heads,
                       layer.w_tau,  layer.a};
     call.units += layer.units;
-    call.widest = std::max(call.widest, layer.heads.outputs);
-    for (int64_t i = 0; i < layer.depth; ++i) {
-      call.maps[maps] = ops::cfc_backbone(cell, l, i);
-      call.widest = std::max(call.widest, call.maps[maps++].outputs);
-    }
+    for (int64_t i = 0; i < layer.depth; ++i) call.maps[maps++] = ops::cfc_backbone(cell, l, i);
   }
+  call.widest = ops::cfc_widest(cell);
   call.padded = ops::cell_pad(call.units);
   call.stride = 6 * call.padded + 2 * call.widest;
   call.scratch = workspace->take<float>(args.batch.seqs.batch * call.stride);

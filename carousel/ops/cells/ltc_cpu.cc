@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The LTC recurrence. Sensory synapses see the input alone, so their sums are computed for all rows first.
+#include "carousel/cpu/vec_math.h"
+#include "carousel/ops/cells/ltc_formulas.h"
 #include "carousel/ops/cells/ltc_synapses_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -28,8 +30,7 @@ void sensory_row(const Call& args, int64_t n, float* mapped) {
   const float* x = args.x.f32() + n * args.inputs;  // [I]
   const int64_t padded = ops::cell_pad(args.units);
   for (int64_t i = 0; i < args.inputs; ++i) {
-    mapped[i] = args.input_w != nullptr ? x[i] * args.input_w[i] : x[i];
-    if (args.input_b != nullptr) mapped[i] += args.input_b[i];
+    mapped[i] = ops::ltc_mapped(x[i], args.input_w, args.input_b, i);
   }
   float* out = args.sums + n * 2 * padded;
   for (int64_t group = 0; group < padded / kCellPad; ++group) {
@@ -52,9 +53,10 @@ void unfold(const Call& args, const Stream* threads, const float* sensory, const
 #pragma GCC unroll 4
       for (int64_t k = 0; k < kVecs; ++k) {
         const int64_t j = group * kCellPad + k * kLanes;
-        const Vec above = load(c + j) * load(v + j) + load(args.gvleak + j) + sums.current[k] + load(sensory + j);
-        const Vec below = load(c + j) + load(args.gleak + j) + sums.conductance[k] + load(sensory + padded + j);
-        store(next + j, above / (below + epsilon));
+        const ops::LtcSums<VecMath> all = {sums.current[k], sums.conductance[k], load(sensory + j),
+                                           load(sensory + padded + j)};
+        store(next + j,
+              ops::ltc_unfold(load(c + j), load(v + j), load(args.gvleak + j), load(args.gleak + j), all, epsilon));
       }
     }
   });
@@ -68,9 +70,9 @@ void rates(const Call& args, const Stream* threads, const float* sensory, const 
       const Sums sums = synapse_sums(args.recurrent, padded, v, group);
       for (int64_t k = 0; k < kVecs; ++k) {
         const int64_t j = group * kCellPad + k * kLanes;
-        const Vec open = load(args.gleak + j) + sums.conductance[k] + load(sensory + padded + j);
-        const Vec current = load(args.gvleak + j) + sums.current[k] + load(sensory + j) - open * load(v + j);
-        store(out + j, current / load(args.cm + j));
+        const ops::LtcSums<VecMath> all = {sums.current[k], sums.conductance[k], load(sensory + j),
+                                           load(sensory + padded + j)};
+        store(out + j, ops::ltc_rate(load(args.cm + j), load(v + j), load(args.gvleak + j), load(args.gleak + j), all));
       }
     }
   });
@@ -80,15 +82,13 @@ void rates(const Call& args, const Stream* threads, const float* sensory, const 
 void runge_kutta(const Call& args, const Stream* threads, const float* sensory, float step, float* v, float* rate,
                  float* stage, float* total) {
   const int64_t padded = ops::cell_pad(args.units);
-  constexpr float kReach[] = {0.5f, 0.5f, 1.0f};  // the times within the step of the next rates
-  constexpr float kShare[] = {1.0f, 2.0f, 2.0f, 1.0f};
   std::memcpy(stage, v, static_cast<size_t>(padded) * sizeof(float));
   std::memset(total, 0, static_cast<size_t>(padded) * sizeof(float));
   for (int i = 0; i < 4; ++i) {
     rates(args, threads, sensory, stage, rate);
     for (int64_t j = 0; j < padded; ++j) {
-      total[j] += kShare[i] * rate[j];
-      if (i < 3) stage[j] = v[j] + step * kReach[i] * rate[j];
+      total[j] += ops::runge_kutta_share(i) * rate[j];
+      if (i < 3) stage[j] = v[j] + step * ops::runge_kutta_reach(i) * rate[j];
     }
   }
   for (int64_t j = 0; j < padded; ++j) v[j] += step / 6.0f * total[j];
@@ -110,8 +110,7 @@ void solve_explicitly(const Call& args, const Stream* threads, const float* sens
 
 void read_out(const Call& args, const float* v, float* y) {
   for (int64_t m = 0; m < args.outputs; ++m) {
-    y[m] = args.output_w != nullptr ? v[m] * args.output_w[m] : v[m];
-    if (args.output_b != nullptr) y[m] += args.output_b[m];
+    y[m] = ops::ltc_mapped(v[m], args.output_w, args.output_b, m);
   }
 }
 
@@ -132,7 +131,7 @@ void run_sequence(const Call& args, const Stream* threads, float* scratch, const
       memory_step(threads, args.memory, args.inputs, args.memory_x + n * args.memory.outputs, v,
                   seq.c != nullptr ? seq.c : memory, gates);
     }
-    const float step_time = args.step > 0 ? args.step : dt / static_cast<float>(args.unfolds);
+    const float step_time = ops::ltc_step_time(args, dt);
     const float* sensory = args.sums + n * 2 * padded;
     if (args.solver != Numerics::Solver::kSemiImplicit) {
       if (step_time > 0) solve_explicitly(args, threads, sensory, step_time, v, next, stages);

@@ -2,8 +2,9 @@
 // The LTC recurrence on the GPU, a block per sequence and a thread per neuron. A neuron's sums run over all sources in
 // ascending order: those that do not reach it have weight zero, which changes no sum.
 #include "carousel/cpu/workspace.h"
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/ops/cells/cell_cuda.cuh"
-#include "carousel/ops/cells/ltc_cpu.h"
+#include "carousel/ops/cells/ltc_formulas.h"
 
 namespace carousel::cuda {
 namespace {
@@ -14,6 +15,10 @@ struct Call {
   ops::LtcArgs args;
   float* scratch;  // [B, stride], in rows of `padded`: see Buffers
   int64_t stride, padded;
+};
+
+struct Sums {
+  float current, conductance;  // sum of a_ij erev_ij, sum of a_ij
 };
 
 /// What a block keeps of its sequence.
@@ -39,11 +44,11 @@ struct Buffers {
     total = scratch + 10 * padded;
     mapped = scratch + kRows * padded;
   }
+  __device__ ops::LtcSums<FloatMath> with_sensory(const Sums& sums, int64_t j) const {
+    return {sums.current, sums.conductance, current[j], conductance[j]};
+  }
 };
 
-struct Sums {
-  float current, conductance;  // sum of a_ij erev_ij, sum of a_ij
-};
 __device__ Sums synapse_sums(const LtcSynapseArgs& synapses, int64_t padded, const float* v, int64_t count, int64_t j) {
   Sums sums = {};
   for (int64_t i = 0; i < count; ++i) {
@@ -66,8 +71,7 @@ __device__ void for_neurons(const Call& call, const F& f) {
 __device__ float rate_of(const Call& call, const Buffers& at, const float* v, int64_t j) {
   const ops::LtcArgs& args = call.args;
   const Sums sums = synapse_sums(args.recurrent, call.padded, v, args.units, j);
-  const float open = args.gleak[j] + sums.conductance + at.conductance[j];
-  return (args.gvleak[j] + sums.current + at.current[j] - open * v[j]) / args.cm[j];
+  return ops::ltc_rate(args.cm[j], v[j], args.gvleak[j], args.gleak[j], at.with_sensory(sums, j));
 }
 
 /// One solver step of time `step`: at.next from at.v, then they change places.
@@ -76,10 +80,8 @@ __device__ void solver_step(const Call& call, Buffers& at, float step) {
   if (args.solver == Numerics::Solver::kSemiImplicit) {
     for_neurons(call, [&](int64_t j) {
       const Sums sums = synapse_sums(args.recurrent, call.padded, at.v, args.units, j);
-      const float c = args.cm[j] / step;
-      const float above = c * at.v[j] + args.gvleak[j] + sums.current + at.current[j];
-      const float below = c + args.gleak[j] + sums.conductance + at.conductance[j];
-      at.next[j] = above / (below + args.epsilon);
+      at.next[j] = ops::ltc_unfold(args.cm[j] / step, at.v[j], args.gvleak[j], args.gleak[j], at.with_sensory(sums, j),
+                                   args.epsilon);
     });
   } else if (args.solver == Numerics::Solver::kEuler) {
     for_neurons(call, [&](int64_t j) { at.next[j] = at.v[j] + step * rate_of(call, at, at.v, j); });
@@ -89,7 +91,7 @@ __device__ void solver_step(const Call& call, Buffers& at, float step) {
     const float* from = at.v;
     float *to = at.stage, *other = at.next;
     for (int i = 0; i < 4; ++i) {
-      const float share = i == 0 || i == 3 ? 1.0f : 2.0f, reach = i == 2 ? 1.0f : 0.5f;
+      const float share = ops::runge_kutta_share(i), reach = ops::runge_kutta_reach(i);
       for_neurons(call, [&](int64_t j) {
         const float rate = rate_of(call, at, from, j);
         at.total[j] = (i == 0 ? 0.0f : at.total[j]) + share * rate;
@@ -111,9 +113,7 @@ __device__ void solver_step(const Call& call, Buffers& at, float step) {
 __device__ void sense(const Call& call, const Buffers& at, const float* x) {
   const ops::LtcArgs& args = call.args;
   for (int64_t i = threadIdx.x; i < args.inputs; i += blockDim.x) {
-    float mapped = args.input_w != nullptr ? x[i] * args.input_w[i] : x[i];
-    if (args.input_b != nullptr) mapped += args.input_b[i];
-    at.mapped[i] = mapped;
+    at.mapped[i] = ops::ltc_mapped(x[i], args.input_w, args.input_b, i);
   }
   __syncthreads();
   for_neurons(call, [&](int64_t j) {
@@ -140,16 +140,14 @@ __global__ void __launch_bounds__(kCellThreads) ltc_rows(const __grid_constant__
     const float dt = args.batch.seqs.dt != nullptr ? args.batch.seqs.dt[n] : 1.0f;
     seq.h = at.v;
     if (args.memory.outputs > 0) memory_step(args.memory, x, args.inputs, seq, at.gates);
-    const float step = args.step > 0 ? args.step : dt / static_cast<float>(args.unfolds);
+    const float step = ops::ltc_step_time(args, dt);
     sense(call, at, x);
     if (step > 0) {
       for (int64_t k = 0; k < args.unfolds; ++k) solver_step(call, at, step);
     }
     float* const y = static_cast<float*>(args.y.data) + n * args.y.stride;
     for (int64_t m = threadIdx.x; m < args.outputs; m += blockDim.x) {
-      float out = args.output_w != nullptr ? at.v[m] * args.output_w[m] : at.v[m];
-      if (args.output_b != nullptr) out += args.output_b[m];
-      y[m] = out;
+      y[m] = ops::ltc_mapped(at.v[m], args.output_w, args.output_b, m);
     }
     __syncthreads();  // v has been read; the memory's step replaces it
   }

@@ -4,6 +4,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/ops/gate/gate.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/ops/mlstm/mlstm_cpu.h"
 #include "carousel/ops/rounding/rounding.h"
 #include "carousel/ops/rows/rows.h"
@@ -27,7 +28,7 @@ Tensor capped_gates(Ctx& ctx, const MlstmInputs& inputs, const MlstmDims& dims, 
 DType type_of(const Ctx& ctx, const MlstmInputs& inputs) {
   const bool plain = ctx.tape == nullptr && ctx.numerics.mlstm.pieces == Numerics::Pieces::kGrid;
   const bool narrow = inputs.q.defined() && inputs.q.of.dtype() == DType::kBF16;
-  return narrow && plain && ctx.stream.memory->is_apart() ? DType::kBF16 : DType::kF32;
+  return narrow && plain && kernel_traits(*ctx.stream.memory).narrow_cells ? DType::kBF16 : DType::kF32;
 }
 
 /// Columns of q, k or v.

@@ -117,7 +117,7 @@ inline void read_rows(const Walk& walk, int64_t first, int64_t count, float m_st
 inline void pack_keys_and_values(const Walk& walk, const Rows& rows) {
   const ops::MlstmArgs& cell = walk.args->cell;
   const int64_t dk = cell.dims.dk, dv = cell.dims.dv;
-  const float scale = scales(cell.dims).k;
+  const float scale = ops::mlstm_scales(cell.dims).k;
   for (int64_t j = 0; j < rows.count; ++j) {
     const float* k = cell.k.f32() + (rows.first + j) * cell.k.stride + walk.head.h * dk;
     const float* v = cell.v.f32() + (rows.first + j) * cell.v.stride + walk.head.h * dv;
@@ -143,7 +143,7 @@ inline void advance_state(const Walk& walk, const Rows& rows, const float* befor
 inline void pack_chunk(const Walk& walk, const Rows& rows) {
   const ops::MlstmArgs& cell = walk.args->cell;
   const int64_t dk = cell.dims.dk, dv = cell.dims.dv, heads = cell.dims.heads, h = walk.head.h;
-  const Scales scale = scales(cell.dims);
+  const ops::MlstmScales scale = ops::mlstm_scales(cell.dims);
   const Matrices& x = walk.x;
   pack_keys_and_values(walk, rows);
   for (int64_t t = 0; t < rows.count; ++t) {
@@ -338,7 +338,7 @@ inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, bo
   weigh_rows(*walk, rows, before + dv * x.k_row, &gates);
   Product d_q = {x.d_q, x.k_row, x.d_s, kL, x.k, x.k_row, count, dk, count, Causal::kTerms, x.d_q};
   multiply<false>(d_q, ahead);
-  write_rows(args.d_q, h, rows, x.d_q, x.k_row, dk, scales(dims).q);
+  write_rows(args.d_q, h, rows, x.d_q, x.k_row, dk, ops::mlstm_scales(dims).q);
 
   if (walk->has_d_state) {
     multiply<false>({x.d_k, x.k_row, x.v, x.v_row, x.d_state, x.k_row, count, dk, dv + 1}, ahead);
@@ -351,7 +351,7 @@ inline void chunk_backward(Walk* walk, const Rows& rows, const float* before, bo
   d_k.from = walk->has_d_state ? x.d_k : nullptr;
   d_v.from = walk->has_d_state ? x.d_v : nullptr;
   multiply<true>(d_k, ahead);
-  write_rows(args.d_k, h, rows, x.d_k, x.k_row, dk, scales(dims).k);
+  write_rows(args.d_k, h, rows, x.d_k, x.k_row, dk, ops::mlstm_scales(dims).k);
   multiply<true>(d_v, ahead);
   write_rows(args.d_v, h, rows, x.d_v, x.v_row, dv, 1.0f);
 

@@ -12,7 +12,7 @@
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/mlstm/mlstm_cpu.h"
+#include "carousel/ops/mlstm/mlstm_formulas.h"
 
 namespace carousel::cuda {
 
@@ -46,12 +46,6 @@ __host__ __device__ constexpr Piece piece_of(const SequenceRows& seq, int64_t i)
   const int64_t begin = chunk * kChunk > walk_begin ? chunk * kChunk : walk_begin;
   const int64_t end = (chunk + 1) * kChunk < walk_end ? (chunk + 1) * kChunk : walk_end;
   return {seq.first + begin - seq.pos, static_cast<int>(end > begin ? end - begin : 0)};
-}
-
-/// A value in two floats.
-__device__ inline void split(double x, float* hi, float* lo) {
-  *hi = static_cast<float>(x);
-  *lo = static_cast<float>(x - static_cast<double>(*hi));
 }
 
 /// What the kernels of a call share. Arrays [N, H] have the value of row n and head h at n * H + h.
@@ -111,10 +105,8 @@ struct MlstmCall {
   __device__ T* out_row(int64_t n, int64_t h) const {
     return static_cast<T*>(args.out.data) + n * args.out.stride + h * args.dims.dv;
   }
-  // One is Dk^-1/2, the other 1.
-  __device__ float scale_q() const { return args.dims.scale_keys ? 1.0f : rsqrt_dk(); }
-  __device__ float scale_k() const { return args.dims.scale_keys ? rsqrt_dk() : 1.0f; }
-  __device__ float rsqrt_dk() const { return 1.0f / sqrtf(static_cast<float>(args.dims.dk)); }
+  __device__ float scale_q() const { return ops::mlstm_scales(args.dims).q; }
+  __device__ float scale_k() const { return ops::mlstm_scales(args.dims).k; }
 
   __device__ float capped(float gate) const {
     const float cap = args.dims.gate_soft_cap;
@@ -124,7 +116,7 @@ struct MlstmCall {
   __device__ float log_forget_gate(int64_t n, int64_t h) const { return log_sigmoid(capped(*row(args.f_pre, n, h))); }
   __device__ static float log_sigmoid(float f) { return fminf(f, 0.0f) - log1pf(expf(-fabsf(f))); }
   __device__ float denominator(float q_dot_n, float m_t) const {
-    return fmaxf(fabsf(q_dot_n) + args.eps_in_max, expf(-m_t)) + args.eps_outside;
+    return ops::mlstm_denominator(args, q_dot_n, expf(-m_t));
   }
 };
 

@@ -28,9 +28,8 @@ struct CastHead {
   const float* k_row(int64_t row) const { return args.cell.k.f32() + row * args.cell.k.stride + h * dk(); }
   const float* v_row(int64_t row) const { return args.cell.v.f32() + row * args.cell.v.stride + h * dv(); }
   float* out_row(int64_t row) const { return args.cell.out.f32() + (row * args.cell.dims.heads + h) * dv(); }
-  float q_scale() const { return args.cell.dims.scale_keys ? 1.0f : scale(); }
-  float k_scale() const { return args.cell.dims.scale_keys ? scale() : 1.0f; }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(dk())); }
+  float q_scale() const { return ops::mlstm_scales(args.cell.dims).q; }
+  float k_scale() const { return ops::mlstm_scales(args.cell.dims).k; }
   float capped(float x) const {
     const float cap = args.cell.dims.gate_soft_cap;
     return cap > 0 ? cap * tanh(set1(x / cap))[0] : x;

@@ -60,7 +60,7 @@ void pack_queries(const Head& head, const Packed& p, int64_t first_row, int64_t 
   constexpr int64_t kRowsAhead = 2;
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, stride = args.q.stride;
-  const Vec scale = set1(scales(args.dims).q);
+  const Vec scale = set1(ops::mlstm_scales(args.dims).q);
   for (int64_t t = 0; t < count; ++t) {
     const float* q = args.q.f32() + (first_row + t) * stride + head.h * dk;  // [Dk]
     const float* later = t + kRowsAhead < count ? q + kRowsAhead * stride : q;
@@ -111,7 +111,7 @@ CAROUSEL_INLINE void pack_key_columns(const float* k, int64_t stride, int64_t la
 void pack_keys(const Head& head, const Packed& p, const Decays& decays, int64_t first_row, int64_t count) {
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, stride = args.k.stride;
-  const float scale = scales(args.dims).k;
+  const float scale = ops::mlstm_scales(args.dims).k;
   const float* k = args.k.f32() + first_row * stride + head.h * dk;  // [count, Dk]
   for (int64_t d = 0; d < dk; d += kLanes) {
     const int64_t lanes = dk - d < kLanes ? dk - d : kLanes;

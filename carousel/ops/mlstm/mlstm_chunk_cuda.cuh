@@ -67,8 +67,8 @@ __global__ void chunk_gates(MlstmCall call) {
     for (int r = 0; r < 2; ++r) {
       if (2 * lane + r >= piece.count) continue;
       const int64_t at = call.at(piece.begin + 2 * lane + r, h);
-      split(b[r] - double{m_t[r]}, &call.t_hi[at], &call.t_lo[at]);
-      split(u[r], &call.u_hi[at], &call.u_lo[at]);
+      ops::mlstm_split(b[r] - double{m_t[r]}, &call.t_hi[at], &call.t_lo[at]);
+      ops::mlstm_split(u[r], &call.u_hi[at], &call.u_lo[at]);
       call.m[at] = m_t[r];
       call.carry[at] = expf(static_cast<float>(b[r] + double{m_start} - double{m_t[r]}));
       call.keep[at] = expf(static_cast<float>(b_end + u[r] - double{m_next}));
@@ -119,7 +119,8 @@ __global__ void __launch_bounds__(kWalkThreads) chunk_weights(MlstmCall call) {
     }
     __syncthreads();
   }
-  const float scale = call.rsqrt_dk();
+  const ops::MlstmScales scales = ops::mlstm_scales(call.args.dims);
+  const float scale = scales.q * scales.k;
   for (int t = t0; t < t0 + 4; ++t) {
     const int64_t at = call.at(piece.begin + t, h);
     float total = 0;

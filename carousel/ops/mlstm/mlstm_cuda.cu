@@ -344,11 +344,14 @@ void convert(const Gpu::Impl& gpu, const View& from, const View& to, int64_t row
   launched("mlstm");
 }
 
+/// q and k of a head, which a block of a step has in shared memory beside what it declares.
+size_t step_bytes(const ops::MlstmDims& dims) { return 2 * static_cast<size_t>(dims.dk) * sizeof(float); }
+constexpr size_t kStepStaticBytes = size_t{8} << 10;  // at most
+
 template <class T, int kVec>
 void run_step(const Gpu::Impl& gpu, const MlstmCall& call, StepOf which) {
   const ops::MlstmDims& dims = call.args.dims;
-  const size_t bytes = 2 * static_cast<size_t>(dims.dk) * sizeof(float);
-  if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads this wide");
+  const size_t bytes = step_bytes(dims);
   allow_shared(step<T, kVec>, bytes);
   const dim3 grid(static_cast<unsigned>(blocks_of(dims.dv, kColumns)), static_cast<unsigned>(dims.heads),
                   static_cast<unsigned>(call.args.seqs.batch));
@@ -378,7 +381,6 @@ void run_chunks(const Gpu::Impl& gpu, const MlstmCall& call, int64_t pieces) {
   const ops::MlstmDims& dims = call.args.dims;
   const auto heads = static_cast<unsigned>(dims.heads), batch = static_cast<unsigned>(call.args.seqs.batch);
   const size_t bytes = walk_bytes(dims.dk);
-  if (bytes > gpu.shared_bytes) not_on_device("mlstm with heads this wide");
   allow_shared(walk_values, bytes);
   chunk_gates<<<dim3(heads, batch), kWarp, 0, gpu.queue()>>>(call);
   chunk_weights<<<dim3(static_cast<unsigned>(pieces), heads, batch), kWalkThreads, 0, gpu.queue()>>>(call);
@@ -393,9 +395,6 @@ void run_chunks(const Gpu::Impl& gpu, const MlstmCall& call, int64_t pieces) {
 template <class F>
 void run_in_order(const Stream& stream, const Layout& layout, const Work& work, const F& run_pieces) {
   const Gpu::Impl& gpu = gpu_of(stream);
-  if (layout.call.args.seqs.batch * layout.call.args.dims.heads > Gpu::Impl::kArrivals) {
-    not_on_device("mlstm of so many heads and sequences");
-  }
   if (layout.zero_floats > 0) {
     stream.memory->zero(reinterpret_cast<std::byte*>(layout.call.zero_c),
                         static_cast<size_t>(layout.zero_floats) * sizeof(float));
@@ -429,6 +428,8 @@ void run_widened(const Stream& stream, const ops::MlstmArgs& args, const Work& w
 /// Room for either way through the chunks: which one runs is known on the GPU alone, and this also counts for meta.
 int64_t mlstm_workspace(const Stream& stream, const ops::MlstmArgs& args) {
   const Work work = work_of(args.seqs);
+  const size_t walked = work.pieces > 0 ? walk_bytes(args.dims.dk) : 0;
+  check_shared(stream, std::max(step_bytes(args.dims) + kStepStaticBytes, walked), "mlstm with heads this wide");
   cpu::Workspace f32, mixed;
   const bool narrow = args.q.dtype == DType::kBF16;
   lay_out_f32(narrow ? lay_out_widened(args, &f32) : args, work, &f32);

@@ -25,11 +25,6 @@ struct Decays {
   float state;      // e^(b_L + m - m_next): weight of the state before in the next state
 };
 
-inline void split(double x, float* hi, float* lo) {
-  *hi = static_cast<float>(x);
-  *lo = static_cast<float>(x - static_cast<double>(*hi));
-}
-
 void read_chunk_gates(const Head& head, int64_t first_row, int64_t count, Gates* gates) {
   const Call& args = *head.args;
   for (int64_t t = 0; t < kL; ++t) {
@@ -48,8 +43,8 @@ void chunk_decays(const Gates& gates, int64_t count, float m_start, Decays* deca
     b[t] = sum_f;
     m = m + gates.log_f[t] > gates.i[t] ? m + gates.log_f[t] : gates.i[t];
     decays->m[t] = static_cast<float>(m);
-    split(b[t] - decays->m[t], &decays->t_hi[t], &decays->t_lo[t]);
-    split(gates.i[t] - b[t], &decays->u_hi[t], &decays->u_lo[t]);
+    ops::mlstm_split(b[t] - decays->m[t], &decays->t_hi[t], &decays->t_lo[t]);
+    ops::mlstm_split(gates.i[t] - b[t], &decays->u_hi[t], &decays->u_lo[t]);
     decays->carry[t] = static_cast<float>(b[t] + m_start - decays->m[t]);
   }
   const double m_next = decays->m[count - 1];

@@ -4,7 +4,7 @@
 
 #include "carousel/cpu/matmul.h"
 #include "carousel/cpu/workspace.h"
-#include "carousel/ops/mlstm/mlstm_cpu.h"
+#include "carousel/ops/mlstm/mlstm_formulas.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -145,9 +145,7 @@ inline float dot(const float* a, const float* b, int64_t count) {
 }
 
 inline float denominator(float q_dot_n, float m, const ops::MlstmArgs& args) {
-  const float floor = std::exp(-m);                              // +inf for m < -88: h is then 0
-  const float magnitude = std::fabs(q_dot_n) + args.eps_in_max;  // adding zero changes no bit
-  return (magnitude > floor ? magnitude : floor) + args.eps_outside;
+  return ops::mlstm_denominator(args, q_dot_n, std::exp(-m));
 }
 
 /// Keeps m and q.n of a row. Where column blocks share a head, the first one does.
@@ -177,14 +175,6 @@ inline float* keep_border(const Head& head, const Sequence& seq, int64_t t) {
     if (t == 0) call.kept.m_first[(&seq - call.sequences) * call.dims.heads + head.h] = head.m;
   }
   return call.kept.c + border * dk * dv + head.first_column;
-}
-
-struct Scales {
-  float q, k;  // one is Dk^-1/2, the other 1, which changes no bit
-};
-inline Scales scales(const ops::MlstmDims& dims) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dims.dk));
-  return dims.scale_keys ? Scales{1.0f, scale} : Scales{scale, 1.0f};
 }
 
 }  // namespace

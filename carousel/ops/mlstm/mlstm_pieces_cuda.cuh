@@ -104,8 +104,8 @@ __device__ void write_gates(const TensorCall& call, const Piece& piece, const Pa
     const bool inside = t < piece.count;
     float row_hi = 0, row_lo = 0, col_hi = -INFINITY, col_lo = 0, carry = 0;
     if (inside) {
-      split((rows.b[r] - double{m[r]}) * kLog2E + call.log2_scale, &row_hi, &row_lo);
-      split(rows.u[r] * kLog2E, &col_hi, &col_lo);
+      ops::mlstm_split((rows.b[r] - double{m[r]}) * kLog2E + call.log2_scale, &row_hi, &row_lo);
+      ops::mlstm_split(rows.u[r] * kLog2E, &col_hi, &col_lo);
       carry = expf(static_cast<float>(rows.b[r] + double{m_start} - double{m[r]}));
     }
     out[kRowHi][r] = row_hi;

@@ -57,7 +57,7 @@ inline void step_row(float* c, float f_act, float i_k, float q, const float* v, 
 float step_block(const Head& head, int64_t row, int64_t first, int64_t end, const StepGates& gates, float* share) {
   const Call& args = *head.args;
   const int64_t dk = args.dims.dk, dv = args.dims.dv;
-  const Scales scale = scales(args.dims);
+  const ops::MlstmScales scale = ops::mlstm_scales(args.dims);
   const float* q = args.q.f32() + row * args.q.stride + head.h * dk;                      // [Dk]
   const float* k = args.k.f32() + row * args.k.stride + head.h * dk;                      // [Dk]
   const float* v = args.v.f32() + row * args.v.stride + head.h * dv + head.first_column;  // [width]

@@ -96,9 +96,8 @@ __device__ __forceinline__ void score_piece(const Walk<kDk>& walk, int u, const 
     sum1 += __shfl_xor_sync(kAllLanes, sum1, distance);
   }
   if (t4 == 0) {
-    const float in_max = cell.args.eps_in_max, outside = cell.args.eps_outside;
-    inverse[t0] = 1.0f / (fmaxf(fabsf(sum0) + in_max, gates[kFloor * kChunk + t0]) + outside);
-    inverse[t1] = 1.0f / (fmaxf(fabsf(sum1) + in_max, gates[kFloor * kChunk + t1]) + outside);
+    inverse[t0] = 1.0f / ops::mlstm_denominator(cell.args, sum0, gates[kFloor * kChunk + t0]);
+    inverse[t1] = 1.0f / ops::mlstm_denominator(cell.args, sum1, gates[kFloor * kChunk + t1]);
   }
   fence_for_async();
   __syncwarp();

@@ -4,6 +4,7 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/ops/moe/moe_choice.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -29,7 +30,7 @@ void route_row(const ops::MoeRouteBackwardArgs& args, int64_t n) {
   const float* const d = args.d.f32() + n * args.d.stride;                 // [k]
   float* const d_logits = args.d_logits.f32() + n * args.d_logits.stride;  // [E]
   std::memset(d_logits, 0, sizeof(float) * static_cast<size_t>(args.count));
-  float total = 1e-6f, along = 0;
+  float total = ops::kMoeSumFloor, along = 0;
   for_scores(logits, chosen, args.top_k, [&](int64_t i, const float* s, int64_t lanes) {
     for (int64_t j = 0; j < lanes; ++j) {
       total += s[j];

@@ -4,34 +4,12 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/vec.h"
+#include "carousel/ops/moe/moe_choice.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
 constexpr int64_t kWorkPerScore = 32;
-
-/// The k indices of the largest s + bias, in descending order; equal values by index. NaN still gives k distinct
-/// indices.
-void choose(const float* s, const float* bias, int64_t count, int64_t k, int32_t* chosen) {
-  const auto key = [&](int64_t e) { return bias == nullptr ? s[e] : s[e] + bias[e]; };
-  for (int64_t e = 0; e < count; ++e) {
-    int64_t place = e < k ? e : k;
-    while (place > 0 && key(e) > key(chosen[place - 1])) {
-      if (place < k) chosen[place] = chosen[place - 1];
-      --place;
-    }
-    if (place < k) chosen[place] = static_cast<int32_t>(e);
-  }
-}
-
-void sort_ascending(int32_t* values, int64_t count) {
-  for (int64_t i = 1; i < count; ++i) {
-    const int32_t value = values[i];
-    int64_t place = i;
-    for (; place > 0 && values[place - 1] > value; --place) values[place] = values[place - 1];
-    values[place] = value;
-  }
-}
 
 void route_row(const ops::MoeRouteArgs& args, int64_t n) {
   const float* logits = args.logits.f32() + n * args.logits.stride;  // [E]
@@ -43,14 +21,8 @@ void route_row(const ops::MoeRouteArgs& args, int64_t n) {
 
   int32_t* chosen = args.experts + n * args.top_k;       // [k]
   float* weights = args.weights.f32() + n * args.top_k;  // [k]
-  choose(s, args.bias, args.count, args.top_k, chosen);
-  sort_ascending(chosen, args.top_k);
-  float sum = 0;
-  for (int64_t i = 0; i < args.top_k; ++i) sum += s[chosen[i]];
-  for (int64_t i = 0; i < args.top_k; ++i) {
-    const float weight = args.normalise ? s[chosen[i]] / (sum + 1e-6f) : s[chosen[i]];
-    weights[i] = weight * args.scale;
-  }
+  ops::choose_experts(s, args.bias, args.count, args.top_k, chosen);
+  ops::weigh_experts(s, chosen, args.top_k, args.normalise, args.scale, weights);
 }
 
 }  // namespace

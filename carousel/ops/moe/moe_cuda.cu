@@ -4,32 +4,12 @@
 #include "carousel/cpu/workspace.h"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
+#include "carousel/ops/moe/moe_choice.h"
 #include "carousel/ops/moe/moe_tensor_cuda.cuh"
 #include "carousel/ops/rows/round_floats_cuda.cuh"
 
 namespace carousel::cuda {
 namespace {
-
-/// The top_k indices of the largest s + bias, the lower one where two are equal, in ascending order. NaN still gives
-/// distinct indices.
-__device__ void choose(const ops::MoeRouteArgs& args, const float* s, int32_t* chosen) {
-  const auto key = [&](int64_t e) { return args.bias == nullptr ? s[e] : s[e] + args.bias[e]; };
-  const int64_t k = args.top_k;
-  for (int64_t e = 0; e < args.count; ++e) {
-    int64_t place = e < k ? e : k;
-    while (place > 0 && key(e) > key(chosen[place - 1])) {
-      if (place < k) chosen[place] = chosen[place - 1];
-      --place;
-    }
-    if (place < k) chosen[place] = static_cast<int32_t>(e);
-  }
-  for (int64_t i = 1; i < k; ++i) {
-    const int32_t value = chosen[i];
-    int64_t place = i;
-    for (; place > 0 && chosen[place - 1] > value; --place) chosen[place] = chosen[place - 1];
-    chosen[place] = value;
-  }
-}
 
 /// A thread per row.
 __global__ void route(ops::MoeRouteArgs args) {
@@ -40,12 +20,8 @@ __global__ void route(ops::MoeRouteArgs args) {
   for (int64_t e = 0; e < args.count; ++e) s[e] = sigmoid(logits[e]);
   int32_t* const chosen = args.experts + n * args.top_k;
   float* const weights = static_cast<float*>(args.weights.data) + n * args.top_k;
-  choose(args, s, chosen);
-  float sum = 0;
-  for (int64_t i = 0; i < args.top_k; ++i) sum += s[chosen[i]];
-  for (int64_t i = 0; i < args.top_k; ++i) {
-    weights[i] = (args.normalise ? s[chosen[i]] / (sum + 1e-6f) : s[chosen[i]]) * args.scale;
-  }
+  ops::choose_experts(s, args.bias, args.count, args.top_k, chosen);
+  ops::weigh_experts(s, chosen, args.top_k, args.normalise, args.scale, weights);
 }
 
 /// Whether slots are put in the order of their experts: several are then likely to share one.
@@ -61,7 +37,9 @@ bool takes_tensor_cores(const Stream& stream, const ops::MoeExpertsArgs& args) {
 
 /// The workspace is asked for before every call, and by loading, which then ends with what this function says.
 void check_experts(const ops::MoeExpertsArgs& args) {
+  constexpr int64_t kMostColumns = int64_t{kMostBlocks} * kWarps;  // of outputs: blocks lie along one axis of a grid
   if (args.count > kMostExperts) not_on_device("moe_experts with more than 512 experts");
+  if (std::max(args.experts[0].gate.rows(), args.width) > kMostColumns) not_on_device("moe_experts this wide");
   for (int64_t e = 0; e < args.count; ++e) {
     const ops::MoeExpert& expert = args.experts[e];
     for (const Weight* const weight : {&expert.gate, &expert.up, &expert.down}) {

@@ -55,7 +55,7 @@ inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, cons
   };
   const float mean = centred ? moment_of<false>(read, args.width, 0.0f) / count : 0.0f;
   const float variance = moment_of<true>(read, args.width, mean) / count;
-  const Affine row = {mean, 1.0f / std::sqrt(variance + norm.eps)};
+  const Affine row = {mean, ops::norm_scale(variance, norm.eps)};
   for (int64_t j = 0; j < args.width; j += kLanes) {
     const Vec v = load(x + j) + load(y + j);
     store_past(sum_n + j, v);

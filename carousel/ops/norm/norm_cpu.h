@@ -2,6 +2,9 @@
 // The arguments of the kernels of the norms.
 #pragma once
 
+#include <cmath>
+
+#include "carousel/core/host_device.h"
 #include "carousel/ops/kernel.h"
 #include "carousel/ops/norm/norm.h"
 
@@ -15,6 +18,12 @@ struct NormArgs {
   float weight_offset;
   const float* bias;  // [width] or null
 };
+/// A row's norm: (x - shift) * scale.
+struct Affine {
+  float shift, scale;
+};
+HOST_DEVICE float norm_scale(float variance, float eps) { return 1.0f / std::sqrt(variance + eps); }
+
 struct AddNormArgs {
   View x;       // [N, D]
   View y;       // [N, D] or null

@@ -28,7 +28,7 @@ __device__ Affine statistics(const float* x, int64_t width, const ops::NormArgs&
   float squares = 0;
   for (int64_t j = threadIdx.x; j < width; j += blockDim.x) squares = fmaf(x[j] - mean, x[j] - mean, squares);
   const float variance = block_sum(squares, shared) / static_cast<float>(width);
-  return {mean, 1.0f / sqrtf(variance + norm.eps)};
+  return {mean, ops::norm_scale(variance, norm.eps)};
 }
 
 __device__ const float* row_of(const View& view, int64_t n) {

@@ -39,9 +39,7 @@ inline float moment(const float* x, int64_t width, float shift) {
   return moment_of<kSquares>(read, width, shift);
 }
 
-struct Affine {
-  float shift, scale;  // normed = (x - shift) * scale
-};
+using ops::Affine;
 
 inline Affine row_statistics(const float* x, int64_t width, const ops::NormArgs& norm) {
   const auto count = static_cast<float>(width);
@@ -49,7 +47,7 @@ inline Affine row_statistics(const float* x, int64_t width, const ops::NormArgs&
   const float mean = norm.kind == ops::Norm::Kind::kLayer ? moment<false>(x, width, 0.0f) / count : 0.0f;
   // Computed from the deviations: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
   const float variance = moment<true>(x, width, mean) / count;
-  return {mean, 1.0f / std::sqrt(variance + norm.eps)};
+  return {mean, ops::norm_scale(variance, norm.eps)};
 }
 
 }  // namespace

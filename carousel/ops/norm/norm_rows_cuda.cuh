@@ -13,9 +13,7 @@
 
 namespace carousel::cuda {
 
-struct Affine {
-  float shift, scale;  // normed = (x - shift) * scale
-};
+using ops::Affine;
 
 /// `weight` is norm.weight[j] where there is one.
 __device__ inline float apply(float x, Affine row, const ops::NormArgs& norm, float weight, int64_t j) {
@@ -76,7 +74,7 @@ __device__ Affine statistics(const Eight (&eights)[kEights], const Inside& insid
     if (!inside(i)) continue;
     for (const float v : eights[i].of) squares = fmaf(v - mean, v - mean, squares);
   }
-  return {mean, 1.0f / sqrtf(warps.sum(squares, 1) / static_cast<float>(width) + norm.eps)};
+  return {mean, ops::norm_scale(warps.sum(squares, 1) / static_cast<float>(width), norm.eps)};
 }
 
 /// One row: its sum with another, its norm over groups of columns, and a gate.

@@ -143,10 +143,10 @@ constexpr int64_t kMostSwept = 4;  // taps of one pass
 constexpr int64_t kSweepVecs = 8;  // vectors of a strip
 
 /// Makes all gradients of kSweepVecs vectors of columns from j on.
-template <int K, bool kGated>
+template <int K, bool kGated, bool kPast>
 void sweep_strip(const Args& args, int64_t j) {
   const ops::ShortConvArgs& conv = args.forward;
-  Sweep<K, kGated> sweeps[kSweepVecs];
+  Sweep<K, kGated, kPast> sweeps[kSweepVecs];
   int64_t vecs = 0;
   for (; vecs < kSweepVecs && j + vecs * kLanes < conv.width; ++vecs) sweeps[vecs].begin(args, j + vecs * kLanes);
   for (int64_t s = 0; s < conv.seqs.batch; ++s) {
@@ -157,7 +157,7 @@ void sweep_strip(const Args& args, int64_t j) {
     for (int64_t t = 0; t < seq.rows; t += kSweepRows) {
       const int64_t past = t + kSweepRows < seq.rows ? t + kSweepRows : seq.rows;
       for (int64_t v = 0; v < vecs; ++v) {
-        Sweep<K, kGated> sweep = sweeps[v];
+        Sweep<K, kGated, kPast> sweep = sweeps[v];
         for (int64_t i = t; i < past; ++i) sweep.step(seq, d_state, i);
         sweeps[v] = sweep;
       }
@@ -165,18 +165,33 @@ void sweep_strip(const Args& args, int64_t j) {
     for (int64_t v = 0; v < vecs; ++v) sweeps[v].end_sequence(seq, d_state);
   }
   for (int64_t v = 0; v < vecs; ++v) sweeps[v].end();
+  if (kPast) end_stores_past();
+}
+
+using Strip = void (*)(const Args&, int64_t);
+template <bool kGated, bool kPast>
+Strip strip_of(int64_t taps) {
+  constexpr Strip kStrips[kMostSwept] = {sweep_strip<1, kGated, kPast>, sweep_strip<2, kGated, kPast>,
+                                         sweep_strip<3, kGated, kPast>, sweep_strip<4, kGated, kPast>};
+  return kStrips[taps - 1];
+}
+Strip strip_of(const Args& args) {
+  const ops::ShortConvArgs& conv = args.forward;
+  // Where a vector is a line of the cache, and all of them are whole.
+  bool past = sizeof(Vec) == 64 && conv.width % kLanes == 0;
+  for (const View* const to : {&args.d_x, &args.d_b, &args.d_c}) {
+    if (to->data != nullptr) past = past && stores_past(to->f32(), to->stride, conv.seqs.rows(), conv.width);
+  }
+  if (conv.silu) return past ? strip_of<false, true>(conv.taps_count) : strip_of<false, false>(conv.taps_count);
+  return past ? strip_of<true, true>(conv.taps_count) : strip_of<true, false>(conv.taps_count);
 }
 
 void sweep(const Stream& stream, const Args& args) {
-  using Strip = void (*)(const Args&, int64_t);
-  constexpr Strip kStrips[2][kMostSwept] = {
-      {sweep_strip<1, false>, sweep_strip<2, false>, sweep_strip<3, false>, sweep_strip<4, false>},
-      {sweep_strip<1, true>, sweep_strip<2, true>, sweep_strip<3, true>, sweep_strip<4, true>}};
   constexpr int64_t kColumns = kSweepVecs * kLanes;
   const ops::ShortConvArgs& conv = args.forward;
   const int64_t work = conv.seqs.rows() * kColumns * (40 + 6 * conv.taps_count);
   parallel_ranges(stream, (conv.width + kColumns - 1) / kColumns, work, [&](int64_t begin, int64_t end) {
-    const Strip strip = kStrips[conv.silu ? 0 : 1][conv.taps_count - 1];  // it is gated or has a SiLU
+    const Strip strip = strip_of(args);
     for (int64_t i = begin; i < end; ++i) strip(args, i * kColumns);
   });
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "carousel/cpu/prefetch.h"
+#include "carousel/cpu/store_past.h"
 #include "carousel/ops/short_conv/short_conv_inputs_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -21,8 +22,8 @@ inline void store_at(float* p, Vec value, int64_t count) {
   }
 }
 
-/// One vector of columns from j on, of which `count` exist.
-template <int K, bool kGated>
+/// One vector of columns from j on, of which `count` exist. kPast: gradients of inputs are stored past the caches.
+template <int K, bool kGated, bool kPast>
 struct Sweep {
   const ops::ShortConvBackwardArgs* args;
   View x, b, c, d, d_x, d_b, d_c;  // those of args: a store through a pointer could change args, but not these
@@ -87,7 +88,9 @@ struct Sweep {
     give(d_x, seq.first_row + t, kGated ? d_u * b_of[0] : d_u);
   }
   CAROUSEL_INLINE void give(const View& to, int64_t n, Vec value) const {
-    if (to.data != nullptr) store_at(to.f32() + n * to.stride + j, value, count);
+    if (to.data == nullptr) return;
+    float* const p = to.f32() + n * to.stride + j;
+    kPast ? store_past(p, value) : store_at(p, value, count);
   }
   CAROUSEL_INLINE void shift() {
 #pragma GCC unroll 4
@@ -102,8 +105,10 @@ struct Sweep {
     const auto fetch = [&](const View& of) __attribute__((always_inline)) {
       if (of.data != nullptr) prefetch_far(of.f32() + n * of.stride + j);
     };
-    fetch(x), fetch(d), fetch(d_x);
-    if (kGated) fetch(b), fetch(c), fetch(d_b), fetch(d_c);
+    fetch(x), fetch(d);
+    if (kGated) fetch(b), fetch(c);
+    if (!kPast) fetch(d_x);
+    if (!kPast && kGated) fetch(d_b), fetch(d_c);
   }
   CAROUSEL_INLINE void step(const Sequence& seq, float* d_state, int64_t t) {
     const int64_t n = seq.first_row + t;

@@ -23,9 +23,11 @@
 #pragma once
 
 #include "carousel/cuda/async.cuh"
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/cuda/sequences.cuh"
+#include "carousel/ops/slstm/slstm_advance.h"
 #include "carousel/ops/slstm/slstm_cpu.h"
 
 namespace carousel::cuda {
@@ -37,21 +39,10 @@ static_assert(kUnits == kWarp);
 __host__ __device__ constexpr int parts_of(int dh) { return dh <= 128 ? 8 : 16; }
 
 /// c, n, m and y of an element after a step, from the sums of its gates.
-struct Element {
-  float y, c, n, m;
-
+struct Element : ops::SlstmCell<FloatMath> {
   __device__ void advance(const float (&raw)[4], float f_gate_max) {
-    const float old_n = n, capped = fminf(f_gate_max, raw[1]);
-    const float log_f = m + (fminf(capped, 0.0f) - log1pf(expf(-fabsf(capped))));
-    // The larger of the two gates is e^0. Where n is 0, i is e^0, since m' is raw_i.
-    const float ahead = raw[0] - log_f, e = expf(-fabsf(ahead));
-    const float f = ahead >= 0 ? e : 1.0f, i = old_n == 0 || ahead >= 0 ? 1.0f : e;
-    m = old_n == 0 ? raw[0] : fmaxf(raw[0], log_f);
-    c = fmaf(f, c, i * tanhf(raw[2]));
-    n = fmaf(f, old_n, i);
-    // sigmoid(o) c / n, where sigmoid(o) = w / (1 + e^-|o|) with w = 1 or e^-|o|: one division.
-    const float o = expf(-fabsf(raw[3]));
-    y = (raw[3] >= 0 ? 1.0f : o) * c / fmaf(o, n, n);
+    const SlstmCell<FloatMath>& old = *this;
+    SlstmCell<FloatMath>::operator=(ops::slstm_advance(old, raw[0], raw[1], raw[2], raw[3], f_gate_max).cell);
   }
 };
 

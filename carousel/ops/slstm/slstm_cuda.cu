@@ -76,17 +76,24 @@ __global__ void __launch_bounds__(kMostThreads) recur(ops::SlstmArgs args, int64
   }
 }
 
+/// y, c, n and m of a head, and a warp's pieces of sums.
+size_t recur_bytes(const ops::SlstmDims& dims) {
+  return static_cast<size_t>(4 * dims.dh + 2 * ops::slstm_panels(dims) * kPiece) * sizeof(float);
+}
+
 }  // namespace
 
-int64_t slstm_workspace(const Stream&, const ops::SlstmArgs&) { return 0; }
+int64_t slstm_workspace(const Stream& stream, const ops::SlstmArgs& args) {
+  check_shared(stream, recur_bytes(args.dims), "slstm with heads this wide");
+  return 0;
+}
 
 void slstm(const Stream& stream, const ops::SlstmArgs& args) {
   if (args.raw != nullptr) not_on_device("slstm under a tape");
   const Gpu::Impl& gpu = gpu_of(stream);
   if (run_in_clusters(gpu, args)) return;
   const int64_t pieces = 2 * ops::slstm_panels(args.dims), threads = pieces * kWarp;
-  const size_t bytes = static_cast<size_t>(4 * args.dims.dh + pieces * kPiece) * sizeof(float);
-  if (bytes > gpu.shared_bytes) not_on_device("slstm with heads this wide");
+  const size_t bytes = recur_bytes(args.dims);
   allow_shared(recur, bytes);
   const dim3 grid(static_cast<unsigned>(args.dims.heads), static_cast<unsigned>(args.seqs.batch));
   const auto block = static_cast<unsigned>(threads < kMostThreads ? threads : kMostThreads);

@@ -7,6 +7,7 @@
 
 #include "carousel/core/assert.h"
 #include "carousel/core/error.h"
+#include "carousel/ops/kernel.h"
 
 namespace carousel {
 namespace {
@@ -46,7 +47,9 @@ Weight::Weight(int64_t rows, int64_t cols, DType dtype, Layout layout, Memory& m
 
 Weight::Weight(const Mask& mask, DType dtype, Memory& memory, bool byte_expand)
     : Weight(mask.rows(), mask.cols(), dtype, memory) {
-  if (memory.is_apart()) fail(ErrorKind::kDevice, "weight: a matrix with a mask: not on this device");
+  if (!kernel_traits(memory).masks) {
+    fail(ErrorKind::kDevice, "weight: a matrix with a mask: not on this device");
+  }
   if (is_block(dtype) && !is_simple_block(dtype)) {
     fail(ErrorKind::kShape, "weight: a matrix with a mask in {}, expected a float type, Q8 or Q4", dtype_name(dtype));
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "carousel/core/error.h"
@@ -126,6 +127,25 @@ TEST(Slstm, AgreesWithF64) {
           const std::vector<double> want(state.begin() + i * width, state.begin() + (i + 1) * width);
           const NamedTensors got = states[s].tensors(layout_of(width));
           EXPECT_LT(relative_error(got[static_cast<size_t>(i) + 1].tensor.f32(), want), 5e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST(Slstm, AGateThatIsNoNumberIsSeenInItsElement) {
+  for (const Target& target : targets()) {
+    Machine machine(target);
+    for (const int64_t dh : {16, 64}) {
+      const ops::SlstmDims dims{1, dh};
+      const Tensor recurrent = random_tensor({1, dh, 4 * dh}, 2, 0.0f);
+      for (int64_t gate = 0; gate < 4; ++gate) {
+        const Tensor wx = random_tensor({2, 4 * dh}, 1);
+        wx.f32()[4 * dh + gate * dh + 3] = std::numeric_limits<float>::quiet_NaN();  // in the second of two steps
+        State state;
+        const Tensor out = advance(machine.ctx, wx, formed(ops::SlstmRecurrent(recurrent, dims)), dims, {&state}, {2});
+        for (int64_t i = 0; i < 2 * dh; ++i) {
+          EXPECT_EQ(std::isnan(out.f32()[i]), i == dh + 3) << target << ", " << dh << ", gate " << gate << ", " << i;
         }
       }
     }

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+// Functions that kernels of CPUs and of GPUs share, so that a formula stands once. They are inlined everywhere: a
+// kernel of a CPU is compiled once per instruction set, and no copy of such a function may be seen by the others.
+#pragma once
+
+#if defined(__CUDACC__)
+#define HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define HOST_DEVICE __attribute__((always_inline)) inline
+#endif

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What formulas that CPUs and GPUs share (core/host_device.h) call on a vector of floats; cuda/float_math.cuh has the
+// same for one.
+#pragma once
+
+#include "carousel/cpu/vec.h"
+
+namespace carousel::cpu::CAROUSEL_ISA {
+namespace {
+
+struct VecMath {
+  using V = Vec;
+  static CAROUSEL_INLINE Vec min(Vec a, Vec b) { return CAROUSEL_ISA::min(a, b); }
+  static CAROUSEL_INLINE Vec max(Vec a, Vec b) { return CAROUSEL_ISA::max(a, b); }
+  static CAROUSEL_INLINE Vec fma(Vec a, Vec b, Vec c) { return CAROUSEL_ISA::fma(a, b, c); }
+  static CAROUSEL_INLINE Vec tanh(Vec x) { return CAROUSEL_ISA::tanh(x); }
+  /// log(1 + x) of x from 0 to 1.
+  static CAROUSEL_INLINE Vec log1p_unit(Vec x) { return CAROUSEL_ISA::log1p_unit(x); }
+  /// e^-|x|.
+  static CAROUSEL_INLINE Vec exp_minus_size(Vec x) { return exp_decay(negative_abs(x)); }
+};
+
+}  // namespace
+}  // namespace carousel::cpu::CAROUSEL_ISA

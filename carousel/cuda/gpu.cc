@@ -3,9 +3,10 @@
 //
 // 1. All work goes to one queue. A block is taken and released in the order of the queue, so it may be handed out again
 //    while kernels that read it before are still waiting to run.
-// 2. A copy from the host goes through pinned pieces (Staging), under `copying`. The caller may reuse its bytes at
-// once.
-// 3. A copy to the host waits for the queue. It goes through pinned pieces too, which other threads may wait for.
+// 2. A copy from the host goes through pinned pieces (Staging), and threads that copy at once fill different ones. The
+//    caller may reuse its bytes at once.
+// 3. A copy to the host waits for the queue. It goes through pinned pieces too, alone, while other threads that copy
+// wait.
 // 4. A thread that records (recording.cc) has its kernels in a queue of its own. Blocks are taken and released in the
 //    one queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"
@@ -24,7 +25,7 @@ namespace carousel::cuda {
 namespace {
 
 constexpr int kMostGpus = 64;
-constexpr size_t kSmallPiece = size_t{64} << 10, kLargePiece = size_t{4} << 20;
+constexpr size_t kSmallPiece = size_t{64} << 10, kLargePiece = size_t{2} << 20;
 constexpr size_t kUnit = 512, kLargeUnit = size_t{2} << 20;
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -138,8 +139,8 @@ Staging::Staging(size_t pieces, size_t piece_bytes) : pieces_(pieces), piece_byt
 }
 
 void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream) {
-  const size_t piece = next_;
-  next_ = (next_ + 1) % pieces_;
+  const size_t piece = next_.fetch_add(1) % pieces_;
+  const std::lock_guard lock(busy_[piece]);
   check(cudaEventSynchronize(passed_[piece]), "copy to the GPU");
   std::byte* const pinned = pinned_ + piece * piece_bytes_;
   std::memcpy(pinned, here, size_bytes);
@@ -149,8 +150,9 @@ void Staging::copy(const std::byte* here, std::byte* there, size_t size_bytes, c
 
 void Staging::fetch(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream) {
   const auto bytes_of = [&](size_t i) { return std::min(piece_bytes_, size_bytes - i * piece_bytes_); };
+  const size_t first = next_.load();
   const auto ask = [&](size_t i) {
-    const size_t piece = (next_ + i) % pieces_;
+    const size_t piece = (first + i) % pieces_;
     check(cudaEventSynchronize(passed_[piece]), "copy from the GPU");
     check(cudaMemcpyAsync(pinned_ + piece * piece_bytes_, here + i * piece_bytes_, bytes_of(i), cudaMemcpyDeviceToHost,
                           stream),
@@ -160,12 +162,12 @@ void Staging::fetch(const std::byte* here, std::byte* there, size_t size_bytes, 
   const size_t count = (size_bytes + piece_bytes_ - 1) / piece_bytes_, ahead = std::min(count, pieces_ - 1);
   for (size_t i = 0; i < ahead; ++i) ask(i);
   for (size_t i = 0; i < count; ++i) {
-    const size_t piece = (next_ + i) % pieces_;
+    const size_t piece = (first + i) % pieces_;
     check(cudaEventSynchronize(passed_[piece]), "waiting for the GPU");
     std::memcpy(there + i * piece_bytes_, pinned_ + piece * piece_bytes_, bytes_of(i));
     if (i + ahead < count) ask(i + ahead);
   }
-  next_ = (next_ + count) % pieces_;
+  next_.store((first + count) % pieces_);
 }
 
 Gemm* Gpu::Impl::gemm() {
@@ -173,7 +175,7 @@ Gemm* Gpu::Impl::gemm() {
   return gemm_;
 }
 
-Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(4, kLargePiece) {
+Gpu::Impl::Impl(int which) : index(which), small(64, kSmallPiece), large(8, kLargePiece) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
@@ -278,7 +280,7 @@ void Gpu::copy_between(const Memory& from, const std::byte* here, const Memory& 
     check(cudaMemcpyAsync(there, here, size_bytes, cudaMemcpyDeviceToDevice, stream), "copy on the GPU");
   } else if (&to == this) {
     CAROUSEL_ASSERT(from.device() == Device::kCpu);
-    const std::lock_guard lock(impl_->copying);
+    const std::shared_lock lock(impl_->copying);
     Staging& staging = size_bytes <= kSmallPiece ? impl_->small : impl_->large;
     for (size_t done = 0; done < size_bytes; done += staging.piece_bytes()) {
       staging.copy(here + done, there + done, std::min(staging.piece_bytes(), size_bytes - done), stream);

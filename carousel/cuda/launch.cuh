@@ -10,6 +10,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 
 #include "carousel/core/stream.h"
 #include "carousel/cuda/gpu.h"
@@ -22,15 +23,16 @@ void check(cudaError_t status, const char* what);
 
 class Gemm;
 
-/// Pinned pieces of host memory, through which copies to and from the GPU go one after the other. A piece may be
-/// written again when its event has passed.
+/// Pinned pieces of host memory, through which copies to and from the GPU go. A piece may be written again when its
+/// event has passed.
 class Staging {
  public:
   Staging(size_t pieces, size_t piece_bytes);
   size_t piece_bytes() const { return piece_bytes_; }
-  /// Copies at most piece_bytes to the GPU, in the order of `stream`. `here` may change at once.
+  /// Copies at most piece_bytes to the GPU, in the order of `stream`. `here` may change at once. Several threads may
+  /// copy, each through pieces of its own.
   void copy(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream);
-  /// Copies any number of bytes from the GPU, and waits for them.
+  /// Copies any number of bytes from the GPU, and waits for them. Nobody may copy meanwhile.
   void fetch(const std::byte* here, std::byte* there, size_t size_bytes, cudaStream_t stream);
 
  private:
@@ -38,7 +40,8 @@ class Staging {
   size_t pieces_, piece_bytes_;
   std::byte* pinned_ = nullptr;
   cudaEvent_t passed_[kMost];
-  size_t next_ = 0;
+  std::mutex busy_[kMost];  // of each piece, while a thread fills it
+  std::atomic<size_t> next_{0};
 };
 
 /// A kernel whose launch waits, since the kernel that reads its result may do its work on the way. Nothing is launched
@@ -80,8 +83,8 @@ struct Gpu::Impl {
   bool pooled = false;      // whether blocks come from the driver's pool
   bool is_hopper = false;   // compute capability 9.0, which the code for sm_90a runs on
   char name[256];
-  std::mutex copying;    // guards both stagings
-  std::mutex launching;  // held while kernels that share cuBLASLt's scratch memory go to the queue
+  std::shared_mutex copying;  // of both stagings: shared by copies to the GPU, held alone by those from it
+  std::mutex launching;       // held while kernels that share cuBLASLt's scratch memory go to the queue
   Staging small, large;
   Memory *counted = nullptr, *landing = nullptr;
   static constexpr int64_t kArrivals = int64_t{1} << 18;

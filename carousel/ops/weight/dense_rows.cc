@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <vector>
 
 #include "carousel/core/assert.h"
@@ -43,6 +45,24 @@ void widen_rows(const Tensor& bytes, int64_t cols, DType dtype, int64_t first, i
   }
 }
 
+/// Copies to a memory that code of the host cannot write, by all threads: one alone reads slower than a bus takes.
+void copy_there(ThreadPool& pool, const std::byte* here, Memory& memory, std::byte* there, size_t size_bytes) {
+  constexpr size_t kPieceBytes = size_t{1} << 20;
+  const auto pieces = static_cast<int64_t>((size_bytes + kPieceBytes - 1) / kPieceBytes);
+  std::exception_ptr failed;  // of one of them: tasks must not throw
+  std::mutex failing;
+  parallel_for(pool, pieces, [&](int64_t i) {
+    const size_t at = static_cast<size_t>(i) * kPieceBytes;
+    try {
+      Memory::copy(Memory::host(), here + at, memory, there + at, std::min(kPieceBytes, size_bytes - at));
+    } catch (...) {
+      const std::lock_guard lock(failing);
+      failed = std::current_exception();
+    }
+  });
+  if (failed) std::rethrow_exception(failed);
+}
+
 }  // namespace
 
 DenseRows::DenseRows(int64_t rows, int64_t cols, DType dtype, Memory& memory)
@@ -57,9 +77,9 @@ void DenseRows::write_rows(const Stream& stream, int64_t first, int64_t count, c
   const auto to_write = static_cast<size_t>(count) * each;
   std::byte* const there = bytes + static_cast<size_t>(first) * each;
   if (bytes_.memory().is_apart() && source_dtype == dtype_ && !split) {
-    return Memory::copy(Memory::host(), static_cast<const std::byte*>(row_major), bytes_.memory(), there, to_write);
+    return copy_there(*stream.pool, static_cast<const std::byte*>(row_major), bytes_.memory(), there, to_write);
   }
-  std::vector<std::byte> converted(bytes_.memory().is_apart() ? to_write : 0);  // tasks must not throw, copies may
+  std::vector<std::byte> converted(bytes_.memory().is_apart() ? to_write : 0);
   std::byte* const rows_here = bytes_.memory().is_apart() ? converted.data() : there;
   if (converted.empty()) back_pages(*stream.pool, rows_here, to_write);
   each_slice(stream, {first, count, cols_, source_dtype, dtype_}, row_major,
@@ -70,7 +90,7 @@ void DenseRows::write_rows(const Stream& stream, int64_t first, int64_t count, c
                  split_blocks(rows + i * as_blocks, cols_, dtype_, to + i * each);
                }
              });
-  if (!converted.empty()) Memory::copy(Memory::host(), rows_here, bytes_.memory(), there, to_write);
+  if (!converted.empty()) copy_there(*stream.pool, rows_here, bytes_.memory(), there, to_write);
 }
 
 void DenseRows::read_rows(int64_t first, int64_t count, float* out) const {

@@ -187,6 +187,32 @@ TEST_F(TrainRecipe, FeaturesAreValidatedOnFilesOfTheirOwn) {
   EXPECT_NE(without.err.find("expected a --valid-target for every --valid"), std::string::npos) << without.err;
 }
 
+TEST_F(TrainRecipe, RecomputedCellsHaveTheBitsOfKeptOnes) {
+  write_file(scratch / "cfc.json", R"({"model_type": "cfc", "input_size": 1, "units": 6, "mode": "default"})");
+  write_file(scratch / "ltc.json", R"({"model_type": "ltc", "input_size": 1, "units": 6})");
+  std::string x, y;
+  for (int t = 0; t < 40; ++t) {
+    x += std::to_string(t % 5) + "\n";
+    y += std::string(t % 2 == 0 ? "0.5" : "-0.5") + ",0,0,0,0,0\n";
+  }
+  write_file(scratch / "x.csv", x);
+  write_file(scratch / "y.csv", y);
+  for (const std::string name : {"cfc", "ltc"}) {
+    const std::string model = scratch / (name + ".json");
+    const std::string common = "train -t 1 --model " + model + " --data " + (scratch / "x.csv") + " --target " +
+                               (scratch / "y.csv") + " --steps 4 --batch 2 --seq 16 --carry-state --out ";
+    const Ran kept = run_carousel(common + (scratch / (name + "-kept")));
+    ASSERT_EQ(kept.status, 0) << kept.err;
+    const Ran again = run_carousel(common + (scratch / (name + "-again")) + " --recompute");
+    ASSERT_EQ(again.status, 0) << again.err;
+    EXPECT_EQ(curve(log_of(name + "-kept"), "loss"), curve(log_of(name + "-again"), "loss")) << name;
+    EXPECT_TRUE(tensors_of(scratch / (name + "-kept/step-4")) == tensors_of(scratch / (name + "-again/step-4")))
+        << name;
+    const Ran predicted = run_carousel("info " + model + " --train --recompute");
+    EXPECT_EQ(predicted.status, 0) << predicted.err;
+  }
+}
+
 TEST_F(TrainRecipe, AnEmptyListInAFileOfOptionsIsNamed) {
   for (const char* key : {"steps", "model", "optim", "threads"}) {
     write_file(scratch / "options.json", std::string("{\"") + key + "\": []}");

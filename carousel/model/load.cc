@@ -305,13 +305,14 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   out.records = list.records();
   DrawnParams drawn(stream, seed, DType::kF32);
   std::optional<CheckpointParams> stored;
+  const TrainedChoice choice = choose_trained(model.config, out.records, tuning, seed, path);
   if (checkpoint) {
     const TensorNames names = spelling_of(model.config, &*checkpoint, place.config);
+    check_base_types(*checkpoint, model.config, names, out.records, choice.adapter, place.weights);
     stored.emplace(stream, *checkpoint, names, model.config, place.weights);
   }
   ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
-  out.params = std::make_unique<TrainedParams>(source, stream, out.records,
-                                               choose_trained(model.config, out.records, tuning, seed, path));
+  out.params = std::make_unique<TrainedParams>(source, stream, out.records, choice);
   make_body(model, *out.params, place.config);
   if (!out.params->adapter().modules.empty()) out.params->repack();  // the adapter is added
   if (stored) {

@@ -12,7 +12,8 @@
 //    command has said so, the first thread gives g_end back and asks again after another kGrace.
 // 5. g_will and g_own_end are read and written under g_end. A worker that changes them once the first thread has begun
 //    waits for the end of the process.
-// 6. g_patience, g_wake and g_watch are written before the handler that reads them is installed.
+// 6. g_step is written by the worker and read by on_lost_page.
+// 7. g_patience, g_wake and g_watch are written before the handler that reads them is installed.
 #include "carousel/cli/signals.h"
 
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <climits>
 #include <csignal>
@@ -42,6 +44,8 @@ std::atomic<int> g_interrupts{0};                      // signals since take_int
 static_assert(std::atomic<int>::is_always_lock_free);  // a handler writes it
 volatile std::sig_atomic_t g_patience = 1;             // signals a command may take; one more ends the process
 volatile std::sig_atomic_t g_silent = 0;               // whether the end is not reported
+std::atomic<int64_t> g_step{0};                        // the step of training under way; 0: none
+static_assert(std::atomic<int64_t>::is_always_lock_free);
 int g_wake[2] = {-1, -1};      // a pipe with a byte for each signal: one that comes just before poll() ends it too
 int g_watch[2] = {-1, -1};     // a pipe with kSignalled or kEnded
 std::mutex g_end;              // guards g_will and g_own_end
@@ -73,9 +77,72 @@ bool is_writable(int descriptor) {
   _exit(status);
 }
 
+/// Text of a handler, which must not allocate memory. What does not fit is left out.
+class HandlerText {
+ public:
+  void add(std::string_view text) {
+    for (const char c : text) {
+      if (size_ < sizeof text_) text_[size_++] = c;
+    }
+  }
+  void add(int64_t number) {
+    char digits[20];
+    const auto written = std::to_chars(digits, digits + sizeof digits, number);
+    add({digits, static_cast<size_t>(written.ptr - digits)});
+  }
+  void clear() { size_ = 0; }
+  std::string_view view() const { return {text_, size_}; }
+
+ private:
+  char text_[PATH_MAX + 256];
+  size_t size_ = 0;
+};
+
+/// The file that a line of /proc/self/maps, "begin-end ... /path", maps at an address; empty: another one, or none.
+std::string_view file_of(std::string_view line, uintptr_t address) {
+  uintptr_t begin = 0, end = 0;
+  const char* const last = line.data() + line.size();
+  const auto first = std::from_chars(line.data(), last, begin, 16);
+  if (first.ptr == last || std::from_chars(first.ptr + 1, last, end, 16).ec != std::errc()) return {};
+  const size_t path = line.find('/');
+  return path == line.npos || address < begin || address >= end ? std::string_view() : line.substr(path);
+}
+
+/// Adds "PATH: " to the message where the system tells which file is mapped at an address.
+void add_mapped_file(const void* at, HandlerText& message) {
+  const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (maps < 0) return;
+  HandlerText line;
+  char chunk[512];
+  for (ssize_t count; (count = read(maps, chunk, sizeof chunk)) > 0;) {
+    for (const char c : std::string_view(chunk, static_cast<size_t>(count))) {
+      if (c != '\n') {
+        line.add({&c, 1});
+        continue;
+      }
+      const std::string_view path = file_of(line.view(), reinterpret_cast<uintptr_t>(at));
+      if (!path.empty()) {
+        message.add(path);
+        message.add(": ");
+        return;  // the process ends, and with it the open file
+      }
+      line.clear();
+    }
+  }
+}
+
 // The process cannot go on: the value that was to be read is gone.
-void on_lost_page(int) {
-  say_and_exit("carousel: error: a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n", 1);
+void on_lost_page(int, siginfo_t* info, void*) {
+  HandlerText message;
+  message.add("carousel: error: ");
+  if (const int64_t step = g_step; step > 0) {
+    message.add("step ");
+    message.add(step);
+    message.add(": ");
+  }
+  add_mapped_file(info->si_addr, message);
+  message.add("a mapped file became shorter while it was in use, or its disk failed (SIGBUS)\n");
+  say_and_exit(message.view(), 1);
 }
 
 void on_signal_at_first(int) {
@@ -98,11 +165,17 @@ void handle(int signal, void (*handler)(int)) {
 }  // namespace
 
 void report_signals() {
-  handle(SIGBUS, on_lost_page);
+  struct sigaction lost_page {};
+  lost_page.sa_sigaction = on_lost_page;
+  lost_page.sa_flags = SA_SIGINFO;
+  sigemptyset(&lost_page.sa_mask);
+  sigaction(SIGBUS, &lost_page, nullptr);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     if (!is_ignored(signal)) handle(signal, on_signal_at_first);
   }
 }
+
+void set_step(int64_t step) { g_step = step; }
 
 bool interrupted() { return g_interrupts != 0; }
 

@@ -2,6 +2,7 @@
 // Ctrl-C, SIGTERM and SIGHUP: how a command learns of them, waits without missing one, and is ended if it does not end.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string_view>
 
@@ -38,9 +39,12 @@ bool may_go_on(double done);
 bool write_all(int descriptor, std::string_view text);
 /// Waits until `descriptor` can be read, or has ended; false when a signal is to be taken first, however early it came.
 bool wait_readable(int descriptor);
-/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error and status 1,
-/// and until interrupts are caught Ctrl-C, SIGTERM and SIGHUP end it with a line and status 130.
+/// From now on a page of a mapped file that cannot be read ends the process with a line on standard error, which names
+/// the file, and status 1, and until interrupts are caught Ctrl-C, SIGTERM and SIGHUP end it with a line and status
+/// 130.
 void report_signals();
+/// The step of training that the line names from now on; 0: none.
+void set_step(int64_t step);
 /// For a command that goes on after Ctrl-C: how often it was pressed since this was last asked. SIGTERM counts as all
 /// of the patience.
 int take_interrupts();

@@ -19,6 +19,7 @@
 #include "carousel/cli/run_lock.h"
 #include "carousel/cli/signals.h"
 #include "carousel/cli/train_checks.h"
+#include "carousel/cli/train_input.h"
 #include "carousel/cli/train_options.h"
 #include "carousel/cli/train_sample.h"
 #include "carousel/core/error.h"
@@ -41,87 +42,6 @@ using Clock = std::chrono::steady_clock;
 /// Where a run keeps its options, as flags and files gave them.
 std::string options_path(const std::string& out) { return out + "/" + train::kRunOptions; }
 
-/// Opens the data that a run reads: tokens or features, of training or of validation.
-class Input {
- public:
-  Input(const TrainOptions& options, const std::string& path, const model::TrainedModel& model, bool valid) {
-    const FirstGoesFirst turn;                           // of writing token caches
-    const bool other = valid && !options.valid.empty();  // files of their own
-    const auto side = other || options.valid_fraction == 0 ? train::Side::kAll
-                      : valid                              ? train::Side::kValid
-                                                           : train::Side::kTrain;
-    const std::vector<std::string>& paths = other ? options.valid : options.data;
-    train::OrderOptions order;
-    order.seed = static_cast<uint64_t>(options.seed);
-    order.order = valid || options.order == "sequential" ? train::Order::kSequential : train::Order::kShuffled;
-    order.carry_state = options.carry_state && !valid;
-    order.lanes = options.batch;
-    if (model.model.forecaster != nullptr) {
-      fail(ErrorKind::kInput, "{}: got a forecaster, expected a model of tokens or features", path);
-    }
-    if (model.model.lm != nullptr) {
-      read_tokens(options, path, model, paths, side, order);
-    } else {
-      read_features(options, model, other, side, order);
-    }
-  }
-  train::Batches& batches() { return *batches_; }
-
- private:
-  void read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
-                   const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order);
-  void read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid, train::Side side,
-                     const train::OrderOptions& order);
-
-  std::optional<train::Vocabulary> vocabulary_;
-  std::unique_ptr<train::Data> data_;
-  std::unique_ptr<train::FeatureData> features_;
-  std::unique_ptr<train::Batches> batches_;
-};
-
-void Input::read_tokens(const TrainOptions& options, const std::string& path, const model::TrainedModel& model,
-                        const std::vector<std::string>& paths, train::Side side, const train::OrderOptions& order) {
-  vocabulary_ = train::vocabulary_of(path, model.model);
-  train::DataOptions data;
-  for (const std::string& one : paths) data.paths.push_back(train::parse_data_path(one));
-  if (!options.separator.empty()) data.source.read.separator = options.separator;
-  data.source.read.key = options.key;
-  data.source.read.loss_on = options.loss_on == "all" ? train::LossOn::kAll : train::LossOn::kAnswers;
-  data.source.read.id_bytes = options.ids == "u16" ? 2 : options.ids == "u32" ? 4 : 0;
-  data.source.side = side;
-  data.source.valid_fraction = options.valid_fraction;
-  data.source.cache_folder = options.out + "/cache";
-  data.source.reading = [](const std::string& file) { note(fmt::format("{}: reading", file)); };
-  data.seq = options.seq;
-  data.order = order;
-  data_ = std::make_unique<train::Data>(data, *vocabulary_);
-  batches_ = std::make_unique<train::TokenBatches>(*data_);
-}
-
-void Input::read_features(const TrainOptions& options, const model::TrainedModel& model, bool of_valid,
-                          train::Side side, const train::OrderOptions& order) {
-  const std::vector<std::string>& paths = of_valid ? options.valid : options.data;
-  const std::vector<std::string>& targets = of_valid ? options.valid_target : options.target;
-  const std::vector<std::string>& times = of_valid ? options.valid_times : options.times;
-  if (targets.size() != paths.size() || (!times.empty() && times.size() != paths.size())) {
-    const char *const data = of_valid ? "--valid" : "--data", *const prefix = of_valid ? "--valid-" : "--";
-    fail(ErrorKind::kUsage, "got {} {}, {} {}target and {} {}times, expected a {}target for every {}", paths.size(),
-         data, targets.size(), prefix, times.size(), prefix, prefix, data);
-  }
-  const model::Regressor& regressor = *model.model.regressor;
-  train::FeatureOptions features;
-  for (size_t i = 0; i < paths.size(); ++i) {
-    features.files.push_back({paths[i], targets[i], times.empty() ? "" : times[i]});
-  }
-  features.side = side;
-  features.valid_fraction = options.valid_fraction;
-  features.seq = options.seq;
-  features.order = order;
-  const int64_t inputs = regressor.input_size(), outputs = regressor.output_size();
-  features_ = std::make_unique<train::FeatureData>(features, inputs, outputs);
-  batches_ = std::make_unique<train::FeatureBatches>(*features_, inputs, outputs);
-}
-
 /// A run from its first or resumed step to its end.
 class TrainRun {
  public:
@@ -129,7 +49,8 @@ class TrainRun {
   TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning)),
+        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning,
+                                   model::training_numerics(model::find_profile(options.profile)))),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
         trainer_(model_, stream_, input_.batches(), recipe_, job()),
@@ -155,6 +76,7 @@ class TrainRun {
   void check_same();
   void begin(const std::string& checkpoint);
   void check_memory(const std::string& from);
+  bool take_step();
   void save();
   void validate(int64_t step);
   void show(const train::StepReport& report);
@@ -165,8 +87,8 @@ class TrainRun {
   const TrainOptions& options_;
   Stream stream_;
   model::TrainedModel model_;
-  Input input_;
-  std::optional<Input> valid_;
+  TrainInput input_;
+  std::optional<TrainInput> valid_;
   train::Recipe recipe_;
   train::Trainer trainer_;
   train::RunState state_;
@@ -303,6 +225,21 @@ int TrainRun::find_rate() {
   return 0;
 }
 
+/// Returns whether the run may go on: false after a signal, once the state is saved.
+bool TrainRun::take_step() {
+  const train::StepReport report = trainer_.step();
+  show(report);
+  const bool ends = trainer_.done();
+  const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
+  if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
+  if (valid_ && is_due(options_.eval_every)) validate(report.step);  // which may save: the log comes first
+  if (is_due(options_.save_every)) save();
+  if (!job().any(interrupted()) || ends) return true;  // a signal to one process is one to all
+  save();
+  note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
+  return false;
+}
+
 int TrainRun::run(const std::string& checkpoint) {
   describe();
   check_same();
@@ -313,35 +250,45 @@ int TrainRun::run(const std::string& checkpoint) {
   if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
   while (!trainer_.done()) {
-    const train::StepReport report = trainer_.step();
-    show(report);
-    const bool ends = trainer_.done();
-    const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
-    if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
-    if (valid_ && is_due(options_.eval_every)) validate(report.step);  // which may save: the log comes first
-    if (is_due(options_.save_every)) save();
-    if (!job().any(interrupted()) || ends) continue;  // a signal to one process is one to all
-    save();
-    note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
-    return kInterruptedStatus;
+    const int64_t step = trainer_.optimiser().steps() + 1;
+    set_step(step);
+    try {
+      if (!take_step()) return kInterruptedStatus;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kIo) throw;  // others name the step where it matters
+      throw Error(error.kind(), fmt::format("step {}: {}", step, error.what()));
+    }
   }
+  set_step(0);
   note(fmt::format("{}: trained", train::checkpoint_folder(options_.out, trainer_.optimiser().steps())));
   return 0;
 }
 
-/// Gradients are those of native numbers.
-void check_profile(const std::string& name) {
-  Numerics numerics = model::find_profile(name);
-  const Numerics native = Numerics::native();
-  if (!numerics.init.empty()) {
-    fail(ErrorKind::kUsage, "--profile: \"{}\" draws parameters; draw them with init, and train that model", name);
+/// For what is no run: at the end of the scope OUT is as it was. Caches that were not there go, and so do folders.
+class LeftAsFound {
+ public:
+  explicit LeftAsFound(const std::string& out) : cache_(out + "/cache") {
+    if (is_folder(cache_)) caches_ = names_in(cache_);
+    for (fs::path folder = cache_; !folder.empty() && !file_exists(folder); folder = folder.parent_path()) {
+      missing_.push_back(folder);
+    }
   }
-  numerics.name = native.name;
-  numerics.description = native.description;
-  if (numerics == native) return;
-  fail(ErrorKind::kUsage,
-       "--profile: \"{}\" rounds or changes formulas, expected one that handles numbers as native does", name);
-}
+  ~LeftAsFound() {
+    std::error_code ignored;  // what cannot be removed stays
+    for (const fs::directory_entry& entry : fs::directory_iterator(cache_, ignored)) {
+      const std::string name = entry.path().filename();
+      if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(entry.path(), ignored);
+    }
+    for (const fs::path& folder : missing_) fs::remove(folder, ignored);  // removes it only if it is empty
+  }
+  LeftAsFound(const LeftAsFound&) = delete;
+  LeftAsFound& operator=(const LeftAsFound&) = delete;
+
+ private:
+  std::string cache_;
+  std::vector<std::string> caches_;  // the names in it
+  std::vector<fs::path> missing_;    // the cache's folder and those above it that were not there, the deepest first
+};
 
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
@@ -355,8 +302,8 @@ int run_train(CLI::App& app, TrainOptions& options) {
   } else if (!options.config.empty()) {
     TrainOptions::read_config(app, options.config);
   }
-  check_profile(options.profile);
-  options.ramp();  // refused before data is read
+  model::training_numerics(model::find_profile(options.profile));  // refused before data is read
+  options.ramp();                                                  // refused before data is read
   if (options.find_lr) {
     options.tokens = 0;
     options.epochs = 0;
@@ -367,6 +314,9 @@ int run_train(CLI::App& app, TrainOptions& options) {
   if (!resumed && !options.find_lr && file_exists(options_path(options.out))) {
     fail(ErrorKind::kInput, "{}: a run is there already; --resume goes on with it", options.out);
   }
+  const bool is_run = !options.dry_run && !options.find_lr;
+  std::optional<LeftAsFound> left;
+  if (!is_run && job().rank() == 0) left.emplace(options.out);  // before another process makes the folder
   // Without a checkpoint a resumed run begins again.
   const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
   model::Tuning tuning = options.tuning();
@@ -381,7 +331,9 @@ int run_train(CLI::App& app, TrainOptions& options) {
     options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
   }
   TrainRun run(options, from, tuning, TrainOptions::resolved(app));
-  return run.run(checkpoint);
+  const int status = run.run(checkpoint);
+  if (!is_run) job().wait();  // all have read the caches
+  return status;
 }
 
 }  // namespace

@@ -28,14 +28,14 @@ const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--data", o.data,
-                 "PATH[:WEIGHT] of text, .jsonl, .bin or .npy ids, or .csv or .npy features: a file, a folder or a "
-                 "pattern; may be repeated");
+                 "PATH[:WEIGHT] of text, .jsonl, .bin or .npy ids, or .csv or .npy features (no weight): a file, a "
+                 "folder or a pattern; may be repeated");
   app.add_option("--valid", o.valid, "The same, for validation");
   add_number(app, "--valid-fraction", o.valid_fraction, 0, 0.5, "Documents that validation takes from --data");
-  app.add_option("--target", o.target, "For features: the file of targets of each --data");
-  app.add_option("--times", o.times, "For features: the file of times between rows of each --data");
-  app.add_option("--valid-target", o.valid_target, "For features: the file of targets of each --valid");
-  app.add_option("--valid-times", o.valid_times, "For features: the file of times between rows of each --valid");
+  app.add_option("--target", o.target, "For features: the targets of each --data, file for file");
+  app.add_option("--times", o.times, "For features: the times between rows of each --data, file for file");
+  app.add_option("--valid-target", o.valid_target, "For features: the targets of each --valid, file for file");
+  app.add_option("--valid-times", o.valid_times, "For features: the times between rows of each --valid, file for file");
   app.add_option("--separator", o.separator, "What ends a document of text (default: <|endoftext|>)");
   app.add_option("--key", o.key, "The key of .jsonl lines that holds the text or the messages");
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
@@ -73,7 +73,8 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
              "The share of elements that training drops from the embedding and from what each sublayer adds");
   add_choice(app, "--dtype", o.machine.compute, {"f32", "bf16"},
              "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
-  add_profile(app, "--profile", o.profile, "How numbers are handled; one that rounds is refused");
+  add_profile(app, "--profile", o.profile,
+              "How numbers are handled; one that rounds, or whose formulas have no gradient, is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(),
               "Seed of fresh parameters and adapters, of the order, and of dropout");
@@ -209,6 +210,9 @@ void TrainOptions::check() const {
   if (!validates && (eval_every > 0 || save_best)) {
     fail(ErrorKind::kUsage, "{}: no validation data, expected --valid or --valid-fraction",
          save_best ? "--save-best" : "--eval-every");
+  }
+  if (!sample_prompt.empty() && sample_every == 0 && resume.empty()) {  // a resumed run may leave samples out
+    fail(ErrorKind::kUsage, "--sample-prompt: got it without --sample-every, expected both or none");
   }
   for (const auto* const paths : {&data, &target, &times, &valid, &valid_target, &valid_times}) {
     for (const std::string& path : *paths) check_utf8(path);

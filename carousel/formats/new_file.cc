@@ -164,34 +164,51 @@ bool make_folder(const std::string& path) {
 }  // namespace
 
 NewFolder::NewFolder(const std::string& path) : path_(path) {
-  const std::string name = path + "/" + kFolderDraft;
-  bool made = false;
+  take_draft();
+  try {
+    begin_list();
+  } catch (...) {  // a full disk, say
+    give_up();
+    throw;
+  }
+}
+
+void NewFolder::take_draft() {
+  const std::string name = path_ + "/" + kFolderDraft;
   Draft::Taken taken = Draft::Taken::kRefused;
   errno = ENOENT;  // take() gives it too, for a folder that a rival removes in the meantime
   for (int attempt = 0; attempt < kAttempts && taken == Draft::Taken::kRefused && errno == ENOENT; ++attempt) {
-    made = make_folder(path);
+    list_.made = make_folder(path_);
     taken = draft_.take(name);
   }
-  if (taken == Draft::Taken::kHeld) refuse_rival(path);
-  if (taken == Draft::Taken::kUnknown) refuse_unknown(path, name);
-  if (taken == Draft::Taken::kRefused) fail(ErrorKind::kIo, "{}: cannot create: {}", path, std::strerror(errno));
-  const FolderDraft left = FolderDraft::read(draft_.descriptor());
-  left.remove_files(path);
-  if (holds_files(path)) {
-    draft_.remove();
-    fail(ErrorKind::kIo, "{}: exists and is not an empty folder", path);
-  }
-  list_.process = ::getpid();
-  list_.made = made || left.made;
-  const std::string line = list_.first_line();
-  if (::ftruncate(draft_.descriptor(), 0) == 0) write_at(draft_.descriptor(), name, line.data(), line.size(), 0);
+  if (taken == Draft::Taken::kHeld) refuse_rival(path_);
+  if (taken == Draft::Taken::kUnknown) refuse_unknown(path_, name);
+  if (taken == Draft::Taken::kYes) return;
+  const int error = errno;
+  if (list_.made) ::rmdir(path_.c_str());
+  fail(ErrorKind::kIo, "{}: cannot create: {}", path_, std::strerror(error));
 }
 
-NewFolder::~NewFolder() {
-  if (draft_.descriptor() < 0) return;  // kept
+void NewFolder::begin_list() {
+  const FolderDraft left = FolderDraft::read(draft_.descriptor());
+  left.remove_files(path_);
+  if (holds_files(path_)) fail(ErrorKind::kIo, "{}: exists and is not an empty folder", path_);
+  list_.process = ::getpid();
+  list_.made = list_.made || left.made;
+  const std::string line = list_.first_line();
+  if (::ftruncate(draft_.descriptor(), 0) == 0) {
+    write_at(draft_.descriptor(), draft_.path(), line.data(), line.size(), 0);
+  }
+}
+
+void NewFolder::give_up() {
   list_.remove_files(path_);
   draft_.remove();
   if (list_.made) ::rmdir(path_.c_str());  // removes it only if it is empty
+}
+
+NewFolder::~NewFolder() {
+  if (draft_.descriptor() >= 0) give_up();  // else it was kept
 }
 
 std::string NewFolder::file(const std::string& name) {
@@ -214,6 +231,13 @@ void NewFolder::keep() {
   flush_folder(path_);
   draft_.remove();
   flush_folder(path_);
+}
+
+void move_folder(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    fail(ErrorKind::kIo, "{}: cannot rename from {}: {}", to, from, std::strerror(errno));
+  }
+  flush_folder(folder_of(to));
 }
 
 void check_complete(const std::string& folder) {

@@ -66,10 +66,18 @@ class NewFolder {
   void keep();
 
  private:
+  void take_draft();
+  void begin_list();
+  void give_up();  // removes what was begun
+
   std::string path_;
   Draft draft_;
   FolderDraft list_;
 };
+
+/// Gives a folder that is complete another name, for good. A folder that has that name must be empty. Throws
+/// Error(kIo).
+void move_folder(const std::string& from, const std::string& to);
 
 /// Throws Error(kInput) where `folder` is still being filled, or its writer was ended before it was complete.
 void check_complete(const std::string& folder);

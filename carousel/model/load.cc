@@ -21,6 +21,7 @@
 #include "carousel/model/merged.h"
 #include "carousel/model/params.h"
 #include "carousel/model/profile.h"
+#include "carousel/model/profiled_params.h"
 #include "carousel/model/rounded_params.h"
 #include "carousel/model/tokenizer_reader.h"
 #include "carousel/ops/kernel.h"
@@ -287,7 +288,8 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   return model;
 }
 
-TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning) {
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning,
+                          const Numerics& numerics) {
   if (!kernel_traits(*stream.memory).trains) {
     fail(ErrorKind::kDevice, "{}: got a GPU, expected the CPU to train on", path);
   }
@@ -301,20 +303,24 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty()))
     fail(ErrorKind::kInput, "{}: a config alone, expected a model folder for an adapter", path);
   Model& model = out.model;
+  model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
   model.warnings = model.config.warnings;
   ParamList list;
   declare_params(model.config, list, place.config);
   out.records = list.records();
-  DrawnParams drawn(stream, seed, DType::kF32);
+  for (ParamRecord& record : out.records) record.init = bounded_by(numerics, record.name, record.init);
+  DrawnParams native(stream, seed, DType::kF32);
+  ProfiledParams drawn(native, numerics);
   std::optional<CheckpointParams> stored;
+  const TrainedChoice choice = choose_trained(model.config, out.records, tuning, seed, path);
   if (checkpoint) {
     const TensorNames names = spelling_of(model.config, &*checkpoint, place.config);
+    check_base_types(*checkpoint, model.config, names, out.records, choice.adapter, place.weights);
     stored.emplace(stream, *checkpoint, names, model.config, place.weights);
   }
   ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
-  out.params = std::make_unique<TrainedParams>(source, stream, out.records,
-                                               choose_trained(model.config, out.records, tuning, seed, path));
+  out.params = std::make_unique<TrainedParams>(source, stream, out.records, choice);
   make_body(model, *out.params, place.config);
   if (!out.params->adapter().modules.empty()) out.params->repack();  // the adapter is added
   if (stored) {

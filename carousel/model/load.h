@@ -69,7 +69,9 @@ struct TrainedModel {
 };
 /// Loads a model to be trained: a folder or a .safetensors, or a config alone, whose parameters are drawn from `seed`.
 /// Throws as load does, and kInput for a GGUF file.
-TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning = {});
+///   numerics: of training_numerics(); fresh parameters are drawn as they say
+TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_t seed, const Tuning& tuning = {},
+                          const Numerics& numerics = Numerics::native());
 
 /// The network that model.config describes, its parameters from `source`. Throws as the networks' constructors do;
 /// `where` names the config.

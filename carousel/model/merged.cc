@@ -35,6 +35,12 @@ const AdapterModule* find_module(const Adapter& adapter, const std::string& tens
   return found == adapter.modules.end() ? nullptr : &*found;
 }
 
+void check_type(const formats::TensorEntry& entry, const std::string& where) {
+  if (is_float(entry.dtype)) return;
+  fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected F32, F16 or BF16 for an adapter", where, entry.name,
+       entry.type_name());
+}
+
 /// The base's files must name a module as adapters do, else nothing would be added to it.
 void check_names(const formats::Checkpoint& checkpoint, const Adapter& adapter, const std::string& where) {
   for (const AdapterModule& module : adapter.modules) {
@@ -42,10 +48,7 @@ void check_names(const formats::Checkpoint& checkpoint, const Adapter& adapter, 
     if (entry == nullptr) {
       fail(ErrorKind::kInput, "{}: \"{}.weight\" is missing, which the adapter changes", where, module.name);
     }
-    if (!is_float(entry->dtype)) {
-      fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected F32, F16 or BF16 for an adapter", where, entry->name,
-           entry->type_name());
-    }
+    check_type(*entry, where);
     if (!(entry->shape == Shape{module.rows, module.cols})) {
       fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected {}", where, entry->name, entry->shape.str(),
            Shape{module.rows, module.cols}.str());
@@ -89,6 +92,18 @@ Weight MergedParams::matrix(const std::string& name, int64_t rows, int64_t cols,
   Weight out(rows, cols, DType::kF32, layout, *stream_.memory);
   out.write_rows(stream_, 0, rows, sum.raw());
   return out;
+}
+
+void check_base_types(const formats::Checkpoint& checkpoint, const ModelConfig& config, const TensorNames& names,
+                      const std::vector<ParamRecord>& records, const Adapter& adapter, const std::string& where) {
+  for (const AdapterModule& module : adapter.modules) {
+    for (const size_t i : module.records) {
+      for (const TensorSource& source : names.sources(config, records[i].name)) {
+        const formats::TensorEntry* const entry = checkpoint.find(source.file_name);
+        if (entry != nullptr) check_type(*entry, where);
+      }
+    }
+  }
 }
 
 Tensor merged_values(const formats::TensorEntry& entry, const AdapterFiles& files, const Adapter& adapter,

@@ -41,6 +41,11 @@ class MergedParams : public ParamSource {
   std::unordered_map<std::string, Place> places_;  // by canonical name
 };
 
+/// Throws Error(kInput) where `where`, the base's weights, hold a tensor that the adapter changes in blocks (q8, q4):
+/// the sum could not be stored.
+void check_base_types(const formats::Checkpoint& checkpoint, const ModelConfig& config, const TensorNames& names,
+                      const std::vector<ParamRecord>& records, const Adapter& adapter, const std::string& where);
+
 /// Writes the folder `out`: the base model's files with the adapter added, under the same names. `dtype` is what all
 /// floats are written in; unset: sums are written in f32, and the other tensors keep their types. Throws Error(kInput,
 /// kIo, kCancelled).

@@ -33,4 +33,13 @@ std::string init_kind(const std::string& parameter);
 /// How `numerics` draws a parameter that its block would draw as `init`.
 Init drawn_by(const Numerics& numerics, const std::string& parameter, const Init& init);
 
+/// The same parameter in training, which keeps values at or above a profile's lower bound where they are used as they
+/// are, with no softplus.
+Init bounded_by(const Numerics& numerics, const std::string& parameter, const Init& init);
+
+/// What training does under a profile: its draws and all it says of `ltc` are as asked. mLSTMs are cut on the grid
+/// whatever `mlstm.pieces` says: these are the same sums in another order. Throws Error(kUsage) for a profile that
+/// changes anything else, naming what: it is rounded, or has no gradient.
+Numerics training_numerics(const Numerics& numerics);
+
 }  // namespace carousel::model

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which parameters a profile may draw in its own way: kinds by canonical name.
-#include <algorithm>
-#include <string_view>
+// What a profile means for parameters: kinds by canonical name, how they are drawn, and what training keeps of them.
+#include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+#include <utility>
+
+#include "carousel/core/error.h"
 #include "carousel/model/profile.h"
 
 namespace carousel::model {
@@ -84,6 +89,39 @@ Init drawn_by(const Numerics& numerics, const std::string& parameter, const Init
     return out;
   }
   return init;
+}
+
+Init bounded_by(const Numerics& numerics, const std::string& parameter, const Init& init) {
+  const Numerics::Ltc& ltc = numerics.ltc;
+  const bool is_explicit = ltc.implicit ? !*ltc.implicit : std::isfinite(init.least);
+  if (!is_explicit) return init;
+  const std::string kind = init_kind(parameter);
+  for (const auto& [bounded, range] : {std::pair{"ltc.w", ltc.w}, {"ltc.cm", ltc.cm}, {"ltc.gleak", ltc.gleak}}) {
+    if (kind == bounded) return init.at_least(std::max(range.low, init.least));
+  }
+  return init;
+}
+
+Numerics training_numerics(const Numerics& numerics) {
+  Numerics out = Numerics::native();
+  out.name = numerics.name;
+  out.description = numerics.description;
+  out.ltc = numerics.ltc;
+  out.init = numerics.init;
+  Numerics known = out;
+  known.mlstm.pieces = numerics.mlstm.pieces;
+  known.ltc.solver = Numerics::Solver::kSemiImplicit;
+  std::string others;
+  const Json asked = profile_json(numerics).flatten(), expected = profile_json(known).flatten();
+  for (const auto& [pointer, value] : asked.items()) {
+    if (expected.contains(pointer) && expected[pointer] == value) continue;
+    std::string key = pointer.substr(1);
+    std::replace(key.begin(), key.end(), '/', '.');
+    others += fmt::format("{}{} {}", others.empty() ? "" : ", ", key, value.dump());
+  }
+  if (others.empty()) return out;
+  fail(ErrorKind::kUsage, "--profile: \"{}\" rounds, or has formulas without a gradient ({}), expected native's there",
+       numerics.name, others);
 }
 
 }  // namespace carousel::model

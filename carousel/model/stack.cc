@@ -94,7 +94,9 @@ void Stack::restore_states(Ctx& ctx, const std::vector<Tensor>& kept, const Rows
 /// under a tape of its own: the same kernels on the same numbers. Where x needs no gradient, which is so of the first
 /// branch that is trained alone, the ops record.
 Tensor Stack::recomputed_branch(Ctx& ctx, const Residual& residual, const Tensor& x, const Rows& rows) {
-  if (!ctx.tape->needs(x)) return branch(ctx, residual, x, rows);
+  // Features of the batch are no activation (id 0), and have no gradient. On meta, where every tensor without an id
+  // counts as a master, needs() does not tell.
+  if (x.id() == 0 || !ctx.tape->needs(x)) return branch(ctx, residual, x, rows);
   const std::vector<Tensor> before = keep_states(ctx, residual, rows);
   Ctx untaped = ctx;
   untaped.tape = nullptr;

@@ -65,7 +65,7 @@ class Tape {
   bool needs(const Tensor& tensor) const;
   /// Keeps nothing where no input needs a gradient: what is frozen costs nothing. Inputs are activations and masters;
   /// outputs are whole tensors of an arena, no views; states are those that the op replaced. Throws Error(kUsage),
-  /// naming `op`, under a profile that rounds: `ctx` is the op's.
+  /// naming `op`, under a profile that changes more than `ltc` and `init`: `ctx` is the op's.
   void record(const Ctx& ctx, const char* op, std::initializer_list<Tensor> inputs,
               std::initializer_list<Tensor> outputs, Backward backward, const LayerStates& states = {});
   /// The same for an op that has found that an input needs a gradient.

@@ -38,6 +38,15 @@ std::optional<int64_t> step_of(const std::string& name) {
   return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(step) : std::nullopt;
 }
 
+/// Where the checkpoint of a step is written: no name that a reader of checkpoints would take.
+std::string unfinished_folder(const std::string& out, int64_t step) {
+  return fmt::format("{}/.{}{}{}", out, kPrefix, step, kDraftEnding);
+}
+
+bool is_unfinished(const std::string& name) {
+  return name.starts_with(std::string(".") + kPrefix) && name.ends_with(kDraftEnding);
+}
+
 bool is_complete(const std::string& folder) {
   try {
     formats::check_complete(folder);
@@ -185,7 +194,14 @@ void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& r
   const bool first = processes.rank() == 0;
   if (processes.any(first && is_complete(folder))) return;
   const Collected all(trainer);
-  if (first) write_checkpoint(folder, trainer, run, all);
+  if (first) {
+    const std::string unfinished = unfinished_folder(out, trainer.optimiser().steps());
+    std::error_code ignored;
+    fs::remove_all(unfinished, ignored);  // of a run that was killed before it could rename it; `out` has one writer
+    if (is_folder(folder)) formats::NewFolder{folder};  // one that is no checkpoint must be unfinished, and goes
+    write_checkpoint(unfinished, trainer, run, all);
+    formats::move_folder(unfinished, folder);
+  }
   processes.wait();
 }
 
@@ -225,8 +241,8 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) {
   std::vector<int64_t> steps = complete_steps(out);
   std::error_code ignored;
-  for (const std::string& name : names_in(out)) {  // what an earlier prune left when it was killed
-    if (name.starts_with(".removed-")) fs::remove_all(out + "/" + name, ignored);
+  for (const std::string& name : names_in(out)) {  // what was left by a run that was killed
+    if (name.starts_with(".removed-") || is_unfinished(name)) fs::remove_all(out + "/" + name, ignored);
   }
   for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
     if (steps[i] == best_step) continue;
@@ -241,7 +257,13 @@ size_t checkpoint_bytes(Trainer& trainer) {
   const model::TrainedParams& params = *trainer.model().params;
   const bool adapter = !params.adapter().modules.empty();
   const int64_t weights = adapter ? params.gradients().count() : params.masters().count();
-  return static_cast<size_t>(weights + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+  size_t bytes = static_cast<size_t>(weights + 2 * params.gradients().count()) * sizeof(float) + (1 << 16);
+  // How many pages of keys and values a lane will keep depends on the lengths of its documents, which are not known
+  // before they are read: one page is counted.
+  bytes += trainer.lanes().size() * trainer.model().model.state_layout().bytes_at(1);
+  if (adapter) return bytes;
+  for (const auto& [name, text] : trainer.model().beside) bytes += text.size();
+  return bytes;
 }
 
 }  // namespace carousel::train

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "carousel/core/error.h"
+#include "carousel/core/files.h"
 #include "carousel/formats/number_table.h"
 
 namespace carousel::train {
@@ -50,7 +51,35 @@ bool is_valid(const float* x, int64_t count, double fraction) {
   return static_cast<double>(hash >> 11) * 0x1p-53 < fraction;
 }
 
+std::vector<std::string> feature_paths(const std::string& path) {
+  if (file_exists(path) && !is_folder(path)) return {path};
+  std::vector<std::string> paths;
+  for (const DataFile& file : list_files(path)) {
+    if (file.kind == FileKind::kCsv || file.kind == FileKind::kNpy) paths.push_back(file.path);
+  }
+  if (paths.empty()) fail(ErrorKind::kInput, "{}: got no .csv or .npy, expected files of features", path);
+  return paths;
+}
+
+void check_count(const std::string& path, const std::vector<std::string>& got, const std::string& of, size_t expected) {
+  if (got.size() == expected) return;
+  fail(ErrorKind::kInput, "{}: got {} files, expected {}, one for each of {}", path, got.size(), expected, of);
+}
+
 }  // namespace
+
+std::vector<FeatureFiles> list_feature_files(const FeatureFiles& named) {
+  const std::vector<std::string> data = feature_paths(named.data), targets = feature_paths(named.target);
+  check_count(named.target, targets, named.data, data.size());
+  std::vector<std::string> times;
+  if (!named.times.empty()) {
+    times = feature_paths(named.times);
+    check_count(named.times, times, named.data, data.size());
+  }
+  std::vector<FeatureFiles> out;
+  for (size_t i = 0; i < data.size(); ++i) out.push_back({data[i], targets[i], times.empty() ? "" : times[i]});
+  return out;
+}
 
 FeatureData::FeatureData(const FeatureOptions& options, int64_t inputs, int64_t outputs) : seq_(options.seq) {
   CAROUSEL_ASSERT(seq_ > 0);

@@ -19,6 +19,10 @@ struct FeatureFiles {
   std::string times;   // time before each row: [T] or [B, T]; empty: 1 everywhere
 };
 
+/// The files that patterns and folders mean, sorted by name: those of `data` each with that of `target` and of `times`
+/// in the same place. Only .csv and .npy count. Throws Error(kIo, kInput): there is none, or their numbers differ.
+std::vector<FeatureFiles> list_feature_files(const FeatureFiles& named);
+
 struct FeatureOptions {
   std::vector<FeatureFiles> files;
   Side side = Side::kAll;

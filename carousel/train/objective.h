@@ -38,7 +38,7 @@ struct Batch {
 class Objective {
  public:
   /// Both outlive this.
-  Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, Numerics::native()) {
+  Objective(model::TrainedModel& model, const Stream& stream) : model_(model), pass_(stream, *model.model.numerics) {
     pass_.arena().fit_tightly();
   }
   /// From now on sequences that a row of the data cuts go on from the states in `lanes`, detached: no gradient passes.

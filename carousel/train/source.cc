@@ -49,13 +49,14 @@ std::string with_side(const std::string& stem, Side side) {
   return side == Side::kAll ? stem : stem + (side == Side::kTrain ? ".train" : ".valid");
 }
 
-// Refuses to read a file again for another tokenizer: whoever changed it in a folder of results did so by mistake.
+// Refuses to read a file again for another tokenizer: whoever changed it in a folder of results did so by mistake. How
+// the file was read does not matter: another tokenizer has another number of ids, which is one of the options.
 void check_tokenizer(const SourceOptions& options, const CacheKey& key) {
-  const std::string begin = fmt::format("{:016x}-", key.contents), end = fmt::format("-{:016x}", key.options);
+  const std::string begin = fmt::format("{:016x}-", key.contents), mine = fmt::format("{:016x}-", key.tokenizer);
   if (!file_exists(options.cache_folder)) return;
   for (const std::string& name : names_in(options.cache_folder)) {
-    const size_t dot = name.find('.');
-    if (!name.starts_with(begin) || !name.substr(0, dot).ends_with(end) || !name.ends_with(".ids")) continue;
+    if (!name.starts_with(begin) || !name.ends_with(".ids")) continue;
+    if (name.compare(begin.size(), mine.size(), mine) == 0) continue;
     const std::string stem = options.cache_folder + "/" + name.substr(0, name.size() - 4);
     if (TokenCache::exists(stem)) TokenCache::open(stem, key);
   }

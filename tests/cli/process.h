@@ -57,6 +57,11 @@ class Process {
     ended_ = true;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
+  bool has_ended() const {
+    siginfo_t info{};
+    return ended_ ||
+           (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
+  }
   std::string err() const { return read_file(scratch_ / "err"); }
   /// From what the kernel says: whether a handler is set for the signal.
   bool catches(int signal) const { return (mask("SigCgt:") >> (signal - 1) & 1) != 0; }

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The recipes of carousel train: optimisers, ramps, spikes, samples and the search for a rate, and that a resumed run
 // ends with the bits of one that was not interrupted.
+#include <algorithm>
+#include <set>
+#include <sstream>
+#include <tuple>
+
 #include "carousel/core/json.h"
 #include "tests/cli/tiny_model.h"
 
@@ -147,9 +152,119 @@ TEST_F(TrainRecipe, TheSearchForARatePrintsOneAndKeepsNothing) {
   EXPECT_EQ(train("run", "--steps 1").status, 0);
 }
 
+TEST_F(TrainRecipe, WhatIsNoRunLeavesTheFolderAsItWas) {
+  for (const std::string flags : {"--dry-run --steps 3", "--find-lr"}) {
+    ASSERT_EQ(train("new/run", flags).status, 0) << flags;
+    EXPECT_FALSE(fs::exists(scratch / "new")) << flags;
+  }
+  ASSERT_EQ(train("run", "--steps 1").status, 0);
+  const auto names = [&] {
+    std::set<std::string> found;
+    for (const auto& entry : fs::recursive_directory_iterator(scratch / "run")) found.insert(entry.path());
+    return found;
+  };
+  const std::set<std::string> before = names();
+  ASSERT_EQ(run_carousel("train -t 1 --resume " + (scratch / "run") + " --dry-run --valid-fraction 0.2").status, 0);
+  EXPECT_EQ(names(), before);
+}
+
+TEST_F(TrainRecipe, OptionsThatWouldHaveNoEffectAreRefused) {
+  write_file(scratch / "cfc.json", R"({"model_type": "cfc", "input_size": 1, "units": 1, "mode": "default"})");
+  write_file(scratch / "x.csv", "1\n2\n3\n");
+  const std::string tokens =
+      "--model " + (scratch / "config.json") + " --data " + (scratch / "data.txt") + " --seq 32 --steps 1 --out ";
+  const std::string features = "--model " + (scratch / "cfc.json") + " --data " + (scratch / "x.csv") + " --target " +
+                               (scratch / "x.csv") + " --steps 1 --out ";
+  const std::tuple<std::string, std::string, std::string> refusals[] = {
+      {tokens, "--target x.csv", "--target: got it, expected none: the model reads tokens"},
+      {tokens, "--times x.csv", "--times: got it, expected none: the model reads tokens"},
+      {tokens, "--valid-target x.csv", "--valid-target: got it, expected none"},
+      {tokens, "--key text", "--key: got it, expected none: no file of the data is .jsonl"},
+      {tokens, "--ids u16", "--ids: got it, expected none: no file of the data is .bin or .npy"},
+      {tokens, "--sample-prompt the", "--sample-prompt: got it without --sample-every"},
+      {features, "--key text", "--key: got it, expected none: the model reads features"},
+      {features, "--ids u16", "--ids: got it, expected none: the model reads features"},
+      {features, "--sample-every 1", "--sample-every: got it, expected none: the model reads features"},
+      {features, "--valid-times x.csv", "--valid-times: got it, expected none: there is no --valid"},
+  };
+  for (const auto& [run, flags, message] : refusals) {
+    const Ran ran = run_carousel("train -t 1 " + run + (scratch / "out") + " " + flags);
+    EXPECT_EQ(ran.status, 2) << flags << ran.err;
+    EXPECT_NE(ran.err.find(message), std::string::npos) << flags << ran.err;
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
+/// The mean over the numbers of two .csv.
+double squared_error(std::string a, std::string b) {
+  for (std::string* text : {&a, &b}) std::replace(text->begin(), text->end(), ',', ' ');
+  std::istringstream of_a(a), of_b(b);
+  double x = 0, y = 0, sum = 0;
+  int64_t count = 0;
+  for (; of_a >> x && of_b >> y; ++count) sum += (x - y) * (x - y);
+  return sum / static_cast<double>(count);
+}
+
+TEST_F(TrainRecipe, ProfilesThatRoundNothingAreTrained) {
+  write_file(scratch / "ltc.json", R"({"model_type": "ltc", "input_size": 1, "units": 4})");
+  write_file(scratch / "x.csv", "1\n2\n3\n");
+  write_file(scratch / "y.csv", "1,0,0,0\n0,0,0,0\n1,0,0,0\n");
+  const std::string line = "train -t 1 --model " + (scratch / "ltc.json") + " --data " + (scratch / "x.csv") +
+                           " --target " + (scratch / "y.csv") + " --seed 5 --steps 1 --optim sgd --lr 1e-60 --profile ";
+  std::map<std::string, double> losses;
+  for (const std::string name : {"native", "torch-f32", "ncps-torch", "ncps-tf"}) {
+    const Ran ran = run_carousel(line + name + " --out " + (scratch / name));
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    losses[name] = last_loss(name);
+    // Fresh parameters are those that `init` draws.
+    const std::string drawn = scratch / ("drawn-" + name);
+    const std::string init =
+        "init " + (scratch / "ltc.json") + " --seed 5 --dtype f32 --profile " + name + " --out " + drawn;
+    ASSERT_EQ(run_carousel(init).status, 0);
+    EXPECT_TRUE(tensors_of(drawn) == tensors_of(scratch / (name + "/step-1"))) << name;
+    const Ran predicted = run_carousel("predict " + drawn + " --profile " + name + " --input " + (scratch / "x.csv"));
+    ASSERT_EQ(predicted.status, 0) << predicted.err;
+    EXPECT_NEAR(losses[name], squared_error(predicted.out, read_file(scratch / "y.csv")), 1e-6) << name;
+    ASSERT_EQ(train("lm-" + name, "--steps 3 --profile " + name).status, 0);
+  }
+  EXPECT_EQ(losses["native"], losses["torch-f32"]);
+  EXPECT_NE(losses["native"], losses["ncps-tf"]);
+  EXPECT_TRUE(tensors_of(scratch / "lm-native/step-3") == tensors_of(scratch / "lm-torch-f32/step-3"));
+  for (const std::string name : {"torch-bf16", "mlx"}) {
+    const Ran ran = run_carousel(line + name + " --out " + (scratch / name));
+    EXPECT_EQ(ran.status, 2) << ran.err;
+    EXPECT_NE(ran.err.find("--profile: \"" + name + "\" rounds"), std::string::npos) << ran.err;
+  }
+}
+
+// Under a lower bound a weight that a step would take below stays on it, so that it can leave it again.
+TEST_F(TrainRecipe, BoundsOfAProfileHoldAfterEveryStep) {
+  write_file(scratch / "ltc.json", R"({"model_type": "ltc", "input_size": 1, "units": 4})");
+  write_file(scratch / "x.csv", "1\n2\n3\n");
+  write_file(scratch / "y.csv", "1,0,0,0\n0,0,0,0\n1,0,0,0\n");
+  const Ran ran =
+      run_carousel("train -t 1 --model " + (scratch / "ltc.json") + " --data " + (scratch / "x.csv") + " --target " +
+                   (scratch / "y.csv") + " --steps 20 --lr 0.5 --profile ncps-tf --out " + (scratch / "run"));
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const auto checkpoint = formats::Checkpoint::open(scratch / "run/step-20");
+  int64_t held = 0;
+  for (const formats::TensorEntry* entry : checkpoint.entries()) {
+    const std::string name = entry->name.substr(entry->name.rfind('.') + 1);
+    const float least = name == "cm" ? 1e-6f : 1e-5f;
+    if (name != "cm" && name != "gleak" && name != "w" && name != "sensory_w") continue;
+    const Tensor values = entry->load();
+    for (int64_t i = 0; i < values.count(); ++i) {
+      EXPECT_GE(values.f32()[i], least) << name;
+      held += values.f32()[i] == least;
+    }
+  }
+  EXPECT_GT(held, 0);
+}
+
 TEST_F(TrainRecipe, RoundingProfilesAndRampsOfCarriedStatesAreRefusedInOneLine) {
   const std::pair<std::string, std::string> refusals[] = {
       {"--steps 1 --profile torch-bf16", "--profile: \"torch-bf16\" rounds"},
+      {"--steps 1 --profile mlx", "(activations \"bf16\", norm.cast \"before_weight\", parameters \"bf16\")"},
       {"--steps 1 --batch-ramp 8", "--batch-ramp: got \"8\""},
       {"--steps 1 --batch-ramp 8@0 --carry-state", "--batch-ramp: not with --carry-state"},
       {"--steps 1 --optim lion", "--optim: got \"lion\""},
@@ -185,6 +300,32 @@ TEST_F(TrainRecipe, FeaturesAreValidatedOnFilesOfTheirOwn) {
   const Ran without = run_carousel(common + (scratch / "other"));
   EXPECT_EQ(without.status, 2);
   EXPECT_NE(without.err.find("expected a --valid-target for every --valid"), std::string::npos) << without.err;
+}
+
+TEST_F(TrainRecipe, RecomputedCellsHaveTheBitsOfKeptOnes) {
+  write_file(scratch / "cfc.json", R"({"model_type": "cfc", "input_size": 1, "units": 6, "mode": "default"})");
+  write_file(scratch / "ltc.json", R"({"model_type": "ltc", "input_size": 1, "units": 6})");
+  std::string x, y;
+  for (int t = 0; t < 40; ++t) {
+    x += std::to_string(t % 5) + "\n";
+    y += std::string(t % 2 == 0 ? "0.5" : "-0.5") + ",0,0,0,0,0\n";
+  }
+  write_file(scratch / "x.csv", x);
+  write_file(scratch / "y.csv", y);
+  for (const std::string name : {"cfc", "ltc"}) {
+    const std::string model = scratch / (name + ".json");
+    const std::string common = "train -t 1 --model " + model + " --data " + (scratch / "x.csv") + " --target " +
+                               (scratch / "y.csv") + " --steps 4 --batch 2 --seq 16 --carry-state --out ";
+    const Ran kept = run_carousel(common + (scratch / (name + "-kept")));
+    ASSERT_EQ(kept.status, 0) << kept.err;
+    const Ran again = run_carousel(common + (scratch / (name + "-again")) + " --recompute");
+    ASSERT_EQ(again.status, 0) << again.err;
+    EXPECT_EQ(curve(log_of(name + "-kept"), "loss"), curve(log_of(name + "-again"), "loss")) << name;
+    EXPECT_TRUE(tensors_of(scratch / (name + "-kept/step-4")) == tensors_of(scratch / (name + "-again/step-4")))
+        << name;
+    const Ran predicted = run_carousel("info " + model + " --train --recompute");
+    EXPECT_EQ(predicted.status, 0) << predicted.err;
+  }
 }
 
 TEST_F(TrainRecipe, AnEmptyListInAFileOfOptionsIsNamed) {

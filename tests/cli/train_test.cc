@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // carousel train as a user runs it: a model learns, a run that is killed anywhere and resumed ends with the bits of one
 // that was not, and what cannot be run is refused in one line.
+#include <sys/resource.h>
+
 #include <random>
 
 #include "carousel/core/files.h"
@@ -127,6 +129,23 @@ TEST_F(Train, AKilledRunEndsWithTheBitsOfOneThatWasNot) {
     EXPECT_TRUE(tensors_of(out + "/step-60") == expected);
     EXPECT_EQ(losses(out), losses(scratch / "whole"));
   }
+}
+
+// Whoever reads the folder meanwhile (a loader, a copy) finds checkpoints whole.
+TEST_F(Train, ACheckpointAppearsWhole) {
+  const std::string out = scratch / "run";
+  Process process(arguments(out, {"--steps", "200", "--save-every", "1", "--keep", "400"}));
+  for (int64_t step = 1; step <= 200;) {
+    const std::string folder = out + "/step-" + std::to_string(step);
+    ASSERT_FALSE(process.has_ended() && !fs::exists(folder)) << process.err();
+    if (!fs::exists(folder)) continue;
+    for (const char* name : {"config.json", "model.safetensors", "train.safetensors"}) {
+      EXPECT_TRUE(fs::exists(folder + "/" + name)) << folder << " " << name;
+    }
+    EXPECT_FALSE(fs::exists(folder + "/.carousel.partial")) << folder;
+    ++step;
+  }
+  EXPECT_EQ(process.wait(), 0) << process.err();
 }
 
 TEST_F(Train, AnInterruptSavesAndCanBeResumed) {
@@ -259,6 +278,78 @@ TEST_F(Train, ALossThatIsNotFiniteEndsTheRunAndKeepsTheLastCheckpoint) {
   EXPECT_EQ(ran.status, 1);
   EXPECT_NE(ran.err.find("expected finite numbers"), std::string::npos) << ran.err;
   EXPECT_NE(ran.err.find("data.txt"), std::string::npos) << ran.err;
+}
+
+/// Runs under a limit of the size of files, which stands for a full disk: writing fails in the same place.
+Ran run_limited(const std::vector<std::string>& words, int kilobytes) {
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit soft{static_cast<rlim_t>(kilobytes) << 10, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &soft);
+  Process process(words);
+  setrlimit(RLIMIT_FSIZE, &before);
+  Ran ran;
+  ran.status = process.wait();
+  ran.err = process.err();
+  return ran;
+}
+
+TEST_F(Train, AFullDiskIsSaidWithTheStepAndLeavesTheLastCheckpoint) {
+  const std::string out = scratch / "run", whole = scratch / "whole";
+  // A rate that does not depend on the number of steps.
+  const std::vector<std::string> recipe{"--save-every", "5", "--schedule", "constant", "--warmup", "0", "--steps"};
+  std::vector<std::string> all = recipe, some = recipe;
+  all.push_back("80");
+  some.push_back("5");
+  ASSERT_EQ(run(arguments(whole, all)).status, 0);
+  ASSERT_EQ(run(arguments(out, some)).status, 0);
+  // The log is full first: its lines grow, a checkpoint does not begin to.
+  const auto log_kb = static_cast<int>(fs::file_size(out + "/log.jsonl") >> 10);
+  const std::vector<std::string> longer{"train", "--resume", out, "-t", "1", "--steps", "80", "--save-every", "1000"};
+  const Ran logged = run_limited(longer, log_kb + 4);
+  EXPECT_EQ(logged.status, 1);
+  EXPECT_NE(logged.err.find("carousel: error: step "), std::string::npos) << logged.err;
+  EXPECT_NE(logged.err.find("cannot write"), std::string::npos) << logged.err;
+  // Then a checkpoint: the weights alone are larger than the limit.
+  const Ran saved = run_limited({"train", "--resume", out, "-t", "1", "--steps", "80", "--save-every", "5"}, 64);
+  EXPECT_EQ(saved.status, 1);
+  EXPECT_NE(saved.err.find("carousel: error: step 10: "), std::string::npos) << saved.err;
+  EXPECT_NE(saved.err.find("model.safetensors: cannot write: File too large"), std::string::npos) << saved.err;
+  for (const auto& entry : fs::directory_iterator(out)) {
+    const std::string name = entry.path().filename();
+    EXPECT_TRUE(name == "step-5" || name.find("step-") == name.npos) << name;
+  }
+  const Ran resumed = run_carousel("train --resume " + out + " -t 1");
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_TRUE(tensors_of(out + "/step-80") == tensors_of(whole + "/step-80"));
+  EXPECT_EQ(losses(out), losses(whole));
+}
+
+TEST_F(Train, DataThatVanishesIsNamedWithTheStep) {
+  const std::string out = scratch / "run";
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += corpus();  // more than the pages that are read at once
+  write_file(scratch / "data.txt", text);
+  Process process(arguments(out, {"--steps", "1000000", "--save-every", "20"}));
+  ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/step-20"); }));
+  for (const auto& entry : fs::directory_iterator(out + "/cache")) fs::resize_file(entry.path(), 0);
+  EXPECT_EQ(process.wait(), 1);
+  const std::string err = process.err(), line = err.substr(err.rfind("carousel: error: "));
+  EXPECT_TRUE(line.starts_with("carousel: error: step ")) << line;
+  EXPECT_NE(line.find(out + "/cache/"), std::string::npos) << line;
+  EXPECT_NE(line.find("a mapped file became shorter"), std::string::npos) << line;
+}
+
+TEST_F(Train, CheckpointsThatFindNoRoomAreRefusedBeforeTheFirstStep) {
+  write_file(scratch / "config.json", R"({"model_type": "xlstm", "vocab_size": 256, "hidden_size": 256,
+    "num_hidden_layers": 2, "num_heads": 2, "tie_word_embeddings": false})");
+  const std::string out = scratch / "run";
+  const Ran ran = run(arguments(out, {"--steps", "1", "--keep", "1048576"}));  // some 30 TiB
+  if (ran.status == 0) GTEST_SKIP() << "a disk of many terabytes";
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find(out + ": "), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find("for 1048577 checkpoints"), std::string::npos) << ran.err;
+  EXPECT_FALSE(fs::exists(out + "/train.json"));
 }
 
 }  // namespace

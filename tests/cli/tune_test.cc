@@ -152,6 +152,19 @@ TEST(Lora, WhatDoesNotFitIsOneLine) {
   expect_one_line(run_carousel("eval " + tuned.model + " --weights q8 --adapter " + adapter + text), "for an adapter");
 }
 
+TEST(Lora, ABaseInBlocksIsRefusedBeforeTheFirstStep) {
+  for (const std::string type : {"q8", "q4"}) {
+    const Tuned tuned;
+    const std::string blocks = tuned.scratch / type;
+    ASSERT_EQ(run_carousel("quantize " + tuned.model + " --type " + type + " --out " + blocks).status, 0);
+    const std::string line = "train --model " + blocks + " --data " + (tuned.scratch / "text.txt") + " --out " +
+                             (tuned.scratch / "out") + kHowLong + "--steps 1 --lora 4";
+    const Ran ran = run_carousel(line);
+    expect_one_line(ran, "mlstm_layer.q.weight\" is Q" + type.substr(1) + ", expected F32, F16 or BF16");
+    EXPECT_TRUE(is_absent(tuned.scratch / "out/step-1"));
+  }
+}
+
 TEST(Lora, MuonTakesTheAdaptersMatrices) {
   const Tuned tuned;
   ASSERT_EQ(tuned.train("out", "--steps 2 --lora 4 --optim muon --muon-lr 0").status, 0);

@@ -2,9 +2,11 @@
 #include "carousel/formats/new_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -139,6 +141,23 @@ TEST(NewFolder, GoesUnlessItIsKept) {
   fs::create_directory(path);
   { NewFolder folder(path); }
   EXPECT_TRUE(fs::is_empty(path)) << "another made it";
+}
+
+// A limit of the size of files stands for a full disk: not a byte can be written.
+TEST(NewFolder, IsGoneWhereItsFirstByteFindsNoRoom) {
+  const Scratch scratch;
+  const std::string path = scratch / "model";
+  const pid_t child = fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit none{0, 0};
+    setrlimit(RLIMIT_FSIZE, &none);
+    _exit(says(error_of([&] { NewFolder folder(path); }), "/.carousel.partial: cannot write: File too large") ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0) << "it says what it could not write";
+  EXPECT_FALSE(fs::exists(path));
 }
 
 TEST(NewFolder, ASecondWriterIsToldAndTakesNothingAway) {

@@ -34,9 +34,10 @@ struct Taped : Machine {
     trained.add(master, gradient->data());
     return gradient;
   }
-  /// Runs the tape backwards from the gradients of these outputs. d_states: see Grads.
-  void backward(const std::vector<std::pair<Tensor, Tensor>>& outputs, const StateBatch* d_states = nullptr) {
-    Ctx plain{stream, arena};
+  /// Runs the tape backwards from the gradients of these outputs. d_states: see Grads. numerics: those of the forward.
+  void backward(const std::vector<std::pair<Tensor, Tensor>>& outputs, const StateBatch* d_states = nullptr,
+                const Numerics& numerics = Numerics::native()) {
+    Ctx plain{stream, arena, numerics};
     grads = std::make_unique<Grads>(tape, d_states);
     for (const auto& [output, d] : outputs) grads->give(plain, output, d);
     tape.backward(plain, *grads);

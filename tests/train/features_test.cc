@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <map>
 #include <numeric>
 #include <set>
@@ -122,6 +123,37 @@ TEST(Features, ShapesMustFit) {
   EXPECT_NE(refusal(options, 2).find("expected a finite number"), std::string::npos);
   options.files[0].target = "";
   EXPECT_NE(refusal(options, 2).find("--target"), std::string::npos);
+}
+
+// File for file: the first of the features has the first of the targets.
+TEST(Features, PatternsAndFoldersNameFilesOfTheSameOrder) {
+  const Scratch scratch;
+  for (const std::string folder : {"/x", "/y"}) {
+    std::filesystem::create_directory(scratch.path() + folder);
+    for (const std::string name : {"/a", "/b"}) {
+      const float value = name == "/a" ? 1 : 2;
+      write(scratch.path() + folder + name + ".npy", npy<float>("<f4", "3, 1", {value, value, value}));
+    }
+  }
+  write(scratch / "x/notes.txt", "no features");
+  for (const char* ending : {"", "/*.npy"}) {
+    FeatureOptions options;
+    options.files = list_feature_files({scratch / "x" + std::string(ending), scratch / "y" + std::string(ending), ""});
+    ASSERT_EQ(options.files.size(), 2u);
+    const FeatureData data(options, 1, 1);
+    EXPECT_EQ(data.sequences(), 2);
+    for (int64_t place = 0; place < data.rows(); ++place) {
+      EXPECT_EQ(data.row(0, place).x[0], data.row(0, place).target[0]);
+    }
+  }
+  EXPECT_EQ(error_of([&] {
+              list_feature_files({scratch / "x", scratch / "y/a.npy", ""});
+            }),
+            scratch / "y/a.npy" + std::string(": got 1 files, expected 2, one for each of ") + (scratch / "x"));
+  EXPECT_NE(error_of([&] {
+              list_feature_files({scratch / "x/*.txt", scratch / "y", ""});
+            }).find("got no .csv or .npy"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 
 #include "carousel/core/files.h"
 #include "carousel/core/json.h"
+#include "carousel/model/load.h"
 #include "carousel/train/source.h"
+#include "carousel/train/vocabulary.h"
 #include "tests/train/written.h"
 
 namespace carousel::train {
@@ -115,6 +117,24 @@ TEST(TokenCache, AFileIsReadOnceAndByItsContents) {
   other.name = "BPE of 300 ids";
   const std::string error = error_of([&] { Source(path, options, other); });
   EXPECT_NE(error.find("ids of the tokenizer bytes, expected those of BPE of 300 ids"), std::string::npos) << error;
+}
+
+// Vocabularies of bytes and of 4096 ids: that their sizes differ makes the caches no less those of two tokenizers.
+TEST(TokenCache, OfATokenizerWithAnotherNumberOfIdsIsRefused) {
+  const Scratch scratch;
+  const std::string path = write(scratch / "a.txt", "Once upon a time<|endoftext|>there was a cat");
+  const std::string folder = CAROUSEL_SOURCE_DIR "/models/stories-xlstm";
+  model::Model model;
+  model.config = model::read_model_config(model::resolve(folder), nullptr);
+  model.tokenizer = model::open_tokenizer(model::resolve(folder), nullptr);
+  const Vocabulary stories = vocabulary_of(folder, model);
+  SourceOptions options;
+  options.cache_folder = scratch / "cache";
+  Source(path, options, byte_vocabulary());
+  const size_t files = names_in(scratch / "cache").size();
+  const std::string error = error_of([&] { Source(path, options, stories); });
+  EXPECT_NE(error.find("ids of the tokenizer bytes, expected those of " + stories.name), std::string::npos) << error;
+  EXPECT_EQ(names_in(scratch / "cache").size(), files);
 }
 
 }  // namespace

@@ -237,6 +237,7 @@ Tensor ltc(Ctx& ctx, const Tensor& x, const LtcCell& cell, const Seqs& seqs, Lay
   args.batch = cell_batch(seqs, states, has_memory);
   const Tensor parameter = ctx.tape != nullptr ? trained_parameter(cell, *ctx.tape) : Tensor();
   const bool recorded = ctx.tape != nullptr && (ctx.tape->needs(x) || parameter.defined());
+  if (recorded && args.solver != Numerics::Solver::kSemiImplicit) ctx.without_backward(kWhere);
   CellRecord record;
   if (recorded) record = CellRecord(ctx, seqs, states, cell.units, has_memory);
   args.kept = record.kept();

@@ -185,7 +185,7 @@ void sequence_back(const Call& args, const Stream* threads, int64_t s, const Scr
       scratch.d_v[m] = cell.output_w != nullptr ? fma1(d[m], cell.output_w[m], scratch.d_v[m]) : scratch.d_v[m] + d[m];
     }
     const float dt = args.batch.seqs.dt != nullptr ? args.batch.seqs.dt[n] : 1.0f;
-    const float step_time = dt / static_cast<float>(cell.unfolds);
+    const float step_time = cell.step > 0 ? cell.step : dt / static_cast<float>(cell.unfolds);
     std::memset(args.d_mapped + n * cell.inputs, 0, sizeof(float) * static_cast<size_t>(cell.inputs));
     if (step_time > 0) {
       std::memcpy(scratch.v, args.start.h + n * cell.units, state_bytes);

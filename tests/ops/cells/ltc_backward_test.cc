@@ -26,6 +26,7 @@ double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 struct Cell {
   int64_t inputs, units, outputs;
   bool implicit, memory;
+  double step = 0;  // the time of a solver step; 0: that of the row, divided
   std::map<std::string, Tensor> masters;
   std::map<std::string, Vector> values;
   ops::LtcCell packed;
@@ -42,7 +43,7 @@ Tensor uniform(Shape shape, uint64_t seed, double low, double high) {
 }
 
 Cell make_cell(int64_t inputs, int64_t units, int64_t outputs, bool implicit, bool memory) {
-  Cell cell{inputs, units, outputs, implicit, memory, {}, {}, {}};
+  Cell cell{inputs, units, outputs, implicit, memory, 0, {}, {}, {}};
   auto& m = cell.masters;
   uint64_t seed = 10;
   for (const auto& [prefix, sources] : {std::pair<std::string, int64_t>{"sensory_", inputs}, {"", units}}) {
@@ -121,12 +122,13 @@ Vector step(const Cell& cell, const Vector& x, double dt, Vector& v, Vector& c) 
   for (size_t i = 0; i < x.size(); ++i) input[i] = x[i] * cell.of("input_w")[i] + cell.of("input_b")[i];
   std::vector<double> sensory(2 * units);
   for (size_t j = 0; j < units; ++j) add_synapses(cell, "sensory_", input, j, &sensory[2 * j]);
-  for (int64_t k = 0; dt > 0 && k < cell.packed.unfolds; ++k) {
+  const double step_time = cell.step > 0 ? cell.step : dt / static_cast<double>(cell.packed.unfolds);
+  for (int64_t k = 0; step_time > 0 && k < cell.packed.unfolds; ++k) {
     Vector next;
     for (size_t j = 0; j < units; ++j) {
       double sums[2] = {sensory[2 * j], sensory[2 * j + 1]};
       add_synapses(cell, "", v, j, sums);
-      const double per_step = cell.constrained(cell.of("cm")[j]) / (dt / static_cast<double>(cell.packed.unfolds));
+      const double per_step = cell.constrained(cell.of("cm")[j]) / step_time;
       const double leak = cell.constrained(cell.of("gleak")[j]);
       next.push_back((per_step * v[j] + leak * cell.of("vleak")[j] + sums[0]) /
                      (per_step + leak + sums[1] + double{cell.packed.epsilon}));
@@ -173,7 +175,7 @@ Parameters train(Taped& t, const Cell& cell) {
 
 std::vector<Shape> state_shapes(const Cell& cell) { return std::vector<Shape>(cell.memory ? 2 : 1, Shape{cell.units}); }
 
-void expect_gradients(Isa isa, Cell cell) {
+void expect_gradients(Isa isa, Cell cell, const Numerics& numerics = Numerics::native()) {
   SCOPED_TRACE(::testing::Message() << cpu::isa_name(isa) << " " << cell.units << " implicit " << cell.implicit
                                     << " memory " << cell.memory);
   Taped t(isa);
@@ -192,8 +194,10 @@ void expect_gradients(Isa isa, Cell cell) {
     d_left.push_back(d_states.all(i));
   }
   const Tensor x = t.input(values);
-  const Tensor y = ops::ltc(t.ctx, x, cell.packed, seqs, states.layer());
-  t.backward({{y, weights}}, &d_states.batch);
+  Ctx taped{t.stream, t.arena, numerics};
+  taped.tape = &t.tape;
+  const Tensor y = ops::ltc(taped, x, cell.packed, seqs, states.layer());
+  t.backward({{y, weights}}, &d_states.batch, numerics);
   const auto of = [&] { return loss(cell, seqs, x_values, before, weights, d_left); };
   // Six solver steps per row, each a quotient of sums in f32 whose gradients are differences: 2e-6.
   EXPECT_LT(gradient_error(of, x_values, t.gradient(x).f32(), 24), 2e-6);
@@ -221,6 +225,34 @@ TEST(LtcBackward, AgreesWithCentralDifferences) {
     expect_gradients(isa, make_cell(2, 1, 1, true, false));
     expect_gradients(isa, make_cell(20, 17, 17, false, false));
   }
+}
+
+// As the TensorFlow code solves them (ncps-tf): values as they are, steps of their own time, no epsilon.
+TEST(LtcBackward, UnderAProfileAgreesWithCentralDifferences) {
+  Numerics numerics;
+  numerics.ltc.implicit = false;
+  numerics.ltc.step = 0.3;
+  numerics.ltc.epsilon = 0;
+  numerics.ltc.unfolds = 4;
+  numerics.ltc.w = {1e-5, 1000};
+  Cell cell = make_cell(3, 19, 5, true, true);
+  Machine machine;
+  cell.packed = cell.packed.under(machine.stream, numerics.ltc);
+  cell.packed.epsilon = 0;  // these two are what the formula here reads
+  cell.packed.unfolds = 4;
+  cell.implicit = false;
+  cell.step = 0.3;
+  expect_gradients(cpu::best_isa(), cell, numerics);
+}
+
+TEST(LtcBackward, ASolverWithoutAGradientIsRefused) {
+  Numerics numerics;
+  numerics.ltc.solver = Numerics::Solver::kEuler;
+  const Cell cell = make_cell(2, 3, 1, true, false);
+  Taped t;
+  Ctx taped{t.stream, t.arena, numerics};
+  taped.tape = &t.tape;
+  EXPECT_THROW(ops::ltc(taped, t.input(random_tensor({2, 2}, 1)), cell.packed, sequences({2}), {}), Error);
 }
 
 struct Gradients {

@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/core/passing_memory.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/formats/yaml.h"
@@ -303,11 +304,13 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   ParamList list;
   declare_params(model.config, list, place.config);
   out.records = list.records();
-  DrawnParams drawn(stream, seed, DType::kF32);
+  Stream reading = stream;  // what is read becomes masters, and is dropped
+  reading.memory = &passing_memory();
+  DrawnParams drawn(reading, seed, DType::kF32);
   std::optional<CheckpointParams> stored;
   if (checkpoint) {
     const TensorNames names = spelling_of(model.config, &*checkpoint, place.config);
-    stored.emplace(stream, *checkpoint, names, model.config, place.weights);
+    stored.emplace(reading, *checkpoint, names, model.config, place.weights);
   }
   ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
   out.params = std::make_unique<TrainedParams>(source, stream, out.records,

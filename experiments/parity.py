@@ -6,7 +6,10 @@ A document is bits, a space and their parity, like "01101 1"; the loss counts th
 2 blocks of width 64 with one head, and train on 2 to 39 bits (40 tokens with the answer). `carousel eval --lambada`
 measures the accuracy of the last word: on 1,000 documents of 3 to 40 tokens and on 1,000 of 40 to 256. The space is
 the same in every document, so a right word is a right parity. It passes if sLSTM without a convolution has at least
-0.99 on both and mLSTM stays below 0.6 on the long ones.
+0.99 on both, mLSTM stays below 0.6 on the long ones, and all of it takes at most 30 minutes.
+
+The xlstm repository validates and tests on lengths 40 to 256 alone. The bound of mLSTM is for these: it learns all
+documents of up to 7 bits one by one, which lifts its accuracy at 3 to 40 tokens (README.md).
 
     python3 experiments/parity.py [--carousel build/release/carousel] [--model slstm|mlstm] [--steps N] [--out DIR]
 """
@@ -18,7 +21,9 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 
+MINUTES = 30  # at most, on two cores
 SEQ = 256  # pairs of a row; documents fill rows exactly, so none is cut
 SHORT = (2, 39)  # bits of a document: 3 to 40 tokens with the answer
 LONG = (39, 255)
@@ -101,7 +106,7 @@ def main():
     parser.add_argument("--threads", default="2")
     parser.add_argument("--out", type=pathlib.Path, help="an empty folder for the runs (default: a temporary one)")
     options = parser.parse_args()
-    passed = True
+    passed, begin = True, time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or pathlib.Path(temporary)
         out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +119,9 @@ def main():
             passed = passed and good
             print(f"{name}: accuracy {short:.3f} at 3 to 40 tokens, {long:.3f} at 40 to 256: "
                   f"{'as expected' if good else 'NOT as expected'}", flush=True)
-    return 0 if passed else 1
+    minutes = (time.monotonic() - begin) / 60
+    print(f"{minutes:.1f} minutes, expected at most {MINUTES}")
+    return 0 if passed and minutes <= MINUTES else 1
 
 
 if __name__ == "__main__":

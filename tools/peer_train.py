@@ -6,7 +6,9 @@ float32. The last two run the time steps of sLSTM and LTC in Python.
     tools/peer_train.py --carousel build/release/carousel --threads 4 [--case stories ...] [--steps 6] [--rounds 3]
 
 A round runs both, one after the other; the medians of tokens per second and their ratio are printed. A step is forward,
-backward, clipping and AdamW. Needs torch, and the package of each case.
+backward, clipping and AdamW. For language models `carousel bench --train` follows in the same run: the operations of all
+matrix products of a step over its whole time, beside the f32 peak that `bench --bounds` measures, taken around each
+sample. Needs torch, and the package of each case.
 """
 import argparse
 import json
@@ -22,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 CASES = {  # config, batch, seq
     "stories": ({"model_type": "xlstm", "vocab_size": 4096, "hidden_size": 256, "embedding_dim": 256,
-                 "num_hidden_layers": 6, "num_blocks": 6, "num_heads": 4, "chunk_size": 64}, 8, 256),
+                 "num_hidden_layers": 8, "num_blocks": 8, "num_heads": 4, "chunk_size": 64}, 8, 256),
     "xlstm-12x768": ({"model_type": "xlstm", "vocab_size": 16384, "hidden_size": 768, "embedding_dim": 768,
                       "num_hidden_layers": 12, "num_blocks": 12, "num_heads": 4, "chunk_size": 64}, 2, 512),
     "llama-6x256": ({"model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704,
@@ -107,6 +109,15 @@ def run_carousel(binary, folder, config, batch, seq, steps, threads):
     return [line for line in lines if "tokens_per_second" in line][-1]["tokens_per_second"]
 
 
+def product_share(binary, folder, batch, seq, rounds, threads):
+    """The rate of matrix products over whole steps, and the f32 peak around them, in GFLOP/s."""
+    command = binary.split() + ["bench", os.path.join(folder, "config.json"), "--train", "--batch", str(batch),
+                                "--rows", str(seq), "-r", str(rounds), "-t", str(threads), "--json"]
+    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    lines = answer["training"]
+    return (lines[0]["matrix_gflop_per_s"], lines[0]["f32_gflop_per_s"]) if lines else (0.0, 0.0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--carousel", required=True)
@@ -123,9 +134,14 @@ def main():
             for _ in range(options.rounds):
                 ours.append(run_carousel(options.carousel, folder, config, batch, seq, options.steps, options.threads))
                 theirs.append(run_torch(folder, config, batch, seq, options.steps, options.threads))
+            rate, peak = 0.0, 0.0
+            if config["model_type"] != "ltc":
+                rate, peak = product_share(options.carousel, folder, batch, seq, options.rounds, options.threads)
         ratio = statistics.median(ours) / statistics.median(theirs)
         print(f"{name}, {batch} x {seq}, {options.threads} threads: carousel {statistics.median(ours):.0f} tok/s, "
               f"peer {statistics.median(theirs):.0f} tok/s, ratio {ratio:.2f}", flush=True)
+        if peak > 0:
+            print(f"  matrix products {rate:.1f} of {peak:.1f} GFLOP/s, {100 * rate / peak:.1f} %", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,5 +22,10 @@ OpCase ltc_case(const Shapes& shapes);           // cell_cases.cc
 OpCase gated_unit_case(const Shapes& shapes);    // row_cases.cc
 OpCase block_linear_case(const Shapes& shapes);  // row_cases.cc
 OpCase moe_case(const Shapes& shapes);           // row_cases.cc
+OpCase soft_cap_case(const Shapes& shapes);      // row_cases.cc
+OpCase gate_heads_case(const Shapes& shapes);    // row_cases.cc
+OpCase head_norm_case(const Shapes& shapes);     // row_cases.cc
+OpCase embedding_case(const Shapes& shapes);     // token_cases.cc
+OpCase head_case(const Shapes& shapes);          // token_cases.cc
 
 }  // namespace carousel::bench

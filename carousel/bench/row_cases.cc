@@ -9,8 +9,10 @@
 #include "carousel/ops/gate/gate.h"
 #include "carousel/ops/linear/block_linear.h"
 #include "carousel/ops/moe/moe.h"
+#include "carousel/ops/norm/norm.h"
 
 namespace carousel::bench {
+
 OpCase gated_unit_case(const Shapes& shapes) {
   const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
   OpCase result = case_of(shapes, gated_unit_cost(rows, width));
@@ -22,12 +24,68 @@ OpCase gated_unit_case(const Shapes& shapes) {
   return result;
 }
 
+// Without a tape the op caps in place: from the second call on the values are those of the call before.
+OpCase soft_cap_case(const Shapes& shapes) {
+  constexpr float kCap = 30;
+  const int64_t width = chosen(shapes.options.in, 2048), rows = shapes.all_rows();
+  const double count = static_cast<double>(rows) * static_cast<double>(width);
+  OpCase result = case_of(shapes, elementwise_cost(count, 1, kSigmoid + 2));
+  result.shape = fmt::format("N={} D={}", rows, width);
+  const auto work = std::make_shared<Work>(shapes.memory());
+  work->draw(result.ring, {rows, width});
+  set_call(result, work, shapes,
+           [&held = *work](Ctx& ctx, size_t i) { return std::vector<Tensor>{ops::soft_cap(ctx, held.x[i], kCap)}; });
+  return result;
+}
+
+/// The width of a head of `width` columns.
+int64_t head_dim_of(const Shapes& shapes, int64_t width, int64_t otherwise) {
+  const int64_t dim = chosen(shapes.options.head_dim, otherwise);
+  if (width % dim == 0) return dim;
+  fail(ErrorKind::kUsage, "--head-dim: got {} for --in {}, expected a divisor of it", dim, width);
+}
+
+OpCase gate_heads_case(const Shapes& shapes) {
+  const int64_t width = chosen(shapes.options.in, 2048), dim = head_dim_of(shapes, width, 64);
+  const int64_t rows = shapes.all_rows(), heads = width / dim;
+  const double count = static_cast<double>(rows) * static_cast<double>(width), share = 1 / static_cast<double>(dim);
+  OpCase result = case_of(shapes, elementwise_cost(count, 1 + share, 1 + kSigmoid * share));
+  result.shape = fmt::format("N={} H={} d={}", rows, heads, dim);
+  const auto work = std::make_shared<Work>(shapes.memory());
+  work->draw(result.ring, {rows, width});
+  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, heads}, 1.0f, shapes.memory()));
+  set_call(result, work, shapes, [&held = *work](Ctx& ctx, size_t i) {
+    return std::vector<Tensor>{ops::gate_heads(ctx, held.x[i], held.y[i])};
+  });
+  return result;
+}
+
+OpCase head_norm_case(const Shapes& shapes) {
+  const int64_t width = chosen(shapes.options.in, 2048), dim = head_dim_of(shapes, width, 512);
+  const int64_t rows = shapes.all_rows(), heads = width / dim;
+  Cost cost = norm_cost(rows, width, false);
+  cost += elementwise_cost(static_cast<double>(rows) * static_cast<double>(width), 1, kSigmoid + 1);
+  cost.written_bytes /= 2;  // norm and gate write one result
+  OpCase result = case_of(shapes, cost);
+  result.shape = fmt::format("N={} H={} d={}", rows, heads, dim);
+  const auto work = std::make_shared<Work>(shapes.memory());
+  ops::Norm norm;
+  norm.weight = drawn({width}, 1.0f, shapes.memory());
+  work->train(norm.weight);
+  work->draw(result.ring, {rows, width});
+  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}, 1.0f, shapes.memory()));
+  set_call(result, work, shapes, [&held = *work, norm, heads](Ctx& ctx, size_t i) {
+    ops::NormGate gate;
+    gate.kind = ops::NormGate::Kind::kSigmoid;
+    gate.pre = columns(held.y[i]);
+    return std::vector<Tensor>{ops::head_norm(ctx, held.x[i], heads, norm, gate)};
+  });
+  return result;
+}
+
 OpCase block_linear_case(const Shapes& shapes) {
-  const int64_t size = chosen(shapes.options.head_dim, 4), width = chosen(shapes.options.in, 2048);
+  const int64_t width = chosen(shapes.options.in, 2048), size = head_dim_of(shapes, width, 4);
   const int64_t rows = shapes.all_rows();
-  if (width % size != 0) {
-    fail(ErrorKind::kUsage, "--head-dim: got {} for --in {}, expected a divisor of it", size, width);
-  }
   OpCase result = case_of(shapes, block_linear_cost(rows, width, size));
   result.shape = fmt::format("N={} D={} block={}", rows, width, size);
   const auto work = std::make_shared<Work>(shapes.memory());

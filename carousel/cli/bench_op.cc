@@ -100,7 +100,7 @@ Json op_lines(const std::string& op, const std::vector<bench::OpCase>& cases,
 void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add_choice(app, "--op", options.op, bench::op_names(), "Measure one op instead of a model; -d and --weights apply");
   add_integers(app, "--rows", options.rows, 1, kMaxSize,
-               "--op, --train: rows of each sequence (1,512; slstm and --train 512)")
+               "--op, --train: rows of each sequence (1,512; slstm, head and --train 512)")
       ->default_str("");
   add_integers(app, "--batch", options.batch, 1, 65536,
                "Sequences: of --op and --train, and of a model that decode in one forward");
@@ -110,11 +110,13 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add("--heads", options.heads, "--op slstm, mlstm, attention: heads (4, 8, 32)");
   add("--kv-heads", options.kv_heads, "--op attention: heads of keys and values (a fourth of the heads)");
   add("--head-dim", options.head_dim,
-      "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64); block_linear: of a block (4)");
+      "--op slstm, mlstm, attention: width of a head's queries and keys (256, 256, 64); block_linear: of a block (4); "
+      "gate_heads, head_norm: of a head (64, 512)");
   add("--value-dim", options.value_dim, "--op mlstm: width of a head's values (twice the keys')");
   add("--in", options.in, "Width of the input (linear 4096, moe 1024, cfc and ltc 16, else 2048)");
   add("--out", options.out,
-      "--op linear: width of the result (4096); moe: hidden units of an expert (512); cfc, ltc: units (64, 32)");
+      "--op linear: width of the result (4096); moe: hidden units of an expert (512); cfc, ltc: units (64, 32); "
+      "embedding, head: tokens of the vocabulary (16384)");
   add_integers(app, "--sparsity", options.sparsity, 0, 100,
                "--op linear: percent of the weights that a random wiring masks");
   app.add_flag("--backward", options.backward, "--op: time the gradient beside the call, on the CPU");

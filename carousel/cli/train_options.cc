@@ -23,7 +23,7 @@ constexpr int64_t kMost = int64_t{1} << 40;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Options that say how to start, not what a run is.
-const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads"};
+const std::set<std::string> kNotKept = {"help", "config", "resume", "out", "dry-run", "find-lr", "threads", "device"};
 const std::set<std::string> kPaths = {"model", "data", "valid", "target", "times", "valid-target", "valid-times"};
 
 void add_data_options(CLI::App& app, TrainOptions& o) {
@@ -145,6 +145,15 @@ void TrainOptions::add_options(CLI::App& app) {
   add_integer(app, "--sample-tokens", sample_tokens, 1, 1 << 20, "Tokens of a sample");
   add_integer(app, "--log-every", log_every, 1, kMost, "Steps between lines on standard error");
   app.add_flag("--dry-run", dry_run, "Say what would run, and end");
+  app.add_option(
+         "--device",
+         [](const CLI::results_t& results) {
+           if (results.back() == "cpu") return true;
+           fail(ErrorKind::kUsage, "--device: got \"{}\", expected cpu, where carousel trains", results.back());
+         },
+         "Where the model is trained: cpu")
+      ->type_name("NAME")
+      ->default_str("cpu");
   machine.add_cpu_options(app);
   app.get_option("--threads")->description("Threads; 0: the physical cores, divided by the processes that share them");
 }

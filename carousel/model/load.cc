@@ -10,6 +10,7 @@
 
 #include "carousel/core/error.h"
 #include "carousel/core/files.h"
+#include "carousel/core/passing_memory.h"
 #include "carousel/formats/checkpoint.h"
 #include "carousel/formats/new_file.h"
 #include "carousel/formats/yaml.h"
@@ -310,14 +311,16 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   declare_params(model.config, list, place.config);
   out.records = list.records();
   for (ParamRecord& record : out.records) record.init = bounded_by(numerics, record.name, record.init);
-  DrawnParams native(stream, seed, DType::kF32);
+  Stream reading = stream;  // what is read becomes masters, and is dropped
+  reading.memory = &passing_memory();
+  DrawnParams native(reading, seed, DType::kF32);
   ProfiledParams drawn(native, numerics);
   std::optional<CheckpointParams> stored;
   const TrainedChoice choice = choose_trained(model.config, out.records, tuning, seed, path);
   if (checkpoint) {
     const TensorNames names = spelling_of(model.config, &*checkpoint, place.config);
     check_base_types(*checkpoint, model.config, names, out.records, choice.adapter, place.weights);
-    stored.emplace(stream, *checkpoint, names, model.config, place.weights);
+    stored.emplace(reading, *checkpoint, names, model.config, place.weights);
   }
   ParamSource& source = stored ? static_cast<ParamSource&>(*stored) : drawn;
   out.params = std::make_unique<TrainedParams>(source, stream, out.records, choice);

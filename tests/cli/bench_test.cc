@@ -190,7 +190,9 @@ TEST(Bench, AnOpAndItsGradient) {
   for (const char* op :
        {"slstm --heads 2 --head-dim 16", "mlstm --heads 2 --head-dim 16", "linear --in 48 --out 32",
         "short_conv --in 32", "attention --heads 4 --head-dim 16", "norm --in 64", "gated_unit --in 40",
-        "block_linear --in 48 --head-dim 6", "moe --in 32 --out 24", "cfc --in 3 --out 10", "ltc --in 3 --out 10"}) {
+        "block_linear --in 48 --head-dim 6", "moe --in 32 --out 24", "cfc --in 3 --out 10", "ltc --in 3 --out 10",
+        "soft_cap --in 40", "gate_heads --in 48 --head-dim 6", "head_norm --in 48 --head-dim 12",
+        "embedding --in 32 --out 50", "head --in 32 --out 50"}) {
     const Ran ran = run_carousel(std::string("bench --op ") + op + " --rows 70 --backward -r 1 -t 2 --json");
     ASSERT_EQ(ran.status, 0) << ran.err;
     const Json line = parse_json(ran.out, "bench").at("ops")[0];

@@ -55,6 +55,7 @@ class Process {
       waitpid(pid_, &status, 0);
     }
     ended_ = true;
+    ended_by_ = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   bool has_ended() const {
@@ -62,6 +63,8 @@ class Process {
     return ended_ ||
            (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
   }
+  /// After wait(): the signal that killed it; 0: none did.
+  int ended_by() const { return ended_by_; }
   std::string err() const { return read_file(scratch_ / "err"); }
   /// From what the kernel says: whether a handler is set for the signal.
   bool catches(int signal) const { return (mask("SigCgt:") >> (signal - 1) & 1) != 0; }
@@ -81,6 +84,7 @@ class Process {
   Scratch scratch_;
   pid_t pid_ = 0;
   bool ended_ = false;
+  int ended_by_ = 0;
 };
 
 }  // namespace carousel::cli

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <iterator>
+#include <sstream>
 #include <thread>
 
 #include "carousel/core/json.h"
@@ -43,6 +45,9 @@ class TrainProcesses : public testing::Test {
 
 #ifdef CAROUSEL_MPIEXEC
 
+/// How long a job may go on after one of its processes was killed.
+constexpr std::chrono::seconds kMostAfterAKill{30};
+
 struct Loss {
   int64_t step;
   double loss;
@@ -57,6 +62,13 @@ std::vector<Loss> losses(const std::string& out) {
     if (record.contains("loss")) found.push_back({record["step"].get<int64_t>(), record["loss"].get<double>()});
   }
   return found;
+}
+
+/// Whether there is such a process, and more of it than a status that nobody has read.
+bool runs(pid_t process) {
+  const std::string stat = read_file("/proc/" + std::to_string(process) + "/stat");
+  const size_t name_end = stat.rfind(')');
+  return name_end != stat.npos && stat.at(name_end + 2) != 'Z';
 }
 
 /// Open MPI as root, with more processes than cores, on this machine alone. It takes a second to start.
@@ -85,10 +97,11 @@ class Started : public Process {
   Started(int processes, const std::vector<std::string>& arguments)
       : Process(processes == 0 ? CAROUSEL_RUN_DIR "/carousel" : CAROUSEL_MPIEXEC,
                 processes == 0 ? arguments : launch(processes, arguments), -1) {}
-  /// A process of the job; 0: there is none.
-  pid_t child() const {
+  /// The processes of the job that run.
+  std::vector<pid_t> children() const {
     const std::string id = std::to_string(pid());
-    return std::atoi(read_file("/proc/" + id + "/task/" + id + "/children").c_str());
+    std::istringstream ids(read_file("/proc/" + id + "/task/" + id + "/children"));
+    return {std::istream_iterator<pid_t>(ids), {}};
   }
 };
 
@@ -176,23 +189,29 @@ TEST_F(TrainMpi, AnotherNumberGoesOnWithARun) {
   EXPECT_EQ(fs::file_size(scratch / ("run" + state)), fs::file_size(scratch / ("alone" + state)));
 }
 
-TEST_F(TrainMpi, AKilledProcessEndsTheJobAndItsLastCheckpointIsGood) {
+// The seconds are counted from the kill until the launcher has ended, and all processes of the job with it.
+TEST_F(TrainMpi, AKilledProcessEndsTheJobWithin30SecondsAndItsLastCheckpointIsGood) {
   const std::vector<std::string> words{"--steps", "100", "--batch", "4", "--save-every", "5", "--carry-state"};
-  train(2, arguments(scratch / "whole", words));
-  const std::string out = scratch / "run";
-  {
-    Started job(2, arguments(out, words));
-    ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/step-5/train.safetensors"); })) << job.err();
-    ASSERT_GT(job.child(), 0);
-    kill(job.child(), SIGKILL);
-    const auto start = std::chrono::steady_clock::now();
-    EXPECT_NE(job.wait(), 0);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, kPatience);
+  for (const int processes : {2, 4}) {
+    const std::string number = std::to_string(processes), whole = scratch / ("whole" + number);
+    train(processes, arguments(whole, words));
+    const std::string out = scratch / ("run" + number);
+    {
+      Started job(processes, arguments(out, words));
+      ASSERT_TRUE(comes_true([&] { return fs::exists(out + "/step-5/train.safetensors"); })) << job.err();
+      const std::vector<pid_t> children = job.children();
+      ASSERT_EQ(children.size(), static_cast<size_t>(processes));
+      const auto start = std::chrono::steady_clock::now();
+      kill(children.back(), SIGKILL);
+      EXPECT_NE(job.wait(), 0);
+      EXPECT_LT(std::chrono::steady_clock::now() - start, kMostAfterAKill) << processes;
+      for (const pid_t child : children) EXPECT_FALSE(runs(child)) << child;
+    }
+    EXPECT_FALSE(fs::exists(out + "/step-100"));
+    train(processes, {"train", "--resume", out, "-t", "1"});
+    EXPECT_TRUE(tensors_of(out + "/step-100") == tensors_of(whole + "/step-100"));
+    EXPECT_EQ(losses(out), losses(whole));
   }
-  EXPECT_FALSE(fs::exists(out + "/step-100"));
-  train(2, {"train", "--resume", out, "-t", "1"});
-  EXPECT_TRUE(tensors_of(out + "/step-100") == tensors_of(scratch / "whole/step-100"));
-  EXPECT_EQ(losses(out), losses(scratch / "whole"));
 }
 
 // mpirun answers Ctrl-C with a SIGTERM to each process, and ends with a status of its own.
@@ -216,7 +235,8 @@ TEST_F(TrainMpi, ASignalToOneProcessSavesAndEndsAllWith130) {
     if (signal == SIGUSR1) {
       job.send(signal);  // mpirun hands it on
     } else {
-      kill(job.child(), signal);
+      ASSERT_FALSE(job.children().empty());
+      kill(job.children().front(), signal);
     }
     EXPECT_EQ(job.wait(), 130) << job.err();
     EXPECT_NE(job.err().find("interrupted after step"), std::string::npos) << job.err();

@@ -135,6 +135,33 @@ INSTANTIATE_TEST_SUITE_P(Tiny, LoraBase,
                          testing::Values(Base{kTinyXlstm, "f32"}, Base{kTinyXlstm, "bf16"}, Base{kTinyXlstm, "f16"},
                                          Base{kTinyLfm2, "f32"}, Base{kTinyLlama, "bf16"}, Base{kTinyMixed, "f32"}));
 
+TEST(Lora, GenerateAndChatWriteWhatTheMergedModelWrites) {
+  const Tuned tuned;
+  ASSERT_EQ(tuned.train("out", "--steps 30 --lora 4").status, 0);
+  const std::string adapted = tuned.model + " --adapter " + (tuned.scratch / "out/step-30");
+  const std::string merged = tuned.scratch / "merged";
+  ASSERT_EQ(run_carousel("merge " + tuned.model + " " + (tuned.scratch / "out/step-30") + " --out " + merged).status,
+            0);
+  const auto generated = [](const std::string& model) {
+    const Ran ran = run_carousel("generate " + model + " -p 'line ' --temp 0 -n 24 -t 1");
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return ran.out;
+  };
+  const auto said = [](const std::string& model) {
+    const Ran ran = run_carousel("chat " + model + " --temp 0 -n 24 -t 1", "line \n of\n");
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return ran.out;
+  };
+  EXPECT_EQ(generated(adapted), generated(merged));
+  EXPECT_NE(generated(adapted), generated(tuned.model));
+  EXPECT_EQ(said(adapted), said(merged));
+  EXPECT_NE(said(adapted), said(tuned.model));
+  for (const char* command : {"generate ", "chat "}) {
+    const std::string flags = " --adapter " + (tuned.scratch / "nowhere") + (command[0] == 'g' ? " -p x" : "");
+    expect_one_line(run_carousel(command + tuned.model + flags, "x\n"), "nowhere/adapter_config.json: cannot open");
+  }
+}
+
 TEST(Lora, WhatDoesNotFitIsOneLine) {
   const Tuned tuned;
   expect_one_line(tuned.train("a", "--steps 1 --lora 4 --lora-targets nope"), "no \"nope\"");

@@ -26,11 +26,33 @@ TEST_P(VerifyCase, AgreesWithTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shared, VerifyCase,
-                         testing::Values("golden/hf-xlstm-single", "golden/hf-xlstm-fused",
+                         testing::Values("golden/hf-lfm2moe-published", "models/stories15M", "models/stories-xlstm"));
+
+// These cases hold losses, gradients and steps of AdamW or Muon too. No tensor of theirs may be skipped.
+class VerifyTraining : public testing::TestWithParam<const char*> {};
+
+TEST_P(VerifyTraining, GradientsAndStepsAgreeWithTheReference) {
+  const std::string folder = shared(GetParam());
+  if (is_absent(folder)) GTEST_SKIP() << folder << " is absent";
+  const Ran ran = run_carousel("verify --strict --json " + folder);
+  EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+  int64_t trained = 0;
+  const Json results = parse_json(ran.out, "verify");
+  for (const Json& tensor : results.at(0).at("tensors")) {
+    EXPECT_EQ(tensor.at("status"), "ok") << tensor;
+    const std::string name = tensor.at("name");
+    for (const char* prefix : {"grad.", "adamw.", "muon"}) trained += name.starts_with(prefix) ? 1 : 0;
+  }
+  EXPECT_GE(trained, 10);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shared, VerifyTraining,
+                         testing::Values("golden/muon-xlstm", "golden/xlstm-lm-bias", "golden/xlstm-lm-mixed",
+                                         "golden/xlstm-lm-mlstm-only", "golden/xlstm-lm-slstm-only",
+                                         "golden/tirex-tiny-train", "golden/hf-xlstm-single", "golden/hf-xlstm-fused",
                                          "golden/hf-xlstm-chunk16-bias", "golden/hf-xlstm-onehead-qk1",
                                          "golden/hf-lfm2-tied", "golden/hf-lfm2-untied-convbias", "golden/hf-llama",
-                                         "golden/hf-lfm2moe-tiny", "golden/hf-lfm2moe-published", "models/stories15M",
-                                         "models/stories-xlstm"));
+                                         "golden/hf-lfm2moe-tiny"));
 
 // Made by tools/make_xlstm_lm_fixture.py and tools/make_ncps_fixture.py with the packages themselves.
 TEST(Verify, FixturesOfThePackagesAgree) {

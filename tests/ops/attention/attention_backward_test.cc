@@ -76,8 +76,8 @@ std::vector<AttentionDims> shapes() {
 }
 
 // A weight is the exponential of a score less the logarithm of a sum, both near 5 in f32: 5 * 2^-24 of the weight is
-// lost, a few times 3e-7 of the gradients. Seen: 1.1e-6 at most.
-constexpr double kTolerance = 1.5e-6;
+// lost, a few times 3e-7 of the gradients. Seen: 9.2e-7 at most.
+constexpr double kTolerance = 1e-6;
 
 // Lengths on both sides of blocks of query rows and of pages.
 TEST(AttentionBackward, AgreesWithCentralDifferences) {
@@ -96,7 +96,7 @@ TEST(AttentionBackward, AgreesWithCentralDifferences) {
         std::vector<double> at = values_of(qkv.rows(seqs.offsets[s], seqs.offsets[s + 1]));
         if (at.empty()) continue;
         const auto loss = [&] { return loss_of(s, at); };
-        EXPECT_LT(gradient_error(loss, at, got.qkv.f32() + seqs.offsets[s] * width_of(dims), 25), kTolerance)
+        EXPECT_LT(gradient_error(loss, at, got.qkv.f32() + seqs.offsets[s] * width_of(dims), 40), kTolerance)
             << cpu::isa_name(isa) << " T " << lengths[s] << " d " << dims.head_dim << " window " << dims.window;
       }
       if (q_norm.empty()) continue;
@@ -111,8 +111,8 @@ TEST(AttentionBackward, AgreesWithCentralDifferences) {
         }
         return sum;
       };
-      EXPECT_LT(gradient_error(loss, q_norm, got.q_norm.data(), 6), kTolerance) << dims.head_dim;
-      EXPECT_LT(gradient_error(loss, k_norm, got.k_norm.data(), 6), kTolerance) << dims.head_dim;
+      EXPECT_LT(gradient_error(loss, q_norm, got.q_norm.data(), 20), kTolerance) << dims.head_dim;
+      EXPECT_LT(gradient_error(loss, k_norm, got.k_norm.data(), 20), kTolerance) << dims.head_dim;
     }
   }
 }

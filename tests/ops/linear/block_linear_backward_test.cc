@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of ops::block_linear against sums in f64 (the product is linear, so its slopes need no differences), and
-// the promises of sums over rows: threads, cuts of the batch and rows without gradient change no bit.
+// Gradients of ops::block_linear against central differences in f64 and, over more rows, against the sums of their
+// formula; and the promises of sums over rows: threads, cuts of the batch and rows without gradient change no bit.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -100,6 +100,54 @@ TEST(BlockLinearBackward, HasTheSumsOfTheFormula) {
           EXPECT_LT(relative_error(p.d_weights[part]->data(), want.weights[part]), 2e-6)
               << shapes.blocks << " of " << shapes.size << ", " << rows << " rows";
         }
+      }
+    }
+  }
+}
+
+/// What the loss reads, in f64.
+struct Values {
+  std::vector<double> x, other, bias, weights[kParts];
+};
+
+double loss_of(const Projections& p, const Values& in, const Tensor& d, int64_t rows) {
+  const int64_t width = p.width(), size = p.size;
+  double loss = 0;
+  for (int64_t n = 0; n < rows; ++n) {
+    for (size_t part = 0; part < kParts; ++part) {
+      const double* x_n =
+          part < 2 ? &in.x[static_cast<size_t>(n * (width + 3) + 2)] : &in.other[static_cast<size_t>(n * width)];
+      for (int64_t j = 0; j < width; ++j) {
+        const int64_t block = j / size, index = static_cast<int64_t>(part);
+        double y = part < 2 ? in.bias[static_cast<size_t>((block * 2 + index) * size + j % size)] : 0;
+        for (int64_t i = 0; i < size; ++i) {
+          y += in.weights[part][static_cast<size_t>(j * size + i)] * x_n[block * size + i];
+        }
+        loss += double{d.f32()[(n * int64_t{kParts} + index) * width + j]} * y;
+      }
+    }
+  }
+  return loss;
+}
+
+TEST(BlockLinearBackward, AgreesWithCentralDifferences) {
+  const int64_t rows = 70;
+  for (const Isa isa : tested_isas()) {
+    for (const Shapes& shapes : {Shapes{20, 4}, {5, 3}, {2, 33}}) {
+      Taped t(isa);
+      const Projections p(t, shapes);
+      const Tensor x = t.input(random_tensor({rows, p.width() + 3}, 1)),
+                   other = t.input(random_tensor({rows, p.width()}, 2));
+      const Tensor y = p.forward(t.ctx, x, other), d = random_tensor(y.shape(), 3);
+      t.backward({{y, d}});
+      Values in = {to_f64(x), to_f64(other), to_f64(p.bias), {}};
+      for (size_t part = 0; part < kParts; ++part) in.weights[part] = to_f64(p.masters[part]);
+      const auto loss = [&] { return loss_of(p, in, d, rows); };
+      EXPECT_LT(gradient_error(loss, in.x, t.gradient(x).f32(), 40), 1e-6) << shapes.size;
+      EXPECT_LT(gradient_error(loss, in.other, t.gradient(other).f32(), 40), 1e-6) << shapes.size;
+      EXPECT_LT(gradient_error(loss, in.bias, p.d_bias->data(), 40), 1e-6) << shapes.size;
+      for (size_t part = 0; part < kParts; ++part) {
+        EXPECT_LT(gradient_error(loss, in.weights[part], p.d_weights[part]->data(), 40), 1e-6) << shapes.size;
       }
     }
   }

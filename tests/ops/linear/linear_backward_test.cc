@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of ops::linear against sums in f64 (the product is linear, so its slopes need no differences), and the
-// promises of sums over rows: threads, cuts of the batch and rows without gradient change no bit.
+// Gradients of ops::linear against central differences in f64 and, over more rows, against the sums of their formula;
+// and the promises of sums over rows: threads, cuts of the batch and rows without gradient change no bit.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -72,6 +72,55 @@ TEST(LinearBackward, HasTheSumsOfTheFormula) {
       }
       EXPECT_LT(relative_error(d_x.f32(), want_x), 1e-6) << N;
     }
+  }
+}
+
+TEST(LinearBackward, AgreesWithCentralDifferences) {
+  constexpr size_t kSamples = 40;
+  const int64_t N = 70;
+  for (const Isa isa : tested_isas()) {
+    Taped t(isa);
+    const Projections p(t);
+    const Tensor values = random_tensor({N, kK}, 90), x = t.input(values);
+    const Tensor y = p.forward(t.ctx, x), d = random_tensor(y.shape(), 91);
+    t.backward({{y, d}});
+    std::vector<double> x_values = to_f64(values);
+    int64_t first = 0;
+    for (size_t w = 0; w < p.weights.size(); ++w) {
+      const int64_t M = kHeights[w];
+      std::vector<double> weight = to_f64(p.masters[w]), bias = to_f64(p.weights[w].bias);
+      const auto loss = [&, first] {  // what this matrix adds to it
+        double sum = 0;
+        for (int64_t n = 0; n < N; ++n) {
+          for (int64_t m = 0; m < M; ++m) {
+            double y_nm = bias[static_cast<size_t>(m)];
+            for (int64_t k = 0; k < kK; ++k) {
+              y_nm += weight[static_cast<size_t>(m * kK + k)] * x_values[static_cast<size_t>(n * kK + k)];
+            }
+            sum += double{d.f32()[n * kOutputs + first + m]} * y_nm;
+          }
+        }
+        return sum;
+      };
+      EXPECT_LT(gradient_error(loss, weight, p.d_w[w]->data(), kSamples), 1e-6) << w;
+      EXPECT_LT(gradient_error(loss, bias, p.d_b[w]->data(), kSamples), 1e-6) << w;
+      first += M;
+    }
+    const Tensor all = joined(p.masters);
+    const auto loss = [&] {
+      double sum = 0;
+      for (int64_t n = 0; n < N; ++n) {
+        for (int64_t m = 0; m < kOutputs; ++m) {
+          double y_nm = 0;
+          for (int64_t k = 0; k < kK; ++k) {
+            y_nm += double{all.f32()[m * kK + k]} * x_values[static_cast<size_t>(n * kK + k)];
+          }
+          sum += double{d.f32()[n * kOutputs + m]} * y_nm;
+        }
+      }
+      return sum;
+    };
+    EXPECT_LT(gradient_error(loss, x_values, t.gradient(x).f32(), kSamples), 1e-6);
   }
 }
 

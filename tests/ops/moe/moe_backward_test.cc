@@ -158,10 +158,10 @@ TEST(MoeBackward, AgreesWithCentralDifferences) {
         for (const Tensor& master : m.all()) values.parameters.push_back(to_f64(master));
       }
       const auto loss = [&] { return weighted_sum(d, outputs(model, values, got.chosen)); };
-      EXPECT_LT(gradient_error(loss, values.x, got.x.f32(), 40), 1e-6) << cpu::isa_name(isa);
-      EXPECT_LT(gradient_error(loss, values.logits, got.logits.f32(), 40), 1e-6) << cpu::isa_name(isa);
+      EXPECT_LT(gradient_error(loss, values.x, got.x.f32(), 60), 1e-6) << cpu::isa_name(isa);
+      EXPECT_LT(gradient_error(loss, values.logits, got.logits.f32(), 60), 1e-6) << cpu::isa_name(isa);
       for (size_t i = 0; i < values.parameters.size(); ++i) {
-        EXPECT_LT(gradient_error(loss, values.parameters[i], got.parameters[i].data(), 6), 1e-6)
+        EXPECT_LT(gradient_error(loss, values.parameters[i], got.parameters[i].data(), 10), 1e-6)
             << cpu::isa_name(isa) << " master " << i;
       }
     }

@@ -152,5 +152,25 @@ TEST(EmbeddingBackward, AddsRowsInOrderToTheTablesOwnGradient) {
   }
 }
 
+TEST(EmbeddingBackward, AgreesWithCentralDifferences) {
+  Taped t;
+  const Tensor master = random_tensor({kV, kD}, 1);
+  const Weight table = Weight::of_master(t.stream, master, Weight::Layout::kRows);
+  const auto d_table = t.parameter(master);
+  const std::vector<int32_t> ids = random_targets(500, 2);
+  Ctx plain{t.stream, t.arena};
+  const Tensor x = ops::embedding(t.ctx, ops::token_ids(plain, ids, kV), table), d = random_tensor(x.shape(), 3);
+  t.backward({{x, d}});
+  std::vector<double> rows = to_f64(master);
+  const auto loss = [&] {
+    std::vector<double> looked_up;
+    for (const int32_t id : ids) {
+      looked_up.insert(looked_up.end(), rows.begin() + id * kD, rows.begin() + (id + 1) * kD);
+    }
+    return weighted_sum(d, looked_up);
+  };
+  EXPECT_LT(gradient_error(loss, rows, d_table->data(), rows.size()), 1e-6);
+}
+
 }  // namespace
 }  // namespace carousel

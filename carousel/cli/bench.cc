@@ -26,7 +26,6 @@
 #include "carousel/core/json.h"
 #include "carousel/cpu/bounds.h"
 #include "carousel/cpu/isa.h"
-#include "carousel/ops/kernel.h"
 
 namespace carousel::cli {
 namespace {

@@ -10,7 +10,7 @@
 #include "carousel/core/error.h"
 #include "carousel/cpu/isa.h"
 #include "carousel/cuda/gpu.h"
-#include "carousel/ops/kernel.h"
+#include "carousel/model/runner.h"
 
 namespace carousel::cli {
 namespace {

@@ -19,8 +19,8 @@
 #include "carousel/cpu/isa.h"
 #include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
+#include "carousel/model/runner.h"
 #include "carousel/model/saved_state.h"
-#include "carousel/ops/kernel.h"
 #include "carousel/text/tokenizer.h"
 #include "carousel/train/footprint.h"
 

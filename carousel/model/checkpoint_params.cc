@@ -38,9 +38,13 @@ bool holds_masks(DType dtype) {
 std::shared_ptr<const Mask> read_mask(const formats::TensorEntry& entry, int64_t rows, int64_t cols, bool polarity,
                                       const std::string& where) {
   const Shape shape{rows, cols};
-  if (entry.ggml != nullptr || !holds_masks(entry.dtype) || !(without_ones(entry.shape) == without_ones(shape))) {
-    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected I8, U8, BOOL or a float type, and {}", where, entry.name,
-         entry.type_name(), entry.shape.str(), shape.str());
+  if (!(without_ones(entry.shape) == without_ones(shape))) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} {}, expected {}", where, entry.name, entry.type_name(), entry.shape.str(),
+         shape.str());
+  }
+  if (entry.ggml != nullptr || !holds_masks(entry.dtype)) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is {}, expected I8, U8, BOOL or a float type", where, entry.name,
+         entry.type_name());
   }
   std::vector<int8_t> signs(static_cast<size_t>(shape.count()));
   const size_t size = dtype_size(entry.dtype);

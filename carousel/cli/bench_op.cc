@@ -102,7 +102,7 @@ void add_op_options(CLI::App& app, bench::OpOptions& options) {
   add_integers(app, "--rows", options.rows, 1, kMaxSize,
                "--op, --train: rows of each sequence (1,512; slstm, head and --train 512)")
       ->default_str("");
-  add_integers(app, "--batch", options.batch, 1, 65536,
+  add_integers(app, "--batch", options.batch, 1, 65535,
                "Sequences: of --op and --train, and of a model that decode in one forward");
   const auto add = [&](const char* name, int64_t& value, const char* help) {
     add_integer(app, name, value, 1, kMaxSize, help)->default_str("");

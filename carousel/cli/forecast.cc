@@ -134,7 +134,9 @@ int run_forecast(ForecastCommand& command) {
       model::load(command.model, stream, model::ModelKind::kForecaster, Numerics::native(), command.weights.types());
   for (const std::string& warning : loaded.warnings) note("warning: " + warning);
   const auto together = static_cast<int64_t>(std::min(kBatch, table.series.size()));
-  model::check_contexts(*loaded.forecaster, stream, command.csv, together);
+  const int64_t patch = loaded.forecaster->patches().patch, patches = (command.options.horizon + patch - 1) / patch;
+  model::check_contexts(*loaded.forecaster, stream, command.csv, together,
+                        std::min(command.options.accelerate, patches) - 1);
   forecast::Tirex model(*loaded.forecaster, stream);
   warn(command, table, model);
   catch_interrupts();

@@ -167,7 +167,7 @@ Json describe_model(const model::ModelFiles& files, const InfoOptions& options, 
     parts.push_back({{"name", part.name}, {"parameters", part.parameters}});
   const model::ModelCost cost = model::measure_cost(files, types, *stream.memory);
   const model::Activations activations = model::measure_activations(model::model_on_meta(files, types), stream);
-  const size_t needed = std::max(activations.prompt_bytes, activations.decode_bytes) + activations.state_bytes;
+  const size_t needed = model::first_run_bytes(activations, *stream.memory);
   const auto row_bytes = static_cast<double>(size.state_layout.page_bytes()) / static_cast<double>(kPageRows);
   Json out = {{"path", options.path},
               {"model_type", config.model_type},

@@ -268,14 +268,19 @@ int TrainRun::run(const std::string& checkpoint) {
 class LeftAsFound {
  public:
   explicit LeftAsFound(const std::string& out) : cache_(out + "/cache") {
-    if (is_folder(cache_)) caches_ = names_in(cache_);
     for (fs::path folder = cache_; !folder.empty() && !file_exists(folder); folder = folder.parent_path()) {
       missing_.push_back(folder);
     }
   }
+  /// Once no other run can write to the cache: notes what is in it.
+  void begin() {
+    begun_ = true;
+    if (is_folder(cache_)) caches_ = names_in(cache_);
+  }
   ~LeftAsFound() {
     std::error_code ignored;  // what cannot be removed stays
     for (const fs::directory_entry& entry : fs::directory_iterator(cache_, ignored)) {
+      if (!begun_) break;
       const std::string name = entry.path().filename();
       if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(entry.path(), ignored);
     }
@@ -286,6 +291,7 @@ class LeftAsFound {
 
  private:
   std::string cache_;
+  bool begun_ = false;
   std::vector<std::string> caches_;  // the names in it
   std::vector<fs::path> missing_;    // the cache's folder and those above it that were not there, the deepest first
 };
@@ -302,8 +308,9 @@ int run_train(CLI::App& app, TrainOptions& options) {
   } else if (!options.config.empty()) {
     TrainOptions::read_config(app, options.config);
   }
-  model::training_numerics(model::find_profile(options.profile));  // refused before data is read
-  options.ramp();                                                  // refused before data is read
+  // These throw for what would else be refused after the data is read.
+  model::training_numerics(model::find_profile(options.profile));
+  options.ramp();
   if (options.find_lr) {
     options.tokens = 0;
     options.epochs = 0;
@@ -327,6 +334,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
   std::optional<RunLock> lock;  // of all processes
   if (job().rank() == 0) lock.emplace(options.out);
+  if (left) left->begin();
   if (job().size() > 1 && options.machine.threads == 0) {
     options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
   }

@@ -115,6 +115,7 @@ void TrainInput::read_features(const TrainOptions& options, const model::Trained
 }
 
 void check_data_options(const TrainOptions& options, const model::Model& model) {
+  if (!options.resume.empty()) return;  // what a run began with stays
   if (model.regressor != nullptr) {
     const bool samples = options.sample_every > 0;
     refuse_given("the model reads features, no text", {{"--separator", !options.separator.empty()},

@@ -13,6 +13,7 @@
 #include "carousel/cli/options.h"
 #include "carousel/core/error.h"
 #include "carousel/core/json.h"
+#include "carousel/model/profile.h"
 #include "carousel/text/unicode.h"
 #include "carousel/train/schedule.h"
 
@@ -186,7 +187,9 @@ Json TrainOptions::resolved(const CLI::App& app) {
     std::vector<std::string> values = option->results();
     if (values.empty() && !option->get_default_str().empty()) values = {option->get_default_str()};
     if (values.empty()) continue;
-    if (kPaths.count(name) != 0) std::transform(values.begin(), values.end(), values.begin(), absolute);
+    const std::vector<std::string> shipped = model::profile_names();
+    const bool file = name == "profile" && std::find(shipped.begin(), shipped.end(), values.front()) == shipped.end();
+    if (file || kPaths.count(name) != 0) std::transform(values.begin(), values.end(), values.begin(), absolute);
     out[name] = values.size() == 1 && kPaths.count(name) == 0 ? Json(values.front()) : Json(values);
   }
   return out;

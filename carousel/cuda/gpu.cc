@@ -5,8 +5,7 @@
 //    while kernels that read it before are still waiting to run.
 // 2. A copy from the host goes through pinned pieces (Staging), and threads that copy at once fill different ones. The
 //    caller may reuse its bytes at once.
-// 3. A copy to the host waits for the queue. It goes through pinned pieces too, alone, while other threads that copy
-// wait.
+// 3. A copy to the host waits for the queue. It goes through pinned pieces too, and no other thread copies meanwhile.
 // 4. A thread that records (recording.cc) has its kernels in a queue of its own. Blocks are taken and released in the
 //    one queue all the same, so that what was recorded may use them whenever it runs.
 #include "carousel/cuda/gpu.h"

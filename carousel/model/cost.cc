@@ -91,11 +91,11 @@ class Counter {
 };
 
 /// The mask a projection has in the files, else the one that is drawn.
-ShapeSource::MaskOf stored_masks(const StoredParams& stored, const ModelFiles& files) {
-  return [&](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
+ShapeSource::MaskOf stored_masks(const StoredParams& stored, const std::string& where) {
+  return [&stored, where](const std::string& name, const std::shared_ptr<const Mask>& drawn) {
     const formats::TensorEntry* entry = stored.find(name).entry;
     if (entry == nullptr) return drawn;
-    return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), files.place.weights);
+    return read_mask(*entry, drawn->rows(), drawn->cols(), drawn->polarity(), where);
   };
 }
 
@@ -137,9 +137,9 @@ Held run_rows(const Regressor& regressor, const Stream& meta, const Numerics& nu
 }
 
 /// After contexts of a forecaster, as Tirex runs them.
-Held run_contexts(const Forecaster& forecaster, const Stream& meta, int64_t sequences = 1) {
+Held run_contexts(const Forecaster& forecaster, const Stream& meta, int64_t sequences = 1, int64_t further = 0) {
   Pass pass(meta, Numerics::native());
-  const int64_t rows = forecaster.patches().tokens();
+  const int64_t rows = forecaster.patches().tokens() + further;
   FreshBatch batch(sequences, rows);
   const Tensor tokens(Shape{sequences * rows, 2 * forecaster.patches().patch}, DType::kF32, *meta.memory);
   pass.run(forecaster.state_layout(), batch.states, batch.lengths, {},
@@ -154,6 +154,11 @@ size_t run_prompt(const Lm& lm, const Stream& meta, const Numerics& numerics, in
   Runner runner(lm, meta, numerics);
   runner.logits(runner.prefill(std::vector<int32_t>(static_cast<size_t>(rows), 0), state));
   return runner.arena().size_bytes();
+}
+
+/// What the arenas of a prompt and of decoding hold.
+size_t arenas_bytes(size_t prompt, size_t decode, const Memory& memory) {
+  return memory.records() ? prompt + decode : std::max(prompt, decode);
 }
 
 }  // namespace
@@ -181,7 +186,8 @@ ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types, Memory
   const WeightTypes chosen = with_mix(types, files.config, files.place.config);
   Counter counter(files, chosen, memory);
   const StoredParams stored(files.config, files.checkpoint ? &*files.checkpoint : nullptr, files.place.config);
-  ShapeSource source([&](const ParamRecord& record) { counter.add(record); }, stored_masks(stored, files));
+  ShapeSource source([&](const ParamRecord& record) { counter.add(record); },
+                     stored_masks(stored, files.place.weights));
   declare_params(files.config, source, files.place.config);
   return counter.cost;
 }
@@ -190,19 +196,21 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
                   const std::string& where, Memory& memory) {
   const StoredParams stored(config, &checkpoint, where);
   size_t bytes = 0;
-  ShapeSource source([&](const ParamRecord& record) {
-    if (record.init.kind == Init::Kind::kMask) return;
-    if (!record.matrix) {
-      bytes += static_cast<size_t>(record.shape.count()) * sizeof(float);
-      return;
-    }
-    const StoredParams::Found found = stored.find_weight(record.name);
-    const int64_t cols = record.shape[1];
-    const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
-    const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
-    if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
-    bytes += counted_weight(record, dtype, memory).size_bytes();
-  });
+  ShapeSource source(
+      [&](const ParamRecord& record) {
+        if (record.init.kind == Init::Kind::kMask) return;
+        if (!record.matrix) {
+          bytes += static_cast<size_t>(record.shape.count()) * sizeof(float);
+          return;
+        }
+        const StoredParams::Found found = stored.find_weight(record.name);
+        const int64_t cols = record.shape[1];
+        const DType own = found.entry != nullptr ? held_dtype(*found.entry) : DType::kF32;
+        const DType dtype = types.held(record.name, cols, record.layout, record.init, own);
+        if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
+        bytes += counted_weight(record, dtype, memory).size_bytes();
+      },
+      stored_masks(stored, where));
   declare_params(config, source, where);
   return bytes;
 }
@@ -214,11 +222,15 @@ Model model_on_meta(const ModelFiles& files, const WeightTypes& asked) {
       [&](const ParamRecord& record) {
         return types.held(record.name, record.shape[1], record.layout, record.init, files.dtype_of(record.name));
       },
-      stored_masks(stored, files));
+      stored_masks(stored, files.place.weights));
   Model model;
   model.config = files.config;
   make_body(model, params, files.place.config);
   return model;
+}
+
+size_t first_run_bytes(const Activations& activations, const Memory& memory) {
+  return arenas_bytes(activations.prompt_bytes, activations.decode_bytes, memory) + activations.state_bytes;
 }
 
 size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen,
@@ -251,8 +263,7 @@ void check_sequences(const Lm& lm, const Stream& stream, const std::string& wher
   const int64_t rows = std::min(tokens, prefill_rows(*stream.memory));
   const size_t reading = rows > 0 ? prompt_activations(lm, stream, Numerics::native(), rows) : 0;
   const size_t decoding = decode_activations(lm, stream, Numerics::native(), {}, samples);
-  // Recorded work has an arena of its own (model/replay.h).
-  const size_t activations = stream.memory->records() ? reading + decoding : std::max(reading, decoding);
+  const size_t activations = arenas_bytes(reading, decoding, *stream.memory);
   check_memory(states + activations, where, "states and activations", *stream.memory);
 }
 
@@ -262,8 +273,9 @@ void check_rows(const Regressor& regressor, const Stream& stream, const std::str
   check_memory(held.arena + held.states, where, "states and activations", *stream.memory);
 }
 
-void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences) {
-  const Held held = run_contexts(forecaster, on_meta(stream), sequences);
+void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences,
+                    int64_t further) {
+  const Held held = run_contexts(forecaster, on_meta(stream), sequences, further);
   check_memory(held.arena + held.states, where, "states and activations", *stream.memory);
 }
 

@@ -65,6 +65,9 @@ struct Activations {
 };
 /// `model` may lie on the stream's memory or on meta.
 Activations measure_activations(const Model& model, const Stream& stream);
+/// What a first prompt and the tokens after it take with their sequence. Where work is recorded it has an arena of its
+/// own (model/replay.h).
+size_t first_run_bytes(const Activations& activations, const Memory& memory);
 /// Activations of one more row of each of `batch` sequences of a language model, or of one sequence's next slab of a
 /// prompt. Every sequence is in `seen`.
 size_t decode_activations(const Lm& lm, const Stream& stream, const Numerics& numerics, const State& seen = {},
@@ -80,7 +83,9 @@ void check_sequences(const Lm& lm, const Stream& stream, const std::string& wher
 /// The same for one forward of `sequences` of a regressor, `rows` new rows each, or of contexts of a forecaster.
 void check_rows(const Regressor& regressor, const Stream& stream, const std::string& where, int64_t sequences,
                 int64_t rows);
-void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences);
+/// `further`: patches that a pass predicts beyond the first. No series is taken to be shorter than the context.
+void check_contexts(const Forecaster& forecaster, const Stream& stream, const std::string& where, int64_t sequences,
+                    int64_t further);
 
 /// Bytes of the tensors one sequence always has, alignment between them aside.
 int64_t fixed_state_bytes(const StateLayout& layout);

@@ -228,16 +228,21 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
 }
 
 /// Throws Error(kInput) unless the weights fit into the stream's memory, and with them a first forward, which runs on
-/// meta.
-void check_fit(const ModelFiles& files, const WeightTypes& types, const Stream& stream, const Model& model) {
+/// meta; Error(kDevice) for shapes that its kernels do not take.
+void check_fit(const ModelFiles& files, const WeightTypes& types, const Stream& stream, const Numerics& numerics) {
   const std::string& where = files.place.weights;
   const size_t weights = held_bytes(files.config, *files.checkpoint, types, files.place.config, *stream.memory);
   check_memory(weights, where, "weights", *stream.memory);
+  if (numerics.parameters != DType::kF32) return;  // they are held in less than was counted
   Model shapes = model_on_meta(files, types);
-  shapes.numerics = model.numerics;
-  const Activations needed = measure_activations(shapes, stream);
-  check_memory(weights + needed.prompt_bytes + needed.state_bytes, where,
-               "weights, activations and state of one sequence", *stream.memory);
+  shapes.numerics = std::shared_ptr<const Numerics>(std::shared_ptr<const Numerics>(), &numerics);
+  try {
+    check_memory(weights + first_run_bytes(measure_activations(shapes, stream), *stream.memory), where,
+                 "weights, activations and state of one sequence", *stream.memory);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDevice) throw;
+    fail(ErrorKind::kDevice, "{}: {}", where, error.what());
+  }
 }
 
 }  // namespace
@@ -263,7 +268,7 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   model.config = files.config;
   if (model.config.kind != kind) refuse_kind(model.config, kind, place.config);
   const WeightTypes types = with_mix(asked, model.config, place.config).in(memory);
-  check_fit(files, types, stream, model);
+  check_fit(files, types, stream, numerics);
   model.warnings = model.config.warnings;
   std::optional<TokenizerReader> tokenizer;
   if (kind == ModelKind::kLanguage) tokenizer.emplace(place, checkpoint.gguf());
@@ -283,6 +288,9 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   make_body(model, source, place.config);
   finish_parameters(model, params, checkpoint, place.weights);
   if (adapted) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ adapted->hash());
+  // Again beside what is held now: adapted matrices, mapped ones and rounded ones take what was not counted.
+  check_memory(first_run_bytes(measure_activations(model, stream), memory), place.weights,
+               "activations and state of one sequence", memory);
   if (kind != ModelKind::kLanguage) return model;
   take_tokenizer(model, tokenizer->take(), place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);
@@ -304,7 +312,8 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   if (!checkpoint && (tuning.rank > 0 || !tuning.adapter.empty()))
     fail(ErrorKind::kInput, "{}: a config alone, expected a model folder for an adapter", path);
   Model& model = out.model;
-  model.numerics = std::make_shared<const Numerics>(numerics);
+  // Ops look whether they run natively once per call: a copy would be compared as a whole.
+  if (!(numerics == Numerics::native())) model.numerics = std::make_shared<const Numerics>(numerics);
   model.config = read_model_config(place, checkpoint ? &*checkpoint : nullptr);
   model.warnings = model.config.warnings;
   ParamList list;

@@ -44,8 +44,8 @@ struct Model {
 };
 
 /// Loads weights, in their own dtype but for what `types` says. Throws Error(kIo, kInput) naming the file and what is
-/// wrong with it, or a model of another kind than the caller can use. The same, before anything is read,
-/// where memory lacks for the weights and a first forward (measure_activations).
+/// wrong with it, or a model of another kind than the caller can use. The same, before anything is read, where memory
+/// lacks for the weights and a first forward (measure_activations).
 ///   adapter: the folder of one that is added to the weights of a language model; empty: none
 Model load(const std::string& path, const Stream& stream, ModelKind kind = ModelKind::kLanguage,
            const Numerics& numerics = Numerics::native(), const WeightTypes& types = {},

@@ -52,7 +52,7 @@ class ForecastCase {
   ForecastCase(const std::string& folder, const Setup& setup)
       : folder_(folder),
         setup_(setup),
-        tolerance_(setup.rounds() ? kRoundedTolerance : kForecastTolerance),
+        tolerance_(setup.rounds ? kRoundedTolerance : kForecastTolerance),
         where_(folder + "/expected.safetensors"),
         expected_(formats::SafetensorsFile::open(where_)),
         loaded_(model::load(folder, setup.stream, model::ModelKind::kForecaster, setup.numerics, setup.weights)),

@@ -252,7 +252,7 @@ std::vector<float> Case::next_logits(std::span<const int32_t> tokens, State& sta
 
 // Whether the logit of `token` is the best one but for what rounding changes, where anything is rounded.
 bool Case::as_likely(const std::vector<float>& logits, int32_t token, float best) const {
-  if (!setup_.rounds()) return false;
+  if (!setup_.rounds) return false;
   const double size = std::sqrt(std::inner_product(logits.begin(), logits.end(), logits.begin(), 0.0) /
                                 static_cast<double>(logits.size()));
   return static_cast<double>(best - logits[static_cast<size_t>(token)]) <= 2 * tolerance_ * size;

@@ -9,7 +9,9 @@
 
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
+#include "carousel/model/cost.h"
 #include "carousel/model/families/family.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/verify/adapter_case.h"
 #include "carousel/verify/forecast_case.h"
 #include "carousel/verify/language_case.h"
@@ -33,10 +35,19 @@ std::optional<std::string> unknown_model(const std::string& folder) {
   return std::nullopt;
 }
 
+/// Whether matrices change when they are loaded, or what is multiplied with them is rounded.
+bool rounds_in(const std::string& folder, const Setup& setup) {
+  const std::string base = base_of(folder);
+  const model::ModelFiles files = model::open_model_files(base.empty() ? folder : base);
+  const DType own = model::measure_cost(files).dtype, held = model::measure_cost(files, setup.weights).dtype;
+  const bool narrow = held == DType::kBF16 || kernel_traits(*setup.stream.memory).narrow_cells;
+  return held != own || (setup.stream.compute == Compute::kBF16 && narrow);
+}
+
 }  // namespace
 
 double Setup::tolerance(const model::ModelConfig& config) const {
-  if (!rounds()) return kTolerance;
+  if (!rounds) return kTolerance;
   const auto routes = [](const model::Sublayer& sublayer) { return sublayer.block == "moe"; };
   return std::any_of(config.sublayers.begin(), config.sublayers.end(), routes) ? kRoutedTolerance : kRoundedTolerance;
 }
@@ -46,8 +57,13 @@ bool is_input(const std::string& name) {
          name.starts_with("ids.");
 }
 
-std::vector<Comparison> compare_case(const std::string& folder, const Setup& setup, const TokensDone& progress) {
-  if (model::is_adapter(folder)) return compare_language_case(folder, setup, progress);
+std::vector<Comparison> compare_case(const std::string& folder, const Setup& given, const TokensDone& progress) {
+  Setup setup = given;
+  if (model::is_adapter(folder)) {
+    setup.rounds = rounds_in(folder, setup);
+    return compare_language_case(folder, setup, progress);
+  }
+  if (!unknown_model(folder)) setup.rounds = rounds_in(folder, setup);
   if (is_forecast_case(folder)) {
     if (setup.numerics.name != "native") fail(ErrorKind::kInput, "{}: a forecaster runs as native alone", folder);
     return compare_forecast_case(folder, setup);

@@ -23,8 +23,7 @@ struct Setup {
   const Numerics& numerics;
   model::WeightTypes weights = {};  // the types of matrices that do not keep the file's own
 
-  /// Whether matrices, or what is multiplied with them, are rounded to 16 bits.
-  bool rounds() const { return weights.body.value_or(DType::kF32) != DType::kF32 || stream.compute == Compute::kBF16; }
+  bool rounds = false;  // whether they, or what is multiplied with them, are rounded; compare_case sees it
   /// How far what this model computes may be off, in relative L2.
   double tolerance(const model::ModelConfig& config) const;
 };

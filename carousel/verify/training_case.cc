@@ -368,7 +368,7 @@ bool is_training(const std::string& name) {
 std::vector<Comparison> compare_training(const std::string& folder, const formats::SafetensorsFile& expected,
                                          const Setup& setup, const std::string& base) {
   const bool trains = kernel_traits(*setup.stream.memory).trains;
-  if (!trains || setup.rounds()) {
+  if (!trains || setup.rounds) {
     const std::string reason = trains ? "gradients are compared in f32 alone" : "gradients are not on this device";
     std::vector<Comparison> skipped;
     for (const formats::TensorEntry& entry : expected.entries()) {

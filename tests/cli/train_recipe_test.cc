@@ -261,6 +261,17 @@ TEST_F(TrainRecipe, BoundsOfAProfileHoldAfterEveryStep) {
   EXPECT_GT(held, 0);
 }
 
+TEST_F(TrainRecipe, AProfileInAFileIsKeptByItsWholePath) {
+  write_file(scratch / "bounds.json", R"({"name": "bounds", "ltc": {"w": [0.001, null]}})");
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(scratch / ".");
+  EXPECT_EQ(train("run", "--steps 1 --profile bounds.json").status, 0);
+  std::filesystem::current_path(before);
+  const Json kept = parse_json(read_file(scratch / "run/train.json"), "train.json");
+  EXPECT_EQ(std::filesystem::path(kept.at("profile").get<std::string>()).is_absolute(), true) << kept.at("profile");
+  EXPECT_EQ(run_carousel("train --resume " + (scratch / "run") + " --steps 2").status, 0);
+}
+
 TEST_F(TrainRecipe, RoundingProfilesAndRampsOfCarriedStatesAreRefusedInOneLine) {
   const std::pair<std::string, std::string> refusals[] = {
       {"--steps 1 --profile torch-bf16", "--profile: \"torch-bf16\" rounds"},

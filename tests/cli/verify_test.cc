@@ -87,6 +87,15 @@ TEST(Verify, RoundedWeightsAreHeldToAWiderBound) {
       EXPECT_GT(is["relative_l2"].get<double>(), 2e-5) << flags;
     }
   }
+  // What rounds nothing keeps the narrow bound.
+  for (const char* flags : {" --compute bf16", " --weights f32"}) {
+    const Ran ran = run_carousel("verify --strict " + fixture + flags);
+    EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+    const Scratch plain;
+    const std::string folder = init_model(plain, kTinyXlstm);
+    write_expected(folder, 10, 0.01f);
+    EXPECT_EQ(run_carousel("verify " + folder + flags).status, 1) << flags;
+  }
   // The wider bound is one too.
   const Scratch scratch;
   const std::string folder = init_model(scratch, kTinyXlstm);

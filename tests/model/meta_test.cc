@@ -199,7 +199,7 @@ TEST(Activations, RowsAndContextsThatDoNotFitAreRefused) {
   const Model regressor = model_on_meta(open_model_files(regressors().front()));
   refuses([&] { check_rows(*regressor.regressor, stream, "rows", 3, 1); });
   const Model model = model_on_meta(open_model_files(forecaster()));
-  refuses([&] { check_contexts(*model.forecaster, stream, "series", 2); });
+  refuses([&] { check_contexts(*model.forecaster, stream, "series", 2, 1); });
 }
 
 /// The host's memory with so many bytes left.

@@ -3,6 +3,7 @@
 // potentials that the row before left, and what every synapse opened is written down; then they are undone, the last
 // first. Gradients of synapses are summed for each sequence alone, then added in the order of the sequences.
 #include "carousel/ops/cells/cell_backward_cpu.h"
+#include "carousel/ops/cells/ltc_formulas.h"
 #include "carousel/ops/cells/ltc_synapses_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -185,7 +186,7 @@ void sequence_back(const Call& args, const Stream* threads, int64_t s, const Scr
       scratch.d_v[m] = cell.output_w != nullptr ? fma1(d[m], cell.output_w[m], scratch.d_v[m]) : scratch.d_v[m] + d[m];
     }
     const float dt = args.batch.seqs.dt != nullptr ? args.batch.seqs.dt[n] : 1.0f;
-    const float step_time = cell.step > 0 ? cell.step : dt / static_cast<float>(cell.unfolds);
+    const float step_time = ops::ltc_step_time(cell, dt);
     std::memset(args.d_mapped + n * cell.inputs, 0, sizeof(float) * static_cast<size_t>(cell.inputs));
     if (step_time > 0) {
       std::memcpy(scratch.v, args.start.h + n * cell.units, state_bytes);

@@ -40,9 +40,9 @@ test: deps  ## build everything and run all tests
 	@cmake --build --preset release -j $(JOBS)
 	@ctest --preset release -j $(JOBS) --progress
 
-cuda-test: build  ## pack what a machine with a GPU needs to test the kernels there: dist/carousel-cuda-test.tar.gz
+cuda-test: build  ## pack what a machine with a GPU needs to test the kernels there: dist/carousel-cuda-test.tar.xz
 	@cmake --build --preset release -j $(JOBS) --target carousel_op_tests
-	@tools/pack_cuda_test.sh build/release dist/carousel-cuda-test.tar.gz $(CASES)
+	@tools/pack_cuda_test.sh build/release dist/carousel-cuda-test.tar.xz $(CASES)
 
 bench: build  ## measure the machine's bounds, then the bundled model
 	@build/release/carousel bench --bounds

@@ -9,7 +9,7 @@ set -euo pipefail
 
 packages=(g++ make git cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libfmt-dev libonig-dev
           libutf8proc-dev libxxhash-dev libyaml-cpp-dev libedit-dev libopenmpi-dev libboost-dev libhiredis-dev libgtest-dev
-          redis-server curl)
+          redis-server curl xz-utils)
 dev=no aarch64=no
 libraries="$(cd "$(dirname "$0")/.." && pwd)/build/aarch64-libs"
 case "${1:-}" in

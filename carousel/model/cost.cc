@@ -192,9 +192,8 @@ ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types, Memory
   return counter.cost;
 }
 
-size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where, Memory& memory) {
-  const StoredParams stored(config, &checkpoint, where);
+size_t held_bytes(const ModelFiles& files, const WeightTypes& types, Memory& memory) {
+  const StoredParams stored(files.config, &*files.checkpoint, files.place.config);
   size_t bytes = 0;
   ShapeSource source(
       [&](const ParamRecord& record) {
@@ -210,8 +209,8 @@ size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoi
         if (found.entry != nullptr && types.maps(*found.entry, found.permuted, record.init, dtype)) return;
         bytes += counted_weight(record, dtype, memory).size_bytes();
       },
-      stored_masks(stored, where));
-  declare_params(config, source, where);
+      stored_masks(stored, files.place.weights));
+  declare_params(files.config, source, files.place.config);
   return bytes;
 }
 

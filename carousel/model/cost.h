@@ -46,9 +46,9 @@ struct ModelCost {
 /// Error(kDevice) for what the memory's device cannot hold.
 ModelCost measure_cost(const ModelFiles& files, const WeightTypes& types = {}, Memory& memory = Memory::host());
 
-/// Bytes that a checkpoint's weights take in `memory` with these types, matrices used in the mapped file aside.
-size_t held_bytes(const ModelConfig& config, const formats::Checkpoint& checkpoint, const WeightTypes& types,
-                  const std::string& where, Memory& memory = Memory::host());
+/// Bytes that the weights of `files`, which are there, take in `memory` with these types, matrices used in the mapped
+/// file aside.
+size_t held_bytes(const ModelFiles& files, const WeightTypes& types, Memory& memory = Memory::host());
 
 /// The model that loading `files` with these types would give, on meta and without its tokenizer: it has shapes, and
 /// runs on a stream of meta's memory.

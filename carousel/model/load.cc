@@ -231,7 +231,7 @@ void check_profile(const Numerics& numerics, const Memory& memory) {
 /// meta; Error(kDevice) for shapes that its kernels do not take.
 void check_fit(const ModelFiles& files, const WeightTypes& types, const Stream& stream, const Numerics& numerics) {
   const std::string& where = files.place.weights;
-  const size_t weights = held_bytes(files.config, *files.checkpoint, types, files.place.config, *stream.memory);
+  const size_t weights = held_bytes(files, types, *stream.memory);
   check_memory(weights, where, "weights", *stream.memory);
   if (numerics.parameters != DType::kF32) return;  // they are held in less than was counted
   Model shapes = model_on_meta(files, types);

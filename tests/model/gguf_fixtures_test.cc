@@ -194,11 +194,10 @@ TEST_P(GgufFile, IsHeldInQ4WhenAsked) {
   const double lost = far(narrow);
   EXPECT_LT(lost, 0.5);
   EXPECT_GT(lost, 0) << "q4 is what was asked for";
-  const auto checkpoint = formats::Checkpoint::open(path_);
-  const ModelConfig& config = narrow.model.config;
+  const ModelFiles files = open_model_files(path_);
   WeightTypes q8;
   q8.body = DType::kQ8;
-  EXPECT_LT(held_bytes(config, checkpoint, q4, path_), held_bytes(config, checkpoint, q8, path_));
+  EXPECT_LT(held_bytes(files, q4), held_bytes(files, q8));
 }
 
 INSTANTIATE_TEST_SUITE_P(Package, GgufFile,

@@ -69,11 +69,7 @@ class Mapped : public testing::Test {
       }
     }
   }
-  size_t held(const std::string& path, const WeightTypes& types) {
-    const ModelPath place = resolve(path);
-    const formats::Checkpoint checkpoint = formats::Checkpoint::open(place.weights);
-    return held_bytes(read_model_config(place, &checkpoint), checkpoint, types, place.config);
-  }
+  size_t held(const std::string& path, const WeightTypes& types) { return held_bytes(open_model_files(path), types); }
 
   ThreadPool pool_{2};
   Stream stream_{&Memory::host(), cpu::best_isa(), &pool_};

@@ -11,6 +11,7 @@
 #include "carousel/core/error.h"
 #include "carousel/formats/safetensors.h"
 #include "carousel/model/load.h"
+#include "carousel/ops/kernel.h"
 #include "carousel/verify/sequence_cuts.h"
 #include "carousel/verify/training_case.h"
 
@@ -194,7 +195,9 @@ std::vector<Comparison> RegressorCase::compare() {
     compare_loss(batched);
     const Computed alone = compute_alone(way.plan);
     compare_computed(alone, fmt::format("{}, alone", way.name));
-    if (same_bits(batched, alone)) continue;
+    // Cells have the same bits everywhere; rounded products of a GPU do not (docs/numerics.md).
+    const bool keeps_bits = kernel_traits(*setup_.stream.memory).rows_keep_bits || !setup_.rounds;
+    if (!keeps_bits || same_bits(batched, alone)) continue;
     result("y").status = Status::kFail;
     result("y").note = fmt::format("{}: batched and alone differ in bits", way.name);
   }

@@ -93,6 +93,9 @@ void HttpServer::run() {
       impl_->io, [impl = impl_] { return impl->accept(); }, net::detached);
   const auto work = net::make_work_guard(impl_->io);
   impl_->io.run();
+  // What is ready but has not run holds coroutines that own Impl, and Impl owns the queue that holds them.
+  impl_->io.restart();
+  impl_->io.poll();
 }
 
 void HttpServer::post(std::function<void()> then) { net::post(impl_->io, std::move(then)); }

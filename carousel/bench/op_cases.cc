@@ -169,11 +169,7 @@ OpCase norm_case(const Shapes& shapes) {
   result.shape = fmt::format("N={} D={}", rows, width);
 
   const auto work = std::make_shared<Work>(shapes.memory());
-  ops::Norm norm;
-  norm.weight = drawn({width}, 1.0f, shapes.memory());
-  work->train(norm.weight);
-  work->draw(result.ring, {rows, width});
-  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}, 1.0f, shapes.memory()));
+  const ops::Norm norm = work->draw_normed(result.ring, rows, width);
   set_call(result, work, shapes, [&held = *work, norm](Ctx& ctx, size_t i) {
     const ops::AddNorm both = ops::add_norm(ctx, held.x[i], held.y[i], norm);
     return std::vector<Tensor>{both.sum, both.normed};

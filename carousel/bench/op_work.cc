@@ -112,6 +112,15 @@ void Work::draw(size_t ring, const Shape& shape) {
   hold(ring);
 }
 
+ops::Norm Work::draw_normed(size_t ring, int64_t rows, int64_t width) {
+  ops::Norm norm;
+  norm.weight = drawn({width}, 1.0f, memory);
+  train(norm.weight);
+  draw(ring, {rows, width});
+  for (size_t i = 0; i < ring; ++i) y.push_back(drawn({rows, width}, 1.0f, memory));
+  return norm;
+}
+
 void Work::train(const Tensor& master) {
   if (master.memory().is_apart()) return;
   gradients.emplace_back(master.shape(), DType::kF32);

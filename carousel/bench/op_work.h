@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "carousel/bench/ops.h"
+#include "carousel/ops/norm/norm.h"
 #include "carousel/ops/tape.h"
 #include "carousel/ops/weight/weight.h"
 
@@ -60,6 +61,8 @@ struct Work {
   void draw(size_t ring, const Shape& shape);
   /// Has the gradient of a master computed; one that is not on the host has none.
   void train(const Tensor& master);
+  /// Draws x and y [rows, width], and a norm whose weight [width] is trained.
+  ops::Norm draw_normed(size_t ring, int64_t rows, int64_t width);
   void hold(size_t ring);
   Tensor& result(size_t i) { return out[i % out.size()]; }
   void add_states(size_t ring, const Shapes& shapes);

@@ -69,11 +69,7 @@ OpCase head_norm_case(const Shapes& shapes) {
   OpCase result = case_of(shapes, cost);
   result.shape = fmt::format("N={} H={} d={}", rows, heads, dim);
   const auto work = std::make_shared<Work>(shapes.memory());
-  ops::Norm norm;
-  norm.weight = drawn({width}, 1.0f, shapes.memory());
-  work->train(norm.weight);
-  work->draw(result.ring, {rows, width});
-  for (size_t i = 0; i < result.ring; ++i) work->y.push_back(drawn({rows, width}, 1.0f, shapes.memory()));
+  const ops::Norm norm = work->draw_normed(result.ring, rows, width);
   set_call(result, work, shapes, [&held = *work, norm, heads](Ctx& ctx, size_t i) {
     ops::NormGate gate;
     gate.kind = ops::NormGate::Kind::kSigmoid;

@@ -2,6 +2,7 @@
 // Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864), as in Llama and LFM2; LFM3's
 // options: a window, a sigmoid gate per head (arXiv:2505.06708), rotation of only the first part of each head.
 #include "carousel/ops/attention/attention.h"
+#include "carousel/blocks/limits.h"
 
 #include <cmath>
 
@@ -13,7 +14,6 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxWindow = int64_t{1} << 40;
 

@@ -2,6 +2,7 @@
 // The mLSTM layer of xLSTM-7B (arXiv:2503.13427, sec. 3): projections, matrix memory, per-head norm, output gate.
 // The cell itself is ops/mlstm.
 #include "carousel/ops/mlstm/mlstm.h"
+#include "carousel/blocks/limits.h"
 
 #include "carousel/blocks/block.h"
 #include "carousel/core/error.h"
@@ -11,7 +12,6 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxChunk = 65536;
 
 class Mlstm : public Block {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "carousel/blocks/block.h"
+#include "carousel/blocks/limits.h"
 #include "carousel/core/error.h"
 #include "carousel/ops/linear/block_linear.h"
 #include "carousel/ops/linear/linear.h"
@@ -16,7 +17,6 @@
 namespace carousel::blocks {
 namespace {
 
-constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 constexpr int64_t kMaxWidth = int64_t{1} << 26;
 
 class MlstmV1 : public Block {

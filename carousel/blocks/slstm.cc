@@ -2,6 +2,7 @@
 // The sLSTM layer of the 2024 xLSTM (arXiv:2405.04517, app. A): causal convolution before the input and forget gates,
 // head-wise gate projections, the recurrence, per-head norm; no output projection. The cell itself is ops/slstm.
 #include "carousel/ops/slstm/slstm.h"
+#include "carousel/blocks/limits.h"
 
 #include <cmath>
 
@@ -13,8 +14,6 @@
 
 namespace carousel::blocks {
 namespace {
-
-constexpr int64_t kMaxHeads = 65535;  // blocks of GPUs lie along one axis of a grid
 
 // Forget biases of one head. The power law goes from 5 down to -7, more slowly in later blocks.
 std::vector<double> forget_biases(const std::string& kind, double position, int64_t dh) {

@@ -355,6 +355,7 @@ Json describe_files(InfoOptions& options) {
 int run_info(InfoOptions& options) {
   const bool state = is_saved_state(options.path);
   if (state && options.train) fail(ErrorKind::kUsage, "--train: got a saved state, {}, expected a model", options.path);
+  if (!state) options.weights.check_parts(options.path);
   const Json described = state ? describe_state(options.path) : describe_files(options);
   if (options.json)
     fmt::print("{}\n", described.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -382,11 +383,7 @@ std::function<int()> setup_info(CLI::App& app) {
   options->weights.add_options(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
-  return [options] {
-    const bool state = is_saved_state(options->path);
-    if (!state) options->weights.check_parts(options->path);
-    return run_info(*options);
-  };
+  return [options] { return run_info(*options); };
 }
 
 }  // namespace carousel::cli

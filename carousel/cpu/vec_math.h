@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What formulas that CPUs and GPUs share (core/host_device.h) call on a vector of floats; cuda/float_math.cuh has the
-// same for one.
+// Functions of a vector of floats, which formulas that CPUs and GPUs share (core/host_device.h) call by these names.
+// cuda/float_math.cuh has the same for one float of a GPU.
 #pragma once
 
 #include "carousel/cpu/vec.h"

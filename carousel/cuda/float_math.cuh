@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What formulas that CPUs and GPUs share (core/host_device.h) call on a float of a GPU; cpu/vec_math.h has the same for
-// a vector of a CPU.
+// Functions of one float of a GPU, which formulas that CPUs and GPUs share (core/host_device.h) call by these names.
+// cpu/vec_math.h has the same for a vector of a CPU.
 #pragma once
 
 namespace carousel::cuda {

@@ -105,7 +105,7 @@ Stream on_meta(const Stream& stream) {
   return meta;
 }
 
-/// What an arena and the sequences of a batch hold.
+/// The bytes that an arena and the sequences of a batch hold.
 struct Held {
   size_t arena = 0, states = 0;
 };
@@ -156,7 +156,7 @@ size_t run_prompt(const Lm& lm, const Stream& meta, const Numerics& numerics, in
   return runner.arena().size_bytes();
 }
 
-/// What the arenas of a prompt and of decoding hold.
+/// Returns the bytes that the arenas of a prompt and of decoding hold together.
 size_t arenas_bytes(size_t prompt, size_t decode, const Memory& memory) {
   return memory.records() ? prompt + decode : std::max(prompt, decode);
 }

@@ -65,8 +65,8 @@ struct Activations {
 };
 /// `model` may lie on the stream's memory or on meta.
 Activations measure_activations(const Model& model, const Stream& stream);
-/// What a first prompt and the tokens after it take with their sequence. Where work is recorded it has an arena of its
-/// own (model/replay.h).
+/// Returns the bytes that a first prompt and the tokens after it take, with their sequence. Where work is recorded it
+/// has an arena of its own (model/replay.h).
 size_t first_run_bytes(const Activations& activations, const Memory& memory);
 /// Activations of one more row of each of `batch` sequences of a language model, or of one sequence's next slab of a
 /// prompt. Every sequence is in `seen`.

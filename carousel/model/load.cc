@@ -288,9 +288,10 @@ Model load(const std::string& path, const Stream& stream, ModelKind kind, const 
   make_body(model, source, place.config);
   finish_parameters(model, params, checkpoint, place.weights);
   if (adapted) model.fingerprint = fmt::format("{:016x}", params.fingerprint() ^ adapted->hash());
-  // Again beside what is held now: adapted matrices, mapped ones and rounded ones take what was not counted.
-  check_memory(first_run_bytes(measure_activations(model, stream), memory), place.weights,
-               "activations and state of one sequence", memory);
+  if (adapted || types.mapped || numerics.parameters != DType::kF32) {  // such matrices take what was not counted
+    check_memory(first_run_bytes(measure_activations(model, stream), memory), place.weights,
+                 "activations and state of one sequence", memory);
+  }
   if (kind != ModelKind::kLanguage) return model;
   take_tokenizer(model, tokenizer->take(), place, checkpoint.gguf());
   model.end_tokens = find_end_tokens(model, place.folder, checkpoint.gguf() == nullptr);

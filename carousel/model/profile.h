@@ -37,9 +37,9 @@ Init drawn_by(const Numerics& numerics, const std::string& parameter, const Init
 /// are, with no softplus.
 Init bounded_by(const Numerics& numerics, const std::string& parameter, const Init& init);
 
-/// What training does under a profile: its draws and all it says of `ltc` are as asked. mLSTMs are cut on the grid
-/// whatever `mlstm.pieces` says: these are the same sums in another order. Throws Error(kUsage) for a profile that
-/// changes anything else, naming what: it is rounded, or has no gradient.
+/// Returns the numerics that training runs under a profile: its draws and all it says of `ltc` are as asked. mLSTMs are
+/// cut on the grid whatever `mlstm.pieces` says: these are the same sums in another order. Throws Error(kUsage) for a
+/// profile that changes anything else, naming what: it is rounded, or has no gradient.
 Numerics training_numerics(const Numerics& numerics);
 
 }  // namespace carousel::model

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
+
+#include "carousel/core/state.h"
 
 namespace carousel::verify {
 
@@ -24,6 +27,9 @@ struct Comparison {
   double largest = 0;   // largest absolute difference
   std::string note;     // why it was skipped, or what failed
 };
+
+/// Whether two batches of states have the same bits.
+bool same_states(const std::vector<State>& a, const std::vector<State>& b, const StateLayout& layout);
 
 /// One way of computing a tensor.
 struct Attempt {

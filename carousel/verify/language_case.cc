@@ -168,17 +168,8 @@ Computed Case::compute_alone(const Ids& ids, const Plan& plan, bool want_logits)
 }
 
 bool Case::same_bits(const Computed& a, const Computed& b) const {
-  if (std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) != 0) return false;
-  for (size_t s = 0; s < a.states.size(); ++s) {
-    const NamedTensors in_a = a.states[s].tensors(model_.lm->state_layout());
-    const NamedTensors in_b = b.states[s].tensors(model_.lm->state_layout());
-    for (size_t i = 0; i < in_a.size(); ++i) {
-      const size_t bytes = in_a[i].tensor.size_bytes();
-      if (bytes != in_b[i].tensor.size_bytes()) return false;
-      if (bytes > 0 && std::memcmp(in_a[i].tensor.raw(), in_b[i].tensor.raw(), bytes) != 0) return false;
-    }
-  }
-  return true;
+  return std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * sizeof(float)) == 0 &&
+         same_states(a.states, b.states, model_.lm->state_layout());
 }
 
 // Compares the tensor `name`, which holds the layout's entries `ours` one after the other, each for all sequences.

@@ -37,6 +37,7 @@ std::optional<std::string> unknown_model(const std::string& folder) {
 
 /// Whether matrices change when they are loaded, or what is multiplied with them is rounded.
 bool rounds_in(const std::string& folder, const Setup& setup) {
+  if (!setup.weights.body && setup.stream.compute == Compute::kF32) return false;
   const std::string base = base_of(folder);
   const model::ModelFiles files = model::open_model_files(base.empty() ? folder : base);
   const DType own = model::measure_cost(files).dtype, held = model::measure_cost(files, setup.weights).dtype;

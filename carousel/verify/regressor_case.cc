@@ -124,16 +124,8 @@ Computed RegressorCase::compute_alone(const Plan& plan) {
 }
 
 bool RegressorCase::same_bits(const Computed& a, const Computed& b) const {
-  if (std::memcmp(a.y.data(), b.y.data(), a.y.size() * sizeof(float)) != 0) return false;
-  for (size_t s = 0; s < a.states.size(); ++s) {
-    const NamedTensors in_a = a.states[s].tensors(model_.state_layout());
-    const NamedTensors in_b = b.states[s].tensors(model_.state_layout());
-    for (size_t i = 0; i < in_a.size(); ++i) {
-      const size_t bytes = in_a[i].tensor.size_bytes();
-      if (std::memcmp(in_a[i].tensor.raw(), in_b[i].tensor.raw(), bytes) != 0) return false;
-    }
-  }
-  return true;
+  return std::memcmp(a.y.data(), b.y.data(), a.y.size() * sizeof(float)) == 0 &&
+         same_states(a.states, b.states, model_.state_layout());
 }
 
 // Compares y, and h.0, h.1, ...: the states in the order of the layout.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // TiRex (arXiv:2505.23719): its settings, as a Lightning checkpoint holds them or flat in a config.json, and the names
 // of its tensors.
+#include "carousel/blocks/limits.h"
 #include "carousel/model/families/family.h"
 
 #include <fmt/format.h>
@@ -54,7 +55,7 @@ void read_blocks(const Json& section, const std::string& where, ModelConfig& out
   Fields fields(section, where + ": \"block_kwargs\"");
   out.hidden_size = fields.integer("embedding_dim", 1, kMaxDim);
   out.num_layers = fields.integer("num_blocks", 0, kMaxLayers);
-  const int64_t heads = fields.integer("num_heads", 1, 65535);
+  const int64_t heads = fields.integer("num_heads", 1, blocks::kMaxHeads);
   const double factor = fields.number("ffn_proj_factor", 0, 1024, 2.6667);
   fields.integer("num_states", 4, 4, 4);
   fields.integer("num_gates", 4, 4, 4);

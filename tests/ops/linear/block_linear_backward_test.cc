@@ -80,18 +80,32 @@ Sums sums(const Projections& p, const Tensor& x, const Tensor& other, const Tens
   return out;
 }
 
+/// The gradients of `rows` drawn rows.
+struct Backward {
+  Backward(Isa isa, const Shapes& shapes, int64_t rows)
+      : t(isa),
+        p(t, shapes),
+        x(t.input(random_tensor({rows, p.width() + 3}, 1))),
+        other(t.input(random_tensor({rows, p.width()}, 2))) {
+    const Tensor y = p.forward(t.ctx, x, other);
+    d = random_tensor(y.shape(), 3);
+    t.backward({{y, d}});
+  }
+  Taped t;
+  Projections p;
+  Tensor x, other, d;
+};
+
 // Chains of up to 300 products in f32, against f64. A weight of one number is one such chain, and may be small beside
 // its terms: weights have twice the bound.
 TEST(BlockLinearBackward, HasTheSumsOfTheFormula) {
   for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : kShapes) {
       for (const int64_t rows : {1, 5, 131, 300}) {
-        Taped t(isa);
-        const Projections p(t, shapes);
-        const Tensor x = t.input(random_tensor({rows, p.width() + 3}, 1)),
-                     other = t.input(random_tensor({rows, p.width()}, 2));
-        const Tensor y = p.forward(t.ctx, x, other), d = random_tensor(y.shape(), 3);
-        t.backward({{y, d}});
+        Backward ran(isa, shapes, rows);
+        Taped& t = ran.t;
+        const Projections& p = ran.p;
+        const Tensor &x = ran.x, &other = ran.other, &d = ran.d;
         const Sums want = sums(p, x, other, d);
         EXPECT_LT(relative_error(t.gradient(x).f32(), want.x), 1e-6) << shapes.blocks << " of " << shapes.size;
         EXPECT_LT(relative_error(t.gradient(other).f32(), want.other), 1e-6) << shapes.blocks << " of " << shapes.size;
@@ -134,12 +148,10 @@ TEST(BlockLinearBackward, AgreesWithCentralDifferences) {
   const int64_t rows = 70;
   for (const Isa isa : tested_isas()) {
     for (const Shapes& shapes : {Shapes{20, 4}, {5, 3}, {2, 33}}) {
-      Taped t(isa);
-      const Projections p(t, shapes);
-      const Tensor x = t.input(random_tensor({rows, p.width() + 3}, 1)),
-                   other = t.input(random_tensor({rows, p.width()}, 2));
-      const Tensor y = p.forward(t.ctx, x, other), d = random_tensor(y.shape(), 3);
-      t.backward({{y, d}});
+      Backward ran(isa, shapes, rows);
+      Taped& t = ran.t;
+      const Projections& p = ran.p;
+      const Tensor &x = ran.x, &other = ran.other, &d = ran.d;
       Values in = {to_f64(x), to_f64(other), to_f64(p.bias), {}};
       for (size_t part = 0; part < kParts; ++part) in.weights[part] = to_f64(p.masters[part]);
       const auto loss = [&] { return loss_of(p, in, d, rows); };

@@ -42,7 +42,7 @@ struct Given {
 
 void refuse_given(const char* why, std::initializer_list<Given> options) {
   for (const Given& one : options) {
-    if (one.given) fail(ErrorKind::kUsage, "{}: got it, expected none: {}", one.option, why);
+    if (one.given) fail(ErrorKind::kUsage, "{}: got a value, expected none: {}", one.option, why);
   }
 }
 

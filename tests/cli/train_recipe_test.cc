@@ -176,16 +176,16 @@ TEST_F(TrainRecipe, OptionsThatWouldHaveNoEffectAreRefused) {
   const std::string features = "--model " + (scratch / "cfc.json") + " --data " + (scratch / "x.csv") + " --target " +
                                (scratch / "x.csv") + " --steps 1 --out ";
   const std::tuple<std::string, std::string, std::string> refusals[] = {
-      {tokens, "--target x.csv", "--target: got it, expected none: the model reads tokens"},
-      {tokens, "--times x.csv", "--times: got it, expected none: the model reads tokens"},
-      {tokens, "--valid-target x.csv", "--valid-target: got it, expected none"},
-      {tokens, "--key text", "--key: got it, expected none: no file of the data is .jsonl"},
-      {tokens, "--ids u16", "--ids: got it, expected none: no file of the data is .bin or .npy"},
+      {tokens, "--target x.csv", "--target: got a value, expected none: the model reads tokens"},
+      {tokens, "--times x.csv", "--times: got a value, expected none: the model reads tokens"},
+      {tokens, "--valid-target x.csv", "--valid-target: got a value, expected none"},
+      {tokens, "--key text", "--key: got a value, expected none: no file of the data is .jsonl"},
+      {tokens, "--ids u16", "--ids: got a value, expected none: no file of the data is .bin or .npy"},
       {tokens, "--sample-prompt the", "--sample-prompt: got it without --sample-every"},
-      {features, "--key text", "--key: got it, expected none: the model reads features"},
-      {features, "--ids u16", "--ids: got it, expected none: the model reads features"},
-      {features, "--sample-every 1", "--sample-every: got it, expected none: the model reads features"},
-      {features, "--valid-times x.csv", "--valid-times: got it, expected none: there is no --valid"},
+      {features, "--key text", "--key: got a value, expected none: the model reads features"},
+      {features, "--ids u16", "--ids: got a value, expected none: the model reads features"},
+      {features, "--sample-every 1", "--sample-every: got a value, expected none: the model reads features"},
+      {features, "--valid-times x.csv", "--valid-times: got a value, expected none: there is no --valid"},
   };
   for (const auto& [run, flags, message] : refusals) {
     const Ran ran = run_carousel("train -t 1 " + run + (scratch / "out") + " " + flags);

@@ -85,6 +85,14 @@ __device__ inline float4 shared_four(uint32_t place) {
                : "memory");
   return four;
 }
+__device__ inline float shared_one(uint32_t place) {
+  float one;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(one) : "r"(place) : "memory");
+  return one;
+}
+__device__ inline void store_shared(uint32_t place, float one) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(place), "f"(one) : "memory");
+}
 /// A barrier of all threads of the cluster. What they wrote before is seen after it.
 __device__ inline void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

@@ -13,7 +13,8 @@
 //     barrier of step t after which it writes, and before which all its warps read copy t % 2.
 //  3. Thread 0 announces the bytes of a phase of full[c] as soon as the phase before has ended; no byte of that phase
 //     comes before, by 2.
-//  4. Sums of step t + 1 are written to shared memory after y of step t is there, so those of step t have been read.
+//  4. Sums of step t lie in copy t % 2. Step t + 2 writes them anew after the barrier of step t + 1, which a warp
+//     reaches only when it has read those of step t.
 // The barrier before the first step lets no block write to one that has not begun. After its last step a block waits
 // for what is written to it, so nobody writes to one that has ended. All threads of the cluster take all steps: those
 // of the longest sequence.
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kUnits* parts_of(kDh), 1) recur_in_cluster(ops
   constexpr int kBlocks = kDh / kUnits, kCopyBytes = kSeqs * kDh * 4;
   constexpr int kSums = 4 * kSeqs, kLeft = kSums > kParts ? kSums / kParts : 1;  // of an element; left to a thread
   __shared__ __align__(16) float y[2][kSeqs][kDh];
-  __shared__ float sums[kSeqs][4][kUnits];
+  __shared__ float sums[2][kSums][kUnits];  // by sequence, then gate
   __shared__ uint64_t barriers[2];
   const uint32_t full = shared_address(barriers);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -190,6 +191,9 @@ __global__ void __launch_bounds__(kUnits* parts_of(kDh), 1) recur_in_cluster(ops
   const Targets<kBlocks> targets(&y[0][min(warp, kSeqs - 1)][first_unit], full);
   const int which = sum_of_part<kParts, kSums>(part);
   const uint32_t y_at = shared_address(&y[0][0][4 * part]);
+  // As numbers in registers: the compiler would work out the places of arrays anew in each step.
+  const uint32_t sums_to = shared_address(sums) + (which * kUnits + summed) * 4;
+  const uint32_t sums_from = shared_address(sums) + (4 * warp * kUnits + lane) * 4;
 
   // wx is on its way two steps ahead: that is longer than memory takes.
   const float* wx = static_cast<const float*>(args.wx.data) + seq.first_row * args.wx.stride + at;
@@ -219,14 +223,14 @@ __global__ void __launch_bounds__(kUnits* parts_of(kDh), 1) recur_in_cluster(ops
     sum_over_parts<kParts / 2, kSums>(part, raw);
 #pragma unroll
     for (int i = 0; i < kLeft; ++i) {
-      if (which >= 0) sums[(which + i) / 4][(which + i) % 4][summed] = raw[i];
+      if (which >= 0) store_shared(sums_to + (copy * kSums + i) * kUnits * 4, raw[i]);
     }
     __syncthreads();
     if (warp >= kSeqs) continue;
     if (t < rows) {
       float gates[4];
 #pragma unroll
-      for (int g = 0; g < 4; ++g) gates[g] = now[g] + sums[warp][g][lane];
+      for (int g = 0; g < 4; ++g) gates[g] = now[g] + shared_one(sums_from + (copy * kSums + g) * kUnits * 4);
       element.advance(gates, args.dims.f_gate_max);
       *out = element.y;
       out += args.out.stride;

@@ -6,6 +6,7 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/cells/cell_args_cpu.h"
 

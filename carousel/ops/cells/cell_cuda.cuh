@@ -4,10 +4,11 @@
 // by other threads of the block alone, after a barrier, so the buffers may lie in global memory.
 #pragma once
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/cells/cell_args_cpu.h"
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/gate/activations.h"
 
 namespace carousel::cuda {
 

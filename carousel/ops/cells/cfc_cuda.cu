@@ -43,13 +43,13 @@ __device__ float activated(CfcActivation kind, float x) {
     case CfcActivation::kTanh:
       return tanhf(x);
     case CfcActivation::kRelu:
-      return activate(ops::Activation::kRelu, x);
+      return ops::activate<FloatMath>(ops::Activation::kRelu, x);
     case CfcActivation::kSilu:
-      return activate(ops::Activation::kSilu, x);
+      return ops::activate<FloatMath>(ops::Activation::kSilu, x);
     case CfcActivation::kGelu:
-      return activate(ops::Activation::kGelu, x);
+      return ops::activate<FloatMath>(ops::Activation::kGelu, x);
     case CfcActivation::kGeluTanh:
-      return activate(ops::Activation::kGeluTanh, x);
+      return ops::activate<FloatMath>(ops::Activation::kGeluTanh, x);
   }
   return x;
 }

@@ -3,9 +3,10 @@
 // many, and one per column of every state, the same where each sequence has one row, else one that follows. A gated
 // input has the same bits whether it is computed or read back from the state, and both ways sum in the order of the
 // taps, so neither cuts nor the number of rows change a bit.
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/short_conv/short_conv_cpu.h"
 
 namespace carousel::cuda {

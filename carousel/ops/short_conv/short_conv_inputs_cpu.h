@@ -3,6 +3,7 @@
 #pragma once
 
 #include "carousel/cpu/rounding.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/ops/short_conv/short_conv_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {

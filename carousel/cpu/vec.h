@@ -315,7 +315,31 @@ inline Vec tanh(Vec x) {
   return x != x ? x : with_sign;
 }
 
-inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+/// erf x to within 2e-7 of its value. Up to |x| = 1 the Taylor series, beyond it 1 - e^(-x^2) times a polynomial in
+/// 1 / (1 + p |x|) (Abramowitz and Stegun, 7.1.26).
+inline Vec erf(Vec x) {
+  const Vec magnitude = max(x, -x);
+  const Vec x2 = x * x;
+  Vec near = set1(-1.0f / 6894720);  // (-1)^n / (n! (2n + 1)), n = 9
+  near = fma(near, x2, set1(1.0f / 685440));
+  near = fma(near, x2, set1(-1.0f / 75600));
+  near = fma(near, x2, set1(1.0f / 9360));
+  near = fma(near, x2, set1(-1.0f / 1320));
+  near = fma(near, x2, set1(1.0f / 216));
+  near = fma(near, x2, set1(-1.0f / 42));
+  near = fma(near, x2, set1(0.1f));
+  near = fma(near, x2, set1(-1.0f / 3));
+  near = set1(1.12837916709551257f) * fma(near * x2, x, x);
+
+  const Vec t = set1(1.0f) / fma(set1(0.3275911f), magnitude, set1(1.0f));
+  Vec far = set1(1.061405429f);
+  far = fma(far, t, set1(-1.453152027f));
+  far = fma(far, t, set1(1.421413741f));
+  far = fma(far, t, set1(-0.284496736f));
+  far = fma(far, t, set1(0.254829592f));
+  far = set1(1.0f) - far * t * exp(-x2);
+  return magnitude < set1(1.0f) ? near : x < Vec{} ? -far : far;
+}
 
 /// log(1 + y) for y in [0, 1]: with s = y / (2 + y) <= 1/3 it is 2 artanh(s), a series whose terms shrink by 9.
 inline Vec log1p_unit(Vec y) {
@@ -326,8 +350,5 @@ inline Vec log1p_unit(Vec y) {
   const Vec half = fma(fma(fma(high, s4, middle), s4, low) * s2, s, s);
   return half + half;
 }
-
-/// log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|): no overflow, and exact to 2 ulp of the larger term.
-inline Vec log_sigmoid(Vec x) { return min(x, Vec{}) - log1p_unit(exp(negative_abs(x))); }
 
 }  // namespace carousel::cpu::CAROUSEL_ISA

@@ -3,7 +3,7 @@
 #include "carousel/cpu/vec_arrays.h"
 
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/cpu/vec_math.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

@@ -189,8 +189,9 @@ void prepare(const Head& head, const float* x, const float* norm, int64_t row, f
     const Vec a = normed.template operator()<kPartial>(j, lanes);
     const Vec b = normed.template operator()<kPartial>(j + half, lanes);
     const Vec c = load_lanes<kPartial>(cosine + j, lanes), s = load_lanes<kPartial>(sine + j, lanes);
-    store_lanes<kPartial>(out + j, (a * c - b * s) * by, lanes);
-    store_lanes<kPartial>(out + j + half, (b * c + a * s) * by, lanes);
+    const auto pair = ops::rotate<VecMath>({a, b}, c, s);
+    store_lanes<kPartial>(out + j, pair.a * by, lanes);
+    store_lanes<kPartial>(out + j + half, pair.b * by, lanes);
   });
 }
 

@@ -4,9 +4,11 @@
 
 #include <cuda_bf16.h>
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/attention/attention_cpu.h"
+#include "carousel/ops/attention/rotary.h"
 
 namespace carousel::cuda {
 
@@ -19,14 +21,14 @@ __host__ __device__ constexpr int64_t pages_of(int64_t rows, int64_t pos) {
   return rows == 0 ? 0 : (pos + rows + kPage - 1) / kPage;
 }
 
-/// The rotation of a pair of elements. The angle is rounded to f32 as the reference does; its cosine and sine are exact
-/// to the last bit but one: whole turns are taken from it in f64, where little else is needed.
+/// The rotation of a pair of elements. Whole turns are taken from the angle in f64, where little else is needed for a
+/// cosine and a sine that are exact to the last bit but one.
 struct Rotation {
   float cosine, sine;
 
   __device__ Rotation(int64_t pos, float inv_freq) {
     constexpr double kTurn = 6.283185307179586;
-    const double angle = static_cast<double>(static_cast<float>(pos) * inv_freq);
+    const double angle = ops::rotary_angle(pos, inv_freq);
     const double rest = fma(-rint(angle * (1 / kTurn)), kTurn, angle);
     const auto high = static_cast<float>(rest), low = static_cast<float>(rest - static_cast<double>(high));
     float of_sine, of_cosine;
@@ -35,9 +37,9 @@ struct Rotation {
     sine = fmaf(of_cosine, low, of_sine);
   }
   __device__ Rotation(float known_cosine, float known_sine) : cosine(known_cosine), sine(known_sine) {}
-  // Every product is rounded, as in the reference: where the compiler may fuse one of the two, kernels differ in which.
-  __device__ float first(float a, float b) const { return __fmul_rn(a, cosine) - __fmul_rn(b, sine); }
-  __device__ float second(float a, float b) const { return __fmul_rn(b, cosine) + __fmul_rn(a, sine); }
+  __device__ ops::RotaryPair<FloatMath> operator()(float a, float b) const {
+    return ops::rotate<FloatMath>({a, b}, cosine, sine);
+  }
 };
 
 struct AttentionCall {

@@ -3,6 +3,7 @@
 // has there: all scores of a row, their softmax in f32, then the values. A task is one query head of one row.
 #include "carousel/cpu/divide.h"
 #include "carousel/ops/attention/attention_batch_cpu.h"
+#include "carousel/ops/attention/rotary.h"
 #include "carousel/ops/norm/norm_cast.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -40,7 +41,7 @@ void write_row(const CastCall& cast, const Sequence& seq, int64_t t, float* scra
   const Rounding rotary(cast.rotary);
   const int64_t d = args.head_dim, row = seq.first_row + t, pos = seq.pos + t;
   for (int64_t j = 0; j < args.rotary / 2; ++j) {
-    const double angle = static_cast<float>(pos) * args.inv_freq[j];
+    const double angle = ops::rotary_angle(pos, args.inv_freq[j]);
     args.cos_sin[row * args.rotary + j] = rotary(static_cast<float>(std::cos(angle)));
     args.cos_sin[row * args.rotary + args.rotary / 2 + j] = rotary(static_cast<float>(std::sin(angle)));
   }

@@ -31,9 +31,9 @@ void prepare(const Call& args, const float* x, const float* norm, int64_t row, f
   const float* cosine = args.cos_sin + row * args.rotary;  // [R/2]
   const float* sine = cosine + half;                       // [R/2]
   for (int64_t j = 0; j < half; ++j) {
-    const float a = normed(j), b = normed(j + half);
-    out[j * kStride] = (a * cosine[j] - b * sine[j]) * scale;
-    out[(j + half) * kStride] = (b * cosine[j] + a * sine[j]) * scale;
+    const auto pair = ops::rotate<LaneMath>({normed(j), normed(j + half)}, cosine[j], sine[j]);
+    out[j * kStride] = pair.a * scale;
+    out[(j + half) * kStride] = pair.b * scale;
   }
 }
 

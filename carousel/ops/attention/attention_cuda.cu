@@ -35,10 +35,9 @@ __device__ void prepare(const ops::AttentionArgs& args, const float* x, const fl
   const auto normed = [&](int64_t j) { return norm == nullptr ? x[j] : x[j] * r * norm[j]; };
   for (int64_t j = args.rotary + threadIdx.x; j < d; j += blockDim.x) out[j * stride] = normed(j) * scale;
   for (int64_t j = threadIdx.x; j < half; j += blockDim.x) {
-    const Rotation rotation(pos, args.inv_freq[j]);
-    const float a = normed(j), b = normed(j + half);
-    out[j * stride] = rotation.first(a, b) * scale;
-    out[(j + half) * stride] = rotation.second(a, b) * scale;
+    const auto pair = Rotation(pos, args.inv_freq[j])(normed(j), normed(j + half));
+    out[j * stride] = pair.a * scale;
+    out[(j + half) * stride] = pair.b * scale;
   }
 }
 

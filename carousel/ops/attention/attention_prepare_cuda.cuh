@@ -60,10 +60,9 @@ __device__ inline void prepare_row(const ops::AttentionArgs& args, const F& rota
   for (int j = 2 * half + lane; j < d; j += kWarp) out(j, normed(j) * scale);
 #pragma unroll 1
   for (int j = lane; j < half; j += kWarp) {
-    const float a = normed(j), b = normed(j + half);
-    const Rotation by = rotation(j);
-    out(j, by.first(a, b) * scale);
-    out(j + half, by.second(a, b) * scale);
+    const auto pair = rotation(j)(normed(j), normed(j + half));
+    out(j, pair.a * scale);
+    out(j + half, pair.b * scale);
   }
 }
 

@@ -2,8 +2,9 @@
 // One head of one row before its products: its norm, the angles of its rotation. Attention and its gradient share this.
 #pragma once
 
-#include "carousel/cpu/vec.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/ops/attention/attention_cpu.h"
+#include "carousel/ops/attention/rotary.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -27,8 +28,7 @@ inline float norm_scale(const ops::AttentionArgs& args, const float* x) {
 /// The cosines of a position's angles [R/2], then their sines [R/2].
 inline void write_angles(const ops::AttentionArgs& args, int64_t pos, float* cos_sin) {
   for (int64_t j = 0; j < args.rotary / 2; ++j) {
-    // The angle is rounded to f32 as the reference does; its cosine and sine are exact to the last bit but one.
-    const double angle = static_cast<float>(pos) * args.inv_freq[j];
+    const double angle = ops::rotary_angle(pos, args.inv_freq[j]);
     cos_sin[j] = static_cast<float>(std::cos(angle));
     cos_sin[args.rotary / 2 + j] = static_cast<float>(std::sin(angle));
   }

@@ -144,7 +144,7 @@ inline void compute_start(const Stream& stream, const Start& start, const ops::C
     const float* const o = start.memory.sums + n * 4 * stride + 3 * stride;
     for (int64_t j = 0; j < units; j += kLanes) {
       const Vec c = load_some(history.c.f32() + n * history.c.stride + j, units - j);
-      store_some(start.h + n * units + j, tanh(c) * sigmoid(load(o + j)), units - j);
+      store_some(start.h + n * units + j, ops::memory_output<VecMath>(c, sigmoid(load(o + j))), units - j);
     }
   });
 }
@@ -158,8 +158,9 @@ inline void memory_back(const Stream* threads, const Start& start, const View& c
   float* const sums = start.memory.sums + n * 4 * stride;  // cand, i, f, o
   for (int64_t j = 0; j < units; j += kLanes) {
     const int64_t count = units - j;
-    const Vec cand = tanh(load(sums + j)), i = sigmoid(load(sums + stride + j));
-    const Vec f = sigmoid(load(sums + 2 * stride + j) + one), o = sigmoid(load(sums + 3 * stride + j));
+    const auto sum = [&](int64_t g) { return load(sums + g * stride + j); };
+    const auto open = ops::memory_gates<VecMath>({sum(0), sum(1), sum(2), sum(3)});
+    const Vec cand = open.cand, i = open.i, f = open.f, o = open.o;
     const Vec t = tanh(load_some(c_rows.f32() + n * c_rows.stride + j, count));
     const Vec d = load_some(d_h + j, count), d_memory = fma(d * o, fma(-t, t, one), load_some(d_c + j, count));
     store(sums + j, d_memory * i * fma(-cand, cand, one));

@@ -6,8 +6,10 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/cells/cell_args_cpu.h"
+#include "carousel/ops/cells/cell_formulas.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 
@@ -80,18 +82,17 @@ inline void map_step(const Stream* threads, const ops::CellMapArgs& map, int64_t
 }
 
 /// One step of the mixed memory. `from_x` [4 Hp]: the x part; h [H] becomes the LSTM's output, c [H] its memory.
-///   c' = c sigmoid(f + 1) + tanh(cand) sigmoid(i),  h' = tanh(c') sigmoid(o)
 inline void memory_step(const Stream* threads, const ops::CellMapArgs& map, int64_t inputs, const float* from_x,
                         float* h, float* c, float* gates) {
   const int64_t units = map.inputs - inputs, stride = map.outputs / 4;
   map_step(threads, map, inputs, h, units, from_x, gates);
   for (int64_t j = 0; j < units; j += kLanes) {
     const int64_t count = units - j;
-    const auto gate = [&](int64_t g) { return load(gates + g * stride + j) + load(map.bias + g * stride + j); };
-    const Vec kept = load_some(c + j, count) * sigmoid(gate(2) + set1(1.0f));
-    const Vec memory = kept + tanh(gate(0)) * sigmoid(gate(1));
+    const auto sum = [&](int64_t g) { return load(gates + g * stride + j) + load(map.bias + g * stride + j); };
+    const auto open = ops::memory_gates<VecMath>({sum(0), sum(1), sum(2), sum(3)});
+    const Vec memory = ops::memory_next(open, load_some(c + j, count));
     store_some(c + j, memory, count);
-    store_some(h + j, tanh(memory) * sigmoid(gate(3)), count);
+    store_some(h + j, ops::memory_output<VecMath>(memory, open.o), count);
   }
 }
 

@@ -4,10 +4,11 @@
 // by other threads of the block alone, after a barrier, so the buffers may lie in global memory.
 #pragma once
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
 #include "carousel/ops/cells/cell_args_cpu.h"
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/cells/cell_formulas.h"
 
 namespace carousel::cuda {
 
@@ -37,7 +38,6 @@ struct CellRows {
 };
 
 /// One step of the mixed memory, by all threads of the block: h [H] becomes the LSTM's output, c [H] its memory.
-///   c' = c sigmoid(f + 1) + tanh(cand) sigmoid(i),  h' = tanh(c') sigmoid(o)
 /// Ends with a barrier; what is read of h must be there before.
 __device__ inline void memory_step(const ops::CellMapArgs& map, const float* x, int64_t inputs, const CellRows& seq,
                                    float* gates) {
@@ -48,10 +48,11 @@ __device__ inline void memory_step(const ops::CellMapArgs& map, const float* x, 
   }
   __syncthreads();
   for (int64_t j = threadIdx.x; j < units; j += blockDim.x) {
-    const float kept = seq.c[j] * sigmoid(gates[2 * stride + j] + 1.0f);
-    const float memory = kept + tanhf(gates[j]) * sigmoid(gates[stride + j]);
+    const auto open =
+        ops::memory_gates<FloatMath>({gates[j], gates[stride + j], gates[2 * stride + j], gates[3 * stride + j]});
+    const float memory = ops::memory_next(open, seq.c[j]);
     seq.c[j] = memory;
-    seq.h[j] = tanhf(memory) * sigmoid(gates[3 * stride + j]);
+    seq.h[j] = ops::memory_output<FloatMath>(memory, open.o);
   }
   __syncthreads();
 }

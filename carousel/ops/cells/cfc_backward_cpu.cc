@@ -59,7 +59,7 @@ void compute_layer(const Stream& stream, const Call& args, int64_t l) {
       for (int64_t n = begin; n < end; ++n) {
         for (int64_t j = 0; j < width; j += kLanes) {
           const Vec sum = load(map.sums + n * map.map.outputs + j);
-          store_some(next.z + n * width + j, activate(args.activation, sum), width - j);
+          store_some(next.z + n * width + j, ops::cfc_activate<CfcMath>(args.activation, sum), width - j);
         }
       }
     });
@@ -76,8 +76,8 @@ void heads_back(const Call& args, const Layer& layer, int64_t n, float dt, const
     const auto head = [&](int64_t g) { return load(sums + g * stride + j); };
     const auto give = [&](int64_t g, Vec d_sum) { store(sums + g * stride + j, d_sum); };
     if (args.mode == CfcMode::kPure) {
-      const Vec a1 = head(0), w_tau = load(layer.w_tau + j), a = load(layer.a + j), size = max(a1, -a1);
-      const Vec decay = exp(-elapsed * (max(w_tau, -w_tau) + size));
+      const Vec a1 = head(0), w_tau = load(layer.w_tau + j), a = load(layer.a + j), size = VecMath::size(a1);
+      const Vec decay = ops::cfc_decay<VecMath>(w_tau, a1, elapsed);
       const Vec sign = w_tau > Vec{} ? one : w_tau < Vec{} ? -one : Vec{};
       float* const rates = layer.rates + n * 2 * stride + j;
       store(rates, d * a * decay * a1 * elapsed * sign);
@@ -86,7 +86,7 @@ void heads_back(const Call& args, const Layer& layer, int64_t n, float dt, const
       continue;
     }
     const Vec first = tanh(head(0)), second = tanh(head(1)), time_a = head(2);
-    const Vec s = sigmoid(time_a * elapsed + head(3));
+    const Vec s = ops::cfc_time_gate<VecMath>(time_a, head(3), elapsed);
     const bool gated = args.mode == CfcMode::kDefault;
     const Vec d_time = d * (gated ? second - first : second) * s * (one - s);
     give(0, d * (gated ? one - s : one) * fma(-first, first, one));

@@ -42,14 +42,9 @@ inline Vec new_state(const Call& args, const Layer& layer, const float* sums, Ve
   const auto head = [&](int64_t g) { return load(sums + g * stride + j) + load(layer.heads.bias + g * stride + j); };
   const Vec a1 = head(0);
   if (args.mode == CfcMode::kPure) {
-    const Vec w_tau = load(layer.w_tau + j), a = load(layer.a + j);
-    const Vec rate = max(w_tau, -w_tau) + max(a1, -a1);
-    return a - a * exp(-dt * rate) * a1;
+    return ops::cfc_pure<VecMath>(load(layer.a + j), load(layer.w_tau + j), a1, dt);
   }
-  const Vec s = sigmoid(head(2) * dt + head(3));
-  const Vec after = s * tanh(head(1));
-  if (args.mode == CfcMode::kNoGate) return tanh(a1) + after;
-  return tanh(a1) * (set1(1.0f) - s) + after;
+  return ops::cfc_gated<VecMath>(args.mode, {a1, head(1), head(2), head(3)}, dt);
 }
 
 /// One step of one layer: h [units] becomes the new state. `from_x` is the begun chains of the first map; where it is
@@ -66,7 +61,7 @@ void layer_step(const Call& args, const Layer& layer, const Stream* threads, con
   for (int64_t l = 0; l < layer.depth; ++l) {
     const ops::CellMapArgs& map = layer.backbone[l];
     for (int64_t j = 0; j < map.outputs; j += kLanes) {
-      store(sums + j, activate(args.activation, load(sums + j) + load(map.bias + j)));
+      store(sums + j, ops::cfc_activate<CfcMath>(args.activation, load(sums + j) + load(map.bias + j)));
     }
     const ops::CellMapArgs& next = l + 1 < layer.depth ? layer.backbone[l + 1] : layer.heads;
     std::memset(other, 0, static_cast<size_t>(next.outputs) * sizeof(float));

@@ -5,6 +5,7 @@
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/cells/cell_cuda.cuh"
 #include "carousel/ops/cells/cfc_cpu.h"
+#include "carousel/ops/cells/cfc_formulas.h"
 
 namespace carousel::cuda {
 namespace {
@@ -36,34 +37,13 @@ struct Call {
   int64_t stride, padded;
 };
 
-__device__ float activated(CfcActivation kind, float x) {
-  switch (kind) {
-    case CfcActivation::kLecunTanh:
-      return 1.7159f * tanhf(0.666f * x);
-    case CfcActivation::kTanh:
-      return tanhf(x);
-    case CfcActivation::kRelu:
-      return activate(ops::Activation::kRelu, x);
-    case CfcActivation::kSilu:
-      return activate(ops::Activation::kSilu, x);
-    case CfcActivation::kGelu:
-      return activate(ops::Activation::kGelu, x);
-    case CfcActivation::kGeluTanh:
-      return activate(ops::Activation::kGeluTanh, x);
-  }
-  return x;
-}
-
 /// The state of unit j after time dt, from the heads' sums.
 __device__ float new_state(const Call& call, const Layer& layer, const float* sums, float dt, int64_t j) {
   const int64_t stride = layer.heads.outputs / 4;  // of the four heads; a pure cell has one
   const float a1 = sums[j] + layer.heads.bias[j];
-  if (call.mode == CfcMode::kPure) {
-    return layer.a[j] - layer.a[j] * expf(-dt * (fabsf(layer.w_tau[j]) + fabsf(a1))) * a1;
-  }
+  if (call.mode == CfcMode::kPure) return ops::cfc_pure<FloatMath>(layer.a[j], layer.w_tau[j], a1, dt);
   const auto head = [&](int64_t g) { return sums[g * stride + j] + layer.heads.bias[g * stride + j]; };
-  const float s = sigmoid(head(2) * dt + head(3)), after = s * tanhf(head(1));
-  return call.mode == CfcMode::kNoGate ? tanhf(a1) + after : tanhf(a1) * (1.0f - s) + after;
+  return ops::cfc_gated<FloatMath>(call.mode, {a1, head(1), head(2), head(3)}, dt);
 }
 
 /// One step of one layer: h [units] becomes the new state. Each barrier lies between writing a buffer and reading it;
@@ -79,7 +59,7 @@ __device__ void layer_step(const Call& call, const Layer& layer, const float* in
   for (int l = 0; l < layer.depth; ++l) {
     const ops::CellMapArgs& map = call.maps[layer.first_map + l];
     for (int64_t j = threadIdx.x; j < map.outputs; j += blockDim.x) {
-      sums[j] = activated(call.activation, sums[j] + map.bias[j]);
+      sums[j] = ops::cfc_activate<FloatMath>(call.activation, sums[j] + map.bias[j]);
     }
     __syncthreads();
     const ops::CellMapArgs& next = l + 1 < layer.depth ? call.maps[layer.first_map + l + 1] : layer.heads;

@@ -2,7 +2,6 @@
 // The LTC recurrence on the GPU, a block per sequence and a thread per neuron. A neuron's sums run over all sources in
 // ascending order: those that do not reach it have weight zero, which changes no sum.
 #include "carousel/cpu/workspace.h"
-#include "carousel/cuda/float_math.cuh"
 #include "carousel/ops/cells/cell_cuda.cuh"
 #include "carousel/ops/cells/ltc_formulas.h"
 
@@ -53,7 +52,7 @@ __device__ Sums synapse_sums(const LtcSynapseArgs& synapses, int64_t padded, con
   Sums sums = {};
   for (int64_t i = 0; i < count; ++i) {
     const int64_t at = i * padded + j;
-    const float opened = sigmoid(synapses.sigma[at] * (v[i] - synapses.mu[at]));
+    const float opened = ops::ltc_opened<FloatMath>(synapses.sigma[at], v[i], synapses.mu[at]);
     sums.conductance = fmaf(synapses.w[at], opened, sums.conductance);
     sums.current = fmaf(synapses.we[at], opened, sums.current);
   }

@@ -3,7 +3,7 @@
 // cuda/float_math.cuh.
 #pragma once
 
-#include "carousel/core/host_device.h"
+#include "carousel/core/sigmoid.h"
 #include "carousel/ops/cells/ltc_cpu.h"
 
 namespace carousel::ops {
@@ -13,6 +13,12 @@ template <class Math>
 struct LtcSums {
   typename Math::V current, conductance, sensory_current, sensory_conductance;
 };
+
+/// How far a synapse is open at the potential v of its source.
+template <class Math>
+HOST_DEVICE typename Math::V ltc_opened(typename Math::V sigma, typename Math::V v, typename Math::V mu) {
+  return sigmoid<Math>(sigma * (v - mu));
+}
 
 /// The potential after one unfold of the semi-implicit solver; c: capacitance over its time.
 template <class Math, class V>

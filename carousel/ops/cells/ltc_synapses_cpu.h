@@ -4,7 +4,7 @@
 #pragma once
 
 #include "carousel/ops/cells/cell_cpu.h"
-#include "carousel/ops/cells/ltc_cpu.h"
+#include "carousel/ops/cells/ltc_formulas.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -29,7 +29,7 @@ CAROUSEL_INLINE Sums synapse_sums(const ops::LtcSynapseArgs& synapses, int64_t p
 #pragma GCC unroll 4
     for (int64_t k = 0; k < kVecs; ++k) {
       const int64_t j = at + k * kLanes;
-      const Vec opened = sigmoid(load(synapses.sigma + j) * (v_i - load(synapses.mu + j)));
+      const Vec opened = ops::ltc_opened<VecMath>(load(synapses.sigma + j), v_i, load(synapses.mu + j));
       see(n, k, opened);
       sums.conductance[k] = fma(load(synapses.w + j), opened, sums.conductance[k]);
       sums.current[k] = fma(load(synapses.we + j), opened, sums.current[k]);

@@ -68,16 +68,16 @@ void gated_unit(const Stream& stream, const ops::GatedUnitArgs& args) {
 
 void soft_cap(const Stream& stream, const ops::SoftCapArgs& args) {
   if (args.dtype != DType::kF32) return soft_cap_rounded(stream, args);
-  const Vec cap = set1(args.cap);
+  const auto capped = [cap = set1(args.cap)](Vec x) { return ops::soft_capped<VecMath>(x, cap); };
   const float* const x = args.x.f32();
   float* const out = args.out.f32();
   const int64_t blocks = (args.count + kBlock - 1) / kBlock;
   parallel_ranges(stream, blocks, kBlock * kWorkPerElement, [&](int64_t begin, int64_t end) {
     const int64_t last = end * kBlock < args.count ? end * kBlock : args.count;
     int64_t j = begin * kBlock;
-    for (; j + kLanes <= last; j += kLanes) store(out + j, cap * tanh(load(x + j) / cap));
+    for (; j + kLanes <= last; j += kLanes) store(out + j, capped(load(x + j)));
     if (const int64_t rest = last - j; rest > 0) {
-      store_partial(out + j, cap * tanh(load_partial(x + j, rest) / cap), rest);
+      store_partial(out + j, capped(load_partial(x + j, rest)), rest);
     }
   });
 }

@@ -26,12 +26,13 @@ __global__ void units(ops::GatedUnitArgs args) {
   const int64_t i = element(), n = i / args.width, j = i % args.width;
   if (n >= args.rows) return;
   const auto* const gate = static_cast<const float*>(args.gate_up.data) + n * args.gate_up.stride + j;
-  static_cast<float*>(args.out.data)[n * args.out.stride + j] = activate(args.activation, *gate) * gate[args.width];
+  static_cast<float*>(args.out.data)[n * args.out.stride + j] =
+      ops::activate<FloatMath>(args.activation, *gate) * gate[args.width];
 }
 
 __global__ void capped(const float* x, float* out, int64_t count, float cap) {
   const int64_t i = element();
-  if (i < count) out[i] = cap * tanhf(x[i] / cap);
+  if (i < count) out[i] = ops::soft_capped<FloatMath>(x[i], cap);
 }
 
 __global__ void gated_heads(ops::GateHeadsArgs args) {

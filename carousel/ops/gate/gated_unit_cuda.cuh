@@ -2,8 +2,9 @@
 // Gated units of whole fours, as floats or rounded to the bf16 that the next product takes.
 #pragma once
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/gate/gate_cpu.h"
 #include "carousel/ops/rows/fours_cuda.cuh"
 
@@ -20,9 +21,9 @@ __global__ void unit_fours(View gate_up, int64_t width, ops::Activation activati
   if (j >= width) return;
   const auto* const row = static_cast<const float*>(gate_up.data) + n * gate_up.stride + j;
   const float4 gate = four_at(row, 0), up = four_at(row, width);
+  const auto unit = [&](float g, float u) { return ops::activate<FloatMath>(activation, g) * u; };
   put_four(out, n * stride + j,
-           make_float4(activate(activation, gate.x) * up.x, activate(activation, gate.y) * up.y,
-                       activate(activation, gate.z) * up.z, activate(activation, gate.w) * up.w));
+           make_float4(unit(gate.x, up.x), unit(gate.y, up.y), unit(gate.z, up.z), unit(gate.w, up.w)));
 }
 
 /// gate_up [rows, 2 width] -> out [rows, width]; rows and halves of them begin at 16 bytes.

@@ -11,7 +11,8 @@
 
 #include <algorithm>
 
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/cuda/float_math.cuh"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/linear/linear_stage_cuda.cuh"
 #include "carousel/ops/norm/norm_rows_cuda.cuh"
 
@@ -250,7 +251,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 && kAhead < kFarAhe
 #pragma unroll
       for (int n = 0; n < kRows; ++n) {
         if (group >= product.units || lane != 0 || n >= product.N) break;
-        product.y[n * product.y_stride + group] = activate(product.activation, sums[0][n]) * sums[1][n];
+        product.y[n * product.y_stride + group] = ops::activate<FloatMath>(product.activation, sums[0][n]) * sums[1][n];
       }
     }
     if (group + stride >= groups) return;

@@ -300,7 +300,7 @@ inline void write_gates(Walk* walk, const Rows& rows, const GateGradients& gates
       };
       slope_i = slope(load(i_pre + t));
       slope_f = slope(f);
-      f = set1(cap) * tanh(f / set1(cap));
+      f = ops::mlstm_capped<VecMath>(f, cap);
     }
     store(d_i + t, load(d_i + t) * slope_i);
     store(d_f + t, load(d_f + t) * sigmoid(-f) * slope_f);

@@ -9,6 +9,7 @@
 
 #include <cuda_bf16.h>
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
 #include "carousel/cuda/sequences.cuh"
@@ -108,13 +109,11 @@ struct MlstmCall {
   __device__ float scale_q() const { return ops::mlstm_scales(args.dims).q; }
   __device__ float scale_k() const { return ops::mlstm_scales(args.dims).k; }
 
-  __device__ float capped(float gate) const {
-    const float cap = args.dims.gate_soft_cap;
-    return cap > 0 ? cap * tanhf(gate / cap) : gate;
-  }
+  __device__ float capped(float gate) const { return ops::mlstm_capped<FloatMath>(gate, args.dims.gate_soft_cap); }
   __device__ float input_gate(int64_t n, int64_t h) const { return capped(*row(args.i_pre, n, h)); }
-  __device__ float log_forget_gate(int64_t n, int64_t h) const { return log_sigmoid(capped(*row(args.f_pre, n, h))); }
-  __device__ static float log_sigmoid(float f) { return fminf(f, 0.0f) - log1pf(expf(-fabsf(f))); }
+  __device__ float log_forget_gate(int64_t n, int64_t h) const {
+    return log_sigmoid<FloatMath>(capped(*row(args.f_pre, n, h)));
+  }
   __device__ float denominator(float q_dot_n, float m_t) const {
     return ops::mlstm_denominator(args, q_dot_n, expf(-m_t));
   }

@@ -30,10 +30,7 @@ struct CastHead {
   float* out_row(int64_t row) const { return args.cell.out.f32() + (row * args.cell.dims.heads + h) * dv(); }
   float q_scale() const { return ops::mlstm_scales(args.cell.dims).q; }
   float k_scale() const { return ops::mlstm_scales(args.cell.dims).k; }
-  float capped(float x) const {
-    const float cap = args.cell.dims.gate_soft_cap;
-    return cap > 0 ? cap * tanh(set1(x / cap))[0] : x;
-  }
+  float capped(float x) const { return ops::mlstm_capped<VecMath>(set1(x), args.cell.dims.gate_soft_cap)[0]; }
   float input_gate(int64_t row) const { return capped(args.cell.i_pre.f32()[row * args.cell.i_pre.stride + h]); }
   float log_forget(int64_t row) const {
     const float f = capped(args.cell.f_pre.f32()[row * args.cell.f_pre.stride + h]);

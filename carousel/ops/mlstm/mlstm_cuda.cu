@@ -50,17 +50,14 @@ struct alignas(4 * kVec) Neighbours {
 };
 
 /// A step changes the states of one head by these.
-struct StepWeights {
-  float m, f_act, i_act;  // the new m, and the weights of the old state and of this row
-
+struct StepWeights : ops::MlstmStep<FloatMath> {
   /// Whole warps call this: their even lanes cap one gate, their odd lanes the other.
   __device__ static StepWeights of(const MlstmCall& call, int64_t row, int64_t s, int64_t h) {
     const float before = *call.m_of(s, h);
     const float own = call.capped(*call.row(threadIdx.x % 2 == 0 ? call.args.i_pre : call.args.f_pre, row, h));
     const float i = __shfl_sync(kAllLanes, own, 0);
-    const float decayed = call.log_sigmoid(__shfl_sync(kAllLanes, own, 1)) + before;
-    const float m = fmaxf(decayed, i);
-    return {m, expf(decayed - m), expf(i - m)};
+    const float log_f = log_sigmoid<FloatMath>(__shfl_sync(kAllLanes, own, 1));
+    return {ops::mlstm_step<FloatMath>(i, log_f, before)};
   }
   __device__ float next_n(const MlstmCall& call, float k, float n) const {
     return fmaf(i_act, call.scale_k() * k, f_act * n);
@@ -256,7 +253,7 @@ __global__ void __launch_bounds__(StatePass<kVec, kAcross>::kThreads, 4 * kColum
   }
   Neighbours<kVec> i_v = pass.template values<T>(call, row, h);
   const float4 head = call.of_heads[s * call.args.dims.heads + h];
-  const StepWeights weights = {head.x, head.y, head.z};
+  const StepWeights weights = {{head.x, head.y, head.z}};
   __syncthreads();
   weights.weigh(call, &i_v);
   pass.run(k, q, i_v, weights.f_act, shares);

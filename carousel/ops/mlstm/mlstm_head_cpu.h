@@ -3,6 +3,7 @@
 #pragma once
 
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/mlstm/mlstm_formulas.h"
 
@@ -124,13 +125,8 @@ struct Head {
 /// arrays have room for them.
 inline void activate_gates(float* i, float* f, int64_t count, float cap) {
   for (int64_t j = 0; j < count; j += kLanes) {
-    Vec i_j = load(i + j), f_j = load(f + j);
-    if (cap > 0) {
-      i_j = set1(cap) * tanh(i_j / set1(cap));
-      f_j = set1(cap) * tanh(f_j / set1(cap));
-    }
-    store(i + j, i_j);
-    store(f + j, log_sigmoid(f_j));
+    store(i + j, ops::mlstm_capped<VecMath>(load(i + j), cap));
+    store(f + j, log_sigmoid<VecMath>(ops::mlstm_capped<VecMath>(load(f + j), cap)));
   }
 }
 

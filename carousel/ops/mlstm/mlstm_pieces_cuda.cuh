@@ -60,7 +60,7 @@ __device__ PairOfRows scan_piece(const MlstmCall& cell, const Piece& piece, int6
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const bool inside = 2 * lane + r < piece.count;
-    rows.b[r] = inside ? double{cell.log_sigmoid(cell.capped(f_pre[r]))} : 0.0;
+    rows.b[r] = inside ? double{log_sigmoid<FloatMath>(cell.capped(f_pre[r]))} : 0.0;
     rows.u[r] = inside ? double{cell.capped(i_pre[r])} : -INFINITY;
   }
   double sum = rows.b[0] + rows.b[1];

@@ -26,11 +26,10 @@ inline void step_gates(const float* i_pre, const float* f_pre, int64_t count, fl
     store(i, load_at(i_pre + h, lanes));
     store(f, load_at(f_pre + h, lanes));
     activate_gates(i, f, kLanes, cap);
-    const Vec decayed = load(f) + load_at(m + h, lanes);
-    const Vec m_next = max(decayed, load(i));
-    store(f, exp(decayed - m_next));
-    store(i, exp(load(i) - m_next));
-    lanes == kLanes ? store(m + h, m_next) : store_partial(m + h, m_next, lanes);
+    const auto step = ops::mlstm_step<VecMath>(load(i), load(f), load_at(m + h, lanes));
+    store(f, step.f_act);
+    store(i, step.i_act);
+    lanes == kLanes ? store(m + h, step.m) : store_partial(m + h, step.m, lanes);
     for (int64_t j = 0; j < lanes; ++j) steps[h + j] = {f[j], i[j], 0};
   }
 }

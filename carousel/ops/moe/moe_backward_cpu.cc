@@ -4,6 +4,7 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/ops/moe/moe_choice.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {

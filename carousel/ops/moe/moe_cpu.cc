@@ -3,7 +3,7 @@
 #include "carousel/ops/moe/moe_cpu.h"
 
 #include "carousel/cpu/divide.h"
-#include "carousel/cpu/vec.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/ops/moe/moe_choice.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {

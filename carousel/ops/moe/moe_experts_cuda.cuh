@@ -5,7 +5,8 @@
 // same either way, so a row has the same bits beside any others.
 #pragma once
 
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/cuda/float_math.cuh"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/linear/linear_stage_cuda.cuh"
 #include "carousel/ops/moe/moe_cpu.h"
 #include "carousel/ops/rows/fours_cuda.cuh"
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(kThreads) expert_units(const __grid_constant__
   if (threadIdx.x % kWarp != 0) return;
 #pragma unroll
   for (int s = 0; s < kSlots; ++s) {
-    if (s < tile.count) call.hidden[int64_t{tile.slot(s)} * call.F + f] = gate[s] * sigmoid(gate[s]) * up[s];
+    if (s < tile.count) call.hidden[int64_t{tile.slot(s)} * call.F + f] = ops::silu<FloatMath>(gate[s]) * up[s];
   }
 }
 

@@ -118,9 +118,8 @@ __global__ void __launch_bounds__(kThreads) mma_units(const __grid_constant__ Mo
   }
   MmaSums::for_each([&](int row, int slot, int i, int j) {
     if (first + row >= call.F || slot >= tile.count) return;
-    const float g = gate.of[i][j];
     call.narrow_hidden[int64_t{tile.slot(slot)} * call.F + first + row] =
-        __float2bfloat16_rn(g * sigmoid(g) * up.of[i][j]);
+        __float2bfloat16_rn(ops::silu<FloatMath>(gate.of[i][j]) * up.of[i][j]);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/matmul.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/norm/norm_rows_cpu.h"
 

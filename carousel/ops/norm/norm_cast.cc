@@ -3,6 +3,7 @@
 // there. Moments are summed in f64, so that what is rounded is the value itself.
 #include "carousel/ops/norm/norm_cast.h"
 #include "carousel/cpu/divide.h"
+#include "carousel/cpu/vec_math.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {

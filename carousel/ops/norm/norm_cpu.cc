@@ -4,6 +4,7 @@
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/store_past.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/ops/norm/norm_rows_cpu.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
@@ -70,11 +71,6 @@ inline bool goes_past(const ops::AddNormArgs& args) {
          stores_past(args.normed.f32(), args.normed.stride, args.rows, args.width);
 }
 
-inline Vec gated(Vec normed, Vec pre, ops::NormGate::Kind kind) {
-  if (kind == ops::NormGate::Kind::kSigmoid) return sigmoid(pre) * normed;
-  return (pre * sigmoid(pre)) * normed;
-}
-
 inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
   const int64_t first = h * args.dv;
   const float* x = args.h.f32() + n * args.h.stride + first;  // [Dv]
@@ -88,7 +84,7 @@ inline void norm_head(const ops::HeadNormArgs& args, int64_t n, int64_t h) {
       v = fma(load_at(args.skip_weight + first + j, count), skip, v);
     }
     if (args.gate != ops::NormGate::Kind::kNone) {
-      v = gated(v, load_at(args.pre.f32() + n * args.pre.stride + first + j, count), args.gate);
+      v = ops::norm_gate<VecMath>(args.gate, load_at(args.pre.f32() + n * args.pre.stride + first + j, count)) * v;
     }
     if (count >= kLanes) {
       store(out + j, v);

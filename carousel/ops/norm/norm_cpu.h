@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "carousel/core/host_device.h"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/kernel.h"
 #include "carousel/ops/norm/norm.h"
 
@@ -22,6 +22,12 @@ struct NormArgs {
 struct Affine {
   float shift, scale;
 };
+/// What a gate lets through of a normed head. Math: cpu/vec_math.h, cuda/float_math.cuh.
+template <class Math>
+HOST_DEVICE typename Math::V norm_gate(NormGate::Kind kind, typename Math::V pre) {
+  if (kind == NormGate::Kind::kSigmoid) return sigmoid<Math>(pre);
+  return silu<Math>(pre);
+}
 HOST_DEVICE float norm_scale(float variance, float eps) { return 1.0f / std::sqrt(variance + eps); }
 
 struct AddNormArgs {

@@ -5,9 +5,9 @@
 
 #include <memory>
 
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/reduce.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
 #include "carousel/ops/norm/norm_cpu.h"
 #include "carousel/ops/rows/fours_cuda.cuh"
 
@@ -22,7 +22,7 @@ __device__ inline float apply(float x, Affine row, const ops::NormArgs& norm, fl
   return norm.bias != nullptr ? v + norm.bias[j] : v;
 }
 __device__ inline float gated(float v, float pre, ops::NormGate::Kind kind) {
-  return v * (kind == ops::NormGate::Kind::kSigmoid ? sigmoid(pre) : pre * sigmoid(pre));
+  return v * ops::norm_gate<FloatMath>(kind, pre);
 }
 
 /// Eight neighbouring columns.

@@ -25,15 +25,8 @@ void sum_row(const Args& args, const Sequence& seq, int64_t t, float* d_sum) {
   for (int64_t j = 0; j < conv.width; j += kLanes) {
     const int64_t count = conv.width - j;
     Vec d = load_at(args.d.f32() + n * args.d.stride + j, count);
-    Vec sum = conv.bias != nullptr ? load_at(conv.bias + j, count) : Vec{};
-    for (int64_t k = 0; needs_sum && k < conv.taps_count; ++k) {
-      const Vec u = gated_input<false>(conv, seq, t - (conv.taps_count - 1) + k, j, count);
-      sum = fma(load_at(conv.taps + k * conv.width + j, count), u, sum);
-    }
-    if (conv.silu) {  // (x s)' = s (1 + x (1 - s)) with s = sigmoid(x)
-      const Vec s = sigmoid(sum);
-      d = d * s * fma(sum, set1(1.0f) - s, set1(1.0f));
-    }
+    const Vec sum = needs_sum ? sum_at<false>(conv, seq, t, j, count) : Vec{};
+    if (conv.silu) d = before_silu(sum, d);
     if (conv.c.data != nullptr) {
       if (args.d_c.data != nullptr) store_at(args.d_c.f32() + n * args.d_c.stride + j, d * sum, count);
       d = load_at(conv.c.f32() + n * conv.c.stride + j, count) * d;

@@ -17,13 +17,9 @@ void convolve_row(const ops::ShortConvArgs& args, const Sequence& seq, int64_t t
   float* out = args.out.f32() + n * width;  // [D]
   for (int64_t j = 0; j < width; j += kLanes) {
     const int64_t count = width - j;
-    Vec acc = args.bias != nullptr ? load_at(args.bias + j, count) : Vec{};
-    for (int64_t k = 0; k < args.taps_count; ++k) {
-      const Vec u = gated_input<kRounds>(args, seq, t - (args.taps_count - 1) + k, j, count);
-      acc = fma(load_at(args.taps + k * width + j, count), u, acc);
-    }
+    Vec acc = sum_at<kRounds>(args, seq, t, j, count);
     if (kRounds) acc = Rounding(args.dtype)(acc);
-    if (args.silu) acc = acc * sigmoid(acc);
+    if (args.silu) acc = ops::silu<VecMath>(acc);
     if (kRounds && args.silu) acc = Rounding(args.gates)(acc);
     if (args.c.f32() != nullptr) acc = load_at(args.c.f32() + n * args.c.stride + j, count) * acc;
     if (kRounds) acc = Rounding(args.dtype)(acc);
@@ -53,11 +49,11 @@ CAROUSEL_INLINE void convolve_vector(const ops::ShortConvArgs& args, int64_t n, 
   if (kGated) u = load_at(args.b.f32() + n * args.b.stride + j, count) * u;
   const int64_t at = j % kStrip;
   store(next + at, u);
-  Vec acc = args.bias != nullptr ? load_at(args.bias + j, count) : Vec{};
-#pragma GCC unroll 4
-  for (int k = 0; k + 1 < K; ++k) acc = fma(load_at(args.taps + k * args.width + j, count), load(past[k] + at), acc);
-  acc = fma(load_at(args.taps + (K - 1) * args.width + j, count), u, acc);
-  if (args.silu) acc = acc * sigmoid(acc);
+  Vec acc = ops::taps_sum<VecMath>(
+      args.bias != nullptr ? load_at(args.bias + j, count) : Vec{}, K,
+      [&](int64_t k) CAROUSEL_INLINE_LAMBDA { return load_at(args.taps + k * args.width + j, count); },
+      [&](int64_t k) CAROUSEL_INLINE_LAMBDA { return k + 1 < K ? load(past[k] + at) : u; });
+  if (args.silu) acc = ops::silu<VecMath>(acc);
   if (kGated) acc = load_at(args.c.f32() + n * args.c.stride + j, count) * acc;
   float* out = args.out.f32() + n * args.width + j;
   if (count >= kLanes) {

@@ -3,10 +3,12 @@
 // many, and one per column of every state, the same where each sequence has one row, else one that follows. A gated
 // input has the same bits whether it is computed or read back from the state, and both ways sum in the order of the
 // taps, so neither cuts nor the number of rows change a bit.
+#include "carousel/cuda/float_math.cuh"
 #include "carousel/cuda/launch.cuh"
 #include "carousel/cuda/sequences.cuh"
-#include "carousel/ops/gate/activations_cuda.cuh"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/short_conv/short_conv_cpu.h"
+#include "carousel/ops/short_conv/short_conv_formulas.h"
 
 namespace carousel::cuda {
 namespace {
@@ -24,6 +26,13 @@ __device__ float gated_input(const ops::ShortConvArgs& args, const BatchSequence
   if (t < 0) return state == nullptr ? 0.0f : state[(t + args.kept) * args.width + j];
   const float x = element(args.x, seq.first_row + t, j);
   return args.b.data == nullptr ? x : element(args.b, seq.first_row + t, j) * x;
+}
+
+/// The sum of taps and inputs that a thread holds.
+template <int kTaps>
+__device__ float sum_held(float bias, const float (&taps)[kTaps], const float (&u)[kTaps]) {
+  return ops::taps_sum<FloatMath>(
+      bias, kTaps, [&](int64_t k) { return taps[k]; }, [&](int64_t k) { return u[k]; });
 }
 
 /// Replaces column j of the state in place, oldest first: row i becomes u at time T-kept+i, which is a new row or a
@@ -51,10 +60,8 @@ __global__ void convolve_one(ops::ShortConvArgs args) {
   const float x = element(args.x, n, j), b = args.b.data != nullptr ? element(args.b, n, j) : 1.0f;
   const float c = args.c.data != nullptr ? element(args.c, n, j) : 1.0f;
   u[kTaps - 1] = args.b.data == nullptr ? x : b * x;
-  float sum = bias;
-#pragma unroll
-  for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
-  if (args.silu) sum *= sigmoid(sum);
+  float sum = sum_held(bias, taps, u);
+  if (args.silu) sum = ops::silu<FloatMath>(sum);
   if (args.c.data != nullptr) sum *= c;
   static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
 #pragma unroll
@@ -71,11 +78,11 @@ __global__ void convolve(ops::ShortConvArgs args) {
   const BatchSequence seq = sequence_at(args.seqs.there, batch, s);
   const float* const state = args.state != nullptr ? args.state[s] : nullptr;
   const int64_t first = n - seq.first_row - (args.taps_count - 1);
-  float sum = args.bias != nullptr ? args.bias[j] : 0.0f;
-  for (int64_t k = 0; k < args.taps_count; ++k) {
-    sum = fmaf(args.taps[k * args.width + j], gated_input(args, seq, state, first + k, j), sum);
-  }
-  if (args.silu) sum *= sigmoid(sum);
+  float sum = ops::taps_sum<FloatMath>(
+      args.bias != nullptr ? args.bias[j] : 0.0f, args.taps_count,
+      [&](int64_t k) { return args.taps[k * args.width + j]; },
+      [&](int64_t k) { return gated_input(args, seq, state, first + k, j); });
+  if (args.silu) sum = ops::silu<FloatMath>(sum);
   if (args.c.data != nullptr) sum *= element(args.c, n, j);
   static_cast<float*>(args.out.data)[n * args.out.stride + j] = sum;
   if (seq.rows == 1 && args.state != nullptr) keep(args, seq, args.state[s], j);
@@ -120,10 +127,8 @@ __global__ void convolve_rows(ops::ShortConvArgs args) {
 #pragma unroll
         for (int k = 0; k + 1 < kTaps; ++k) u[k] = u[k + 1];
         u[kTaps - 1] = args.b.data == nullptr ? x[i] : b[i] * x[i];
-        float sum = bias;
-#pragma unroll
-        for (int k = 0; k < kTaps; ++k) sum = fmaf(taps[k], u[k], sum);
-        if (args.silu) sum *= sigmoid(sum);
+        float sum = sum_held(bias, taps, u);
+        if (args.silu) sum = ops::silu<FloatMath>(sum);
         if (args.c.data != nullptr) sum *= c[i];
         out[(n + i) * args.out.stride] = sum;
       }

@@ -3,7 +3,10 @@
 #pragma once
 
 #include "carousel/cpu/rounding.h"
+#include "carousel/cpu/vec_math.h"
+#include "carousel/ops/gate/activations.h"
 #include "carousel/ops/short_conv/short_conv_cpu.h"
+#include "carousel/ops/short_conv/short_conv_formulas.h"
 
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
@@ -30,6 +33,15 @@ inline Vec gated_input(const ops::ShortConvArgs& args, const Sequence& seq, int6
   if (args.b.f32() == nullptr) return x;
   const Vec u = load_at(args.b.f32() + n * args.b.stride + j, count) * x;
   return kRounds ? Rounding(args.dtype)(u) : u;
+}
+
+/// The sum over the taps at time t, in the columns from j on.
+template <bool kRounds>
+inline Vec sum_at(const ops::ShortConvArgs& args, const Sequence& seq, int64_t t, int64_t j, int64_t count) {
+  return ops::taps_sum<VecMath>(
+      args.bias != nullptr ? load_at(args.bias + j, count) : Vec{}, args.taps_count,
+      [&](int64_t k) { return load_at(args.taps + k * args.width + j, count); },
+      [&](int64_t k) { return gated_input<kRounds>(args, seq, t - (args.taps_count - 1) + k, j, count); });
 }
 
 }  // namespace

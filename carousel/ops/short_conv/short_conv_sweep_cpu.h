@@ -14,6 +14,12 @@ namespace {
 constexpr int64_t kRowsAhead = 8;
 constexpr int64_t kSweepRows = 16;  // rows of one vector, before the strip's next vector: its pages are read together
 
+/// The gradient of x from d, that of silu(x): (x s)' = s (1 + x (1 - s)) with s = sigmoid(x).
+inline Vec before_silu(Vec x, Vec d) {
+  const Vec s = sigmoid(x);
+  return d * s * fma(x, set1(1.0f) - s, set1(1.0f));
+}
+
 inline void store_at(float* p, Vec value, int64_t count) {
   if (count >= kLanes) {
     store(p, value);
@@ -119,15 +125,15 @@ struct Sweep {
       x_of[K - 1] = u[K - 1], b_of[K - 1] = at(b, n);
       u[K - 1] = b_of[K - 1] * x_of[K - 1];
     }
-    Vec sum = bias, d_n = at(d, n);
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) sum = fma(taps[k], u[k], sum);
+    Vec d_n = at(d, n);
+    const Vec sum = ops::taps_sum<VecMath>(
+        bias, K, [&](int64_t k) CAROUSEL_INLINE_LAMBDA { return taps[k]; },
+        [&](int64_t k) CAROUSEL_INLINE_LAMBDA { return u[k]; });
     if (kGated) {
       give(d_c, n, d_n * sum);
       d_n = at(c, n) * d_n;
-    } else {  // (x s)' = s (1 + x (1 - s)) with s = sigmoid(x)
-      const Vec s = sigmoid(sum);
-      d_n = d_n * s * fma(sum, set1(1.0f) - s, set1(1.0f));
+    } else {
+      d_n = before_silu(sum, d_n);
     }
     d_sum[K - 1] = d_n;
     d_bias = d_bias + d_n;

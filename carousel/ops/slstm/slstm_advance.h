@@ -3,7 +3,7 @@
 // Forward, backward and GPU share it. Math: cpu/vec_math.h, cuda/float_math.cuh.
 #pragma once
 
-#include "carousel/core/host_device.h"
+#include "carousel/core/sigmoid.h"
 
 namespace carousel::ops {
 
@@ -25,7 +25,7 @@ HOST_DEVICE SlstmAdvanced<Math> slstm_advance(const SlstmCell<Math>& old, V raw_
                                               V f_gate_max) {
   const V zero = V{}, one = zero + 1.0f;
   const V capped = Math::min(f_gate_max, raw_f);
-  const V log_f = old.m + (Math::min(capped, zero) - Math::log1p_unit(Math::exp_minus_size(capped)));
+  const V log_f = old.m + log_sigmoid<Math>(capped, Math::exp_minus_size(capped));
   // The larger of the two gates is e^0. Where n is 0, i is e^0, since m' is raw_i.
   const V ahead = raw_i - log_f;
   const V e = Math::exp_minus_size(ahead);

@@ -10,6 +10,7 @@
 // not.
 #include "carousel/cpu/divide.h"
 #include "carousel/cpu/outer.h"
+#include "carousel/cpu/vec_math.h"
 #include "carousel/cpu/workspace.h"
 #include "carousel/ops/slstm/slstm_advance_cpu.h"
 #include "carousel/ops/slstm/slstm_cpu.h"

@@ -26,7 +26,6 @@
 #include "carousel/core/files.h"
 #include "carousel/core/parallel.h"
 #include "carousel/formats/new_file.h"
-#include "carousel/model/cost.h"
 #include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
 #include "carousel/train/footprint.h"
@@ -49,8 +48,7 @@ class TrainRun {
   TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning,
-                                   model::training_numerics(model::find_profile(options.profile)))),
+        model_(load(options, from, tuning, stream_)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
         trainer_(model_, stream_, input_.batches(), recipe_, job()),
@@ -62,7 +60,7 @@ class TrainRun {
       valid_.emplace(options, from, model_, true);
       check_targets(valid_->batches(), std::min(options.eval_rows, valid_->batches().rows()), "--eval-rows");
     }
-    check_memory(from);
+    check_memory(from, tuning);
   }
 
   /// checkpoint: where the run goes on; empty: it begins.
@@ -75,7 +73,10 @@ class TrainRun {
   }
   void check_same();
   void begin(const std::string& checkpoint);
-  void check_memory(const std::string& from);
+  static train::StepShape step_of(const TrainOptions& options, const model::Tuning& tuning);
+  static model::TrainedModel load(const TrainOptions& options, const std::string& from, const model::Tuning& tuning,
+                                  const Stream& stream);
+  void check_memory(const std::string& from, const model::Tuning& tuning);
   bool take_step();
   void save();
   void validate(int64_t step);
@@ -118,18 +119,28 @@ void TrainRun::check_same() {
   }
 }
 
-/// The system would kill a run that takes more memory than there is.
-void TrainRun::check_memory(const std::string& from) {
-  if (!options_.lora.empty() || !options_.freeze.empty()) return;  // the prediction is that of a whole model
-  const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
-  const auto [first, end] = job().span_of(most);
-  train::StepShape shape;
-  shape.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
-  shape.recompute = recipe_.recompute;
-  const train::Footprint step = train::measure_footprint(model::open_model_files(from), stream_, shape);
-  const size_t gradients = model_.params->gradients().size_bytes();
-  const size_t moments = 2 * gradients / static_cast<size_t>(job().size());
-  model::check_memory(step.activations + gradients + moments, from, "a step of training");
+train::StepShape TrainRun::step_of(const TrainOptions& options, const model::Tuning& tuning) {
+  train::StepShape step = options.step();
+  step.tuning = tuning;  // with a checkpoint's adapter
+  step.rank = job().rank();
+  step.processes = job().size();
+  return step;
+}
+
+model::TrainedModel TrainRun::load(const TrainOptions& options, const std::string& from, const model::Tuning& tuning,
+                                   const Stream& stream) {
+  const train::StepShape step = step_of(options, tuning);
+  check_model_memory(from, stream, step);
+  return model::load_trained(from, stream, static_cast<uint64_t>(options.seed), tuning, step.numerics);
+}
+
+/// The step is measured with sequences of the first rows' lengths.
+void TrainRun::check_memory(const std::string& from, const model::Tuning& tuning) {
+  train::StepShape step = step_of(options_, tuning);
+  const auto [first, end] = job().span_of(step.batch);
+  const int64_t rows = step.micro_batch > 0 ? step.micro_batch : step.batch;
+  step.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
+  check_step_memory(from, stream_, step);
 }
 
 void TrainRun::begin(const std::string& checkpoint) {

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// How runs of carousel train end and are resumed: signals while nothing is trained and while validation is long,
+// checkpoints that a killed run had no time to remove, steps without a target, and sizes that do not fit.
+#include <algorithm>
+
+#include "carousel/core/json.h"
+#include "tests/cli/process.h"
+#include "tests/cli/tiny_model.h"
+
+namespace carousel::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kHuge = R"({"model_type": "xlstm", "vocab_size": 256, "hidden_size": 65536,
+  "num_hidden_layers": 400, "num_heads": 8, "tie_word_embeddings": false})";  // some 20 trillion parameters
+
+std::string text_of(size_t bytes) {
+  const std::string line = "the cat sat on the mat and looked at the moon. ";
+  std::string text;
+  while (text.size() < bytes) text += line;
+  return text;
+}
+
+class TrainEnd : public testing::Test {
+ protected:
+  TrainEnd() {
+    write_file(scratch / "config.json", kTinyXlstm);
+    write_file(scratch / "data.txt", text_of(20000));
+  }
+  std::vector<std::string> arguments(const std::string& out, const std::vector<std::string>& more) const {
+    std::vector<std::string> all{"train", "--model", scratch / "config.json", "--out", scratch / out, "-t", "1"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  Ran run(const std::vector<std::string>& words) const {
+    std::string line;
+    for (const std::string& word : words) line += "'" + word + "' ";
+    return run_carousel(line);
+  }
+  /// Every line of the log, but for its rate, which the clock decides.
+  std::vector<Json> log_of(const std::string& out) const {
+    std::vector<Json> lines;
+    std::ifstream log(scratch / (out + "/log.jsonl"));
+    for (std::string line; std::getline(log, line);) {
+      lines.push_back(Json::parse(line));
+      lines.back().erase("tokens_per_second");
+    }
+    return lines;
+  }
+  std::vector<std::string> checkpoints(const std::string& out) const {
+    std::vector<std::string> found;
+    for (const auto& entry : fs::directory_iterator(scratch / out)) {
+      if (entry.path().filename().string().starts_with("step-")) found.push_back(entry.path().filename());
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+  Scratch scratch;
+};
+
+TEST_F(TrainEnd, WhatDoesNotFitIsRefusedInOneLineBeforeItIsAllocated) {
+  write_file(scratch / "huge.json", kHuge);
+  const std::string huge = scratch / "huge.json", tiny = scratch / "config.json";
+  const std::string lines[] = {
+      "train --model " + huge + " --data " + (scratch / "data.txt") + " --steps 1 --out " + (scratch / "out"),
+      "bench " + huge + " --train --batch 1 --rows 8",
+      "bench " + tiny + " --train --batch 65535 --rows 60000000",
+  };
+  for (const std::string& line : lines) {
+    const Ran ran = run_carousel(line + " -t 1");
+    EXPECT_EQ(ran.status, 1) << line << ran.err;
+    const size_t error = ran.err.rfind("carousel: error: ");
+    ASSERT_NE(error, std::string::npos) << line;
+    EXPECT_NE(ran.err.find(" of memory available", error), std::string::npos) << ran.err;
+    EXPECT_EQ(ran.err.find('\n', error), ran.err.size() - 1) << ran.err;
+  }
+}
+
+}  // namespace
+}  // namespace carousel::cli

@@ -79,6 +79,7 @@ class TrainRun {
   void check_memory(const std::string& from, const model::Tuning& tuning);
   bool take_step();
   void save();
+  void prune();
   void validate(int64_t step);
   void show(const train::StepReport& report);
   void sample(int64_t step);
@@ -152,6 +153,7 @@ void TrainRun::begin(const std::string& checkpoint) {
   first_tokens_ = trainer_.tokens_seen();
   start_ = Clock::now();
   if (!speaks()) return;
+  if (!checkpoint.empty()) prune();                       // a run that was killed may have been about to
   if (!trainer_.done()) check_space(options_, trainer_);  // before anything says that a run is there
   const std::string resolved = resolved_.dump(2) + "\n";  // with what flags changed in a resumed run
   formats::NewFile file(options_path(options_.out));      // on the disk before checkpoints depend on it
@@ -163,7 +165,11 @@ void TrainRun::begin(const std::string& checkpoint) {
 void TrainRun::save() {
   if (log_ != nullptr) log_->flush();
   train::save_checkpoint(options_.out, trainer_, state_);
-  if (speaks()) train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
+  if (speaks()) prune();
+}
+
+void TrainRun::prune() {
+  train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
 }
 
 void TrainRun::validate(int64_t step) {

@@ -59,6 +59,18 @@ class TrainEnd : public testing::Test {
   Scratch scratch;
 };
 
+TEST_F(TrainEnd, WhatIsKeptHoldsFromTheBeginningOfAResumedRun) {
+  const std::vector<std::string> steps{"--data", scratch / "data.txt", "--seq", "32",    "--batch", "2", "--steps",
+                                       "3",      "--save-every",       "1",     "--keep"};
+  std::vector<std::string> all = arguments("run", steps);
+  all.push_back("9");
+  ASSERT_EQ(run(all).status, 0);
+  ASSERT_EQ(checkpoints("run").size(), 3u);
+  const Ran resumed = run_carousel("train -t 1 --resume " + (scratch / "run") + " --keep 2");  // as if killed before
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_EQ(checkpoints("run"), (std::vector<std::string>{"step-2", "step-3"}));
+}
+
 TEST_F(TrainEnd, WhatDoesNotFitIsRefusedInOneLineBeforeItIsAllocated) {
   write_file(scratch / "huge.json", kHuge);
   const std::string huge = scratch / "huge.json", tiny = scratch / "config.json";

@@ -15,6 +15,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/job.h"
+#include "carousel/cli/left_as_found.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/run_lock.h"
 #include "carousel/cli/signals.h"
@@ -281,38 +282,6 @@ int TrainRun::run(const std::string& checkpoint) {
   return 0;
 }
 
-/// For what is no run: at the end of the scope OUT is as it was. Caches that were not there go, and so do folders.
-class LeftAsFound {
- public:
-  explicit LeftAsFound(const std::string& out) : cache_(out + "/cache") {
-    for (fs::path folder = cache_; !folder.empty() && !file_exists(folder); folder = folder.parent_path()) {
-      missing_.push_back(folder);
-    }
-  }
-  /// Once no other run can write to the cache: notes what is in it.
-  void begin() {
-    begun_ = true;
-    if (is_folder(cache_)) caches_ = names_in(cache_);
-  }
-  ~LeftAsFound() {
-    std::error_code ignored;  // what cannot be removed stays
-    for (const fs::directory_entry& entry : fs::directory_iterator(cache_, ignored)) {
-      if (!begun_) break;
-      const std::string name = entry.path().filename();
-      if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(entry.path(), ignored);
-    }
-    for (const fs::path& folder : missing_) fs::remove(folder, ignored);  // removes it only if it is empty
-  }
-  LeftAsFound(const LeftAsFound&) = delete;
-  LeftAsFound& operator=(const LeftAsFound&) = delete;
-
- private:
-  std::string cache_;
-  bool begun_ = false;
-  std::vector<std::string> caches_;  // the names in it
-  std::vector<fs::path> missing_;    // the cache's folder and those above it that were not there, the deepest first
-};
-
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
   if (resumed) {
@@ -340,6 +309,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
   }
   const bool is_run = !options.dry_run && !options.find_lr;
   std::optional<LeftAsFound> left;
+  if (!is_run) catch_interrupts();                              // a run heeds them once it can save
   if (!is_run && job().rank() == 0) left.emplace(options.out);  // before another process makes the folder
   // Without a checkpoint a resumed run begins again.
   const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
@@ -350,15 +320,21 @@ int run_train(CLI::App& app, TrainOptions& options) {
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
   std::optional<RunLock> lock;  // of all processes
-  if (job().rank() == 0) lock.emplace(options.out);
-  if (left) left->begin();
+  if (left) {
+    left->begin();
+  } else if (job().rank() == 0) {
+    lock.emplace(options.out);
+  }
   if (job().size() > 1 && options.machine.threads == 0) {
     options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
   }
   TrainRun run(options, from, tuning, TrainOptions::resolved(app));
   const int status = run.run(checkpoint);
-  if (!is_run) job().wait();  // all have read the caches
-  return status;
+  if (is_run) return status;
+  job().wait();  // all have read the caches
+  if (!interrupted()) return status;
+  if (job().rank() == 0) note_error("interrupted");
+  return kInterruptedStatus;
 }
 
 }  // namespace

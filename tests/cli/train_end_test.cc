@@ -59,6 +59,38 @@ class TrainEnd : public testing::Test {
   Scratch scratch;
 };
 
+/// Whether a folder of a run has a cache of tokens, finished or not.
+bool has_cache(const std::string& out, const std::string& ending) {
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(out + "/cache", none)) {
+    if (entry.path().string().ends_with(ending)) return true;
+  }
+  return false;
+}
+
+TEST_F(TrainEnd, ASignalWhileDataIsReadForNoRunLeavesNothing) {
+  write_file(scratch / "long.txt", text_of(size_t{kEmulated ? 4 : 48} << 20));
+  for (const int signal : {SIGINT, SIGTERM}) {
+    for (const std::string flag : {"--dry-run", "--find-lr"}) {
+      Process process(arguments("new/run", {"--data", scratch / "long.txt", "--steps", "1", flag}));
+      ASSERT_TRUE(comes_true([&] { return has_cache(scratch / "new/run", ".partial"); })) << process.err();
+      process.send(signal);
+      EXPECT_EQ(process.wait(), 130) << process.err();
+      EXPECT_FALSE(fs::exists(scratch / "new")) << flag;
+      EXPECT_EQ(process.err().substr(process.err().rfind("carousel: ")), "carousel: error: interrupted\n");
+    }
+  }
+}
+
+TEST_F(TrainEnd, ASignalInALongStepOfTheSearchForARateLeavesNothing) {
+  const std::vector<std::string> flags{"--data", scratch / "data.txt", "--find-lr", "--seq", "4000", "--batch", "64"};
+  Process process(arguments("new/run", flags));
+  ASSERT_TRUE(comes_true([&] { return has_cache(scratch / "new/run", ".ids"); })) << process.err();
+  process.send(SIGINT);
+  EXPECT_EQ(process.wait(), 130) << process.err();
+  EXPECT_FALSE(fs::exists(scratch / "new"));
+}
+
 TEST_F(TrainEnd, WhatIsKeptHoldsFromTheBeginningOfAResumedRun) {
   const std::vector<std::string> steps{"--data", scratch / "data.txt", "--seq", "32",    "--batch", "2", "--steps",
                                        "3",      "--save-every",       "1",     "--keep"};

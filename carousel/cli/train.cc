@@ -203,8 +203,9 @@ void TrainRun::show(const train::StepReport& report) {
   if (report.step % options_.log_every != 0 && !trainer_.done()) return;
   const auto steps = static_cast<double>(report.step - first_step_);
   const auto left = static_cast<int64_t>(seconds / steps * static_cast<double>(recipe_.schedule.steps - report.step));
-  note(fmt::format("step {}/{}: loss {:.4f}, lr {:.3g}, norm {:.3f}, {:.0f} tok/s, {}:{:02}:{:02} left", report.step,
-                   recipe_.schedule.steps, report.loss, report.rate, report.norm, rate, left / 3600, left / 60 % 60,
+  const std::string loss = std::isnan(report.loss) ? "-" : fmt::format("{:.4f}", report.loss);  // no target counts
+  note(fmt::format("step {}/{}: loss {}, lr {:.3g}, norm {:.3f}, {:.0f} tok/s, {}:{:02}:{:02} left", report.step,
+                   recipe_.schedule.steps, loss, report.rate, report.norm, rate, left / 3600, left / 60 % 60,
                    left % 60));
 }
 
@@ -229,8 +230,9 @@ int TrainRun::find_rate() {
   while (!search.done()) {
     const double rate = search.rate();
     try {
-      search.add(trainer_.step_at(rate).loss);
-    } catch (const Error&) {  // a loss that is not finite ends the search, in all processes alike
+      const double loss = trainer_.step_at(rate).loss;
+      if (!std::isnan(loss)) search.add(loss);  // a step without a target says nothing of the rate
+    } catch (const Error&) {                    // a loss that is not finite ends the search, in all processes alike
       if (search.points().size() < 2 || !job().fails_with_all()) throw;
       break;
     }

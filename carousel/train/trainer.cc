@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "carousel/core/error.h"
@@ -73,14 +74,14 @@ StepReport Trainer::step_at(double rate) {
   processes_.sum({&sum, 1});
   optimiser_.join_gradients();
   report.step = optimiser_.steps() + 1;
-  report.loss = sum / counted;
+  report.loss = sizes[0] > 0 ? sum / counted : std::numeric_limits<double>::quiet_NaN();
   report.norm = optimiser_.norm();
   report.rate = rate;
-  if (!std::isfinite(report.loss) || !std::isfinite(report.norm)) {
+  if (!std::isfinite(sum) || !std::isfinite(report.norm)) {
     fail(ErrorKind::kInput, "step {}: the loss is {} and the gradient's norm {}, expected finite numbers ({})",
          report.step, report.loss, report.norm, data_.describe(rows_taken_, rows));
   }
-  if (recipe_.skip_spikes > 0) {
+  if (recipe_.skip_spikes > 0 && sizes[0] > 0) {  // the norm of no target, 0, says nothing about others
     report.skipped = norms_.is_spike(report.norm, recipe_.skip_spikes);
     norms_.add(report.norm, recipe_.skip_spikes);
   }
@@ -105,7 +106,7 @@ double Trainer::evaluate(Batches& data, int64_t rows) {
   }
   if (recipe_.carry_state) objective_.carry_states(&lanes_);
   processes_.sum(sums);
-  return sums[0] / std::max(sums[1], 1.0);
+  return sums[1] > 0 ? sums[0] / sums[1] : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace carousel::train

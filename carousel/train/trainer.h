@@ -32,7 +32,7 @@ struct Recipe {
 /// What a step was.
 struct StepReport {
   int64_t step = 0;  // from 1 on
-  double loss = 0;   // the sum over its targets divided by their number, before the update
+  double loss = 0;   // the sum over its targets divided by their number, before the update; NaN where it has none
   double norm = 0;   // of all gradients, before clipping
   double rate = 0;
   int64_t tokens = 0;    // rows of all sequences

@@ -103,6 +103,27 @@ TEST_F(TrainEnd, WhatIsKeptHoldsFromTheBeginningOfAResumedRun) {
   EXPECT_EQ(checkpoints("run"), (std::vector<std::string>{"step-2", "step-3"}));
 }
 
+TEST_F(TrainEnd, AStepWithoutATargetHasNoLoss) {
+  const std::string prompt(40, 'p');
+  write_file(scratch / "pairs.jsonl", R"({"prompt": ")" + prompt + R"(", "completion": "abcdefgh"})");
+  const std::vector<std::string> flags{"--data",        scratch / "pairs.jsonl",
+                                       "--seq",         "16",
+                                       "--batch",       "1",
+                                       "--order",       "sequential",
+                                       "--steps",       "3",
+                                       "--log-every",   "1",
+                                       "--skip-spikes", "3"};
+  const Ran ran = run(arguments("run", flags));
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const std::vector<Json> lines = log_of("run");
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_TRUE(lines[0].at("loss").is_null()) << lines[0].dump();
+  EXPECT_TRUE(lines[1].at("loss").is_null()) << lines[1].dump();
+  EXPECT_GT(lines[2].at("loss").get<double>(), 3) << lines[2].dump();
+  EXPECT_NE(ran.err.find("step 1/3: loss -, lr"), std::string::npos) << ran.err;
+  EXPECT_EQ(run_carousel("plot " + (scratch / "run")).status, 0);
+}
+
 TEST_F(TrainEnd, WhatDoesNotFitIsRefusedInOneLineBeforeItIsAllocated) {
   write_file(scratch / "huge.json", kHuge);
   const std::string huge = scratch / "huge.json", tiny = scratch / "config.json";

@@ -81,7 +81,10 @@ class TrainRun {
   bool take_step();
   void save();
   void prune();
-  void validate(int64_t step);
+  bool validate(int64_t step);
+  void compare_with_best(int64_t step, double loss);
+  bool catch_up();
+  int stop(int64_t step);
   void show(const train::StepReport& report);
   void sample(int64_t step);
   int find_rate();
@@ -173,16 +176,42 @@ void TrainRun::prune() {
   train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
 }
 
-void TrainRun::validate(int64_t step) {
+/// Returns false where a signal came first: a run that goes on from here validates first of all.
+bool TrainRun::validate(int64_t step) {
   train::Batches& data = valid_->batches();
-  const double loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()));
-  const std::vector<train::Measure> measures = {{"valid_loss", loss}};
+  const std::optional<double> loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()), interrupted);
+  state_.unvalidated = !loss;
+  if (!loss) return false;
+  const std::vector<train::Measure> measures = {{"valid_loss", *loss}};
   if (log_ != nullptr) log_->add(step, measures);
-  note(fmt::format("step {}: validation loss {:.4f}", step, loss));
+  note(fmt::format("step {}: validation loss {:.4f}", step, *loss));
+  compare_with_best(step, *loss);
+  return true;
+}
+
+void TrainRun::compare_with_best(int64_t step, double loss) {
   if (!std::isfinite(loss)) return;  // never the best
   if (state_.best_step > 0 && loss >= state_.best) return;
   state_ = {loss, step};
   if (options_.save_best) save();
+}
+
+/// The validation that was interrupted before the run was resumed. A run that was killed meanwhile may have logged it.
+bool TrainRun::catch_up() {
+  if (!state_.unvalidated || !valid_) return true;
+  std::string logged;
+  for (const train::LogLine& line : speaks() ? train::read_log(options_.out) : std::vector<train::LogLine>()) {
+    for (const train::Measure& measure : line.measures) {
+      if (line.step == first_step_ && measure.name == "valid_loss") logged = fmt::format("{}", measure.value);
+    }
+  }
+  logged = job().from_first(logged);
+  if (logged.empty() && !validate(first_step_)) return false;
+  state_.unvalidated = false;
+  if (!logged.empty()) compare_with_best(first_step_, std::stod(logged));
+  if (log_ != nullptr) log_->flush();
+  train::rewrite_run(options_.out, trainer_, state_);
+  return true;
 }
 
 void TrainRun::show(const train::StepReport& report) {
@@ -252,12 +281,18 @@ bool TrainRun::take_step() {
   const bool ends = trainer_.done();
   const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
   if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
-  if (valid_ && is_due(options_.eval_every)) validate(report.step);  // which may save: the log comes first
-  if (is_due(options_.save_every)) save();
+  // Validation may save: the log comes first.
+  const bool validated = !valid_ || !is_due(options_.eval_every) || validate(report.step);
+  if (is_due(options_.save_every) || !validated) save();
+  if (!validated) return false;
   if (!job().any(interrupted()) || ends) return true;  // a signal to one process is one to all
   save();
-  note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
   return false;
+}
+
+int TrainRun::stop(int64_t step) {
+  note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", step, options_.out));
+  return kInterruptedStatus;
 }
 
 int TrainRun::run(const std::string& checkpoint) {
@@ -269,11 +304,12 @@ int TrainRun::run(const std::string& checkpoint) {
   catch_interrupts();
   if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
+  if (!catch_up()) return stop(first_step_);
   while (!trainer_.done()) {
     const int64_t step = trainer_.optimiser().steps() + 1;
     set_step(step);
     try {
-      if (!take_step()) return kInterruptedStatus;
+      if (!take_step()) return stop(step);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kIo) throw;  // others name the step where it matters
       throw Error(error.kind(), fmt::format("step {}: {}", step, error.what()));

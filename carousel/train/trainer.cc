@@ -95,16 +95,24 @@ StepReport Trainer::step_at(double rate) {
   return report;
 }
 
-double Trainer::evaluate(Batches& data, int64_t rows) {
+std::optional<double> Trainer::evaluate(Batches& data, int64_t rows, const std::function<bool()>& stop) {
   double sums[2] = {};  // losses, targets
+  bool stopped = false;
   if (recipe_.carry_state) objective_.carry_states(nullptr);
   const auto [first, end] = processes_.span_of(rows);
-  for (int64_t row = first; row < end; row += recipe_.micro_batch) {
+  // Every process takes part in as many rounds: each is a meeting.
+  const int64_t most = (rows + processes_.size() - 1) / processes_.size();
+  for (int64_t taken = 0; taken < most; taken += recipe_.micro_batch) {
+    stopped = processes_.any(stop && stop());
+    if (stopped) break;
+    const int64_t row = first + taken;
+    if (row >= end) continue;
     const Batch batch = data.take(row, std::min(recipe_.micro_batch, end - row));
     objective_.add_losses(batch, &sums[0]);
     sums[1] += static_cast<double>(batch.counted());
   }
   if (recipe_.carry_state) objective_.carry_states(&lanes_);
+  if (stopped) return std::nullopt;
   processes_.sum(sums);
   return sums[1] > 0 ? sums[0] / sums[1] : std::numeric_limits<double>::quiet_NaN();
 }

@@ -103,6 +103,38 @@ TEST_F(TrainEnd, WhatIsKeptHoldsFromTheBeginningOfAResumedRun) {
   EXPECT_EQ(checkpoints("run"), (std::vector<std::string>{"step-2", "step-3"}));
 }
 
+TEST_F(TrainEnd, ALongValidationIsInterruptedAndDoneByTheResumedRun) {
+  write_file(scratch / "valid.txt", text_of(kEmulated ? 100000 : 700000));
+  const std::vector<std::string> flags{"--data",       scratch / "data.txt",
+                                       "--valid",      scratch / "valid.txt",
+                                       "--eval-rows",  "1000000",
+                                       "--seq",        "64",
+                                       "--batch",      "2",
+                                       "--steps",      "3",
+                                       "--eval-every", "2",
+                                       "--save-best"};
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(run(arguments("whole", flags)).status, 0);
+  const auto whole = std::chrono::steady_clock::now() - start;
+  Process process(arguments("run", flags));
+  ASSERT_TRUE(comes_true([&] { return log_of("run").size() == 2; })) << process.err();
+  const auto signalled = std::chrono::steady_clock::now();
+  process.send(SIGINT);
+  EXPECT_EQ(process.wait(), 130) << process.err();
+  EXPECT_LT(std::chrono::steady_clock::now() - signalled, whole / 4);  // a validation is half of it
+  EXPECT_NE(process.err().find("interrupted after step 2; go on with"), std::string::npos) << process.err();
+  EXPECT_EQ(log_of("run").size(), 2u);
+  EXPECT_EQ(checkpoints("run"), std::vector<std::string>{"step-2"});
+  const Ran resumed = run_carousel("train -t 1 --resume " + (scratch / "run"));
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_EQ(log_of("run"), log_of("whole"));
+  for (const std::string step : {"/step-2", "/step-3"}) {
+    const std::string there = scratch / ("run" + step), expected = scratch / ("whole" + step);
+    EXPECT_TRUE(tensors_of(there) == tensors_of(expected)) << step;
+    EXPECT_TRUE(read_file(there + "/train.safetensors") == read_file(expected + "/train.safetensors")) << step;
+  }
+}
+
 TEST_F(TrainEnd, AStepWithoutATargetHasNoLoss) {
   const std::string prompt(40, 'p');
   write_file(scratch / "pairs.jsonl", R"({"prompt": ")" + prompt + R"(", "completion": "abcdefgh"})");

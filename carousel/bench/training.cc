@@ -9,6 +9,7 @@
 #include "carousel/core/error.h"
 #include "carousel/core/rng.h"
 #include "carousel/model/cost.h"
+#include "carousel/train/footprint.h"
 #include "carousel/train/trainer.h"
 
 namespace carousel::bench {
@@ -54,6 +55,12 @@ double matrix_flops(const std::string& path) {
 
 TrainResult run_train_bench(const std::string& path, const Stream& stream, const TrainShape& shape, int64_t rounds,
                             const std::function<bool()>& stop) {
+  const model::ModelFiles files = model::open_model_files(path);
+  train::StepShape step;
+  step.batch = shape.batch;
+  step.seq = shape.rows;
+  step.recompute = shape.recompute;
+  model::check_memory(train::measure_footprint(files, stream, step).total(), path, "training");
   model::TrainedModel trained = model::load_trained(path, stream, kSeed);
   if (trained.model.lm == nullptr) fail(ErrorKind::kInput, "{}: got no language model, expected one", path);
   RandomBatches data(trained.model.lm->vocab_size(), shape.rows);

@@ -27,7 +27,7 @@ struct TrainResult {
 };
 
 /// `rounds` undisturbed samples of a step of the language model at `path`, a folder or a config. Throws as load_trained
-/// does, and kInput for another kind of model.
+/// does, and kInput for another kind of model and, before anything is allocated, where memory lacks for the step.
 TrainResult run_train_bench(const std::string& path, const Stream& stream, const TrainShape& shape, int64_t rounds,
                             const std::function<bool()>& stop);
 

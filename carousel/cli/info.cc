@@ -11,7 +11,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/compute_options.h"
-#include "carousel/cli/options.h"
+#include "carousel/cli/info_training.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/weight_options.h"
 #include "carousel/core/error.h"
@@ -22,7 +22,6 @@
 #include "carousel/model/runner.h"
 #include "carousel/model/saved_state.h"
 #include "carousel/text/tokenizer.h"
-#include "carousel/train/footprint.h"
 
 namespace carousel::cli {
 namespace {
@@ -33,8 +32,7 @@ struct InfoOptions {
   std::string path;
   bool json = false;
   bool train = false;
-  train::StepShape step;
-  std::string dtype = "f32";  // of the products that training takes
+  TrainOptions step;  // those that decide the memory of a step
   WeightOptions weights;
   Machine machine;
 };
@@ -138,24 +136,6 @@ Json describe_activations(const model::Activations& activations, const Stream& s
               {"isa", cpu::isa_name(stream.isa)}};
   if (activations.decode_bytes > 0) out["decode_bytes"] = activations.decode_bytes;
   return out;
-}
-
-/// Describes the memory that a training step holds.
-Json describe_training(const model::ModelFiles& files, const Stream& stream, const train::StepShape& step) {
-  const train::Footprint footprint = train::measure_footprint(files, stream, step);
-  return {{"batch", step.batch},
-          {"micro_batch", step.micro_batch},
-          {"seq", step.seq},
-          {"recompute", step.recompute},
-          {"dtype", stream.compute == Compute::kBF16 ? "bf16" : "f32"},
-          {"threads", stream.threads()},
-          {"isa", cpu::isa_name(stream.isa)},
-          {"master_bytes", footprint.masters},
-          {"gradient_bytes", footprint.gradients},
-          {"moment_bytes", footprint.moments},
-          {"packed_bytes", footprint.packed},
-          {"activation_bytes", footprint.activations},
-          {"bytes", footprint.total()}};
 }
 
 Json describe_model(const model::ModelFiles& files, const InfoOptions& options, const Stream& stream) {
@@ -272,21 +252,6 @@ void print_activations(const Json& activations, bool tokens) {
              activations.at("threads").get<int64_t>());
 }
 
-void print_training(const Json& training) {
-  const auto size = [&](const char* key) { return in_binary_units(training.at(key).get<double>()); };
-  const auto micro = training.at("micro_batch").get<int64_t>();
-  fmt::print("  training     {} ({} bytes) for {} rows of {} tokens{}{}, on {} threads\n", size("bytes"),
-             with_commas(training.at("bytes").get<int64_t>()), training.at("batch").get<int64_t>(),
-             with_commas(training.at("seq").get<int64_t>()), micro > 0 ? fmt::format(", {} at a time", micro) : "",
-             training.at("recompute").get<bool>() ? ", recomputed" : "", training.at("threads").get<int64_t>());
-  const std::pair<const char*, const char*> parts[] = {{"parameters", "master_bytes"},
-                                                       {"gradients", "gradient_bytes"},
-                                                       {"moments", "moment_bytes"},
-                                                       {"packed", "packed_bytes"},
-                                                       {"activations", "activation_bytes"}};
-  for (const auto& [name, key] : parts) fmt::print("    {:<16} {:>15}\n", name, size(key));
-}
-
 void print_model(const Json& model) {
   fmt::print("{}\n", model.at("path").get<std::string>());
   fmt::print("  model type   {}\n", model.at("model_type").get<std::string>());
@@ -346,9 +311,8 @@ Json describe_files(InfoOptions& options) {
     out["device"] = options.machine.device;
     out["bytes_available"] = stream.memory->available_bytes();
   }
-  Stream training = stream;
-  training.compute = options.dtype == "bf16" ? Compute::kBF16 : Compute::kF32;
-  if (options.train) out["training"] = describe_training(files, training, options.step);
+  options.step.model = options.path;
+  if (options.train) out["training"] = describe_training(files, stream, options.step);
   return out;
 }
 
@@ -374,16 +338,14 @@ std::function<int()> setup_info(CLI::App& app) {
       ->required();
   app.add_flag("--json", options->json, "As JSON");
   app.add_flag("--train", options->train, "Also the memory that training takes");
-  add_integer(app, "--batch", options->step.batch, 1, 1 << 20, "--train: rows of a step");
-  add_integer(app, "--micro-batch", options->step.micro_batch, 0, 1 << 20,
-              "--train: rows computed at a time; 0: all of a step");
-  add_integer(app, "--seq", options->step.seq, 1, int64_t{1} << 40, "--train: tokens of a row");
-  app.add_flag("--recompute", options->step.recompute, "--train: keep the inputs of sublayers alone");
-  add_choice(app, "--dtype", options->dtype, {"f32", "bf16"}, "--train: the type of products");
+  add_training_options(app, options->step);
   options->weights.add_options(app);
   options->machine.add_compute(app);
   options->machine.add_options(app);
-  return [options] { return run_info(*options); };
+  return [options, &app] {
+    if (!options->train) refuse_training_options(app);
+    return run_info(*options);
+  };
 }
 
 }  // namespace carousel::cli

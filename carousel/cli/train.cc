@@ -15,6 +15,7 @@
 
 #include "carousel/cli/command.h"
 #include "carousel/cli/job.h"
+#include "carousel/cli/left_as_found.h"
 #include "carousel/cli/progress.h"
 #include "carousel/cli/run_lock.h"
 #include "carousel/cli/signals.h"
@@ -26,7 +27,6 @@
 #include "carousel/core/files.h"
 #include "carousel/core/parallel.h"
 #include "carousel/formats/new_file.h"
-#include "carousel/model/cost.h"
 #include "carousel/model/profile.h"
 #include "carousel/train/checkpoint.h"
 #include "carousel/train/footprint.h"
@@ -49,8 +49,7 @@ class TrainRun {
   TrainRun(TrainOptions& options, const std::string& from, const model::Tuning& tuning, const Json& resolved)
       : options_(options),
         stream_(options.machine.stream()),
-        model_(model::load_trained(from, stream_, static_cast<uint64_t>(options.seed), tuning,
-                                   model::training_numerics(model::find_profile(options.profile)))),
+        model_(load(options, from, tuning, stream_)),
         input_(options, from, model_, false),
         recipe_(options.recipe(input_.batches().rows())),
         trainer_(model_, stream_, input_.batches(), recipe_, job()),
@@ -62,7 +61,7 @@ class TrainRun {
       valid_.emplace(options, from, model_, true);
       check_targets(valid_->batches(), std::min(options.eval_rows, valid_->batches().rows()), "--eval-rows");
     }
-    check_memory(from);
+    check_memory(from, tuning);
   }
 
   /// checkpoint: where the run goes on; empty: it begins.
@@ -75,10 +74,17 @@ class TrainRun {
   }
   void check_same();
   void begin(const std::string& checkpoint);
-  void check_memory(const std::string& from);
+  static train::StepShape step_of(const TrainOptions& options, const model::Tuning& tuning);
+  static model::TrainedModel load(const TrainOptions& options, const std::string& from, const model::Tuning& tuning,
+                                  const Stream& stream);
+  void check_memory(const std::string& from, const model::Tuning& tuning);
   bool take_step();
   void save();
-  void validate(int64_t step);
+  void prune();
+  bool validate(int64_t step);
+  void compare_with_best(int64_t step, double loss);
+  bool catch_up();
+  int stop(int64_t step);
   void show(const train::StepReport& report);
   void sample(int64_t step);
   int find_rate();
@@ -118,18 +124,28 @@ void TrainRun::check_same() {
   }
 }
 
-/// The system would kill a run that takes more memory than there is.
-void TrainRun::check_memory(const std::string& from) {
-  if (!options_.lora.empty() || !options_.freeze.empty()) return;  // the prediction is that of a whole model
-  const int64_t most = recipe_.batch.most(), rows = recipe_.micro_batch > 0 ? recipe_.micro_batch : most;
-  const auto [first, end] = job().span_of(most);
-  train::StepShape shape;
-  shape.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
-  shape.recompute = recipe_.recompute;
-  const train::Footprint step = train::measure_footprint(model::open_model_files(from), stream_, shape);
-  const size_t gradients = model_.params->gradients().size_bytes();
-  const size_t moments = 2 * gradients / static_cast<size_t>(job().size());
-  model::check_memory(step.activations + gradients + moments, from, "a step of training");
+train::StepShape TrainRun::step_of(const TrainOptions& options, const model::Tuning& tuning) {
+  train::StepShape step = options.step();
+  step.tuning = tuning;  // with a checkpoint's adapter
+  step.rank = job().rank();
+  step.processes = job().size();
+  return step;
+}
+
+model::TrainedModel TrainRun::load(const TrainOptions& options, const std::string& from, const model::Tuning& tuning,
+                                   const Stream& stream) {
+  const train::StepShape step = step_of(options, tuning);
+  check_model_memory(from, stream, step);
+  return model::load_trained(from, stream, static_cast<uint64_t>(options.seed), tuning, step.numerics);
+}
+
+/// The step is measured with sequences of the first rows' lengths.
+void TrainRun::check_memory(const std::string& from, const model::Tuning& tuning) {
+  train::StepShape step = step_of(options_, tuning);
+  const auto [first, end] = job().span_of(step.batch);
+  const int64_t rows = step.micro_batch > 0 ? step.micro_batch : step.batch;
+  step.lengths = input_.batches().take(0, std::clamp(end - first, int64_t{1}, rows)).lengths;
+  check_step_memory(from, stream_, step);
 }
 
 void TrainRun::begin(const std::string& checkpoint) {
@@ -141,6 +157,7 @@ void TrainRun::begin(const std::string& checkpoint) {
   first_tokens_ = trainer_.tokens_seen();
   start_ = Clock::now();
   if (!speaks()) return;
+  if (!checkpoint.empty()) prune();                       // a run that was killed may have been about to
   if (!trainer_.done()) check_space(options_, trainer_);  // before anything says that a run is there
   const std::string resolved = resolved_.dump(2) + "\n";  // with what flags changed in a resumed run
   formats::NewFile file(options_path(options_.out));      // on the disk before checkpoints depend on it
@@ -152,19 +169,49 @@ void TrainRun::begin(const std::string& checkpoint) {
 void TrainRun::save() {
   if (log_ != nullptr) log_->flush();
   train::save_checkpoint(options_.out, trainer_, state_);
-  if (speaks()) train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
+  if (speaks()) prune();
 }
 
-void TrainRun::validate(int64_t step) {
+void TrainRun::prune() {
+  train::prune_checkpoints(options_.out, options_.keep, options_.save_best ? state_.best_step : 0);
+}
+
+/// Returns false where a signal came first: a run that goes on from here validates first of all.
+bool TrainRun::validate(int64_t step) {
   train::Batches& data = valid_->batches();
-  const double loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()));
-  const std::vector<train::Measure> measures = {{"valid_loss", loss}};
+  const std::optional<double> loss = trainer_.evaluate(data, std::min(options_.eval_rows, data.rows()), interrupted);
+  state_.unvalidated = !loss;
+  if (!loss) return false;
+  const std::vector<train::Measure> measures = {{"valid_loss", *loss}};
   if (log_ != nullptr) log_->add(step, measures);
-  note(fmt::format("step {}: validation loss {:.4f}", step, loss));
+  note(fmt::format("step {}: validation loss {:.4f}", step, *loss));
+  compare_with_best(step, *loss);
+  return true;
+}
+
+void TrainRun::compare_with_best(int64_t step, double loss) {
   if (!std::isfinite(loss)) return;  // never the best
   if (state_.best_step > 0 && loss >= state_.best) return;
   state_ = {loss, step};
   if (options_.save_best) save();
+}
+
+/// The validation that was interrupted before the run was resumed. A run that was killed meanwhile may have logged it.
+bool TrainRun::catch_up() {
+  if (!state_.unvalidated || !valid_) return true;
+  std::string logged;
+  for (const train::LogLine& line : speaks() ? train::read_log(options_.out) : std::vector<train::LogLine>()) {
+    for (const train::Measure& measure : line.measures) {
+      if (line.step == first_step_ && measure.name == "valid_loss") logged = fmt::format("{}", measure.value);
+    }
+  }
+  logged = job().from_first(logged);
+  if (logged.empty() && !validate(first_step_)) return false;
+  state_.unvalidated = false;
+  if (!logged.empty()) compare_with_best(first_step_, std::stod(logged));
+  if (log_ != nullptr) log_->flush();
+  train::rewrite_run(options_.out, trainer_, state_);
+  return true;
 }
 
 void TrainRun::show(const train::StepReport& report) {
@@ -185,8 +232,9 @@ void TrainRun::show(const train::StepReport& report) {
   if (report.step % options_.log_every != 0 && !trainer_.done()) return;
   const auto steps = static_cast<double>(report.step - first_step_);
   const auto left = static_cast<int64_t>(seconds / steps * static_cast<double>(recipe_.schedule.steps - report.step));
-  note(fmt::format("step {}/{}: loss {:.4f}, lr {:.3g}, norm {:.3f}, {:.0f} tok/s, {}:{:02}:{:02} left", report.step,
-                   recipe_.schedule.steps, report.loss, report.rate, report.norm, rate, left / 3600, left / 60 % 60,
+  const std::string loss = std::isnan(report.loss) ? "-" : fmt::format("{:.4f}", report.loss);  // no target counts
+  note(fmt::format("step {}/{}: loss {}, lr {:.3g}, norm {:.3f}, {:.0f} tok/s, {}:{:02}:{:02} left", report.step,
+                   recipe_.schedule.steps, loss, report.rate, report.norm, rate, left / 3600, left / 60 % 60,
                    left % 60));
 }
 
@@ -211,8 +259,9 @@ int TrainRun::find_rate() {
   while (!search.done()) {
     const double rate = search.rate();
     try {
-      search.add(trainer_.step_at(rate).loss);
-    } catch (const Error&) {  // a loss that is not finite ends the search, in all processes alike
+      const double loss = trainer_.step_at(rate).loss;
+      if (!std::isnan(loss)) search.add(loss);  // a step without a target says nothing of the rate
+    } catch (const Error&) {                    // a loss that is not finite ends the search, in all processes alike
       if (search.points().size() < 2 || !job().fails_with_all()) throw;
       break;
     }
@@ -232,12 +281,18 @@ bool TrainRun::take_step() {
   const bool ends = trainer_.done();
   const auto is_due = [&](int64_t every) { return ends || (every > 0 && report.step % every == 0); };
   if (options_.sample_every > 0 && is_due(options_.sample_every)) sample(report.step);
-  if (valid_ && is_due(options_.eval_every)) validate(report.step);  // which may save: the log comes first
-  if (is_due(options_.save_every)) save();
+  // Validation may save: the log comes first.
+  const bool validated = !valid_ || !is_due(options_.eval_every) || validate(report.step);
+  if (is_due(options_.save_every) || !validated) save();
+  if (!validated) return false;
   if (!job().any(interrupted()) || ends) return true;  // a signal to one process is one to all
   save();
-  note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", report.step, options_.out));
   return false;
+}
+
+int TrainRun::stop(int64_t step) {
+  note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", step, options_.out));
+  return kInterruptedStatus;
 }
 
 int TrainRun::run(const std::string& checkpoint) {
@@ -249,11 +304,12 @@ int TrainRun::run(const std::string& checkpoint) {
   catch_interrupts();
   if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
+  if (!catch_up()) return stop(first_step_);
   while (!trainer_.done()) {
     const int64_t step = trainer_.optimiser().steps() + 1;
     set_step(step);
     try {
-      if (!take_step()) return kInterruptedStatus;
+      if (!take_step()) return stop(step);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kIo) throw;  // others name the step where it matters
       throw Error(error.kind(), fmt::format("step {}: {}", step, error.what()));
@@ -263,38 +319,6 @@ int TrainRun::run(const std::string& checkpoint) {
   note(fmt::format("{}: trained", train::checkpoint_folder(options_.out, trainer_.optimiser().steps())));
   return 0;
 }
-
-/// For what is no run: at the end of the scope OUT is as it was. Caches that were not there go, and so do folders.
-class LeftAsFound {
- public:
-  explicit LeftAsFound(const std::string& out) : cache_(out + "/cache") {
-    for (fs::path folder = cache_; !folder.empty() && !file_exists(folder); folder = folder.parent_path()) {
-      missing_.push_back(folder);
-    }
-  }
-  /// Once no other run can write to the cache: notes what is in it.
-  void begin() {
-    begun_ = true;
-    if (is_folder(cache_)) caches_ = names_in(cache_);
-  }
-  ~LeftAsFound() {
-    std::error_code ignored;  // what cannot be removed stays
-    for (const fs::directory_entry& entry : fs::directory_iterator(cache_, ignored)) {
-      if (!begun_) break;
-      const std::string name = entry.path().filename();
-      if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(entry.path(), ignored);
-    }
-    for (const fs::path& folder : missing_) fs::remove(folder, ignored);  // removes it only if it is empty
-  }
-  LeftAsFound(const LeftAsFound&) = delete;
-  LeftAsFound& operator=(const LeftAsFound&) = delete;
-
- private:
-  std::string cache_;
-  bool begun_ = false;
-  std::vector<std::string> caches_;  // the names in it
-  std::vector<fs::path> missing_;    // the cache's folder and those above it that were not there, the deepest first
-};
 
 int run_train(CLI::App& app, TrainOptions& options) {
   const bool resumed = !options.resume.empty();
@@ -323,6 +347,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
   }
   const bool is_run = !options.dry_run && !options.find_lr;
   std::optional<LeftAsFound> left;
+  if (!is_run) catch_interrupts();                              // a run heeds them once it can save
   if (!is_run && job().rank() == 0) left.emplace(options.out);  // before another process makes the folder
   // Without a checkpoint a resumed run begins again.
   const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
@@ -333,15 +358,21 @@ int run_train(CLI::App& app, TrainOptions& options) {
   fs::create_directories(options.out, error);
   if (error) fail(ErrorKind::kIo, "{}: cannot be created: {}", options.out, error.message());
   std::optional<RunLock> lock;  // of all processes
-  if (job().rank() == 0) lock.emplace(options.out);
-  if (left) left->begin();
+  if (left) {
+    left->begin();
+  } else if (job().rank() == 0) {
+    lock.emplace(options.out);
+  }
   if (job().size() > 1 && options.machine.threads == 0) {
     options.machine.threads = std::max(1, physical_cores() / job().sharing_cores());
   }
   TrainRun run(options, from, tuning, TrainOptions::resolved(app));
   const int status = run.run(checkpoint);
-  if (!is_run) job().wait();  // all have read the caches
-  return status;
+  if (is_run) return status;
+  job().wait();  // all have read the caches
+  if (!interrupted()) return status;
+  if (job().rank() == 0) note_error("interrupted");
+  return kInterruptedStatus;
 }
 
 }  // namespace

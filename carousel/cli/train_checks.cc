@@ -11,6 +11,19 @@
 
 namespace carousel::cli {
 
+void check_model_memory(const std::string& from, const Stream& stream, const train::StepShape& step) {
+  train::StepShape least = step;
+  least.lengths = {1};
+  const model::ModelFiles files = model::open_model_files(from);
+  if (files.config.kind == model::ModelKind::kForecaster) return;  // refused with its data
+  model::check_memory(train::measure_footprint(files, stream, least).total(), from, "training");
+}
+
+void check_step_memory(const std::string& from, const Stream& stream, const train::StepShape& step) {
+  const train::Footprint footprint = train::measure_footprint(model::open_model_files(from), stream, step);
+  model::check_memory(footprint.of_step(), from, "a step of training");
+}
+
 void check_targets(train::Batches& data, int64_t rows, const char* option) {
   for (int64_t row = 0; row < rows; ++row) {
     if (data.take(row, 1).counted() > 0) return;

@@ -3,11 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "carousel/cli/train_options.h"
 #include "carousel/train/trainer.h"
 
 namespace carousel::cli {
+
+/// Throws Error(kInput) where memory lacks for what training the model at `from` takes whatever its data are; before
+/// anything is allocated.
+void check_model_memory(const std::string& from, const Stream& stream, const train::StepShape& step);
+/// The same for what a step takes beside a model that is loaded: the system would kill a run that takes more than there
+/// is.
+void check_step_memory(const std::string& from, const Stream& stream, const train::StepShape& step);
 
 /// A loss over no target would be 0, and the best. Throws Error(kInput) naming the option that says which rows are
 /// used.

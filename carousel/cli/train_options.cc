@@ -42,25 +42,17 @@ void add_data_options(CLI::App& app, TrainOptions& o) {
   add_choice(app, "--ids", o.ids, {"u16", "u32"}, "Bare ids in .bin files");
   add_choice(app, "--loss-on", o.loss_on, {"answers", "all"}, "Of conversations: what counts");
   add_choice(app, "--order", o.order, {"shuffled", "sequential"}, "The order of rows");
-  add_integer(app, "--seq", o.seq, 1, kMost, "Tokens of a row");
-  app.add_flag("--carry-state", o.carry_state, "A document that a row cuts goes on from its detached state");
 }
 
 void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_integer(app, "--steps", o.steps, 0, kMost, "Steps of the run");
   add_integer(app, "--tokens", o.tokens, 0, kMost, "The length of the run in tokens");
   add_number(app, "--epochs", o.epochs, 0, 1e9, "The length of the run in passes over the data");
-  add_integer(app, "--batch", o.batch, 1, 1 << 20, "Rows of a step");
-  app.add_option("--batch-ramp", o.batch_ramp, "In place of --batch: rows from a step on, like 128@0,256@2000");
-  add_integer(app, "--micro-batch", o.micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
-  app.add_flag("--recompute", o.recompute, "Keep the inputs of sublayers alone: less memory, more time, the same bits");
   add_number(app, "--lr", o.lr, 0, kInfinity, "The highest learning rate");
   add_number(app, "--lr-min", o.lr_min, 0, 1, "The lowest one after warmup, as a fraction of --lr");
   add_choice(app, "--schedule", o.schedule, train::Schedule::names(), "The curve of the rate");
   app.add_option("--warmup", o.warmup, "Steps, or a share like 2%")->capture_default_str();
   app.add_option("--cooldown", o.cooldown, "Of wsd: steps, or a share")->capture_default_str();
-  add_choice(app, "--optim", o.optim, {"adamw", "muon", "sgd"},
-             "The optimiser; muon: of matrices inside blocks, all else is adamw's");
   add_number(app, "--muon-lr", o.muon_lr, 0, kInfinity, "The highest rate of muon's matrices; it follows --schedule");
   app.add_option("--betas", o.betas, "Decay of both moments; the first is the momentum of sgd")->capture_default_str();
   add_number(app, "--eps", o.eps, 0, 1, "Added to the root of the second moment");
@@ -70,12 +62,6 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
   add_number(app, "--clip", o.clip, 0, kInfinity, "The largest norm of a gradient; 0: any");
   add_number(app, "--skip-spikes", o.skip_spikes, 0, kInfinity,
              "Skip a step whose gradient norm is so many deviations above its running mean; 0: none");
-  add_number(app, "--dropout", o.dropout, 0, 1,
-             "The share of elements that training drops from the embedding and from what each sublayer adds");
-  add_choice(app, "--dtype", o.machine.compute, {"f32", "bf16"},
-             "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
-  add_profile(app, "--profile", o.profile,
-              "How numbers are handled; one that rounds, or whose formulas have no gradient, is refused");
   app.add_flag("--find-lr", o.find_lr, "Train no model: raise the rate for 100 steps and print where the loss falls");
   add_integer(app, "--seed", o.seed, 0, std::numeric_limits<int64_t>::max(),
               "Seed of fresh parameters and adapters, of the order, and of dropout");
@@ -128,14 +114,39 @@ std::string absolute(const std::string& path) { return std::filesystem::absolute
 
 }  // namespace
 
+void TrainOptions::add_step_options(CLI::App& app) {
+  add_integer(app, "--seq", seq, 1, kMost, "Tokens of a row");
+  add_integer(app, "--batch", batch, 1, 1 << 20, "Rows of a step");
+  app.add_option("--batch-ramp", batch_ramp, "In place of --batch: rows from a step on, like 128@0,256@2000");
+  add_integer(app, "--micro-batch", micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
+  app.add_flag("--carry-state", carry_state, "A document that a row cuts goes on from its detached state");
+  app.add_flag("--recompute", recompute, "Keep the inputs of sublayers alone: less memory, more time, the same bits");
+  add_choice(app, "--optim", optim, {"adamw", "muon", "sgd"},
+             "The optimiser; muon: of matrices inside blocks, all else is adamw's");
+  add_number(app, "--dropout", dropout, 0, 1,
+             "The share of elements that training drops from the embedding and from what each sublayer adds");
+  add_choice(app, "--dtype", machine.compute, {"f32", "bf16"},
+             "Products; bf16 rounds what they multiply; sums, weights, moments and states stay f32");
+  add_profile(app, "--profile", profile,
+              "How numbers are handled; one that rounds, or whose formulas have no gradient, is refused");
+  add_tuning_options(app, *this);
+}
+
+train::StepShape TrainOptions::step() const {
+  train::StepShape shape = train::StepShape::of(recipe(epochs > 0 ? kMost : 1), seq);  // the length does not matter
+  shape.tuning = tuning();
+  shape.numerics = model::training_numerics(model::find_profile(profile));
+  return shape;
+}
+
 void TrainOptions::add_options(CLI::App& app) {
   app.add_option("--model", model, "Model folder to go on from, or a config.json to draw fresh parameters for");
   app.add_option("--out", out, "Folder of the run: checkpoints, logs, token caches");
   app.add_option("--resume", resume, "Folder of a run to go on with");
   app.add_option("--config", config, "JSON file of the same names; flags win");
   add_data_options(app, *this);
+  add_step_options(app);
   add_recipe_options(app, *this);
-  add_tuning_options(app, *this);
   add_integer(app, "--save-every", save_every, 0, kMost, "Steps between checkpoints; 0: at the end alone");
   add_integer(app, "--keep", keep, 1, 1 << 20, "Checkpoints that are kept");
   app.add_flag("--save-best", save_best, "Keep the checkpoint with the lowest validation loss too");

@@ -10,6 +10,7 @@
 
 #include "carousel/cli/compute_options.h"
 #include "carousel/core/json.h"
+#include "carousel/train/footprint.h"
 #include "carousel/train/trainer.h"
 
 namespace carousel::cli {
@@ -44,6 +45,8 @@ struct TrainOptions {
   Machine machine;
 
   void add_options(CLI::App& app);
+  /// Declares those that decide what memory a step takes: add_options() for `info --train`.
+  void add_step_options(CLI::App& app);
   /// Takes what `path` says where no flag was given. Throws Error(kInput) for an unknown name, as the flag does for a
   /// value.
   static void read_config(CLI::App& app, const std::string& path);
@@ -57,6 +60,8 @@ struct TrainOptions {
   model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
+  /// What decides the memory of its largest step. Throws Error(kUsage).
+  train::StepShape step() const;
 };
 
 }  // namespace carousel::cli

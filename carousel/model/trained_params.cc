@@ -20,16 +20,22 @@ bool is_shared_table(const ParamRecord& record) {
   return record.matrix && record.name == "embeddings.weight" && record.layout == Weight::Layout::kPanels;
 }
 
-/// Flat arrays, cut into parameters.
+/// Flat arrays, cut into parameters. On meta a part has a storage of its own in `memory`, by which Trained knows it.
 class Flat {
  public:
   Flat(Memory& memory, int64_t count)
-      : storage_(std::make_shared<Storage>(memory, static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float))) {}
+      : memory_(memory),
+        storage_(std::make_shared<Storage>(memory.device() == Device::kMeta ? Memory::meta() : memory,
+                                           static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float))) {}
   Tensor view(int64_t first, const Shape& shape) const {
     return Tensor(storage_, static_cast<size_t>(first) * sizeof(float), shape, DType::kF32);
   }
+  Tensor part(int64_t first, const Shape& shape) const {
+    return memory_.device() == Device::kMeta ? Tensor(shape, DType::kF32, memory_) : view(first, shape);
+  }
 
  private:
+  Memory& memory_;
   std::shared_ptr<Storage> storage_;
 };
 
@@ -78,7 +84,6 @@ TrainedParams::TrainedParams(ParamSource& source, const Stream& stream, const st
   }
   place(records);
   if (adapts) place_adapter(records, choice.adapter_values);
-  if (stream.device() == Device::kMeta) trained_.add_all();
 }
 
 /// Cuts the flat arrays into parameters.
@@ -98,13 +103,12 @@ void TrainedParams::place(const std::vector<ParamRecord>& records) {
   gradients_ = gradient_array.view(0, {gradients});
   const auto shared = std::find_if(records.begin(), records.end(), is_shared_table);
   for (TrainedParam& param : params_) {
-    param.master = master_array.view(param.first, param.shape);
+    param.master = master_array.part(param.first, param.shape);
     if (!param.trained) continue;
     param.gradient = gradient_array.view(param.first, param.shape);
     if (shared != records.end() && shared->name == param.name) {
       param.table = tables_ = Tensor(param.shape, DType::kF32, *stream_.memory);
     }
-    if (stream_.device() == Device::kMeta) continue;
     trained_.add(param.master, param.gradient.f32(), param.table.defined() ? param.table.f32() : nullptr);
   }
 }
@@ -121,10 +125,10 @@ void TrainedParams::place_adapter(const std::vector<ParamRecord>& records, const
     for (const size_t i : module.records) {
       const ParamRecord& record = records[i];
       low.records.push_back(by_name_.at(record.name));
-      const Tensor part = sums.view(first, record.shape);
+      const Tensor part = sums.part(first, record.shape);
       first += record.shape.count();
       sums_[record.name] = part;
-      if (stream_.device() != Device::kMeta) trained_.add(part, part.f32());
+      trained_.add(part, part.f32());
     }
     for (const size_t i : {low.a, low.b}) {
       const TrainedParam& param = params_[i];
@@ -219,6 +223,16 @@ void TrainedParams::values(const ParamRecord& record, float* out) const {
     mask.row(r, row.data());
     out = std::copy(row.begin(), row.end(), out);
   }
+}
+
+size_t TrainedParams::gradient_bytes() const {
+  return gradients_.size_bytes() + (tables_.defined() ? tables_.size_bytes() : 0);
+}
+
+size_t TrainedParams::sum_bytes() const {
+  size_t bytes = 0;
+  for (const Low& low : lows_) bytes += low.sums.size_bytes();
+  return bytes;
 }
 
 void TrainedParams::clear_gradients() {

@@ -23,6 +23,13 @@ bool has_gradients(const Numerics& numerics) {
   return numerics == known;
 }
 
+/// Whether two tensors are views of one storage: then a copy of one is an owner of the other's.
+bool share(const Tensor& a, const Tensor& b) {
+  const long before = b.owners();
+  const Tensor copy = a;
+  return b.owners() > before;
+}
+
 /// A tensor as a matrix: all but the last dimension are rows.
 Tensor as_matrix(const Tensor& tensor) {
   const int64_t width = tensor.dim(-1);
@@ -32,13 +39,23 @@ Tensor as_matrix(const Tensor& tensor) {
 }  // namespace
 
 void Trained::add(const Tensor& master, float* gradient, float* table_gradient) {
-  CAROUSEL_ASSERT(master.dtype() == DType::kF32 && master.raw() != nullptr && gradient != nullptr);
+  CAROUSEL_ASSERT(master.dtype() == DType::kF32);
+  if (master.device() == Device::kMeta) {
+    CAROUSEL_ASSERT(master.owners() > 0);
+    on_meta_.push_back(master);
+    return;
+  }
+  CAROUSEL_ASSERT(master.raw() != nullptr && gradient != nullptr);
   places_[master.raw()] = {gradient, table_gradient != nullptr ? table_gradient : gradient};
 }
 
 Trained::Places Trained::find(const Tensor& master) const {
-  static float on_meta;  // no kernel runs there
-  if (all_ && master.defined()) return {&on_meta, &on_meta};
+  static float place;  // no kernel runs on meta
+  if (master.device() == Device::kMeta) {
+    const bool any =
+        std::any_of(on_meta_.begin(), on_meta_.end(), [&](const Tensor& one) { return share(one, master); });
+    return any ? Places{&place, &place} : Places{nullptr, nullptr};
+  }
   const auto found = master.raw() != nullptr ? places_.find(master.raw()) : places_.end();
   return found != places_.end() ? found->second : Places{nullptr, nullptr};
 }

@@ -21,16 +21,15 @@ namespace ops {
 struct Dropout;
 }
 
-/// The masters that are trained and where their gradients are added. A master is known by its address: it outlives the
-/// tape.
+/// The masters that are trained and where their gradients are added. A master is known by its address, on meta by its
+/// storage, which is its alone there: it outlives the tape.
 class Trained {
  public:
   /// gradient [master.count()] f32, in the master's memory; both outlive this. A matrix that is both a table and a
   /// head gets the gradient of look-ups in `table_gradient`, of the same size: the sum of both is formed once, at the
-  /// end, so that it does not depend on how a batch was cut. Null: look-ups add to `gradient`.
+  /// end, so that it does not depend on how a batch was cut. Null: look-ups add to `gradient`. On meta, where no kernel
+  /// runs, both are not read.
   void add(const Tensor& master, float* gradient, float* table_gradient = nullptr);
-  /// Counts every master as trained: on meta, where tensors have no address to be known by.
-  void add_all() { all_ = true; }
   /// Null for what is not trained.
   float* gradient(const Tensor& master) const;
   float* table_gradient(const Tensor& master) const;
@@ -42,7 +41,7 @@ class Trained {
   Places find(const Tensor& master) const;
 
   std::unordered_map<const void*, Places> places_;  // by the master's first byte
-  bool all_ = false;
+  std::vector<Tensor> on_meta_;                     // the masters there
 };
 
 class Grads;

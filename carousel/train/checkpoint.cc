@@ -107,16 +107,18 @@ Json run_of(Trainer& trainer, const RunState& run, const Collected& all) {
   Json positions = Json::array();
   for (const State& state : all.lanes) positions.push_back(state.pos());
   const NormHistory& norms = trainer.norms();
-  return {{"step", trainer.optimiser().steps()},
-          {"skipped", trainer.optimiser().skipped()},
-          {"norms", norms.count},
-          {"norm_mean", norms.mean},
-          {"norm_variance", norms.variance},
-          {"rows", trainer.rows_taken()},
-          {"tokens", trainer.tokens_seen()},
-          {"lanes", positions},
-          {"best", run.best},
-          {"best_step", run.best_step}};
+  Json out = {{"step", trainer.optimiser().steps()},
+              {"skipped", trainer.optimiser().skipped()},
+              {"norms", norms.count},
+              {"norm_mean", norms.mean},
+              {"norm_variance", norms.variance},
+              {"rows", trainer.rows_taken()},
+              {"tokens", trainer.tokens_seen()},
+              {"lanes", positions},
+              {"best", run.best},
+              {"best_step", run.best_step}};
+  if (run.unvalidated) out["unvalidated"] = true;
+  return out;
 }
 
 /// Reads a parameter's moments, as far as they belong to this process's shard of them.
@@ -156,11 +158,13 @@ std::optional<DType> kept_type(const model::TrainedModel& model, const model::Fi
   return any ? std::nullopt : std::optional(stored->second);
 }
 
+void write_run_file(const std::string& path, Trainer& trainer, const RunState& run, const Collected& all) {
+  formats::write_safetensors(path, tensors_of(trainer, all), {{kRun, run_of(trainer, run, all).dump()}});
+}
+
 void write_checkpoint(const std::string& folder, Trainer& trainer, const RunState& run, const Collected& all) {
   const model::TrainedModel& model = trainer.model();
-  const auto write_run = [&](auto& to) {
-    formats::write_safetensors(to.file(kFile), tensors_of(trainer, all), {{kRun, run_of(trainer, run, all).dump()}});
-  };
+  const auto write_run = [&](auto& to) { write_run_file(to.file(kFile), trainer, run, all); };
   if (!model.params->adapter().modules.empty()) {
     formats::NewFolder out_folder(folder);
     model::write_adapter(model.params->adapter(), model.params->adapter_tensors(false), out_folder);
@@ -205,6 +209,14 @@ void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& r
   processes.wait();
 }
 
+void rewrite_run(const std::string& out, Trainer& trainer, const RunState& run) {
+  const Collected all(trainer);
+  if (trainer.processes().rank() == 0) {
+    write_run_file(checkpoint_folder(out, trainer.optimiser().steps()) + "/" + kFile, trainer, run, all);
+  }
+  trainer.processes().wait();
+}
+
 RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   const std::string where = folder + "/" + kFile;
   const formats::SafetensorsFile file = formats::SafetensorsFile::open(where);
@@ -235,7 +247,8 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   for (size_t lane = 0; lane < positions.size(); ++lane) {
     trainer.lanes()[lane] = read_lane(file, lane, positions[lane], trainer.model().model.state_layout());
   }
-  return {fields.number("best", -kLargest, kLargest), fields.integer("best_step", 0, kMost)};
+  return {fields.number("best", -kLargest, kLargest), fields.integer("best_step", 0, kMost),
+          fields.boolean("unvalidated", false)};
 }
 
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t best_step) {

@@ -12,8 +12,9 @@ namespace carousel::train {
 
 /// What a run knows besides its trainer.
 struct RunState {
-  double best = 0;        // the lowest loss on validation data
-  int64_t best_step = 0;  // 0: there was none
+  double best = 0;           // the lowest loss on validation data
+  int64_t best_step = 0;     // 0: there was none
+  bool unvalidated = false;  // the validation that is due after this step was interrupted
 };
 
 /// OUT/step-N for N = steps done.
@@ -24,6 +25,8 @@ std::optional<std::string> latest_checkpoint(const std::string& out);
 /// is there already is left. It is the same for any number of processes. No other run may write to `out` at the same
 /// time. Throws Error(kIo).
 void save_checkpoint(const std::string& out, Trainer& trainer, const RunState& run);
+/// Meeting: replaces train.safetensors in the checkpoint of the trainer's step, which is there. Throws Error(kIo).
+void rewrite_run(const std::string& out, Trainer& trainer, const RunState& run);
 /// Reads train.safetensors of `folder` into a trainer whose model was loaded from there. A process keeps the moments of
 /// its shard and the states of all lanes. Throws Error(kIo, kInput).
 RunState load_checkpoint(const std::string& folder, Trainer& trainer);

@@ -5,32 +5,50 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "carousel/model/cost.h"
+#include "carousel/model/tuning.h"
+#include "carousel/train/trainer.h"
 
 namespace carousel::train {
 
 struct StepShape {
-  int64_t batch = 8;        // rows of a step
+  int64_t batch = 8;        // rows of a step, of all processes
   int64_t micro_batch = 0;  // rows at a time; 0: all
   int64_t seq = 512;        // tokens of a row
   bool recompute = false;
-  /// Lengths of the sequences that are computed at a time. If there are any, batch, micro_batch and seq are not read.
+  /// Lengths of the sequences that are computed at a time; none: that many rows of `seq`.
   std::vector<int64_t> lengths = {};
+  float dropout = 0;
+  bool carry_state = false;
+  OptimiserOptions optimiser = {};
+  model::Tuning tuning = {};               // what is trained
+  Numerics numerics = Numerics::native();  // as model::training_numerics() gives them
+  int rank = 0, processes = 1;             // which process of how many
+
+  /// The largest step of a recipe.
+  static StepShape of(const Recipe& recipe, int64_t seq);
 };
 
 struct Footprint {
-  size_t masters = 0;      // bytes of the f32 parameters
-  size_t gradients = 0;    // of their gradients, those of a shared table twice
-  size_t moments = 0;      // of the optimiser's two
+  size_t masters = 0;      // bytes of the f32 parameters, an adapter's among them
+  size_t gradients = 0;    // of the gradients of what is trained, those of a shared table twice
+  size_t moments = 0;      // of the optimiser's, in this process: AdamW has two, SGD and Muon's matrices one
   size_t packed = 0;       // of what ops read: panels, their transposes, and other forms
+  size_t sums = 0;         // of the sums of weights and an adapter
   size_t activations = 0;  // the most that the arena holds
+  size_t update = 0;       // of the products of Muon
+  size_t states = 0;       // that rows carry, after documents of `seq` tokens
 
-  size_t total() const { return masters + gradients + moments + packed + activations; }
+  /// What a step adds to a model that is loaded: its weights are packed, and nothing was computed yet.
+  size_t of_step() const { return gradients + moments + activations + update + states; }
+  size_t total() const { return masters + packed + sums + of_step(); }
 };
 
-/// The footprint of a whole model's training on `stream`'s threads. Throws Error(kInput) for a forecaster.
+/// The footprint of a model's training on `stream`'s threads. Throws Error(kInput) for a forecaster, and as
+/// model::choose_trained does.
 Footprint measure_footprint(const model::ModelFiles& files, const Stream& stream, const StepShape& shape);
 
 }  // namespace carousel::train

@@ -68,6 +68,15 @@ void Optimiser::cut_into_shards() {
   ranges_ = std::move(mine);
 }
 
+size_t Optimiser::moment_bytes() const {
+  if (!v_.defined()) return m_.size_bytes();
+  size_t bytes = m_.size_bytes() + v_.size_bytes();
+  for (const Range& range : ranges_) {
+    if (range.kind == Kind::kMuon) bytes -= static_cast<size_t>(range.count) * sizeof(float);
+  }
+  return bytes;
+}
+
 Optimiser::Kind Optimiser::kind_of(const model::TrainedParam& param) const {
   if (options_.method == OptimiserOptions::Method::kSgd) return Kind::kSgd;
   if (options_.method == OptimiserOptions::Method::kAdamW) return Kind::kAdamW;

@@ -57,6 +57,9 @@ class Optimiser {
   /// and SGD, which have no v.
   const Tensor& m() const { return m_; }
   const Tensor& v() const { return v_; }
+  /// Bytes of the moments that are read and written: Muon's matrices have no second one, so the system never gives
+  /// large ones of it any memory.
+  size_t moment_bytes() const;
   int64_t shard_first() const { return cuts_[static_cast<size_t>(processes_.rank())]; }  // in the flat arrays
   int64_t shard_end() const { return cuts_[static_cast<size_t>(processes_.rank()) + 1]; }
   /// Meeting: all moments, flat as the gradients are, at rank 0.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "carousel/core/error.h"
@@ -73,14 +74,14 @@ StepReport Trainer::step_at(double rate) {
   processes_.sum({&sum, 1});
   optimiser_.join_gradients();
   report.step = optimiser_.steps() + 1;
-  report.loss = sum / counted;
+  report.loss = sizes[0] > 0 ? sum / counted : std::numeric_limits<double>::quiet_NaN();
   report.norm = optimiser_.norm();
   report.rate = rate;
-  if (!std::isfinite(report.loss) || !std::isfinite(report.norm)) {
+  if (!std::isfinite(sum) || !std::isfinite(report.norm)) {
     fail(ErrorKind::kInput, "step {}: the loss is {} and the gradient's norm {}, expected finite numbers ({})",
          report.step, report.loss, report.norm, data_.describe(rows_taken_, rows));
   }
-  if (recipe_.skip_spikes > 0) {
+  if (recipe_.skip_spikes > 0 && sizes[0] > 0) {  // the norm of no target, 0, says nothing about others
     report.skipped = norms_.is_spike(report.norm, recipe_.skip_spikes);
     norms_.add(report.norm, recipe_.skip_spikes);
   }
@@ -94,18 +95,26 @@ StepReport Trainer::step_at(double rate) {
   return report;
 }
 
-double Trainer::evaluate(Batches& data, int64_t rows) {
+std::optional<double> Trainer::evaluate(Batches& data, int64_t rows, const std::function<bool()>& stop) {
   double sums[2] = {};  // losses, targets
+  bool stopped = false;
   if (recipe_.carry_state) objective_.carry_states(nullptr);
   const auto [first, end] = processes_.span_of(rows);
-  for (int64_t row = first; row < end; row += recipe_.micro_batch) {
+  // Every process takes part in as many rounds: each is a meeting.
+  const int64_t most = (rows + processes_.size() - 1) / processes_.size();
+  for (int64_t taken = 0; taken < most; taken += recipe_.micro_batch) {
+    stopped = processes_.any(stop && stop());
+    if (stopped) break;
+    const int64_t row = first + taken;
+    if (row >= end) continue;
     const Batch batch = data.take(row, std::min(recipe_.micro_batch, end - row));
     objective_.add_losses(batch, &sums[0]);
     sums[1] += static_cast<double>(batch.counted());
   }
   if (recipe_.carry_state) objective_.carry_states(&lanes_);
+  if (stopped) return std::nullopt;
   processes_.sum(sums);
-  return sums[0] / std::max(sums[1], 1.0);
+  return sums[1] > 0 ? sums[0] / sums[1] : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace carousel::train

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <vector>
 
 #include "carousel/train/batch_ramp.h"
@@ -32,7 +34,7 @@ struct Recipe {
 /// What a step was.
 struct StepReport {
   int64_t step = 0;  // from 1 on
-  double loss = 0;   // the sum over its targets divided by their number, before the update
+  double loss = 0;   // the sum over its targets divided by their number, before the update; NaN where it has none
   double norm = 0;   // of all gradients, before clipping
   double rate = 0;
   int64_t tokens = 0;    // rows of all sequences
@@ -51,8 +53,9 @@ class Trainer {
   StepReport step() { return step_at(recipe_.schedule.at(optimiser_.steps())); }
   /// The same at a rate of the caller's.
   StepReport step_at(double rate);
-  /// The mean loss over the first `rows` rows of other data, each from the zero state.
-  double evaluate(Batches& data, int64_t rows);
+  /// The mean loss over the first `rows` rows of other data, each from the zero state; NaN where no target counts.
+  /// `stop`, if any, is asked before each micro-batch: nothing is returned once it is true in any process.
+  std::optional<double> evaluate(Batches& data, int64_t rows, const std::function<bool()>& stop = {});
 
   /// What a checkpoint holds beside the parameters.
   Optimiser& optimiser() { return optimiser_; }

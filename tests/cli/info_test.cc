@@ -73,6 +73,33 @@ TEST(Info, TrainingIsTheSumOfItsParts) {
             std::string::npos);
 }
 
+TEST(Info, TrainingTakesTheFlagsOfTrain) {
+  const Scratch scratch;
+  const std::string start = "info " + init_model(scratch, kTinyXlstm) + " --train --json --seq 64 ";
+  const auto training = [&](const std::string& flags) {
+    const Ran ran = run_carousel(start + flags);
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    return parse_json(ran.out, "info").at("training");
+  };
+  const auto bytes = [](const Json& json, const char* part) { return json.at(part).get<int64_t>(); };
+  const Json whole = training(""), lora = training("--lora 2 --lora-targets q");
+  EXPECT_LT(bytes(lora, "gradient_bytes"), bytes(whole, "gradient_bytes") / 8);
+  EXPECT_LT(bytes(lora, "moment_bytes"), bytes(whole, "moment_bytes") / 8);
+  EXPECT_GT(bytes(lora, "sum_bytes"), 0);
+  EXPECT_LT(bytes(training("--freeze '*embeddings*'"), "gradient_bytes"), bytes(whole, "gradient_bytes"));
+  EXPECT_EQ(bytes(training("--optim sgd"), "moment_bytes"), bytes(whole, "moment_bytes") / 2);
+  EXPECT_GT(bytes(training("--optim muon"), "update_bytes"), 0);
+  EXPECT_GE(bytes(training("--dropout 0.1"), "activation_bytes"), bytes(whole, "activation_bytes"));
+  EXPECT_GT(bytes(training("--carry-state"), "state_bytes"), 0);
+  EXPECT_EQ(bytes(training("--batch-ramp 2@0,16@5"), "activation_bytes"),
+            bytes(training("--batch 16"), "activation_bytes"));
+  for (const std::string flags : {"--train --lora-targets q", "--train --batch-ramp 8", "--optim sgd"}) {
+    const Ran ran = run_carousel("info " + (scratch / "model") + " " + flags);
+    EXPECT_EQ(ran.status, 2) << flags << ran.err;
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
 TEST(Info, ForecasterFromACheckpointAndFromAnInitialisedConfig) {
   const std::string checkpoint = CAROUSEL_SOURCE_DIR "/tests/fixtures/tirex/tiny.ckpt";
   const Ran published = run_carousel("info " + checkpoint);

@@ -31,11 +31,12 @@ void orthogonalise(Ctx& ctx, const Tensor& x) {
 
 void muon(Ctx& ctx, const Muon& options, const MuonMatrix& matrix) {
   const int64_t rows = matrix.rows, cols = matrix.cols, count = rows * cols;
-  if (count == 0 || ctx.stream.device() == Device::kMeta) return;
+  if (count == 0) return;
   CAROUSEL_ASSERT(matrix.first >= 0 && matrix.first + count <= matrix.gradients.count());
+  const auto part = [&](const Tensor& flat) { return values(flat.rows(matrix.first, matrix.first + count)); };
   const Tensor u = ctx.arena.empty({rows, cols});
-  kernels::muon_update(ctx.stream, {values(matrix.gradients) + matrix.first, values(matrix.momentum) + matrix.first,
-                                    values(u), count, options.momentum, options.grad_scale});
+  kernels::muon_update(ctx.stream, {part(matrix.gradients), part(matrix.momentum), values(u), count, options.momentum,
+                                    options.grad_scale});
   const double norm = std::sqrt(sum_of_squares(ctx.stream, u));
   kernels::blend(ctx.stream, {values(u), values(u), values(u), count, static_cast<float>(1 / std::max(norm, kEps)), 0});
   if (rows >= cols) {
@@ -48,7 +49,7 @@ void muon(Ctx& ctx, const Muon& options, const MuonMatrix& matrix) {
   }
   const auto lr = static_cast<double>(options.lr);
   const double ratio = std::max(1.0, static_cast<double>(rows) / static_cast<double>(cols));
-  float* const w = values(matrix.masters) + matrix.first;
+  float* const w = part(matrix.masters);
   kernels::blend(ctx.stream, {w, values(u), w, count, static_cast<float>(1 - lr * static_cast<double>(options.decay)),
                               static_cast<float>(-lr * std::sqrt(ratio))});
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is in the folder of a run before and after something that is none.
+// What is in OUT before and after a command that only looks.
 #include "carousel/cli/left_as_found.h"
 
 #include <algorithm>
@@ -20,15 +20,17 @@ LeftAsFound::LeftAsFound(const std::string& out) : out_(out), cache_(out + "/cac
 void LeftAsFound::begin() {
   lock_.emplace(out_);
   if (is_folder(cache_)) caches_ = names_in(cache_);
-  set_last_will([this] { restore(); });  // on another thread, and from then on this one is not let in here
+  // The will runs on another thread while this one goes on; set_last_will() in the destructor then waits for the end.
+  set_last_will([this] { restore(); });
 }
 
 void LeftAsFound::restore() {
-  std::error_code ignored;  // what cannot be removed stays
-  for (const fs::directory_entry& entry : fs::directory_iterator(cache_, ignored)) {
-    if (!lock_) break;  // they are another run's
-    const std::string name = entry.path().filename();
-    if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(entry.path(), ignored);
+  std::error_code ignored, ended;  // what cannot be removed stays
+  // Without the lock the caches belong to another run.
+  fs::directory_iterator at = lock_ ? fs::directory_iterator(cache_, ended) : fs::directory_iterator();
+  for (; !ended && at != fs::directory_iterator(); at.increment(ended)) {
+    const std::string name = at->path().filename();
+    if (std::find(caches_.begin(), caches_.end(), name) == caches_.end()) fs::remove(at->path(), ignored);
   }
   lock_.reset();
   for (const fs::path& folder : missing_) fs::remove(folder, ignored);  // removes it only if it is empty

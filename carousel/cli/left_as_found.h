@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps the promise of --dry-run and --find-lr: they leave nothing in OUT that was not there, also when a signal ends
+// Keeps the promise of --dry-run and --find-lr: they leave nothing in OUT that was not there, also when one signal ends
 // them.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace carousel::cli {
 
-/// For what is no run: at the end of the scope OUT is as it was. Caches that were not there go, and so do folders.
+/// Restores OUT at the end of its scope: removes caches and folders that were not there.
 class LeftAsFound {
  public:
   /// Before OUT is made. Signals are caught.

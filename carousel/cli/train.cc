@@ -157,7 +157,7 @@ void TrainRun::begin(const std::string& checkpoint) {
   first_tokens_ = trainer_.tokens_seen();
   start_ = Clock::now();
   if (!speaks()) return;
-  if (!checkpoint.empty()) prune();                       // a run that was killed may have been about to
+  if (!options_.resume.empty()) prune();                  // a killed run leaves what it was writing or about to remove
   if (!trainer_.done()) check_space(options_, trainer_);  // before anything says that a run is there
   const std::string resolved = resolved_.dump(2) + "\n";  // with what flags changed in a resumed run
   formats::NewFile file(options_path(options_.out));      // on the disk before checkpoints depend on it
@@ -198,7 +198,8 @@ void TrainRun::compare_with_best(int64_t step, double loss) {
 
 /// The validation that was interrupted before the run was resumed. A run that was killed meanwhile may have logged it.
 bool TrainRun::catch_up() {
-  if (!state_.unvalidated || !valid_) return true;
+  if (!valid_) state_.unvalidated = false;  // nothing is left to validate with
+  if (!state_.unvalidated) return true;
   std::string logged;
   for (const train::LogLine& line : speaks() ? train::read_log(options_.out) : std::vector<train::LogLine>()) {
     for (const train::Measure& measure : line.measures) {
@@ -255,7 +256,6 @@ void TrainRun::sample(int64_t step) {
 /// Raises the rate step by step; the model is not kept.
 int TrainRun::find_rate() {
   train::RateSearch search;
-  catch_interrupts();
   while (!search.done()) {
     const double rate = search.rate();
     try {
@@ -290,6 +290,18 @@ bool TrainRun::take_step() {
   return false;
 }
 
+/// Runs a part of a step, whose errors of files name the step; others name it where it matters.
+template <class Part>
+bool in_step(int64_t step, const Part& part) {
+  set_step(step);
+  try {
+    return part();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kIo) throw;
+    throw Error(error.kind(), fmt::format("step {}: {}", step, error.what()));
+  }
+}
+
 int TrainRun::stop(int64_t step) {
   note(fmt::format("interrupted after step {}; go on with: carousel train --resume {}", step, options_.out));
   return kInterruptedStatus;
@@ -304,16 +316,10 @@ int TrainRun::run(const std::string& checkpoint) {
   catch_interrupts();
   if (job().size() > 1) catch_too(SIGUSR1);  // launchers hand it on, and wait for what is done about it
   end_by_itself();
-  if (!catch_up()) return stop(first_step_);
+  if (!in_step(first_step_, [&] { return catch_up(); })) return stop(first_step_);
   while (!trainer_.done()) {
     const int64_t step = trainer_.optimiser().steps() + 1;
-    set_step(step);
-    try {
-      if (!take_step()) return stop(step);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::kIo) throw;  // others name the step where it matters
-      throw Error(error.kind(), fmt::format("step {}: {}", step, error.what()));
-    }
+    if (!in_step(step, [&] { return take_step(); })) return stop(step);
   }
   set_step(0);
   note(fmt::format("{}: trained", train::checkpoint_folder(options_.out, trainer_.optimiser().steps())));
@@ -369,8 +375,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
   TrainRun run(options, from, tuning, TrainOptions::resolved(app));
   const int status = run.run(checkpoint);
   if (is_run) return status;
-  job().wait();  // all have read the caches
-  if (!interrupted()) return status;
+  if (!job().any(interrupted())) return status;  // a meeting: all have read the caches
   if (job().rank() == 0) note_error("interrupted");
   return kInterruptedStatus;
 }

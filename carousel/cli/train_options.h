@@ -45,7 +45,7 @@ struct TrainOptions {
   Machine machine;
 
   void add_options(CLI::App& app);
-  /// Declares those that decide what memory a step takes: add_options() for `info --train`.
+  /// Declares the options that decide what memory a step takes; add_options() calls it, and so does `info --train`.
   void add_step_options(CLI::App& app);
   /// Takes what `path` says where no flag was given. Throws Error(kInput) for an unknown name, as the flag does for a
   /// value.

@@ -59,8 +59,10 @@ class TrainedParams : public ParamSource {
   /// between.
   const Tensor& masters() const { return masters_; }
   const Tensor& gradients() const { return gradients_; }
-  size_t gradient_bytes() const;  // of that array, and of the gradients of look-ups in a table that is the head too
-  size_t sum_bytes() const;       // of the sums of weights and an adapter
+  /// Bytes of gradients(), and of the gradient of look-ups in a table that is the head too.
+  size_t gradient_bytes() const;
+  /// Bytes of the sums of base weights and adapter.
+  size_t sum_bytes() const;
   bool is_trained(const std::string& name) const;  // false for a mask
   /// What a file holds of one of the records: the master, or the entries of a stored mask.
   void values(const ParamRecord& record, float* out) const;

@@ -41,7 +41,7 @@ class Trained {
   Places find(const Tensor& master) const;
 
   std::unordered_map<const void*, Places> places_;  // by the master's first byte
-  std::vector<Tensor> on_meta_;                     // the masters there
+  std::vector<Tensor> on_meta_;                     // the masters on meta, which have no address
 };
 
 class Grads;

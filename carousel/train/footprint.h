@@ -26,7 +26,8 @@ struct StepShape {
   OptimiserOptions optimiser = {};
   model::Tuning tuning = {};               // what is trained
   Numerics numerics = Numerics::native();  // as model::training_numerics() gives them
-  int rank = 0, processes = 1;             // which process of how many
+  int rank = 0;                            // this process's number
+  int processes = 1;                       // how many train together
 
   /// The largest step of a recipe.
   static StepShape of(const Recipe& recipe, int64_t seq);
@@ -34,13 +35,13 @@ struct StepShape {
 
 struct Footprint {
   size_t masters = 0;      // bytes of the f32 parameters, an adapter's among them
-  size_t gradients = 0;    // of the gradients of what is trained, those of a shared table twice
-  size_t moments = 0;      // of the optimiser's, in this process: AdamW has two, SGD and Muon's matrices one
-  size_t packed = 0;       // of what ops read: panels, their transposes, and other forms
-  size_t sums = 0;         // of the sums of weights and an adapter
-  size_t activations = 0;  // the most that the arena holds
-  size_t update = 0;       // of the products of Muon
-  size_t states = 0;       // that rows carry, after documents of `seq` tokens
+  size_t gradients = 0;    // bytes of the gradients of what is trained; a shared table has two
+  size_t moments = 0;      // bytes of this process's moments: AdamW has two, SGD and Muon's matrices one
+  size_t packed = 0;       // bytes of what ops read: panels, their transposes, and other forms
+  size_t sums = 0;         // bytes of the sums of base weights and adapter, which are packed
+  size_t activations = 0;  // the most bytes that the arena holds
+  size_t update = 0;       // bytes of the matrices that Muon multiplies in an update
+  size_t states = 0;       // bytes of the states that rows carry where documents have `seq` tokens
 
   /// What a step adds to a model that is loaded: its weights are packed, and nothing was computed yet.
   size_t of_step() const { return gradients + moments + activations + update + states; }

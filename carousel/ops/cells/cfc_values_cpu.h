@@ -34,11 +34,11 @@ inline Vec activation_slope(ops::CfcActivation kind, Vec x) {
       return x > Vec{} ? one : Vec{};
     case ops::CfcActivation::kSilu: {
       const Vec s = sigmoid(x);
-      return s * fma(x, one - s, one);
+      return ops::silu_slope<VecMath>(x, s);
     }
     case ops::CfcActivation::kGelu:
       // The probability below x, plus x times the normal distribution's density.
-      return set1(0.5f) * ops::twice_normal_cdf<CfcMath>(x) + x * set1(0.39894228040143268f) * exp(set1(-0.5f) * x * x);
+      return set1(0.5f) * ops::twice_normal_cdf<CfcMath>(x) + x * set1(ops::kNormalDensity) * exp(set1(-0.5f) * x * x);
     case ops::CfcActivation::kGeluTanh: {
       const Vec scale = set1(ops::kGeluScale), t = tanh(scale * ops::cfc_gelu_cubic<VecMath>(x));
       const Vec inner = scale * fma(set1(3 * ops::kGeluCoefficient) * x, x, one);

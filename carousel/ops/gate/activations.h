@@ -19,6 +19,13 @@ HOST_DEVICE typename Math::V silu(typename Math::V x) {
   return x * sigmoid<Math>(x);
 }
 
+/// The derivative of silu at x, from s = sigmoid(x): (x s)' = s (1 + x (1 - s)).
+template <class Math>
+HOST_DEVICE typename Math::V silu_slope(typename Math::V x, typename Math::V s) {
+  return s * Math::fma(x, Math::set1(1.0f) - s, Math::set1(1.0f));
+}
+
+constexpr float kNormalDensity = 0.398942280401432678f;  // of a normal variable at 0: (2 pi)^-1/2
 /// Twice the probability that a normal variable lies below x. GELU is x times that probability (arXiv:1606.08415).
 template <class Math>
 HOST_DEVICE typename Math::V twice_normal_cdf(typename Math::V x) {

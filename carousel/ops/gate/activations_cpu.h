@@ -23,11 +23,11 @@ inline Slope activation_slope(Vec x) {
   switch (kActivation) {
     case ops::Activation::kSilu: {
       const Vec s = sigmoid(x);
-      return {x * s, s * fma(x, one - s, one)};
+      return {x * s, ops::silu_slope<VecMath>(x, s)};
     }
     case ops::Activation::kGelu: {
       const Vec below = half * ops::twice_normal_cdf<VecMath>(x);
-      return {x * below, fma(x * set1(0.398942280401432678f), exp(set1(-0.5f) * x * x), below)};
+      return {x * below, fma(x * set1(ops::kNormalDensity), exp(set1(-0.5f) * x * x), below)};
     }
     case ops::Activation::kGeluTanh: {
       const Vec root = set1(ops::kGeluScale), t = tanh(root * ops::gelu_cubic<VecMath>(x));

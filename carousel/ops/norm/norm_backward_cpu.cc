@@ -76,14 +76,14 @@ void gate_head(const Call& args, int64_t n, int64_t first, Affine affine) {
     const int64_t count = args.dv - j;
     const Vec z = load_at(pre + j, count), s = sigmoid(z), d_j = load_at(d + j, count);
     const bool silu = args.gate == NormGate::Kind::kSilu;
-    store_at(d_normed + j, d_j * (silu ? z * s : s), count);
+    store_at(d_normed + j, d_j * ops::norm_gate<VecMath>(args.gate, z), count);
     if (args.d_pre.data == nullptr) continue;
     Vec u = (load_at(x + j, count) - set1(affine.shift)) * set1(affine.scale) * weight_at(args.norm, first + j, count);
     if (args.norm.bias != nullptr) u = u + load_at(args.norm.bias + first + j, count);
     if (args.skip.data != nullptr) {
       u = fma(load_at(args.skip_weight + first + j, count), load_at(row_at(args.skip, n, first) + j, count), u);
     }
-    const Vec slope = silu ? s * fma(z, one - s, one) : s * (one - s);
+    const Vec slope = silu ? ops::silu_slope<VecMath>(z, s) : s * (one - s);
     store_at(write_at(args.d_pre, n, first) + j, d_j * u * slope, count);
   }
 }

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kWorkPerElement = 8;
 constexpr int64_t kAheadFloats = 512;  // of large rows: the hardware begins anew with every page of memory
+constexpr int64_t kNearFloats = 2048;  // the first level of cache holds two rows of x and y up to this width
 
 inline Vec apply(Vec x, Affine row, const ops::NormArgs& norm, int64_t j, int64_t count) {
   Vec v = (x - set1(row.shift)) * set1(row.scale);
@@ -41,7 +42,7 @@ inline void norm_row(const ops::AddNormArgs& args, const float* x, float* out) {
 }
 
 /// A row of whole vectors whose results are stored past the caches: x + y is formed again from the first level of cache
-/// rather than read back.
+/// rather than read back. Memory is read on while results are written: the next row's x and y are fetched then.
 inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, const float* y, float* sum_n,
                               float* normed) {
   const ops::NormArgs norm = args.norm;
@@ -57,7 +58,12 @@ inline void add_norm_row_past(const ops::AddNormArgs& args, const float* x, cons
   const float mean = centred ? moment_of<false>(read, args.width, 0.0f) / count : 0.0f;
   const float variance = moment_of<true>(read, args.width, mean) / count;
   const Affine row = {mean, ops::norm_scale(variance, norm.eps)};
+  const bool fetches = args.width <= kNearFloats;
   for (int64_t j = 0; j < args.width; j += kLanes) {
+    if (fetches && j % kLineFloats == 0) {
+      prefetch_near(x + args.x.stride + j);
+      prefetch_near(y + args.y.stride + j);
+    }
     const Vec v = load(x + j) + load(y + j);
     store_past(sum_n + j, v);
     store_past(normed + j, apply(v, row, norm, j, kLanes));

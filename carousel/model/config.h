@@ -58,7 +58,8 @@ struct ModelConfig {
   std::vector<Sublayer> sublayers;
   NormConfig final_norm;
   bool tie_word_embeddings = false;
-  double logit_soft_cap = 0;  // 0: none
+  int64_t padding_token = -1;  // its embedding gets no gradient from look-ups; negative: none
+  double logit_soft_cap = 0;   // 0: none
   std::vector<int64_t> eos_token_ids;
   std::string tensor_layout;          // the layout of the checkpoint, for a family that knows several
   std::vector<std::string> warnings;  // keys that were read but have no effect, or look wrong

@@ -14,6 +14,7 @@ namespace carousel::model {
 Lm::Lm(const ModelConfig& config, ParamSource& source, const std::string& where)
     : vocab_size_(config.vocab_size),
       tied_(config.tie_word_embeddings),
+      padding_token_(config.padding_token),
       logit_soft_cap_(static_cast<float>(config.logit_soft_cap)),
       embeddings_(Params(source, "")
                       .table("embeddings", config.vocab_size, config.hidden_size,
@@ -25,7 +26,7 @@ Lm::Lm(const ModelConfig& config, ParamSource& source, const std::string& where)
 }
 
 Tensor Lm::forward(Ctx& ctx, const ops::Ids& tokens, const Seqs& seqs, const StateBatch* states) const {
-  Tensor x = ops::embedding(ctx, tokens, embeddings_);
+  Tensor x = ops::embedding(ctx, tokens, embeddings_, padding_token_);
   if (ctx.tape != nullptr && ctx.tape->dropout() != nullptr) x = ops::dropout(ctx, x, *ctx.tape->dropout(), 0);
   return stack_.forward(ctx, x, seqs, states);
 }

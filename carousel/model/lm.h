@@ -35,6 +35,7 @@ class Lm {
  private:
   int64_t vocab_size_;
   bool tied_;
+  int64_t padding_token_;
   float logit_soft_cap_;
   Weight embeddings_;  // [V, D]; tied: packed, as it is the head too
   Stack stack_;

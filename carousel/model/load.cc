@@ -24,6 +24,7 @@
 #include "carousel/model/profile.h"
 #include "carousel/model/profiled_params.h"
 #include "carousel/model/rounded_params.h"
+#include "carousel/model/tied_head.h"
 #include "carousel/model/tokenizer_reader.h"
 #include "carousel/ops/kernel.h"
 
@@ -104,7 +105,9 @@ const text::Tokenizer& Model::text() const {
 
 ModelConfig read_model_config(const ModelPath& place, const formats::Checkpoint* checkpoint) {
   if (checkpoint == nullptr || checkpoint->gguf() == nullptr) {
-    return parse_config(read_config(place.config), place.config, shapes_of(checkpoint));
+    ModelConfig out = parse_config(read_config(place.config), place.config, shapes_of(checkpoint));
+    if (checkpoint != nullptr) untie_other_head(*checkpoint, place, out);
+    return out;
   }
   std::vector<std::string> warnings;
   const Json config = gguf_config(*checkpoint, place.weights, &warnings);

@@ -2,6 +2,7 @@
 // Every spelling of a config, and every refusal by name.
 #include "carousel/model/config.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "carousel/core/error.h"
@@ -259,6 +260,25 @@ TEST(RopeConfig, EveryOtherTypeIsRefusedByNameWhereverItStands) {
                 .find("rotary positions of its own"),
             std::string::npos);
   EXPECT_NE(refusal(head + R"("partial_rotary_factor": 0.5})").find("partial_rotary_factor"), std::string::npos);
+}
+
+TEST(Config, PaddingIsThatOfTheReferencesLookUp) {
+  const auto padding = [](const char* type, const char* token) {
+    const std::string more = *token != '\0' ? fmt::format(", \"pad_token_id\": {}", token) : "";
+    const std::string text =
+        fmt::format(R"({{"model_type": "{}", "vocab_size": 9, "num_hidden_layers": 0{}}})", type, more);
+    return parse_config(parse_json(text, "config"), "config").padding_token;
+  };
+  for (const char* type : {"llama", "lfm2", "lfm2_moe"}) {
+    EXPECT_EQ(padding(type, "2"), 2) << type;
+    EXPECT_EQ(padding(type, "-1"), 8) << type;
+    EXPECT_EQ(padding(type, "null"), -1) << type;
+    EXPECT_EQ(padding(type, "9"), -1) << type;
+    EXPECT_EQ(padding(type, "-10"), -1) << type;
+  }
+  EXPECT_EQ(padding("llama", ""), -1);
+  EXPECT_EQ(padding("lfm2", ""), 0);
+  EXPECT_EQ(padding("xlstm", "2"), -1);
 }
 
 TEST(LlamaConfig, RefusesOtherActivationsAndScalings) {

@@ -184,17 +184,31 @@ TEST_F(Load, FusedTensorsOfTheWrongHeightAreRefused) {
   }
 }
 
-TEST_F(Load, ATiedFileMayHoldAStrayHead) {
+// transformers ties a head that the file holds too only where it is the embeddings.
+TEST_F(Load, ATiedFileMayHoldAHeadWhichIsUsedWhereItDiffers) {
   std::string text = kXlstm;
-  text.insert(1, R"("tie_word_embeddings": true, )");
+  text.insert(1, R"("tie_word_embeddings": true, "output_logit_soft_cap": null, )");
   const std::string model = init(text);
   NamedTensors changed = tensors(model);
   const std::vector<float> expected = logits(load(model, stream_));
-  changed.push_back({"lm_head.weight", Tensor(Shape{40, 32}, DType::kF32)});
+  changed.push_back({"lm_head.weight", find(changed, "backbone.embeddings.weight").clone()});
   rewrite(model, changed);
-  const Model loaded = load(model, stream_);
-  EXPECT_EQ(logits(loaded), expected);
-  EXPECT_EQ(loaded.warnings, (std::vector<std::string>{model + ": \"lm_head.weight\" has no effect with this config"}));
+  const Model same = load(model, stream_);
+  EXPECT_EQ(logits(same), expected);
+  EXPECT_EQ(same.warnings, (std::vector<std::string>{model + ": \"lm_head.weight\" has no effect with this config"}));
+
+  Tensor& head = find(changed, "lm_head.weight");
+  for (int64_t i = 0; i < head.count(); ++i) head.f32()[i] *= 2;  // an exact double of each logit
+  rewrite(model, changed);
+  const Model other = load(model, stream_);
+  std::vector<float> doubled = expected;
+  for (float& logit : doubled) logit *= 2;
+  EXPECT_EQ(logits(other), doubled);
+  ASSERT_EQ(other.warnings.size(), 1u);
+  EXPECT_NE(other.warnings[0].find("\"lm_head.weight\" differs from \"backbone.embeddings.weight\""),
+            std::string::npos);
+  EXPECT_FALSE(other.config.tie_word_embeddings);
+  EXPECT_EQ(other.config.source.at("tie_word_embeddings"), false);
 }
 
 TEST_F(Load, AnEndTokenOutsideTheVocabularyIsReported) {

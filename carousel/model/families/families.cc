@@ -255,6 +255,14 @@ std::vector<int64_t> read_eos(Fields& fields) {
   return {fields.integer("eos_token_id", 0, INT32_MAX)};
 }
 
+int64_t read_padding(Fields& fields, int64_t vocab_size) {
+  const Json* value = fields.raw("pad_token_id");
+  if (value == nullptr || !value->is_number_integer()) return -1;
+  const auto token = value->get<int64_t>();
+  const int64_t row = token < 0 ? vocab_size + token : token;
+  return token >= -vocab_size && row < vocab_size ? row : -1;
+}
+
 void read_rope(Fields& fields, double default_theta, Json& options) {
   const Json parameters = fields.object("rope_parameters");
   const Json scaling = fields.object("rope_scaling");

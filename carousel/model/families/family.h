@@ -71,6 +71,8 @@ struct Family {
   /// settings name none. nullptr: never.
   bool (*implied_by)(const Json& config) = nullptr;
   const GgufSide* gguf = nullptr;  // nullptr: none of its own
+  /// Whether a head that the file holds and that differs from the embeddings is used where the config ties it.
+  bool unties_other_heads = false;
 };
 
 /// All of them. The first whose implied_by agrees is taken, and messages list architectures in this order.
@@ -87,6 +89,8 @@ const Family& find_family(const std::string& model_type, const std::string& wher
 /// Accepts the keys that any transformers config may have and that change nothing here; warns of other unknown keys.
 void accept_transformers_keys(Fields& fields, const Json& config, ModelConfig& out);
 std::vector<int64_t> read_eos(Fields& fields);
+/// "pad_token_id" as torch.nn.Embedding takes it: from the end where it is negative. Negative: there is none below V.
+int64_t read_padding(Fields& fields, int64_t vocab_size);
 /// Translates "rope_parameters", "rope_scaling" or "rope_theta" to the attention block's options.
 void read_rope(Fields& fields, double default_theta, Json& options);
 

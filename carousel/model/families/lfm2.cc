@@ -100,6 +100,8 @@ ModelConfig read_either(const Json& config, const std::string& where, const Shap
   out.tie_word_embeddings = fields.boolean("tie_word_embeddings", true);
   out.tie_word_embeddings = fields.boolean("tie_embedding", out.tie_word_embeddings);
   out.eos_token_ids = read_eos(fields);
+  // The class has 0 where the config says nothing; null is none.
+  out.padding_token = config.contains("pad_token_id") ? read_padding(fields, out.vocab_size) : 0;
   out.final_norm.eps = eps;
 
   const int64_t heads = fields.integer("num_attention_heads", 1, kMaxDim, 32);
@@ -318,10 +320,18 @@ constexpr GgufSide kExpertsGguf{.architecture = "lfm2moe",
 }  // namespace
 
 Family lfm2_family() {
-  return {.model_type = "lfm2", .read = read_lfm2, .names = {sources, ignorable}, .gguf = &kDenseGguf};
+  return {.model_type = "lfm2",
+          .read = read_lfm2,
+          .names = {sources, ignorable},
+          .gguf = &kDenseGguf,
+          .unties_other_heads = true};
 }
 Family lfm2_moe_family() {
-  return {.model_type = "lfm2_moe", .read = read_lfm2_moe, .names = {sources, ignorable}, .gguf = &kExpertsGguf};
+  return {.model_type = "lfm2_moe",
+          .read = read_lfm2_moe,
+          .names = {sources, ignorable},
+          .gguf = &kExpertsGguf,
+          .unties_other_heads = true};
 }
 
 }  // namespace carousel::model

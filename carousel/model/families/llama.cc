@@ -22,6 +22,7 @@ ModelConfig read(const Json& config, const std::string& where, const ShapeOf&) {
   const double eps = fields.number("rms_norm_eps", 0, 1, 1e-6);
   out.tie_word_embeddings = fields.boolean("tie_word_embeddings", false);
   out.eos_token_ids = read_eos(fields);
+  out.padding_token = read_padding(fields, out.vocab_size);
   out.final_norm.eps = eps;
   fields.choice("hidden_act", {"silu", "swish"}, "silu");
   if (const int64_t slices = fields.integer("pretraining_tp", 0, 1 << 20, 1); slices > 1) {
@@ -149,6 +150,9 @@ constexpr GgufSide kGguf{
 
 }  // namespace
 
-Family llama_family() { return {.model_type = "llama", .read = read, .names = {sources, ignorable}, .gguf = &kGguf}; }
+Family llama_family() {
+  return {
+      .model_type = "llama", .read = read, .names = {sources, ignorable}, .gguf = &kGguf, .unties_other_heads = true};
+}
 
 }  // namespace carousel::model

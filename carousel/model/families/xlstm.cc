@@ -242,7 +242,12 @@ constexpr GgufSide kGguf{.architecture = "xlstm",
 }  // namespace
 
 Family xlstm_family() {
-  return {.model_type = "xlstm", .read = read, .names = {sources, ignorable}, .implied_by = implied_by, .gguf = &kGguf};
+  return {.model_type = "xlstm",
+          .read = read,
+          .names = {sources, ignorable},
+          .implied_by = implied_by,
+          .gguf = &kGguf,
+          .unties_other_heads = true};
 }
 
 }  // namespace carousel::model

@@ -9,7 +9,7 @@
 
 namespace carousel::ops {
 
-Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
+Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table, int64_t padding) {
   if (!table.defined()) fail(ErrorKind::kShape, "ops::embedding: table is empty, expected [V, D]");
   if (tokens.bound() > table.rows()) {
     fail(ErrorKind::kShape, "ops::embedding: table is [{}, {}], expected [{}, *] (bound of the tokens)", table.rows(),
@@ -23,7 +23,7 @@ Tensor embedding(Ctx& ctx, const Ids& tokens, const Weight& table) {
     const Tensor ids = tokens.tensor(), master = table.master();
     ctx.tape->record(ctx, "ops::embedding", {master}, {x}, [=](Ctx& inner, std::span<const Tensor> d, Grads& grads) {
       const auto* const rows = static_cast<const int32_t*>(ids.raw());
-      kernels::embedding_backward(inner.stream, {rows, view(d[0]), grads.table(master), N, D});
+      kernels::embedding_backward(inner.stream, {rows, view(d[0]), grads.table(master), N, D, padding});
     });
   }
   return rounded(ctx, x);

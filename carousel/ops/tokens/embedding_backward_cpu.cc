@@ -12,6 +12,7 @@ void embedding_backward(const Stream& stream, const ops::EmbeddingBackwardArgs& 
   parallel_ranges(stream, groups, args.rows * kColumns, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kColumns, last = end * kColumns < args.D ? end * kColumns : args.D;
     for (int64_t n = 0; n < args.rows; ++n) {
+      if (args.tokens[n] == args.padding) continue;
       const float* const from = args.d_x.f32() + n * args.d_x.stride;
       float* const to = args.d_table + args.tokens[n] * args.D;
       for (int64_t j = first; j < last; ++j) to[j] += from[j];

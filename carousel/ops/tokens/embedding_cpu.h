@@ -14,12 +14,13 @@ struct EmbeddingArgs {
   int64_t rows, width;    // N, D
 };
 
-/// Row tokens[n] of the table's gradient += row n of d_x, row after row.
+/// Row tokens[n] of the table's gradient += row n of d_x, row after row, but for the token `padding`.
 struct EmbeddingBackwardArgs {
   const int32_t* tokens;  // [rows]
   View d_x;               // [rows, D]
   float* d_table;         // [V, D]
   int64_t rows, D;
+  int64_t padding;  // negative: none
 };
 
 }  // namespace carousel::ops

@@ -152,6 +152,25 @@ TEST(EmbeddingBackward, AddsRowsInOrderToTheTablesOwnGradient) {
   }
 }
 
+// As torch.nn.Embedding with padding_idx.
+TEST(EmbeddingBackward, AddsNothingToTheRowOfThePadding) {
+  Taped t;
+  const Tensor master = random_tensor({kV, kD}, 1);
+  const Weight table = Weight::of_master(t.stream, master, Weight::Layout::kRows);
+  std::vector<float> gradient(static_cast<size_t>(kV * kD));
+  t.trained.add(master, gradient.data(), nullptr);
+  const std::vector<int32_t> ids = {3, 5, 3, 7};
+  Ctx plain{t.stream, t.arena};
+  const Tensor x = ops::embedding(t.ctx, ops::token_ids(plain, ids, kV), table, 3);
+  const Tensor d = random_tensor(x.shape(), 3);
+  t.backward({{x, d}});
+  for (size_t j = 0; j < kD; ++j) {
+    EXPECT_EQ(gradient[3 * kD + j], 0);
+    EXPECT_EQ(gradient[5 * kD + j], d.f32()[1 * kD + j]);
+    EXPECT_EQ(gradient[7 * kD + j], d.f32()[3 * kD + j]);
+  }
+}
+
 TEST(EmbeddingBackward, AgreesWithCentralDifferences) {
   Taped t;
   const Tensor master = random_tensor({kV, kD}, 1);

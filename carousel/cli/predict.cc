@@ -156,21 +156,19 @@ class Prediction {
 Tensor Prediction::compute(const Rows& rows) {
   const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
   const int64_t outputs = model_.regressor->output_size();
-  std::vector<State> others(static_cast<size_t>(std::max<int64_t>(batch, 1) - 1));
-  std::vector<State*> states;
-  if (batch > 0) states.push_back(&state_);
-  for (State& state : others) states.push_back(&state);
   Tensor y(Shape{batch, length, outputs}, DType::kF32);
-  const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
-  if (batch > 0) {
-    model::check_rows(*model_.regressor, stream_, options_.input, batch, std::min(slab, length));
-  }
+  if (batch == 0 || length == 0) return y;  // a shape may count any number of empty sequences: they have no states
+  std::vector<State> others(static_cast<size_t>(batch - 1));
+  std::vector<State*> states{&state_};
+  for (State& state : others) states.push_back(&state);
+  const int64_t slab = std::max<int64_t>(1, kSlabRows / batch);
+  model::check_rows(*model_.regressor, stream_, options_.input, batch, std::min(slab, length));
   Progress bar("rows", length);
   const auto read = [this, length](int64_t count) {
     note(fmt::format("interrupted, {} of {} rows read{}", with_commas(count), with_commas(length),
                      options_.save_state.empty() ? "" : fmt::format("; {} holds their state", options_.save_state)));
   };
-  for (int64_t begin = 0; begin < length && batch > 0; begin += slab) {
+  for (int64_t begin = 0; begin < length; begin += slab) {
     if (interrupted()) {
       read(begin);
       return y;

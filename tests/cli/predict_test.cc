@@ -109,6 +109,19 @@ TEST(Predict, MistakesAreNamed) {
   EXPECT_NE(error("--load-state " + (scratch / "state"), "1,2\n").find("state of another model"), std::string::npos);
 }
 
+// A .npy of no bytes may count any number of empty sequences.
+TEST(Predict, EmptySequencesNeedNoStates) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  for (const int64_t batch : {int64_t{3}, int64_t{999999999999999}}) {
+    formats::write_npy(scratch / "x.npy", Tensor(Shape{batch, 0, 2}, DType::kF32));
+    const Ran ran = run_carousel("predict " + model + " --input " + (scratch / "x.npy") + " --output " +
+                                 (scratch / (std::to_string(batch) + ".npy")));
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_EQ(formats::read_npy(scratch / (std::to_string(batch) + ".npy")).shape(), (Shape{batch, 0, 3}));
+  }
+}
+
 TEST(Predict, WritesOverNoInput) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kLtc), x = scratch / "x.csv", times = scratch / "t.csv";

@@ -246,6 +246,8 @@ bool parse_line(const std::string& text, std::vector<float>& out) {
 bool begins_with_name(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\"");
   const bool letter = begin != std::string::npos && std::isalpha(static_cast<unsigned char>(text[begin])) != 0;
+  // An error line that quotes the text would end there.
+  if (text.find('\0') != text.npos) fail(ErrorKind::kInput, "stdin:{}: a NUL byte, expected text in UTF-8", line);
   return letter && !formats::csv_number(text.substr(0, text.find_first_of(",; \t\r")));
 }
 

@@ -208,6 +208,7 @@ void CsvTable::read(std::string_view text, const CsvOptions& options) {
           if (text[i] == '"' && (++i >= text.size() || text[i] != '"')) break;
           if (text[i] == '\n') ++line;
           text_ += text[i];
+          if (text[i] == '\0') fail(ErrorKind::kInput, "{}:{}: a NUL byte, expected text in UTF-8", where_, line);
         }
         while (i < text.size() && text[i] == ' ') ++i;
         if (i < text.size() && text[i] != delimiter && text[i] != '\r' && text[i] != '\n') {

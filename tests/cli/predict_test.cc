@@ -122,6 +122,13 @@ TEST(Predict, EmptySequencesNeedNoStates) {
   }
 }
 
+TEST(Predict, NulBytesDoNotCutTheError) {
+  const Scratch scratch;
+  const Ran ran = run_carousel("predict " + init_model(scratch, kLtc), std::string("1,2\n1,2\0,3\n", 11));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("stdin:2: a NUL byte, expected text in UTF-8\n"), std::string::npos) << ran.err;
+}
+
 TEST(Predict, WritesOverNoInput) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kLtc), x = scratch / "x.csv", times = scratch / "t.csv";

@@ -119,6 +119,7 @@ TEST(Csv, OtherEncodingsAreNamed) {
                 .rfind("t:1: UTF-32, expected UTF-8", 0),
             0u);
   EXPECT_NE(refusal(std::string("1\0002\0", 4)).find("a NUL byte"), std::string::npos);
+  EXPECT_NE(refusal(std::string("1\n\"2\0\"\n", 7)).find("t:2: a NUL byte"), std::string::npos);
 }
 
 TEST(Csv, LinesOfDelimitersAroundATableAreNoRows) {

@@ -88,6 +88,14 @@ TEST(XlstmConfig, RefusesByName) {
             "config.json: \"hidden_size\" is \"wide\", expected an integer from 1 to 16777216");
 }
 
+// The reference computes 0 tanh(x / 0) for a cap of 0.
+TEST(XlstmConfig, CapsAreNotZero) {
+  for (const std::string key : {"gate_soft_cap", "output_logit_soft_cap"}) {
+    EXPECT_EQ(refusal(R"({"model_type": "xlstm", ")" + key + R"(": 0})"),
+              "config.json: \"" + key + "\" is 0, expected a number above 0, or null for no cap");
+  }
+}
+
 TEST(XlstmConfig, TakesLayerTypes) {
   const ModelConfig config =
       parse(R"({"model_type": "xlstm", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 9,

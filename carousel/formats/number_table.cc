@@ -11,10 +11,11 @@
 namespace carousel::formats {
 namespace {
 
-/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, like any value that is not finite.
+/// The numbers of a CSV file as [rows, columns], none of them missing or beyond float32.
 Tensor read_csv(const std::string& path, char decimal) {
   CsvOptions csv;
   csv.decimal = decimal;
+  csv.missing = false;
   const CsvTable table = CsvTable::open(path, csv);
   Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
   for (int64_t i = 0; i < values.count(); ++i) {

@@ -122,6 +122,20 @@ TEST(Csv, OtherEncodingsAreNamed) {
   EXPECT_NE(refusal(std::string("1\n\"2\0\"\n", 7)).find("t:2: a NUL byte"), std::string::npos);
 }
 
+TEST(Csv, MissingValuesAreRefusedWhereNoneMayBe) {
+  CsvOptions options;
+  options.missing = false;
+  for (const std::string cell : {"NA", "x", "\"\""}) {
+    try {
+      CsvTable::parse("1\n" + cell + "\n", "t", options).number(1, 0);
+      ADD_FAILURE() << cell;
+    } catch (const Error& error) {
+      const std::string said = error.what();
+      EXPECT_TRUE(said.ends_with("expected a finite number")) << said;
+    }
+  }
+}
+
 TEST(Csv, LinesOfDelimitersAroundATableAreNoRows) {
   const CsvTable table = CsvTable::parse(",,\na,b,c\n1,2,3\n,,\n4,5,6\n,,\n,,\n", "t");
   EXPECT_EQ(table.header()[0], "a");

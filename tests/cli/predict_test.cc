@@ -129,6 +129,22 @@ TEST(Predict, NulBytesDoNotCutTheError) {
   EXPECT_NE(ran.err.find("stdin:2: a NUL byte, expected text in UTF-8\n"), std::string::npos) << ran.err;
 }
 
+TEST(Predict, TimesAreOnePerRow) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  write_file(scratch / "x.csv", "1,2\n3,4\n5,6\n7,8\n");
+  const auto timed = [&](const std::string& times) {
+    write_file(scratch / "t.csv", times);
+    return run_carousel("predict " + model + " --input " + (scratch / "x.csv") + " --timespans " + (scratch / "t.csv"));
+  };
+  const Ran column = timed("1\n2\n3\n4\n"), row = timed("1,2,3,4\n"), square = timed("1,2\n3,4\n");
+  EXPECT_EQ(column.status, 0) << column.err;
+  EXPECT_EQ(row.out, column.out) << row.err;
+  EXPECT_EQ(square.status, 1) << square.out;
+  EXPECT_NE(square.err.find("t.csv: shape [2, 2], expected one time for each of 1 x 4 rows"), std::string::npos)
+      << square.err;
+}
+
 TEST(Predict, WritesOverNoInput) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kLtc), x = scratch / "x.csv", times = scratch / "t.csv";

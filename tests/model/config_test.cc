@@ -104,6 +104,17 @@ TEST(XlstmConfig, TakesLayerTypes) {
   EXPECT_EQ(config.sublayers.size(), 5u);
 }
 
+TEST(CfcConfig, TheActivationHasOneValue) {
+  const auto said = [](const std::string& other) {
+    return refusal(R"({"model_type": "cfc", "input_size": 2, "units": 4, "activation": "relu",
+      "backbone_activation": ")" +
+                   other + R"("})");
+  };
+  EXPECT_EQ(said("relu"), "accepted");
+  EXPECT_EQ(said("tanh"),
+            R"(config.json: "activation" is "relu" and "backbone_activation" is "tanh", expected the same)");
+}
+
 // specs of the released models: parameters published to the unit.
 TEST(Lfm2Config, CountsOfTheReleasedSizes) {
   const auto count = [](const char* fields) {

@@ -109,7 +109,7 @@ class NcpsCfc : public Block {
       layer.units = static_cast<int64_t>(wiring.layers[l].size());
       Params here = p.in(fmt::format("layers.{}", l));
       const Shape shape{layer.units, inputs + layer.units};
-      const Tensor mask = here.tensor("sparsity_mask", shape, Init::copied(layer_mask(wiring, l)).held_fixed());
+      const Tensor mask = here.tensor("sparsity_mask", shape, Init::synapses(layer_mask(wiring, l)));
       read_heads(layer, here, inputs + layer.units, mask);
       inputs = layer.units;
       cell_.layers.push_back(std::move(layer));

@@ -101,7 +101,7 @@ class NcpsLtc : public Block {
     const Tensor mu = p.tensor(prefix + "mu", shape, Init::range(0.3, 0.8));
     const Tensor sigma = p.tensor(prefix + "sigma", shape, Init::range(3, 8));
     const Tensor erev = p.tensor(prefix + "erev", shape, Init::copied(signs_of(signs)));
-    const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::copied(mask_of(signs)).held_fixed());
+    const Tensor mask = p.tensor(prefix + "sparsity_mask", shape, Init::synapses(mask_of(signs)));
     for (const Tensor& values : {w, mu, sigma, erev}) p.fix_masked(values, mask);
     return {w, mask, mu, sigma, erev};
   }

@@ -57,9 +57,7 @@ struct Rows {
 
 bool is_npy(const std::string& path) { return path.ends_with(".npy"); }
 
-Tensor read_array(const std::string& path, const PredictOptions& options) {
-  return formats::read_numbers(path, options.decimal == "comma" ? ',' : '.');
-}
+char decimal_of(const PredictOptions& options) { return options.decimal == "comma" ? ',' : '.'; }
 
 /// Splits the last column of [N, I + 1] off.
 void split_last(const Tensor& values, Tensor& x, Tensor& last) {
@@ -75,7 +73,7 @@ void split_last(const Tensor& values, Tensor& x, Tensor& last) {
 
 Rows read_rows(const PredictOptions& options, int64_t inputs) {
   const bool last = options.timespans == kLastColumn;
-  Tensor values = read_array(options.input, options);
+  Tensor values = formats::read_numbers(options.input, decimal_of(options));
   const int rank = values.shape().rank();
   if (rank == 1 && inputs == 1) values = values.reshape(Shape{values.dim(0), 1});
   const int64_t width = values.dim(-1);
@@ -89,11 +87,7 @@ Rows read_rows(const PredictOptions& options, int64_t inputs) {
   rows.x = values.reshape(Shape{batch * length, width});
   if (last) split_last(values.reshape(Shape{batch * length, width}), rows.x, rows.elapsed);
   if (!last && !options.timespans.empty()) {
-    rows.elapsed = read_array(options.timespans, options);
-    if (rows.elapsed.count() != batch * length) {
-      fail(ErrorKind::kInput, "{}: shape {}, expected one time for each of {} x {} rows", options.timespans,
-           rows.elapsed.shape().str(), batch, length);
-    }
+    rows.elapsed = formats::read_row_times(options.timespans, decimal_of(options), batch, length, options.input);
   }
   rows.x = rows.x.reshape(Shape{batch, length, inputs});
   if (rows.elapsed.defined()) rows.elapsed = rows.elapsed.reshape(Shape{batch, length});
@@ -156,21 +150,19 @@ class Prediction {
 Tensor Prediction::compute(const Rows& rows) {
   const int64_t batch = rows.x.dim(0), length = rows.x.dim(1), inputs = rows.x.dim(2);
   const int64_t outputs = model_.regressor->output_size();
-  std::vector<State> others(static_cast<size_t>(std::max<int64_t>(batch, 1) - 1));
-  std::vector<State*> states;
-  if (batch > 0) states.push_back(&state_);
-  for (State& state : others) states.push_back(&state);
   Tensor y(Shape{batch, length, outputs}, DType::kF32);
-  const int64_t slab = std::max<int64_t>(1, kSlabRows / std::max<int64_t>(1, batch));
-  if (batch > 0) {
-    model::check_rows(*model_.regressor, stream_, options_.input, batch, std::min(slab, length));
-  }
+  if (batch == 0 || length == 0) return y;  // a shape may count any number of empty sequences: they have no states
+  std::vector<State> others(static_cast<size_t>(batch - 1));
+  std::vector<State*> states{&state_};
+  for (State& state : others) states.push_back(&state);
+  const int64_t slab = std::max<int64_t>(1, kSlabRows / batch);
+  model::check_rows(*model_.regressor, stream_, options_.input, batch, std::min(slab, length));
   Progress bar("rows", length);
   const auto read = [this, length](int64_t count) {
     note(fmt::format("interrupted, {} of {} rows read{}", with_commas(count), with_commas(length),
                      options_.save_state.empty() ? "" : fmt::format("; {} holds their state", options_.save_state)));
   };
-  for (int64_t begin = 0; begin < length && batch > 0; begin += slab) {
+  for (int64_t begin = 0; begin < length; begin += slab) {
     if (interrupted()) {
       read(begin);
       return y;
@@ -254,6 +246,8 @@ bool begins_with_name(const std::string& text) {
 void Prediction::run_line(const std::string& text, int64_t line) {
   const int64_t inputs = model_.regressor->input_size();
   const bool timed = options_.timespans == kLastColumn;
+  // An error line that quotes the text would end there.
+  if (text.find('\0') != text.npos) fail(ErrorKind::kInput, "stdin:{}: a NUL byte, expected text in UTF-8", line);
   std::vector<float> numbers;
   const bool parsed = parse_line(text, numbers);
   if (parsed && numbers.empty()) return;                       // a blank line

@@ -179,6 +179,7 @@ CsvTable CsvTable::parse(std::string_view text, const std::string& where, const 
   CsvTable table;
   table.where_ = where;
   table.decimal_ = options.decimal;
+  table.missing_ = options.missing;
   table.read(text, options);
   if (table.lines_.empty()) fail(ErrorKind::kInput, "{}: no rows", where);
   const bool header = options.header == CsvOptions::Header::kYes ||
@@ -207,6 +208,7 @@ void CsvTable::read(std::string_view text, const CsvOptions& options) {
           if (i >= text.size()) fail(ErrorKind::kInput, "{}:{}: a quoted cell is never closed", where_, quote_line);
           if (text[i] == '"' && (++i >= text.size() || text[i] != '"')) break;
           if (text[i] == '\n') ++line;
+          if (text[i] == '\0') fail(ErrorKind::kInput, "{}:{}: a NUL byte, expected text in UTF-8", where_, line);
           text_ += text[i];
         }
         while (i < text.size() && text[i] == ' ') ++i;
@@ -300,12 +302,13 @@ std::string CsvTable::place(int64_t row, int64_t column) const {
 
 double CsvTable::number(int64_t row, int64_t column) const {
   const std::string_view text = cell(row, column);
-  if (const std::optional<double> value = csv_number(text, decimal_)) return *value;
+  const std::optional<double> value = csv_number(text, decimal_);
+  if (value && (missing_ || !std::isnan(*value))) return *value;
   // "1,234" may be either; "1,5" is no number with thousands.
   const bool grouped = text.find(',') != text.npos && text.find(',') + 4 <= text.size();
-  const bool comma = decimal_ == '.' && csv_number(text, ',');
-  fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number or a missing value{}{}", place(row, column),
-       shortened(text), grouped ? ", without separators of thousands" : "",
+  const bool comma = !value && decimal_ == '.' && csv_number(text, ',');
+  fail(ErrorKind::kInput, "{}: got \"{}\", expected a finite number{}{}{}", place(row, column), shortened(text),
+       missing_ ? " or a missing value" : "", grouped ? ", without separators of thousands" : "",
        comma ? " (--decimal comma reads a decimal comma)" : "");
 }
 

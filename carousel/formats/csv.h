@@ -19,6 +19,7 @@ struct CsvOptions {
   char decimal = '.';             // ',' is then no delimiter
   size_t max_bytes = size_t{1} << 30;
   size_t max_columns = 65536;
+  bool missing = true;  // numbers may be missing
 };
 
 class CsvTable {
@@ -39,7 +40,8 @@ class CsvTable {
   std::optional<int64_t> find(std::string_view name) const;                     // column by its header
   /// "path:line: column 3 \"OT\"" for messages.
   std::string place(int64_t row, int64_t column) const;
-  /// NaN for a missing value. Throws Error(kInput) naming the place for infinities and for what is not a number.
+  /// NaN for a missing value. Throws Error(kInput) naming the place for infinities, for what is not a number, and for a
+  /// missing value where none may be.
   double number(int64_t row, int64_t column) const;
 
  private:
@@ -54,6 +56,7 @@ class CsvTable {
 
   std::string where_;
   char decimal_ = '.';
+  bool missing_ = true;
   std::string text_;  // the text of all cells, end to end
   std::vector<Cell> cells_;
   std::vector<int64_t> lines_;

@@ -11,10 +11,11 @@
 namespace carousel::formats {
 namespace {
 
-/// The numbers of a CSV file as [rows, columns]; a missing value is refused later, like any value that is not finite.
+/// The numbers of a CSV file as [rows, columns], none of them missing or beyond float32.
 Tensor read_csv(const std::string& path, char decimal) {
   CsvOptions csv;
   csv.decimal = decimal;
+  csv.missing = false;
   const CsvTable table = CsvTable::open(path, csv);
   Tensor values(Shape{table.rows(), table.columns()}, DType::kF32);
   for (int64_t i = 0; i < values.count(); ++i) {
@@ -39,6 +40,14 @@ void check_finite(const std::string& path, const Tensor& values) {
   }
 }
 
+Shape without_ones(const Shape& shape) {
+  Shape out;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (shape[i] != 1) out.push_back(shape[i]);
+  }
+  return out;
+}
+
 }  // namespace
 
 Tensor read_numbers(const std::string& path, char decimal) {
@@ -49,6 +58,17 @@ Tensor read_numbers(const std::string& path, char decimal) {
   }
   if (path.ends_with(".csv")) return read_csv(path, decimal);
   fail(ErrorKind::kUsage, "{}: expected a file that ends in .npy or .csv", path);
+}
+
+Tensor read_row_times(const std::string& path, char decimal, int64_t batch, int64_t length, const std::string& of) {
+  const Tensor values = read_numbers(path, decimal);
+  const Shape got = without_ones(values.shape());
+  if (!(got == without_ones(Shape{batch * length})) && !(got == without_ones(Shape{batch, length}))) {
+    fail(ErrorKind::kInput,
+         "{}: shape {}, expected one time for each of {} x {} rows of {}: a column, or a row of them", path,
+         values.shape().str(), batch, length, of);
+  }
+  return values.reshape(Shape{batch, length});
 }
 
 }  // namespace carousel::formats

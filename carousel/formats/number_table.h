@@ -13,4 +13,8 @@ namespace carousel::formats {
 /// never leave a state.
 Tensor read_numbers(const std::string& path, char decimal = '.');
 
+/// The times of `batch` sequences of `length` rows, as [batch, length]: an array with one time per row, as a column, as
+/// one row, or with a row per sequence. `of` names the rows in the message of another shape.
+Tensor read_row_times(const std::string& path, char decimal, int64_t batch, int64_t length, const std::string& of);
+
 }  // namespace carousel::formats

@@ -29,6 +29,15 @@ Shape without_ones(const Shape& shape) {
   return out;
 }
 
+// The reference multiplies by a circuit's mask; here it says which synapses there are: the two agree on 0 and 1 alone.
+void check_zero_or_one(const std::string& where, const std::string& name, const Tensor& values) {
+  for (int64_t i = 0; i < values.count(); ++i) {
+    const float value = values.f32()[i];
+    if (value == 0 || value == 1) continue;
+    fail(ErrorKind::kInput, "{}: \"{}\": element {} is {}, expected 0 or 1", where, name, i, value);
+  }
+}
+
 bool holds_masks(DType dtype) {
   return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool || is_float(dtype);
 }
@@ -296,6 +305,7 @@ Tensor CheckpointParams::tensor(const std::string& name, const Shape& shape, con
   Tensor values(shape, DType::kF32);
   decode(*place.entry, stored, shape.count(), values.f32());
   check_finite({name, *place.entry, static_cast<const std::byte*>(values.raw()), DType::kF32, 0, shape.count()});
+  if (init.zero_or_one) check_zero_or_one(where_, place.entry->name, values);
   if (init.mask) {
     auto* const bytes = static_cast<std::byte*>(values.raw());
     int64_t cleared = 0;

@@ -25,6 +25,12 @@ Init Init::entries_of(std::shared_ptr<const Mask> mask) {
   return init;
 }
 
+Init Init::synapses(std::vector<float> mask) {
+  Init init = copied(std::move(mask)).held_fixed();
+  init.zero_or_one = true;
+  return init;
+}
+
 Init Init::read_by(double share) const {
   Init init = *this;
   init.read_share = share;

@@ -30,6 +30,7 @@ struct Init {
   bool gate =
       false;  // a small matrix that steers: a gate per head, a router; rounding it would cost more than it saves
   bool fixed = false;                                       // training leaves it alone
+  bool zero_or_one = false;                                 // a file that holds another value is refused
   double least = -std::numeric_limits<double>::infinity();  // training keeps values at or above it
   std::shared_ptr<const Mask> mask =
       nullptr;  // masks the values [mask->rows(), mask->cols()]; kMask: they are its entries
@@ -57,6 +58,8 @@ struct Init {
   Init kept_in_f32() const;
   /// The same draw for a matrix of gates.
   Init as_gate() const;
+  /// Which synapses a circuit has, 0 or 1 each: training leaves them alone.
+  static Init synapses(std::vector<float> mask);
   /// The same draw for a parameter that training leaves alone, or keeps at or above `value`.
   Init held_fixed() const;
   Init at_least(double value) const;

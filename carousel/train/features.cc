@@ -33,16 +33,12 @@ void check_like(const std::string& path, const Tensor& got, const std::string& o
 }
 
 Tensor read_times(const std::string& path, const std::string& of, const Tensor& x, char decimal) {
-  const Tensor values = formats::read_numbers(path, decimal);
-  if (values.count() != x.dim(0) * x.dim(1)) {
-    fail(ErrorKind::kInput, "{}: shape {}, expected one time for each of {} x {} rows of {}", path,
-         values.shape().str(), x.dim(0), x.dim(1), of);
-  }
+  const Tensor values = formats::read_row_times(path, decimal, x.dim(0), x.dim(1), of);
   for (int64_t i = 0; i < values.count(); ++i) {
     if (values.f32()[i] >= 0) continue;
     fail(ErrorKind::kInput, "{}: time {} is {}, expected 0 or more", path, i, values.f32()[i]);
   }
-  return values.reshape(Shape{x.dim(0), x.dim(1)});
+  return values;
 }
 
 // As documents of text are chosen (source.cc): the hash knows no seed and no place.

@@ -109,6 +109,42 @@ TEST(Predict, MistakesAreNamed) {
   EXPECT_NE(error("--load-state " + (scratch / "state"), "1,2\n").find("state of another model"), std::string::npos);
 }
 
+// A .npy of no bytes may count any number of empty sequences.
+TEST(Predict, EmptySequencesNeedNoStates) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  for (const int64_t batch : {int64_t{3}, int64_t{999999999999999}}) {
+    formats::write_npy(scratch / "x.npy", Tensor(Shape{batch, 0, 2}, DType::kF32));
+    const Ran ran = run_carousel("predict " + model + " --input " + (scratch / "x.npy") + " --output " +
+                                 (scratch / (std::to_string(batch) + ".npy")));
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    EXPECT_EQ(formats::read_npy(scratch / (std::to_string(batch) + ".npy")).shape(), (Shape{batch, 0, 3}));
+  }
+}
+
+TEST(Predict, NulBytesDoNotCutTheError) {
+  const Scratch scratch;
+  const Ran ran = run_carousel("predict " + init_model(scratch, kLtc), std::string("1,2\n1,2\0,3\n", 11));
+  EXPECT_EQ(ran.status, 1);
+  EXPECT_NE(ran.err.find("stdin:2: a NUL byte, expected text in UTF-8\n"), std::string::npos) << ran.err;
+}
+
+TEST(Predict, TimesAreOnePerRow) {
+  const Scratch scratch;
+  const std::string model = init_model(scratch, kLtc);
+  write_file(scratch / "x.csv", "1,2\n3,4\n5,6\n7,8\n");
+  const auto timed = [&](const std::string& times) {
+    write_file(scratch / "t.csv", times);
+    return run_carousel("predict " + model + " --input " + (scratch / "x.csv") + " --timespans " + (scratch / "t.csv"));
+  };
+  const Ran column = timed("1\n2\n3\n4\n"), row = timed("1,2,3,4\n"), square = timed("1,2\n3,4\n");
+  EXPECT_EQ(column.status, 0) << column.err;
+  EXPECT_EQ(row.out, column.out) << row.err;
+  EXPECT_EQ(square.status, 1) << square.out;
+  EXPECT_NE(square.err.find("t.csv: shape [2, 2], expected one time for each of 1 x 4 rows"), std::string::npos)
+      << square.err;
+}
+
 TEST(Predict, WritesOverNoInput) {
   const Scratch scratch;
   const std::string model = init_model(scratch, kLtc), x = scratch / "x.csv", times = scratch / "t.csv";

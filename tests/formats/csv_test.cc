@@ -119,6 +119,21 @@ TEST(Csv, OtherEncodingsAreNamed) {
                 .rfind("t:1: UTF-32, expected UTF-8", 0),
             0u);
   EXPECT_NE(refusal(std::string("1\0002\0", 4)).find("a NUL byte"), std::string::npos);
+  EXPECT_NE(refusal(std::string("1\n\"2\0\"\n", 7)).find("t:2: a NUL byte"), std::string::npos);
+}
+
+TEST(Csv, MissingValuesAreRefusedWhereNoneMayBe) {
+  CsvOptions options;
+  options.missing = false;
+  for (const std::string cell : {"NA", "x", "\"\""}) {
+    try {
+      CsvTable::parse("1\n" + cell + "\n", "t", options).number(1, 0);
+      ADD_FAILURE() << cell;
+    } catch (const Error& error) {
+      const std::string said = error.what();
+      EXPECT_TRUE(said.ends_with("expected a finite number")) << said;
+    }
+  }
 }
 
 TEST(Csv, LinesOfDelimitersAroundATableAreNoRows) {

@@ -89,12 +89,31 @@ TEST(XlstmConfig, RefusesByName) {
             "config.json: \"hidden_size\" is \"wide\", expected an integer from 1 to 16777216");
 }
 
+// The reference computes 0 tanh(x / 0) for a cap of 0.
+TEST(XlstmConfig, CapsAreNotZero) {
+  for (const std::string key : {"gate_soft_cap", "output_logit_soft_cap"}) {
+    EXPECT_EQ(refusal(R"({"model_type": "xlstm", ")" + key + R"(": 0})"),
+              "config.json: \"" + key + "\" is 0, expected a number above 0, or null for no cap");
+  }
+}
+
 TEST(XlstmConfig, TakesLayerTypes) {
   const ModelConfig config =
       parse(R"({"model_type": "xlstm", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 9,
       "layer_types": ["mlstm", "conv", "ffn_only"], "conv_config": {"kernel_size": 4}})");
   EXPECT_EQ(mixers(config), (std::vector<std::string>{"mlstm", "short_conv"}));
   EXPECT_EQ(config.sublayers.size(), 5u);
+}
+
+TEST(CfcConfig, TheActivationHasOneValue) {
+  const auto said = [](const std::string& other) {
+    return refusal(R"({"model_type": "cfc", "input_size": 2, "units": 4, "activation": "relu",
+      "backbone_activation": ")" +
+                   other + R"("})");
+  };
+  EXPECT_EQ(said("relu"), "accepted");
+  EXPECT_EQ(said("tanh"),
+            R"(config.json: "activation" is "relu" and "backbone_activation" is "tanh", expected the same)");
 }
 
 // specs of the released models: parameters published to the unit.

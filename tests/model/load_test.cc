@@ -171,6 +171,32 @@ TEST_F(Load, ValuesThatAreNotFiniteAreReported) {
   }
 }
 
+// The reference multiplies by a circuit's mask: a value that only counts as "not 0" here would change the result.
+TEST_F(Load, MasksOfCircuitsHoldZerosAndOnes) {
+  const auto loads = [&](const std::string& model) -> std::string {
+    try {
+      load(model, stream_, ModelKind::kRegressor);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  const std::string wiring = R"("input_size": 2, "wiring": {"type": "AutoNCP", "units": 12, "output_size": 3}})";
+  for (const auto& [type, mask] :
+       {std::pair{"cfc", "rnn_cell.layer_0.sparsity_mask"}, std::pair{"ltc", "rnn_cell.sparsity_mask"},
+        std::pair{"ltc", "rnn_cell.sensory_sparsity_mask"}}) {
+    const std::string model = init(R"({"model_type": ")" + std::string(type) + R"(", )" + wiring, mask);
+    EXPECT_EQ(loads(model), "accepted");
+    for (const auto& [value, text] : {std::pair{0.5f, "0.5"}, std::pair{2.0f, "2"}, std::pair{-1.0f, "-1"}}) {
+      NamedTensors changed = tensors(model);
+      find(changed, mask).f32()[3] = value;
+      rewrite(model, changed);
+      const std::string said = std::string("\"") + mask + "\": element 3 is " + text + ", expected 0 or 1";
+      EXPECT_NE(loads(model).find(said), std::string::npos) << loads(model);
+    }
+  }
+}
+
 TEST_F(Load, FusedTensorsOfTheWrongHeightAreRefused) {
   std::string text = kXlstm;
   text.insert(1, R"("weight_mode": "fused", )");

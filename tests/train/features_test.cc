@@ -119,6 +119,9 @@ TEST(Features, ShapesMustFit) {
   options.files[0].data = write(scratch / "x.csv", "1,2\n3,4\n");
   options.files[0].target = write(scratch / "y.csv", "1\n3\n");
   EXPECT_NE(refusal(options, 2).find("time 1 is -1, expected 0 or more"), std::string::npos);
+  options.files[0].times = write(scratch / "t.npy", npy<float>("<f4", "2, 1, 2", count_to(4)));
+  EXPECT_NE(refusal(options, 2).find("shape [2, 1, 2], expected one time for each of 1 x 2 rows"), std::string::npos);
+  options.files[0].times = write(scratch / "t.csv", "1\n-1\n");
   write(scratch / "y.csv", "1\n\"\"\n");
   EXPECT_NE(refusal(options, 2).find("expected a finite number"), std::string::npos);
   options.files[0].target = "";

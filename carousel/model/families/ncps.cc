@@ -42,7 +42,14 @@ ModelConfig read_cfc(const Json& config, const std::string& where, const ShapeOf
             {"units", "wiring", "mode", "backbone_units", "backbone_layers", "backbone_activation", "mixed_memory",
              "proj_size"},
             options);
-  if (const Json* activation = fields.raw("activation")) options["backbone_activation"] = *activation;
+  if (const Json* activation = fields.raw("activation")) {  // the wrapper's name for it
+    const Json other = options.value("backbone_activation", *activation);
+    if (other != *activation) {
+      fail(ErrorKind::kInput, "{}: \"activation\" is {} and \"backbone_activation\" is {}, expected the same", where,
+           activation->dump(), other.dump());
+    }
+    options["backbone_activation"] = *activation;
+  }
   // Dropout has no effect on a trained model, but its layers shift the numbers of the backbone's layers.
   fields.number("backbone_dropout", 0, 1, 0.0);
   ignore_wrapper_keys(fields);

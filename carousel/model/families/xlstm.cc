@@ -26,10 +26,16 @@ void check_twin(const std::string& where, const char* a, int64_t value_a, const 
   }
 }
 
-// null is a value here: no cap. An absent key is the default.
+// null is a value here: no cap, which is 0 beyond this family. An absent key is the default. The reference caps by 0
+// too, and computes 0 tanh(x / 0).
 double read_cap(Fields& fields, const char* key, double fallback) {
   const Json* value = fields.present(key);
-  return value != nullptr && value->is_null() ? 0.0 : fields.number(key, 0, 1e9, fallback);
+  if (value != nullptr && value->is_null()) return 0.0;
+  const double cap = fields.number(key, 0, 1e9, fallback);
+  if (cap == 0) {
+    fail(ErrorKind::kInput, "{}: \"{}\" is 0, expected a number above 0, or null for no cap", fields.where(), key);
+  }
+  return cap;
 }
 
 void refuse_other_kernels(Fields& fields) {

@@ -95,8 +95,13 @@ std::pair<float, float> parse_betas(const std::string& text) {
     fail(ErrorKind::kUsage, "--betas: got \"{}\", expected two numbers like .9,.95", text);
   const double first = parse_number("--betas", text.substr(0, comma), 0, 1);
   const double second = parse_number("--betas", text.substr(comma + 1), 0, 1);
-  if (first == 1 || second == 1) fail(ErrorKind::kUsage, "--betas: got \"{}\", expected numbers below 1", text);
-  return {static_cast<float>(first), static_cast<float>(second)};
+  const auto beta1 = static_cast<float>(first), beta2 = static_cast<float>(second);
+  // The optimiser divides by 1 - beta, in f32.
+  if (beta1 == 1 || beta2 == 1) {
+    fail(ErrorKind::kUsage, "--betas: got \"{}\", expected numbers below 1, at most {}", text,
+         std::nextafter(1.0f, 0.0f));
+  }
+  return {beta1, beta2};
 }
 
 std::string name_of(const CLI::Option& option) {

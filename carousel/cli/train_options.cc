@@ -70,7 +70,13 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
 void add_tuning_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--freeze", o.freeze,
                  "Pattern of parameters that stay as they are, by canonical or published names; may be repeated");
-  app.add_option("--lora", o.lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)");
+  const auto take_lora = [&o](const CLI::results_t& results) {
+    o.lora = results.back();
+    if (o.lora.empty()) fail(ErrorKind::kUsage, "--lora: got \"\", expected R or R:ALPHA");
+    return true;
+  };
+  app.add_option("--lora", take_lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)")
+      ->type_name("TEXT");
   app.add_option(
       "--lora-targets", o.lora_targets,
       "Pattern of the ends of names of the projections it changes (default: all of blocks); may be repeated");
@@ -112,6 +118,17 @@ std::string as_result(const Json& value, const std::string& where) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number() || value.is_boolean()) return value.dump();
   fail(ErrorKind::kInput, "{}: got {}, expected a string, a number or a boolean", where, brief(value));
+}
+
+/// Takes the results of an option that a file gave; errors name the file.
+void run_callback(CLI::Option& option, const std::string& path) {
+  try {
+    option.run_callback();
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}: {}", path, error.what()));
+  } catch (const CLI::ParseError& error) {
+    fail(ErrorKind::kInput, "{}: {}", path, error.what());
+  }
 }
 
 /// A path that means the same from any folder. A weight behind it stays.
@@ -186,12 +203,16 @@ void TrainOptions::read_config(CLI::App& app, const std::string& path) {
     if (option->count() > 0) continue;
     const std::string where = fmt::format("{}: \"{}\"", path, name);
     if (value.is_array() && value.empty()) fail(ErrorKind::kInput, "{}: got [], expected one value or more", where);
+    const bool alone = value.is_array() && value.size() == 1 && kPaths.count(name) != 0;  // as train.json keeps paths
+    if (value.is_array() && !alone && option->get_items_expected_max() <= 1) {
+      fail(ErrorKind::kInput, "{}: got {}, expected one value", where, brief(value));
+    }
     if (value.is_array()) {
       for (const Json& one : value) option->add_result(as_result(one, where));
     } else {
       option->add_result(as_result(value, where));
     }
-    option->run_callback();
+    run_callback(*option, path);
   }
 }
 

@@ -235,6 +235,7 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
       {model + data + out + steps + " --betas .9", "--betas: got \".9\"", 2},
       {model + data + out + steps + " --betas .9,.99999999", "--betas: got \".9,.99999999\", expected numbers below 1",
        2},
+      {model + data + out + steps + " --lora ''", "--lora: got \"\", expected R or R:ALPHA", 2},
       {model + data + out + steps + " --eps 0", "--eps: got 0, expected a number above", 2},
       {model + data + out + steps + " --sample-every 1", "prompt is empty", 1},
       {model + " --data " + (scratch / "unlearnt.jsonl") + out + steps, "--data: no target counts", 1},

@@ -126,8 +126,9 @@ void run_callback(CLI::Option& option, const std::string& path) {
     option.run_callback();
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("{}: {}", path, error.what()));
-  } catch (const CLI::ParseError& error) {
-    fail(ErrorKind::kInput, "{}: {}", path, error.what());
+  } catch (const CLI::ParseError&) {  // flags are parsed by the library, texts always fit
+    fail(ErrorKind::kInput, "{}: --{}: got \"{}\", expected {}", path, name_of(option), option.results().back(),
+         option.get_items_expected_max() == 0 ? "true or false" : "one value");
   }
 }
 

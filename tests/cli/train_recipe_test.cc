@@ -344,7 +344,7 @@ TEST_F(TrainRecipe, AWrongTypeInAFileOfOptionsNamesTheFile) {
       {R"({"steps": true})", "options.json: --steps: got \"true\"", 2},
       {R"({"steps": [3]})", "options.json: \"steps\": got [3], expected one value", 1},
       {R"({"steps": [3, 4]})", "options.json: \"steps\": got [3,4], expected one value", 1},
-      {R"({"carry-state": "perhaps"})", "options.json: ", 1},
+      {R"({"carry-state": "perhaps"})", "options.json: --carry-state: got \"perhaps\", expected true or false", 1},
       {R"({"lora": ""})", "options.json: --lora: got \"\"", 2},
   };
   for (const auto& [text, message, status] : refusals) {

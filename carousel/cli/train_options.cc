@@ -196,6 +196,8 @@ void TrainOptions::add_options(CLI::App& app) {
 void TrainOptions::read_config(CLI::App& app, const std::string& path) {
   const Json file = read_json_file(path, {size_t{1} << 20, 16});
   if (!file.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", path, brief(file));
+  // train.json has paths as lists, and older versions kept all values of an option that was given more than once.
+  const bool kept = app.count("--resume") > 0;
   for (const auto& [name, value] : file.items()) {
     CLI::Option* const option = app.get_option_no_throw("--" + name);
     if (option == nullptr || name == "config" || name == "resume" || name == "help") {
@@ -204,7 +206,7 @@ void TrainOptions::read_config(CLI::App& app, const std::string& path) {
     if (option->count() > 0) continue;
     const std::string where = fmt::format("{}: \"{}\"", path, name);
     if (value.is_array() && value.empty()) fail(ErrorKind::kInput, "{}: got [], expected one value or more", where);
-    const bool alone = value.is_array() && value.size() == 1 && kPaths.count(name) != 0;  // as train.json keeps paths
+    const bool alone = kept || (value.is_array() && value.size() == 1 && kPaths.count(name) != 0);
     if (value.is_array() && !alone && option->get_items_expected_max() <= 1) {
       fail(ErrorKind::kInput, "{}: got {}, expected one value", where, brief(value));
     }
@@ -225,6 +227,7 @@ Json TrainOptions::resolved(const CLI::App& app) {
     std::vector<std::string> values = option->results();
     if (values.empty() && !option->get_default_str().empty()) values = {option->get_default_str()};
     if (values.empty()) continue;
+    if (option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeLast) values = {values.back()};
     const std::vector<std::string> shipped = model::profile_names();
     const bool file = name == "profile" && std::find(shipped.begin(), shipped.end(), values.front()) == shipped.end();
     if (file || kPaths.count(name) != 0) std::transform(values.begin(), values.end(), values.begin(), absolute);

@@ -357,6 +357,7 @@ int run_train(CLI::App& app, TrainOptions& options) {
   if (!is_run && job().rank() == 0) left.emplace(options.out);  // before another process makes the folder
   // Without a checkpoint a resumed run begins again.
   const std::string checkpoint = job().from_first(resumed ? train::latest_checkpoint(options.out).value_or("") : "");
+  if (!checkpoint.empty()) check_same_model(options.model, options_path(options.out));
   model::Tuning tuning = options.tuning();
   std::string from = options.model;
   if (!checkpoint.empty()) (tuning.rank > 0 ? tuning.adapter : from) = checkpoint;

@@ -7,6 +7,7 @@
 
 #include "carousel/cli/progress.h"
 #include "carousel/core/error.h"
+#include "carousel/core/json.h"
 #include "carousel/train/checkpoint.h"
 
 namespace carousel::cli {
@@ -22,6 +23,22 @@ void check_model_memory(const std::string& from, const Stream& stream, const tra
 void check_step_memory(const std::string& from, const Stream& stream, const train::StepShape& step) {
   const train::Footprint footprint = train::measure_footprint(model::open_model_files(from), stream, step);
   model::check_memory(footprint.of_step(), from, "a step of training");
+}
+
+void check_same_model(const std::string& given, const std::string& kept) {
+  const Json options = read_json_file(kept, {size_t{1} << 20, 16});
+  Json expected = options.contains("model") ? options["model"] : Json();
+  if (expected.is_array() && !expected.empty()) expected = expected.front();  // paths are lists there
+  if (!expected.is_string()) return;
+  const auto canonical = [](const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path found = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+    return error ? std::filesystem::path(path) : found;
+  };
+  const std::string path = expected.get<std::string>();
+  if (canonical(given) == canonical(path)) return;
+  fail(ErrorKind::kInput, "--model: got {}, expected {} as in {}, where the path of a model that was moved is mended",
+       given, path, kept);
 }
 
 void check_targets(train::Batches& data, int64_t rows, const char* option) {

@@ -17,6 +17,10 @@ void check_model_memory(const std::string& from, const Stream& stream, const tra
 /// is.
 void check_step_memory(const std::string& from, const Stream& stream, const train::StepShape& step);
 
+/// Throws Error(kInput) where a resumed run's --model is not the one that `kept`, the file of its options, names: the
+/// checkpoint is of that one.
+void check_same_model(const std::string& given, const std::string& kept);
+
 /// A loss over no target would be 0, and the best. Throws Error(kInput) naming the option that says which rows are
 /// used.
 void check_targets(train::Batches& data, int64_t rows, const char* option);

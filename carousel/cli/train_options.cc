@@ -70,7 +70,13 @@ void add_recipe_options(CLI::App& app, TrainOptions& o) {
 void add_tuning_options(CLI::App& app, TrainOptions& o) {
   app.add_option("--freeze", o.freeze,
                  "Pattern of parameters that stay as they are, by canonical or published names; may be repeated");
-  app.add_option("--lora", o.lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)");
+  const auto take_lora = [&o](const CLI::results_t& results) {
+    o.lora = results.back();
+    if (o.lora.empty()) fail(ErrorKind::kUsage, "--lora: got \"\", expected R or R:ALPHA");
+    return true;
+  };
+  app.add_option("--lora", take_lora, "R[:ALPHA]: train an adapter of rank R alone (default of ALPHA: R)")
+      ->type_name("TEXT");
   app.add_option(
       "--lora-targets", o.lora_targets,
       "Pattern of the ends of names of the projections it changes (default: all of blocks); may be repeated");
@@ -95,8 +101,13 @@ std::pair<float, float> parse_betas(const std::string& text) {
     fail(ErrorKind::kUsage, "--betas: got \"{}\", expected two numbers like .9,.95", text);
   const double first = parse_number("--betas", text.substr(0, comma), 0, 1);
   const double second = parse_number("--betas", text.substr(comma + 1), 0, 1);
-  if (first == 1 || second == 1) fail(ErrorKind::kUsage, "--betas: got \"{}\", expected numbers below 1", text);
-  return {static_cast<float>(first), static_cast<float>(second)};
+  const auto beta1 = static_cast<float>(first), beta2 = static_cast<float>(second);
+  // The optimiser divides by 1 - beta, in f32.
+  if (beta1 == 1 || beta2 == 1) {
+    fail(ErrorKind::kUsage, "--betas: got \"{}\", expected numbers below 1, at most {}", text,
+         std::nextafter(1.0f, 0.0f));
+  }
+  return {beta1, beta2};
 }
 
 std::string name_of(const CLI::Option& option) {
@@ -107,6 +118,18 @@ std::string as_result(const Json& value, const std::string& where) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number() || value.is_boolean()) return value.dump();
   fail(ErrorKind::kInput, "{}: got {}, expected a string, a number or a boolean", where, brief(value));
+}
+
+/// Takes the results of an option that a file gave; errors name the file.
+void run_callback(CLI::Option& option, const std::string& path) {
+  try {
+    option.run_callback();
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}: {}", path, error.what()));
+  } catch (const CLI::ParseError&) {  // flags are parsed by the library, texts always fit
+    fail(ErrorKind::kInput, "{}: --{}: got \"{}\", expected {}", path, name_of(option), option.results().back(),
+         option.get_items_expected_max() == 0 ? "true or false" : "one value");
+  }
 }
 
 /// A path that means the same from any folder. A weight behind it stays.
@@ -173,6 +196,8 @@ void TrainOptions::add_options(CLI::App& app) {
 void TrainOptions::read_config(CLI::App& app, const std::string& path) {
   const Json file = read_json_file(path, {size_t{1} << 20, 16});
   if (!file.is_object()) fail(ErrorKind::kInput, "{}: got {}, expected an object", path, brief(file));
+  // train.json has paths as lists, and older versions kept all values of an option that was given more than once.
+  const bool kept = app.count("--resume") > 0;
   for (const auto& [name, value] : file.items()) {
     CLI::Option* const option = app.get_option_no_throw("--" + name);
     if (option == nullptr || name == "config" || name == "resume" || name == "help") {
@@ -181,12 +206,16 @@ void TrainOptions::read_config(CLI::App& app, const std::string& path) {
     if (option->count() > 0) continue;
     const std::string where = fmt::format("{}: \"{}\"", path, name);
     if (value.is_array() && value.empty()) fail(ErrorKind::kInput, "{}: got [], expected one value or more", where);
+    const bool alone = kept || (value.is_array() && value.size() == 1 && kPaths.count(name) != 0);
+    if (value.is_array() && !alone && option->get_items_expected_max() <= 1) {
+      fail(ErrorKind::kInput, "{}: got {}, expected one value", where, brief(value));
+    }
     if (value.is_array()) {
       for (const Json& one : value) option->add_result(as_result(one, where));
     } else {
       option->add_result(as_result(value, where));
     }
-    option->run_callback();
+    run_callback(*option, path);
   }
 }
 
@@ -198,6 +227,7 @@ Json TrainOptions::resolved(const CLI::App& app) {
     std::vector<std::string> values = option->results();
     if (values.empty() && !option->get_default_str().empty()) values = {option->get_default_str()};
     if (values.empty()) continue;
+    if (option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeLast) values = {values.back()};
     const std::vector<std::string> shipped = model::profile_names();
     const bool file = name == "profile" && std::find(shipped.begin(), shipped.end(), values.front()) == shipped.end();
     if (file || kPaths.count(name) != 0) std::transform(values.begin(), values.end(), values.begin(), absolute);

@@ -309,6 +309,10 @@ TrainedModel load_trained(const std::string& path, const Stream& stream, uint64_
   TrainedModel out;
   out.place = resolve(path);
   const ModelPath& place = out.place;
+  if (place.weights.empty() && is_folder(path)) {  // who names a folder means its weights
+    fail(ErrorKind::kInput, "{}: no weights (model.safetensors or model.safetensors.index.json); {} draws fresh ones",
+         path, place.config);
+  }
   if (formats::is_gguf(place.config))
     fail(ErrorKind::kInput, "{}: a GGUF file, expected a model folder to train", path);
   std::optional<formats::Checkpoint> checkpoint;

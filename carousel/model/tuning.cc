@@ -44,6 +44,25 @@ bool is_left(const std::vector<ParamRecord>& records, const std::unordered_set<s
   });
 }
 
+/// A run's adapter goes on as it began: targets that name other projections would have no effect.
+void check_targets(const Adapter& adapter, const std::vector<AdapterModule>& asked, const std::string& folder) {
+  const auto find_other = [](const std::vector<AdapterModule>& among, const std::vector<AdapterModule>& known) {
+    return std::find_if(among.begin(), among.end(), [&](const AdapterModule& module) {
+      return std::none_of(known.begin(), known.end(),
+                          [&](const AdapterModule& one) { return one.name == module.name; });
+    });
+  };
+  const auto more = find_other(asked, adapter.modules);
+  if (more != asked.end()) {
+    fail(ErrorKind::kInput, "--lora-targets: got {}, expected the {} projections that {} changes", more->name,
+         adapter.modules.size(), folder);
+  }
+  const auto less = find_other(adapter.modules, asked);
+  if (less == adapter.modules.end()) return;
+  fail(ErrorKind::kInput, "--lora-targets: got none that names {}, expected the {} projections that {} changes",
+       less->name, adapter.modules.size(), folder);
+}
+
 }  // namespace
 
 TrainedChoice choose_trained(const ModelConfig& config, const std::vector<ParamRecord>& records, const Tuning& tuning,
@@ -64,6 +83,9 @@ TrainedChoice choose_trained(const ModelConfig& config, const std::vector<ParamR
       fail(ErrorKind::kInput, "--lora: got {}:{}, expected {}:{} as in {}", tuning.rank, tuning.alpha,
            choice.adapter.rank, choice.adapter.alpha, tuning.adapter);
     }
+    if (tuning.rank > 0)
+      check_targets(choice.adapter, find_targets(config, records, tuning.targets, where), tuning.adapter);
+    if (!tuning.base.empty()) choice.adapter.base = tuning.base;  // it may have been moved
     choice.adapter_values = [files](const ParamRecord& record, float* out) {
       const Tensor values = files->read(record.name, record.shape);
       std::memcpy(out, values.f32(), values.size_bytes());

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -47,13 +48,19 @@ bool is_unfinished(const std::string& name) {
   return name.starts_with(std::string(".") + kPrefix) && name.ends_with(kDraftEnding);
 }
 
-bool is_complete(const std::string& folder) {
+/// Whether no writer is or was ended within it.
+bool is_finished(const std::string& folder) {
   try {
     formats::check_complete(folder);
   } catch (const Error&) {
     return false;
   }
-  return file_exists(folder + "/" + kFile) && (file_exists(folder + "/config.json") || model::is_adapter(folder));
+  return true;
+}
+
+bool is_complete(const std::string& folder) {
+  return is_finished(folder) && file_exists(folder + "/" + kFile) &&
+         (file_exists(folder + "/config.json") || model::is_adapter(folder));
 }
 
 /// The complete checkpoints, oldest first.
@@ -68,12 +75,45 @@ std::vector<int64_t> complete_steps(const std::string& out) {
   return steps;
 }
 
+/// A run that comes to a step whose folder is taken could not save it, hours after it was resumed.
+void check_later(const std::string& out, int64_t latest) {
+  if (!is_folder(out)) return;
+  for (const std::string& name : names_in(out)) {
+    const std::optional<int64_t> step = step_of(name);
+    const std::string folder = out + "/" + name;
+    if (!step || *step <= latest || !is_folder(folder) || names_in(folder).empty()) continue;
+    if (!is_finished(folder)) continue;  // it will be replaced
+    const std::string missing = file_exists(folder + "/" + kFile) ? "config.json" : kFile;
+    fail(ErrorKind::kInput, "{}: no checkpoint to go on with: {} is missing; expected it there, or the folder {}",
+         folder, missing,
+         latest > 0 ? "removed or renamed to go on after step " + std::to_string(latest)
+                    : "removed or renamed to begin again");
+  }
+}
+
 /// A parameter's part of one of the optimiser's arrays.
 Tensor part_of(const Tensor& flat, const model::TrainedParam& param) {
   return flat.rows(param.first, param.first + param.shape.count()).reshape(param.shape);
 }
 
 std::string lane_name(size_t lane, const std::string& tensor) { return fmt::format("lane.{}.{}", lane, tensor); }
+
+const char* name_of(OptimiserOptions::Method method) {
+  using Method = OptimiserOptions::Method;
+  return method == Method::kMuon ? "muon" : method == Method::kSgd ? "sgd" : "adamw";
+}
+
+/// What is in train.safetensors must belong to its folder, and its moments to the optimiser that goes on with them.
+void check_run(Fields& fields, int64_t steps, const std::string& folder, const Trainer& trainer) {
+  const std::optional<int64_t> named = step_of(fs::path(folder).filename().string());
+  if (named && *named != steps) {
+    fail(ErrorKind::kInput, "{}: \"step\" is {}, expected {} as the folder's name says", fields.where(), steps, *named);
+  }
+  const char* const optim = name_of(trainer.method());
+  const std::string stored = fields.choice("optim", {"adamw", "muon", "sgd"}, optim);  // older versions wrote none
+  if (stored == optim) return;
+  fail(ErrorKind::kInput, "--optim: got {}, expected {}, whose moments {} holds", optim, stored, fields.where());
+}
 
 /// What the processes hold of a run, brought together at rank 0.
 struct Collected {
@@ -108,6 +148,7 @@ Json run_of(Trainer& trainer, const RunState& run, const Collected& all) {
   for (const State& state : all.lanes) positions.push_back(state.pos());
   const NormHistory& norms = trainer.norms();
   Json out = {{"step", trainer.optimiser().steps()},
+              {"optim", name_of(trainer.method())},
               {"skipped", trainer.optimiser().skipped()},
               {"norms", norms.count},
               {"norm_mean", norms.mean},
@@ -119,6 +160,17 @@ Json run_of(Trainer& trainer, const RunState& run, const Collected& all) {
               {"best_step", run.best_step}};
   if (run.unvalidated) out["unvalidated"] = true;
   return out;
+}
+
+/// One that is not finite, or a negative second moment, would end as a loss that is blamed on the data.
+void check_moments(const Tensor& values, int64_t first, bool squares, const std::string& name,
+                   const std::string& where) {
+  const float* const x = values.f32();
+  for (int64_t i = 0; i < values.count(); ++i) {
+    if (std::isfinite(x[i]) && !(squares && x[i] < 0)) continue;
+    fail(ErrorKind::kInput, "{}: \"{}\" is {} at element {}, expected {}", where, name, x[i], first + i,
+         squares ? "a finite number >= 0" : "a finite number");
+  }
 }
 
 /// Reads a parameter's moments, as far as they belong to this process's shard of them.
@@ -135,6 +187,7 @@ void read_moments(const formats::SafetensorsFile& file, const std::string& prefi
                 end = std::min(param.first + param.shape.count(), optimiser.shard_end());
   if (first >= end) return;
   const Tensor values = entry->load().reshape({param.shape.count()}).rows(first - param.first, end - param.first);
+  check_moments(values, first - param.first, prefix == "v.", name, where);
   const Tensor to = shard.rows(first - optimiser.shard_first(), end - optimiser.shard_first());
   Memory::copy(Memory::host(), static_cast<const std::byte*>(values.raw()), to.memory(),
                static_cast<std::byte*>(to.raw()), values.size_bytes());
@@ -189,6 +242,7 @@ std::string checkpoint_folder(const std::string& out, int64_t step) {
 
 std::optional<std::string> latest_checkpoint(const std::string& out) {
   const std::vector<int64_t> steps = complete_steps(out);
+  check_later(out, steps.empty() ? -1 : steps.back());
   return steps.empty() ? std::nullopt : std::optional(checkpoint_folder(out, steps.back()));
 }
 
@@ -225,6 +279,7 @@ RunState load_checkpoint(const std::string& folder, Trainer& trainer) {
   Fields fields(parse_json(found->second, where), where);
   constexpr int64_t kMost = INT64_MAX / 2;
   const int64_t steps = fields.integer("step", 0, kMost);
+  check_run(fields, steps, folder, trainer);
   trainer.optimiser().set_steps(steps, fields.integer("skipped", 0, steps, 0));
   constexpr double kLargest = std::numeric_limits<double>::max();
   NormHistory& norms = trainer.norms();

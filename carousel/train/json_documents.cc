@@ -115,9 +115,12 @@ class JsonReader {
     for (size_t i = 0; i < messages.size(); ++i) list.push_back(message_at(messages, i));
     const bool with_system = list.front().role == "system";
     const std::string system = with_system ? list.front().content : "";
+    if (with_system && system.empty()) {  // a template may write another turn for it, or none
+      fail(ErrorKind::kInput, "{}: message 1: got an empty system text, expected text, or no such message", where_);
+    }
     check_roles(list, with_system ? 1 : 0);
     try {
-      add_turns(turns(with_system && !system.empty()), list, with_system ? 1 : 0, system);
+      add_turns(turns(with_system), list, with_system ? 1 : 0, system);
     } catch (const Error& error) {
       fail(error.kind(), "{}: {}", where_, error.what());
     }

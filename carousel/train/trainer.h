@@ -59,6 +59,7 @@ class Trainer {
 
   /// What a checkpoint holds beside the parameters.
   Optimiser& optimiser() { return optimiser_; }
+  OptimiserOptions::Method method() const { return recipe_.optimiser.method; }
   /// States of lanes; empty where they are not carried. A process has those that its own rows of the last step left, or
   /// all after a checkpoint was loaded.
   std::vector<State>& lanes() { return lanes_; }

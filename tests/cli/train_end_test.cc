@@ -103,6 +103,30 @@ TEST_F(TrainEnd, WhatIsKeptHoldsFromTheBeginningOfAResumedRun) {
   EXPECT_EQ(checkpoints("run"), (std::vector<std::string>{"step-2", "step-3"}));
 }
 
+TEST_F(TrainEnd, AResumedRunThatIsAnotherIsRefused) {
+  const Ran begun = run(arguments("run", {"--data", scratch / "data.txt", "--steps", "2", "--save-every", "1"}));
+  ASSERT_EQ(begun.status, 0) << begun.err;
+  fs::copy(scratch / "config.json", scratch / "other.json");
+  const std::string out = scratch / "run", resume = "train -t 1 --steps 3 --resume " + out;
+  const auto expect_refused = [&](const std::string& flags, const std::string& message) {
+    const Ran ran = run_carousel(resume + flags);
+    EXPECT_EQ(ran.status, 1) << flags << ran.err;
+    EXPECT_NE(ran.err.find("carousel: error: " + message), std::string::npos) << ran.err;
+  };
+  expect_refused(" --model " + (scratch / "other.json"), "--model: got " + (scratch / "other.json") + ", expected ");
+  expect_refused(" --optim sgd", "--optim: got sgd, expected adamw, whose moments " + out + "/step-2/");
+  fs::rename(out + "/step-2", out + "/step-7");
+  expect_refused("", out + "/step-7/train.safetensors: \"step\" is 2, expected 7 as the folder's name says");
+  fs::rename(out + "/step-7", out + "/step-2");
+  fs::rename(out + "/step-2/train.safetensors", scratch / "moments");
+  expect_refused("", out + "/step-2: no checkpoint to go on with: train.safetensors is missing");
+  fs::rename(scratch / "moments", out + "/step-2/train.safetensors");
+  fs::remove(out + "/step-2/model.safetensors");
+  expect_refused("", out + "/step-2: no weights");
+  fs::remove_all(out + "/step-2");
+  EXPECT_EQ(run_carousel(resume + " --model " + (scratch / "./config.json")).status, 0);
+}
+
 TEST_F(TrainEnd, ALongValidationIsInterruptedAndDoneByTheResumedRun) {
   write_file(scratch / "valid.txt", text_of(kEmulated ? 100000 : 700000));
   const std::vector<std::string> flags{"--data",       scratch / "data.txt",

@@ -339,6 +339,23 @@ TEST_F(TrainRecipe, RecomputedCellsHaveTheBitsOfKeptOnes) {
   }
 }
 
+TEST_F(TrainRecipe, AWrongTypeInAFileOfOptionsNamesTheFile) {
+  const std::tuple<std::string, std::string, int> refusals[] = {
+      {R"({"steps": true})", "options.json: --steps: got \"true\"", 2},
+      {R"({"steps": [3]})", "options.json: \"steps\": got [3], expected one value", 1},
+      {R"({"steps": [3, 4]})", "options.json: \"steps\": got [3,4], expected one value", 1},
+      {R"({"carry-state": "perhaps"})", "options.json: --carry-state: got \"perhaps\", expected true or false", 1},
+      {R"({"lora": ""})", "options.json: --lora: got \"\"", 2},
+  };
+  for (const auto& [text, message, status] : refusals) {
+    write_file(scratch / "options.json", text);
+    const Ran ran = run_carousel("train --config " + (scratch / "options.json"));
+    EXPECT_EQ(ran.status, status) << text << ran.err;
+    EXPECT_NE(ran.err.find(message), std::string::npos) << text << ran.err;
+    EXPECT_EQ(std::count(ran.err.begin(), ran.err.end(), '\n'), 1) << ran.err;
+  }
+}
+
 TEST_F(TrainRecipe, AnEmptyListInAFileOfOptionsIsNamed) {
   for (const char* key : {"steps", "model", "optim", "threads"}) {
     write_file(scratch / "options.json", std::string("{\"") + key + "\": []}");

@@ -220,6 +220,8 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
   write_file(scratch / "bad.json", R"({"stepz": 3})");
   write_file(scratch / "empty.txt", "");
   write_file(scratch / "unlearnt.jsonl", R"({"prompt": "abc", "completion": ""})");
+  fs::create_directory(scratch / "bare");
+  write_file(scratch / "bare/config.json", kTinyMixed);
   write_file(scratch / "nan.json", R"({"lr": 1e30, "clip": 0, "warmup": "0"})");
   const std::string model = "--model " + (scratch / "config.json"), data = " --data " + (scratch / "data.txt");
   const std::string out = " --out " + (scratch / "out"), steps = " --steps 3";
@@ -227,9 +229,13 @@ TEST_F(Train, WhatCannotBeRunIsRefusedInOneLine) {
       {data + out + steps, "--model is missing", 2},
       {model + out + steps, "--data is missing", 2},
       {model + data + steps, "--out is missing", 2},
+      {"--model " + (scratch / "bare") + data + out + steps, "bare/config.json draws fresh ones", 1},
       {model + data + out, "got 0 of --steps, --tokens and --epochs", 2},
       {model + data + out + steps + " --epochs 1", "got 2 of --steps, --tokens and --epochs", 2},
       {model + data + out + steps + " --betas .9", "--betas: got \".9\"", 2},
+      {model + data + out + steps + " --betas .9,.99999999", "--betas: got \".9,.99999999\", expected numbers below 1",
+       2},
+      {model + data + out + steps + " --lora ''", "--lora: got \"\", expected R or R:ALPHA", 2},
       {model + data + out + steps + " --eps 0", "--eps: got 0, expected a number above", 2},
       {model + data + out + steps + " --sample-every 1", "prompt is empty", 1},
       {model + " --data " + (scratch / "unlearnt.jsonl") + out + steps, "--data: no target counts", 1},

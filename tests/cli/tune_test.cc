@@ -100,6 +100,16 @@ TEST(Lora, ResumedRunEndsWithTheSameBits) {
   EXPECT_TRUE(moments == read_file(last + "/train.safetensors"));
 }
 
+TEST(Lora, ResumedRunKeepsItsBaseAndTargets) {
+  const Tuned tuned;
+  ASSERT_EQ(tuned.train("out", "--steps 2 --lora 2 --lora-targets q").status, 0);
+  const std::string other = tuned.scratch / "other", resume = "train --steps 3 --resume " + (tuned.scratch / "out");
+  std::filesystem::copy(tuned.model, other);
+  expect_one_line(run_carousel(resume + " --model " + other), "--model: got " + other + ", expected " + tuned.model);
+  expect_one_line(run_carousel(resume + " --lora-targets k"), "--lora-targets: got backbone.blocks.0.mlstm_layer.k");
+  EXPECT_EQ(run_carousel(resume + " --model " + tuned.model + "/. --lora-targets 'q'").status, 0);
+}
+
 TEST(Lora, MicroBatchesAndThreadsLeaveTheBits) {
   const Tuned tuned;
   ASSERT_EQ(tuned.train("whole", "--steps 3 --lora 4").status, 0);

@@ -6,10 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
+#include "carousel/core/error.h"
 #include "carousel/core/files.h"
 #include "carousel/formats/new_file.h"
+#include "carousel/formats/safetensors.h"
 #include "tests/cli/tiny_model.h"
 #include "tests/ops/machine.h"
 #include "tests/train/written.h"
@@ -69,6 +72,37 @@ TEST(Checkpoint, TakesWhatIsSaidBeforeTheFirstStep) {
     EXPECT_LE(written_bytes, trained.predicted_bytes) << config;
     EXPECT_LE(trained.predicted_bytes, written_bytes + 100'000) << config;
   }
+}
+
+TEST(Checkpoint, MomentsThatNoRunHasAreRefusedByName) {
+  Trained trained(cli::kTinyXlstm);
+  const std::string out = trained.scratch / "out", folder = checkpoint_folder(out, 2);
+  save_checkpoint(out, *trained.trainer, {});
+  const std::string path = folder + "/train.safetensors", whole = cli::read_file(path);
+  for (const auto& [prefix, value] : {std::pair("m.", NAN), std::pair("v.", INFINITY), std::pair("v.", -1.0f)}) {
+    write(path, whole);
+    std::string name;
+    {
+      const formats::SafetensorsFile file = formats::SafetensorsFile::open(path);
+      NamedTensors tensors = file.load_all();
+      for (NamedTensor& tensor : tensors) {
+        if (!name.empty() || !tensor.name.starts_with(prefix)) continue;
+        name = tensor.name;
+        tensor.tensor.f32()[1] = value;
+      }
+      formats::write_safetensors(path, tensors, file.metadata());
+    }
+    std::string message;
+    try {
+      load_checkpoint(folder, *trained.trainer);
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    EXPECT_NE(message.find("\"" + name + "\" is "), std::string::npos) << message;
+    EXPECT_NE(message.find(" at element 1, expected a finite number"), std::string::npos) << message;
+  }
+  write(path, whole);
+  EXPECT_NO_THROW(load_checkpoint(folder, *trained.trainer));
 }
 
 /// Ends as by kill -9 within a write.

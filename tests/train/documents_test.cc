@@ -167,6 +167,9 @@ TEST(Documents, JsonlErrorsNameTheLine) {
   says(R"({"messages": [{"role": "user", "content": "a"}]})", "expected an answer");
   says(R"({"messages": [{"role": "assistant", "content": "a"}]})", "got the role \"assistant\", expected \"user\"");
   says(R"({"messages": [{"role": "user"}]})", "expected \"content\"");
+  says(R"({"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "q"}, )"
+       R"({"role": "assistant", "content": "a"}]})",
+       "message 1: got an empty system text, expected text, or no such message");
   says(R"({"messages": ["a"]})", "message 1: got \"a\"");
   EXPECT_NE(refusal("{\"text\": \"a\"}", "k").find("expected \"k\" (--key)"), std::string::npos);
   Vocabulary bytes = byte_vocabulary();

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Compares the two tensors of a file, and says which head is used.
 #include "carousel/model/tied_head.h"
 
 #include <fmt/format.h>

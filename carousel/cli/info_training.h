@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `carousel info --train` says: the memory that `carousel train` with the same options takes.
+// `carousel info --train` says the memory that `carousel train` takes with the same options.
 #pragma once
 
 #include <CLI/CLI.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is in OUT before and after a command that only looks.
+// A command that only looks leaves OUT as it found it.
 #include "carousel/cli/left_as_found.h"
 
 #include <algorithm>

@@ -83,8 +83,8 @@ void add_tuning_options(CLI::App& app, TrainOptions& o) {
 }
 
 train::OptimiserOptions::Method method_of(const std::string& optim) {
-  using Method = train::OptimiserOptions::Method;
-  return optim == "muon" ? Method::kMuon : optim == "sgd" ? Method::kSgd : Method::kAdamW;
+  const std::vector<std::string>& names = train::method_names();
+  return static_cast<train::OptimiserOptions::Method>(std::find(names.begin(), names.end(), optim) - names.begin());
 }
 
 /// train.json names the paths of a run, and JSON is UTF-8.
@@ -144,7 +144,7 @@ void TrainOptions::add_step_options(CLI::App& app) {
   add_integer(app, "--micro-batch", micro_batch, 0, 1 << 20, "Rows computed at a time; 0: all of a step");
   app.add_flag("--carry-state", carry_state, "A document that a row cuts goes on from its detached state");
   app.add_flag("--recompute", recompute, "Keep the inputs of sublayers alone: less memory, more time, the same bits");
-  add_choice(app, "--optim", optim, {"adamw", "muon", "sgd"},
+  add_choice(app, "--optim", optim, train::method_names(),
              "The optimiser; muon: of matrices inside blocks, all else is adamw's");
   add_number(app, "--dropout", dropout, 0, 1,
              "The share of elements that training drops from the embedding and from what each sublayer adds");

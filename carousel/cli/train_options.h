@@ -60,7 +60,7 @@ struct TrainOptions {
   model::Tuning tuning() const;
   /// The recipe for data of `rows` rows an epoch. Throws Error(kUsage).
   train::Recipe recipe(int64_t rows) const;
-  /// What decides the memory of its largest step. Throws Error(kUsage).
+  /// The largest step of the run, as far as it decides the step's memory. Throws Error(kUsage).
   train::StepShape step() const;
 };
 

@@ -93,7 +93,7 @@ void HttpServer::run() {
       impl_->io, [impl = impl_] { return impl->accept(); }, net::detached);
   const auto work = net::make_work_guard(impl_->io);
   impl_->io.run();
-  // What is ready but has not run holds coroutines that own Impl, and Impl owns the queue that holds them.
+  // Coroutines that are ready but have not run own Impl, and Impl owns the queue that holds them: they run now.
   impl_->io.restart();
   impl_->io.poll();
 }

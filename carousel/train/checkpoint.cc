@@ -98,19 +98,14 @@ Tensor part_of(const Tensor& flat, const model::TrainedParam& param) {
 
 std::string lane_name(size_t lane, const std::string& tensor) { return fmt::format("lane.{}.{}", lane, tensor); }
 
-const char* name_of(OptimiserOptions::Method method) {
-  using Method = OptimiserOptions::Method;
-  return method == Method::kMuon ? "muon" : method == Method::kSgd ? "sgd" : "adamw";
-}
-
-/// What is in train.safetensors must belong to its folder, and its moments to the optimiser that goes on with them.
+/// Refuses a train.safetensors of another step than its folder names, and moments of another optimiser than the run's.
 void check_run(Fields& fields, int64_t steps, const std::string& folder, const Trainer& trainer) {
   const std::optional<int64_t> named = step_of(fs::path(folder).filename().string());
   if (named && *named != steps) {
     fail(ErrorKind::kInput, "{}: \"step\" is {}, expected {} as the folder's name says", fields.where(), steps, *named);
   }
-  const char* const optim = name_of(trainer.method());
-  const std::string stored = fields.choice("optim", {"adamw", "muon", "sgd"}, optim);  // older versions wrote none
+  const std::string optim = method_name(trainer.method());
+  const std::string stored = fields.choice("optim", method_names(), optim);  // older versions wrote none
   if (stored == optim) return;
   fail(ErrorKind::kInput, "--optim: got {}, expected {}, whose moments {} holds", optim, stored, fields.where());
 }
@@ -148,7 +143,7 @@ Json run_of(Trainer& trainer, const RunState& run, const Collected& all) {
   for (const State& state : all.lanes) positions.push_back(state.pos());
   const NormHistory& norms = trainer.norms();
   Json out = {{"step", trainer.optimiser().steps()},
-              {"optim", name_of(trainer.method())},
+              {"optim", method_name(trainer.method())},
               {"skipped", trainer.optimiser().skipped()},
               {"norms", norms.count},
               {"norm_mean", norms.mean},

@@ -21,6 +21,11 @@ bool decays_in_paper(const std::string& name) {
 
 }  // namespace
 
+const std::vector<std::string>& method_names() {
+  static const std::vector<std::string> names = {"adamw", "muon", "sgd"};
+  return names;
+}
+
 Optimiser::Optimiser(model::TrainedParams& params, const Stream& stream, const OptimiserOptions& options,
                      Processes& processes)
     : params_(params), stream_(stream), options_(options), processes_(processes), arena_(*stream.memory) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "carousel/model/trained_params.h"
@@ -30,6 +31,12 @@ struct OptimiserOptions {
   };
   Decays decays = Decays::kMatrices;
 };
+
+/// The names of the methods in options and checkpoints, in the order of Method.
+const std::vector<std::string>& method_names();
+inline const std::string& method_name(OptimiserOptions::Method method) {
+  return method_names()[static_cast<size_t>(method)];
+}
 
 class Optimiser {
  public:

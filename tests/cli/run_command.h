@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include "tests/scratch.h"
 #include "tests/slow.h"
@@ -38,6 +39,13 @@ inline Ran run_carousel(const std::string& arguments, const std::string& input =
                               " > " + (scratch / "out") + " 2> " + (scratch / "err");
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(scratch / "out"), read_file(scratch / "err")};
+}
+
+/// The same of words, each of which is quoted.
+inline Ran run_words(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& word : words) line += "'" + word + "' ";
+  return run_carousel(line);
 }
 
 /// A folder of reference data beside the sources; tests of it are skipped where it is absent.

@@ -33,11 +33,7 @@ class TrainEnd : public testing::Test {
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
-  Ran run(const std::vector<std::string>& words) const {
-    std::string line;
-    for (const std::string& word : words) line += "'" + word + "' ";
-    return run_carousel(line);
-  }
+  Ran run(const std::vector<std::string>& words) const { return run_words(words); }
   /// Every line of the log, but for its rate, which the clock decides.
   std::vector<Json> log_of(const std::string& out) const {
     std::vector<Json> lines;

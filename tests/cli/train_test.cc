@@ -49,11 +49,7 @@ class Train : public testing::Test {
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
-  Ran run(const std::vector<std::string>& words) const {
-    std::string line;
-    for (const std::string& word : words) line += "'" + word + "' ";
-    return run_carousel(line);
-  }
+  Ran run(const std::vector<std::string>& words) const { return run_words(words); }
   Scratch scratch;
 };
 

@@ -22,7 +22,7 @@ struct NormArgs {
 struct Affine {
   float shift, scale;
 };
-/// What a gate lets through of a normed head. Math: cpu/vec_math.h, cuda/float_math.cuh.
+/// The share of a normed head that its gate lets through. Math: cpu/vec_math.h, cuda/float_math.cuh.
 template <class Math>
 HOST_DEVICE typename Math::V norm_gate(NormGate::Kind kind, typename Math::V pre) {
   if (kind == NormGate::Kind::kSigmoid) return sigmoid<Math>(pre);

@@ -39,6 +39,48 @@ CAROUSEL_INLINE void store_lanes(float* p, Vec v, int64_t lanes) {
   }
 }
 
+// The sums of a tile stay in registers from its first load to its last store only where all loops over them are
+// unrolled at once: so tiles are cleared, loaded and stored by these functions.
+
+template <int R, int V>
+CAROUSEL_INLINE void clear_tile(Vec (&acc)[R][V]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = Vec{};
+  }
+}
+
+/// Rows of a tile are `stride` floats apart at p.
+template <bool kPartial = false, int R, int V>
+CAROUSEL_INLINE void load_tile(Vec (&acc)[R][V], const float* p, int64_t stride, int64_t lanes = kLanes) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = load_lanes<kPartial>(p + r * stride + v * kLanes, lanes);
+  }
+}
+
+template <bool kPartial = false, int R, int V>
+CAROUSEL_INLINE void store_tile(const Vec (&acc)[R][V], float* p, int64_t stride, int64_t lanes = kLanes) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store_lanes<kPartial>(p + r * stride + v * kLanes, acc[r][v], lanes);
+  }
+}
+
+/// acc[r] *= factor(r).
+template <int R, int V, class Factor>
+CAROUSEL_INLINE void scale_tile(Vec (&acc)[R][V], const Factor& factor) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Vec scale = set1(factor(r));
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[r][v] = acc[r][v] * scale;
+  }
+}
+
 /// tile += a b over `count` terms: a(i, k) = a[i * a_row + k * a_k], b(k, j) = b[k * b_row + j].
 /// With kAhead it also prefetches ahead(k, j), laid out as b is: the matrix that the next product will stream.
 template <bool kPartial, bool kAhead = false, int R, int V>

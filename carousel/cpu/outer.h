@@ -56,13 +56,9 @@ template <int R, int V, bool kPartial>
 CAROUSEL_INLINE void add_outer_tile(const Outer& outer, float* g, int64_t rows, const float* a, const float* b,
                                     int64_t lanes) {
   Tile<R, V> tile;
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) tile.acc[r][v] = load_lanes<kPartial>(g + r * outer.g_stride + v * kLanes, lanes);
-  }
+  load_tile<kPartial>(tile.acc, g, outer.g_stride, lanes);
   multiply_add<false>(tile, a, 1, kTileRows, b, kOuterColumns, rows, kLanes);
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) store_lanes<kPartial>(g + r * outer.g_stride + v * kLanes, tile.acc[r][v], lanes);
-  }
+  store_tile<kPartial>(tile.acc, g, outer.g_stride, lanes);
 }
 
 /// Computes the sums. `scratch` is kOuterScratch floats.

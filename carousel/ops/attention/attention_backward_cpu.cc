@@ -295,11 +295,10 @@ void page_products(const Head& head, const float* a, const float* b, int64_t col
   for_column_tiles<kTileVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     if (j >= columns) return;
     for_row_tiles(head.rows, [&]<int R>(int64_t r) {
-      Tile<R, V> tile = {};
+      Tile<R, V> tile;
+      clear_tile(tile.acc);
       multiply_add<kPartial>(tile, a + r * stride, stride, 1, b + j, kPage, d, lanes);
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) store(out + (r + i) * kPage + j + v * kLanes, tile.acc[i][v]);
-      }
+      store_tile(tile.acc, out + r * kPage + j, kPage);
     });
   });
 }
@@ -330,14 +329,10 @@ void add_to_keys(const Head& head, int64_t page, int64_t keys, const float* weig
       if (begin >= end) return;
       Tile<R, V> tile;
       float* const sum = sums + i * stride + j;
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) tile.acc[r][v] = load(sum + r * stride + v * kLanes);
-      }
+      load_tile(tile.acc, sum, stride);
       multiply_add<false>(tile, weights + begin * kPage + i, 1, kPage, rows + begin * stride + j, stride, end - begin,
                           lanes);
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) store(sum + r * stride + v * kLanes, tile.acc[r][v]);
-      }
+      store_tile(tile.acc, sum, stride);
     });
   });
 }
@@ -352,14 +347,10 @@ void add_to_queries(const Head& head, int64_t page) {
       if (begin >= end) return;
       Tile<R, V> tile;
       float* const d_q = head.d_q + r * stride + j;
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) tile.acc[i][v] = load(d_q + i * stride + v * kLanes);
-      }
+      load_tile(tile.acc, d_q, stride);
       multiply_add<false>(tile, head.d_s + r * kPage + begin, kPage, 1, k + begin * stride + j, stride, end - begin,
                           lanes);
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) store(d_q + i * stride + v * kLanes, tile.acc[i][v]);
-      }
+      store_tile(tile.acc, d_q, stride);
     });
   });
 }

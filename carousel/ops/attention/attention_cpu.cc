@@ -13,8 +13,8 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-// Blocks of few rows, as in decoding, wait for memory: they prefetch what follows the slice they read, in tiles as wide
-// as a page where registers allow, so that lines are prefetched in the order of their addresses.
+// Blocks of few rows, as in decoding, wait for memory: their tiles are as wide as a page where registers allow, so that
+// lines are read and prefetched in the order of their addresses.
 constexpr int kStreamingRows = 8, kStreamingTileRows = 4;
 constexpr int kStreamingVecs = kLanes == 16 ? 4 : kTileVecs;
 constexpr int64_t kSoftmaxShare = 16;  // a row's softmax prefetches this part of the next slice; more at once stalls
@@ -72,13 +72,17 @@ struct Block {
   float* q;                 // [kRows, stride] prepared and scaled by d^-1/2
   float* o;                 // [kRows, stride] unnormalised outputs
   float* p;                 // [kRows, kPage] scores, then their exponentials
-  float max[kRows], total[kRows], rescale[kRows];
-  int64_t visible[kRows];  // how many keys of the current page lie at or before row r's position
-  int64_t hidden[kRows];   // how many of these, from the first on, lie before row r's window
+  float max[kRows];
+  float rescale[kRows];         // what brings the sums before the current page under the new maximum
+  float totals[kRows][kLanes];  // the exponentials' sums so far, which are added up when a span has ended
+  int64_t keys[kRows];          // how many keys row r may see of the sequence
+  int64_t visible[kRows];       // how many keys of the current page lie at or before row r's position
+  int64_t hidden[kRows];        // how many of these, from the first on, lie before row r's window
 
   int64_t time(int64_t r) const { return (first_row + r) / rep; }
   int64_t row(int64_t r) const { return seq->first_row + time(r); }
   int64_t head(int64_t r) const { return g * rep + (first_row + r) % rep; }
+  float total(int64_t r) const { return sum(load(totals[r])); }
 };
 
 void prepare_queries(const Block& block) {
@@ -92,15 +96,16 @@ void prepare_queries(const Block& block) {
 }
 
 void start_span(Block* block) {
+  for (float& factor : block->rescale) factor = 0.0f;
   for (int64_t r = 0; r < block->rows; ++r) {
     std::memset(block->o + r * block->stride, 0, sizeof(float) * static_cast<size_t>(block->args->head_dim));
     block->max[r] = -INFINITY;
-    block->total[r] = 0.0f;
+    store(block->totals[r], Vec{});
   }
 }
 
 /// p = q k^T for the columns of the page that some row of a tile sees. Rows are the outer loop: a page's keys stay in
-/// the first level of cache, queries and scores pass through it.
+/// the first level of cache, queries and scores pass through it. The first tile of a page prefetches the values.
 template <int kMaxRows, int kMaxVecs>
 void page_scores(const Block& block, const float* k_page, const float* v_page) {
   const int64_t d = block.args->head_dim;
@@ -108,13 +113,14 @@ void page_scores(const Block& block, const float* k_page, const float* v_page) {
     const int64_t columns = block.visible[r + R - 1];
     for_column_tiles<kMaxVecs>(kPage, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
       if (j >= columns) return;
-      Tile<R, V> tile = {};
-      constexpr bool kAhead = R <= kStreamingTileRows;
-      multiply_add<kPartial, kAhead>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
-                                     v_page + j);
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) store(block.p + (r + i) * kPage + j + v * kLanes, tile.acc[i][v]);
-      }
+      Tile<R, V> tile;
+      clear_tile(tile.acc);
+      const auto product = [&]<bool kFetch>() CAROUSEL_INLINE_LAMBDA {
+        multiply_add<kPartial, kFetch>(tile, block.q + r * block.stride, block.stride, 1, k_page + j, kPage, d, lanes,
+                                       v_page + j);
+      };
+      r == 0 ? product.template operator()<true>() : product.template operator()<false>();
+      store_tile(tile.acc, block.p + r * kPage + j, kPage);
     });
   });
 }
@@ -125,44 +131,55 @@ void fetch_share(const Block& block, int64_t r, const float* next_k_page) {
   prefetch_far_floats(next_k_page + r * floats, floats);
 }
 
-/// One row's exponentials of this page under its new maximum. Keys before the row's window weigh zero: the row still
-/// takes its chain through them, so that it is the same chain beside rows that see more of the page.
-void page_softmax(Block* block, int64_t r) {
-  float* p = block->p + r * kPage;  // [kPage]
-  const int64_t visible = block->visible[r], hidden = block->hidden[r];
-  block->rescale[r] = 1.0f;
-  if (hidden >= visible) {
-    for (int64_t j = 0; j < visible; ++j) p[j] = 0.0f;
-    return;
-  }
-  for (int64_t j = 0; j < hidden; ++j) p[j] = -INFINITY;
+/// Each row's largest score up to this page's end, and the factor that brings its sums so far under it. Keys that a row
+/// does not see score -infinity.
+void page_maxima(Block* block, const float* next_k_page) {
   constexpr int kVecs = kPage / kLanes;
-  Vec scores[kVecs];  // -infinity in lanes that are not visible
-  Vec best = set1(-INFINITY);
-  const bool whole = visible == kPage;
+  for (int64_t r = 0; r < block->rows; ++r) {
+    if (next_k_page != nullptr) fetch_share(*block, r, next_k_page);
+    float* p = block->p + r * kPage;  // [kPage]
+    const int64_t visible = block->visible[r], hidden = block->hidden[r];
+    block->rescale[r] = 0.0f;
+    if (hidden >= visible) continue;
+    for (int64_t j = 0; j < hidden; ++j) p[j] = -INFINITY;
+    for (int64_t j = visible; j < kPage; ++j) p[j] = -INFINITY;
+    Vec best = load(p);
 #pragma GCC unroll 16
-  for (int v = 0; v < kVecs; ++v) {
-    const int64_t rest = visible - v * kLanes;
-    scores[v] =
-        whole || rest >= kLanes ? load(p + v * kLanes) : load_partial(p + v * kLanes, rest > 0 ? rest : 0, -INFINITY);
-    best = max(best, scores[v]);
+    for (int v = 1; v < kVecs; ++v) best = max(best, load(p + v * kLanes));
+    const float page_max = max_lane(best);
+    if (page_max > block->max[r]) {
+      block->rescale[r] = block->max[r] - page_max;
+      block->max[r] = page_max;
+    }
   }
-  const float page_max = max_lane(best);
-  const float new_max = page_max > block->max[r] ? page_max : block->max[r];
-  Vec total = {};
+  for (int64_t r = 0; r < block->rows; r += kLanes) store(block->rescale + r, exp_decay(load(block->rescale + r)));
+}
+
+/// The scores become exponentials under their row's maximum. Keys before the row's window weigh zero: the row still
+/// takes its chain through them, so that it is the same chain beside rows that see more of the page.
+void page_softmax(Block* block) {
+  constexpr int kVecs = kPage / kLanes;
+  for (int64_t r = 0; r < block->rows; ++r) {
+    float* p = block->p + r * kPage;  // [kPage]
+    if (block->hidden[r] >= block->visible[r]) {
+      for (int64_t j = 0; j < block->visible[r]; ++j) p[j] = 0.0f;
+      continue;
+    }
+    const Vec top = set1(block->max[r]);
+    Vec total = {};
 #pragma GCC unroll 16
-  for (int v = 0; v < kVecs; ++v) {
-    const Vec e = exp_decay(scores[v] - set1(new_max));
-    store(p + v * kLanes, e);
-    total = total + e;
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec e = exp_decay(load(p + v * kLanes) - top);
+      store(p + v * kLanes, e);
+      total = total + e;
+    }
+    store(block->totals[r], fma(load(block->totals[r]), set1(block->rescale[r]), total));
   }
-  if (new_max != block->max[r]) block->rescale[r] = std::exp(block->max[r] - new_max);
-  block->total[r] = fma1(block->total[r], block->rescale[r], sum(total));
-  block->max[r] = new_max;
 }
 
 /// o = rescale * o + p v over the keys each row sees. Rows of a tile share the keys its first row sees; the rest of
-/// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile.
+/// the later rows' keys follow one row at a time, so that a row's chain is the same in every tile. The first tile of a
+/// page prefetches the next keys.
 template <int kMaxRows, int kMaxVecs>
 void page_values(const Block& block, const float* v_page, const float* next_k_page) {
   const int64_t d = block.args->head_dim;
@@ -171,25 +188,22 @@ void page_values(const Block& block, const float* v_page, const float* next_k_pa
     for_column_tiles<kMaxVecs>(d, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
       float* o = block.o + r * block.stride + j;
       Tile<R, V> tile;
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) {
-          tile.acc[i][v] = set1(block.rescale[r + i]) * load_lanes<kPartial>(o + i * block.stride + v * kLanes, lanes);
-        }
-      }
-      constexpr bool kAhead = R <= kStreamingTileRows;
-      multiply_add<kPartial, kAhead>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes,
-                                     next_k_page + j);
-      for (int i = 0; i < R; ++i) {
-        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o + i * block.stride + v * kLanes, tile.acc[i][v], lanes);
-      }
+      load_tile<kPartial>(tile.acc, o, block.stride, lanes);
+      scale_tile(tile.acc, [&](int i) { return block.rescale[r + i]; });
+      const auto product = [&]<bool kFetch>() CAROUSEL_INLINE_LAMBDA {
+        multiply_add<kPartial, kFetch>(tile, block.p + r * kPage, kPage, 1, v_page + j, d, common, lanes,
+                                       next_k_page + j);
+      };
+      r == 0 ? product.template operator()<true>() : product.template operator()<false>();
+      store_tile<kPartial>(tile.acc, o, block.stride, lanes);
       for (int64_t i = 1; i < R; ++i) {
         const int64_t rest = block.visible[r + i] - common;
         if (rest == 0) continue;
         float* o_i = o + i * block.stride;
         Tile<1, V> one;
-        for (int v = 0; v < V; ++v) one.acc[0][v] = load_lanes<kPartial>(o_i + v * kLanes, lanes);
+        load_tile<kPartial>(one.acc, o_i, 0, lanes);
         multiply_add<kPartial>(one, block.p + (r + i) * kPage + common, 0, 1, v_page + common * d + j, d, rest, lanes);
-        for (int v = 0; v < V; ++v) store_lanes<kPartial>(o_i + v * kLanes, one.acc[0][v], lanes);
+        store_tile<kPartial>(one.acc, o_i, 0, lanes);
       }
     });
   });
@@ -238,6 +252,7 @@ Block block_of(const Call& args, int64_t index, int64_t g) {
   const int64_t rest = block.seq->rows * block.rep - block.first_row;
   block.rows = rest < kRows ? rest : kRows;
   block.stride = row_stride(args.head_dim);
+  for (int64_t r = 0; r < block.rows; ++r) block.keys[r] = block.seq->pos + block.time(r) + 1;
   return block;
 }
 
@@ -259,7 +274,7 @@ void attend_span(Block* block, int64_t span) {
   const int64_t last = last_key / kPage < (span + 1) * kPages ? last_key / kPage : (span + 1) * kPages - 1;
   for (int64_t page = first; page <= last; ++page) {
     for (int64_t r = 0; r < block->rows; ++r) {
-      const int64_t visible = block->seq->pos + block->time(r) + 1 - page * kPage;
+      const int64_t visible = block->keys[r] - page * kPage;
       const int64_t hidden = args.window > 0 ? visible - args.window : 0;
       block->visible[r] = visible < 0 ? 0 : visible < kPage ? visible : kPage;
       block->hidden[r] = hidden < 0 ? 0 : hidden < kPage ? hidden : kPage;
@@ -270,10 +285,8 @@ void attend_span(Block* block, int64_t span) {
     const float* const next_k = block->seq->k_pages[next] + slice;
     const bool streams = block->rows <= kStreamingRows;
     (streams ? page_scores<kStreamingTileRows, kStreamingVecs> : page_scores<kTileRows, kTileVecs>)(*block, k, v);
-    for (int64_t r = 0; r < block->rows; ++r) {
-      if (streams) fetch_share(*block, r, next_k);
-      page_softmax(block, r);
-    }
+    page_maxima(block, streams ? next_k : nullptr);
+    page_softmax(block);
     (streams ? page_values<kStreamingTileRows, kStreamingVecs> : page_values<kTileRows, kTileVecs>)(*block, v, next_k);
   }
 }
@@ -287,7 +300,7 @@ void attend(const Call& args, int64_t worker, int64_t item) {
   if (block.seq->spans == 1) {
     attend_span(&block, block.seq->first_span);
     for (int64_t r = 0; r < block.rows; ++r) {
-      write_out(block, r, {block.o + r * block.stride, block.max[r], block.total[r]});
+      write_out(block, r, {block.o + r * block.stride, block.max[r], block.total(r)});
     }
     return;
   }
@@ -297,7 +310,7 @@ void attend(const Call& args, int64_t worker, int64_t item) {
   for (int64_t span = block.seq->first_span; span < block.seq->first_span + block.seq->spans; ++span) {
     attend_span(&block, span);
     for (int64_t r = 0; r < block.rows; ++r) {
-      join(&sums[r], {block.o + r * block.stride, block.max[r], block.total[r]}, args.head_dim);
+      join(&sums[r], {block.o + r * block.stride, block.max[r], block.total(r)}, args.head_dim);
     }
   }
   for (int64_t r = 0; r < block.rows; ++r) write_out(block, r, sums[r]);
@@ -324,7 +337,7 @@ void attend_part(const Call& args, int64_t worker, int64_t item) {
     float* row = part_row(args, part, block.g, r);
     std::memcpy(row, block.o + r * block.stride, sizeof(float) * static_cast<size_t>(args.head_dim));
     row[block.stride] = block.max[r];
-    row[block.stride + 1] = block.total[r];
+    row[block.stride + 1] = block.total(r);
   }
 }
 

@@ -50,11 +50,10 @@ inline void map_rows(const Stream& stream, const ops::CellMapArgs& map, const fl
     const int64_t first = begin * kBlock, last = end * kBlock < rows ? end * kBlock : rows;
     for_column_tiles<kTileVecs>(M, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
       for_row_tiles(last - first, [&]<int R>(int64_t r) {
-        Tile<R, V> tile{};
+        Tile<R, V> tile;
+        clear_tile(tile.acc);
         multiply_add<kPartial>(tile, x + (first + r) * inputs, inputs, 1, map.weight + j, M, inputs, lanes);
-        for (int i = 0; i < R; ++i) {
-          for (int v = 0; v < V; ++v) store(out + (first + r + i) * M + j + v * kLanes, tile.acc[i][v]);
-        }
+        store_tile(tile.acc, out + (first + r) * M + j, M);
       });
     });
   });

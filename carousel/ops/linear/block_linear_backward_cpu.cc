@@ -59,13 +59,9 @@ inline void add_products(const Outputs& task, int64_t b, int64_t size, int64_t r
     for_row_tiles(task.count, [&]<int R>(int64_t o) CAROUSEL_INLINE_LAMBDA {
       float* const d = d_weight + o * size + j;
       Tile<R, V> tile;
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) tile.acc[r][v] = load_lanes<kPartial>(d + r * size + v * kLanes, lanes);
-      }
+      load_tile<kPartial>(tile.acc, d, size, lanes);
       multiply_add<false>(tile, d_y + o, 1, task.d_row, x + j, task.x_row, rows, kLanes);
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) store_lanes<kPartial>(d + r * size + v * kLanes, tile.acc[r][v], lanes);
-      }
+      store_tile<kPartial>(tile.acc, d, size, lanes);
     });
   });
 }
@@ -144,17 +140,15 @@ void wide_rows(const Args& args, const Weights& weights, int64_t block, int64_t 
   const int64_t column = block * args.size;
   for_column_tiles<kTileVecs>(args.size, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) CAROUSEL_INLINE_LAMBDA {
     for_row_tiles(rows, [&]<int R>(int64_t n) CAROUSEL_INLINE_LAMBDA {
-      Tile<R, V> tile = {};
+      Tile<R, V> tile;
+      clear_tile(tile.acc);
       for (int64_t p = 0; p < args.count; ++p) {
         const View& d_y = args.parts[p].d_y;
         multiply_add<false>(tile, d_y.f32() + (first + n) * d_y.stride + column, d_y.stride, 1,
                             weights.of(args, p, block) + j, weights.row, args.size, kLanes);
       }
       float* const d_x = args.d_x.f32() + (first + n) * args.d_x.stride + column + j;
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v)
-          store_lanes<kPartial>(d_x + r * args.d_x.stride + v * kLanes, tile.acc[r][v], lanes);
-      }
+      store_tile<kPartial>(tile.acc, d_x, args.d_x.stride, lanes);
     });
   });
 }
@@ -171,11 +165,11 @@ void narrow_rows(const Args& args, int64_t first_block, int64_t blocks, int64_t 
       const float* const weight = part.packed + column + b * size;  // [inputs, outputs], a row of all blocks apart
       for_row_tiles(size, [&]<int R>(int64_t d) CAROUSEL_INLINE_LAMBDA {
         float* const out = d_x + (b * size + d) * kLanes;
-        Tile<R, 1> tile = {};
-        for (int r = 0; r < R && p > 0; ++r) tile.acc[r][0] = load(out + r * kLanes);
+        Tile<R, 1> tile;
+        p > 0 ? load_tile(tile.acc, out, kLanes) : clear_tile(tile.acc);
         multiply_add<false>(tile, weight + d * args.blocks * size, args.blocks * size, 1, d_y + b * size * kLanes,
                             kLanes, size, kLanes);
-        for (int r = 0; r < R; ++r) store(out + r * kLanes, tile.acc[r][0]);
+        store_tile(tile.acc, out, kLanes);
       });
     }
   }

@@ -291,6 +291,7 @@ struct BlocksEngine {
   static const char* cells(const FoundPanel& panel, int64_t k) {
     return panel.bytes + column_bytes(panel.part->dtype, k);
   }
+  static bool widens(DType, int64_t blocks) { return blocks > 1; }
   static void widen(const FoundPanel& panel, int64_t k, int64_t count, char* wide) {
     forms::with_form(panel.part->dtype, [&](auto form) CAROUSEL_INLINE_LAMBDA {
       widen_piece<decltype(form)>(cells(panel, k), ceil_div(count, kBlock), kPrefetchBytes, wide);

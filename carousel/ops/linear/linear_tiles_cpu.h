@@ -21,12 +21,13 @@
 //   kPrefetchBytes                how far ahead of a tile its panel is prefetched while it is read on
 //   tiles(a, panel, block, k, col, count, run, out)  columns k to k + count of a panel, from its output row `col` on,
 //                                 times the row blocks of `run`, the first of which is `block`
-//   widen(panel, k, count, out)   optional, with kWidenedBytes: brings a piece of panel that several blocks of rows
-//                                 multiply into a form that is quicker to read
+//   widen(panel, k, count, out)   optional, with kWidenedBytes and widens(dtype, blocks): brings a piece of panel that
+//                                 many blocks of rows multiply into a form that is quicker to read
 //   pack(a, block, x, stride, begin, end)  packs columns begin to end of a block of rows for the tiles. x is the first
 //                                 element, rows are `stride` apart, begin is a multiple of kPanelRows
 #pragma once
 
+#include "carousel/cpu/matmul.h"
 #include "carousel/cpu/prefetch.h"
 #include "carousel/cpu/vec.h"
 #include "carousel/ops/gate/gate_values_cpu.h"
@@ -88,24 +89,6 @@ TILE_INLINE void for_blocks(const char* x, const Run& run, TileOut out, const Ti
     x += run.x_step;
     out.sums += R * kPanelRows;
     out.y += R * out.y_stride;
-  }
-}
-
-template <int R, int V>
-TILE_INLINE void load_tile(Vec (&acc)[R][V], const float* y, int64_t stride) {
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[r][v] = load(y + r * stride + v * kLanes);
-  }
-}
-
-template <int R, int V>
-TILE_INLINE void store_tile(const Vec (&acc)[R][V], float* y, int64_t stride) {
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(y + r * stride + v * kLanes, acc[r][v]);
   }
 }
 
@@ -358,7 +341,7 @@ void run_group(const LinearFwd& a, const Plan& plan, const Slab& slab, const Gro
   for (int64_t i = 0; i < pieces; ++i) {
     Piece piece = next;
     if constexpr (requires { Engine::kWidenedBytes; }) {
-      if (slab.last_block - slab.first_block > 1) {
+      if (Engine::widens(piece.panel.part->dtype, slab.last_block - slab.first_block)) {
         Engine::widen(piece.panel, piece.k, piece.count, widened);
         piece.panel.widened = widened;
       }

@@ -131,11 +131,10 @@ void scores(const Packed& p, int64_t dk, int64_t count) {
   for_column_tiles<kTileVecs>(kL, [&]<int V, bool kPartial>(int64_t j, int64_t lanes) {
     for_row_tiles<kRows>(count, [&]<int R>(int64_t t) {
       if (j >= t + R) return;
-      Tile<R, V> tile = {};
+      Tile<R, V> tile;
+      clear_tile(tile.acc);
       multiply_add<kPartial>(tile, p.q + t * p.q_stride, p.q_stride, 1, p.k_t + j, kL, dk, lanes);
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) store(p.s + (t + r) * kL + j + v * kLanes, tile.acc[r][v]);
-      }
+      store_tile(tile.acc, p.s + t * kL + j, kL);
     });
   });
 }
@@ -284,13 +283,14 @@ CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
     float* out = panel.out + t * panel.out_stride;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) prefetch_row(out + r * panel.out_stride);
-    Tile<R, V> tile = {};
+    Tile<R, V> tile;
+    clear_tile(tile.acc);
     multiply_add<false>(tile, p.q + t * p.q_stride, p.q_stride, 1, panel.c, kPanel, dk, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) tile.acc[r][i] = tile.acc[r][i] * set1(chunk.decays.carry[t + r]);
-    }
+    scale_tile(tile.acc, [&](int r) { return chunk.decays.carry[t + r]; });
     multiply_add<false>(tile, p.s + t * kL, kL, 1, panel.v, kPanel, t + R < count ? t + R : count, kLanes);
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
       for (int i = 0; i < V; ++i) {
         float* h = out + r * panel.out_stride + i * kLanes;
         const int64_t lanes = panel.width - i * kLanes;
@@ -303,7 +303,6 @@ CAROUSEL_INLINE void panel_outputs(const Chunk& chunk, const Panel& panel) {
 /// Advances a panel of C to the chunk's end.
 template <int V>
 CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, PanelAhead ahead) {
-  const Vec state = set1(chunk.decays.state);
   const int64_t v_stride = chunk.head->args->v.stride;
   int64_t values_left = ahead.values != nullptr ? chunk.count : 0;
   for_row_tiles<kRows>(chunk.head->args->dims.dk, [&]<int R>(int64_t d) CAROUSEL_INLINE_LAMBDA {
@@ -314,13 +313,10 @@ CAROUSEL_INLINE void panel_state(const Chunk& chunk, const Panel& panel, PanelAh
     for (int r = 0; r < R && ahead.c != nullptr; ++r) prefetch_row(ahead.c + (d + r) * ahead.c_stride);
     float* c = panel.c + d * kPanel;
     Tile<R, V> tile;
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) tile.acc[r][i] = state * load(c + r * kPanel + i * kLanes);
-    }
+    load_tile(tile.acc, c, kPanel);
+    scale_tile(tile.acc, [&](int) { return chunk.decays.state; });
     multiply_add<false>(tile, chunk.p.k_t + d * kL, kL, 1, panel.v, kPanel, chunk.count, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < V; ++i) store(c + r * kPanel + i * kLanes, tile.acc[r][i]);
-    }
+    store_tile(tile.acc, c, kPanel);
   });
 }
 

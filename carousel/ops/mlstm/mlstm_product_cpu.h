@@ -55,18 +55,16 @@ CAROUSEL_INLINE void product_columns(const Product& p, Ahead* ahead, int64_t j) 
     ahead->fetch();
     const int64_t first = p.causal == Causal::kTransposed ? i : 0;
     const int64_t end = p.causal == Causal::kTerms && i + R < p.terms ? i + R : p.terms;
-    Tile<R, V> tile = {};
+    Tile<R, V> tile;
     if (p.from != nullptr) {
-      const Vec scale = set1(p.scale);
-      for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < V; ++v) tile.acc[r][v] = scale * load(p.from + (i + r) * p.out_row + j + v * kLanes);
-      }
+      load_tile(tile.acc, p.from + i * p.out_row + j, p.out_row);
+      scale_tile(tile.acc, [&](int) { return p.scale; });
+    } else {
+      clear_tile(tile.acc);
     }
     multiply_add<false>(tile, p.a + i * a_row + first * a_k, a_row, a_k, p.b + first * p.b_row + j, p.b_row,
                         end - first, kLanes);
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) store(p.out + (i + r) * p.out_row + j + v * kLanes, tile.acc[r][v]);
-    }
+    store_tile(tile.acc, p.out + i * p.out_row + j, p.out_row);
   });
 }
 

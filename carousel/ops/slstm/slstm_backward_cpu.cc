@@ -236,9 +236,12 @@ void multiply_rows(const Call& args, int64_t h, int64_t r) {
     const int64_t columns = panel_columns(args, p);
     const float* const panel = args.transposed + (h * args.padded + p * kColumns) * inputs;
     for_column_tiles<kVecs>(columns, [&]<int V, bool kPartial>(int64_t j, int64_t) {
-      Tile<R, V> tile{};
+      Tile<R, V> tile;
+      clear_tile(tile.acc);
       multiply_add<false>(tile, args.sums_of(h, r), args.sums_stride, 1, panel + j, columns, inputs, kLanes);
+#pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) store(args.carry(h, r + i, 0) + p * kColumns + j + v * kLanes, tile.acc[i][v]);
       }
     });

@@ -80,12 +80,9 @@ struct Q4Panel {
   }
 };
 
-/// A panel of q4 that has been widened for many rows.
-struct WideQ4Panel {
-  static constexpr XScale kXScale = Q4Panel::kXScale;
+/// A panel of q4 that has been widened for many rows: laid out as one of q8.
+struct WideQ4Panel : Q4Panel {
   static constexpr int64_t kBytes = Q8Panel::kBytes;
-  static constexpr bool kStartsAtZero = Q4Panel::kStartsAtZero;
-  static constexpr int64_t kStart = Q4Panel::kStart;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
     dot_bytes<true>(sums, x, cells);

@@ -86,13 +86,15 @@ TEST_F(CacheTest, AnyBeginsWhereAnAnswerEnded) {
   const Json any = post("/v1/chat/completions", chat(second));
   // The last token that was sampled has not been run.
   EXPECT_EQ(cached(any), answer["usage"]["total_tokens"].get<int64_t>() - 1);
+  usleep(200'000);  // four times as long as the engine waits before it reads texts again; `exact` below is such a text
+  EXPECT_EQ(metric("idle_prompt_tokens_total"), 0);
   const Json exact = post("/v1/chat/completions", with(chat(second), "exact"));
   EXPECT_EQ(cached(exact), 0);  // nothing of what was read after a text that was decoded
   EXPECT_EQ(exact["choices"], post("/v1/chat/completions", with(chat(second), "off"))["choices"]);
   const Json &near = any["choices"][0]["logprobs"]["content"], &cold = exact["choices"][0]["logprobs"]["content"];
   EXPECT_EQ(near[0]["token"], cold[0]["token"]);
   EXPECT_NEAR(near[0]["logprob"].get<double>(), cold[0]["logprob"].get<double>(), 2e-5);
-  EXPECT_EQ(metric("idle_prompt_tokens_total"), 0);
+  EXPECT_GT(idle_rows(1), 0);
 }
 
 TEST_F(CacheTest, OffNeitherFindsNorKeeps) {

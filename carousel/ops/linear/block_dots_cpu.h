@@ -13,13 +13,38 @@
 namespace carousel::cpu::CAROUSEL_ISA {
 namespace {
 
-// 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 2 x 2 of each.
+// 32 registers hold 6 x 2 integer and as many float sums, 2 weights, 2 scales and x; 16 hold 3 x 2 integer sums, and
+// the float sums come from the stack once per block of k.
 #if defined(__AVX512F__)
 constexpr int kMaxRows = 6;
+#elif defined(__AVX2__)
+constexpr int kMaxRows = 3;
 #else
 constexpr int kMaxRows = 2;
 #endif
 constexpr int kTileVecs = 2;
+
+// AVX2's instruction multiplies unsigned with signed bytes and gives sums of two products in 16 bits.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#define CAROUSEL_PAIR_DOTS
+#endif
+
+// AVX2 and NEON multiply weights of up to 255 as signed bytes, q + 128 as q: their sums start from 0.
+#if defined(CAROUSEL_PAIR_DOTS) || defined(CAROUSEL_NEON)
+constexpr bool kSignedBytes = true;
+#else
+constexpr bool kSignedBytes = false;
+#endif
+
+/// How many groups of four columns add up in 16 bits before they are widened, weights being at most `most`. 1: none do,
+/// or the instruction gives sums in 32 bits.
+constexpr int64_t narrow_groups([[maybe_unused]] int most) {
+  int64_t groups = 1;
+#if defined(CAROUSEL_PAIR_DOTS)
+  while (groups < kGroups && 2 * groups * 2 * 127 * most <= 32767) groups *= 2;
+#endif
+  return groups;
+}
 
 /// The sum times the scale of x. vscalefps runs beside the dot products; a multiplication would take their unit.
 template <XScale kScale>
@@ -38,16 +63,18 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
 #if defined(__AVX512VNNI__)
   return reinterpret_cast<IntVec>(_mm512_dpbusd_epi32(
       reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(x)));
-#elif defined(__AVX2__)
+#elif defined(CAROUSEL_PAIR_DOTS)
   const auto w = reinterpret_cast<__m256i>(weights), codes = reinterpret_cast<__m256i>(x);
+  __m256i pairs;
   if (kSmall) {  // a pair is at most 2 * 127 * 127: it fits
-    const __m256i pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(w, codes), _mm256_set1_epi16(1));
-    return sums + reinterpret_cast<IntVec>(pairs);
+    pairs = _mm256_maddubs_epi16(w, codes);
+  } else {  // the instruction takes one factor without its sign, and at most 2 * 128 * 127 fits again
+    const __m256i q = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(codes, q));
   }
-  const __m256i even =
-      _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8));
-  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(codes, 8));
-  return sums + reinterpret_cast<IntVec>(even) + reinterpret_cast<IntVec>(odd);
+  sums += reinterpret_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  asm("" : "+x"(sums));  // else the compiler adds in another order, for which it stores every product
+  return sums;
 #elif defined(__SSE2__)
   const auto w = reinterpret_cast<__m128i>(weights), codes = reinterpret_cast<__m128i>(x);
   const __m128i even =
@@ -69,6 +96,61 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
   for (int shift = 0; shift < 32; shift += 8) sums += ((weights >> shift) & 255) * ((x << (24 - shift)) >> 24);
   return sums;
 #endif
+}
+
+/// Sums of products in 16 bits, of so many groups as narrow_groups() says.
+TILE_INLINE IntVec add_narrow(IntVec sums, IntVec weights, IntVec x) {
+#if defined(CAROUSEL_PAIR_DOTS)
+  const __m256i pairs = _mm256_maddubs_epi16(reinterpret_cast<__m256i>(weights), reinterpret_cast<__m256i>(x));
+  sums = reinterpret_cast<IntVec>(_mm256_add_epi16(reinterpret_cast<__m256i>(sums), pairs));
+  asm("" : "+x"(sums));  // else the compiler adds in another order, for which it stores every product
+  return sums;
+#else
+  return dot4<true>(sums, weights, x);
+#endif
+}
+TILE_INLINE IntVec widened(IntVec narrow) {
+#if defined(CAROUSEL_PAIR_DOTS)
+  return reinterpret_cast<IntVec>(_mm256_madd_epi16(reinterpret_cast<__m256i>(narrow), _mm256_set1_epi16(1)));
+#else
+  return narrow;
+#endif
+}
+
+/// sums[r][v] += the products of kCount groups of four columns. group(i) is the number of the i-th of them, code(g, v)
+/// the weights of vector v there. Weights are at most kMost; kNarrow of the groups are added in 16 bits.
+template <int kMost, int64_t kCount, int R, int V, class Group, class Code>
+TILE_INLINE void dot_groups(IntVec (&sums)[R][V], const char* x, const Group& group, const Code& code) {
+  constexpr int64_t kFit = narrow_groups(kMost), kNarrow = kFit < kCount ? kFit : kCount;
+#pragma GCC unroll 8
+  for (int64_t first = 0; first < kCount; first += kNarrow) {
+    IntVec narrow[R][V] = {};
+#pragma GCC unroll 8
+    for (int64_t i = first; i < first + kNarrow; ++i) {
+      const int64_t g = group(i);
+      IntVec codes[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) codes[v] = code(g, v);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const IntVec x_r = set1_int(x + (g * R + r) * 4);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          if constexpr (kNarrow > 1) {
+            narrow[r][v] = add_narrow(narrow[r][v], codes[v], x_r);
+          } else {
+            sums[r][v] = dot4<(kMost < 128)>(sums[r][v], codes[v], x_r);
+          }
+        }
+      }
+    }
+    if constexpr (kNarrow == 1) continue;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] += widened(narrow[r][v]);
+    }
+  }
 }
 
 /// Rounds x for the tiles of an engine, over the threads.

@@ -19,11 +19,11 @@ namespace {
 namespace forms = ops::block_forms;
 
 /// A tile needs to know this of a type once its codes are bytes. Types that agree in it share their widened tiles.
-template <bool kHalves_, bool kHasMin_, bool kPeak, bool kLevels_>
+template <bool kHalves_, bool kHasMin_, bool kPeak, int kMost_>
 struct Traits {
   static constexpr bool kHalves = kHalves_;  // 16 columns share a scale, not 32
   static constexpr bool kHasMin = kHasMin_;
-  static constexpr bool kSmall = !kLevels_;               // codes are below 128
+  static constexpr int kMost = kMost_;                    // codes are at most that
   static constexpr int64_t kSubs = kHalves ? 2 : 1;       // sums of 32 columns
   static constexpr int64_t kSubGroups = kGroups / kSubs;  // groups of a sum
 #if defined(__AVX512F__)
@@ -31,14 +31,15 @@ struct Traits {
 #else
   static constexpr XScale kXScale = kPeak ? XScale::kPeak : XScale::kPower;
 #endif
-#if defined(CAROUSEL_NEON)
-  static constexpr bool kStartsAtZero = kHasMin || !kSmall;  // dot4 takes signed bytes there
-#else
-  static constexpr bool kStartsAtZero = kHasMin;
-#endif
+  static constexpr bool kStartsAtZero = kHasMin || (kSignedBytes && kMost > 127);
 };
+/// The largest code that the kernels tell apart from smaller ones: types of one kind share their tiles.
 template <class F>
-using TraitsOf = Traits<F::kSub == 16, F::kHasMin, F::kRounding == forms::Rounding::kPeak, F::kLevels>;
+constexpr int kMostCode = F::kLevels                               ? 255
+                          : narrow_groups(127) == narrow_groups(3) ? 127
+                                                                   : (1 << (F::kLowBits + F::kHighBits)) - 1;
+template <class F>
+using TraitsOf = Traits<F::kSub == 16, F::kHasMin, F::kRounding == forms::Rounding::kPeak, kMostCode<F>>;
 
 template <class F>
 constexpr XSums kXSums = {F::kHasMin ? XSums::kScaled : XSums::kTimes,
@@ -130,20 +131,11 @@ TILE_INLINE void multiply(Vec (&acc)[R][kTileVecs], const char* x, const Columns
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = T::kStartsAtZero ? IntVec{} : set1_int(x_sums + r * 4);
     }
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < T::kSubGroups; ++i) {
-      // Groups that share words follow each other, where both are in this sum.
-      const int64_t g = T::kHalves ? p * T::kSubGroups + i : i / 2 + i % 2 * (kGroups / 2);
-      IntVec codes[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) codes[v] = code(g, v);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const IntVec x_r = set1_int(x + (g * R + r) * 4);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums[r][v] = dot4<T::kSmall>(sums[r][v], codes[v], x_r);
-      }
-    }
+    // Groups that share words follow each other, where both are in this sum.
+    const auto group = [&](int64_t i) CAROUSEL_INLINE_LAMBDA {
+      return T::kHalves ? p * T::kSubGroups + i : i / 2 + i % 2 * (kGroups / 2);
+    };
+    dot_groups<T::kMost, T::kSubGroups>(sums, x, group, code);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec x_scale = set1(load_float(x + R * kBlock + r * 4));

@@ -13,37 +13,24 @@ namespace {
 
 constexpr int64_t kScaleBytes = kPanelRows * 2;
 
-/// sums[r][v] += the products of a block whose codes are bytes [8][32 rows][4].
-template <bool kSmall, int R, int V>
+/// sums[r][v] += the products of a block whose codes are bytes [8][32 rows][4], at most kMost.
+template <int kMost, int R, int V>
 TILE_INLINE void dot_bytes(IntVec (&sums)[R][V], const char* x, const char* cells) {
-#pragma GCC unroll 8
-  for (int64_t g = 0; g < kGroups; ++g) {
-    IntVec w[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) w[v] = load_int(cells + g * kPanelRows * 4 + v * kLanes * 4);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const IntVec x_r = set1_int(x + (g * R + r) * 4);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[r][v] = dot4<kSmall>(sums[r][v], w[v], x_r);
-    }
-  }
+  dot_groups<kMost, kGroups>(
+      sums, x, [](int64_t i) CAROUSEL_INLINE_LAMBDA { return i; },
+      [&](int64_t g, int v) CAROUSEL_INLINE_LAMBDA { return load_int(cells + g * kPanelRows * 4 + v * kLanes * 4); });
 }
 
 /// Panels of one byte per weight: per block of k the codes [8][32 rows][4], then the scales f16 [32].
 struct Q8Panel {
   static constexpr XScale kXScale = XScale::kPeak;
   static constexpr int64_t kBytes = DensePanels::kQ8BlockBytes;
-#if defined(CAROUSEL_NEON)
-  static constexpr bool kStartsAtZero = true;
-#else
-  static constexpr bool kStartsAtZero = false;
-#endif
+  static constexpr bool kStartsAtZero = kSignedBytes;
   static constexpr int64_t kStart = kFirstSum;  // times R: where the starting sum stands
   /// sums[r][v] += the block's products.
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
-    dot_bytes<false>(sums, x, cells);
+    dot_bytes<255>(sums, x, cells);
   }
 };
 
@@ -58,25 +45,13 @@ struct Q4Panel {
   static constexpr int64_t kStart = kSecondSum;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
-#pragma GCC unroll 4
-    for (int64_t g = 0; g < kGroups / 2; ++g) {
-      IntVec low[V], high[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const IntVec pairs = load_int(cells + g * kPanelRows * 4 + v * kLanes * 4);
-        low[v] = pairs & 0x0F0F0F0F;
-        high[v] = (pairs >> 4) & 0x0F0F0F0F;
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const IntVec x_low = set1_int(x + (g * R + r) * 4);
-        const IntVec x_high = set1_int(x + ((g + kGroups / 2) * R + r) * 4);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums[r][v] = dot4<true>(sums[r][v], low[v], x_low);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums[r][v] = dot4<true>(sums[r][v], high[v], x_high);
-      }
-    }
+    // Groups that share words follow each other.
+    dot_groups<15, kGroups>(
+        sums, x, [](int64_t i) CAROUSEL_INLINE_LAMBDA { return i / 2 + i % 2 * (kGroups / 2); },
+        [&](int64_t g, int v) CAROUSEL_INLINE_LAMBDA {
+          const IntVec pairs = load_int(cells + g % (kGroups / 2) * kPanelRows * 4 + v * kLanes * 4);
+          return (g < kGroups / 2 ? pairs : pairs >> 4) & 0x0F0F0F0F;
+        });
   }
 };
 
@@ -85,7 +60,7 @@ struct WideQ4Panel : Q4Panel {
   static constexpr int64_t kBytes = Q8Panel::kBytes;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
-    dot_bytes<true>(sums, x, cells);
+    dot_bytes<15>(sums, x, cells);
   }
 };
 
@@ -105,6 +80,7 @@ void widen_q4(const char* panel, int64_t blocks, int64_t ahead, char* wide) {
 
 /// One tile over `blocks` blocks of k.
 ///   x: blocks of R rows   panel: from its block on   col: of the panel, the tile's first output row
+///   ahead: how far the panel is prefetched meanwhile; 0: it is not
 template <class Panel, int R>
 TILE_INLINE void tile(const char* x, const char* panel, int64_t col, int64_t blocks, int64_t ahead,
                       const TileOut& out) {
@@ -115,7 +91,7 @@ TILE_INLINE void tile(const char* x, const char* panel, int64_t col, int64_t blo
   const char* scales = panel + Panel::kBytes - kScaleBytes + col * 2;
   for (; blocks > 0; --blocks) {
 #pragma GCC unroll 32
-    for (int64_t line = 0; line < Panel::kBytes; line += 64) prefetch_far(cells + ahead + line);
+    for (int64_t line = 0; ahead != 0 && line < Panel::kBytes; line += 64) prefetch_far(cells + ahead + line);
     IntVec sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -182,6 +158,7 @@ struct QuantEngine {
                     int64_t count, Run run, const TileOut& out) {
     run.x_step = block.rows * ceil_div(a.K, kBlock) * kRowBlockBytes;
     const bool wide = panel.widened != nullptr;
+    if (wide) run.ahead = 0;  // it was prefetched while it was widened
     const TilesFn go = wide                              ? tiles_of<WideQ4Panel>(block.rows)
                        : panel.part->dtype == DType::kQ8 ? tiles_of<Q8Panel>(block.rows)
                                                          : tiles_of<Q4Panel>(block.rows);

@@ -115,12 +115,44 @@ CAROUSEL_INLINE void block_sums(IntVec first, IntVec second, const BlockScales& 
   }
 }
 
+/// Rounds a block to `codes`. The lanes of `first` add up to the sum of its codes; if kHalves, to that of its first
+/// half, and those of `second` to that of the other.
+template <bool kHalves>
+CAROUSEL_INLINE void round_block(const float* x, Vec inverse, int8_t* codes, IntVec* first, IntVec* second) {
+  *first = *second = IntVec{};
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  __m256i wide[4];
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < 4; ++i) wide[i] = reinterpret_cast<__m256i>(codes_of(load(x + i * kLanes), inverse));
+  const __m256i low = _mm256_packs_epi32(wide[0], wide[1]), high = _mm256_packs_epi32(wide[2], wide[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing keeps to the halves of a register
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), bytes);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+  const auto sums = reinterpret_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  const IntVec in_first = {-1, -1, -1, -1, 0, 0, 0, 0};
+  *first = kHalves ? sums & in_first : sums;
+  if (kHalves) *second = sums & ~in_first;
+#else
+  typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < kBlock; j += kLanes) {
+    const IntVec wide = codes_of(load(x + j), inverse);
+    *(kHalves && j >= kBlock / 2 ? second : first) += wide;
+    CodeVec narrow = __builtin_convertvector(wide, CodeVec);
+#if defined(__AVX512F__)
+    asm("" : "+v"(narrow));  // keeps it in a register: the instruction is slow when it writes to memory
+#endif
+    std::memcpy(codes + j, &narrow, sizeof narrow);
+  }
+#endif
+}
+
 /// Rounds `count` whole blocks that follow each other, up to kLanes of them, into blocks of `rows` rows.
 ///   out: where the first block goes, a multiple of 4 behind the start of the block of rows that it joins. The next
 ///   block goes `step` bytes further
 template <XScale kScale, XSums kSums = XSums()>
 void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_t step) {
-  typedef int8_t CodeVec __attribute__((vector_size(kLanes)));
   const BlockScales scales = block_scales<kScale>(peaks_of(x, count));
   float inverse[kLanes];
   store(inverse, scales.inverse);
@@ -130,16 +162,7 @@ void round_blocks(const float* x, int64_t count, int64_t rows, char* out, int64_
   for (int64_t i = 0; i < kLanes; ++i) {
     totals[i] = second[i] = IntVec{};
     if (i >= count) continue;
-#pragma GCC unroll 8
-    for (int64_t j = 0; j < kBlock; j += kLanes) {
-      const IntVec wide = codes_of(load(x + i * kBlock + j), set1(inverse[i]));
-      (kSums.halves && j >= kBlock / 2 ? second : totals)[i] += wide;
-      CodeVec narrow = __builtin_convertvector(wide, CodeVec);
-#if defined(__AVX512F__)
-      asm("" : "+v"(narrow));  // keeps it in a register: the instruction is slow when it writes to memory
-#endif
-      std::memcpy(codes[i] + j, &narrow, sizeof narrow);
-    }
+    round_block<kSums.halves>(x + i * kBlock, set1(inverse[i]), codes[i], &totals[i], &second[i]);
   }
   const auto add = [](IntVec a, IntVec b) { return a + b; };
   IntVec sums[2];

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "carousel/core/error.h"
@@ -23,14 +25,15 @@ namespace {
 constexpr DType kTypes[] = {DType::kQ41, DType::kQ50, DType::kQ51, DType::kQ2K,   DType::kQ3K,
                             DType::kQ4K, DType::kQ5K, DType::kQ6K, DType::kIQ4NL, DType::kIQ4XS};
 
-/// Rows of random blocks at an odd address: every bit is drawn but those of d and dmin, which are finite.
+/// Rows of blocks at an odd address: every bit is drawn but those of d and dmin, which are finite. Or, with `filled`,
+/// all bytes but those have that value.
 struct Rows {
-  Rows(int64_t rows, int64_t cols, DType dtype, uint64_t seed)
+  Rows(int64_t rows, int64_t cols, DType dtype, uint64_t seed, std::optional<std::byte> filled = {})
       : row_bytes(dtype_bytes(dtype, static_cast<size_t>(cols))),
         buffer(1 + static_cast<size_t>(rows) * row_bytes),
         values(static_cast<size_t>(rows * cols)) {
     Rng rng(seed, static_cast<uint64_t>(dtype));
-    for (std::byte& byte : buffer) byte = static_cast<std::byte>(rng.bits() >> 24);
+    for (std::byte& byte : buffer) byte = filled.value_or(static_cast<std::byte>(rng.bits() >> 24));
     const BlockForm& form = block_form(dtype);
     const size_t block_bytes = dtype_bytes(dtype, block_values(dtype));
     for (size_t block = 1; block < buffer.size(); block += block_bytes) {
@@ -56,7 +59,8 @@ Weight packed(const Stream& stream, const Rows& rows, int64_t M, int64_t K, DTyp
 
 /// What these products make of a row of x. Types of four bits and fewer round to multiples of a power of two.
 std::vector<float> rounded_row(const float* x, int64_t K, DType dtype) {
-  const bool peaks = dtype == DType::kQ50 || dtype == DType::kQ51 || dtype == DType::kQ5K || dtype == DType::kQ6K;
+  const bool peaks = dtype == DType::kQ50 || dtype == DType::kQ51 || dtype == DType::kQ5K || dtype == DType::kQ6K ||
+                     dtype == DType::kQ8;
   std::vector<float> out(static_cast<size_t>(K));
   for (int64_t begin = 0; begin < K; begin += 32) {
     const int64_t end = std::min(begin + 32, K);
@@ -94,6 +98,24 @@ TEST(LinearBlocks, PanelsGiveTheDecodedValuesBackBitForBit) {
   }
 }
 
+/// y [N, M] is what f64 makes of the decoded weights and the rounded x [N, K].
+void expect_products(const Tensor& y, const Tensor& x, const Rows& rows, DType dtype, const std::string& where) {
+  const int64_t N = x.dim(0), K = x.dim(1), M = y.dim(1);
+  for (int64_t n = 0; n < N; ++n) {
+    const std::vector<float> row = rounded_row(x.f32() + n * K, K, dtype);
+    for (int64_t m = 0; m < M; ++m) {
+      double sum = 0, size = 0;
+      for (int64_t k = 0; k < K; ++k) {
+        const double w = rows.values[static_cast<size_t>(m * K + k)], term = w * row[static_cast<size_t>(k)];
+        sum += term;
+        size += std::abs(term) + 4 * std::abs(double{row[static_cast<size_t>(k)]});  // a minimum may cancel
+      }
+      ASSERT_NEAR(double{y.f32()[n * M + m]}, sum, 2e-6 * size)
+          << where << " " << dtype_name(dtype) << " K " << K << " N " << N << " n " << n;
+    }
+  }
+}
+
 // 1280 columns are five units of 256, and more than a slab of columns; 75 rows are more than any tile takes.
 TEST(LinearBlocks, AgreeWithF64OfTheRoundedX) {
   for (const Isa isa : tested_isas()) {
@@ -105,19 +127,36 @@ TEST(LinearBlocks, AgreeWithF64OfTheRoundedX) {
         for (const int64_t N : {1, 2, 7, 75}) {
           const Tensor x = tensor_of(normals(N * K, 7), {N, K});
           const Tensor y = ops::linear(machine.ctx, x, {&weight});
-          for (int64_t n = 0; n < N; ++n) {
-            const std::vector<float> row = rounded_row(x.f32() + n * K, K, dtype);
-            for (int64_t m = 0; m < M; ++m) {
-              double sum = 0, size = 0;
-              for (int64_t k = 0; k < K; ++k) {
-                const double w = rows.values[static_cast<size_t>(m * K + k)], term = w * row[static_cast<size_t>(k)];
-                sum += term;
-                size += std::abs(term) + 4 * std::abs(double{row[static_cast<size_t>(k)]});  // a minimum may cancel
-              }
-              ASSERT_NEAR(double{y.f32()[n * M + m]}, sum, 2e-6 * size)
-                  << cpu::isa_name(isa) << " " << dtype_name(dtype) << " K " << K << " N " << N << " n " << n;
-            }
-          }
+          expect_products(y, x, rows, dtype, std::string(cpu::isa_name(isa)));
+        }
+      }
+    }
+  }
+}
+
+// Sums of the largest codes of both fit where a set adds them in 16 bits: all bits of the weights are set, or none, and
+// all codes of x are 127, -127 or both in turns.
+TEST(LinearBlocks, TheLargestSumsFit) {
+  constexpr int64_t M = 33, K = 512, N = 8;
+  const auto value = [](int64_t n, int64_t k) {
+    return (n % 3 == 0 || (n % 3 == 2 && k % 2 == 0) ? 127.0f : -127.0f) / 64;
+  };
+  std::vector<float> values(N * K);
+  for (int64_t i = 0; i < N * K; ++i) values[static_cast<size_t>(i)] = value(i / K, i % K);
+  const Tensor x = tensor_of(values, {N, K});
+  std::vector<DType> types(std::begin(kTypes), std::end(kTypes));
+  types.push_back(DType::kQ8);
+  types.push_back(DType::kQ4);
+  for (const Isa isa : tested_isas()) {
+    Machine machine(isa, 2);
+    for (const DType dtype : types) {
+      for (const int byte : {0, 0x7F, 0x80, 0xFF}) {
+        const Rows rows(M, K, dtype, 3, static_cast<std::byte>(byte));
+        const Weight weight = packed(machine.stream, rows, M, K, dtype);
+        for (const int64_t count : {int64_t{1}, N}) {
+          const Tensor some = x.rows(0, count);
+          const Tensor y = ops::linear(machine.ctx, some, {&weight});
+          expect_products(y, some, rows, dtype, std::string(cpu::isa_name(isa)) + " byte " + std::to_string(byte));
         }
       }
     }

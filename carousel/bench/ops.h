@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,11 +48,11 @@ std::vector<OpCase> op_cases(const OpOptions& options, const std::vector<int64_t
                              const Stream& stream);
 
 struct OpResult {
-  double seconds = 0;           // time of one call: the median of the undisturbed samples
-  LeastTime least;              // time of one call at its bound
-  size_t samples = 0;           // undisturbed samples; 0: stopped before there was one
-  size_t rejected = 0;          // samples a neighbour disturbed
-  double backward_seconds = 0;  // time of one call's gradient; 0: not measured
+  double seconds = 0;                      // time of one call: the median of the undisturbed samples
+  LeastTime least;                         // time of one call at its bound
+  size_t samples = 0;                      // undisturbed samples; 0: stopped before there was one
+  size_t rejected = 0;                     // samples a neighbour disturbed
+  std::optional<double> backward_seconds;  // time of one call's gradient; noise may leave none of what a head's adds
 };
 
 /// Takes `rounds` undisturbed samples of each case, or as many as a limited number of attempts gives. `stop` ends the

@@ -51,9 +51,9 @@ Json to_json(const std::string& op, const bench::OpCase& test, const bench::OpRe
                {"percent_of_bound", 100 * result.least.seconds / result.seconds},
                {"samples", result.samples},
                {"rejected", result.rejected}};
-  if (result.backward_seconds > 0) {
-    line["backward_seconds"] = result.backward_seconds;
-    line["backward_ratio"] = result.backward_seconds / result.seconds;
+  if (result.backward_seconds) {
+    line["backward_seconds"] = *result.backward_seconds;
+    line["backward_ratio"] = *result.backward_seconds / result.seconds;
   }
   return line;
 }

@@ -196,8 +196,10 @@ TEST(Bench, AnOpAndItsGradient) {
     const Ran ran = run_carousel(std::string("bench --op ") + op + " --rows 70 --backward -r 1 -t 2 --json");
     ASSERT_EQ(ran.status, 0) << ran.err;
     const Json line = parse_json(ran.out, "bench").at("ops")[0];
-    EXPECT_GT(line.at("backward_seconds").get<double>(), 0) << op;
-    EXPECT_GT(line.at("backward_ratio").get<double>(), 0) << op;
+    const double seconds = line.at("backward_seconds").get<double>(), ratio = line.at("backward_ratio").get<double>();
+    if (line.at("op") == "head") continue;  // a difference of two times, which may be below 0
+    EXPECT_GT(seconds, 0) << op;
+    EXPECT_GT(ratio, 0) << op;
   }
   EXPECT_EQ(run_carousel("bench --op linear --weights bf16 --backward").status, 2);
 }

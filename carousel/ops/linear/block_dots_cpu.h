@@ -118,28 +118,35 @@ TILE_INLINE IntVec widened(IntVec narrow) {
 }
 
 /// sums[r][v] += the products of kCount groups of four columns. group(i) is the number of the i-th of them, code(g, v)
-/// the weights of vector v there. Weights are at most kMost; kNarrow of the groups are added in 16 bits.
-template <int kMost, int64_t kCount, int R, int V, class Group, class Code>
+/// the weights of vector v there. Weights are at most kMost; kNarrow of the groups are added in 16 bits. A row takes
+/// kTogether groups before the next row does.
+template <int kMost, int64_t kCount, int64_t kTogether = 1, int R, int V, class Group, class Code>
 TILE_INLINE void dot_groups(IntVec (&sums)[R][V], const char* x, const Group& group, const Code& code) {
   constexpr int64_t kFit = narrow_groups(kMost), kNarrow = kFit < kCount ? kFit : kCount;
+  constexpr int64_t kSpan = kNarrow < kTogether ? kTogether : kNarrow;  // groups between two sums in 32 bits
 #pragma GCC unroll 8
-  for (int64_t first = 0; first < kCount; first += kNarrow) {
+  for (int64_t first = 0; first < kCount; first += kSpan) {
     IntVec narrow[R][V] = {};
 #pragma GCC unroll 8
-    for (int64_t i = first; i < first + kNarrow; ++i) {
-      const int64_t g = group(i);
-      IntVec codes[V];
+    for (int64_t i = first; i < first + kSpan; i += kTogether) {
+      IntVec codes[kTogether][V];
+#pragma GCC unroll 2
+      for (int64_t j = 0; j < kTogether; ++j) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) codes[v] = code(g, v);
+        for (int v = 0; v < V; ++v) codes[j][v] = code(group(i + j), v);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const IntVec x_r = set1_int(x + (g * R + r) * 4);
+#pragma GCC unroll 2
+        for (int64_t j = 0; j < kTogether; ++j) {
+          const IntVec x_r = set1_int(x + (group(i + j) * R + r) * 4);
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          if constexpr (kNarrow > 1) {
-            narrow[r][v] = add_narrow(narrow[r][v], codes[v], x_r);
-          } else {
-            sums[r][v] = dot4<(kMost < 128)>(sums[r][v], codes[v], x_r);
+          for (int v = 0; v < V; ++v) {
+            if constexpr (kNarrow > 1) {
+              narrow[r][v] = add_narrow(narrow[r][v], codes[j][v], x_r);
+            } else {
+              sums[r][v] = dot4<(kMost < 128)>(sums[r][v], codes[j][v], x_r);
+            }
           }
         }
       }

@@ -45,8 +45,8 @@ struct Q4Panel {
   static constexpr int64_t kStart = kSecondSum;
   template <int R, int V>
   TILE_INLINE static void dot(IntVec (&sums)[R][V], const char* x, const char* cells) {
-    // Groups that share words follow each other.
-    dot_groups<15, kGroups>(
+    // Groups that share words are multiplied together.
+    dot_groups<15, kGroups, 2>(
         sums, x, [](int64_t i) CAROUSEL_INLINE_LAMBDA { return i / 2 + i % 2 * (kGroups / 2); },
         [&](int64_t g, int v) CAROUSEL_INLINE_LAMBDA {
           const IntVec pairs = load_int(cells + g % (kGroups / 2) * kPanelRows * 4 + v * kLanes * 4);

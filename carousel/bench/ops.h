@@ -52,7 +52,7 @@ struct OpResult {
   LeastTime least;                         // time of one call at its bound
   size_t samples = 0;                      // undisturbed samples; 0: stopped before there was one
   size_t rejected = 0;                     // samples a neighbour disturbed
-  std::optional<double> backward_seconds;  // time of one call's gradient; noise may leave none of what a head's adds
+  std::optional<double> backward_seconds;  // of one call's gradient, if timed; a head's is a difference, also below 0
 };
 
 /// Takes `rounds` undisturbed samples of each case, or as many as a limited number of attempts gives. `stop` ends the

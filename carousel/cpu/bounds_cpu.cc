@@ -154,7 +154,9 @@ IntVec dot_bytes(IntVec sum, IntVec a, [[maybe_unused]] IntVec b) {
   return reinterpret_cast<IntVec>(
       _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
 #elif defined(__AVX2__)
-  __m256i pairs;  // the same for every chain, which the compiler must not see; of the sums they would wait for them
+  // Every chain has the same product, which the compiler would otherwise compute once. One of the sums would wait for
+  // them.
+  __m256i pairs;
   asm volatile("vpmaddubsw %1, %1, %0" : "=x"(pairs) : "x"(a));
   return reinterpret_cast<IntVec>(_mm256_add_epi16(reinterpret_cast<__m256i>(sum), pairs));
 #elif defined(__ARM_FEATURE_DOTPROD)

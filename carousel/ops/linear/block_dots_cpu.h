@@ -65,13 +65,10 @@ TILE_INLINE IntVec dot4(IntVec sums, IntVec weights, IntVec x) {
       reinterpret_cast<__m512i>(sums), reinterpret_cast<__m512i>(weights), reinterpret_cast<__m512i>(x)));
 #elif defined(CAROUSEL_PAIR_DOTS)
   const auto w = reinterpret_cast<__m256i>(weights), codes = reinterpret_cast<__m256i>(x);
-  __m256i pairs;
-  if (kSmall) {  // a pair is at most 2 * 127 * 127: it fits
-    pairs = _mm256_maddubs_epi16(w, codes);
-  } else {  // the instruction takes one factor without its sign, and at most 2 * 128 * 127 fits again
-    const __m256i q = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-    pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(codes, q));
-  }
+  static_assert(!kSmall, "add_narrow() adds those");
+  // The instruction takes one factor without its sign. A sum of two is at most 2 * 128 * 127: it fits.
+  const __m256i q = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(codes, q));
   sums += reinterpret_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   asm("" : "+x"(sums));  // else the compiler adds in another order, for which it stores every product
   return sums;
@@ -109,7 +106,8 @@ TILE_INLINE IntVec add_narrow(IntVec sums, IntVec weights, IntVec x) {
   return dot4<true>(sums, weights, x);
 #endif
 }
-TILE_INLINE IntVec widened(IntVec narrow) {
+/// Their sums in 32 bits.
+TILE_INLINE IntVec in_32_bits(IntVec narrow) {
 #if defined(CAROUSEL_PAIR_DOTS)
   return reinterpret_cast<IntVec>(_mm256_madd_epi16(reinterpret_cast<__m256i>(narrow), _mm256_set1_epi16(1)));
 #else
@@ -155,7 +153,7 @@ TILE_INLINE void dot_groups(IntVec (&sums)[R][V], const char* x, const Group& gr
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[r][v] += widened(narrow[r][v]);
+      for (int v = 0; v < V; ++v) sums[r][v] += in_32_bits(narrow[r][v]);
     }
   }
 }

@@ -33,7 +33,7 @@ struct Traits {
 #endif
   static constexpr bool kStartsAtZero = kHasMin || (kSignedBytes && kMost > 127);
 };
-/// The largest code that the kernels tell apart from smaller ones: types of one kind share their tiles.
+/// The largest code; of bytes below 128 it is 127 for all types where that decides nothing, so that they share tiles.
 template <class F>
 constexpr int kMostCode = F::kLevels                               ? 255
                           : narrow_groups(127) == narrow_groups(3) ? 127
